@@ -1,0 +1,158 @@
+"""The lab bench: how accurate is this adapter on this task, measured fast and without ever changing a model."""
+
+import copy
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from copra_lab.clip import Clip
+from copra_lab.lora import Adapter, check_fits, merged_weights
+from copra_lab.merge import barrier, interpolate
+from copra_lab.stats import Accuracy
+from copra_lab.tasks import Task
+from copra_lab.tower import CHUNK, Tower, embed, plain_tower, workers
+
+NONE = Adapter({})
+"""No adapter: the base."""
+
+
+@dataclass(frozen=True)
+class Path:
+    """Accuracy along a line between two adapters: one `Accuracy` a weight λ."""
+
+    weights: tuple[float, ...]
+    accuracies: tuple[Accuracy, ...]
+
+    @property
+    def barrier(self) -> float:
+        """See `copra_lab.merge.barrier`; 0…1."""
+        return barrier(self.weights, [a.value for a in self.accuracies])
+
+
+class Bench:
+    """A CLIP and the images of a task, with everything cached that no adapter can change.
+
+    ``split``: "train", "val" or "test". ``precision``: "float32", "bfloat16", or "auto", which takes bfloat16 only
+    where it is faster on this processor and the base predicts the same on at least 97 of 100 images; ``dtype`` tells
+    which it is, ``agreement`` how often the two agree.
+
+    Images come in a fixed shuffled order, so the first k of them are a fair sample.
+    """
+
+    def __init__(self, clip: Clip, task: Task, split: str = "test", precision: str = "auto"):
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split must be train, val or test, got {split!r}")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+        self.clip, self.task, self.split = clip, task, getattr(task, split)
+        self.order = torch.randperm(len(self.split.labels), generator=torch.Generator().manual_seed(0))
+        self.labels = self.split.labels[self.order]
+        self.text = clip.text_features(task.prompts).clone()
+        self.pixels = clip.pixels(self.split.images[self.order])
+        self._lock = threading.Lock()
+        self._copy: _Encoder | None = None
+        self.base = plain_tower(clip.model.visual)
+        self.dtype, self.agreement = torch.float32, 1.0
+        self.tower: Tower | None = self.base
+        if self.base is not None:
+            with torch.inference_mode():
+                self.tokens = torch.cat([embed(clip.model.visual, x) for x in self.pixels.split(CHUNK)])
+            if precision != "float32":
+                self._try_bfloat16(forced=precision == "bfloat16")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _try_bfloat16(self, forced: bool) -> None:
+        assert self.base is not None
+        small = plain_tower(self.clip.model.visual, torch.bfloat16)
+        if small is None:
+            return
+        sample = self.tokens[:200]
+
+        def measure(tower: Tower) -> tuple[Tensor, float]:
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                f = _features(tower, sample.to(tower.dtype))
+                times.append(time.perf_counter() - start)
+            return (f @ self.text.T).argmax(-1), min(times)
+
+        (full, slow), (half, fast) = measure(self.base), measure(small)
+        agreement = (full == half).float().mean().item()
+        if forced or (fast < 0.85 * slow and agreement >= 0.97):
+            self.tower, self.dtype, self.agreement = small, torch.bfloat16, agreement
+            self.tokens = self.tokens.to(torch.bfloat16)
+
+    def logits(self, adapter: Adapter = NONE, start: int = 0, stop: int | None = None) -> Tensor:
+        """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's
+        order. Raises ValueError for an adapter of another base or shape."""
+        check_fits(adapter, self.clip.sites, self.clip.hash)
+        sites = self.clip.sites
+        vision = {n: d for n, d in adapter.deltas.items() if sites[n].tower == "vision"}
+        text = self._text(Adapter({n: d for n, d in adapter.deltas.items() if n not in vision}))
+        with torch.inference_mode():
+            if self.base is not None and self.tower is not None:
+                tower = self.tower.with_deltas(self.base, {sites[n]: d for n, d in vision.items()}) if vision else self.tower
+                f = _features(tower, self.tokens[start:stop])
+            else:
+                f = torch.cat([self._encode("encode_image", Adapter(vision), x) for x in self.pixels[start:stop].split(CHUNK)])
+            return self.clip.logit_scale * f @ text.T
+
+    def _text(self, adapter: Adapter) -> Tensor:
+        if not adapter.deltas:
+            return self.text
+        return self._encode("encode_text", adapter, self.clip.tokenizer(list(self.task.prompts)))
+
+    def _encode(self, what: str, adapter: Adapter, x: Tensor) -> Tensor:
+        """The slow, general way: the model's own code on merged weights, one caller at a time on a private copy,
+        since `functional_call` swaps the weights of the module it calls."""
+        with self._lock, torch.inference_mode():
+            if self._copy is None:
+                self._copy = _Encoder(copy.deepcopy(self.clip.model))
+            weights = {f"model.{k}": v for k, v in merged_weights(self.clip.model, adapter).items()}
+            return F.normalize(functional_call(self._copy, weights, (what, x)), dim=-1)
+
+    def predictions(self, adapter: Adapter = NONE) -> Tensor:
+        """The class predicted for each image, (n,), in the bench's order."""
+        return self.logits(adapter).argmax(-1)
+
+    def accuracy(self, adapter: Adapter = NONE) -> Accuracy:
+        """Top-1 accuracy with its interval."""
+        return self.score(self.predictions(adapter))
+
+    def stream(self, adapter: Adapter = NONE, first: int = 100) -> Iterator[Tensor]:
+        """Predictions as they come: for the first `first` images, then for all of them."""
+        head = self.logits(adapter, 0, first).argmax(-1)
+        yield head
+        if first < len(self):
+            yield torch.cat([head, self.logits(adapter, first).argmax(-1)])
+
+    def score(self, predictions: Tensor) -> Accuracy:
+        """The accuracy of predictions for the first images, as `stream` yields them."""
+        return Accuracy(int((predictions == self.labels[: len(predictions)]).sum()), len(predictions))
+
+    def path(self, a: Adapter, b: Adapter, weights: Sequence[float] = tuple(i / 10 for i in range(11))) -> Path:
+        """Accuracy along the line (1−λ)·ΔW_a + λ·ΔW_b."""
+        return Path(tuple(weights), tuple(self.accuracy(interpolate(a, b, w)) for w in weights))
+
+
+def _features(tower: Tower, tokens: Tensor) -> Tensor:
+    return torch.cat(list(workers().map(torch.inference_mode()(tower.features), tokens.split(CHUNK))))
+
+
+class _Encoder(torch.nn.Module):
+    """A CLIP whose forward is one of its encoders, which is what functional_call calls."""
+
+    def __init__(self, model: torch.nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, what: str, x: Tensor) -> Tensor:
+        return getattr(self.model, what)(x)

@@ -1,0 +1,264 @@
+"""Low-rank adaptation: the `Adapter`, an immutable value, and attaching one to a model to train it.
+
+LoRA (Hu et al., arXiv:2106.09685) adds to a weight matrix W (out, in) a product of low rank, W' = W + s·B·A, with
+A (r, in) random, B (out, r) zero at the start, so that training starts exactly at the base.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from copra_lab.sites import Site, choose, find_sites
+
+
+@dataclass(frozen=True)
+class LoRA:
+    """How to adapt: the settings that CLIP-LoRA (arXiv:2405.18541) uses, but for a rank that suits a small CLIP.
+
+    ``rank`` r ≥ 1; ``alpha`` and ``scaling`` give the scale s: alpha / r (``"alpha/r"``, the LoRA paper) or alpha / √r
+    (``"alpha/sqrt(r)"``, CLIP-LoRA). ``alpha=None`` means s = 1. ``dropout`` is the rate at which input features of the
+    deltas are dropped, one draw a step for the whole batch. ``sites`` from q, k, v, out, fc1, fc2; ``towers`` from
+    vision, text.
+    """
+
+    rank: int = 4
+    alpha: float | None = None
+    scaling: str = "alpha/r"
+    dropout: float = 0.0
+    sites: tuple[str, ...] = ("q", "k", "v")
+    towers: tuple[str, ...] = ("vision",)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.rank, int) or self.rank < 1:
+            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank!r}")
+        if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
+            raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
+        if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
+            raise ValueError(f"alpha must be positive, got {self.alpha!r}")
+
+    @property
+    def scale(self) -> float:
+        if self.alpha is None:
+            return 1.0
+        return self.alpha / (self.rank if self.scaling == "alpha/r" else math.sqrt(self.rank))
+
+
+@dataclass(frozen=True, eq=False)
+class LowRank:
+    """One delta s·B·A of a weight matrix (out, in): ``A`` (r, in), ``B`` (out, r), ``scale`` s."""
+
+    A: Tensor
+    B: Tensor
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1] or self.A.shape[0] < 1:
+            raise ValueError(f"A (r, in) and B (out, r) must share a rank of at least 1, got {tuple(self.A.shape)} and {tuple(self.B.shape)}")
+
+    @property
+    def rank(self) -> int:
+        return self.A.shape[0]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.B.shape[0], self.A.shape[1]
+
+    def delta(self) -> Tensor:
+        """s·B·A, (out, in)."""
+        return self.scale * (self.B @ self.A)
+
+
+@dataclass(frozen=True, eq=False)
+class Adapter:
+    """What fine-tuning learnt: a `LowRank` for each site, never changed after it is made.
+
+    ``base`` is the `Clip.hash` of the weights it was trained on ("" if unknown); ``provenance`` says how it came to
+    be, in words and numbers that JSON can hold. Two adapters are equal when their numbers and their base are.
+    """
+
+    deltas: Mapping[str, LowRank]
+    base: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "deltas", MappingProxyType(dict(self.deltas)))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+
+    @cached_property
+    def hash(self) -> str:
+        """Sixteen hex digits that name the numbers in this adapter."""
+        h = hashlib.blake2b(self.base.encode(), digest_size=8)
+        for name in sorted(self.deltas):
+            d = self.deltas[name]
+            h.update(f"{name} {d.rank} {d.shape} {d.scale!r}".encode())
+            for t in (d.A, d.B):
+                h.update(t.detach().float().contiguous().numpy().tobytes())
+        return h.hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Adapter) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return int(self.hash, 16)
+
+    def __len__(self) -> int:
+        return len(self.deltas)
+
+    @property
+    def rank(self) -> int:
+        """The highest rank of any site; 0 for an adapter without sites."""
+        return max((d.rank for d in self.deltas.values()), default=0)
+
+    @property
+    def parameters(self) -> int:
+        return sum(d.A.numel() + d.B.numel() for d in self.deltas.values())
+
+    def keep(self, sites: Iterable[str]) -> "Adapter":
+        """The adapter with these sites only. Raises ValueError for a site it does not have."""
+        sites = set(sites)
+        if missing := sites - set(self.deltas):
+            raise ValueError(f"the adapter has no site {sorted(missing)[0]!r}")
+        return Adapter({n: d for n, d in self.deltas.items() if n in sites}, self.base, self.provenance)
+
+    def save(self, folder) -> None:
+        """Write a PEFT folder that peft itself loads on a Hugging Face CLIP; see `copra_lab.storage`."""
+        from copra_lab.storage import save_adapter
+
+        save_adapter(self, folder)
+
+    @staticmethod
+    def load(folder, clip=None) -> "Adapter":
+        """Read a PEFT folder; with `clip`, hold it against that model. See `copra_lab.storage`."""
+        from copra_lab.storage import load_adapter
+
+        return load_adapter(folder, clip)
+
+
+def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> None:
+    """Raises ValueError if `adapter` was made for another base or has a site that is unknown or of another shape."""
+    if base and adapter.base and adapter.base != base:
+        raise ValueError(f"this adapter was trained on base {adapter.base}, not on {base}; load the CLIP it was made from, or train it anew")
+    for name, d in adapter.deltas.items():
+        if name not in sites:
+            raise ValueError(f"this CLIP has no site {name!r}; the adapter was made for another architecture")
+        if d.shape != sites[name].shape:
+            raise ValueError(f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; it was made for another architecture")
+
+
+def merged_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
+    """The weights that `adapter` changes, by parameter name, with its deltas added; `model` is only read."""
+    sites, params = find_sites(model), dict(model.named_parameters())
+    check_fits(adapter, sites)
+    out: dict[str, Tensor] = {}
+    for name, d in adapter.deltas.items():
+        site = sites[name]
+        key = f"{site.module}.{site.parameter}"
+        if key not in out:
+            out[key] = params[key].detach().clone()
+        out[key][site.start : site.stop] += d.delta().to(out[key].dtype)
+    return out
+
+
+# --- training ------------------------------------------------------------------------------------------------------
+
+
+class _Delta(nn.Module):
+    """Adds deltas to rows of one weight. With its gate off it returns the weight itself: the base to the bit, and no
+    gradient for A and B."""
+
+    def __init__(self, sites: list[Site], config: LoRA, g: torch.Generator):
+        super().__init__()
+        self.sites, self.rows = sites, [(s.start, s.stop) for s in sites]
+        self.scale, self.active = config.scale, dict.fromkeys((s.kind for s in sites), True)
+        bound = 1 / math.sqrt(sites[0].width)  # Kaiming-uniform with a = √5
+        self.A = nn.ParameterList([(torch.rand(config.rank, s.width, generator=g) * 2 - 1) * bound for s in sites])
+        self.B = nn.ParameterList([torch.zeros(s.shape[0], config.rank) for s in sites])
+        self.mask: Tensor | None = None
+
+    def forward(self, weight: Tensor) -> Tensor:
+        on = [i for i, s in enumerate(self.sites) if self.active[s.kind]]
+        if not on:
+            return weight
+        pieces, at = [], 0
+        for i in on:
+            start, stop = self.rows[i]
+            a = self.A[i] if self.mask is None else self.A[i] * self.mask
+            pieces += [weight[at:start], weight[start:stop] + self.scale * (self.B[i] @ a)]
+            at = stop
+        return torch.cat([*pieces, weight[at:]])
+
+
+class Attached:
+    """LoRA on a model in training: parameters, a gate a layer and tower, and the adapter they make."""
+
+    def __init__(self, model: nn.Module, config: LoRA, generator: torch.Generator):
+        self.model, self.config = model, config
+        sites = choose(find_sites(model), config.sites, config.towers)
+        groups: dict[tuple[str, str], list[Site]] = {}
+        for s in sites:
+            groups.setdefault((s.module, s.parameter), []).append(s)
+        model.requires_grad_(False)
+        self._deltas: list[_Delta] = []
+        for (module, parameter), members in groups.items():
+            members.sort(key=lambda s: s.start)
+            delta = _Delta(members, config, generator)
+            parametrize.register_parametrization(model.get_submodule(module), parameter, delta, unsafe=True)
+            self._deltas.append(delta)
+        self.layers: tuple[tuple[str, int], ...] = tuple(dict.fromkeys((s.tower, s.layer) for s in sites))
+        self._order = [s.name for s in sites]
+
+    def parameters(self) -> list[nn.Parameter]:
+        """A and B of every site, in a fixed order."""
+        return [p for d in self._deltas for p in d.parameters()]
+
+    def activate(self, layers: Iterable[tuple[str, int]] | None = None, kinds: Iterable[str] | None = None) -> None:
+        """Switch on exactly these (tower, layer) pairs (None: all), in them exactly these kinds of site (None: all).
+        Raises ValueError for a layer without LoRA."""
+        chosen = set(self.layers if layers is None else layers)
+        if unknown := chosen - set(self.layers):
+            raise ValueError(f"no LoRA sits on {sorted(unknown)[0]}; the layers are {self.layers[0]} to {self.layers[-1]}")
+        for d in self._deltas:
+            for s in d.sites:
+                d.active[s.kind] = (s.tower, s.layer) in chosen and (kinds is None or s.kind in set(kinds))
+
+    def draw_dropout(self, generator: torch.Generator | None) -> None:
+        """A new dropout mask for every delta; None switches dropout off, as evaluation does."""
+        p = self.config.dropout
+        for d in self._deltas:
+            width = d.sites[0].width
+            d.mask = None if generator is None or p == 0 else (torch.rand(width, generator=generator) >= p).float() / (1 - p)
+
+    def adapter(self, base: str = "", provenance: Mapping[str, Any] | None = None) -> Adapter:
+        """The deltas as they are now, copied."""
+        pairs = {
+            s.name: LowRank(d.A[i].detach().clone(), d.B[i].detach().clone(), d.scale) for d in self._deltas for i, s in enumerate(d.sites)
+        }
+        return Adapter({n: pairs[n] for n in self._order}, base, provenance or {})
+
+    def load(self, adapter: Adapter) -> None:
+        """Take the numbers of `adapter`, which must have the same sites, rank and scale."""
+        for d in self._deltas:
+            for i, s in enumerate(d.sites):
+                pair = adapter.deltas.get(s.name)
+                if pair is None or pair.A.shape != d.A[i].shape or pair.B.shape != d.B[i].shape or pair.scale != d.scale:
+                    raise ValueError(f"the adapter does not match these LoRA settings at {s.name!r}")
+                with torch.no_grad():
+                    d.A[i].copy_(pair.A)
+                    d.B[i].copy_(pair.B)
+
+    def detach(self) -> None:
+        """Take LoRA off again and leave the base weights as they were."""
+        for module in list(self.model.modules()):
+            if parametrize.is_parametrized(module):
+                for name in list(module.parametrizations):
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=False)

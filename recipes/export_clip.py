@@ -1,0 +1,30 @@
+"""Adopt a pretrained model as the bundled one: ``python recipes/export_clip.py --work …`` writes half-precision weights,
+configuration and vocabulary into ``copra_lab/assets/clip``. Everything made from the old weights is stale afterwards:
+run ``python recipes/rebuild.py``."""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+from pretrain import MEAN, STD, config, tokenizer
+from safetensors.torch import load_file, save_file
+
+ASSETS = Path(__file__).parents[1] / "copra_lab" / "assets" / "clip"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--work", type=Path, default=Path.home() / ".cache" / "copra-lab-pretrain")
+    p.add_argument("--to", type=Path, default=ASSETS)
+    a = p.parse_args()
+    a.to.mkdir(parents=True, exist_ok=True)
+    weights = load_file(a.work / "clip.safetensors")
+    save_file({k: v.half().contiguous() for k, v in weights.items()}, a.to / "open_clip_model.safetensors")
+    shutil.copyfile(a.work / "merges.txt.gz", a.to / "merges.txt.gz")
+    both = {"model_cfg": config(tokenizer(a.work).vocab_size), "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    (a.to / "open_clip_config.json").write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

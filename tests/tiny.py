@@ -1,0 +1,57 @@
+"""A randomly initialised CLIP of the bundled architecture in small, and adapters with random non-zero A and B."""
+
+from functools import cache
+
+import torch
+
+from copra_lab.clip import Clip
+from copra_lab.lora import Adapter, LowRank
+from copra_lab.sites import KINDS, TOWERS, choose
+from copra_lab.tasks import Split, Task
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+@cache
+def tiny_clip(seed: int = 0, layers: int = 3, quick_gelu: bool = False, block_type: str | None = None) -> Clip:
+    from open_clip.model import CLIP
+    from open_clip.tokenizer import SimpleTokenizer
+
+    torch.manual_seed(seed)
+    tokenizer = SimpleTokenizer(context_length=16)
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": layers, "head_width": 16, "mlp_ratio": 3.0}
+    text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 2}
+    if block_type:
+        vision["block_type"] = text["block_type"] = block_type
+    model = CLIP(32, vision, text, quick_gelu=quick_gelu).requires_grad_(False).eval()
+    for p in model.parameters():  # biases and norms too, so that no identity holds by a zero
+        p.add_(0.02 * torch.randn_like(p))
+    return Clip(model, tokenizer, f"tiny-{seed}", 32, MEAN, STD)
+
+
+def random_adapter(clip: Clip, rank: int = 3, seed: int = 0, kinds=KINDS, towers=TOWERS, size: float = 0.1, scale: float = 0.7) -> Adapter:
+    g = torch.Generator().manual_seed(seed)
+    pairs = {
+        s.name: LowRank(size * torch.randn(rank, s.width, generator=g), size * torch.randn(s.shape[0], rank, generator=g), scale)
+        for s in choose(clip.sites, kinds, towers)
+    }
+    return Adapter(pairs, clip.hash, {"clip": clip.name})
+
+
+@cache
+def tiny_task(n: int = 60, classes: int = 4, side: int = 32, seed: int = 0) -> Task:
+    """Squares of noise whose colour tells the class: learnable in a few steps."""
+    g = torch.Generator().manual_seed(seed)
+
+    def split(n: int, name: str) -> Split:
+        labels = torch.arange(n) % classes
+        colours = torch.tensor([[200, 40, 40], [40, 180, 60], [50, 60, 200], [220, 200, 60]])
+        noise = torch.randint(-40, 40, (n, side, side, 3), generator=g)
+        images = (colours[labels % 4].view(-1, 1, 1, 3) + noise).clamp(0, 255).to(torch.uint8)
+        return Split(images, labels, tuple(f"{name}{i}" for i in range(n)))
+
+    names = ("red thing", "green thing", "blue thing", "yellow thing")[:classes]
+    return Task(
+        name="colours", title="Colours", about="Noise of four colours.", classes=names, template="a {}", train=split(n, "train"),
+        val=split(n // 3, "val"), test=split(2 * n, "test"), shots=n // classes, seed=0, flip=True,
+    )  # fmt: skip
