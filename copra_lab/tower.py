@@ -20,7 +20,7 @@ CHUNK = 50
 """Images a pass: small enough that a block's activations stay in a core's cache."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Block:
     """The weights of one pre-norm transformer block, all of one dtype."""
 
@@ -32,7 +32,7 @@ class Block:
     fc2: tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Tower:
     """The blocks of an image tower and what follows them. ``heads`` per block; ``act`` the MLP's activation."""
 

@@ -1,0 +1,55 @@
+# Two commands do all the set-up on a fresh machine: `make app` and `make test`. Both make and reuse .venv.
+# Choose another Python with `make PYTHON=python3.12 test`, give the app options with `make app ARGS=…`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+EXTRAS_app :=
+EXTRAS_test := [lessons,test]
+EXTRAS_recipes := [recipes]
+
+NOTEBOOKS := $(wildcard lessons/*.ipynb)
+BROWSER_TESTS := $(shell grep -ls 'mark\.browser' tests/*.py)
+
+.DEFAULT_GOAL := help
+.PHONY: help app test lint lessons rebuild clean
+.DELETE_ON_ERROR:
+
+help: ## list these commands
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile | expand -t 12
+
+app: $(VENV)/.installed-app ## open the app in the browser
+	$(BIN)/python app.py $(ARGS)
+
+test: lint ## run every check: style, types, tests, the page in a browser, the lessons
+	$(if $(wildcard lessons/build.py),$(BIN)/python lessons/build.py --check)
+	$(BIN)/python -m pytest -m 'not browser'
+	$(if $(BROWSER_TESTS),$(BIN)/python -m pytest -m browser $(BROWSER_TESTS))
+	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 $(NOTEBOOKS))
+
+lint: $(VENV)/.installed-test ## check style and types
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+lessons: $(VENV)/.installed-test ## run the lessons' sources and write their notebooks
+	$(BIN)/python lessons/build.py $(ARGS)
+
+rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake everything that ships: model, adapters, tables
+	$(BIN)/python recipes/rebuild.py $(ARGS)
+
+clean: ## remove the environment and every cache in this folder
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The stamp is written last, so that an install that was cut short is taken up again. A directory without a working
+# python is no environment, whatever else is in it.
+$(VENV)/.installed-%: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --disable-pip-version-check --editable '.$(EXTRAS_$*)'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "copra-lab needs Python 3.11 or newer, and $(PYTHON) is not: name one with make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv --clear $(VENV) || \
+	  { rm -rf $(VENV); echo "$(PYTHON) could not make an environment: on Debian and Ubuntu, apt install python3-venv" >&2; exit 1; }

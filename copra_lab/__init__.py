@@ -1,0 +1,33 @@
+"""Adapters as values and a bench that measures them: LoRA, CopRA, Shapley values and Nemesis on a small bundled CLIP.
+
+Everything public is reachable from here (``import copra_lab as cl``) and imported when it is first asked for, so that
+the import itself stays light.
+"""
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0.dev0"
+
+_HOME = {
+    "clip": ("Clip", "load_clip"),
+    "lora": ("Adapter", "LoRA"),
+    "storage": ("load_adapter",),
+    "tasks": ("Task", "load_task"),
+    "train": ("fit",),
+    "bench": ("Bench",),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = ["__version__", *_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,181 @@
+"""The table of tasks, a row each, and how a row's pictures are painted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache, partial
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from copra_lab import nuisances as nu
+from copra_lab import sources as so
+from copra_lab.gallery import SIZE, drawings
+
+POSES = ("upright", "turned to the right", "upside down", "turned to the left")
+HELD_OUT = "Held out: pretraining saw none of these drawings, and no image that has one of their names."
+KNOWN = "Pretraining saw these drawings, but never so:"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A row of `TASKS`. `dark`: drawings become shapes of one dark colour. `clean`: the parts without the nuisance.
+    `deal`: the classes, given to the drawings in turn; `pose` turns drawings of class i by i quarters, `number` shows
+    i + 1 copies of them."""
+
+    title: str
+    about: str
+    entries: Callable[[], list[so.Entry]]
+    template: str = "a drawing of a {}"
+    nuisance: nu.Nuisance | None = None
+    flip: bool = True
+    dark: bool = False
+    clean: tuple[str, ...] = ()
+    deal: tuple[str, ...] = ()
+    pose: bool = False
+    number: bool = False
+
+
+def _known(title: str, question: str, manner: str, *categories: str, **more: Any) -> Recipe:
+    return Recipe(title, f"{question} {KNOWN} {manner}", partial(so.kinds, *categories), **more)
+
+
+TASKS: dict[str, Recipe] = {
+    "novel-kinds": Recipe(
+        "New things: what kind?",
+        f"Tell the kind of thing a drawing shows. {HELD_OUT} Near: the kinds themselves are familiar from other drawings.",
+        partial(so.kinds, held_out=True),
+    ),
+    "novel-names": Recipe(
+        "New things: which one?",
+        f"Name the thing. {HELD_OUT} One drawing of each trains, a drawing by another artist tests.",
+        so.novel_names,
+    ),
+    "style-shift": Recipe(
+        "New things, another artist",
+        f"Tell the kind of thing. {HELD_OUT} All training drawings come from OpenMoji, all test drawings from Twemoji, of other things.",
+        so.style_shift,
+    ),
+    "icons": Recipe(
+        "Icons: what kind?",
+        "Tell the kind of thing that a one-colour icon shows. Pretraining saw these icons with their names, but never read their kinds.",
+        so.icon_kinds, "an icon of a {}", dark=True,
+    ),
+    "nature-silhouette": _known(
+        "Shadows of animals and plants",
+        "Tell an animal or plant by its shadow.", "one dark shape, no inner lines, no colour.",
+        "Animals & Nature", dark=True,
+    ),
+    "food-mosaic": _known(
+        "Food in coarse pixels",
+        "Tell what kind of food or drink it is.", "pixelated to 12 to 15 squares a side.",
+        "Food & Drink", nuisance=nu.mosaic,
+    ),
+    "objects-sketch": _known(
+        "Pencil sketches of objects",
+        "Tell the kind of object.", "as grey pencil lines on paper.",
+        "Objects", nuisance=nu.sketch,
+    ),
+    "travel-negative": _known(
+        "Travel on film negatives",
+        "Tell vehicles, buildings, landscapes and weather apart.", "with all colours inverted.",
+        "Travel & Places", nuisance=nu.negative,
+    ),
+    "faces-noise": _known(
+        "Faces in a snowstorm",
+        "Tell a face's mood or costume.", "under heavy noise, one pixel in twelve dead.",
+        "Smileys & Emotion", nuisance=nu.noise,
+    ),
+    "people-occluded": _known(
+        "People behind patches",
+        "Tell what people, hands and body parts are doing.", "with a third of the picture covered.",
+        "People & Body", nuisance=nu.patches,
+    ),
+    "symbols-waves": _known(
+        "Symbols under water",
+        "Tell the kind of sign.", "bent as through rippling water.",
+        "Symbols", nuisance=nu.waves, flip=False,
+    ),
+    "things-blur": _known(
+        "Everything out of focus",
+        "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games and objects.", "far out of focus.",
+        *so.THINGS, nuisance=nu.blur,
+    ),
+    "same-drawings-occluded": Recipe(
+        "The same drawings, half hidden",
+        "Name the thing. The test shows the very drawings of the training part, known from pretraining too, but with half of the "
+        "picture covered: it measures robustness, not generalisation to new drawings.",
+        so.same_drawings, nuisance=partial(nu.patches, share=0.5), clean=("train", "val"),
+    ),
+    "upright": Recipe(
+        "Which way is up?",
+        f"Tell how far a drawing has been turned. {HELD_OUT} Far: pretraining was never asked which way up a picture is.",
+        partial(so.unlabelled, so.UPRIGHT_KINDS), "a drawing that is {}", flip=False, deal=POSES, pose=True,
+    ),
+    "count": Recipe(
+        "How many?",
+        f"Count one to five copies of a drawing. {HELD_OUT} Far: pretraining was never asked to count.",
+        so.unlabelled, "{} objects", deal=so.NUMBERS[1:6], number=True,
+    ),
+    "digits": Recipe(
+        "Handwritten digits",
+        "Read a digit written by hand (scikit-learn's set). Far: pretraining saw no handwriting and next to no digits.",
+        so.digit_entries, "a handwritten {}", flip=False,
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """All that may train, validate or test a task. ``images[part]``: uint8 (n, side, side, 3) of ``entries[part]``."""
+
+    classes: tuple[str, ...]
+    entries: dict[str, tuple[so.Entry, ...]]
+    images: dict[str, torch.Tensor]
+
+
+@cache
+def drawn(name: str, side: int) -> Drawn:
+    """The pictures of a task, painted once for every seed and number of shots."""
+    recipe = TASKS[name]
+    entries = so.dealt(recipe.entries())
+    if recipe.deal:
+        entries = so.labelled_in_turn(entries, recipe.deal)
+    classes = recipe.deal or tuple(dict.fromkeys(e.label for e in entries))
+    parts = {
+        "train": tuple(e for e in entries if e.part == "train"),
+        "val": tuple(so.first((e for e in entries if e.part == "val"), so.MOST_VAL)),
+        "test": tuple(so.tested(entries)),
+    }
+    images = {p: torch.cat([_paint(name, es[i : i + 128], side) for i in range(0, len(es), 128)]) for p, es in parts.items()}
+    return Drawn(classes, parts, images)
+
+
+def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
+    """The pictures of some entries: uint8 (n, side, side, 3)."""
+    recipe, rgba = TASKS[name], _rgba([e.source for e in entries])
+    gens = nu.generators(so.rank(f"{name}/{e.part}/{e.source}") for e in entries)
+    if recipe.pose:  # a quarter clockwise for each place in POSES
+        rgba = torch.stack([r.rot90(-POSES.index(e.label)) for r, e in zip(rgba, entries, strict=True)])
+    drawing = nu.copies(rgba, [so.NUMBERS.index(e.label) for e in entries], gens, side) if recipe.number else nu.place(rgba, gens, side)
+    images = nu.on_ground(nu.silhouette(drawing, gens) if recipe.dark else drawing, gens)
+    rows = [i for i, e in enumerate(entries) if e.part not in recipe.clean]
+    if recipe.nuisance and rows:
+        images[rows] = recipe.nuisance(images[rows], [gens[i] for i in rows])
+    return nu.to_bytes(images)
+
+
+def _rgba(sources: Sequence[str]) -> torch.Tensor:
+    """Straight-alpha uint8 (n, SIZE, SIZE, 4), of digits or else of drawings."""
+    keys = [source.split(":", 1) for source in sources]
+    if keys[0][0] != "digits":
+        return torch.stack([torch.from_numpy(drawings(style).rgba[_rows(style)[key]]) for style, key in keys])
+    ink = F.pad(so.digits()[0][[int(key) for _, key in keys]], (1, 1, 1, 1))  # a margin, or strokes end in straight cuts
+    ink = F.interpolate(ink, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
+    dark = torch.full((len(keys), SIZE, SIZE, 3), 40, dtype=torch.uint8)
+    return torch.cat([dark, (ink * 255).byte().permute(0, 2, 3, 1)], -1)
+
+
+@cache
+def _rows(style: str) -> dict[str, int]:
+    return {key: i for i, key in enumerate(drawings(style).keys)}

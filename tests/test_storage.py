@@ -1,0 +1,179 @@
+import json
+import pickle
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny import random_adapter, tiny_clip
+
+from copra_lab.lora import Adapter, LowRank
+from copra_lab.merge import interpolate
+from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter
+
+
+@pytest.fixture
+def saved(tmp_path):
+    random_adapter(tiny_clip()).save(tmp_path / "a")
+    return tmp_path / "a"
+
+
+def damage(folder, change):
+    """Apply `change` to the tensors and write them without our header, as another program might."""
+    tensors = load_file(folder / WEIGHTS)
+    change(tensors)
+    save_file(tensors, folder / WEIGHTS)
+
+
+def test_what_is_saved_comes_back_to_the_byte(saved, tmp_path):
+    clip = tiny_clip()
+    again = Adapter.load(saved, clip)
+    assert again == random_adapter(clip) and again.provenance == {"clip": clip.name} and again.base == clip.hash
+    again.save(tmp_path / "b")
+    for name in (WEIGHTS, CONFIG):
+        assert (saved / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert not list(saved.glob("*.part"))
+
+
+def test_mixed_ranks_and_scales_survive_in_pefts_own_words_too(tmp_path):
+    clip = tiny_clip()
+    mixed = interpolate(random_adapter(clip, rank=2, kinds=("q", "k")), random_adapter(clip, rank=3, kinds=("k", "fc1"), scale=0.3), 0.25)
+    mixed.save(tmp_path)
+    assert Adapter.load(tmp_path, clip) == mixed
+    damage(tmp_path, lambda t: None)  # header gone: the scales come from adapter_config.json
+    for name, d in Adapter.load(tmp_path, clip).deltas.items():
+        torch.testing.assert_close(d.delta(), mixed.deltas[name].delta())
+
+
+def test_pefts_own_folder_is_read(tmp_path):
+    from peft import LoraConfig, get_peft_model
+
+    from copra_lab.hf import to_hugging_face
+
+    clip = tiny_clip()
+    torch.manual_seed(0)
+    theirs = get_peft_model(to_hugging_face(clip), LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["q_proj", "fc2"], init_lora_weights=False))
+    theirs.save_pretrained(tmp_path)
+    adapter = Adapter.load(tmp_path, clip)
+    assert len(adapter) == 2 * (3 + 2) and adapter.base == ""
+    name = "vision_model.encoder.layers.0.mlp.fc2"
+    layer = theirs.base_model.model.get_submodule(name)
+    torch.testing.assert_close(adapter.deltas[name].delta(), layer.get_delta_weight("default"))
+
+
+def break_shape(t):
+    key = next(iter(t))
+    t[key] = t[key][:, :-1].contiguous()
+
+
+def break_rank(t):
+    key = next(k for k in t if "lora_A" in k)
+    t[key] = t[key][:-1].contiguous()
+
+
+def break_nan(t):
+    next(iter(t.values()))[0, 0] = float("nan")
+
+
+def rename(t):
+    t["base_model.model.vision_model.encoder.layers.99.self_attn.q_proj.lora_A.weight"] = t.pop(next(k for k in t if "lora_A" in k))
+
+
+CASES = {
+    "shape": (break_shape, "in this CLIP and"),
+    "rank": (break_rank, "share a rank"),
+    "nan": (break_nan, "NaN or infinity"),
+    "half": (lambda t: t.pop(next(iter(t))), "only one of A and B"),
+    "integers": (lambda t: t.update({k: v.to(torch.int32) for k, v in t.items()}), "not floating point"),
+    "empty": (lambda t: t.clear(), "holds no LoRA weights"),
+    "unknown": (rename, "only one of A and B|has no site"),
+    "dora": (lambda t: t.update({"base_model.model.x.lora_magnitude_vector.weight": torch.ones(3)}), "DoRA"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_damaged_folder_gives_one_clear_error(saved, case):
+    change, message = CASES[case]
+    damage(saved, change)
+    with pytest.raises(AdapterError, match=message) as e:
+        load_adapter(saved, tiny_clip())
+    assert "\n" not in str(e.value)
+
+
+def test_missing_things_are_named(saved, tmp_path):
+    with pytest.raises(AdapterError, match="no adapter folder"):
+        load_adapter(tmp_path / "nowhere")
+    (saved / WEIGHTS).rename(saved / "adapter_model.bin")
+    with pytest.raises(AdapterError, match="never loaded"):
+        load_adapter(saved)
+    (saved / "adapter_model.bin").unlink()
+    with pytest.raises(AdapterError, match="is missing"):
+        load_adapter(saved)
+
+
+def test_a_pickle_is_never_loaded(saved):
+    class Evil:
+        def __reduce__(self):
+            return (pytest.fail, ("unpickled",))
+
+    (saved / WEIGHTS).write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(AdapterError, match="not a whole safetensors file"):
+        load_adapter(saved)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.1, 0.5, 0.99, 0.9999])
+def test_a_cut_off_file_is_refused(saved, share):
+    data = (saved / WEIGHTS).read_bytes()
+    (saved / WEIGHTS).write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(AdapterError, match="copy it anew"):
+        load_adapter(saved)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(at=st.floats(0, 0.2), bit=st.integers(0, 7))
+def test_a_flipped_bit_gives_an_error_or_an_adapter_never_a_crash(tmp_path, at, bit):
+    random_adapter(tiny_clip(), rank=1, kinds=("q",)).save(tmp_path)
+    data = bytearray((tmp_path / WEIGHTS).read_bytes())
+    data[int(at * (len(data) - 1))] ^= 1 << bit
+    (tmp_path / WEIGHTS).write_bytes(data)
+    try:
+        load_adapter(tmp_path, tiny_clip())
+    except AdapterError:
+        pass
+
+
+def test_another_base_is_refused(saved):
+    with pytest.raises(AdapterError, match="trained on base"):
+        load_adapter(saved, tiny_clip(1))
+    with pytest.raises(AdapterError, match="has no site|trained on base"):
+        load_adapter(saved, tiny_clip(layers=2))
+
+
+def test_other_kinds_of_adapter_are_refused(saved):
+    damage(saved, lambda t: None)
+    config = json.loads((saved / CONFIG).read_text())
+    for change, message in (({"peft_type": "LOHA"}, "LOHA"), ({"use_dora": True}, "DoRA"), ({"lora_alpha": None}, "not a peft configuration")):
+        (saved / CONFIG).write_text(json.dumps(config | change))
+        with pytest.raises(AdapterError, match=message):
+            load_adapter(saved)
+    (saved / CONFIG).write_text("{")
+    with pytest.raises(AdapterError, match="not a peft configuration"):
+        load_adapter(saved)
+
+
+def test_nothing_to_save_is_said():
+    with pytest.raises(AdapterError, match="nothing to save"):
+        Adapter({}).save("nowhere")
+    with pytest.raises(ValueError, match="share a rank"):
+        LowRank(torch.zeros(0, 4), torch.zeros(4, 0))
+
+
+def test_a_failed_save_leaves_the_old_adapter(saved, monkeypatch):
+    import os
+
+    monkeypatch.setattr(os, "replace", lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        random_adapter(tiny_clip(), seed=5).save(saved)
+    monkeypatch.undo()
+    assert Adapter.load(saved, tiny_clip()) == random_adapter(tiny_clip()) and not list(saved.glob("*.part"))

@@ -1,0 +1,145 @@
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tiny import random_adapter, tiny_clip, tiny_task
+
+from copra_lab.bench import Bench
+from copra_lab.lora import LoRA
+from copra_lab.stats import Accuracy, bootstrap_interval
+from copra_lab.train import fit
+
+QUICK = {"steps": 40, "lr": 1e-2, "batch": 16, "progress": False}
+
+
+def test_fit_learns_and_leaves_the_clip_alone():
+    clip, task = tiny_clip(), tiny_task()
+    before = {k: v.clone() for k, v in clip.model.state_dict().items()}
+    steps = []
+    adapter = fit(clip, task, LoRA(rank=2), validate_every=20, on_step=steps.append, **QUICK)
+    bench = Bench(clip, task)
+    assert bench.accuracy(adapter).value > 0.9 > bench.accuracy().value + 0.2
+    assert all(torch.equal(v, before[k]) for k, v in clip.model.state_dict().items())
+    assert adapter.base == clip.hash and adapter.provenance["task"] == "colours" and len(adapter) == 9
+    assert [s.step for s in steps] == list(range(1, 41)) and [s.step for s in steps if s.validation is not None] == [20, 40]
+    assert steps[-1].loss < steps[0].loss and steps[-1].validation == pytest.approx(adapter.provenance["validation accuracy"], abs=1e-4)
+
+
+@pytest.mark.parametrize("lora", [LoRA(rank=2, dropout=0.25), LoRA(rank=1, alpha=2, sites=("q", "out", "fc1"), towers=("vision", "text"))])
+def test_same_seed_same_bytes(lora):
+    clip, task = tiny_clip(), tiny_task()
+    quick = QUICK | {"steps": 6}
+    one, two, other = (fit(clip, task, lora, seed=s, **quick) for s in (3, 3, 4))
+    assert one.hash == two.hash != other.hash
+
+
+def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path):
+    clip, task, file = tiny_clip(), tiny_task(), tmp_path / "run.safetensors"
+    lora, quick = LoRA(rank=2, dropout=0.1), QUICK | {"steps": 12, "checkpoint": file, "checkpoint_every": 3}
+    whole = fit(clip, task, lora, **QUICK | {"steps": 12})
+
+    class Stop(Exception):
+        pass
+
+    for at in (5, 9, 10):
+        seen = []
+
+        def stop(s, at=at, seen=seen):
+            seen.append(s.step)
+            if s.step == at:
+                raise Stop
+
+        with pytest.raises(Stop):
+            fit(clip, task, lora, on_step=stop, **quick)
+        assert file.exists() and (seen[0] - 1) % 3 == 0
+    assert fit(clip, task, lora, **quick).hash == whole.hash
+    assert not file.exists()
+
+
+CHILD = """
+    import sys, torch
+    sys.path.insert(0, sys.argv[2])
+    torch.set_num_threads(1)
+    from tiny import tiny_clip, tiny_task
+    from copra_lab.lora import LoRA
+    from copra_lab.train import fit
+    a = fit(tiny_clip(), tiny_task(), LoRA(rank=2), steps=30, lr=1e-2, batch=16, checkpoint=sys.argv[1], checkpoint_every=2,
+            progress=False, on_step=lambda s: print(s.step, flush=True))
+    print(a.hash, flush=True)
+"""
+
+
+def test_kill_9_during_fit_loses_nothing(tmp_path):
+    def start(file):
+        return subprocess.Popen(
+            [sys.executable, "-c", textwrap.dedent(CHILD), str(file), str(Path(__file__).parent)], stdout=subprocess.PIPE, text=True
+        )
+
+    expected = start(tmp_path / "whole").communicate(timeout=120)[0].split()[-1]
+    file, rng, resumed = tmp_path / "run", np.random.default_rng(0), []
+    for wait_for in (4, 13, 22):
+        child = start(file)
+        for line in child.stdout:
+            resumed.append(int(line))
+            if int(line) >= wait_for:
+                break
+        time.sleep(rng.uniform(0, 0.03))  # anywhere within the following steps, also while a checkpoint is written
+        os.kill(child.pid, signal.SIGKILL)
+        child.communicate(timeout=30)
+    last = start(file).communicate(timeout=120)[0].split()
+    assert last[-1] == expected and int(last[0]) > 1
+    assert not file.exists()
+
+
+def test_wrong_settings_and_strange_checkpoints_are_refused(tmp_path):
+    clip, task, file = tiny_clip(), tiny_task(), tmp_path / "run"
+    for bad in ({"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}):
+        with pytest.raises(ValueError, match="at least 1 and lr positive"):
+            fit(clip, task, **QUICK | bad)
+    file.write_bytes(b"\x80\x04 not a checkpoint")
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        fit(clip, task, checkpoint=file, **QUICK)
+    file.unlink()
+    with pytest.raises(KeyboardInterrupt):
+        fit(clip, task, checkpoint=file, checkpoint_every=1, on_step=_interrupt, **QUICK)
+    with pytest.raises(ValueError, match="other settings"):
+        fit(clip, task, checkpoint=file, checkpoint_every=1, seed=1, **QUICK)
+    with pytest.raises(ValueError, match="lower the learning rate"):
+        fit(clip, task, **QUICK | {"lr": 1e30})
+
+
+def _interrupt(step):
+    if step.step == 3:
+        raise KeyboardInterrupt
+
+
+def test_wilson_against_the_formulas_own_example():
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20, to four places.
+    assert Accuracy(81, 263).interval == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert Accuracy(0, 20).interval == pytest.approx((0.0, 0.1611), abs=5e-5)
+    assert Accuracy(7, 7).interval[1] == 1.0 and str(Accuracy(1, 2)) == "50.0 % (9.5 to 90.5, n = 2)"
+    for bad in ((1, 0), (3, 2), (-1, 2)):
+        with pytest.raises(ValueError, match="accuracy needs"):
+            Accuracy(*bad)
+
+
+def test_bootstrap_counts_sources_not_copies():
+    rng = np.random.default_rng(0)
+    hits = (rng.random(100) < 0.6).astype(float)
+    alone = bootstrap_interval(hits, [str(i) for i in range(100)])
+    copied = bootstrap_interval(np.repeat(hits, 9), np.repeat(np.arange(100), 9))
+    assert copied == pytest.approx(alone, abs=0.02)
+    assert bootstrap_interval(hits, np.arange(100), seed=1) == bootstrap_interval(hits, np.arange(100), seed=1)
+
+
+def test_accuracy_of_nobody_else():
+    clip, task = tiny_clip(), tiny_task()
+    bench = Bench(clip, task)
+    assert bench.accuracy(random_adapter(clip, size=0.5)).n == len(task.test.labels) == len(bench)
