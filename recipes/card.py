@@ -1,0 +1,115 @@
+"""Measure the bundled CLIP and write its model card: ``python recipes/card.py --photos cifar100_train.npz``.
+
+Without ``--photos`` the figure on photographs is left as it was, if it belongs to the same weights."""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from captions import TEMPLATES, emoji_names
+from export_clip import ASSETS
+from photos import load_photos
+from pretrain import jitter, warp
+from probes import features, linear_probe, raw_pixels, zero_shot
+from tables import filled
+
+from copra_lab.bench import Bench
+from copra_lab.clip import Clip, load_clip
+from copra_lab.concepts import held_out_names, mentions
+from copra_lab.gallery import drawings
+from copra_lab.stats import Accuracy
+from copra_lab.tasks import load_task
+
+COPIES = 5
+
+
+def seen_names(clip: Clip, n: int = 100, seed: int = 0) -> dict:
+    """Zero-shot among `n` seen names: both drawings of each, under augmentations that pretraining did not draw."""
+    rng, g = np.random.default_rng(seed), torch.Generator().manual_seed(2**40 + seed)
+    names = emoji_names()
+    usable = [i for i, ns in enumerate(names) if ns and len(ns[0].split()) <= 2]
+    chosen = rng.choice(usable, n, replace=False)
+    labels = torch.arange(n).repeat(2).repeat(COPIES)
+    rgba = np.concatenate([drawings(s).rgba[chosen] for s in ("openmoji", "twemoji")] * COPIES)
+    x = torch.from_numpy(rgba).permute(0, 3, 1, 2).float() / 255
+    x = warp(torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1), g, (0.6, 1.15), 22, 0.2, torch.zeros(len(x)))
+    ground = torch.rand(len(x), 3, 1, 1, generator=g)
+    x = jitter(x[:, :3] + ground * (1 - x[:, 3:]), g, 0.12)
+    prompts = [f"a drawing of a {names[i][0]}" for i in chosen]
+    value, interval, sources = zero_shot(clip, (x * 255).byte().permute(0, 2, 3, 1), labels, prompts, [str(i % (2 * n)) for i in range(len(x))])
+    return row(f"zero-shot, {n} seen names, new augmentations", value, interval, sources)
+
+
+def kept_back_photos(clip: Clip, source: str) -> list[dict]:
+    photos = load_photos(source)
+    keep = np.flatnonzero(~photos.train)
+    images, labels = torch.from_numpy(photos.images[keep]), torch.from_numpy(photos.labels[keep])
+    held = torch.tensor([mentions(n, held_out_names()) for n in photos.names])
+    text = torch.stack([clip.text_features([t.format(n) for t in TEMPLATES["photo"]]).mean(0) for n in photos.names])
+    f, out = clip.image_features(images), []
+    for what, mask in (("seen", ~held), ("held-out", held)):
+        rows, among = mask[labels], mask.nonzero().flatten()
+        hits = (among[(f[rows] @ text[among].T).argmax(-1)] == labels[rows]).numpy()
+        a = Accuracy(int(hits.sum()), len(hits))
+        out.append(row(f"zero-shot, kept-back photos, {len(among)} {what} classes", a.value, a.interval, a.n))
+    return out
+
+
+def row(what: str, value: float, interval: tuple[float, float], n: int) -> dict:
+    return {"what": what, "value": round(value, 4), "low": round(interval[0], 4), "high": round(interval[1], 4), "n": n}
+
+
+def probes(clip: Clip) -> list[dict]:
+    out = []
+    for name, what in (("novel-kinds", "kinds of held-out concepts"), ("digits", "handwritten digits"), ("upright", "orientation of held-out drawings")):
+        task = load_task(name)
+        zero = Bench(clip, task, precision="float32").accuracy()
+        out.append(row(f"zero-shot, {what} ({len(task.classes)} classes)", zero.value, zero.interval, zero.n))
+        for of, label in ((lambda s: features(clip, s), "features"), (raw_pixels, "raw pixels")):
+            a = linear_probe(task, of)
+            out.append(row(f"linear probe on {label}, {what}", a.value, a.interval, a.n))
+    return out
+
+
+def speed(clip: Clip) -> list[dict]:
+    """Milliseconds for 400 images, from pixels already normalised to predictions: median of 15 after a warm-up."""
+    task = load_task("things-blur")
+    out = []
+    for precision in ("bfloat16", "float32"):
+        bench = Bench(clip, task, precision=precision)
+        times = []
+        for _ in range(16):
+            start = time.perf_counter()
+            bench.logits(stop=400)
+            times.append(1000 * (time.perf_counter() - start))
+        out.append({"precision": precision, "ms for 400 images": round(float(np.median(times[1:])), 1), "agreement with float32": round(bench.agreement, 4)})
+    return out
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--photos", help="as for pretrain.py")
+    p.add_argument("--clip", type=Path, help="another CLIP folder; prints instead of writing the card")
+    a = p.parse_args()
+    clip = load_clip(a.clip)
+    rows = [seen_names(clip), *probes(clip)]
+    file = ASSETS / "card.json"
+    if a.photos:
+        rows += kept_back_photos(clip, a.photos)
+    elif file.exists() and (old := json.loads(file.read_text()))["base"] == clip.hash:
+        rows += [r for r in old["rows"] if "photos" in r["what"]]
+    card = {"base": clip.hash, "parameters": sum(p.numel() for p in clip.model.parameters()), "rows": rows, "speed": speed(clip)}
+    if a.clip:
+        print(json.dumps(card, indent=1))
+        return
+    file.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    template = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
+    template = template.replace("{base}", clip.hash).replace("{parameters}", f"{card['parameters'] / 1e6:.1f}")
+    (ASSETS / "README.md").write_text(filled(template), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,95 @@
+"""Remake everything that ships and is not up to date with the bundled CLIP, in order: ``python recipes/rebuild.py``.
+
+``--check`` only says what is stale. Each artefact remembers the hash of the CLIP it was made from. The CLIP itself is
+made by ``pretrain.py`` (hours) and adopted by ``export_clip.py``; nothing here replaces it."""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
+
+from copra_lab.clip import Clip, load_clip  # noqa: E402 (after the path)
+from copra_lab.lora import Adapter  # noqa: E402
+from copra_lab.shipped import shipped  # noqa: E402
+from copra_lab.storage import AdapterError  # noqa: E402
+
+
+def card_is_stale(clip: Clip) -> str | None:
+    file = ROOT / "copra_lab" / "assets" / "clip" / "card.json"
+    if not file.exists():
+        return "the model card is missing"
+    base = json.loads(file.read_text(encoding="utf-8"))["base"]
+    return None if base == clip.hash else f"the model card measures base {base}, the bundled CLIP is {clip.hash}"
+
+
+def adapters_are_stale(clip: Clip) -> str | None:
+    found = shipped()
+    if not found:
+        return "no adapters are shipped"
+    for s in found:
+        try:
+            base = Adapter.load(s.folder).base
+        except AdapterError as e:
+            return str(e)
+        if base != clip.hash:
+            return f"{s.folder.relative_to(ROOT)} was made from base {base}, the bundled CLIP is {clip.hash}"
+    return None
+
+
+def table_is_stale(clip: Clip) -> str | None:
+    file = ROOT / "experiments" / "results" / "tasks.csv"
+    if not file.exists():
+        return "the table of tasks is missing"
+    with open(file, encoding="utf-8") as f:
+        bases = {r["base"] for r in csv.DictReader(f)}
+    return None if bases == {clip.hash} else f"the table of tasks measures base {', '.join(sorted(bases))}, the bundled CLIP is {clip.hash}"
+
+
+def readme_is_stale(clip: Clip) -> str | None:
+    from tables import filled
+
+    file = ROOT / "README.md"
+    return None if filled(file.read_text(encoding="utf-8")) == file.read_text(encoding="utf-8") else "the README's tables differ from the results"
+
+
+def lessons_are_stale(clip: Clip) -> str | None:
+    run = subprocess.run([sys.executable, str(ROOT / "lessons" / "build.py"), "--check"], capture_output=True, text=True, check=False)
+    return None if run.returncode == 0 else (run.stdout + run.stderr).strip().split("\n")[-1]
+
+
+STEPS: tuple[tuple[str, Callable[[Clip], str | None], str], ...] = (
+    ("model card", card_is_stale, "recipes/card.py"),
+    ("adapters", adapters_are_stale, "recipes/adapters.py"),
+    ("table of tasks", table_is_stale, "recipes/adapters.py"),
+    ("README's tables", readme_is_stale, "recipes/tables.py"),
+    ("lessons", lessons_are_stale, "lessons/build.py"),
+)
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--check", action="store_true", help="say what is stale and change nothing; exit code 1 if anything is")
+    p.add_argument("--photos", help="for the model card's figure on photographs; see pretrain.py")
+    a = p.parse_args()
+    clip, stale = load_clip(), False
+    for name, why_stale, script in STEPS:
+        why = why_stale(clip)
+        print(f"{name}: {why or 'up to date'}", flush=True)
+        stale = stale or why is not None
+        if why and not a.check:
+            extra = ["--photos", a.photos] if a.photos and script.endswith("card.py") else []
+            subprocess.run([sys.executable, str(ROOT / script), *extra], check=True)
+            if still := why_stale(clip):
+                print(f"{name}: {script} did not mend it: {still}", file=sys.stderr)
+                return 1
+    return 1 if a.check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,52 @@
+"""Fill the README's tables from the results: ``python recipes/tables.py``. A table stands between two comments."""
+
+import csv
+import json
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+
+
+def tasks_table() -> str:
+    with open(ROOT / "experiments" / "results" / "tasks.csv", encoding="utf-8") as f:
+        rows = list(csv.DictReader(f))
+
+    def percent(x: str) -> str:
+        return f"{100 * float(x):.1f}"
+
+    lines = ["| task | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds (mean ± sd) | seconds to fit |", "|---|---|---|---|---|---|---|"]
+    for r in rows:
+        zero = f"{percent(r['zero_shot'])} ({percent(r['zero_shot_low'])} to {percent(r['zero_shot_high'])})"
+        lora = f"{percent(r['lora_mean'])} ± {percent(r['lora_sd'])}"
+        lines.append(f"| {r['task']} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | {lora} | {float(r['seconds']):.0f} |")
+    return "\n".join(lines)
+
+
+def card_table() -> str:
+    card = json.loads((ROOT / "copra_lab" / "assets" / "clip" / "card.json").read_text(encoding="utf-8"))
+    lines = ["| measure | accuracy | 95 % interval | n |", "|---|---|---|---|"]
+    lines += [f"| {r['what']} | {100 * r['value']:.1f} | {100 * r['low']:.1f} to {100 * r['high']:.1f} | {r['n']:,} |" for r in card["rows"]]
+    lines += ["", "| precision | 400 images, two cores | predictions equal to float32's |", "|---|---|---|"]
+    lines += [f"| {s['precision']} | {s['ms for 400 images']:.0f} ms | {100 * s['agreement with float32']:.1f} % |" for s in card["speed"]]
+    return "\n".join(lines)
+
+
+TABLES = {"tasks": tasks_table, "card": card_table}
+
+
+def filled(text: str) -> str:
+    """`text` with every ``<!-- table:name -->…<!-- end -->`` filled anew."""
+    return re.sub(
+        r"<!-- table:(\w+) -->.*?<!-- end -->", lambda m: f"<!-- table:{m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->", text, flags=re.DOTALL
+    )
+
+
+def main() -> None:
+    for file in (ROOT / "README.md", ROOT / "copra_lab" / "assets" / "clip" / "README.md"):
+        if file.exists():
+            file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

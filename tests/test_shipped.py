@@ -1,0 +1,56 @@
+"""What ships belongs together, and the numbers that are reported can be measured again."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from copra_lab.bench import Bench
+from copra_lab.clip import load_clip
+from copra_lab.shipped import shipped
+from copra_lab.tasks import load_task, task_names
+
+ROOT = Path(__file__).parents[1]
+
+
+def results() -> list[dict]:
+    with open(ROOT / "experiments" / "results" / "tasks.csv", encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def test_nothing_that_ships_is_stale():
+    run = subprocess.run([sys.executable, str(ROOT / "recipes" / "rebuild.py"), "--check"], capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_a_mismatch_is_found(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    import rebuild
+
+    class Other:
+        hash = "0" * 16
+
+    for stale in (rebuild.card_is_stale, rebuild.adapters_are_stale, rebuild.table_is_stale):
+        assert stale(load_clip()) is None
+        assert "0000000000000000" in stale(Other)
+
+
+def test_every_task_is_in_the_table_and_two_adapters_are_shipped_for_some():
+    assert [r["task"] for r in results()] == list(task_names())
+    tasks = {s.task for s in shipped()}
+    assert len(tasks) >= 4 and all(len(shipped(t)) >= 2 for t in tasks)
+    assert sum(int(r["n"]) >= 300 for r in results()) >= 3
+
+
+@pytest.mark.parametrize("name", sorted({s.task for s in shipped()}))
+def test_the_reported_accuracies_are_measured_again(name):
+    clip, row = load_clip(), next(r for r in results() if r["task"] == name)
+    bench = Bench(clip, load_task(name), precision="float32")
+    slack = 2 / len(bench)  # a tie may fall otherwise on another processor
+    assert len(bench) == int(row["n"])
+    assert bench.accuracy().value == pytest.approx(float(row["zero_shot"]), abs=slack + 1e-4)
+    each = [float(v) for v in row["lora_each"].split()]
+    for seed, adapter in enumerate(shipped(name)):
+        assert bench.accuracy(adapter.load(clip)).value == pytest.approx(each[seed], abs=slack + 1e-4)
