@@ -57,7 +57,6 @@ class Bench:
         self.order = torch.randperm(len(self.split.labels), generator=torch.Generator().manual_seed(0))
         self.labels = self.split.labels[self.order]
         self.text = clip.text_features(task.prompts).clone()
-        self.pixels = clip.pixels(self.split.images[self.order])
         self._lock = threading.Lock()
         self._copy: _Encoder | None = None
         self.base = _towers(clip)[0]
@@ -65,7 +64,8 @@ class Bench:
         self.tower: Tower | None = self.base
         if self.base is not None:
             with torch.inference_mode():
-                self.tokens = torch.cat([embed(clip.model.visual, x) for x in self.pixels.split(CHUNK)])
+                images = self.split.images[self.order]
+                self.tokens = torch.cat([embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)])
             if precision != "float32":
                 self._try_bfloat16(forced=precision == "bfloat16")
 
@@ -96,7 +96,8 @@ class Bench:
                 tower = self.tower.with_deltas(self.base, {sites[n]: d for n, d in vision.items()}) if vision else self.tower
                 f = _features(tower, self.tokens[start:stop])
             else:
-                f = torch.cat([self._encode("encode_image", Adapter(vision), x) for x in self.pixels[start:stop].split(CHUNK)])
+                images = self.split.images[self.order[start:stop]]
+                f = torch.cat([self._encode("encode_image", Adapter(vision), self.clip.pixels(x)) for x in images.split(CHUNK)])
             return self.clip.logit_scale * f @ text.T
 
     def _text(self, adapter: Adapter) -> Tensor:

@@ -5,11 +5,15 @@ import argparse
 import csv
 import io
 import json
+import os
 import shutil
 import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 from platformdirs import user_cache_path
 from probes import features, linear_probe
 from tqdm.auto import tqdm
@@ -41,11 +45,15 @@ def trained(clip: Clip, name: str, seed: int, work: Path) -> tuple[Adapter, floa
     if about.exists() and (run := json.loads(about.read_text()))["settings"] == settings:
         return Adapter.load(folder, clip), run["seconds"]
     start = time.perf_counter()
-    adapter = fit(clip, load_task(name, seed=seed), seed=seed, checkpoint=work / f"{name}-seed-{seed}.part", **SETTINGS)
+    adapter = fit(clip, load_task(name, seed=seed), seed=seed, checkpoint=work / f"{name}-seed-{seed}.part", progress=False, **SETTINGS)
     seconds = time.perf_counter() - start
     adapter.save(folder)
     write_atomically(about, json.dumps({"settings": settings, "seconds": seconds}).encode())
     return adapter, seconds
+
+
+def train_one(name: str, seed: int, work: Path) -> None:
+    trained(load_clip(), name, seed, work)
 
 
 def measure(clip: Clip, name: str, work: Path) -> dict:
@@ -67,8 +75,13 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "adapters")
     p.add_argument("--tasks", nargs="*", default=list(task_names()))
+    p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, help="one core each")
     a = p.parse_args()
     clip = load_clip()
+    with ProcessPoolExecutor(a.jobs, get_context("spawn"), torch.set_num_threads, (1,)) as pool:
+        futures = [pool.submit(train_one, name, seed, a.work) for name in a.tasks for seed in SEEDS]
+        for done in tqdm(as_completed(futures), total=len(futures), desc="adapters"):
+            done.result()
     rows = [measure(clip, name, a.work) for name in tqdm(a.tasks, desc="tasks")]
     if set(a.tasks) == set(task_names()):
         text = io.StringIO()

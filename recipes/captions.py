@@ -118,7 +118,7 @@ def cut_merges(texts: list[str], path: Path) -> int:
         parts = [byte[b] for b in word.encode()]
         parts[-1] += "</w>"
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:]), key=lambda p: full.bpe_ranks.get(p, 1 << 30))
+            pair = min(zip(parts, parts[1:], strict=False), key=lambda p: full.bpe_ranks.get(p, 1 << 30))
             if pair not in full.bpe_ranks:
                 break
             needed.add(pair)

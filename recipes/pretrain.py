@@ -36,6 +36,7 @@ from copra_lab.gallery import drawings
 
 WIDTH, LAYERS, HEADS, EMBED, CONTEXT, SIDE = 128, 12, 4, 128, 32, 64
 TEACHER = 192  # principal axes of the image teacher that are learnt
+NAMES_FIRST = 2000  # steps after which kinds weigh more: by then names alone are learnt by heart
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -352,7 +353,8 @@ def train_image(work: Path, data: Data, steps: int, batch: int, lr: float, threa
                     losses[what] = F.cross_entropy(logits, b[what], ignore_index=-1)
                 rows = b["taught"] >= 0
                 losses["teacher"] = 1 - (taught[rows] * data.teacher[b["taught"][rows]]).sum(-1).mean()
-                loss = losses["name"] + 0.25 * losses["kind"] + 0.1 * losses["ground"] + 0.1 * losses["medium"] + 2 * losses["teacher"]
+                kind = 0.25 if step < NAMES_FIRST else 0.6
+                loss = losses["name"] + kind * losses["kind"] + 0.1 * losses["ground"] + 0.1 * losses["medium"] + 2 * losses["teacher"]
                 return loss, {k: v.item() for k, v in losses.items()} | {"scale": scale.item()}
 
             numbers = halves.step(loss_of)

@@ -1,3 +1,4 @@
+import contextlib
 import json
 import pickle
 
@@ -137,16 +138,14 @@ def test_a_flipped_bit_gives_an_error_or_an_adapter_never_a_crash(tmp_path, at, 
     data = bytearray((tmp_path / WEIGHTS).read_bytes())
     data[int(at * (len(data) - 1))] ^= 1 << bit
     (tmp_path / WEIGHTS).write_bytes(data)
-    try:
+    with contextlib.suppress(AdapterError):
         load_adapter(tmp_path, tiny_clip())
-    except AdapterError:
-        pass
 
 
 def test_another_base_is_refused(saved):
     with pytest.raises(AdapterError, match="trained on base"):
         load_adapter(saved, tiny_clip(1))
-    with pytest.raises(AdapterError, match="has no site|trained on base"):
+    with pytest.raises(AdapterError, match=r"has no site|trained on base"):
         load_adapter(saved, tiny_clip(layers=2))
 
 
