@@ -22,7 +22,7 @@ CHUNK = 50
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The weights of one pre-norm transformer block, all of one dtype."""
+    """The weights of one pre-norm transformer block: matrices of the tower's dtype, norms of float32."""
 
     ln1: tuple[Tensor, Tensor]
     qkv: tuple[Tensor, Tensor]
@@ -34,7 +34,11 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """The blocks of an image tower and what follows them. ``heads`` per block; ``act`` the MLP's activation."""
+    """The blocks of an image tower and what follows them. ``heads`` per block; ``act`` the MLP's activation.
+
+    ``dtype`` is that of the matrix products. What runs between the blocks stays float32, which costs next to nothing
+    and halves the error of bfloat16.
+    """
 
     blocks: tuple[Block, ...]
     heads: int
@@ -61,20 +65,20 @@ class Tower:
         return Tower(tuple(blocks), self.heads, self.act, self.ln_post, self.proj, self.dtype)
 
     def features(self, tokens: Tensor) -> Tensor:
-        """Tokens (n, t, d), embedded and normalised for the first block → normalised features (n, e), float32."""
+        """Tokens (n, t, d), embedded and normalised for the first block → normalised features (n, e); both float32."""
         for block in self.blocks[:-1]:
             tokens = _block(tokens, tokens, block, self.heads, self.act)
         # Only the class token is read at the end, so the last block computes only that one.
         last = _block(tokens, tokens[:, :1], self.blocks[-1], self.heads, self.act)[:, 0]
         last = F.layer_norm(last, last.shape[-1:], *self.ln_post) @ self.proj
-        return F.normalize(last.float(), dim=-1)
+        return F.normalize(last, dim=-1)
 
 
 def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module) -> Tensor:
     """One block for the query tokens `at` (n, u, d), attending to all of `x` (n, t, d)."""
     n, t, d = x.shape
-    y = F.layer_norm(x, (d,), *w.ln1)
     weight, bias = w.qkv
+    y = F.layer_norm(x, (d,), *w.ln1).to(weight.dtype)
     if at is x:
         q, k, v = F.linear(y, weight, bias).view(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
     else:
@@ -83,7 +87,8 @@ def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module) -> Tenso
         k, v = F.linear(y, weight[d:], bias[d:]).view(n, t, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
     a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(at.shape)
     at = at + F.linear(a, *w.out)
-    return at + F.linear(act(F.linear(F.layer_norm(at, (d,), *w.ln2), *w.fc1)), *w.fc2)
+    y = F.layer_norm(at, (d,), *w.ln2).to(weight.dtype)
+    return at + F.linear(act(F.linear(y, *w.fc1)), *w.fc2)
 
 
 def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:
@@ -92,22 +97,22 @@ def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower 
         found = visual.transformer.resblocks
         blocks = tuple(
             Block(
-                _pair(b.ln_1, dtype), (b.attn.in_proj_weight.to(dtype), b.attn.in_proj_bias.to(dtype)), _pair(b.attn.out_proj, dtype),
-                _pair(b.ln_2, dtype), _pair(b.mlp.c_fc, dtype), _pair(b.mlp.c_proj, dtype),
+                _pair(b.ln_1), (b.attn.in_proj_weight.to(dtype), b.attn.in_proj_bias.to(dtype)), _pair(b.attn.out_proj, dtype),
+                _pair(b.ln_2), _pair(b.mlp.c_fc, dtype), _pair(b.mlp.c_proj, dtype),
             )
             for b in found
         )  # fmt: skip
-        tower = Tower(blocks, found[0].attn.num_heads, found[0].mlp.gelu, _pair(visual.ln_post, dtype), visual.proj.to(dtype), dtype)
+        tower = Tower(blocks, found[0].attn.num_heads, found[0].mlp.gelu, _pair(visual.ln_post), visual.proj.detach(), dtype)
         with torch.inference_mode():
             x = torch.linspace(-1, 1, 2 * 3 * visual.image_size[0] * visual.image_size[1]).view(2, 3, *visual.image_size)
-            ours = tower.features(embed(visual, x).to(dtype))
+            ours = tower.features(embed(visual, x))
             same = torch.allclose(ours, F.normalize(visual(x), dim=-1), atol=1e-4 if dtype == torch.float32 else 0.05)
         return tower if same else None
     except (AttributeError, TypeError, RuntimeError):
         return None
 
 
-def _pair(m: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _pair(m: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return m.weight.detach().to(dtype), m.bias.detach().to(dtype)
 
 

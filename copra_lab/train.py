@@ -39,8 +39,8 @@ def fit(
     lora: LoRA = LoRA(),  # noqa: B008 (frozen)
     *,
     seed: int = 0,
-    steps: int = 200,
-    lr: float = 4e-3,
+    steps: int = 150,
+    lr: float = 1e-3,
     batch: int = 32,
     weight_decay: float = 1e-2,
     validate_every: int = 0,

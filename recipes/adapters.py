@@ -33,7 +33,7 @@ SEEDS = (0, 1, 2)
 SHIPPED = ("things-blur", "novel-kinds", "objects-sketch", "travel-negative", "food-mosaic", "digits")
 """Tasks whose adapters of the first two seeds come with the package."""
 
-SETTINGS = {"lora": LoRA(), "steps": 200, "lr": 4e-3}
+SETTINGS = {"lora": LoRA(), "steps": 150, "lr": 1e-3}
 COLUMNS = ("base", "task", "classes", "train", "n", "zero_shot", "zero_shot_low", "zero_shot_high", "probe", "lora_mean", "lora_sd", "lora_each", "seconds")
 
 

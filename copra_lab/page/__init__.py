@@ -1,0 +1,56 @@
+"""The page: views over the same functions that the lessons use. Needs gradio."""
+
+import os
+
+# Read when gradio is imported: nothing is called elsewhere.
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+# Read when torch is imported: threads that wait for each other must not keep the cores busy that a number waits for.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from copra_lab.page import blend
+from copra_lab.page.lab import Lab
+from copra_lab.page.look import THEME
+
+TITLE = "copra-lab: blend fine-tuned CLIPs"
+
+HEADER = """<header><p class="brand">copra-lab</p><h1>Blend two fine‑tuned CLIPs</h1>
+<p class="lead">Two adapters taught one small CLIP the same task. Drag λ along the line between them: every stop is a new model, tested as you arrive.</p></header>"""
+
+FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
+(CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
+<a href="https://fontawesome.com">Font Awesome</a> (CC BY 4.0); digits by E. Alpaydin and C. Kaynak (CC BY 4.0).</p><p>{model}</p></footer>"""
+
+
+def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
+    """The page over `lab`. Nothing is loaded or drawn until a visitor comes.
+
+    Raises ValueError if the lab has no adapter to show.
+    """
+    if not lab.tasks():
+        raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+        gr.HTML(HEADER, elem_id="header", apply_default_css=False)
+        blend.view(lab, page)
+        footer = gr.HTML(FOOTER.format(model="&nbsp;"), elem_id="footer", apply_default_css=False)
+        page.load(lambda: FOOTER.format(model=model_line()), None, footer, show_progress="hidden", api_visibility="private")
+    return page.queue(max_size=64)
+
+
+def model_line() -> str:
+    from copra_lab.clip import load_clip
+
+    clip = load_clip()
+    return f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
+
+
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """`gr.Blocks.launch` with the page's look, and without what would reach for other hosts. Does not block."""
+    return page.launch(
+        theme=THEME, css_paths=Path(__file__).with_name("page.css"), footer_links=[], share=False, ssr_mode=False, pwa=False,
+        run_history=False, state_session_capacity=500, quiet=True, prevent_thread_lock=True, **options,
+    )  # fmt: skip

@@ -1,0 +1,69 @@
+"""What all visitors share and nobody changes: the bundled CLIP, the adapters on the shelf, and a bench a task."""
+
+import threading
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+
+from copra_lab.bench import NONE, Bench
+from copra_lab.catalogue import TASKS
+from copra_lab.clip import load_clip
+from copra_lab.lora import Adapter
+from copra_lab.shipped import FOLDER, Shipped, shipped
+from copra_lab.tasks import load_task
+
+BASE = "base"
+"""The key of "no adapter" in every menu."""
+
+_making = threading.Lock()
+
+
+@dataclass(frozen=True)
+class Lab:
+    """``folders`` hold adapters as ``task/label/``; ``precision`` is `Bench`'s."""
+
+    folders: tuple[Path, ...] = (FOLDER,)
+    precision: str = "auto"
+
+    def tasks(self) -> dict[str, str]:
+        """The titles of the tasks that have adapters, by name, in the catalogue's order."""
+        return {name: recipe.title for name, recipe in TASKS.items() if self.shelf(name)}
+
+    def about(self, task: str) -> str:
+        return TASKS[task].about
+
+    def shelf(self, task: str) -> dict[str, Shipped]:
+        """The adapters of `task` by a key: never a path, so that no visitor can name one."""
+        return {f"{i}/{s.folder.name}": s for i, folder in enumerate(self.folders) for s in shipped(task, folder)}
+
+    def menu(self, task: str) -> list[tuple[str, str]]:
+        """(label, key) of what can be blended in `task`; the last is no adapter at all."""
+        own = {key: "" if key.startswith("0/") else f" ({s.folder.parent.parent.name})" for key, s in self.shelf(task).items()}
+        return [(s.label + own[key], key) for key, s in self.shelf(task).items()] + [("No adapter (the base)", BASE)]
+
+    def pair(self, task: str, a: object, b: object) -> tuple[str, str]:
+        """The keys `a` and `b` where `task` has them, or else the first and the second it has."""
+        keys = [key for _, key in self.menu(task)]
+        return (str(a) if a in keys else keys[0]), (str(b) if b in keys else keys[1])
+
+    def adapter(self, task: str, key: str) -> Adapter:
+        """Raises AdapterError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
+        return NONE if key == BASE else self.shelf(task)[key].load(load_clip())
+
+    def bench(self, task: str) -> Bench:
+        """The bench of `task`: made once, however many visitors ask for it at the same time.
+
+        The calling thread works alone from here on: merging small matrices on several threads costs a hundred times
+        more in waiting than it saves as soon as the machine is busy, and the bench spreads images over the cores itself.
+        """
+        torch.set_num_threads(1)
+        with _making:
+            return _bench(task, self.precision)
+
+
+@cache
+def _bench(task: str, precision: str) -> Bench:
+    clip = load_clip()
+    return Bench(clip, load_task(task, side=clip.side), precision=precision)
