@@ -92,7 +92,9 @@ class Bench:
         text = self._text(Adapter({n: d for n, d in adapter.deltas.items() if n not in vision}))
         with torch.inference_mode():
             if self.base is not None and self.tower is not None:
-                tower = self.tower.with_deltas(self.base, {sites[n]: d for n, d in vision.items()}) if vision else self.tower
+                # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
+                deltas = {sites[n]: d for n, d in vision.items()}
+                tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if vision else self.tower
                 f = _features(tower, self.tokens[start:stop])
             else:
                 images = self.split.images[self.order[start:stop]]

@@ -17,6 +17,9 @@ from copra_lab.tasks import load_task
 BASE = "base"
 """The key of "no adapter" in every menu."""
 
+OPENING = "things-blur"
+"""The task that the page opens with, if it has adapters: fine-tuning moves much there, and it has many images."""
+
 _making = threading.Lock()
 
 
@@ -28,8 +31,9 @@ class Lab:
     precision: str = "auto"
 
     def tasks(self) -> dict[str, str]:
-        """The titles of the tasks that have adapters, by name, in the catalogue's order."""
-        return {name: recipe.title for name, recipe in TASKS.items() if self.shelf(name)}
+        """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
+        order = sorted(TASKS, key=lambda name: name != OPENING)
+        return {name: TASKS[name].title for name in order if self.shelf(name)}
 
     def about(self, task: str) -> str:
         return TASKS[task].about
