@@ -8,6 +8,7 @@ reads a held-out name in a caption; the tasks ask for them afterwards.
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -58,7 +59,7 @@ GENERIC = frozenset(
     "red orange yellow green blue purple brown black white square circle triangle diamond large small open closed "
     "cat monkey dog camera lamp book map time sound music game key lock mail phone art up down left right light "
     "dark old new moon sun star face water fire ball box house home building family couple back end on soon top "
-    "cool free ok no good evil two one bow hotel boat drink tool".split()
+    "cool free ok no good evil two one bow hotel boat drink tool email".split()
 )
 """Words that name a kind, a colour or half of everything: a concept called just this is never held out."""
 
@@ -97,7 +98,10 @@ SYNONYMS = (
 )
 """Names from different sources that mean the same: holding out one holds out all."""
 
-DIGIT_GLYPHS = re.compile(r"\d|keycap|hundred|numbers|calendar|clock face|medal|date|numeric|counter|dice|roman|digit")
+DIGIT_GLYPHS = re.compile(
+    r"\d|keycap|hundred|numbers|calendar|clock face|medal|date|numeric|counter|dice|roman|digit"
+    r"|convenience store|slot machine|under eighteen|banknote|pager|billiard|scoreboard"
+)
 """Names of drawings that show digits. Handwritten digits are a far task, so pretraining sees none of these."""
 
 
@@ -118,8 +122,9 @@ class Concept:
 
 
 def plain(text: str) -> str:
-    """``"Dog_Face2"`` → ``"dog face"``: lower case, words only, no trailing digits, one space between."""
-    text = re.sub(r"[^a-z0-9]+", " ", text.lower().replace("’", "").replace("'", "")).strip()
+    """``"Dog_Face2"`` → ``"dog face"``: lower case, no accents, words only, no trailing digits, one space between."""
+    bare = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    text = re.sub(r"[^a-z0-9]+", " ", bare.replace("’", "").replace("'", "")).strip()
     return re.sub(r"(?<=[a-z])\d+$", "", text)
 
 

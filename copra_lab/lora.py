@@ -6,13 +6,15 @@ A (r, in) random, B (out, r) zero at the start, so that training starts exactly 
 
 import hashlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -24,15 +26,13 @@ class LoRA:
     """How to adapt: the settings that CLIP-LoRA (arXiv:2405.18541) uses, but for a rank that suits a small CLIP.
 
     ``rank`` r ≥ 1; ``alpha`` and ``scaling`` give the scale s: alpha / r (``"alpha/r"``, the LoRA paper) or alpha / √r
-    (``"alpha/sqrt(r)"``, CLIP-LoRA). ``alpha=None`` means s = 1. ``dropout`` is the rate at which input features of the
-    deltas are dropped, one draw a step for the whole batch. ``sites`` from q, k, v, out, fc1, fc2; ``towers`` from
+    (``"alpha/sqrt(r)"``, CLIP-LoRA). ``alpha=None`` means s = 1. ``sites`` from q, k, v, out, fc1, fc2; ``towers`` from
     vision, text.
     """
 
     rank: int = 4
     alpha: float | None = None
     scaling: str = "alpha/r"
-    dropout: float = 0.0
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
 
@@ -41,8 +41,6 @@ class LoRA:
             raise ValueError(f"rank must be a whole number of at least 1, got {self.rank!r}")
         if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
             raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"dropout must be at least 0 and below 1, got {self.dropout!r}")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be positive, got {self.alpha!r}")
 
@@ -173,39 +171,49 @@ def merged_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
 
 
 class _Delta(nn.Module):
-    """Adds deltas to rows of one weight. With its gate off it returns the weight itself: the base to the bit, and no
+    """Adds deltas to rows of one weight. With its gates off it returns the weight itself: the base to the bit, and no
     gradient for A and B."""
 
     def __init__(self, sites: list[Site], config: LoRA, g: torch.Generator):
         super().__init__()
         self.sites, self.rows = sites, [(s.start, s.stop) for s in sites]
-        self.scale, self.active = config.scale, dict.fromkeys((s.kind for s in sites), True)
+        self.scale, self.on = config.scale, [True] * len(sites)
         bound = 1 / math.sqrt(sites[0].width)  # Kaiming-uniform with a = √5
         self.A = nn.ParameterList([(torch.rand(config.rank, s.width, generator=g) * 2 - 1) * bound for s in sites])
         self.B = nn.ParameterList([torch.zeros(s.shape[0], config.rank) for s in sites])
         self.mask: Tensor | None = None
 
+    def _a(self, i: int) -> Tensor:
+        return self.A[i] if self.mask is None else self.A[i] * self.mask
+
     def forward(self, weight: Tensor) -> Tensor:
-        on = [i for i, s in enumerate(self.sites) if self.active[s.kind]]
-        if not on:
+        if not any(self.on):
             return weight
         pieces, at = [], 0
-        for i in on:
-            start, stop = self.rows[i]
-            a = self.A[i] if self.mask is None else self.A[i] * self.mask
-            pieces += [weight[at:start], weight[start:stop] + self.scale * (self.B[i] @ a)]
-            at = stop
+        for i, on in enumerate(self.on):
+            if on:
+                start, stop = self.rows[i]
+                pieces += [weight[at:start], weight[start:stop] + self.scale * (self.B[i] @ self._a(i))]
+                at = stop
         return torch.cat([*pieces, weight[at:]])
+
+    def factors(self, rows: int) -> tuple[Tensor, Tensor] | None:
+        """What `forward` adds to a weight of so many rows, as two factors (R, in) and (rows, R); None if all is off."""
+        on = [i for i, on in enumerate(self.on) if on]
+        if not on:
+            return None
+        columns = [F.pad(self.scale * self.B[i], (0, 0, self.rows[i][0], rows - self.rows[i][1])) for i in on]
+        return torch.cat([self._a(i) for i in on]), torch.cat(columns, dim=1)
 
 
 class Attached:
-    """LoRA on a model in training: parameters, a gate a layer and tower, and the adapter they make."""
+    """LoRA on a model in training: parameters, a gate a site, and the adapter they make."""
 
     def __init__(self, model: nn.Module, config: LoRA, generator: torch.Generator):
         self.model, self.config = model, config
-        sites = choose(find_sites(model), config.sites, config.towers)
+        self.sites = choose(find_sites(model), config.sites, config.towers)
         groups: dict[tuple[str, str], list[Site]] = {}
-        for s in sites:
+        for s in self.sites:
             groups.setdefault((s.module, s.parameter), []).append(s)
         model.requires_grad_(False)
         self._deltas: list[_Delta] = []
@@ -214,36 +222,59 @@ class Attached:
             delta = _Delta(members, config, generator)
             parametrize.register_parametrization(model.get_submodule(module), parameter, delta, unsafe=True)
             self._deltas.append(delta)
-        self.layers: tuple[tuple[str, int], ...] = tuple(dict.fromkeys((s.tower, s.layer) for s in sites))
-        self._order = [s.name for s in sites]
 
     def parameters(self) -> list[nn.Parameter]:
         """A and B of every site, in a fixed order."""
         return [p for d in self._deltas for p in d.parameters()]
 
-    def activate(self, layers: Iterable[tuple[str, int]] | None = None, kinds: Iterable[str] | None = None) -> None:
-        """Switch on exactly these (tower, layer) pairs (None: all), in them exactly these kinds of site (None: all).
-        Raises ValueError for a layer without LoRA."""
-        chosen = set(self.layers if layers is None else layers)
-        if unknown := chosen - set(self.layers):
-            raise ValueError(f"no LoRA sits on {sorted(unknown)[0]}; the layers are {self.layers[0]} to {self.layers[-1]}")
+    def activate(self, sites: Iterable[str] | None = None) -> None:
+        """Switch on exactly these sites (None: all); the others show the base. Raises ValueError for one without LoRA."""
+        names = {s.name for s in self.sites}
+        chosen = names if sites is None else set(sites)
+        if unknown := chosen - names:
+            raise ValueError(f"no LoRA sits on {sorted(unknown)[0]!r}; it sits on {self.sites[0].name!r} to {self.sites[-1].name!r}")
         for d in self._deltas:
-            for s in d.sites:
-                d.active[s.kind] = (s.tower, s.layer) in chosen and (kinds is None or s.kind in set(kinds))
+            d.on = [s.name in chosen for s in d.sites]
 
-    def draw_dropout(self, generator: torch.Generator | None) -> None:
-        """A new dropout mask for every delta; None switches dropout off, as evaluation does."""
-        p = self.config.dropout
+    @property
+    def active(self) -> frozenset[str]:
+        """The sites that are switched on."""
+        return frozenset(s.name for d in self._deltas for s, on in zip(d.sites, d.on, strict=True) if on)
+
+    def drop_inputs(self, rate: float, generator: torch.Generator) -> None:
+        """Draw which input features every delta ignores in the next step, one draw for the whole batch; 0: none."""
         for d in self._deltas:
-            width = d.sites[0].width
-            d.mask = None if generator is None or p == 0 else (torch.rand(width, generator=generator) >= p).float() / (1 - p)
+            d.mask = None if rate == 0 else (torch.rand(d.sites[0].width, generator=generator) >= rate).float() / (1 - rate)
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        """Every site on and nothing dropped, as in evaluation; afterwards all is as it was."""
+        before = [(d.on, d.mask) for d in self._deltas]
+        for d in self._deltas:
+            d.on, d.mask = [True] * len(d.sites), None
+        try:
+            yield
+        finally:
+            for d, (on, mask) in zip(self._deltas, before, strict=True):
+                d.on, d.mask = on, mask
+
+    def factors(self, tower: str = "vision") -> dict[int, dict[str, tuple[Tensor, Tensor]]]:
+        """By layer and part (``qkv`` for a fused weight, else the kind of site): the factors (R, in) and (out, R) of
+        what the active sites add, with gradients."""
+        out: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+        for d in self._deltas:
+            first = d.sites[0]
+            fused = first.parameter == "in_proj_weight"
+            if first.tower == tower and (pair := d.factors(3 * first.shape[0] if fused else first.shape[0])):
+                out.setdefault(first.layer, {})["qkv" if fused else first.kind] = pair
+        return out
 
     def adapter(self, base: str = "", provenance: Mapping[str, Any] | None = None) -> Adapter:
         """The deltas as they are now, copied."""
         pairs = {
             s.name: LowRank(d.A[i].detach().clone(), d.B[i].detach().clone(), d.scale) for d in self._deltas for i, s in enumerate(d.sites)
         }
-        return Adapter({n: pairs[n] for n in self._order}, base, provenance or {})
+        return Adapter({s.name: pairs[s.name] for s in self.sites}, base, provenance or {})
 
     def load(self, adapter: Adapter) -> None:
         """Take the numbers of `adapter`, which must have the same sites, rank and scale."""

@@ -20,6 +20,12 @@ CHUNK = 50
 """Images a pass: small enough that a block's activations stay in a core's cache."""
 
 
+Factors = Mapping[str, tuple[Tensor, Tensor]]
+"""By part of a block (``qkv``, ``out``, ``fc1``, ``fc2``): A (R, in) and B (out, R) of a delta B·A, scale included."""
+
+NO_FACTORS: Mapping[int, Factors] = {}
+
+
 @dataclass(frozen=True, eq=False)
 class Block:
     """The weights of one pre-norm transformer block: matrices of the tower's dtype, norms of float32."""
@@ -64,31 +70,50 @@ class Tower:
             blocks[layer] = Block(**(now | {part: (w.to(self.dtype), now[part][1]) for part, w in changed.items()}))
         return Tower(tuple(blocks), self.heads, self.act, self.ln_post, self.proj, self.dtype)
 
-    def features(self, tokens: Tensor) -> Tensor:
-        """Tokens (n, t, d), embedded and normalised for the first block → normalised features (n, e); both float32."""
-        for block in self.blocks[:-1]:
-            tokens = _block(tokens, tokens, block, self.heads, self.act)
+    def features(self, tokens: Tensor, start: int = 0, factors: Mapping[int, Factors] = NO_FACTORS) -> Tensor:
+        """Tokens (n, t, d) as they enter block `start` (before the first: embedded and normalised) → normalised
+        features (n, e); both float32. `factors`: by layer, what is to be added to its matrices, unmerged."""
+        last = len(self.blocks) - 1
+        for i in range(start, last):
+            tokens = _block(tokens, tokens, self.blocks[i], self.heads, self.act, factors.get(i, {}))
         # Only the class token is read at the end, so the last block computes only that one.
-        last = _block(tokens, tokens[:, :1], self.blocks[-1], self.heads, self.act)[:, 0]
-        last = F.layer_norm(last, last.shape[-1:], *self.ln_post) @ self.proj
-        return F.normalize(last, dim=-1)
+        out = _block(tokens, tokens[:, :1], self.blocks[last], self.heads, self.act, factors.get(last, {}))[:, 0]
+        return F.normalize(F.layer_norm(out, out.shape[-1:], *self.ln_post) @ self.proj, dim=-1)
+
+    def through(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        """Tokens (n, t, d) before block `start` → those before block `stop`, in the tower as it is."""
+        for block in self.blocks[start:stop]:
+            tokens = _block(tokens, tokens, block, self.heads, self.act, {})
+        return tokens
 
 
-def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module) -> Tensor:
+def _linear(x: Tensor, w: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor] | None, rows: slice = slice(None)) -> Tensor:
+    """x·Wᵀ + b for some rows of W, plus x·Aᵀ·Bᵀ where there are factors (A (R, in), B (out, R))."""
+    y = F.linear(x, w[0][rows], w[1][rows])
+    return y if factors is None else y + (x @ factors[0].T.to(x.dtype)) @ factors[1][rows].T.to(x.dtype)
+
+
+def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """(n, heads, u, d), (n, heads, t, d) twice → (n, heads, u, d)."""
+    if torch.is_grad_enabled():  # the fused kernel's backward pass is slower here, many times so in bfloat16
+        return ((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v)
+
+
+def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Factors) -> Tensor:
     """One block for the query tokens `at` (n, u, d), attending to all of `x` (n, t, d)."""
     n, t, d = x.shape
-    weight, bias = w.qkv
-    y = F.layer_norm(x, (d,), *w.ln1).to(weight.dtype)
+    y = F.layer_norm(x, (d,), *w.ln1).to(w.qkv[0].dtype)
     if at is x:
-        q, k, v = F.linear(y, weight, bias).view(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = _linear(y, w.qkv, add.get("qkv")).view(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
     else:
         u = at.shape[1]
-        q = F.linear(y[:, :u], weight[:d], bias[:d]).view(n, u, heads, d // heads).transpose(1, 2)
-        k, v = F.linear(y, weight[d:], bias[d:]).view(n, t, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
-    a = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(at.shape)
-    at = at + F.linear(a, *w.out)
-    y = F.layer_norm(at, (d,), *w.ln2).to(weight.dtype)
-    return at + F.linear(act(F.linear(y, *w.fc1)), *w.fc2)
+        q = _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d)).view(n, u, heads, d // heads).transpose(1, 2)
+        k, v = _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d)).view(n, t, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
+    a = _attention(q, k, v).transpose(1, 2).reshape(at.shape)
+    at = at + _linear(a, w.out, add.get("out"))
+    y = F.layer_norm(at, (d,), *w.ln2).to(w.fc1[0].dtype)
+    return at + _linear(act(_linear(y, w.fc1, add.get("fc1"))), w.fc2, add.get("fc2"))
 
 
 def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,19 +18,23 @@ from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from copra_lab.clip import Clip
+from copra_lab.copra import PLAIN, Draw, Dropping, group
 from copra_lab.lora import Adapter, Attached, LoRA
 from copra_lab.storage import write_atomically
 from copra_lab.tasks import Task
+from copra_lab.tower import CHUNK, Tower, embed, plain_tower
 
 
 @dataclass(frozen=True)
 class Step:
-    """What `fit` reports after a step: its number from 1, of how many, the batch's loss, and, where it was measured,
-    the accuracy on the validation images (0…1)."""
+    """What `fit` reports after a step: its number from 1, of how many, the batch's loss (None where nothing was switched
+    on, so nothing was learnt), the `units` that were on (see `copra.group`), and, where it was measured, the accuracy on
+    the validation images (0…1)."""
 
     step: int
     steps: int
-    loss: float
+    loss: float | None
+    units: dict[str, bool]
     validation: float | None = None
 
 
@@ -37,12 +42,15 @@ def fit(
     clip: Clip,
     task: Task,
     lora: LoRA = LoRA(),  # noqa: B008 (frozen)
+    dropping: Dropping = PLAIN,
     *,
     seed: int = 0,
     steps: int = 150,
     lr: float = 1e-3,
     batch: int = 32,
     weight_decay: float = 1e-2,
+    views: int = 0,
+    precision: str = "float32",
     validate_every: int = 0,
     checkpoint: "str | Path | None" = None,
     checkpoint_every: int = 50,
@@ -54,6 +62,11 @@ def fit(
     Cross-entropy over the class prompts, AdamW (β .9, .999), cosine decay of `lr` to 0, augmented batches. The same
     arguments on the same machine and number of threads give the same bytes.
 
+    ``dropping``: `copra.CopRA()` or one of its baselines; plain LoRA by default.
+    ``views``: how many augmented copies of each image to draw once and keep, 0 for new ones in every step. Of copies
+    that are kept, what lies below the lowest active layer is computed once (up to 1 GiB of it is kept).
+    ``precision``: "float32", or "bfloat16" for the products with frozen weights; it needs a plain ViT and LoRA on the
+    image tower alone.
     ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never.
     ``checkpoint``: a file to go on from after an interruption; written every `checkpoint_every` steps, removed at the
     end. A resumed run ends with the same numbers as an unbroken one.
@@ -61,29 +74,33 @@ def fit(
     Raises ValueError for settings that make no sense, for a checkpoint of another run or one that is damaged, and if
     the training diverges.
     """
-    if steps < 1 or batch < 1 or not lr > 0:
-        raise ValueError(f"steps and batch must be at least 1 and lr positive, got steps={steps}, batch={batch}, lr={lr}")
+    if steps < 1 or batch < 1 or not lr > 0 or views < 0:
+        raise ValueError(f"steps and batch must be at least 1, lr positive, views 0 or more; got steps={steps}, batch={batch}, lr={lr}, views={views}")
     recipe = {
-        "method": "lora", "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots,
+        "method": dropping.method, "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots,
         "task seed": task.seed, "seed": seed, "steps": steps, "lr": lr, "batch": batch, "weight decay": weight_decay,
-        "lora": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(lora).items()},
+        "views": views, "precision": precision, "lora": _words(lora), "dropping": _words(dropping),
     }  # fmt: skip
-    run = _Run(clip, task, lora, seed, lr, steps, weight_decay)
+    run = _Run(clip, task, lora, dropping, seed, lr, steps, weight_decay, views, precision)
     path, identity = (Path(checkpoint) if checkpoint else None), _identity(clip, task, recipe)
     start = run.resume(path, identity) if path else 0
-    for step in tqdm(range(start, steps), desc=f"fit {task.name}", initial=start, total=steps, disable=not progress, leave=False):
+    for step in tqdm(range(start, steps), desc=f"{dropping.method} {task.name}", initial=start, total=steps, disable=not progress, leave=False):
         loss = run.step(step, batch)
-        if not math.isfinite(loss):
+        if loss is not None and not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} at step {step + 1}; lower the learning rate (now {lr:g})")
         if path and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             run.save(path, identity, step + 1)
         if on_step:
             measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
-            on_step(Step(step + 1, steps, loss, measured))
+            on_step(Step(step + 1, steps, loss, dict(zip(run.units, run.drawn.on, strict=True)), measured))
     adapter = run.attached.adapter(clip.hash, {**recipe, "validation accuracy": round(run.validate(), 4)})
     if path:
         path.unlink(missing_ok=True)
     return adapter
+
+
+def _words(settings: Any) -> dict[str, Any]:
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
 
 
 def _identity(clip: Clip, task: Task, recipe: dict) -> str:
@@ -100,47 +117,84 @@ def generator(seed: int, step: int, use: str) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(words, "little") >> 1)
 
 
+def drawn(dropping: Dropping, units: int, seed: int, step: int, steps: int) -> Draw:
+    """What `fit` switches on in one step: the same whoever asks."""
+    return dropping.draw(units, step, steps, generator(seed, step, "layers"))
+
+
 class _Run:
     """The state of a training: a private copy of the model with LoRA on it, and its optimiser."""
 
-    def __init__(self, clip: Clip, task: Task, lora: LoRA, seed: int, lr: float, steps: int, weight_decay: float):
-        self.clip, self.task, self.seed, self.lr, self.steps = clip, task, seed, lr, steps
+    def __init__(
+        self, clip: Clip, task: Task, lora: LoRA, dropping: Dropping, seed: int, lr: float, steps: int, weight_decay: float, views: int, precision: str
+    ):
+        self.clip, self.task, self.dropping, self.seed, self.lr, self.steps = clip, task, dropping, seed, lr, steps
         self.model = copy.deepcopy(clip.model)
         self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
+        self.units = group(self.attached.sites, dropping.unit)
+        self.drawn = Draw((True,) * len(self.units))
         self.optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999))
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts))
         self.text = clip.text_features(task.prompts).clone()
+        if precision not in ("float32", "bfloat16"):
+            raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
+        self.tower = None if self.text_moves else plain_tower(clip.model.visual, getattr(torch, precision))
+        if self.tower is None and precision == "bfloat16":
+            raise ValueError("bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose precision='float32'")
+        images = [task.augment(task.train.images, generator(seed, v, "view")) for v in range(views)]
+        self.views = torch.stack(images) if images else None
+        self.prefixes = _Prefixes(clip, self.tower, torch.cat(images)) if self.tower and images else None
 
-    def logits(self, x: Tensor) -> Tensor:
-        """Scaled cosine similarities (n, classes) for normalised pixels (n, 3, side, side)."""
+    def features(self, x: Tensor) -> Tensor:
+        """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
+        if self.tower is None:
+            return F.normalize(self.model.encode_image(x), dim=-1)
+        return self.tower.features(embed(self.clip.model.visual, x), factors=self.attached.factors())
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Scaled cosine similarities (n, classes)."""
         text = F.normalize(self.model.encode_text(self.tokens), dim=-1) if self.text_moves else self.text
-        return self.clip.logit_scale * F.normalize(self.model.encode_image(x), dim=-1) @ text.T
+        return self.clip.logit_scale * features @ text.T
 
-    def step(self, step: int, batch: int) -> float:
+    def batch_features(self, rows: Tensor, g: torch.Generator) -> Tensor:
+        """Features of augmented training images."""
+        if self.views is not None:
+            view = torch.randint(len(self.views), (len(rows),), generator=g)
+            if self.prefixes and self.tower:
+                factors = self.attached.factors()
+                return self.tower.features(self.prefixes(view * len(self.task.train) + rows, min(factors)), min(factors), factors)
+            return self.features(self.clip.pixels(self.views[view, rows]))
+        return self.features(self.clip.pixels(self.task.augment(self.task.train.images[rows], g)))
+
+    def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
-        train = self.task.train
+        labels = self.task.train.labels
         # Every image once before any comes twice, also where a batch is larger than the training set.
-        rows = torch.cat([torch.randperm(len(train.labels), generator=g) for _ in range(-(-batch // len(train.labels)))])[:batch]
-        x = self.task.augment(train.images[rows], g)
-        x = self.clip.pixels(x) if x.dtype == torch.uint8 else self.clip.normalise(x.permute(0, 3, 1, 2))
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
-        self.attached.draw_dropout(g)
+        rows = torch.cat([torch.randperm(len(labels), generator=g) for _ in range(-(-batch // len(labels)))])[:batch]
+        self.drawn = drawn(self.dropping, len(self.units), self.seed, step, self.steps)
+        if not any(self.drawn.on):
+            return None  # nothing has a gradient
+        for p in self.optimiser.param_groups:
+            p["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+        self.attached.activate([s for sites, on in zip(self.units.values(), self.drawn.on, strict=True) if on for s in sites])
+        self.attached.drop_inputs(self.drawn.dropout, g)
         with parametrize.cached():
-            loss = F.cross_entropy(self.logits(x), train.labels[rows])
-            self.optimiser.zero_grad(set_to_none=True)
+            loss = F.cross_entropy(self.logits(self.batch_features(rows, g)), labels[rows])
+            self.optimiser.zero_grad(set_to_none=True)  # None, not zeros: AdamW shall leave alone what was off
             loss.backward()
         self.optimiser.step()
         return loss.item()
 
     @torch.no_grad()
     def validate(self) -> float:
-        """Accuracy on the validation images, 0…1, with nothing dropped."""
-        self.attached.draw_dropout(None)
+        """Accuracy on the validation images, 0…1, with everything on."""
         val = self.task.val
-        with parametrize.cached():
-            hits = [(self.logits(self.clip.pixels(x)).argmax(-1) == y) for x, y in zip(val.images.split(100), val.labels.split(100), strict=True)]
+        with self.attached.whole(), parametrize.cached():
+            hits = [
+                self.logits(self.features(self.clip.pixels(x))).argmax(-1) == y
+                for x, y in zip(val.images.split(100), val.labels.split(100), strict=True)
+            ]
         return torch.cat(hits).float().mean().item()
 
     def save(self, path: Path, identity: str, step: int) -> None:
@@ -171,3 +225,31 @@ class _Run:
                 state.setdefault(int(i), {})[name] = value
         self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
         return int(about["step"])
+
+
+class _Prefixes:
+    """What kept images look like before each block of the frozen tower, computed when it is first asked for."""
+
+    MOST = 2**30
+    """Bytes; beyond, only what enters the first block is kept."""
+
+    def __init__(self, clip: Clip, tower: Tower, images: Tensor):
+        self.tower = tower
+        with torch.no_grad():
+            first = torch.cat([embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)])
+        self.kept = len(tower.blocks) if first.nbytes * len(tower.blocks) <= self.MOST else 1
+        self.tokens = first.new_empty((self.kept, *first.shape))
+        self.tokens[0] = first
+        self.depth = torch.zeros(len(first), dtype=torch.int64)
+
+    @torch.no_grad()
+    def __call__(self, rows: Tensor, layer: int) -> Tensor:
+        """Tokens of these images before block `layer`."""
+        if self.kept == 1:
+            return self.tower.through(self.tokens[0, rows], 0, layer)
+        for depth in range(layer):
+            behind = rows[self.depth[rows] == depth].unique()
+            if len(behind):
+                self.tokens[depth + 1, behind] = self.tower.through(self.tokens[depth, behind], depth, depth + 1)
+                self.depth[behind] = depth + 1
+        return self.tokens[layer, rows]

@@ -8,13 +8,15 @@
 
 Everything is kept in ``--work``; a stage that is done is not done again, and stage 3 goes on from its last
 checkpoint. The learning rate warms up, stays, and decays over the last part of ``--steps`` (warm-up, stable, decay),
-so a later run may ask for more steps and go on from ``stable.safetensors``.
+so a later run may ask for more steps and go on from ``stable.pt``. Where that file is lost, ``--start-from`` an adopted
+model takes over its vocabulary, its text tower and its image tower, and warms up again.
 """
 
 import argparse
 import json
 import math
 import os
+import shutil
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -307,12 +309,20 @@ class Student(torch.nn.Module):
         return F.normalize(f.float(), dim=-1), F.normalize(self.head(f).float(), dim=-1), self.scale.float().exp().clamp(max=100)
 
 
-def train_image(work: Path, data: Data, steps: int, batch: int, lr: float, threads: int, decay: float, minutes: float, restart: bool) -> None:
+def train_image(
+    work: Path, data: Data, steps: int, batch: int, lr: float, threads: int, decay: float, minutes: float, restart: bool, begin_with: Path | None
+) -> None:
     tok = tokenizer(work)
     clip = build(tok.vocab_size)
     clip.load_state_dict(load_file(work / "text.safetensors"), strict=False)
     table = banks(clip, tok, data)
     student = Student(clip.visual)
+    names_first = NAMES_FIRST
+    if begin_with:
+        adopted = load_file(begin_with / "open_clip_model.safetensors")
+        clip.load_state_dict({k: v.float() for k, v in adopted.items()})
+        student.scale.data.copy_(clip.logit_scale)
+        names_first = 0
     named = dict(student.named_parameters())
     opts = optimisers(named, lr)
     state, stable, start = work / "state.pt", work / "stable.pt", 0
@@ -353,7 +363,7 @@ def train_image(work: Path, data: Data, steps: int, batch: int, lr: float, threa
                     losses[what] = F.cross_entropy(logits, b[what], ignore_index=-1)
                 rows = b["taught"] >= 0
                 losses["teacher"] = 1 - (taught[rows] * data.teacher[b["taught"][rows]]).sum(-1).mean()
-                kind = 0.25 if step < NAMES_FIRST else 0.6
+                kind = 0.25 if step < names_first else 0.6
                 loss = losses["name"] + kind * losses["kind"] + 0.1 * losses["ground"] + 0.1 * losses["medium"] + 2 * losses["teacher"]
                 return loss, {k: v.item() for k, v in losses.items()} | {"scale": scale.item()}
 
@@ -390,16 +400,21 @@ def main() -> None:
     p.add_argument("--decay", type=float, default=0.3, help="share of the steps over which the rate decays")
     p.add_argument("--minutes", type=float, default=math.inf, help="stop stage 3 after this time (it resumes)")
     p.add_argument("--threads", type=int, default=2)
+    p.add_argument("--start-from", type=Path, help="a folder written by export_clip.py whose towers to go on with")
     p.add_argument("--longer", action="store_true", help="go on from the end of the stable part, for more --steps")
     a = p.parse_args()
     torch.set_num_threads(1)
     a.work.mkdir(parents=True, exist_ok=True)
     photos = load_photos(a.photos)
+    if a.start_from and not (a.work / "text.safetensors").exists():
+        shutil.copyfile(a.start_from / "merges.txt.gz", a.work / "merges.txt.gz")
+        adopted = load_file(a.start_from / "open_clip_model.safetensors")
+        atomic({k: v.float() for k, v in adopted.items() if not k.startswith("visual")}, a.work / "text.safetensors")
     if not (a.work / "merges.txt.gz").exists():
         cut_merges(teaching_texts(photos.names), a.work / "merges.txt.gz")
     if not (a.work / "text.safetensors").exists():
         train_text(a.work, photos.names, a.text_epochs, a.threads)
-    train_image(a.work, Data(a.work, photos, a.threads), a.steps, a.batch, a.lr, a.threads, a.decay, a.minutes, a.longer)
+    train_image(a.work, Data(a.work, photos, a.threads), a.steps, a.batch, a.lr, a.threads, a.decay, a.minutes, a.longer, a.start_from)
 
 
 if __name__ == "__main__":

@@ -59,14 +59,14 @@ def test_a_gate_that_is_off_is_the_base_to_the_bit_and_gets_no_gradient():
     with torch.no_grad():  # with gradients PyTorch may take another attention kernel
         assert torch.equal(all_logits(model, x, tokens), before)
     on = [("vision", 1), ("text", 0)]
-    attached.activate(on)
+    attached.activate([s.name for s in clip.sites.values() if (s.tower, s.layer) in on])
     all_logits(model, x, tokens).square().sum().backward()
     names = [s.name for d in attached._deltas for s in d.sites for _ in "A"]
     for name, p in zip(names, [p for d in attached._deltas for p in d.A], strict=True):
         site = clip.sites[name]
         assert (p.grad is not None) == ((site.tower, site.layer) in on), name
     with pytest.raises(ValueError, match="no LoRA sits on"):
-        attached.activate([("vision", 9)])
+        attached.activate(["vision 9"])
 
 
 @pytest.mark.parametrize("block_type", [None, "custom"])
@@ -121,7 +121,7 @@ def test_lora_refuses_a_rank_that_is_none(rank):
 
 
 def test_lora_names_what_is_wrong():
-    for bad, message in (({"alpha": 0.0}, "alpha"), ({"dropout": 1.0}, "dropout"), ({"scaling": "r"}, "scaling")):
+    for bad, message in (({"alpha": 0.0}, "alpha"), ({"scaling": "r"}, "scaling")):
         with pytest.raises(ValueError, match=message):
             LoRA(**bad)
     assert LoRA(rank=4, alpha=8).scale == 2 and LoRA(rank=4, alpha=8, scaling="alpha/sqrt(r)").scale == 4

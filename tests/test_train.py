@@ -12,6 +12,7 @@ import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.bench import Bench
+from copra_lab.copra import PLAIN, CopRA, Dropout
 from copra_lab.lora import LoRA
 from copra_lab.stats import Accuracy, bootstrap_interval
 from copra_lab.train import fit
@@ -32,17 +33,18 @@ def test_fit_learns_and_leaves_the_clip_alone():
     assert steps[-1].loss < steps[0].loss and steps[-1].validation == pytest.approx(adapter.provenance["validation accuracy"], abs=1e-4)
 
 
-@pytest.mark.parametrize("lora", [LoRA(rank=2, dropout=0.25), LoRA(rank=1, alpha=2, sites=("q", "out", "fc1"), towers=("vision", "text"))])
-def test_same_seed_same_bytes(lora):
+@pytest.mark.parametrize("lora", [LoRA(rank=2), LoRA(rank=1, alpha=2, sites=("q", "out", "fc1"), towers=("vision", "text"))])
+@pytest.mark.parametrize("dropping", [PLAIN, CopRA(start=0.2), Dropout()])
+def test_same_seed_same_bytes(lora, dropping):
     clip, task = tiny_clip(), tiny_task()
     quick = QUICK | {"steps": 6}
-    one, two, other = (fit(clip, task, lora, seed=s, **quick) for s in (3, 3, 4))
+    one, two, other = (fit(clip, task, lora, dropping, seed=s, **quick) for s in (3, 3, 4))
     assert one.hash == two.hash != other.hash
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path):
     clip, task, file = tiny_clip(), tiny_task(), tmp_path / "run.safetensors"
-    lora, quick = LoRA(rank=2, dropout=0.1), QUICK | {"steps": 12, "checkpoint": file, "checkpoint_every": 3}
+    lora, quick = LoRA(rank=2), QUICK | {"steps": 12, "checkpoint": file, "checkpoint_every": 3}
     whole = fit(clip, task, lora, **QUICK | {"steps": 12})
 
     class Stop(Exception):
@@ -101,7 +103,7 @@ def test_kill_9_during_fit_loses_nothing(tmp_path):
 def test_wrong_settings_and_strange_checkpoints_are_refused(tmp_path):
     clip, task, file = tiny_clip(), tiny_task(), tmp_path / "run"
     for bad in ({"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}):
-        with pytest.raises(ValueError, match="at least 1 and lr positive"):
+        with pytest.raises(ValueError, match="at least 1, lr positive"):
             fit(clip, task, **QUICK | bad)
     file.write_bytes(b"\x80\x04 not a checkpoint")
     with pytest.raises(ValueError, match="is not a checkpoint"):
