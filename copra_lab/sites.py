@@ -42,6 +42,13 @@ def hf_name(tower: str, layer: int, kind: str) -> str:
     return f"{tower}_model.encoder.layers.{layer}.{part}"
 
 
+def place(name: str) -> tuple[str, int, str]:
+    """(tower, layer, kind) of a site by its name. Raises ValueError for a name that is no site's."""
+    if m := _HF.match(name):
+        return "text" if "text" in m["prefix"] else "vision", int(m["layer"]), m["attn"] or m["mlp"]
+    raise ValueError(f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as {hf_name('vision', 3, 'q')!r}")
+
+
 def find_sites(model: nn.Module) -> dict[str, Site]:
     """Every site of an open_clip or Hugging Face CLIP, by name: text after vision, in order of depth.
 

@@ -9,7 +9,6 @@ from torch.func import functional_call
 from copra_lab.bench import NONE, Bench
 from copra_lab.hf import to_hugging_face
 from copra_lab.lora import Adapter, Attached, LoRA, LowRank, merged_weights
-from copra_lab.merge import barrier, interpolate, weighted_sum
 from copra_lab.sites import KINDS, TOWERS, choose, find_sites
 
 
@@ -81,37 +80,6 @@ def test_training_and_merging_agree(block_type):
     merged.load_state_dict(merged.state_dict() | merged_weights(clip.model, adapter))
     assert not torch.allclose(all_logits(clip.model, x, tokens), all_logits(merged, x, tokens), atol=1e-3)
     torch.testing.assert_close(all_logits(model, x, tokens), all_logits(merged, x, tokens), atol=1e-6, rtol=0)
-
-
-def test_interpolation_has_exact_ends_and_the_right_middle():
-    clip = tiny_clip()
-    a, b = random_adapter(clip, rank=2, seed=1), random_adapter(clip, rank=5, seed=2, scale=0.3)
-    assert interpolate(a, b, 0) == a and interpolate(a, b, 1) == b
-    for weight in (-0.5, 0.3, 1.5):
-        mid = interpolate(a, b, weight)
-        for name in a.deltas:
-            expected = (1 - weight) * a.deltas[name].delta() + weight * b.deltas[name].delta()
-            torch.testing.assert_close(mid.deltas[name].delta(), expected, atol=1e-6, rtol=1e-5)
-    unmerged = weighted_sum([weighted_sum([a, b], [1, 1]), b], [1, -1])
-    for name in a.deltas:
-        torch.testing.assert_close(unmerged.deltas[name].delta(), a.deltas[name].delta(), atol=1e-6, rtol=1e-5)
-
-
-def test_merging_refuses_what_does_not_belong_together():
-    a, other = random_adapter(tiny_clip()), random_adapter(tiny_clip(1))
-    with pytest.raises(ValueError, match="different bases"):
-        weighted_sum([a, other], [0.5, 0.5])
-    with pytest.raises(ValueError, match="one weight for each"):
-        weighted_sum([a], [0.5, 0.5])
-    with pytest.raises(ValueError, match="finite"):
-        weighted_sum([a], [float("nan")])
-
-
-def test_barrier_is_the_largest_fall_below_the_chord():
-    assert barrier([0, 0.5, 1], [0.8, 0.5, 0.6]) == pytest.approx(0.2)
-    assert barrier([0, 0.5, 1, 1.5], [0.8, 0.9, 0.6, 0.0]) == 0
-    with pytest.raises(ValueError, match="λ = 0 and λ = 1"):
-        barrier([0, 0.5], [1, 1])
 
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5])

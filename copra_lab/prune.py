@@ -1,0 +1,88 @@
+"""Pruning an adapter after training: pure functions Adapter → Adapter. What is pruned shows the base."""
+
+from collections.abc import Iterable
+
+import torch
+
+from copra_lab.lora import Adapter, LowRank
+from copra_lab.merge import from_delta, keep_largest
+from copra_lab.sites import KINDS, place
+
+PRESETS = ("even", "odd", "low", "middle", "high")
+"""Layers to keep: every other one, counted from 0 (the papers' "every-other" does not say which), or a third of them."""
+
+
+def layers_of(adapter: Adapter, tower: str = "vision") -> tuple[int, ...]:
+    """The layers of a tower where the adapter has a site, in order."""
+    return tuple(sorted({layer for t, layer, _ in map(place, adapter.deltas) if t == tower}))
+
+
+def preset(name: str, layers: int) -> tuple[int, ...]:
+    """The layers that a preset keeps of so many. Raises ValueError for a name that is not one of `PRESETS`."""
+    third = -(-layers // 3)
+    kept = {
+        "even": range(0, layers, 2), "odd": range(1, layers, 2), "low": range(third),
+        "middle": range(third, layers - third), "high": range(layers - third, layers),
+    }  # fmt: skip
+    if name not in kept:
+        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}, or give the numbers of the layers")
+    return tuple(kept[name])
+
+
+def keep(
+    adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "str | Iterable[str] | None" = None, tower: str = "vision"
+) -> Adapter:
+    """The adapter with only these layers and kinds of site of one tower (None: all of them); the other tower's sites stay.
+
+    ``layers``: numbers, or a preset, which counts the layers up to the adapter's last. ``kinds``: of q, k, v, out, fc1,
+    fc2. Raises ValueError for a layer or kind that the adapter does not have.
+    """
+    have = layers_of(adapter, tower)
+    if not have:
+        raise ValueError(f"the adapter has no site in the {tower} tower")
+    chosen = preset(layers, max(have) + 1) if isinstance(layers, str) else have if layers is None else tuple(layers)
+    if not isinstance(layers, str) and (unknown := set(chosen) - set(have)):
+        raise ValueError(f"the adapter has no layer {sorted(unknown)[0]} in the {tower} tower; it has {', '.join(map(str, have))}")
+    kinds = KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    own = {place(n)[2] for n in adapter.deltas if place(n)[0] == tower}
+    if kinds != KINDS and (missing := [k for k in kinds if k not in own]):
+        raise ValueError(f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}")
+    kept = {n for n in adapter.deltas if (at := place(n))[0] != tower or (at[1] in chosen and at[2] in kinds)}
+    return adapter if kept == set(adapter.deltas) else adapter.keep(kept)
+
+
+def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str = "adapter") -> Adapter:
+    """The share `sparsity` of the entries that are smallest in magnitude set to zero.
+
+    ``of``: "factors", the entries of A and of B, which is what is stored and shrinks; or "delta", those of ΔW = s·B·A
+    (the result is dense). The papers do not say which they prune. ``within``: the entries are ranked over the whole
+    "adapter", or in each "layer" or each "site" by itself; A and B are ranked apart, since their sizes have nothing to do with each
+    other.
+
+    Raises ValueError for a sparsity outside 0…1 or another word.
+    """
+    if not 0 <= sparsity <= 1:
+        raise ValueError(f"sparsity must be a share from 0 to 1, got {sparsity!r}")
+    if of not in ("factors", "delta") or within not in ("adapter", "layer", "site"):
+        raise ValueError(f"expected of='factors' or 'delta' and within='adapter', 'layer' or 'site', got {of!r} and {within!r}")
+    if sparsity == 0:
+        return adapter
+    groups: dict[object, list[str]] = {}
+    for name in adapter.deltas:
+        groups.setdefault({"adapter": 0, "layer": place(name)[:2], "site": name}[within], []).append(name)
+    kept: dict[str, LowRank] = {}
+    for names in groups.values():
+        own = {n: adapter.deltas[n] for n in names}
+        if of == "delta":
+            kept |= {n: from_delta(x) for n, x in keep_largest({n: d.delta() for n, d in own.items()}, 1 - sparsity).items()}
+        else:
+            a, b = (keep_largest({n: getattr(d, half) for n, d in own.items()}, 1 - sparsity) for half in "AB")
+            kept |= {n: LowRank(a[n], b[n], d.scale) for n, d in own.items()}
+    provenance = {"made by": "sparsify", "of": [adapter.hash], "sparsity": sparsity, "entries": of, "within": within}
+    return Adapter({n: kept[n] for n in adapter.deltas}, adapter.base, provenance)
+
+
+def sparsity(adapter: Adapter) -> float:
+    """The share of zeros among the entries of A and B; 0 for an adapter without sites."""
+    tensors = [t for d in adapter.deltas.values() for t in (d.A, d.B)]
+    return sum(int((t == 0).sum()) for t in tensors) / max(1, sum(torch.numel(t) for t in tensors))
