@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from copra_lab.clip import Clip
 from copra_lab.lora import Adapter, check_fits, merged_weights
-from copra_lab.merge import barrier, interpolate
+from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower, embed, plain_tower, workers
@@ -134,9 +134,16 @@ class Bench:
         """The accuracy of predictions for the first images, as `stream` yields them."""
         return Accuracy(int((predictions == self.labels[: len(predictions)]).sum()), len(predictions))
 
-    def path(self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE) -> Path:
-        """Accuracy along the line (1−λ)·ΔW_a + λ·ΔW_b."""
-        return Path(tuple(weights), tuple(self.accuracy(interpolate(a, b, w)) for w in weights))
+    def path(self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE, space: str = "delta") -> Path:
+        """Accuracy along the line (1−λ)·ΔW_a + λ·ΔW_b, or, with ``space="factors"``, along that of A and B."""
+        if space not in ("delta", "factors"):
+            raise ValueError(f"space must be 'delta' or 'factors', got {space!r}")
+        point = interpolate if space == "delta" else interpolate_factors
+        return Path(tuple(weights), tuple(self.accuracy(point(a, b, w)) for w in weights))
+
+    def landscape(self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]) -> list[list[Accuracy]]:
+        """Accuracies over the plane through three adapters (see `merge.plane`): a row for each of `y`, a column for each of `x`."""
+        return [[self.accuracy(plane(a, b, c, u, v)) for u in x] for v in y]
 
 
 @cache

@@ -19,9 +19,9 @@ KNOWN = "Pretraining saw these drawings, but never so:"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A row of `TASKS`. `dark`: drawings become shapes of one dark colour. `clean`: the parts without the nuisance.
-    `deal`: the classes, given to the drawings in turn; `pose` turns drawings of class i by i quarters, `number` shows
-    i + 1 copies of them."""
+    """A row of `TASKS`. `shadow`: drawings become shapes of one dark colour through which so much of their own shows.
+    `clean`: the parts without the nuisance. `deal`: the classes, given to the drawings in turn; `pose` turns drawings of
+    class i by i quarters, `number` shows i + 1 copies of them."""
 
     title: str
     about: str
@@ -29,7 +29,7 @@ class Recipe:
     template: str = "a drawing of a {}"
     nuisance: nu.Nuisance | None = None
     flip: bool = True
-    dark: bool = False
+    shadow: float | None = None
     clean: tuple[str, ...] = ()
     deal: tuple[str, ...] = ()
     pose: bool = False
@@ -59,12 +59,12 @@ TASKS: dict[str, Recipe] = {
     "icons": Recipe(
         "Icons: what kind?",
         "Tell the kind of thing that a one-colour icon shows. Pretraining saw these icons with their names, but never read their kinds.",
-        so.icon_kinds, "an icon of a {}", dark=True,
+        so.icon_kinds, "an icon of a {}", shadow=0.0,
     ),
     "nature-silhouette": _known(
         "Shadows of animals and plants",
         "Tell an animal or plant by its shadow.", "one dark shape, no inner lines, no colour.",
-        "Animals & Nature", dark=True,
+        "Animals & Nature", shadow=0.0,
     ),
     "food-mosaic": _known(
         "Food in coarse pixels",
@@ -158,7 +158,7 @@ def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
     if recipe.pose:  # a quarter clockwise for each place in POSES
         rgba = torch.stack([r.rot90(-POSES.index(e.label)) for r, e in zip(rgba, entries, strict=True)])
     drawing = nu.copies(rgba, [so.NUMBERS.index(e.label) for e in entries], gens, side) if recipe.number else nu.place(rgba, gens, side)
-    images = nu.on_ground(nu.silhouette(drawing, gens) if recipe.dark else drawing, gens)
+    images = nu.on_ground(drawing if recipe.shadow is None else nu.silhouette(drawing, gens, left=recipe.shadow), gens)
     rows = [i for i, e in enumerate(entries) if e.part not in recipe.clean]
     if recipe.nuisance and rows:
         images[rows] = recipe.nuisance(images[rows], [gens[i] for i in rows])

@@ -42,10 +42,10 @@ def place(rgba: torch.Tensor, gens: Generators, side: int, *, zoom: tuple[float,
     return F.grid_sample(drawing, grid, align_corners=False).clamp(0, 1)
 
 
-def silhouette(drawing: torch.Tensor, gens: Generators) -> torch.Tensor:
-    """The drawings' shapes in one dark colour each."""
+def silhouette(drawing: torch.Tensor, gens: Generators, *, left: float = 0.0) -> torch.Tensor:
+    """The drawings' shapes in one dark colour each, through which a share `left` of their own colours shows."""
     alpha = drawing[:, 3:]
-    return torch.cat([_uniform(gens, 3, 1, 1, high=0.35) * alpha, alpha], 1)
+    return torch.cat([(1 - left) * _uniform(gens, 3, 1, 1, high=0.35) * alpha + left * drawing[:, :3], alpha], 1)
 
 
 def on_ground(drawing: torch.Tensor, gens: Generators, *, white: float = 0.4) -> torch.Tensor:
@@ -69,27 +69,29 @@ def copies(rgba: torch.Tensor, counts: Sequence[int], gens: Generators, side: in
     return out
 
 
-def sketch(images: torch.Tensor, gens: Generators) -> torch.Tensor:
-    """Grey pencil lines where colour changes, on paper."""
+def sketch(images: torch.Tensor, gens: Generators, *, tint: float = 0.0) -> torch.Tensor:
+    """Grey pencil lines where colour changes, on paper, and a share `tint` of the colours as a wash."""
     pixels = F.pad(images, (1, 1, 1, 1), mode="replicate")
     across = pixels[..., 1:-1, 2:] - pixels[..., 1:-1, :-2]
     down = pixels[..., 2:, 1:-1] - pixels[..., :-2, 1:-1]
     edge = (across**2 + down**2).sqrt().amax(1, keepdim=True)
     pencil = _uniform(gens, 1, 1, 1, low=0.7)
-    return (1 - pencil * (1.6 * edge - 0.08).clamp(0, 1)).expand(-1, 3, -1, -1).contiguous()
+    lines = 1 - pencil * (1.6 * edge - 0.08).clamp(0, 1)
+    return lines * (1 - tint * (1 - images))
 
 
-def negative(images: torch.Tensor, gens: Generators) -> torch.Tensor:
-    """Colours inverted, as on a film negative."""
-    return 1 - images
+def negative(images: torch.Tensor, gens: Generators, *, above: float = 0.0) -> torch.Tensor:
+    """Colours inverted where they are brighter than `above`: 0 as on a film negative, more as on a print that saw light
+    while it was developed."""
+    return torch.where(images > above, 1 - images, images)
 
 
-def noise(images: torch.Tensor, gens: Generators) -> torch.Tensor:
-    """Strong Gaussian noise, and one pixel in twelve turned black or white."""
+def noise(images: torch.Tensor, gens: Generators, *, sigma: tuple[float, float] = (0.15, 0.3), dead: float = 1 / 12) -> torch.Tensor:
+    """Gaussian noise of a deviation from `sigma`, and a share `dead` of the pixels turned black or white."""
     shape = images.shape[1:]
-    grain = torch.stack([torch.randn(shape, generator=g) for g in gens]) * _uniform(gens, 1, 1, 1, low=0.15, high=0.3)
-    dead = _uniform(gens, 1, *shape[1:])
-    noisy = torch.where(dead < 1 / 24, torch.zeros(()), torch.where(dead > 23 / 24, torch.ones(()), images + grain))
+    grain = torch.stack([torch.randn(shape, generator=g) for g in gens]) * _uniform(gens, 1, 1, 1, low=sigma[0], high=sigma[1])
+    u = _uniform(gens, 1, *shape[1:])
+    noisy = torch.where(u < dead / 2, torch.zeros(()), torch.where(u > 1 - dead / 2, torch.ones(()), images + grain))
     return noisy.clamp(0, 1)
 
 
@@ -100,21 +102,21 @@ def patches(images: torch.Tensor, gens: Generators, *, share: float = 0.35, cell
     return torch.where(mask > 0, _uniform(gens, 3, 1, 1), images)
 
 
-def mosaic(images: torch.Tensor, gens: Generators) -> torch.Tensor:
-    """Coarse pixels: 12 to 15 a side."""
-    out, cells = torch.empty_like(images), _uniform(gens, low=12, high=16).int()
-    for c in cells.unique().tolist():
-        rows = cells == c
+def mosaic(images: torch.Tensor, gens: Generators, *, cells: tuple[int, int] = (12, 15)) -> torch.Tensor:
+    """Coarse pixels: so many a side, from the first number to the last."""
+    out, sizes = torch.empty_like(images), _uniform(gens, low=cells[0], high=cells[1] + 1).int()
+    for c in sizes.unique().tolist():
+        rows = sizes == c
         out[rows] = F.interpolate(F.interpolate(images[rows], size=(c, c), mode="area"), size=images.shape[-2:], mode="nearest")
     return out
 
 
-def waves(images: torch.Tensor, gens: Generators) -> torch.Tensor:
-    """As through rippling water: rows and columns swing to and fro."""
+def waves(images: torch.Tensor, gens: Generators, *, reach: tuple[float, float] = (0.06, 0.1)) -> torch.Tensor:
+    """As through rippling water: rows and columns swing to and fro, as far as `reach` (half the side is 1)."""
     n, _, h, w = images.shape
     grid = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 3, h, w], align_corners=False)
-    reach, pace, phase = (_uniform(gens, 1, 1, 2, low=a, high=b) for a, b in ((0.06, 0.1), (4.0, 8.0), (0.0, 2 * math.pi)))
-    grid = grid + reach * torch.sin(pace * grid.flip(-1) + phase)
+    far, pace, phase = (_uniform(gens, 1, 1, 2, low=a, high=b) for a, b in (reach, (4.0, 8.0), (0.0, 2 * math.pi)))
+    grid = grid + far * torch.sin(pace * grid.flip(-1) + phase)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp(0, 1)
 
 

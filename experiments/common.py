@@ -1,0 +1,71 @@
+"""What the experiments share: methods, tasks, chosen settings, and tidy files.
+
+Settings were chosen on the validation images of `DEVELOPMENT` (``regimes.py``) and frozen before any test image was
+scored; the other tasks are reported on test images, with seeds that the choice never saw.
+"""
+
+import argparse
+import csv
+import io
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from copra_lab.bench import Bench
+from copra_lab.clip import Clip, load_clip
+from copra_lab.copra import PLAIN, CopRA, Dropout, Dropping, ProgressiveDropout, StochasticDepth
+from copra_lab.lora import Adapter
+from copra_lab.stats import Accuracy
+from copra_lab.storage import write_atomically
+from copra_lab.sweep import Run, train_all, trained
+
+RESULTS = Path(__file__).parent / "results"
+
+METHODS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())}
+
+
+def arguments(about: str) -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained adapters are kept")
+    p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
+    return p
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def adapters(runs: Sequence[Run], work: Path, jobs: int) -> tuple[Clip, dict[Run, Adapter], dict[Run, float]]:
+    """Every run trained, from `work` where it is there already: the CLIP, the adapters, and the seconds each took."""
+    train_all(runs, work, jobs)
+    clip = load_clip()
+    found = {r: trained(r, clip, work) for r in runs}
+    return clip, {r: a for r, (a, _) in found.items()}, {r: s for r, (_, s) in found.items()}
+
+
+def write(name: str, columns: Sequence[str], rows: Iterable[dict]) -> Path:
+    """A tidy file under ``results/``, all at once."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    path = RESULTS / name
+    write_atomically(path, text.getvalue().encode())
+    return path
+
+
+def read(name: str) -> list[dict[str, str]]:
+    with open(RESULTS / name, encoding="utf-8") as f:
+        return list(csv.DictReader(f))
+
+
+def row(run: Run, setting: object, accuracy: Accuracy, **more: object) -> dict:
+    return {"task": run.task, "method": run.method, "seed": run.seed, "setting": setting, "n": accuracy.n, "accuracy": round(accuracy.value, 4), **more}
+
+
+def bench(clip: Clip, task: str, split: str) -> Bench:
+    from copra_lab.tasks import load_task
+
+    return Bench(clip, load_task(task), split)
