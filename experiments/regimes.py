@@ -5,7 +5,7 @@ import itertools
 from collections import defaultdict
 
 import numpy as np
-from common import METHODS, adapters, arguments, bench, row, write
+from common import DEVELOPMENT, METHODS, adapters, arguments, bench, row, write
 from tqdm.auto import tqdm
 
 from copra_lab.lora import LoRA
@@ -13,7 +13,6 @@ from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import keep, sparsify
 from copra_lab.sweep import Run
 
-DEVELOPMENT = ("things-blur", "objects-sketch", "novel-kinds")
 SEEDS = (100, 101)  # of no other experiment
 STEPS, RATES = (200, 800), (5e-4, 2e-3, 8e-3)
 SHAPES = {"rank 2": LoRA(rank=2), "rank 16": LoRA(rank=16), "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")), "value only": LoRA(sites=("v",))}

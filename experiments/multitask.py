@@ -1,0 +1,56 @@
+"""Several tasks in one adapter: every merge method, for LoRA and CopRA: ``python experiments/multitask.py`` writes
+``multitask.csv``. A method's scale is chosen on the tasks' validation images, its accuracy measured on their test images."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from common import METHODS, adapters, arguments, bench, headline, row, write
+from tqdm.auto import tqdm
+
+from copra_lab.lora import Adapter
+from copra_lab.merge import average_factors, dare, task_arithmetic, ties, truncate
+
+TASKS = ("nature-silhouette", "food-mosaic", "travel-negative", "faces-noise", "people-occluded", "symbols-waves")
+SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "scale")
+
+
+def _dare(adapters: Sequence[Adapter], scale: float) -> Adapter:
+    g = torch.Generator().manual_seed(0)
+    return task_arithmetic([dare(a, 0.8, g) for a in adapters], scale)
+
+
+MERGES: dict[str, Callable[[Sequence[Adapter], float], Adapter]] = {
+    "task arithmetic": task_arithmetic,
+    "TIES": lambda xs, scale: ties(xs, 0.2, scale * len(xs)),
+    "DARE": _dare,
+    "task arithmetic at rank 4": lambda xs, scale: truncate(task_arithmetic(xs, scale), 4),
+    "factors": lambda xs, scale: average_factors(xs, [scale**0.5] * len(xs)),
+}
+"""(adapters, scale) → one adapter. Scales are those of a sum of all tasks' deltas."""
+
+
+def main() -> None:
+    a = arguments(__doc__).parse_args()
+    tasks = a.tasks or TASKS
+    methods = [m for m in ("lora", "copra") if m in METHODS]
+    runs = headline(tasks, methods, seeds=3)
+    clip, found, _ = adapters(runs, a.work, a.jobs)
+    benches = {(t, s): bench(clip, t, s) for t in tasks for s in ("val", "test")}
+    rows = []
+    for method in methods:
+        for seed in range(3):
+            own = [r for r in runs if r.method == method and r.seed == seed]
+            rows += [row(r, "each its own", benches[r.task, "test"].accuracy(found[r])) for r in own]
+            rows += [row(r, "none", benches[r.task, "test"].accuracy()) for r in own]
+            for name, merge in tqdm(MERGES.items(), desc=f"{method} {seed}", leave=False):
+                merged = {s: merge([found[r] for r in own], s) for s in SCALES}
+                best = max(SCALES, key=lambda s: np.mean([benches[t, "val"].accuracy(merged[s]).value for t in tasks]))
+                rows += [row(r, name, benches[r.task, "test"].accuracy(merged[best]), scale=best) for r in own]
+    if not a.tasks:
+        write("multitask.csv", COLUMNS, rows)
+
+
+if __name__ == "__main__":
+    main()

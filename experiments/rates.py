@@ -1,0 +1,48 @@
+"""How far the learning rate decides: accuracy alone and in the middle of two seeds, from timid to wild rates, for LoRA and
+CopRA, and where the adapters lie (t-SNE): ``python experiments/rates.py`` writes ``rates.csv`` and ``rates_tsne.csv``."""
+
+import numpy as np
+import torch
+from common import CHOSEN, METHODS, adapters, arguments, bench, pairs, row, write
+from sklearn.manifold import TSNE
+from tqdm.auto import tqdm
+
+from copra_lab.lora import Adapter
+from copra_lab.merge import average_factors, interpolate
+from copra_lab.sweep import Run
+
+TASKS = ("faces-noise", "people-occluded", "digits")
+RATES, SEEDS = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 3
+COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "lr")
+
+
+def vector(adapter: Adapter) -> np.ndarray:
+    """All numbers of A and B, one after the other."""
+    return torch.cat([t.flatten() for d in adapter.deltas.values() for t in (d.A, d.B)]).numpy()
+
+
+def main() -> None:
+    a = arguments(__doc__).parse_args()
+    tasks = a.tasks or TASKS
+    runs = [Run(t, s, dropping=METHODS[m], **CHOSEN | {"lr": lr}) for t in tasks for lr in RATES for m in ("lora", "copra") for s in range(SEEDS)]
+    clip, found, _ = adapters(runs, a.work, a.jobs)
+    benches = {t: bench(clip, t, "test") for t in tasks}
+    rows = [row(r, "alone", benches[r.task].accuracy(x), lr=r.lr) for r, x in tqdm(found.items(), desc="alone")]
+    for one, two in tqdm(pairs(runs), desc="merged"):
+        x, y = found[one], found[two]
+        for setting, merged in (("middle of the deltas", interpolate(x, y, 0.5)), ("middle of the factors", average_factors([x, y]))):
+            rows.append(row(one, setting, benches[one.task].accuracy(merged), lr=one.lr) | {"seed": f"{one.seed}-{two.seed}"})
+    points = []
+    for t in tasks:
+        own = [r for r in runs if r.task == t]
+        vectors = np.stack([vector(found[r]) for r in own])
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        xy = TSNE(perplexity=5, metric="cosine", init="random", random_state=0).fit_transform(vectors)
+        points += [{"task": t, "method": r.method, "seed": r.seed, "lr": r.lr, "x": round(float(u), 3), "y": round(float(v), 3)} for r, (u, v) in zip(own, xy, strict=True)]
+    if not a.tasks:
+        write("rates.csv", COLUMNS, rows)
+        write("rates_tsne.csv", ("task", "method", "seed", "lr", "x", "y"), points)
+
+
+if __name__ == "__main__":
+    main()
