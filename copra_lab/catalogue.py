@@ -41,6 +41,11 @@ def _known(title: str, question: str, manner: str, *categories: str, **more: Any
 
 
 TASKS: dict[str, Recipe] = {
+    "novel-groups": Recipe(
+        "New things: what sort?",
+        f"Tell what sort of thing a drawing shows: animal, food, vehicle, … {HELD_OUT}",
+        partial(so.groups, held_out=True),
+    ),
     "novel-kinds": Recipe(
         "New things: what kind?",
         f"Tell the kind of thing a drawing shows. {HELD_OUT} Near: the kinds themselves are familiar from other drawings.",
@@ -53,13 +58,13 @@ TASKS: dict[str, Recipe] = {
     ),
     "style-shift": Recipe(
         "New things, another artist",
-        f"Tell the kind of thing. {HELD_OUT} All training drawings come from OpenMoji, all test drawings from Twemoji, of other things.",
+        f"Tell what sort of thing it is. {HELD_OUT} All training drawings come from OpenMoji, all test drawings from Twemoji, of other things.",
         so.style_shift,
     ),
     "icons": Recipe(
-        "Icons: what kind?",
-        "Tell the kind of thing that a one-colour icon shows. Pretraining saw these icons with their names, but never read their kinds.",
-        so.icon_kinds, "an icon of a {}", shadow=0.0,
+        "Icons: what sort?",
+        "Tell what sort of thing a one-colour icon shows. Pretraining saw these icons with their names, but never read of what sort they are.",
+        so.icon_groups, "an icon of a {}", shadow=0.0,
     ),
     "nature-silhouette": _known(
         "Shadows of animals and plants",

@@ -40,6 +40,23 @@ AMBIGUOUS_ICONS = frozenset("seal apple boom bank link label chart pound seat co
 VAGUE_KINDS = frozenset(("symbol", "object", "emotion symbol", "person", "person symbol"))
 """Kinds that another kind's drawings would fit as well."""
 
+GROUPS = {
+    "animal": "mammal;bird;sea animal;insect;reptile;amphibian;face of a cat;face of a monkey",
+    "plant": "flower;plant",
+    "food": "fruit;vegetable;meal;asian food;seafood;dessert;drink",
+    "vehicle": "land vehicle;boat;aircraft",
+    "building": "building;place of worship",
+    "landscape": "scenery;landscape;weather",
+    "face": "happy face;loving face;face with tongue;face with hand;doubtful face;sleepy face;sick face;face with hat;"
+    "face with glasses;sad face;angry face;costume face",
+    "person": "gesturing person;worker;fantasy figure;active person;athlete;resting person",
+    "hand": "open hand;hand sign;pointing finger;closed hand;pair of hands;hand with a prop",
+    "clothes": "clothes",
+    "tool": "tool;writing tool;science equipment;medical item",
+    "sign": "traffic sign;warning sign;arrow;player button;math sign;punctuation mark;letter sign;zodiac sign;religious symbol",
+}
+"""Kinds in broader groups. Most of their words were never a kind in pretraining's captions."""
+
 UPRIGHT_KINDS = frozenset(
     "mammal;bird;reptile;plant;clothes;land vehicle;person;worker;fantasy figure;active person;athlete;gesturing person;"
     "building;place of worship;scenery;landscape;household item;drink;dessert;mail;award;heart;traffic sign;face of a cat;"
@@ -93,20 +110,36 @@ def _filled(entries: Iterable[Entry], groups: int, sources: int = 0) -> list[Ent
 
 
 def kinds(*categories: str, held_out: bool = False) -> list[Entry]:
-    """Drawings labelled with their kind, of kinds with five concepts that differ. At most three near copies of one thing."""
+    """Drawings labelled with their kind, of kinds with five concepts that differ."""
+    return _filled(_labelled(categories, held_out), 5)
+
+
+def _labelled(categories: tuple[str, ...], held_out: bool) -> list[Entry]:
+    """Drawings labelled with their kind. At most three near copies of one thing."""
     count: Counter[str] = Counter()
     out = []
     for c in shown(held_out):
         count[near_copies(c)] += 1
         if count[near_copies(c)] <= 3 and c.kind not in VAGUE_KINDS and (not categories or c.category in categories):
             out += [Entry(f"{style}:{c.key}", c.kind, near_copies(c)) for style in STYLES]
-    return _filled(out, 5)
+    return out
+
+
+def groups(held_out: bool = False) -> list[Entry]:
+    """Drawings labelled with the group of their kind, of groups with five concepts that differ."""
+    of = _group_of()
+    found = _filled((replace(e, label=of[e.label]) for e in _labelled((), held_out) if e.label in of), 5)
+    return sorted(found, key=lambda e: list(GROUPS).index(e.label))
+
+
+def _group_of() -> dict[str, str]:
+    return {kind: group for group, kinds in GROUPS.items() for kind in kinds.split(";")}
 
 
 def style_shift() -> list[Entry]:
-    """Held-out kinds: one style trains and validates, the other tests, never with the same concept."""
+    """Held-out groups: one style trains and validates, the other tests, never with the same concept."""
     style = {"train": "openmoji", "val": "openmoji", "test": "twemoji"}
-    return [e for e in dealt(kinds(held_out=True)) if e.source.startswith(style[e.part])]
+    return [e for e in dealt(groups(held_out=True)) if e.source.startswith(style[e.part])]
 
 
 def novel_names() -> list[Entry]:
@@ -151,9 +184,10 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
     return out
 
 
-def icon_kinds() -> list[Entry]:
-    """Icons of seen concepts labelled with their kind, of kinds with four concepts that differ and eight icons."""
-    return _filled((Entry(source, c.kind, near_copies(c)) for c, source in _icons(False) if c.kind not in VAGUE_KINDS), 4, 8)
+def icon_groups() -> list[Entry]:
+    """Icons of seen concepts labelled with the group of their kind, of groups with five concepts that differ."""
+    of = _group_of()
+    return _filled((Entry(source, of[c.kind], near_copies(c)) for c, source in _icons(False) if c.kind in of), 5)
 
 
 def unlabelled(kinds: frozenset[str] | None = None) -> list[Entry]:

@@ -1,0 +1,218 @@
+"""Tables and figures from the tidy files under ``results/``: ``python experiments/report.py`` writes ``experiments/README.md``
+and ``results/*.png``. It computes nothing anew; what is missing is left out."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+from common import RESULTS, read
+from matplotlib.figure import Figure
+
+HERE = Path(__file__).parent
+NAMES = {"lora": "LoRA", "copra": "CopRA", "dropout": "LoRA + dropout", "progressive-dropout": "LoRA + progressive dropout", "stochastic-depth": "stochastic depth"}
+COLOURS = {"lora": "#D55E00", "copra": "#0072B2", "dropout": "#E69F00", "progressive-dropout": "#CC79A7", "stochastic-depth": "#009E73"}
+
+Cells = dict[tuple[str, str], dict[str, list[float]]]
+"""(method, column) → task → one accuracy a seed (or pair of seeds)."""
+
+
+def gather(rows: Iterable[dict[str, str]], column: Callable[[dict[str, str]], str | None]) -> Cells:
+    out: Cells = defaultdict(lambda: defaultdict(list))
+    for r in rows:
+        if (c := column(r)) is not None:
+            out[r["method"], c][r["task"]].append(float(r["accuracy"]))
+    return out
+
+
+def mean(cell: dict[str, list[float]]) -> float:
+    """Over tasks of the mean over seeds."""
+    return float(np.mean([np.mean(v) for v in cell.values()]))
+
+
+def interval(values: dict[str, float], draws: int = 10000) -> tuple[float, float]:
+    """95 % of a mean over tasks, by resampling tasks."""
+    x = np.array(list(values.values()))
+    means = x[np.random.default_rng(0).integers(len(x), size=(draws, len(x)))].mean(1)
+    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
+
+
+def difference(cells: Cells, column: str, one: str = "copra", other: str = "lora") -> str:
+    """CopRA − LoRA in points, with its interval over tasks."""
+    a, b = cells[one, column], cells[other, column]
+    gaps = {t: 100 * (np.mean(a[t]) - np.mean(b[t])) for t in a if t in b}
+    low, high = interval(gaps)
+    return f"{np.mean(list(gaps.values())):+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+
+
+def table(cells: Cells, columns: Sequence[str]) -> str:
+    """Means over tasks, a row a method, and how far CopRA is from LoRA."""
+    methods = [m for m in NAMES if (m, columns[0]) in cells]
+    lines = ["| " + " | ".join(("mean over tasks, %", *columns)) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines += ["| " + " | ".join((NAMES[m], *(f"{100 * mean(cells[m, c]):.1f}" for c in columns))) + " |" for m in methods]
+    if {"lora", "copra"} <= set(methods):
+        lines.append("| CopRA − LoRA (95 % over tasks) | " + " | ".join(difference(cells, c) for c in columns) + " |")
+    return "\n".join(lines)
+
+
+def by_task(cells: Cells, columns: Sequence[str], methods: Sequence[str] = ("lora", "copra")) -> str:
+    """A row a task and method: mean ± standard deviation over seeds."""
+    lines = ["| " + " | ".join(("task", "method", *columns)) + " |", "|---" * (len(columns) + 2) + "|"]
+    tasks = list(next(iter(cells.values())))
+    for t in tasks:
+        for m in methods:
+            values = [np.array(cells[m, c][t]) * 100 for c in columns]
+            lines.append(f"| {t} | {NAMES[m]} | " + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1) if len(v) > 1 else 0:.1f}" for v in values) + " |")
+    return "\n".join(lines)
+
+
+def headline() -> Cells:
+    """Alone, middles of the lines, pruned: everything that the main table has."""
+    ends, middles = {"0.0": "alone"}, {"delta": "middle, ΔW", "factors": "middle, factors"}
+    cells = gather(read("lines.csv"), lambda r: ends.get(r["setting"]) if r["space"] == "delta" else None)
+    cells |= gather(read("lines.csv"), lambda r: middles[r["space"]] if r["setting"] == "0.5" else None)
+    cells |= gather(read("structured.csv"), lambda r: "every other layer removed" if r["setting"] in ("layers even", "layers odd") else None)
+    sparse = {"0.5": "50 % sparse", "0.8": "80 %", "0.9": "90 %", "0.95": "95 %"}
+    cells |= gather(read("unstructured.csv"), lambda r: sparse.get(r["setting"]) if r["entries"] == "factors" else None)
+    return cells
+
+
+HEADLINE = ("alone", "middle, ΔW", "middle, factors", "every other layer removed", "50 % sparse", "80 %", "90 %", "95 %")
+STRUCTURED = ("all", "layers even", "layers odd", "layers low", "layers middle", "layers high", "only q", "only k", "only v", "none")
+
+PAPER = """Beside them, the papers' values (ViT-B/16, rank 2, 16 shots; DTD / UCF101, from the figures of arXiv:2410.22911 and
+arXiv:2506.05713): alone LoRA 71.6 / 86.2, CopRA 72.7 / 87.2; the middle of two seeds LoRA 65.6 / 81.5, CopRA 72.0 / 86.7; every
+other layer removed LoRA 63.3 / 79.3, CopRA 71.1 / 85.4, stochastic depth 70.1 / 84.1. Which line their middle lies on, ΔW or
+factors, the papers do not say."""
+
+PAPER_STRUCTURED = """The papers' means over eleven data sets, CopRA / LoRA: all 83.4 / 82.9; every other 81.3 / 76.9; keep only low 75.8 / 72.0,
+middle 76.8 / 70.9, high 78.4 / 73.1; keep only query 77.0 / 69.9, key 76.5 / 69.3, value 80.9 / 77.3."""
+
+
+def lines_figure() -> Figure:
+    rows = [r for r in read("lines.csv") if r["method"] in ("lora", "copra")]
+    tasks = list(dict.fromkeys(r["task"] for r in rows))
+    across = 4
+    fig = Figure(figsize=(3 * across, 2.5 * -(-len(tasks) // across)), layout="constrained")
+    axes = fig.subplots(-(-len(tasks) // across), across, squeeze=False).flat
+    for ax, t in zip(axes, tasks, strict=False):
+        for method in ("lora", "copra"):
+            for space, style in (("delta", "-"), ("factors", "--")):
+                values = defaultdict(list)
+                for r in rows:
+                    if (r["task"], r["method"], r["space"]) == (t, method, space):
+                        values[float(r["setting"])].append(100 * float(r["accuracy"]))
+                x = sorted(values)
+                y, sd = (np.array([f(values[w]) for w in x]) for f in (np.mean, np.std))
+                ax.plot(x, y, style, color=COLOURS[method], label=f"{NAMES[method]}, {'ΔW' if space == 'delta' else 'factors'}")
+                ax.fill_between(x, y - sd, y + sd, color=COLOURS[method], alpha=0.12, lw=0)
+        n = next(r["n"] for r in rows if r["task"] == t)
+        ax.set_title(f"{t} (n = {n})", fontsize=10)
+        ax.grid(alpha=0.25)
+    for ax in list(axes)[len(tasks) :]:
+        ax.set_visible(False)
+    handles, labels = fig.axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    fig.supxlabel("λ from one seed to another", fontsize=10)
+    fig.supylabel("accuracy on test images, % (mean and standard deviation over pairs of seeds)", fontsize=10)
+    return fig
+
+
+def curves(cells: Cells, columns: Sequence[str], labels: Sequence[str], xlabel: str) -> Figure:
+    """One line a method over `columns`, mean over tasks."""
+    fig = Figure(figsize=(6.5, 4), layout="constrained")
+    ax = fig.subplots()
+    for m in NAMES:
+        if (m, columns[0]) in cells:
+            ax.plot(labels, [100 * mean(cells[m, c]) for c in columns], "o-", color=COLOURS[m], label=NAMES[m])
+    ax.set(xlabel=xlabel, ylabel="accuracy on test images, %\n(mean over tasks and seeds)")
+    ax.grid(alpha=0.25)
+    ax.legend(frameon=False)
+    return fig
+
+
+def rates_section(save: Callable[[str, Figure], str]) -> str:
+    rows = read("rates.csv")
+    rates = sorted({float(r["lr"]) for r in rows})
+    fig = Figure(figsize=(11, 3.6), layout="constrained")
+    for ax, setting in zip(fig.subplots(1, 3, sharey=True), ("alone", "middle of the deltas", "middle of the factors"), strict=True):
+        for m in ("lora", "copra"):
+            cells = gather(rows, lambda r, m=m, s=setting: r["lr"] if r["method"] == m and r["setting"] == s else None)
+            ax.plot(rates, [100 * mean(cells[m, f"{x:g}" if (m, f"{x:g}") in cells else str(x)]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m])
+        ax.set(xscale="log", xlabel="learning rate", title=setting)
+        ax.grid(alpha=0.25)
+    fig.axes[0].set_ylabel("accuracy, % (mean over tasks)")
+    fig.axes[0].legend(frameon=False)
+    points = read("rates_tsne.csv")
+    tasks = list(dict.fromkeys(p["task"] for p in points))
+    map_ = Figure(figsize=(3.8 * len(tasks), 3.8), layout="constrained")
+    for ax, t in zip(map_.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
+        for m, mark in (("lora", "o"), ("copra", "^")):
+            own = [p for p in points if p["task"] == t and p["method"] == m]
+            size = [12 + 14 * rates.index(float(p["lr"])) for p in own]
+            ax.scatter([float(p["x"]) for p in own], [float(p["y"]) for p in own], s=size, c=[f"C{p['seed']}" for p in own], marker=mark, alpha=0.7)
+        ax.set(title=t, xticks=[], yticks=[])
+    map_.supxlabel("● LoRA, ▲ CopRA; colour: seed; size: learning rate", fontsize=10)
+    return (
+        "## Learning rates\n\nThree tasks, three seeds; the middle is that of two seeds.\n\n"
+        f"{save('rates', fig)}\n\nWhere the adapters lie (t-SNE of A and B, cosine distance): seeds, far more than methods or rates, decide.\n\n{save('rates_tsne', map_)}"
+    )
+
+
+def regimes_section() -> str:
+    cells = defaultdict(lambda: defaultdict(list))
+    for r in read("regimes.csv"):
+        cells[r["shape"], int(r["steps"]), float(r["lr"]), r["method"]][r["setting"]].append(100 * float(r["accuracy"]))
+    settings = list(next(iter(cells.values())))
+    lines = ["| LoRA | steps | rate | method | " + " | ".join(settings) + " |", "|---" * (len(settings) + 4) + "|"]
+    for (shape, steps, lr, m), cell in sorted(cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0])):
+        lines.append(f"| {shape} | {steps} | {lr:g} | {NAMES[m]} | " + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings) + " |")
+    return (
+        "## The map of regimes\n\nValidation images of three development tasks, two seeds; every method had the same grid. The settings of all other tables "
+        "were chosen here.\n\n" + "\n".join(lines)
+    )
+
+
+def simple(name: str, title: str, about: str) -> str:
+    cells = gather(read(name), lambda r: r["setting"])
+    columns = list(dict.fromkeys(c for _, c in cells))
+    return f"## {title}\n\n{about}\n\n{table(cells, columns)}"
+
+
+def sections() -> list[str]:
+    def have(*names: str) -> bool:
+        return all((RESULTS / n).exists() for n in names)
+
+    def save(name: str, figure: Figure) -> str:
+        figure.savefig(RESULTS / f"{name}.png", dpi=110, facecolor="white", metadata={"Software": None})
+        return f"![{name}](results/{name}.png)"
+
+    out = []
+    if have("lines.csv", "structured.csv", "unstructured.csv"):
+        cells = headline()
+        out.append(f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\nMean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}")
+        out.append(f"## Lines between seeds\n\n{save('lines', lines_figure())}")
+        structured = gather(read("structured.csv"), lambda r: r["setting"])
+        out.append(f"## Structured pruning\n\nWhat is kept stands above each column.\n\n{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}")
+        sparse = gather(read("unstructured.csv"), lambda r: f"{r['entries']} {r['setting']}")
+        for of, words in (("factors", "A and B"), ("delta", "ΔW")):
+            columns = [f"{of} {s}" for s in (0.0, 0.5, 0.8, 0.9, 0.95)]
+            out.append(f"## Sparsity of {words}\n\n" + save(f"sparse_{of}", curves(sparse, columns, ("0 %", "50 %", "80 %", "90 %", "95 %"), f"entries of {words} set to zero")))
+    if have("rates.csv", "rates_tsne.csv"):
+        out.append(rates_section(save))
+    if have("multitask.csv"):
+        out.append(simple("multitask.csv", "Six tasks in one adapter", "Each merge's scale was chosen on validation images."))
+    if have("generalisation.csv"):
+        out.append(simple("generalisation.csv", "Beyond the training distribution", "Trained on the first half of the classes, tested on both halves; and on corrupted test images."))
+    if have("regimes.csv"):
+        out.append(regimes_section())
+    return out
+
+
+def main() -> None:
+    head = (HERE / "head.md").read_text(encoding="utf-8").strip()
+    (HERE / "README.md").write_text("\n\n".join([head, *sections()]) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
