@@ -186,6 +186,25 @@ def curve(x: Sequence[float], series: Mapping[str, Sequence[Accuracy]], xlabel: 
     return Picture(fig, f"Accuracy over {xlabel}. {told}.")
 
 
+def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = None) -> Picture:
+    """Which layers each training step had on: `on` (steps, layers), as `copra_lab.train.masks` or `Step.units` give it; a
+    dark cell is on. ``probability``: the schedule's p at each step, drawn above. (After Figure 1 of arXiv:2410.22911.)"""
+    m = np.array(on, dtype=bool)
+    fig = Figure(figsize=(7.6, 1.1 + 0.16 * m.shape[1] + (0.9 if probability else 0)), layout="constrained")
+    axes = fig.subplots(2, 1, sharex=True, height_ratios=[1, 0.22 * m.shape[1]], squeeze=False)[:, 0] if probability else [fig.subplots()]
+    if probability:
+        axes[0].plot(probability, color=VERMILION, label="p")
+        axes[0].plot(m.mean(1), ".", ms=2, color=GREY, label="share that was on")
+        axes[0].set(ylim=(-0.05, 1.05), yticks=(0, 1))
+        axes[0].legend(frameon=False, fontsize=8, loc="lower right")
+        axes[0].spines[["top", "right"]].set_visible(False)
+    ax = axes[-1]
+    ax.imshow(m.T, cmap="Blues", vmin=0, vmax=1.2, aspect="auto", interpolation="nearest", origin="lower")
+    ax.set(xlabel="step", ylabel="layer", yticks=range(0, m.shape[1], 2))
+    quarters = ", ".join(f"{100 * part.mean():.0f} %" for part in np.array_split(m, 4))
+    return Picture(fig, f"Which of {m.shape[1]} layers were on in {len(m)} training steps: in the four quarters of the training {quarters} of them.")
+
+
 def _pixels(image: Tensor) -> np.ndarray:
     return torch.as_tensor(image).numpy()
 

@@ -122,6 +122,11 @@ def drawn(dropping: Dropping, units: int, seed: int, step: int, steps: int) -> D
     return dropping.draw(units, step, steps, generator(seed, step, "layers"))
 
 
+def masks(dropping: Dropping, units: int, steps: int, seed: int = 0) -> list[tuple[bool, ...]]:
+    """Which of so many units `fit` has on in each step, without training: (steps, units)."""
+    return [drawn(dropping, units, seed, step, steps).on for step in range(steps)]
+
+
 class _Run:
     """The state of a training: a private copy of the model with LoRA on it, and its optimiser."""
 

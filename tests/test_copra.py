@@ -11,7 +11,8 @@ from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.copra import PLAIN, CopRA, Dropout, ProgressiveDropout, StochasticDepth, group
 from copra_lab.lora import LoRA
-from copra_lab.train import _Run, drawn, fit, generator
+from copra_lab.show import masks as picture
+from copra_lab.train import _Run, fit, generator, masks
 
 QUICK = {"steps": 16, "lr": 1e-2, "batch": 16, "progress": False}
 
@@ -118,8 +119,7 @@ def test_a_step_with_nothing_on_is_counted_and_learns_nothing():
     fit(tiny_clip(), tiny_task(), LoRA(rank=2), CopRA(), on_step=seen.append, **QUICK)
     assert seen[0].loss is None and not any(seen[0].units.values())  # p(0) = 0
     assert [s.step for s in seen] == list(range(1, 17)) and all(all(s.units.values()) and s.loss for s in seen[12:])
-    for s in seen:  # the masks can be had without training
-        assert drawn(CopRA(), 3, 0, s.step - 1, 16).on == tuple(s.units.values())
+    assert masks(CopRA(), 3, 16) == [tuple(s.units.values()) for s in seen]  # can be had without training
 
 
 def test_validation_has_everything_on_and_restores_what_was():
@@ -192,3 +192,9 @@ def test_bfloat16_learns_the_same_and_refuses_what_it_cannot():
         fit(tiny_clip(), tiny_task(), LoRA(towers=("text",)), precision="bfloat16", **QUICK)
     with pytest.raises(ValueError, match="precision must be"):
         fit(tiny_clip(), tiny_task(), precision="float16", **QUICK)
+
+
+def test_the_masks_can_be_looked_at():
+    shown = picture(masks(CopRA(), 12, 120), [CopRA().probability(t, 120) for t in range(120)])
+    assert shown.png[:4] == b"\x89PNG" and "12 layers" in shown.alt and shown.alt.endswith("100 % of them.")
+    assert len(picture(masks(CopRA(), 3, 10)).figure.axes) == 1
