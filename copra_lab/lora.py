@@ -209,9 +209,10 @@ class _Delta(nn.Module):
 class Attached:
     """LoRA on a model in training: parameters, a gate a site, and the adapter they make."""
 
-    def __init__(self, model: nn.Module, config: LoRA, generator: torch.Generator):
+    def __init__(self, model: nn.Module, config: LoRA, generator: torch.Generator, sites: "tuple[Site, ...] | None" = None):
+        """On the sites that `config` names, or on the given ones of a model that is no CLIP."""
         self.model, self.config = model, config
-        self.sites = choose(find_sites(model), config.sites, config.towers)
+        self.sites = sites or choose(find_sites(model), config.sites, config.towers)
         groups: dict[tuple[str, str], list[Site]] = {}
         for s in self.sites:
             groups.setdefault((s.module, s.parameter), []).append(s)
