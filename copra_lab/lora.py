@@ -27,7 +27,8 @@ class LoRA:
 
     ``rank`` r ≥ 1; ``alpha`` and ``scaling`` give the scale s: alpha / r (``"alpha/r"``, the LoRA paper) or alpha / √r
     (``"alpha/sqrt(r)"``, CLIP-LoRA). ``alpha=None`` means s = 1. ``sites`` from q, k, v, out, fc1, fc2; ``towers`` from
-    vision, text.
+    vision, text. ``train_a=False`` leaves A as it was drawn (FFA-LoRA, Sun et al., arXiv:2403.12313): the deltas of
+    clients that share A then average exactly in the factors.
     """
 
     rank: int = 4
@@ -35,6 +36,7 @@ class LoRA:
     scaling: str = "alpha/r"
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
+    train_a: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or self.rank < 1:
@@ -179,7 +181,8 @@ class _Delta(nn.Module):
         self.sites, self.rows = sites, [(s.start, s.stop) for s in sites]
         self.scale, self.on = config.scale, [True] * len(sites)
         bound = 1 / math.sqrt(sites[0].width)  # Kaiming-uniform with a = √5
-        self.A = nn.ParameterList([(torch.rand(config.rank, s.width, generator=g) * 2 - 1) * bound for s in sites])
+        drawn = [(torch.rand(config.rank, s.width, generator=g) * 2 - 1) * bound for s in sites]
+        self.A = nn.ParameterList([nn.Parameter(a, requires_grad=config.train_a) for a in drawn])
         self.B = nn.ParameterList([torch.zeros(s.shape[0], config.rank) for s in sites])
         self.mask: Tensor | None = None
 

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from copra_lab.clip import Clip
 from copra_lab.copra import PLAIN, Draw, Dropping, group
-from copra_lab.lora import Adapter, Attached, LoRA
+from copra_lab.lora import Adapter, Attached, LoRA, check_fits
 from copra_lab.storage import write_atomically
 from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower, embed, plain_tower
@@ -51,6 +51,7 @@ def fit(
     weight_decay: float = 1e-2,
     views: int = 0,
     precision: str = "float32",
+    start_from: Adapter | None = None,
     validate_every: int = 0,
     checkpoint: "str | Path | None" = None,
     checkpoint_every: int = 50,
@@ -67,6 +68,7 @@ def fit(
     that are kept, what lies below the lowest active layer is computed once (up to 1 GiB of it is kept).
     ``precision``: "float32", or "bfloat16" for the products with frozen weights; it needs a plain ViT and LoRA on the
     image tower alone.
+    ``start_from``: the adapter to begin with, of the same sites, rank and scale, in place of a new one.
     ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never.
     ``checkpoint``: a file to go on from after an interruption; written every `checkpoint_every` steps, removed at the
     end. A resumed run ends with the same numbers as an unbroken one.
@@ -82,6 +84,10 @@ def fit(
         "views": views, "precision": precision, "lora": _words(lora), "dropping": _words(dropping),
     }  # fmt: skip
     run = _Run(clip, task, lora, dropping, seed, lr, steps, weight_decay, views, precision)
+    if start_from:
+        check_fits(start_from, clip.sites, clip.hash)
+        run.attached.load(start_from)
+        recipe["start from"] = start_from.hash
     path, identity = (Path(checkpoint) if checkpoint else None), _identity(clip, task, recipe)
     start = run.resume(path, identity) if path else 0
     for step in tqdm(range(start, steps), desc=f"{dropping.method} {task.name}", initial=start, total=steps, disable=not progress, leave=False):

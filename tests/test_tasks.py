@@ -10,7 +10,7 @@ from copra_lab.concepts import concepts, held_out_names, mentions, plain
 from copra_lab.sources import Entry, near_copies
 from copra_lab.tasks import image_folder, load_task, task_names
 
-HELD_OUT = {"novel-kinds", "novel-names", "style-shift", "upright", "count"}
+HELD_OUT = {"novel-groups", "novel-kinds", "novel-names", "style-shift", "upright", "count"}
 BY_KEY = {c.key: c for c in concepts()}
 PARTS = ("train", "val", "test")
 

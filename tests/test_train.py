@@ -65,6 +65,19 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(tmp_path):
     assert not file.exists()
 
 
+def test_training_goes_on_from_an_adapter_and_may_leave_a_alone():
+    clip, task = tiny_clip(), tiny_task()
+    first = fit(clip, task, LoRA(rank=2), **QUICK)
+    again = fit(clip, task, LoRA(rank=2), start_from=first, **QUICK | {"steps": 1, "lr": 1e-9})
+    assert all(torch.allclose(again.deltas[n].delta(), d.delta(), atol=1e-6) for n, d in first.deltas.items())
+    frozen = fit(clip, task, LoRA(rank=2, train_a=False), start_from=first, **QUICK | {"steps": 3})
+    assert all(torch.equal(frozen.deltas[n].A, d.A) and not torch.equal(frozen.deltas[n].B, d.B) for n, d in first.deltas.items())
+    with pytest.raises(ValueError, match="does not match these LoRA settings"):
+        fit(clip, task, LoRA(rank=3), start_from=first, **QUICK)
+    with pytest.raises(ValueError, match="trained on base"):
+        fit(tiny_clip(1), task, LoRA(rank=2), start_from=first, **QUICK)
+
+
 CHILD = """
     import sys, torch
     sys.path.insert(0, sys.argv[2])
