@@ -275,9 +275,7 @@ class Attached:
 
     def adapter(self, base: str = "", provenance: Mapping[str, Any] | None = None) -> Adapter:
         """The deltas as they are now, copied."""
-        pairs = {
-            s.name: LowRank(d.A[i].detach().clone(), d.B[i].detach().clone(), d.scale) for d in self._deltas for i, s in enumerate(d.sites)
-        }
+        pairs = {s.name: LowRank(d.A[i].detach().clone(), d.B[i].detach().clone(), d.scale) for d in self._deltas for i, s in enumerate(d.sites)}
         return Adapter({s.name: pairs[s.name] for s in self.sites}, base, provenance or {})
 
     def load(self, adapter: Adapter) -> None:

@@ -64,7 +64,9 @@ def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None
     deltas = {}
     for name, members in _by_site(adapters, weights).items():
         if len({d.rank for d, _ in members}) > 1:
-            raise ValueError(f"the factors at {name!r} have different ranks and cannot be averaged; truncate them to one rank, or interpolate the deltas")
+            raise ValueError(
+                f"the factors at {name!r} have different ranks and cannot be averaged; truncate them to one rank, or interpolate the deltas"
+            )
         scales = {d.scale for d, _ in members}
         scale = scales.pop() if len(scales) == 1 else 1.0
         pairs = [(d.A, d.B * (d.scale / scale) if d.scale != scale else d.B, w) for d, w in members if w != 0] or [

@@ -29,9 +29,7 @@ def preset(name: str, layers: int) -> tuple[int, ...]:
     return tuple(kept[name])
 
 
-def keep(
-    adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "str | Iterable[str] | None" = None, tower: str = "vision"
-) -> Adapter:
+def keep(adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "str | Iterable[str] | None" = None, tower: str = "vision") -> Adapter:
     """The adapter with only these layers and kinds of site of one tower (None: all of them); the other tower's sites stay.
 
     ``layers``: numbers, or a preset, which counts the layers up to the adapter's last. ``kinds``: of q, k, v, out, fc1,

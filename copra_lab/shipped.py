@@ -33,4 +33,8 @@ def _load(folder: Path, clip: Clip) -> Adapter:
 def shipped(task: str | None = None, folder: Path = FOLDER) -> tuple[Shipped, ...]:
     """What is shipped for `task` (None: for all), in a fixed order: ``folder/task/label/``."""
     found = sorted(f.parent for f in folder.glob(f"*/*/{CONFIG}"))
-    return tuple(Shipped(f.parent.name, f.name.replace("-", " ").replace("lora", "LoRA").replace(" seed", ", seed"), f) for f in found if task in (None, f.parent.name))
+    return tuple(
+        Shipped(f.parent.name, f.name.replace("-", " ").replace("lora", "LoRA").replace(" seed", ", seed"), f)
+        for f in found
+        if task in (None, f.parent.name)
+    )

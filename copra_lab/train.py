@@ -77,7 +77,9 @@ def fit(
     the training diverges.
     """
     if steps < 1 or batch < 1 or not lr > 0 or views < 0:
-        raise ValueError(f"steps and batch must be at least 1, lr positive, views 0 or more; got steps={steps}, batch={batch}, lr={lr}, views={views}")
+        raise ValueError(
+            f"steps and batch must be at least 1, lr positive, views 0 or more; got steps={steps}, batch={batch}, lr={lr}, views={views}"
+        )
     recipe = {
         "method": dropping.method, "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots,
         "task seed": task.seed, "seed": seed, "steps": steps, "lr": lr, "batch": batch, "weight decay": weight_decay,
@@ -137,7 +139,17 @@ class _Run:
     """The state of a training: a private copy of the model with LoRA on it, and its optimiser."""
 
     def __init__(
-        self, clip: Clip, task: Task, lora: LoRA, dropping: Dropping, seed: int, lr: float, steps: int, weight_decay: float, views: int, precision: str
+        self,
+        clip: Clip,
+        task: Task,
+        lora: LoRA,
+        dropping: Dropping,
+        seed: int,
+        lr: float,
+        steps: int,
+        weight_decay: float,
+        views: int,
+        precision: str,
     ):
         self.clip, self.task, self.dropping, self.seed, self.lr, self.steps = clip, task, dropping, seed, lr, steps
         self.model = copy.deepcopy(clip.model)

@@ -93,7 +93,15 @@ def read(name: str) -> list[dict[str, str]]:
 
 
 def row(run: Run, setting: object, accuracy: Accuracy, **more: object) -> dict:
-    return {"task": run.task, "method": run.method, "seed": run.seed, "setting": setting, "n": accuracy.n, "accuracy": round(accuracy.value, 4), **more}
+    return {
+        "task": run.task,
+        "method": run.method,
+        "seed": run.seed,
+        "setting": setting,
+        "n": accuracy.n,
+        "accuracy": round(accuracy.value, 4),
+        **more,
+    }
 
 
 def bench(clip: Clip, task: str, split: str) -> Bench:

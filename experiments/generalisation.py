@@ -31,7 +31,9 @@ def main() -> None:
     a = arguments(__doc__).parse_args()
     tasks = a.tasks or reported()
     runs = headline(tasks, seeds=3)
-    halves = [Run(t, s, dropping=METHODS[m], part="base", **CHOSEN) for t in tasks for m in METHODS for s in range(3) if len(load_task(t).classes) > 3]
+    halves = [
+        Run(t, s, dropping=METHODS[m], part="base", **CHOSEN) for t in tasks for m in METHODS for s in range(3) if len(load_task(t).classes) > 3
+    ]
     clip, found, _ = adapters(runs + halves, a.work, a.jobs)
     rows = []
     for t in tqdm(tasks, desc="tasks"):

@@ -155,7 +155,16 @@ def measured(method: str, lr: float, found: dict[int, Adapter]) -> list[dict]:
     torch.set_num_threads(1)
 
     def row(seed: object, setting: str, a: Accuracy, split: str = "test") -> dict:
-        return {"task": "minilm", "method": method, "seed": seed, "setting": setting, "n": a.n, "accuracy": round(a.value, 4), "lr": lr, "split": split}
+        return {
+            "task": "minilm",
+            "method": method,
+            "seed": seed,
+            "setting": setting,
+            "n": a.n,
+            "accuracy": round(a.value, 4),
+            "lr": lr,
+            "split": split,
+        }
 
     rows = []
     for s, x in found.items():
@@ -173,10 +182,15 @@ def measured(method: str, lr: float, found: dict[int, Adapter]) -> list[dict]:
 def main() -> None:
     a = arguments(__doc__).parse_args()
     main_two = ("lora", "copra")
-    plan = [(m, s, lr) for m in METHODS for lr in (RATES if m in main_two else (HEADLINE,)) for s in range(5 if m in main_two and lr == HEADLINE else 3)]
+    plan = [
+        (m, s, lr) for m in METHODS for lr in (RATES if m in main_two else (HEADLINE,)) for s in range(5 if m in main_two and lr == HEADLINE else 3)
+    ]
     jobs = Parallel(a.jobs, return_as="generator")(delayed(fit)(*p, a.work) for p in plan)
     found = dict(zip(plan, tqdm(jobs, total=len(plan), desc="trainings"), strict=True))
-    rows = [{"task": "minilm", "method": "none", "seed": "", "setting": "alone", "n": z.n, "accuracy": round(z.value, 4), "lr": "", "split": "test"} for z in [accuracy(Adapter({}))]]
+    rows = [
+        {"task": "minilm", "method": "none", "seed": "", "setting": "alone", "n": z.n, "accuracy": round(z.value, 4), "lr": "", "split": "test"}
+        for z in [accuracy(Adapter({}))]
+    ]
     groups = {(m, lr): {s: x for (m_, s, lr_), x in found.items() if (m_, lr_) == (m, lr)} for m, _, lr in plan}
     parallel = Parallel(a.jobs, return_as="generator")
     for part in tqdm(parallel(delayed(measured)(m, lr, own) for (m, lr), own in groups.items()), total=len(groups), desc="measuring"):

@@ -38,7 +38,10 @@ def main() -> None:
         vectors = np.stack([vector(found[r]) for r in own])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
         xy = TSNE(perplexity=5, metric="cosine", init="random", random_state=0).fit_transform(vectors)
-        points += [{"task": t, "method": r.method, "seed": r.seed, "lr": r.lr, "x": round(float(u), 3), "y": round(float(v), 3)} for r, (u, v) in zip(own, xy, strict=True)]
+        points += [
+            {"task": t, "method": r.method, "seed": r.seed, "lr": r.lr, "x": round(float(u), 3), "y": round(float(v), 3)}
+            for r, (u, v) in zip(own, xy, strict=True)
+        ]
     if not a.tasks:
         write("rates.csv", COLUMNS, rows)
         write("rates_tsne.csv", ("task", "method", "seed", "lr", "x", "y"), points)

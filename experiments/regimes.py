@@ -15,7 +15,12 @@ from copra_lab.sweep import Run
 
 SEEDS = (100, 101)  # of no other experiment
 STEPS, RATES = (200, 800), (5e-4, 2e-3, 8e-3)
-SHAPES = {"rank 2": LoRA(rank=2), "rank 16": LoRA(rank=16), "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")), "value only": LoRA(sites=("v",))}
+SHAPES = {
+    "rank 2": LoRA(rank=2),
+    "rank 16": LoRA(rank=16),
+    "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")),
+    "value only": LoRA(sites=("v",)),
+}
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "lr", "shape", "seconds")
 
 

@@ -10,7 +10,13 @@ from common import RESULTS, read
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
-NAMES = {"lora": "LoRA", "copra": "CopRA", "dropout": "LoRA + dropout", "progressive-dropout": "LoRA + progressive dropout", "stochastic-depth": "stochastic depth"}
+NAMES = {
+    "lora": "LoRA",
+    "copra": "CopRA",
+    "dropout": "LoRA + dropout",
+    "progressive-dropout": "LoRA + progressive dropout",
+    "stochastic-depth": "stochastic depth",
+}
 COLOURS = {"lora": "#D55E00", "copra": "#0072B2", "dropout": "#E69F00", "progressive-dropout": "#CC79A7", "stochastic-depth": "#009E73"}
 
 Cells = dict[tuple[str, str], dict[str, list[float]]]
@@ -138,7 +144,9 @@ def rates_section(save: Callable[[str, Figure], str]) -> str:
     for ax, setting in zip(fig.subplots(1, 3, sharey=True), ("alone", "middle of the deltas", "middle of the factors"), strict=True):
         for m in ("lora", "copra"):
             cells = gather(rows, lambda r, m=m, s=setting: r["lr"] if r["method"] == m and r["setting"] == s else None)
-            ax.plot(rates, [100 * mean(cells[m, f"{x:g}" if (m, f"{x:g}") in cells else str(x)]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m])
+            ax.plot(
+                rates, [100 * mean(cells[m, f"{x:g}" if (m, f"{x:g}") in cells else str(x)]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m]
+            )
         ax.set(xscale="log", xlabel="learning rate", title=setting)
         ax.grid(alpha=0.25)
     fig.axes[0].set_ylabel("accuracy, % (mean over tasks)")
@@ -190,20 +198,31 @@ def sections() -> list[str]:
     out = []
     if have("lines.csv", "structured.csv", "unstructured.csv"):
         cells = headline()
-        out.append(f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\nMean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}")
+        out.append(
+            f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\nMean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}"
+        )
         out.append(f"## Lines between seeds\n\n{save('lines', lines_figure())}")
         structured = gather(read("structured.csv"), lambda r: r["setting"])
         out.append(f"## Structured pruning\n\nWhat is kept stands above each column.\n\n{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}")
         sparse = gather(read("unstructured.csv"), lambda r: f"{r['entries']} {r['setting']}")
         for of, words in (("factors", "A and B"), ("delta", "ΔW")):
             columns = [f"{of} {s}" for s in (0.0, 0.5, 0.8, 0.9, 0.95)]
-            out.append(f"## Sparsity of {words}\n\n" + save(f"sparse_{of}", curves(sparse, columns, ("0 %", "50 %", "80 %", "90 %", "95 %"), f"entries of {words} set to zero")))
+            out.append(
+                f"## Sparsity of {words}\n\n"
+                + save(f"sparse_{of}", curves(sparse, columns, ("0 %", "50 %", "80 %", "90 %", "95 %"), f"entries of {words} set to zero"))
+            )
     if have("rates.csv", "rates_tsne.csv"):
         out.append(rates_section(save))
     if have("multitask.csv"):
         out.append(simple("multitask.csv", "Six tasks in one adapter", "Each merge's scale was chosen on validation images."))
     if have("generalisation.csv"):
-        out.append(simple("generalisation.csv", "Beyond the training distribution", "Trained on the first half of the classes, tested on both halves; and on corrupted test images."))
+        out.append(
+            simple(
+                "generalisation.csv",
+                "Beyond the training distribution",
+                "Trained on the first half of the classes, tested on both halves; and on corrupted test images.",
+            )
+        )
     if have("regimes.csv"):
         out.append(regimes_section())
     return out

@@ -29,7 +29,21 @@ SHIPPED = ("things-blur", "novel-kinds", "objects-sketch", "travel-negative", "f
 """Tasks whose adapters of the first two seeds come with the package."""
 
 SETTINGS: dict[str, Any] = {"steps": 150, "lr": 1e-3}
-COLUMNS = ("base", "task", "classes", "train", "n", "zero_shot", "zero_shot_low", "zero_shot_high", "probe", "lora_mean", "lora_sd", "lora_each", "seconds")
+COLUMNS = (
+    "base",
+    "task",
+    "classes",
+    "train",
+    "n",
+    "zero_shot",
+    "zero_shot_low",
+    "zero_shot_high",
+    "probe",
+    "lora_mean",
+    "lora_sd",
+    "lora_each",
+    "seconds",
+)
 
 
 def runs(task: str) -> list[Run]:

@@ -39,8 +39,7 @@ PHOTO_KINDS = {
     "wild cat or bear": "bear leopard lion tiger wolf",
     "building": "bridge castle house road skyscraper",
     "landscape": "cloud forest mountain plain sea",
-    "mammal": "camel cattle chimpanzee elephant kangaroo fox porcupine possum raccoon skunk "
-    "hamster mouse rabbit shrew squirrel",
+    "mammal": "camel cattle chimpanzee elephant kangaroo fox porcupine possum raccoon skunk hamster mouse rabbit shrew squirrel",
     "invertebrate": "crab lobster snail spider worm",
     "person": "baby boy girl man woman",
     "reptile": "crocodile dinosaur lizard snake turtle",

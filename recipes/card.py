@@ -64,7 +64,11 @@ def row(what: str, value: float, interval: tuple[float, float], n: int) -> dict:
 
 def probes(clip: Clip) -> list[dict]:
     out = []
-    for name, what in (("novel-kinds", "kinds of held-out concepts"), ("digits", "handwritten digits"), ("upright", "orientation of held-out drawings")):
+    for name, what in (
+        ("novel-kinds", "kinds of held-out concepts"),
+        ("digits", "handwritten digits"),
+        ("upright", "orientation of held-out drawings"),
+    ):
         task = load_task(name)
         zero = Bench(clip, task, precision="float32").accuracy()
         out.append(row(f"zero-shot, {what} ({len(task.classes)} classes)", zero.value, zero.interval, zero.n))
@@ -85,7 +89,9 @@ def speed(clip: Clip) -> list[dict]:
             start = time.perf_counter()
             bench.logits(stop=400)
             times.append(1000 * (time.perf_counter() - start))
-        out.append({"precision": precision, "ms for 400 images": round(float(np.median(times[1:])), 1), "agreement with float32": round(bench.agreement, 4)})
+        out.append(
+            {"precision": precision, "ms for 400 images": round(float(np.median(times[1:])), 1), "agreement with float32": round(bench.agreement, 4)}
+        )
     return out
 
 

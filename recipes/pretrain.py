@@ -240,7 +240,11 @@ class Data:
         g = torch.Generator().manual_seed(int(rng.integers(1 << 62)))
         n_photo, n_icon = int(n * 0.42), int(n * 0.13)
         n_emoji = n - n_photo - n_icon
-        e, i, p = rng.integers(len(self.emoji), size=n_emoji), rng.integers(len(self.icons), size=n_icon), rng.integers(len(self.photo_rows), size=n_photo)
+        e, i, p = (
+            rng.integers(len(self.emoji), size=n_emoji),
+            rng.integers(len(self.icons), size=n_icon),
+            rng.integers(len(self.photo_rows), size=n_photo),
+        )
         rows = torch.tensor(self.photo_rows)[p]
         photo = warp(self.photos[rows].permute(0, 3, 1, 2).float() / 255, g, (1.0, 1.7), 10, 0.25, torch.rand(n_photo, generator=g) < 0.5)
 
@@ -375,7 +379,10 @@ def train_image(
             if step % 50 == 0:
                 bar.set_postfix({k: f"{v:.2f}" for k, v in numbers.items()}, refresh=False)
                 rate_now = (step + 1 - began) * batch / (time.time() - begin)
-                log.write(json.dumps({"step": step, "lr": rate, "images_per_second": round(rate_now), **{k: round(v, 4) for k, v in numbers.items()}}) + "\n")
+                log.write(
+                    json.dumps({"step": step, "lr": rate, "images_per_second": round(rate_now), **{k: round(v, 4) for k, v in numbers.items()}})
+                    + "\n"
+                )
                 log.flush()
             if (step + 1) % 500 == 0:
                 save(step + 1, state)

@@ -34,7 +34,9 @@ def linear_probe(task: Task, of) -> Accuracy:
     return Accuracy(int(hits.sum()), len(hits))
 
 
-def zero_shot(clip: Clip, images: torch.Tensor, labels: torch.Tensor, prompts: list[str], sources: list[str]) -> tuple[float, tuple[float, float], int]:
+def zero_shot(
+    clip: Clip, images: torch.Tensor, labels: torch.Tensor, prompts: list[str], sources: list[str]
+) -> tuple[float, tuple[float, float], int]:
     """Accuracy, its bootstrap interval over sources, and how many sources there are."""
     hits = (clip.image_features(images) @ clip.text_features(prompts).T).argmax(-1) == labels
     return hits.float().mean().item(), bootstrap_interval(hits.numpy().astype(float), sources), len(set(sources))

@@ -15,7 +15,10 @@ def tasks_table() -> str:
     def percent(x: str) -> str:
         return f"{100 * float(x):.1f}"
 
-    lines = ["| task | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds (mean ± sd) | seconds to fit |", "|---|---|---|---|---|---|---|"]
+    lines = [
+        "| task | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds (mean ± sd) | seconds to fit |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for r in rows:
         zero = f"{percent(r['zero_shot'])} ({percent(r['zero_shot_low'])} to {percent(r['zero_shot_high'])})"
         lora = f"{percent(r['lora_mean'])} ± {percent(r['lora_sd'])}"
@@ -37,9 +40,7 @@ TABLES = {"tasks": tasks_table, "card": card_table}
 
 def filled(text: str) -> str:
     """`text` with every ``<!-- table:name -->…<!-- end -->`` filled anew."""
-    return re.sub(
-        r"<!-- table:(\w+) -->.*?<!-- end -->", lambda m: f"<!-- table:{m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->", text, flags=re.DOTALL
-    )
+    return re.sub(r"<!-- table:(\w+) -->.*?<!-- end -->", lambda m: f"<!-- table:{m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->", text, flags=re.DOTALL)
 
 
 def main() -> None:

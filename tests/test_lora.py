@@ -109,7 +109,12 @@ def test_the_bench_says_what_an_independent_forward_pass_says(precision, block_t
     clip, task = tiny_clip(block_type=block_type), tiny_task()
     bench = Bench(clip, task, precision=precision)
     before = {k: v.clone() for k, v in clip.model.state_dict().items()}
-    for adapter in (NONE, random_adapter(clip), random_adapter(clip, kinds=("out", "fc2"), towers=("vision",)), random_adapter(clip, towers=("text",))):
+    for adapter in (
+        NONE,
+        random_adapter(clip),
+        random_adapter(clip, kinds=("out", "fc2"), towers=("vision",)),
+        random_adapter(clip, towers=("text",)),
+    ):
         merged = copy.deepcopy(clip.model)
         merged.load_state_dict(merged.state_dict() | merged_weights(clip.model, adapter))
         with torch.no_grad():

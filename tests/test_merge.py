@@ -199,7 +199,12 @@ def test_keeping_parts():
     q = keep(a, [1], "q", tower="text")
     assert [n for n in q.deltas if place(n)[0] == "text"] == [hf_name("text", 1, "q")] and layers_of(q) == (0, 1, 2)
     assert layers_of(keep(keep(a, "even"), "even")) == (0, 2)  # a preset counts layers, not what is left of them
-    for bad, message in (({"layers": [3]}, "no layer 3"), ({"kinds": "w"}, "of kind 'w'"), ({"layers": "all"}, "unknown preset"), ({"tower": "audio"}, "no site in")):
+    for bad, message in (
+        ({"layers": [3]}, "no layer 3"),
+        ({"kinds": "w"}, "of kind 'w'"),
+        ({"layers": "all"}, "unknown preset"),
+        ({"tower": "audio"}, "no site in"),
+    ):
         with pytest.raises(ValueError, match=message):
             keep(a, **bad)
 

@@ -1,4 +1,4 @@
-"""Measuring where a visitor stands: a first number at once, all images when the thumb rests, the rest of the curve meanwhile."""
+"""Measuring where a visitor stands: a first number at once, all images when the slider rests, the rest of the curve meanwhile."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from copra_lab.bench import NONE, Bench
-from copra_lab.merge import interpolate
+from copra_lab.bench import Bench
 from copra_lab.page.lab import Lab
-from copra_lab.page.walk import Pair, Point, Session, Walk
+from copra_lab.page.places import Place
+from copra_lab.page.walk import Point, Session, Walk
 
 FIRST = 100
 """Images for the first number, and between two looks at whether the visitor has gone on."""
 
 PAUSE = 0.06
-"""Seconds that a thumb must rest before all images are run: one that is still moving soon asks for another position."""
+"""Seconds that a slider or switch must rest before all images are run: one that is still moving soon asks for another position."""
 
 
 class Traffic:
@@ -46,66 +46,66 @@ def _point(bench: Bench, predictions: Tensor) -> Point:
     return Point(predictions.to(torch.int16), bench.score(predictions))
 
 
-def first_numbers(lab: Lab, session: Session, pair: Pair, at: float) -> Iterator[Walk]:
-    """Go to `at` and measure it on the first images; on a line that is new, first the base and both ends on all.
+def first_numbers(lab: Lab, session: Session, place: Place) -> Iterator[Walk]:
+    """Go to `place` and measure it on the first images; what it is held against comes before it, on all.
 
     Yields the walk whenever there is something new to see. Stops early if the visitor has gone elsewhere.
     """
-    walk = session.visit(pair, at)
-    if walk.base is None:
+    walk = session.visit(place)
+    missing = [r for r in place.references if r not in walk.points]
+    if missing:
         yield walk
-    bench = lab.bench(pair.task)
-    a, b = (lab.adapter(pair.task, key) for key in (pair.a, pair.b))
-    if walk.base is None:
-        with traffic:
-            session.found(pair, len(bench), _point(bench, bench.predictions(NONE)))
-        yield session.walk
-    for weight, adapter in ((0.0, a), (1.0, b)):
-        if weight not in session.walk.points and session.walk.pair == pair:
+    bench, adapter = lab.bench(place.task), place.adapter(lab)
+    for reference in missing:
+        wanted = session.walk.place
+        if wanted and reference in wanted.references:
             with traffic:
-                session.add(pair, weight, _point(bench, bench.predictions(adapter)))
+                session.add(reference, _point(bench, bench.predictions(reference.adapter(lab))))
+        if session.stands(place):
             yield session.walk
-    if at not in session.walk.points and session.stands(pair, at):
+    if place not in session.walk.points and session.stands(place):
         with traffic:
-            session.add(pair, at, _point(bench, bench.logits(interpolate(a, b, at), 0, FIRST).argmax(-1)))
-    if session.stands(pair, at):
+            session.add(place, _point(bench, bench.logits(adapter, 0, FIRST).argmax(-1)))
+    if session.stands(place):
         yield session.walk
 
 
 def remaining(lab: Lab, session: Session) -> Walk | None:
     """Measure the place where the visitor stands on the remaining images. None if the visitor left meanwhile."""
     walk = session.walk
-    if walk.pair is None or walk.at not in walk.points or not (walk.whole(walk.at) or session.rests(PAUSE)):
+    place = walk.place
+    if place is None or place not in walk.points or not (walk.whole(place) or session.rests(PAUSE)):
         return None
     with traffic:
-        return _complete(lab, session, walk, walk.at)
+        return _complete(lab, session, place, place)
 
 
 def filled_in(lab: Lab, session: Session) -> Iterator[Walk]:
-    """While the visitor rests, measure what was passed by on the remaining images, what is near first."""
+    """While the visitor rests, measure what the slider passed by on the remaining images, what is near first."""
     walk = session.walk
-    if all(map(walk.whole, walk.points)) or not session.rests(4 * PAUSE):
+    stood = walk.place
+    if stood is None:
         return
-    for weight in sorted(walk.points, key=lambda w: abs(w - walk.at)):
-        if not walk.whole(weight):
-            done = _complete(lab, session, walk, weight, before=traffic.give_way)
-            if done is None:
-                return
-            yield done
+    passed = [p for p in walk.points if p.line == stood.line and not walk.whole(p)]
+    if not passed or not session.rests(4 * PAUSE):
+        return
+    for place in sorted(passed, key=lambda p: abs(p.position - stood.position)):
+        done = _complete(lab, session, place, stood, before=traffic.give_way)
+        if done is None:
+            return
+        yield done
 
 
-def _complete(lab: Lab, session: Session, walk: Walk, weight: float, before: Callable[[], None] = lambda: None) -> Walk | None:
-    """Measure `weight` on the images that it was not measured on, as long as the visitor stands where `walk` says."""
-    assert walk.pair is not None
-    pair, points = walk.pair, walk.points[weight].predictions
-    if not walk.whole(weight):
-        bench = lab.bench(pair.task)
-        adapter = interpolate(lab.adapter(pair.task, pair.a), lab.adapter(pair.task, pair.b), weight)
-        parts = [points]
-        for start in range(len(points), len(bench), FIRST):
+def _complete(lab: Lab, session: Session, place: Place, stood: Place, before: Callable[[], None] = lambda: None) -> Walk | None:
+    """Measure `place` on the images that it was not measured on, as long as the visitor stands at `stood`."""
+    if not session.walk.whole(place):
+        bench, adapter = lab.bench(place.task), place.adapter(lab)
+        known = session.walk.points.get(place)
+        parts = [known.predictions] if known else []
+        for start in range(len(parts[0]) if parts else 0, len(bench), FIRST):
             before()
-            if not session.stands(pair, walk.at):
+            if not session.stands(stood):
                 return None
             parts.append(bench.logits(adapter, start, start + FIRST).argmax(-1))
-        session.add(pair, weight, _point(bench, torch.cat(parts)))
-    return session.walk if session.stands(pair, walk.at) else None
+        session.add(place, _point(bench, torch.cat(parts)))
+    return session.walk if session.stands(stood) else None

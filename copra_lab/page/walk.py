@@ -1,31 +1,22 @@
-"""A visitor's walk along the line between two adapters: what was measured where, and what the last move changed."""
+"""A visitor's walk from place to place: what was measured where, and where the visitor stands."""
 
 import math
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
 
 from torch import Tensor
 
+from copra_lab.page.places import Base, Place
 from copra_lab.stats import Accuracy
 
-LOW, HIGH, STEP = -0.5, 1.5, 0.02
-KEPT = 4
-"""Walks that a visitor finds again on coming back to a pair."""
-
-
-class Pair(NamedTuple):
-    """Between which adapters, by their keys, and in which task."""
-
-    task: str
-    a: str
-    b: str
+KEPT = 500
+"""Points that a visitor finds again on coming back; those of the present line are kept in any case."""
 
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A measured position: the classes predicted for the first images of the bench's order, (k,), and how many are right."""
+    """A measured place: the classes predicted for the first images of the bench's order, (k,), and how many are right."""
 
     predictions: Tensor
     accuracy: Accuracy
@@ -33,45 +24,71 @@ class Point:
 
 @dataclass(frozen=True)
 class Walk:
-    """``points`` by λ, all of `pair`. ``at`` is where the thumb is, ``since`` the position it is compared with: the
-    last one that was measured on all `total` images before the thumb left it."""
+    """``place`` is where the visitor stands, ``since`` the place on the same line that it is compared with: the last one
+    that was measured on all images before the slider left it."""
 
-    pair: Pair | None = None
-    total: int = 0
-    base: Point | None = None
-    points: Mapping[float, Point] = field(default_factory=dict)
-    at: float = 0.0
-    since: float = 0.0
-
-    def whole(self, weight: float) -> bool:
-        """Whether `weight` was measured on all images."""
-        return weight in self.points and self.points[weight].accuracy.n == self.total
-
-    def step(self, at: float) -> "Walk":
-        """The thumb moved to `at`."""
-        return replace(self, at=at, since=self.at if at != self.at and self.whole(self.at) else self.since)
-
-    def add(self, weight: float, point: Point) -> "Walk":
-        """With one more point; a first estimate does not replace a result on all images."""
-        known = self.points.get(weight)
-        return self if known and known.accuracy.n >= point.accuracy.n else replace(self, points={**self.points, weight: point})
-
-    def cleared(self) -> "Walk":
-        """Only the ends and the position itself are left."""
-        kept = (0.0, 1.0, self.at)
-        return replace(self, points={w: p for w, p in self.points.items() if w in kept}, since=self.at)
-
-    def swapped(self) -> "Walk":
-        """The same walk seen from the other end: λ becomes 1 − λ."""
-        assert self.pair is not None
-        pair = Pair(self.pair.task, self.pair.b, self.pair.a)
-        points = {mirror(w): p for w, p in self.points.items()}
-        return replace(self, pair=pair, points=points, at=mirror(self.at), since=mirror(self.since))
+    place: Place | None = None
+    since: Place | None = None
+    points: Mapping[Place, Point] = field(default_factory=dict)
 
     @property
-    def changes(self) -> "list[Change]":
-        """The images whose prediction differs between `since` and `at`, among those measured at both."""
-        return changes(self.points.get(self.since), self.points.get(self.at))
+    def position(self) -> float:
+        return self.place.position if self.place else 0.0
+
+    @property
+    def here(self) -> Point | None:
+        """The place itself, if it was measured."""
+        return self.points.get(self.place) if self.place else None
+
+    @property
+    def base(self) -> Point | None:
+        """The task without an adapter, if that was measured."""
+        return self.points.get(Base(self.place.task)) if self.place else None
+
+    @property
+    def total(self) -> int:
+        """How many images the task has; 0 as long as the base was not measured."""
+        return self.base.accuracy.n if self.base else 0
+
+    def whole(self, place: Place) -> bool:
+        """Whether `place` was measured on all images."""
+        return place in self.points and self.points[place].accuracy.n == self.total
+
+    def curve(self) -> dict[float, Point]:
+        """What was measured on the line where the visitor stands, by position."""
+        line = self.place.line if self.place else None
+        return dict(sorted((p.position, point) for p, point in self.points.items() if p.line == line))
+
+    def step(self, place: Place) -> "Walk":
+        """The visitor goes to `place`."""
+        here, since = self.place, self.since
+        if here is None or here.line != place.line:
+            since = place
+        elif here != place and self.whole(here):
+            since = here
+        return replace(self, place=place, since=since)
+
+    def add(self, place: Place, point: Point) -> "Walk":
+        """With one more point; a first estimate does not replace a result on all images."""
+        known = self.points.get(place)
+        if known and known.accuracy.n >= point.accuracy.n:
+            return self
+        points = {**self.points, place: point}
+        if (over := len(points) - KEPT) > 0:
+            for old in [p for p in points if not self._needs(p) and p != place][:over]:
+                del points[old]
+        return replace(self, points=points)
+
+    def _needs(self, place: Place) -> bool:
+        return self.place is not None and (place.line == self.place.line or place in self.place.references)
+
+    def cleared(self) -> "Walk":
+        """Of the present subject, only the place itself and what it is held against are left."""
+        here = self.place
+        if here is None:
+            return self
+        kept = (here, *here.references)
+        return replace(self, points={p: point for p, point in self.points.items() if p.subject != here.subject or p in kept}, since=here)
 
 
 @dataclass(frozen=True)
@@ -84,7 +101,7 @@ class Change:
 
 
 def changes(before: Point | None, after: Point | None) -> list[Change]:
-    """In the bench's order. Nothing if one of the two was not measured."""
+    """In the bench's order, among the images measured at both. Nothing if one of the two was not measured."""
     if before is None or after is None:
         return []
     n = min(len(before.predictions), len(after.predictions))
@@ -92,31 +109,12 @@ def changes(before: Point | None, after: Point | None) -> list[Change]:
     return [Change(i, int(before.predictions[i]), int(after.predictions[i])) for i in moved]
 
 
-def position(value: object) -> float:
-    """What came from the slider or its number field → a λ on the slider's grid, within its ends.
-
-    Raises ValueError for what is no number.
-    """
-    try:
-        number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
-        number = math.nan
-    if math.isnan(number):
-        raise ValueError(f"λ must be a number from {LOW} to {HIGH}")
-    return round(round(min(max(number, LOW), HIGH) / STEP) * STEP, 2) + 0.0  # + 0.0: there is no −0
-
-
-def mirror(weight: float) -> float:
-    return round(LOW + HIGH - weight, 2) + 0.0
-
-
 class Session:
-    """What one visitor has walked. Values inside are never changed, only replaced: of two handlers that run for the
-    same visitor at once, each sees a whole `Walk`."""
+    """What one visitor has walked, through all views. Values inside are never changed, only replaced: of two handlers
+    that run for the same visitor at once, each sees a whole `Walk`."""
 
     def __init__(self) -> None:
         self.walk, self.turn = Walk(), -math.inf
-        self._earlier: dict[Pair, Walk] = {}
         self._lock = threading.Condition()
 
     def __deepcopy__(self, memo: object) -> "Session":
@@ -131,45 +129,23 @@ class Session:
             self.turn = max(self.turn, number)
         return newest
 
-    def visit(self, pair: Pair, at: float) -> Walk:
-        """Go to `at` on the line of `pair`; a walk on that line from before goes on."""
+    def change(self, how: Callable[[Walk], Walk]) -> Walk:
         with self._lock:
-            if self.walk.pair != pair:
-                self._keep(self.walk)
-                self.walk = self._earlier.get(pair) or Walk(pair, at=at, since=at)
-            self.walk = self.walk.step(at)
+            self.walk = how(self.walk)
             self._lock.notify_all()
             return self.walk
 
-    def _keep(self, walk: Walk) -> None:
-        if walk.pair:
-            self._earlier = dict([*((p, w) for p, w in self._earlier.items() if p != walk.pair), (walk.pair, walk)][-KEPT:])
+    def visit(self, place: Place) -> Walk:
+        return self.change(lambda walk: walk.step(place))
 
-    def put(self, walk: Walk) -> None:
-        """`walk` is what this visitor finds on coming to its pair."""
-        with self._lock:
-            self._keep(walk)
+    def add(self, place: Place, point: Point) -> None:
+        self.change(lambda walk: walk.add(place, point))
 
-    def add(self, pair: Pair, weight: float, point: Point) -> None:
-        with self._lock:
-            if self.walk.pair == pair:
-                self.walk = self.walk.add(weight, point)
-
-    def found(self, pair: Pair, total: int, base: Point) -> None:
-        with self._lock:
-            if self.walk.pair == pair:
-                self.walk = replace(self.walk, total=total, base=base)
-
-    def clear(self) -> Walk:
-        with self._lock:
-            self.walk = self.walk.cleared()
-            return self.walk
-
-    def stands(self, pair: Pair | None, at: float) -> bool:
-        return self.walk.pair == pair and self.walk.at == at
+    def stands(self, place: Place | None) -> bool:
+        return self.walk.place == place
 
     def rests(self, seconds: float) -> bool:
         """Wait so long, and tell whether the visitor stayed."""
-        walk = self.walk
+        place = self.walk.place
         with self._lock:
-            return not self._lock.wait_for(lambda: not self.stands(walk.pair, walk.at), seconds)
+            return not self._lock.wait_for(lambda: not self.stands(place), seconds)

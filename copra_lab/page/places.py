@@ -1,0 +1,170 @@
+"""The models that a visitor can ask for, as values: what a view's controls say, turned into an adapter when measured."""
+
+import math
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
+
+from copra_lab.bench import NONE
+from copra_lab.lora import Adapter
+from copra_lab.merge import interpolate
+from copra_lab.page.lab import Lab
+from copra_lab.prune import keep, layers_of, sparsify
+
+LOW, HIGH, STEP = -0.5, 1.5, 0.02
+
+
+class Place(Protocol):
+    """A model to be measured. Equal places are the same model, so that what was measured is found again."""
+
+    @property
+    def task(self) -> str: ...
+
+    @property
+    def position(self) -> float:
+        """Where the slider is."""
+        ...
+
+    @property
+    def line(self) -> Hashable:
+        """The same for all places that the slider leads to: they make one curve."""
+        ...
+
+    @property
+    def subject(self) -> Hashable:
+        """The same for all places that belong into one table, and that are cleared together."""
+        ...
+
+    @property
+    def references(self) -> "tuple[Place, ...]":
+        """What the number here is held against: measured before it, on all images."""
+        ...
+
+    def adapter(self, lab: Lab) -> Adapter:
+        """Raises AdapterError if a file is broken or does not fit."""
+        ...
+
+
+@dataclass(frozen=True)
+class Base:
+    """No adapter at all."""
+
+    task: str
+    position = 0.0
+    references: "tuple[Place, ...]" = ()
+
+    @property
+    def line(self) -> Hashable:
+        return self
+
+    subject = line
+
+    def adapter(self, lab: Lab) -> Adapter:
+        return NONE
+
+
+@dataclass(frozen=True)
+class Blended:
+    """The point λ = ``weight`` on the line between two adapters, given by their keys on the shelf."""
+
+    task: str
+    a: str
+    b: str
+    weight: float = 0.0
+
+    @property
+    def position(self) -> float:
+        return self.weight
+
+    @property
+    def line(self) -> Hashable:
+        return replace(self, weight=0.0)
+
+    subject = line
+
+    @property
+    def references(self) -> tuple[Place, ...]:
+        return Base(self.task), replace(self, weight=0.0), replace(self, weight=1.0)
+
+    def adapter(self, lab: Lab) -> Adapter:
+        return interpolate(lab.adapter(self.task, self.a), lab.adapter(self.task, self.b), self.weight)
+
+    def swapped(self) -> "Blended":
+        """The same model, seen from the other end: λ becomes 1 − λ."""
+        return Blended(self.task, self.b, self.a, mirror(self.weight))
+
+
+@dataclass(frozen=True)
+class Pruned:
+    """An adapter of which only some layers and kinds of site of the image tower are kept (None: all), and then of what
+    is left the smallest ``percent`` of A's entries and of B's set to zero."""
+
+    task: str
+    key: str
+    layers: tuple[int, ...] | None = None
+    kinds: tuple[str, ...] | None = None
+    percent: int = 0
+
+    @property
+    def position(self) -> float:
+        return self.percent
+
+    @property
+    def line(self) -> Hashable:
+        return replace(self, percent=0)
+
+    @property
+    def whole(self) -> "Pruned":
+        """The adapter as it was."""
+        return Pruned(self.task, self.key)
+
+    subject = whole
+
+    @property
+    def references(self) -> tuple[Place, ...]:
+        return Base(self.task), self.whole
+
+    def adapter(self, lab: Lab) -> Adapter:
+        adapter = lab.adapter(self.task, self.key)
+        # An adapter without sites in the image tower has nothing to choose from, but can be made sparse.
+        kept = keep(adapter, self.layers, self.kinds) if layers_of(adapter) else adapter
+        return sparsify(kept, self.percent / 100)
+
+
+def position(value: object) -> float:
+    """What came from the slider of λ or its number field → a λ on the slider's grid, within its ends."""
+    return round(round(_within(value, LOW, HIGH, "λ") / STEP) * STEP, 2) + 0.0  # + 0.0: there is no −0
+
+
+def mirror(weight: float) -> float:
+    return round(LOW + HIGH - weight, 2) + 0.0
+
+
+def percentage(value: object) -> int:
+    """What came from the slider of sparsity or its number field → whole percent."""
+    return round(_within(value, 0, 100, "the sparsity"))
+
+
+def _within(value: object, low: float, high: float, name: str) -> float:
+    """`value`, or the end that it lies beyond. Raises ValueError for what is no number."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if math.isnan(number):
+        raise ValueError(f"{name} must be a number from {low} to {high}")
+    return min(max(number, low), high)
+
+
+def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False) -> tuple[Any, ...] | None:
+    """Which of `have` a group of switches keeps, in the order of `have`; None for all of them.
+
+    `others`: the switches may still be those of another adapter, so what this one lacks is left out.
+    Raises ValueError for what is no list, and for a switch that is not there.
+    """
+    if not isinstance(given, list | tuple):
+        raise ValueError(f"{name} must come as a list of those to keep, out of {', '.join(map(str, have))}")
+    if not others and (unknown := [g for g in given if g not in have]):
+        raise ValueError(f"the adapter has no {name} {unknown[0]!r:.40}; it has {', '.join(map(str, have))}")
+    on = tuple(h for h in have if h in given)
+    return None if len(on) == len(have) else on
