@@ -3,7 +3,7 @@
 import copy
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -17,7 +17,7 @@ from copra_lab.lora import Adapter, check_fits, merged_weights
 from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
-from copra_lab.tower import CHUNK, Tower, embed, plain_tower, workers
+from copra_lab.tower import CHUNK, Forest, Tower, embed, plain_tower, workers
 
 LINE = tuple(i / 10 for i in range(11))
 
@@ -86,20 +86,70 @@ class Bench:
     def logits(self, adapter: Adapter = NONE, start: int = 0, stop: int | None = None) -> Tensor:
         """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's
         order. Raises ValueError for an adapter of another base or shape."""
-        check_fits(adapter, self.clip.sites, self.clip.hash)
-        sites = self.clip.sites
-        vision = {n: d for n, d in adapter.deltas.items() if sites[n].tower == "vision"}
-        text = self._text(Adapter({n: d for n, d in adapter.deltas.items() if n not in vision}))
+        vision, texts = self._parts(adapter)
+        text = self._text(texts)
         with torch.inference_mode():
             if self.base is not None and self.tower is not None:
                 # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
-                deltas = {sites[n]: d for n, d in vision.items()}
-                tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if vision else self.tower
+                deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
+                tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if deltas else self.tower
                 f = _features(tower, self.tokens[start:stop])
             else:
                 images = self.split.images[self.order[start:stop]]
-                f = torch.cat([self._encode("encode_image", Adapter(vision), self.clip.pixels(x)) for x in images.split(CHUNK)])
+                f = torch.cat([self._encode("encode_image", vision, self.clip.pixels(x)) for x in images.split(CHUNK)])
             return self.clip.logit_scale * f @ text.T
+
+    def outcomes(self, adapters: Sequence[Adapter], value: str = "accuracy") -> Tensor:
+        """What each adapter makes of each image, (adapters, images) in the bench's order, float32: "accuracy", 1 where it is
+        right; "loss", minus the cross-entropy in nats, so that more is better; "margin", by how much the cosine with the
+        right class exceeds that with the best other one.
+
+        Whatever several adapters share is computed once: blocks at the bottom of the tower, where they hold the very
+        same deltas (as parts of one adapter do, see `prune.keep`), and texts. Raises ValueError as `logits` does.
+        """
+        measure = MEASURES.get(value)
+        if measure is None:
+            raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
+        out = torch.empty(len(adapters), len(self))
+        if self.base is None or self.tower is None:
+            for i, adapter in enumerate(adapters):
+                out[i] = measure(self.logits(adapter), self.labels, self.clip.logit_scale)
+            return out
+        parts = [self._parts(a) for a in adapters]
+        distinct = {text.hash: text for _, text in parts}
+        texts = {h: self._text(text) for h, text in distinct.items()}
+        forest = workers().submit(self._forest, [vision for vision, _ in parts]).result()
+
+        @torch.inference_mode()
+        def run(start: int) -> None:
+            rows = slice(start, start + CHUNK)
+            for members, f in forest.features(self.tokens[rows]):
+                found: dict[str, Tensor] = {}
+                for i in members:
+                    h = parts[i][1].hash
+                    if h not in found:
+                        found[h] = measure(self.clip.logit_scale * f @ texts[h].T, self.labels[rows], self.clip.logit_scale)
+                    out[i, rows] = found[h]
+
+        list(workers().map(run, range(0, len(self), CHUNK)))
+        return out
+
+    def accuracies(self, adapters: Sequence[Adapter]) -> list[Accuracy]:
+        """The accuracy of each, what they share computed once."""
+        return [Accuracy(int(hits), len(self)) for hits in self.outcomes(adapters).sum(1)]
+
+    def _parts(self, adapter: Adapter) -> tuple[Adapter, Adapter]:
+        """What an adapter adds to the image tower and to the text tower."""
+        check_fits(adapter, self.clip.sites, self.clip.hash)
+        vision = {n: d for n, d in adapter.deltas.items() if self.clip.sites[n].tower == "vision"}
+        return Adapter(vision), Adapter({n: d for n, d in adapter.deltas.items() if n not in vision})
+
+    @torch.inference_mode()
+    def _forest(self, adapters: Sequence[Adapter]) -> Forest:
+        assert self.base is not None and self.tower is not None
+        made: dict = {}
+        sites = self.clip.sites
+        return Forest([self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made) for a in adapters])
 
     def _text(self, adapter: Adapter) -> Tensor:
         if not adapter.deltas:
@@ -139,11 +189,30 @@ class Bench:
         if space not in ("delta", "factors"):
             raise ValueError(f"space must be 'delta' or 'factors', got {space!r}")
         point = interpolate if space == "delta" else interpolate_factors
-        return Path(tuple(weights), tuple(self.accuracy(point(a, b, w)) for w in weights))
+        return Path(tuple(weights), tuple(self.accuracies([point(a, b, w) for w in weights])))
 
     def landscape(self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]) -> list[list[Accuracy]]:
         """Accuracies over the plane through three adapters (see `merge.plane`): a row for each of `y`, a column for each of `x`."""
-        return [[self.accuracy(plane(a, b, c, u, v)) for u in x] for v in y]
+        found = self.accuracies([plane(a, b, c, u, v) for v in y for u in x])
+        return [found[i : i + len(x)] for i in range(0, len(found), len(x))]
+
+
+def _hits(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
+    return (logits.argmax(-1) == labels).float()
+
+
+def _loss(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
+    return -F.cross_entropy(logits, labels, reduction="none")
+
+
+def _margin(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
+    right = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return (right - others) / scale
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"accuracy": _hits, "loss": _loss, "margin": _margin}
+"""logits (n, classes), labels (n,) and CLIP's scale → (n,)."""
 
 
 @cache
