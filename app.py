@@ -14,12 +14,18 @@ demo = build()
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="app.py", description="Opens a page on which you blend fine-tuned CLIPs and watch their accuracy.")
+    parser = argparse.ArgumentParser(
+        prog="app.py", description="Opens a page on which you blend and prune fine-tuned CLIPs and watch their accuracy."
+    )
     parser.add_argument("--port", type=int, help="port to serve on (default: $GRADIO_SERVER_PORT, or the first free one from 7860)")
     parser.add_argument("--host", help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer alone)")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
-    parser.add_argument("--adapters", type=Path, action="append", default=[], metavar="FOLDER", help="more adapters, as FOLDER/task/label/; can be repeated")
-    parser.add_argument("--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)")
+    parser.add_argument(
+        "--adapters", type=Path, action="append", default=[], metavar="FOLDER", help="more adapters, as FOLDER/task/label/; can be repeated"
+    )
+    parser.add_argument(
+        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
+    )
     args = parser.parse_args()
     if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
         parser.error(f"no folder {missing[0]}")

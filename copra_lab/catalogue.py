@@ -12,7 +12,6 @@ from copra_lab import nuisances as nu
 from copra_lab import sources as so
 from copra_lab.gallery import SIZE, drawings
 
-POSES = ("upright", "turned to the right", "upside down", "turned to the left")
 HELD_OUT = "Held out: pretraining saw none of these drawings, and no image that has one of their names."
 KNOWN = "Pretraining saw these drawings, but never so:"
 
@@ -20,8 +19,7 @@ KNOWN = "Pretraining saw these drawings, but never so:"
 @dataclass(frozen=True)
 class Recipe:
     """A row of `TASKS`. `shadow`: drawings become shapes of one dark colour through which so much of their own shows.
-    `clean`: the parts without the nuisance. `deal`: the classes, given to the drawings in turn; `pose` turns drawings of
-    class i by i quarters, `number` shows i + 1 copies of them."""
+    `deal`: the classes, given to the drawings in turn; `number` shows i + 1 copies of those of class i."""
 
     title: str
     about: str
@@ -30,9 +28,7 @@ class Recipe:
     nuisance: nu.Nuisance | None = None
     flip: bool = True
     shadow: float | None = None
-    clean: tuple[str, ...] = ()
     deal: tuple[str, ...] = ()
-    pose: bool = False
     number: bool = False
 
 
@@ -40,6 +36,8 @@ def _known(title: str, question: str, manner: str, *categories: str, **more: Any
     return Recipe(title, f"{question} {KNOWN} {manner}", partial(so.kinds, *categories), **more)
 
 
+# How strong each nuisance is was set so that the bundled CLIP, zero-shot, gets about half of the training and validation
+# drawings right; no test drawing was looked at.
 TASKS: dict[str, Recipe] = {
     "novel-groups": Recipe(
         "New things: what sort?",
@@ -53,7 +51,7 @@ TASKS: dict[str, Recipe] = {
     ),
     "novel-names": Recipe(
         "New things: which one?",
-        f"Name the thing. {HELD_OUT} One drawing of each trains, a drawing by another artist tests.",
+        f"Name the animal, plant or food. {HELD_OUT} One drawing of each trains, a drawing by another artist tests.",
         so.novel_names,
     ),
     "style-shift": Recipe(
@@ -68,54 +66,55 @@ TASKS: dict[str, Recipe] = {
     ),
     "nature-silhouette": _known(
         "Shadows of animals and plants",
-        "Tell an animal or plant by its shadow.", "one dark shape, no inner lines, no colour.",
-        "Animals & Nature", shadow=0.0,
+        "Tell an animal or plant by its shadow.", "one dark shape through which little of their colours shows.",
+        "Animals & Nature", shadow=0.15,
     ),
     "food-mosaic": _known(
         "Food in coarse pixels",
-        "Tell what kind of food or drink it is.", "pixelated to 12 to 15 squares a side.",
-        "Food & Drink", nuisance=nu.mosaic,
+        "Tell what kind of food or drink it is.", "pixelated to 10 to 12 squares a side.",
+        "Food & Drink", nuisance=partial(nu.mosaic, cells=(10, 12)),
     ),
     "objects-sketch": _known(
         "Pencil sketches of objects",
         "Tell the kind of object.", "as grey pencil lines on paper.",
         "Objects", nuisance=nu.sketch,
     ),
-    "travel-negative": _known(
-        "Travel on film negatives",
-        "Tell vehicles, buildings, landscapes and weather apart.", "with all colours inverted.",
-        "Travel & Places", nuisance=nu.negative,
+    "travel-solarised": _known(
+        "Travel on spoilt prints",
+        "Tell vehicles, buildings, landscapes and weather apart.", "inverted where they are bright, as a photograph that saw light too early.",
+        "Travel & Places", nuisance=partial(nu.negative, above=0.5),
     ),
     "faces-noise": _known(
         "Faces in a snowstorm",
-        "Tell a face's mood or costume.", "under heavy noise, one pixel in twelve dead.",
-        "Smileys & Emotion", nuisance=nu.noise,
+        "Tell a face's mood or costume.", "under noise, one pixel in twenty dead.",
+        "Smileys & Emotion", nuisance=partial(nu.noise, sigma=(0.1, 0.25), dead=0.05),
     ),
     "people-occluded": _known(
         "People behind patches",
-        "Tell what people, hands and body parts are doing.", "with a third of the picture covered.",
-        "People & Body", nuisance=nu.patches,
+        "Tell what people, hands and body parts are doing.", "with a sixth of the picture covered.",
+        "People & Body", nuisance=partial(nu.patches, share=0.16),
     ),
     "symbols-waves": _known(
         "Symbols under water",
         "Tell the kind of sign.", "bent as through rippling water.",
-        "Symbols", nuisance=nu.waves, flip=False,
+        "Symbols", nuisance=partial(nu.waves, reach=(0.14, 0.22)), flip=False,
     ),
     "things-blur": _known(
         "Everything out of focus",
-        "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games and objects.", "far out of focus.",
-        *so.THINGS, nuisance=nu.blur,
+        "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games and objects.", "out of focus.",
+        *so.THINGS, nuisance=partial(nu.blur, sigma=0.02),
+    ),
+    "same-drawings": Recipe(
+        "The same drawings again",
+        "Name the thing. The test shows the very drawings of the training part, known from pretraining too, in other places, "
+        "sizes and angles: nearly solved, and no measure of generalisation.",
+        so.same_drawings,
     ),
     "same-drawings-occluded": Recipe(
-        "The same drawings, half hidden",
-        "Name the thing. The test shows the very drawings of the training part, known from pretraining too, but with half of the "
-        "picture covered: it measures robustness, not generalisation to new drawings.",
-        so.same_drawings, nuisance=partial(nu.patches, share=0.5), clean=("train", "val"),
-    ),
-    "upright": Recipe(
-        "Which way is up?",
-        f"Tell how far a drawing has been turned. {HELD_OUT} Far: pretraining was never asked which way up a picture is.",
-        partial(so.unlabelled, so.UPRIGHT_KINDS), "a drawing that is {}", flip=False, deal=POSES, pose=True,
+        "The same drawings behind patches",
+        "Name the thing. The test shows the very drawings of the training part, known from pretraining too, behind other "
+        "patches: it measures robustness, not generalisation to new drawings.",
+        so.same_drawings, nuisance=partial(nu.patches, share=0.15),
     ),
     "count": Recipe(
         "How many?",
@@ -160,14 +159,9 @@ def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
     """The pictures of some entries: uint8 (n, side, side, 3)."""
     recipe, rgba = TASKS[name], _rgba([e.source for e in entries])
     gens = nu.generators(so.rank(f"{name}/{e.part}/{e.source}") for e in entries)
-    if recipe.pose:  # a quarter clockwise for each place in POSES
-        rgba = torch.stack([r.rot90(-POSES.index(e.label)) for r, e in zip(rgba, entries, strict=True)])
     drawing = nu.copies(rgba, [so.NUMBERS.index(e.label) for e in entries], gens, side) if recipe.number else nu.place(rgba, gens, side)
     images = nu.on_ground(drawing if recipe.shadow is None else nu.silhouette(drawing, gens, left=recipe.shadow), gens)
-    rows = [i for i, e in enumerate(entries) if e.part not in recipe.clean]
-    if recipe.nuisance and rows:
-        images[rows] = recipe.nuisance(images[rows], [gens[i] for i in rows])
-    return nu.to_bytes(images)
+    return nu.to_bytes(recipe.nuisance(images, gens) if recipe.nuisance else images)
 
 
 def _rgba(sources: Sequence[str]) -> torch.Tensor:

@@ -208,9 +208,7 @@ SAMPLERS: dict[str, Callable[[Game, int, np.random.Generator], Iterator[Estimate
 }
 
 
-def estimate(
-    game: Game, n: int, method: str = "permutations", *, budget: int | None = None, seconds: float | None = None, seed: int = 0
-) -> Estimate:
+def estimate(game: Game, n: int, method: str = "permutations", *, budget: int | None = None, seconds: float | None = None, seed: int = 0) -> Estimate:
     """The last estimate within `budget` evaluations or `seconds`, whichever ends first; always one sample at least.
 
     Raises ValueError for an unknown method, or without either limit.

@@ -31,10 +31,11 @@ def _load(folder: Path, clip: Clip) -> Adapter:
 
 
 def shipped(task: str | None = None, folder: Path = FOLDER) -> tuple[Shipped, ...]:
-    """What is shipped for `task` (None: for all), in a fixed order: ``folder/task/label/``."""
-    found = sorted(f.parent for f in folder.glob(f"*/*/{CONFIG}"))
-    return tuple(
-        Shipped(f.parent.name, f.name.replace("-", " ").replace("lora", "LoRA").replace(" seed", ", seed"), f)
-        for f in found
-        if task in (None, f.parent.name)
-    )
+    """What is shipped for `task` (None: for all), LoRA first: ``folder/task/label/``."""
+    found = sorted((f.parent for f in folder.glob(f"*/*/{CONFIG}")), key=lambda f: (f.parent.name, not f.name.startswith("lora"), f.name))
+    return tuple(Shipped(f.parent.name, _label(f.name), f) for f in found if task in (None, f.parent.name))
+
+
+def _label(name: str) -> str:
+    """``copra-seed-1`` → ``CopRA, seed 1``."""
+    return name.replace("-", " ").replace("lora", "LoRA").replace("copra", "CopRA").replace(" seed", ", seed")

@@ -67,7 +67,6 @@ def probes(clip: Clip) -> list[dict]:
     for name, what in (
         ("novel-kinds", "kinds of held-out concepts"),
         ("digits", "handwritten digits"),
-        ("upright", "orientation of held-out drawings"),
     ):
         task = load_task(name)
         zero = Bench(clip, task, precision="float32").accuracy()

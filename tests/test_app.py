@@ -17,6 +17,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,13 +25,15 @@ from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.bench import NONE, Bench
 from copra_lab.clip import load_clip
-from copra_lab.lora import LoRA, merged_weights
+from copra_lab.lora import Adapter, LoRA, LowRank, merged_weights
 from copra_lab.merge import barrier, interpolate
-from copra_lab.page import build, parts
+from copra_lab.page import VIEWS, blend, blend_parts, build, parts
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
-from copra_lab.page.walk import HIGH, LOW, Change, Pair, Point, Session, Walk, changes, mirror, position
+from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror, position
+from copra_lab.page.walk import KEPT, Change, Point, Session, Walk, changes
 from copra_lab.plots import highest_barrier, path_svg
+from copra_lab.prune import layers_of
 from copra_lab.shipped import FOLDER
 from copra_lab.stats import Accuracy
 from copra_lab.storage import WEIGHTS
@@ -40,12 +43,12 @@ from copra_lab.train import fit
 ROOT = Path(__file__).parent.parent
 
 
-def independent(clip, task, a, b, weight) -> int:
-    """Right answers of the model between two adapters, by the model's own code: nothing of `merge` and `bench`."""
+def independent(clip, task, *parts: tuple[Adapter, float]) -> int:
+    """Right answers of the model with Σ share·ΔW of its adapters, by the model's own code: nothing of `merge` and `bench`."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # several wait for each other rather than work, on a machine that the app keeps busy
     weights = {k: v.clone() for k, v in clip.model.state_dict().items()}
-    for adapter, share in ((a, 1 - weight), (b, weight)):
+    for adapter, share in parts:
         for name, merged in merged_weights(clip.model, adapter).items():
             weights[name] += share * (merged - clip.model.state_dict()[name])
     model = copy.deepcopy(clip.model)
@@ -56,6 +59,22 @@ def independent(clip, task, a, b, weight) -> int:
         correct = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(-1) == task.test.labels
     torch.set_num_threads(threads)
     return int(correct.sum())
+
+
+def cut(adapter: Adapter, layers=None, kinds=None, percent: int = 0) -> Adapter:
+    """The pruned adapter, by nothing of `copra_lab.prune`: sites by their names, entries ranked by numpy."""
+
+    def stays(name: str) -> bool:
+        layer, part = re.search(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)", name).groups()
+        return (layers is None or int(layer) in layers) and (kinds is None or part.removesuffix("_proj") in kinds)
+
+    kept, halves = {n: d for n, d in adapter.deltas.items() if stays(n)}, []
+    for half in "AB":
+        arrays = {n: getattr(d, half).numpy().copy() for n, d in kept.items()}
+        sizes = np.sort(np.abs(np.concatenate([a.ravel() for a in arrays.values()]))) if arrays else np.zeros(0)
+        gone = len(sizes) - round(len(sizes) * (1 - percent / 100))
+        halves.append({n: torch.from_numpy(np.where(np.abs(a) <= (sizes[gone - 1] if gone else -1), 0, a)) for n, a in arrays.items()})
+    return Adapter({n: LowRank(*(h[n] for h in halves), d.scale) for n, d in kept.items()}, adapter.base)
 
 
 # --- without a browser -------------------------------------------------------------------------------------------------
@@ -71,6 +90,9 @@ class TinyLab(Lab):
     def menu(self, task):
         return [("One", "0/one"), ("Two", "0/two"), ("No adapter", BASE)]
 
+    def about(self, task):
+        return "Noise of four colours."
+
     def adapter(self, task, key):
         return NONE if key == BASE else random_adapter(tiny_clip(), seed=1 + (key == "0/two"), towers=("vision",), size=0.3)
 
@@ -79,61 +101,68 @@ class TinyLab(Lab):
 
 
 TINY = Bench(tiny_clip(), tiny_task(), precision="float32")
-PAIR = Pair("colours", "0/one", "0/two")
-
-
 LAB = TinyLab()
-ONE, TWO = (LAB.adapter("colours", key) for key in PAIR[1:])
+ONE, TWO = (LAB.adapter("colours", key) for key in ("0/one", "0/two"))
 
 
-def walked(*weights: float) -> Session:
+def at(weight: float) -> Blended:
+    return Blended("colours", "0/one", "0/two", weight)
+
+
+def walked(*places) -> Session:
     session = Session()
-    for weight in weights:
-        list(first_numbers(LAB, session, PAIR, weight))
+    for place in places:
+        list(first_numbers(LAB, session, place))
         assert remaining(LAB, session)
     return session
 
 
-@pytest.mark.parametrize(("value", "at"), [(0, 0), (0.31, 0.32), ("0.5", 0.5), (99, HIGH), (-1e9, LOW), (float("inf"), HIGH), (-0.0001, 0), (0.7000000001, 0.7)])
-def test_any_number_becomes_a_position_of_the_slider(value, at):
-    assert position(value) == at and str(position(value)) == str(float(at))
+def in_between(weight: float) -> list[tuple[Adapter, float]]:
+    return [(ONE, 1 - weight), (TWO, weight)]
 
 
-@pytest.mark.parametrize("value", [float("nan"), None, "much", [0.5], {}])
+@pytest.mark.parametrize(
+    ("value", "weight"), [(0, 0), (0.31, 0.32), ("0.5", 0.5), (99, HIGH), (-1e9, LOW), (float("inf"), HIGH), (-0.0001, 0), (0.7000000001, 0.7)]
+)
+def test_any_number_becomes_a_position_of_the_slider(value, weight):
+    assert position(value) == weight and str(position(value)) == str(float(weight))
+
+
+@pytest.mark.parametrize("value", [float("nan"), None, "much", [0.5], {}, 10**400])
 def test_what_is_no_number_is_answered_in_words(value):
     with pytest.raises(ValueError, match=r"λ must be a number from -0.5 to 1.5"):
         position(value)
 
 
 def test_a_new_line_starts_with_the_base_and_both_ends():
-    walks = list(first_numbers(LAB, Session(), PAIR, 0.3))
-    assert walks[0].points == {} and walks[0].base is None
+    walks = list(first_numbers(LAB, Session(), at(0.3)))
+    assert walks[0].points == {} and walks[0].base is None and walks[0].total == 0
     end = walks[-1]
-    assert end.base.accuracy == TINY.accuracy() and list(end.points) == [0.0, 1.0, 0.3]
-    assert end.points[0.0].accuracy == TINY.accuracy(ONE) and end.points[1.0].accuracy == TINY.accuracy(TWO)
-    assert end.points[0.3].accuracy.n == FIRST
+    assert end.base.accuracy == TINY.accuracy() and list(end.curve()) == [0.0, 0.3, 1.0] and end.total == len(TINY)
+    assert end.points[at(0.0)].accuracy == TINY.accuracy(ONE) and end.points[at(1.0)].accuracy == TINY.accuracy(TWO)
+    assert end.here is end.points[at(0.3)] and end.here.accuracy.n == FIRST
 
 
 @pytest.mark.parametrize("weight", [-0.5, 0.0, 0.36, 1.0, 1.5])
 def test_the_number_is_that_of_an_independent_forward_pass(weight):
-    walk = walked(weight).walk
-    assert walk.at == weight and walk.whole(weight)
-    assert walk.points[weight].accuracy == Accuracy(independent(tiny_clip(), tiny_task(), ONE, TWO, weight), len(TINY))
+    walk = walked(at(weight)).walk
+    assert walk.position == weight and walk.whole(at(weight))
+    assert walk.here.accuracy == Accuracy(independent(tiny_clip(), tiny_task(), *in_between(weight)), len(TINY))
 
 
 def test_no_adapter_can_be_an_end():
-    pair = Pair("colours", BASE, "0/two")
+    place = Blended("colours", BASE, "0/two", 0.5)
     session = Session()
-    list(first_numbers(LAB, session, pair, 0.5))
-    assert session.walk.points[0.0].accuracy == TINY.accuracy()
-    assert remaining(LAB, session).points[0.5].accuracy == TINY.accuracy(interpolate(NONE, TWO, 0.5))
+    list(first_numbers(LAB, session, place))
+    assert session.walk.curve()[0.0].accuracy == TINY.accuracy()
+    assert remaining(LAB, session).here.accuracy == TINY.accuracy(interpolate(NONE, TWO, 0.5))
 
 
 def test_a_first_estimate_never_replaces_a_result():
-    session = walked(0.2)
-    whole = session.walk.points[0.2]
-    session.add(PAIR, 0.2, Point(whole.predictions[:FIRST], Accuracy(0, FIRST)))
-    assert session.walk.points[0.2] is whole
+    session = walked(at(0.2))
+    whole = session.walk.here
+    session.add(at(0.2), Point(whole.predictions[:FIRST], Accuracy(0, FIRST)))
+    assert session.walk.here is whole
 
 
 def test_a_request_that_was_overtaken_is_dropped():
@@ -149,77 +178,100 @@ class Distracted(Bench):
     session: Session
 
     def logits(self, *args, **kwargs):
-        self.session.visit(PAIR, 0.9)
+        self.session.visit(at(0.9))
         return super().logits(*args, **kwargs)
 
 
 def test_a_result_for_a_place_that_was_left_is_not_shown(monkeypatch):
-    session = walked(0.0)
+    session = walked(at(0.0))
     distracted = Distracted(tiny_clip(), tiny_task(), precision="float32")
     distracted.session = session
     monkeypatch.setattr(TinyLab, "bench", lambda self, task: distracted)
-    assert list(first_numbers(LAB, session, PAIR, 0.4)) == []
+    assert list(first_numbers(LAB, session, at(0.4))) == []
     assert remaining(LAB, session) is None  # at 0.9 nothing was measured yet
-    assert session.walk.at == 0.9
+    assert session.walk.place == at(0.9)
 
 
 def test_a_thumb_that_moves_on_is_not_waited_for():
     session = Session()
-    list(first_numbers(LAB, session, PAIR, 0.4))
-    mover = threading.Timer(0.01, session.visit, (PAIR, 0.5))
+    list(first_numbers(LAB, session, at(0.4)))
+    mover = threading.Timer(0.01, session.visit, (at(0.5),))
     mover.start()
     assert remaining(LAB, session) is None
     mover.join()
-    assert not session.walk.whole(0.4)
+    assert not session.walk.whole(at(0.4))
 
 
 def test_positions_passed_by_are_filled_in_while_the_visitor_rests():
     session = Session()
     for weight in (0.2, 0.4, 0.6):
-        list(first_numbers(LAB, session, PAIR, weight))
+        list(first_numbers(LAB, session, at(weight)))
     assert remaining(LAB, session)
     walks = list(filled_in(LAB, session))
-    assert [w.whole(0.4) for w in walks] == [True, True] and [w.whole(0.2) for w in walks] == [False, True]
-    assert session.walk.points[0.2].accuracy == TINY.accuracy(interpolate(ONE, TWO, 0.2))
+    assert [w.whole(at(0.4)) for w in walks] == [True, True] and [w.whole(at(0.2)) for w in walks] == [False, True]
+    assert session.walk.points[at(0.2)].accuracy == TINY.accuracy(interpolate(ONE, TWO, 0.2))
     assert list(filled_in(LAB, session)) == []
 
 
+def test_what_was_cleared_is_not_filled_in():
+    session = Session()
+    for weight in (0.2, 0.4, 0.6):
+        list(first_numbers(LAB, session, at(weight)))
+    assert remaining(LAB, session)
+    walks = filled_in(LAB, session)
+    assert next(walks).whole(at(0.4))
+    session.change(Walk.cleared)
+    assert list(walks) == [] and list(session.walk.curve()) == [0.0, 0.6, 1.0]
+
+
 def test_visitors_share_nothing():
-    first, second = walked(0.4), copy.deepcopy(walked(0.8))
-    assert second.walk == Walk() and first.walk.at == 0.4
+    first, second = walked(at(0.4)), copy.deepcopy(walked(at(0.8)))
+    assert second.walk == Walk() and first.walk.place == at(0.4)
     assert second.take(0.0)
 
 
 def test_coming_back_to_a_pair_finds_its_curve():
-    session = walked(0.4)
-    list(first_numbers(LAB, session, Pair("colours", "0/two", BASE), 0.4))
-    assert len(session.walk.points) == 3 and session.walk.points[1.0].accuracy == TINY.accuracy()
-    again = next(iter(first_numbers(LAB, session, PAIR, 0.0)))
-    assert again.whole(0.4) and again.at == 0.0
+    session = walked(at(0.4))
+    list(first_numbers(LAB, session, Blended("colours", "0/two", BASE, 0.4)))
+    assert len(session.walk.curve()) == 3 and session.walk.curve()[1.0].accuracy == TINY.accuracy()
+    again = next(iter(first_numbers(LAB, session, at(0.0))))
+    assert again.whole(at(0.4)) and again.position == 0.0 and again.since == again.place
+
+
+def test_a_visitor_who_stays_long_does_not_fill_the_memory():
+    walk = walked(at(0.4)).walk
+    point = walk.here
+    for i in range(KEPT):
+        walk = walk.add(Blended("colours", "0/two", str(i)), point)
+    assert len(walk.points) == KEPT and {Base("colours"), at(0.0), at(0.4), at(1.0)} <= set(walk.points)
 
 
 def test_swapping_turns_the_curve_round():
-    walk = walked(0.3).walk
-    turned = walk.swapped()
-    assert turned.pair == Pair("colours", "0/two", "0/one") and turned.at == 0.7
-    assert {w: p.accuracy for w, p in turned.points.items()} == {mirror(w): p.accuracy for w, p in walk.points.items()}
-    assert turned.swapped() == walk
+    walk = walked(at(0.3)).walk
+    turned = blend.swapped(walk)
+    assert turned.place == Blended("colours", "0/two", "0/one", 0.7)
+    assert {w: p.accuracy for w, p in turned.curve().items()} == {mirror(w): p.accuracy for w, p in walk.curve().items()}
+    assert blend.swapped(turned) == walk and blend.swapped(Walk()) == Walk()
 
 
 def test_clearing_keeps_the_ends_and_the_place():
-    session = walked(0.2, 0.4, 0.6)
-    assert sorted(session.clear().points) == [0.0, 0.6, 1.0]
+    session = walked(Blended("colours", "0/two", BASE, 0.1), at(0.2), at(0.4), at(0.6))
+    walk = session.change(Walk.cleared)
+    assert list(walk.curve()) == [0.0, 0.6, 1.0] and walk.since == walk.place and walk.base
+    assert Blended("colours", "0/two", BASE, 0.1) in walk.points
+    assert Walk().cleared() == Walk()
 
 
 def test_changes_are_counted_from_where_the_visitor_last_rested():
-    session = walked(0.0)
-    list(first_numbers(LAB, session, PAIR, 0.5))  # passed by: first images only
-    list(first_numbers(LAB, session, PAIR, 1.0))
+    session = walked(at(0.0))
+    list(first_numbers(LAB, session, at(0.5)))  # passed by: first images only
+    list(first_numbers(LAB, session, at(1.0)))
     walk = session.walk
-    assert (walk.since, walk.at) == (0.0, 1.0)
+    assert (walk.since, walk.place) == (at(0.0), at(1.0))
     before, after = TINY.predictions(ONE), TINY.predictions(TWO)
-    assert [c.image for c in walk.changes] == (before != after).nonzero().flatten().tolist() != []
-    assert all((c.before, c.after) == (before[c.image], after[c.image]) for c in walk.changes)
+    found = changes(walk.points[walk.since], walk.here)
+    assert [c.image for c in found] == (before != after).nonzero().flatten().tolist() != []
+    assert all((c.before, c.after) == (before[c.image], after[c.image]) for c in found)
 
 
 def test_changes_among_images_measured_at_both_places():
@@ -228,16 +280,20 @@ def test_changes_among_images_measured_at_both_places():
     assert changes(None, point(1)) == [] == changes(point(1), None)
 
 
+def ends(a: torch.Tensor, b: torch.Tensor) -> Walk:
+    """A walk from end to end with these predictions."""
+    n = len(TINY)
+    points = {Base("colours"): a, at(0.0): a, at(1.0): b}
+    return Walk(at(1.0), at(0.0), {place: Point(classes.to(torch.int16), Accuracy(n // 2, n)) for place, classes in points.items()})
+
+
 def test_changed_images_show_gains_and_losses_and_say_what_is_hidden():
     n = len(TINY)
-    right = TINY.labels.to(torch.int16)
-    wrong = (right + 1) % 4
-    half = torch.cat([right[: n // 2], wrong[n // 2 :]])
-    flipped = torch.cat([wrong[: n // 2], right[n // 2 :]])
-    walk = Walk(PAIR, n, None, {0.0: Point(half, Accuracy(n // 2, n)), 1.0: Point(flipped, Accuracy(n // 2, n))}, at=1.0, since=0.0)
-    html = parts.changed(walk, TINY)
+    right, wrong = TINY.labels, (TINY.labels + 1) % 4
+    html = blend_parts.changed(ends(torch.cat([right[: n // 2], wrong[n // 2 :]]), torch.cat([wrong[: n // 2], right[n // 2 :]])), TINY)
     assert f"✓ {n // 2} now right" in html and f"✗ {n // 2} now wrong" in html and f"and {n - parts.TILES} more" in html
     assert html.count('<li class="right"') + html.count('<li class="wrong"') == parts.TILES and html.count('<li class="wrong"') >= 3
+    assert "No prediction changed." in blend_parts.changed(ends(right, right), TINY)
 
 
 def test_class_names_are_text_not_html():
@@ -245,9 +301,7 @@ def test_class_names_are_text_not_html():
     object.__setattr__(evil := copy.copy(task), "classes", ("<script>x</script>", *task.classes[1:]))
     bench = copy.copy(TINY)
     bench.task = evil
-    n = len(TINY)
-    points = {w: Point(torch.full((n,), c, dtype=torch.int16), Accuracy(0, n)) for w, c in ((0.0, 0), (1.0, 1))}
-    html = parts.changed(Walk(PAIR, n, None, points, at=1.0, since=0.0), bench)
+    html = blend_parts.changed(ends(torch.zeros(len(TINY)), torch.ones(len(TINY))), bench)
     assert "<script" not in html and "&lt;script" in html
 
 
@@ -278,21 +332,31 @@ def test_the_barrier_is_that_of_the_library():
     assert highest_barrier(POINTS[:1] + POINTS[2:])[0] == 0
 
 
+def cells(table: str) -> list[list[str]]:
+    """What stands in the body of a table."""
+    root = ElementTree.fromstring(table.replace("scope=row", 'scope="row"').replace("scope=col", 'scope="col"'))
+    return [[cell.text or "" for cell in row] for row in root.iter("tr")][1:]
+
+
 def test_the_table_has_every_number_of_the_curve():
-    walk = walked(0.2, -0.3).walk
-    table = ElementTree.fromstring(parts.table(walk).replace("scope=row", 'scope="row"').replace("scope=col", 'scope="col"'))
-    rows = [[cell.text or "" for cell in row] for row in table.iter("tr")][1:]
+    walk = walked(at(0.2), at(-0.3)).walk
+    rows = cells(blend_parts.table(walk))
     assert [row[1] for row in rows] == ["", "−0.30", "0.00", "0.20", "1.00"] and [row[0] for row in rows] == ["base", "", "A", "", "B"]
-    assert [int(row[5]) for row in rows[1:]] == [walk.points[w].accuracy.correct for w in sorted(walk.points)]
+    assert [int(row[5]) for row in rows[1:]] == [p.accuracy.correct for p in walk.curve().values()]
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in parts.number(Walk()) and "Measuring" in parts.number(Walk(PAIR)) and ElementTree.fromstring(parts.chart(Walk())) is not None
+    assert "Waking" in blend_parts.number(Walk()) and "Measuring" in blend_parts.number(Walk(at(0.0)))
+    assert ElementTree.fromstring(blend_parts.chart(Walk())) is not None and "Move λ" in blend_parts.changed(Walk(), None)
 
 
 def test_a_key_that_is_not_on_the_menu_is_answered_with_one_that_is():
     assert LAB.pair("colours", "../../etc", None) == ("0/one", "0/two")
     assert LAB.pair("colours", BASE, "0/one") == (BASE, "0/one")
+    assert LAB.one("colours", "0/two") == "0/two" and LAB.one("colours", BASE) == LAB.one("colours", ["0/two"]) == "0/one"
+    for task in ("elsewhere", None, ["colours"], {}):
+        with pytest.raises(ValueError, match="choose one of the tasks"):
+            LAB.check(task)
 
 
 def test_the_page_is_built_without_waking_the_model_and_asks_for_no_web_font():
@@ -301,6 +365,7 @@ def test_the_page_is_built_without_waking_the_model_and_asks_for_no_web_font():
 
     page = asyncio.run(built())  # outside of a loop gradio makes one and never closes it
     config = json.dumps(page.get_config_file(), default=str)
+    assert all(f"?view={view.name}" in config and f"open-{view.name}" in config for view in VIEWS)
     assert not page.analytics_enabled and "googleapis" not in config
     assert page._queue.max_size is not None
     from copra_lab.page.look import THEME
@@ -373,7 +438,7 @@ def browser(chromium):
 class Visitor:
     """A browser of one's own on the page."""
 
-    def __init__(self, browser, url: str, width: int = 1280, height: int = 900):
+    def __init__(self, browser, url: str, view: str | None = None, width: int = 1280, height: int = 900):
         self.context = browser.new_context(viewport={"width": width, "height": height})
         self.page = self.context.new_page()
         self.page.set_default_timeout(60_000)
@@ -382,8 +447,9 @@ class Visitor:
         self.page.on("request", self._request)
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.goto(url)
-        self.thumb = self.page.locator("#blend-weight input[type=range]")
+        self.page.goto(f"{url}/?view={view}" if view else url)
+        self.thumb = self.page.locator(f"#{'prune-sparsity' if view == 'prune' else 'blend-weight'} input[type=range]")
+        self.low, self.high = (0, 100) if view == "prune" else (LOW, HIGH)
 
     def _request(self, request) -> None:
         parts = urlsplit(request.url)
@@ -396,9 +462,9 @@ class Visitor:
         self.drag(float(self.thumb.input_value()))
         self.page.mouse.down()
 
-    def drag(self, *weights: float) -> None:
-        for weight in weights:
-            x = self.track["x"] + 10 + (self.track["width"] - 20) * (weight - LOW) / (HIGH - LOW)
+    def drag(self, *places: float) -> None:
+        for place in places:
+            x = self.track["x"] + 10 + (self.track["width"] - 20) * (place - self.low) / (self.high - self.low)
             self.page.mouse.move(x, self.track["y"] + self.track["height"] / 2, steps=3)
 
     def drop(self) -> None:
@@ -417,9 +483,26 @@ class Visitor:
             pytest.fail(found["trouble"])
         return found
 
-    def quiet(self) -> None:
+    def pruned(self) -> dict:
+        """The number of the Prune view, once it is for the switches and the slider as they stand and on all images."""
+        shown = """() => {
+          const trouble = document.querySelector('#prune-number .trouble'), now = document.querySelector('#prune-number .now');
+          if (trouble) return {trouble: trouble.innerText};
+          const on = id => [...document.querySelectorAll(`#${id} label`)].filter(l => l.querySelector('input').checked).map(l => l.innerText.trim()).join(' ');
+          return now && now.dataset.n && now.dataset.n === now.dataset.total && now.dataset.layers === on('prune-layers')
+            && now.dataset.kinds === on('prune-kinds') && now.dataset.sparsity === document.querySelector('#prune-sparsity input[type=range]').value
+            ? {...now.dataset, text: now.innerText} : null; }"""
+        found = self.page.wait_for_function(shown).json_value()
+        if "trouble" in found:
+            pytest.fail(found["trouble"])
+        return found
+
+    def switch(self, name: object, group: str = "layers"):
+        return self.page.locator(f"#prune-{group} label").filter(has_text=re.compile(rf"^\s*{name}\s*$")).locator("input")
+
+    def quiet(self, view: str = "blend") -> None:
         """Until positions passed by are filled in too, so that nothing runs any more."""
-        self.page.wait_for_function("!document.querySelector('#blend-chart .point.first')")
+        self.page.wait_for_function(f"!document.querySelector('#{view}-chart .point.first')")
 
     def choose(self, menu: str, label: str) -> None:
         self.page.locator(f"#{menu} input").click()
@@ -434,10 +517,10 @@ class Visitor:
 def visit(browser, url):
     visitors: list[Visitor] = []
 
-    def come(**size: int) -> Visitor:
-        visitors.append(Visitor(browser, url, **size))
-        visitors[-1].settled(0.0)
-        return visitors[-1]
+    def come(view: str | None = None, **size: int) -> Visitor:
+        visitors.append(visitor := Visitor(browser, url, view, **size))
+        visitor.pruned() if view == "prune" else visitor.settled(0.0)
+        return visitor
 
     yield come
     for visitor in visitors:
@@ -450,7 +533,18 @@ def truth(fresh):
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()
     a, b = (lab.adapter(task.name, key) for key in lab.pair(task.name, None, None))
-    return lambda weight: independent(clip, task, a, b, weight)
+    return lambda weight: independent(clip, task, (a, 1 - weight), (b, weight))
+
+
+@pytest.fixture(scope="module")
+def pruned_truth(fresh):
+    """Right answers of the first task's first adapter as the Prune view says it is pruned, by an independent forward pass."""
+    _, task, _ = fresh
+    lab, clip = Lab(), load_clip()
+    adapter = lab.adapter(task.name, lab.one(task.name, None))
+    return lambda shown: independent(
+        clip, task, (cut(adapter, list(map(int, shown["layers"].split())), shown["kinds"].split(), int(shown["sparsity"])), 1)
+    )
 
 
 def close_to(correct: int):
@@ -529,7 +623,7 @@ def test_a_fresh_adapter_can_be_blended_to_a_place_used_nowhere_else(visit, fres
     visitor.thumb.press("ArrowLeft")
     shown = visitor.settled()
     first = lab.adapter(task.name, lab.pair(task.name, None, None)[0])
-    assert int(shown["correct"]) == close_to(independent(clip, task, first, adapter, float(shown["weight"])))
+    assert int(shown["correct"]) == close_to(independent(clip, task, (first, 1 - float(shown["weight"])), (adapter, float(shown["weight"]))))
 
 
 @pytest.mark.browser
@@ -577,6 +671,145 @@ def test_every_task_brings_its_own_adapters_and_numbers(visit):
 
 
 @pytest.mark.browser
+def test_a_link_opens_the_prune_view_and_switches_follow_mouse_and_keyboard(visit, pruned_truth, fresh):
+    visitor = visit("prune")
+    layers = visitor.page.locator("#prune-layers input")
+    lab = Lab()
+    whole = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
+    assert not visitor.page.locator("#view-blend").is_visible() and visitor.page.locator("nav a[aria-current]").inner_text() == "Prune"
+    assert layers.count() == len(layers_of(whole)) and visitor.page.locator("#blend-number .now").get_attribute("data-n") is None
+    shown = visitor.pruned()
+    assert int(shown["n"]) == len(fresh[1].test) and int(shown["correct"]) == close_to(pruned_truth(shown))
+    first, second, *_, last = layers_of(whole)
+    visitor.switch(second).click()
+    shown = visitor.pruned()
+    assert str(second) not in shown["layers"].split() and int(shown["correct"]) == close_to(pruned_truth(shown))
+    visitor.switch(first).focus()
+    visitor.page.keyboard.press("Space")
+    for _ in layers_of(whole)[1:]:
+        visitor.page.keyboard.press("Tab")
+    visitor.page.keyboard.press("Space")
+    visitor.switch("k", "kinds").click()
+    shown = visitor.pruned()
+    assert not {str(first), str(second), str(last)} & set(shown["layers"].split()) and shown["kinds"] == "q v"
+    assert int(shown["correct"]) == close_to(pruned_truth(shown))
+    assert f"{100 * Accuracy(int(shown['correct']), int(shown['n'])).value:.1f}" in shown["text"]
+    cells = visitor.page.locator("#prune-chart .strip li").all_inner_texts()
+    assert cells[:2] == ["0", "0"] and cells[-1] == "0" and set(cells[2:-1]) == {"67"}
+
+
+@pytest.mark.browser
+def test_dragging_sparsity_ends_at_the_number_of_the_last_position(visit, pruned_truth):
+    visitor = visit("prune")
+    visitor.page.get_by_role("button", name="Odd", exact=True).click()
+    visitor.pruned()
+    visitor.grab()
+    visitor.drag(20, 90, 35, 60)
+    visitor.drop()
+    shown = visitor.pruned()
+    assert shown["sparsity"] == visitor.thumb.input_value() and int(shown["sparsity"]) == pytest.approx(60, abs=1)
+    assert int(shown["correct"]) == close_to(pruned_truth(shown))
+    visitor.thumb.press("ArrowRight")
+    following = visitor.pruned()
+    assert int(following["sparsity"]) == int(shown["sparsity"]) + 1 and int(following["correct"]) == close_to(pruned_truth(following))
+    visitor.quiet("prune")
+    assert visitor.pruned() == following
+    field = visitor.page.locator("#prune-sparsity input[type=number]")
+    field.fill("999")
+    field.press("Tab")
+    shown = visitor.pruned()
+    base = visitor.page.locator("#prune-number dd").first.inner_text()
+    assert shown["sparsity"] == "100" and f"{100 * Accuracy(int(shown['correct']), int(shown['n'])).value:.1f}" in base
+
+
+@pytest.mark.browser
+def test_buttons_clearing_and_the_table_of_settings(visit, pruned_truth, fresh):
+    visitor = visit("prune")
+    have = [int(t) for t in visitor.pruned()["layers"].split()]
+    for name in ("None", "Even", "Low ⅓", "All"):
+        visitor.page.get_by_role("button", name=name, exact=True).click()
+        visitor.page.wait_for_function("n => document.querySelectorAll('#prune-layers input:checked').length === n",
+                                       arg={"None": 0, "Even": len(have[::2]), "Low ⅓": -(-len(have) // 3), "All": len(have)}[name])  # fmt: skip
+        shown = visitor.pruned()
+        assert int(shown["correct"]) == close_to(pruned_truth(shown))
+    visitor.page.get_by_text("All settings of this adapter").click()
+    rows = visitor.page.locator("#prune-table tbody tr")
+    rows.nth(4).wait_for()
+    assert rows.count() == 5 and shown["correct"] in rows.nth(1).inner_text().split("\t")
+    visitor.page.click("#prune-clear")
+    visitor.page.wait_for_function("document.querySelectorAll('#prune-table tbody tr').length == 2")
+
+
+@pytest.mark.browser
+def test_two_visitors_prune_at_once(visit, pruned_truth):
+    one, two = visit("prune"), visit("prune")
+    for i in range(3):
+        one.switch(2 * i).click()
+        two.switch(2 * i + 1).click()
+    shown = [visitor.pruned() for visitor in (one, two)]
+    assert shown[0]["layers"] != shown[1]["layers"]
+    assert [int(s["correct"]) for s in shown] == [close_to(pruned_truth(s)) for s in shown]
+
+
+@pytest.mark.browser
+def test_a_broken_adapter_is_said_in_words_and_another_one_keeps_the_switches(visit, fresh):
+    visitor = visit("prune")
+    visitor.switch(0).click()
+    layers = visitor.pruned()["layers"]
+    good, broken = sorted(label for label, key in Lab((FOLDER, fresh[0])).adapters(fresh[1].name) if key.startswith("1/"))
+    visitor.choose("prune-adapter", broken)
+    assert "copy it anew" in visitor.page.locator("#prune-number .trouble").inner_text()
+    visitor.choose("prune-adapter", good)
+    visitor.page.locator("#prune-number .now").wait_for()
+    shown = visitor.pruned()
+    assert shown["layers"] == layers
+    expected = independent(load_clip(), fresh[1], (cut(fresh[2], list(map(int, layers.split()))), 1))
+    assert int(shown["correct"]) == close_to(expected)
+
+
+@pytest.mark.browser
+def test_views_have_addresses_and_keep_what_was_set(visit):
+    visitor = visit()
+    visitor.thumb.press("ArrowRight")
+    visitor.settled(0.02)
+    visitor.page.get_by_role("link", name="Prune").click()
+    assert visitor.page.url.endswith("?view=prune")
+    visitor.pruned()
+    visitor.switch(1).click()
+    layers = visitor.pruned()["layers"]
+    visitor.page.go_back()
+    visitor.page.locator("#view-blend").wait_for()
+    assert not visitor.page.locator("#view-prune").is_visible() and visitor.settled(0.02)
+    visitor.page.get_by_role("link", name="Prune").press("Enter")
+    visitor.page.locator("#view-prune").wait_for()
+    assert visitor.pruned()["layers"] == layers and "Prune" in visitor.page.title()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_the_prune_view_fits_and_nothing_jumps(visit, width):
+    visitor = visit("prune", width=width, height=844)
+    visitor.page.get_by_text("All settings of this adapter").click()
+    visitor.page.locator("#prune-table table").wait_for()
+    tops = """() => ['#prune-presets', '#prune-layers', '#prune-chart', '#prune-sparsity', '#prune-changed', '#prune-more', '#footer'].map(id => {
+      const box = document.querySelector(id).getBoundingClientRect(); return [box.top + scrollY, box.height]; }).flat().slice(0, 13)"""
+    before = visitor.page.evaluate(tops)
+    visitor.switch(1).click()
+    visitor.page.get_by_role("button", name="None", exact=True).click()
+    visitor.pruned()
+    assert visitor.page.evaluate(tops) == pytest.approx(before, abs=1)
+    visitor.page.get_by_role("button", name="High ⅓", exact=True).click()
+    visitor.grab()
+    visitor.drag(40, 75)
+    visitor.drop()
+    visitor.pruned()
+    assert visitor.page.evaluate(tops) == pytest.approx(before, abs=1)
+    assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
+    shown = [box for box in (e.bounding_box() for e in visitor.page.locator(".card, #prune-layers label, #prune-presets button").all()) if box]
+    assert shown and all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in shown)
+
+
+@pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 760, 1280])
 def test_the_page_fits_and_nothing_jumps_while_dragging(visit, width):
     visitor = visit(width=width, height=844)
@@ -593,4 +826,5 @@ def test_the_page_fits_and_nothing_jumps_while_dragging(visit, width):
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
     cut = "[...document.querySelectorAll('.tiles li')].filter(li => li.getBoundingClientRect().bottom > li.parentElement.getBoundingClientRect().bottom + 1)"
     assert visitor.page.evaluate(f"{cut}.length") == 0
-    assert all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in (e.bounding_box() for e in visitor.page.locator(".card").all()))
+    cards = [e.bounding_box() for e in visitor.page.locator("#view-blend .card").all()]
+    assert cards and all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in cards)

@@ -12,14 +12,16 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import blend
+from copra_lab.page import blend, prune
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
+from copra_lab.page.parts import html
+from copra_lab.page.views import OPEN, add, header
+from copra_lab.page.walk import Session
 
-TITLE = "copra-lab: blend fine-tuned CLIPs"
+TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-HEADER = """<header><p class="brand">copra-lab</p><h1>Blend two fine‑tuned CLIPs</h1>
-<p class="lead">Two adapters taught one small CLIP the same task. Drag λ along the line between them: every stop is a new model, tested as you arrive.</p></header>"""
+VIEWS = (blend.VIEW, prune.VIEW)
 
 FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
 (CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
@@ -34,9 +36,12 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     if not lab.tasks():
         raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.HTML(HEADER, elem_id="header", apply_default_css=False)
-        blend.view(lab, page)
-        footer = gr.HTML(FOOTER.format(model="&nbsp;"), elem_id="footer", apply_default_css=False)
+        header(VIEWS)
+        session = gr.State(Session())
+        for view in VIEWS:
+            add(view, lab, session)
+        footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
+        page.load(None, js=OPEN)
         page.load(lambda: FOOTER.format(model=model_line()), None, footer, show_progress="hidden", api_visibility="private")
     return page.queue(max_size=64)
 
@@ -45,7 +50,9 @@ def model_line() -> str:
     from copra_lab.clip import load_clip
 
     clip = load_clip()
-    return f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
+    return (
+        f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
+    )
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:

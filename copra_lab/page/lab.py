@@ -35,6 +35,15 @@ class Lab:
         order = sorted(TASKS, key=lambda name: name != OPENING)
         return {name: TASKS[name].title for name in order if self.shelf(name)}
 
+    def titles(self) -> list[tuple[str, str]]:
+        """(title, name) of each task, as a menu takes them."""
+        return [(title, name) for name, title in self.tasks().items()]
+
+    def check(self, task: object) -> None:
+        """Raises ValueError if `task`, which may be anything, is not one of the tasks."""
+        if not isinstance(task, str) or task not in self.tasks():
+            raise ValueError("choose one of the tasks in the list")
+
     def about(self, task: str) -> str:
         return TASKS[task].about
 
@@ -51,6 +60,15 @@ class Lab:
         """The keys `a` and `b` where `task` has them, or else the first and the second it has."""
         keys = [key for _, key in self.menu(task)]
         return (str(a) if a in keys else keys[0]), (str(b) if b in keys else keys[1])
+
+    def adapters(self, task: str) -> list[tuple[str, str]]:
+        """(label, key) of the adapters of `task`, without "no adapter"."""
+        return [(label, key) for label, key in self.menu(task) if key != BASE]
+
+    def one(self, task: str, key: object) -> str:
+        """`key` where `task` has an adapter of that key, or else the key of its first."""
+        keys = [key for _, key in self.adapters(task)]
+        return str(key) if key in keys else keys[0]
 
     def adapter(self, task: str, key: str) -> Adapter:
         """Raises AdapterError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""

@@ -98,13 +98,15 @@ def filled_in(lab: Lab, session: Session) -> Iterator[Walk]:
 
 def _complete(lab: Lab, session: Session, place: Place, stood: Place, before: Callable[[], None] = lambda: None) -> Walk | None:
     """Measure `place` on the images that it was not measured on, as long as the visitor stands at `stood`."""
+    known = session.walk.points.get(place)
+    if known is None:
+        return None
     if not session.walk.whole(place):
         bench, adapter = lab.bench(place.task), place.adapter(lab)
-        known = session.walk.points.get(place)
-        parts = [known.predictions] if known else []
-        for start in range(len(parts[0]) if parts else 0, len(bench), FIRST):
+        parts = [known.predictions]
+        for start in range(len(known.predictions), len(bench), FIRST):
             before()
-            if not session.stands(stood):
+            if not session.stands(stood) or place not in session.walk.points:  # gone elsewhere, or cleared
                 return None
             parts.append(bench.logits(adapter, start, start + FIRST).argmax(-1))
         session.add(place, _point(bench, torch.cat(parts)))

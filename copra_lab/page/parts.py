@@ -1,39 +1,42 @@
-"""The Blend view's pieces of HTML: pure functions of a walk."""
+"""Pieces of HTML that all views share: pure functions."""
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from html import escape
+from typing import Any
 
+import gradio as gr
 from PIL import Image
 
 from copra_lab.bench import Bench
-from copra_lab.page.walk import HIGH, LOW, Change, Walk
-from copra_lab.plots import highest_barrier, path_svg, percent, signed
+from copra_lab.page.walk import Change, Point, Walk, changes
+from copra_lab.plots import percent
 from copra_lab.stats import Accuracy
 
 TILES = 10
 """Changed images that are shown; how many more there are is said."""
 
 
-def accuracies(walk: Walk) -> list[tuple[float, Accuracy]]:
-    return sorted((w, p.accuracy) for w, p in walk.points.items())
+def html(value: str, **options: Any) -> gr.HTML:
+    return gr.HTML(value, apply_default_css=False, **options)
 
 
-def number(walk: Walk) -> str:
-    """The accuracy where the thumb is, with its interval, and the facts to hold it against."""
-    point = walk.points.get(walk.at)
-    if point is None:
-        doing = "Measuring the base and both ends. A very first start also draws all images: about a minute." if walk.pair else "Waking the model."
-        return _now("…", "", _recipe(walk.at), doing, "", "waiting") + _facts(walk)
-    a = point.accuracy
+def number(walk: Walk, recipe: str, data: Mapping[str, object], measuring: str) -> str:
+    """The accuracy where the visitor stands, with its interval. `recipe`: what the model is made of, as HTML; `data`:
+    the same for programs."""
+    if walk.here is None:
+        doing = f"{measuring} A very first start also draws all images: about a minute." if walk.place else "Waking the model."
+        return _now("…", "", recipe, doing, "", "waiting")
+    a = walk.here.accuracy
     low, high = (f"{100 * end:.1f}" for end in a.interval)
     part = a.n < walk.total
     images = f"first {a.n} of {walk.total} images" if part else f"{a.correct} of {a.n} images right"
-    data = f' data-weight="{walk.at}" data-correct="{a.correct}" data-n="{a.n}" data-total="{walk.total}"'
+    held = {**data, "correct": a.correct, "n": a.n, "total": walk.total}
     words = f'95\u202f% <span class="long">interval</span> <b>{low} to {high}</b><br>{images}'
-    return _now(f"{100 * a.value:.1f}", "%", _recipe(walk.at), words, data, "first" if part else "") + _facts(walk)
+    attributes = "".join(f' data-{name}="{escape(str(value))}"' for name, value in held.items())
+    return _now(f"{100 * a.value:.1f}", "%", recipe, words, attributes, "first" if part else "")
 
 
 def trouble(error: Exception) -> str:
@@ -48,35 +51,17 @@ def _now(figure: str, unit: str, recipe: str, words: str, data: str, kind: str) 
     )
 
 
-def _recipe(at: float) -> str:
-    """What the model at λ is made of: ``λ = 0.30: 0.70 A + 0.30 B``."""
-    sign = "−" if at < 0 else "+"
-    return f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} {abs(at):.2f} <i class="b">B</i></span>'
+def facts(*cells: str) -> str:
+    return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
-def _facts(walk: Walk) -> str:
-    def fact(name: str, value: str, kind: str, title: str = "") -> str:
-        return f'<div class="{kind}" title="{escape(title)}"><dt>{name}</dt><dd>{value}</dd></div>'
-
-    def known(weight: float) -> Accuracy | None:
-        return walk.points[weight].accuracy if weight in walk.points else None
-
-    rows = [("base", walk.base.accuracy if walk.base else None, "base"), ("A", known(0.0), "a"), ("B", known(1.0), "b")]
-    facts = [fact(name, percent(a.value) if a else "…", kind, str(a or "")) for name, a, kind in rows]
-    found = highest_barrier([(w, a) for w, a in accuracies(walk) if a.n >= walk.total])
-    if found is None:
-        barrier = "…"
-    elif found[0] * walk.total < 1:  # less than one image
-        barrier = "none so far"
-    else:
-        barrier = f"{100 * found[0]:.1f} points <span>at {signed(found[1])}</span>"
-    facts.append(fact("barrier", barrier, "barrier", "How far the measured path falls below the straight line from A to B"))
-    return f'<dl class="facts">{"".join(facts)}</dl>'
+def fact(name: str, value: str, kind: str, title: str = "") -> str:
+    return f'<div class="{kind}" title="{escape(title)}"><dt>{name}</dt><dd>{value}</dd></div>'
 
 
-def chart(walk: Walk) -> str:
-    base = walk.base.accuracy if walk.base else None
-    return f'<div class="chart">{path_svg(accuracies(walk), total=walk.total, base=base, at=walk.at, low=LOW, high=HIGH)}</div>'
+def measured(name: str, point: Point | None, kind: str) -> str:
+    """The fact that a point is, or will be."""
+    return fact(name, percent(point.accuracy.value) if point else "…", kind, str(point.accuracy) if point else "")
 
 
 @lru_cache(4096)
@@ -95,37 +80,34 @@ def _verdict(change: Change, label: int) -> str:
 VERDICTS = {"right": ("✓", "now right"), "wrong": ("✗", "now wrong"), "still": ("○", "wrong either way")}
 
 
-def changed(walk: Walk, bench: Bench | None) -> str:
-    """The images whose prediction the last move changed, the gained before the lost."""
-    found: Sequence[Change] = walk.changes if bench else []
-    labels = [int(bench.labels[c.image]) for c in found] if bench else []
+def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
+    """The images whose prediction differs between two places, the gained before the lost. `head`: between which."""
+    found = changes(before, after)
+    labels = [int(bench.labels[c.image]) for c in found]
     order = list(VERDICTS)
     shown = sorted(((_verdict(c, label), c, label) for c, label in zip(found, labels, strict=True)), key=lambda s: order.index(s[0]))
     counts = {v: sum(s[0] == v for s in shown) for v in order}
-    step = f"from λ = {signed(walk.since)} to {signed(walk.at)}"
-    point = walk.points.get(walk.at)
-    if walk.since == walk.at or point is None or bench is None:
-        head, body = "What the last move changed", _empty("Move λ: images whose prediction changes appear here.")
-    elif not shown:
-        among = f" among the first {point.accuracy.n}" if point.accuracy.n < walk.total else ""
-        head, body = f"{step}", _empty(f"No prediction changed{among}.")
-    else:
-        tally = "".join(f'<span class="{v}">{VERDICTS[v][0]} {n} {VERDICTS[v][1]}</span>' for v, n in counts.items())
-        # A few of each verdict, so that many gains do not hide the losses.
-        room, picked = TILES, []
-        for i, v in enumerate(order):
-            own = [s for s in shown if s[0] == v]
-            reserved = sum(min(3, counts[later]) for later in order[i + 1 :])
-            picked += own[: max(room - reserved, 0)]
-            room -= min(len(own), max(room - reserved, 0))
-        more = f'<p class="more">and {len(shown) - len(picked)} more</p>' if len(shown) > len(picked) else ""
-        head = step
-        body = f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}'
+    if not shown:
+        n = min(before.accuracy.n, after.accuracy.n)
+        return nothing_changed(head, f"No prediction changed{f' among the first {n}' if n < len(bench) else ''}.")
+    tally = "".join(f'<span class="{v}">{VERDICTS[v][0]} {n} {VERDICTS[v][1]}</span>' for v, n in counts.items())
+    # A few of each verdict, so that many gains do not hide the losses.
+    room, picked = TILES, []
+    for i, v in enumerate(order):
+        own = [s for s in shown if s[0] == v]
+        reserved = sum(min(3, counts[later]) for later in order[i + 1 :])
+        picked += own[: max(room - reserved, 0)]
+        room -= min(len(own), max(room - reserved, 0))
+    more = f'<p class="more">and {len(shown) - len(picked)} more</p>' if len(shown) > len(picked) else ""
+    return _section(head, f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}')
+
+
+def nothing_changed(head: str, words: str) -> str:
+    return _section(head, f'<p class="empty">{words}</p>')
+
+
+def _section(head: str, body: str) -> str:
     return f'<section class="changed"><h2>Changed <span>{head}</span></h2>{body}</section>'
-
-
-def _empty(words: str) -> str:
-    return f'<p class="empty">{words}</p>'
 
 
 def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:
@@ -137,15 +119,25 @@ def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:
     )
 
 
-def table(walk: Walk) -> str:
-    """The curve's numbers, those of the base first."""
-    names = {0.0: "A", 1.0: "B"}
-    rows = [("base", "", walk.base.accuracy)] if walk.base else []
-    rows += [(names.get(w, ""), signed(w), a) for w, a in accuracies(walk)]
-    cells = "".join(
-        f"<tr><th scope=row>{name}</th><td>{weight}</td><td>{100 * a.value:.2f}</td><td>{100 * a.interval[0]:.2f}</td>"
-        f"<td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td><td>{a.n}</td></tr>"
-        for name, weight, a in rows
+def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) -> str:
+    """Accuracies with their intervals; `heads` names what stands before them in each row."""
+    columns = "".join(f"<th scope=col>{h}</th>" for h in (*heads, "accuracy %", "from %", "to %", "right", "images"))
+    body = "".join(
+        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}<td>{100 * a.value:.2f}</td>"
+        f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td><td>{a.n}</td></tr>"
+        for (first, *others), a in rows
     )
-    heads = "".join(f"<th scope=col>{h}</th>" for h in ("", "λ", "accuracy %", "from %", "to %", "right", "images"))
-    return f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>'
+    return f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def copy_button(table: str) -> None:
+    """A button that copies the table in the element of that id, where navigator.clipboard is missing too: on a page that
+    is served without TLS."""
+    gr.Button("Copy the table", size="sm", scale=0, min_width=140).click(
+        None,
+        js=f"""() => {{
+          const rows = [...document.querySelectorAll('#{table} tr')].map(r => [...r.children].map(c => c.innerText.trim()).join('\\t'));
+          const area = Object.assign(document.createElement('textarea'), {{value: rows.join('\\n')}});
+          document.body.append(area); area.select(); document.execCommand('copy'); area.remove();
+        }}""",
+    )

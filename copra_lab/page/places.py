@@ -10,6 +10,8 @@ from copra_lab.lora import Adapter
 from copra_lab.merge import interpolate
 from copra_lab.page.lab import Lab
 from copra_lab.prune import keep, layers_of, sparsify
+from copra_lab.sites import KINDS
+from copra_lab.sites import place as site
 
 LOW, HIGH, STEP = -0.5, 1.5, 0.02
 
@@ -51,7 +53,7 @@ class Base:
 
     task: str
     position = 0.0
-    references: "tuple[Place, ...]" = ()
+    references = ()
 
     @property
     def line(self) -> Hashable:
@@ -154,6 +156,12 @@ def _within(value: object, low: float, high: float, name: str) -> float:
     if math.isnan(number):
         raise ValueError(f"{name} must be a number from {low} to {high}")
     return min(max(number, low), high)
+
+
+def switches_of(adapter: Adapter) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers and the kinds of site that an adapter has in the image tower, in order."""
+    own = {kind for tower, _, kind in map(site, adapter.deltas) if tower == "vision"}
+    return layers_of(adapter), tuple(k for k in KINDS if k in own)
 
 
 def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False) -> tuple[Any, ...] | None:

@@ -68,6 +68,10 @@ class Walk:
             since = here
         return replace(self, place=place, since=since)
 
+    def nowhere(self) -> "Walk":
+        """The visitor asked for what is not there."""
+        return replace(self, place=None, since=None)
+
     def add(self, place: Place, point: Point) -> "Walk":
         """With one more point; a first estimate does not replace a result on all images."""
         known = self.points.get(place)

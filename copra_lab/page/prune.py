@@ -1,0 +1,99 @@
+"""The Prune view: one adapter, a switch for each layer and kind of site, a slider of sparsity, and accuracy that follows."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from copra_lab.page import prune_parts as draw
+from copra_lab.page.lab import Lab
+from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
+from copra_lab.page.parts import copy_button, html
+from copra_lab.page.places import Place, Pruned, percentage, switched_on, switches_of
+from copra_lab.page.views import View
+from copra_lab.page.walk import Walk
+from copra_lab.prune import layers_of, preset
+
+BUTTONS = {"All": "all", "None": "none", "Even": "even", "Odd": "odd", "Low ⅓": "low", "Mid ⅓": "middle", "High ⅓": "high"}
+
+HOW_TO_READ = """<p class="how"><b>How to read this.</b> At each of its matrices (q, k, v of every layer) the adapter adds ΔW = s·B·A. First the switches choose which
+layers and kinds keep theirs; the others show the base again. Then the slider acts on what is left: it sets the entries of A, and those of B, that are
+smallest in magnitude to zero, ranked over all that is kept together, so some layers lose more than others. Every setting is a new model, run on
+test images that the adapter did not see in training. Bars are 95&#8202;% intervals: wide and pale after the first images, narrower once all were run.
+As long as the curve stays near the dotted line, what was cut away <b>was not needed</b>.</p>"""
+
+
+def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+    first = next(iter(lab.tasks()))
+    with gr.Row(elem_classes="choice", equal_height=False):
+        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="prune-task")
+        adapter = gr.Dropdown(lab.adapters(first), value=lab.one(first, None), label="Adapter", scale=2, min_width=150, elem_id="prune-adapter")
+    about = html(lab.about(first), elem_id="prune-about", elem_classes="about")
+    with gr.Row(equal_height=True):
+        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+            number = panel(partial(draw.number, lab), "prune-number")
+            # Which switches there are, the adapter tells when a visitor comes.
+            with gr.Row(elem_id="prune-quick", equal_height=True):
+                kinds = gr.CheckboxGroup([], label="Kinds", container=False, min_width=90, elem_id="prune-kinds", elem_classes="switches")
+                with gr.Row(elem_id="prune-presets"):
+                    buttons = {name: gr.Button(label, size="sm", min_width=20) for label, name in BUTTONS.items()}
+            layers = gr.CheckboxGroup([], label="Layers, from the image on", container=False, elem_id="prune-layers", elem_classes="switches")
+            chart = panel(partial(draw.chart, lab), "prune-chart")
+            sparsity = gr.Slider(0, 100, 0, step=1, label="sparsity %", elem_id="prune-sparsity", elem_classes="dial")
+            clear = gr.Button("Clear the numbers", size="sm", min_width=140, elem_id="prune-clear", elem_classes="clear")
+        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+            changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prune-changed")
+    html(HOW_TO_READ)
+    with gr.Accordion("All settings of this adapter in numbers", open=False, elem_id="prune-more"):
+        table = panel(partial(draw.table, lab), "prune-table")
+        copy_button("prune-table")
+
+    stage = Stage(Pruned, number, chart, changed, table)
+    follow(lab, session, stage, partial(ask, lab), opened, [task, adapter, layers, kinds, sparsity], [about, adapter, layers, kinds, sparsity], clear)
+    for name, button in buttons.items():
+        button.click(partial(pressed, lab, name), [task, adapter], layers, preprocess=False, **EVENT)
+
+
+def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any) -> tuple[Place, list[Any]] | None:
+    """See `copra_lab.page.live.Ask`."""
+    lab.check(task)
+    if percent is None:  # an empty field is somebody typing
+        return None
+    here, whole = walk.place, Pruned(task, lab.one(task, key))
+    stays = isinstance(here, Pruned) and here.whole == whole
+    have = switches_of(lab.adapter(task, whole.key))
+    on = switched_on(layers, have[0], "layer", others=not stays), switched_on(kinds, have[1], "kind", others=not stays)
+    if whole not in walk.points:  # a new adapter comes with something on
+        on = on[0] or None, on[1] or None
+    place = Pruned(task, whole.key, *on, percent=percentage(percent))
+    updates = [gr.skip()] * 5
+    if not stays:
+        shown = [_switches(own, some) for own, some in zip(have, on, strict=True)]
+        updates[:4] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), *shown]
+    if place.percent != percent:
+        updates[4] = gr.update(value=place.percent)
+    return place, updates
+
+
+def pressed(lab: Lab, name: str, task: Any, key: Any) -> Any:
+    """The layers that the button `name` keeps of an adapter."""
+    try:
+        lab.check(task)
+        have = layers_of(lab.adapter(task, lab.one(task, key)))
+    except (ValueError, OSError):  # said in place of the number
+        return gr.skip()
+    if name == "all" or not have:
+        return have
+    kept = () if name == "none" else preset(name, max(have) + 1)
+    return [layer for layer in have if layer in kept]
+
+
+def _switches(have: Sequence[Any], on: Sequence[Any] | None) -> dict[str, Any]:
+    return gr.update(choices=[(str(h), h) for h in have], value=list(have if on is None else on))
+
+
+VIEW = View(
+    "prune", "Prune", "Prune a fine‑tuned CLIP",
+    "An adapter sits on every layer of the image tower. Switch layers off, or cut away its smallest numbers, and see how much of it was needed.", fill,
+)  # fmt: skip

@@ -1,0 +1,140 @@
+"""The Prune view's pieces of HTML: pure functions of a lab and a walk."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import Tensor
+
+from copra_lab.bench import Bench
+from copra_lab.lora import Adapter
+from copra_lab.page import parts
+from copra_lab.page.lab import Lab
+from copra_lab.page.places import Pruned, switches_of
+from copra_lab.page.sparsity import sparsity_svg
+from copra_lab.page.walk import Walk
+from copra_lab.plots import percent
+from copra_lab.sites import place as site
+from copra_lab.stats import Accuracy
+
+AGAINST = "against the whole adapter"
+
+
+@dataclass(frozen=True)
+class Left:
+    """How many entries of A and B are not zero, of how many that the whole adapter has, and the share in each layer of
+    the image tower."""
+
+    count: int
+    of: int
+    layers: tuple[tuple[int, float], ...]
+
+    @property
+    def share(self) -> float:
+        return self.count / self.of
+
+
+@lru_cache(1024)
+def left(lab: Lab, place: Pruned) -> Left:
+    """What is left of the adapter at `place`."""
+    whole = lab.adapter(place.task, place.key)
+    of = _entries(whole, Tensor.numel)
+    count = _entries(place.adapter(lab), lambda t: int(t.count_nonzero()))
+    layers = tuple((layer, count["vision", layer] / of["vision", layer]) for layer in switches_of(whole)[0])
+    return Left(count.total(), of.total(), layers)
+
+
+def _entries(adapter: Adapter, count: Callable[[Tensor], int]) -> "Counter[tuple[str, int]]":
+    """`count` over A and B, by tower and layer."""
+    found: Counter[tuple[str, int]] = Counter()
+    for name, d in adapter.deltas.items():
+        found[site(name)[:2]] += count(d.A) + count(d.B)
+    return found
+
+
+def number(lab: Lab, walk: Walk) -> str:
+    """The accuracy with these switches and this sparsity, and the facts to hold it against."""
+    here = walk.place if isinstance(walk.place, Pruned) else None
+    data = {"layers": _numbers(lab, here), "kinds": _kinds(lab, here), "sparsity": here.percent} if here else {}
+    recipe = f"<b>{_how_many(lab, here)}</b> <span>{_kinds(lab, here) or 'no kind'} · {here.percent}\u202f% sparse</span>" if here else "&nbsp;"
+    return parts.number(walk, recipe, data, "Measuring the base and the whole adapter.") + _facts(lab, walk, here)
+
+
+def _switches(lab: Lab, place: Pruned) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers and kinds that are kept, None spelled out."""
+    layers, kinds = switches_of(lab.adapter(place.task, place.key))
+    return layers if place.layers is None else place.layers, kinds if place.kinds is None else place.kinds
+
+
+def _numbers(lab: Lab, place: Pruned) -> str:
+    return " ".join(map(str, _switches(lab, place)[0]))
+
+
+def _kinds(lab: Lab, place: Pruned) -> str:
+    return " ".join(_switches(lab, place)[1])
+
+
+def _how_many(lab: Lab, place: Pruned) -> str:
+    kept, all_ = len(_switches(lab, place)[0]), len(switches_of(lab.adapter(place.task, place.key))[0])
+    return f"all {all_} layers" if kept == all_ else f"{kept or 'none'} of {all_} layers"
+
+
+def _facts(lab: Lab, walk: Walk, here: Pruned | None) -> str:
+    remains = "…"
+    if here:
+        kept = left(lab, here)
+        remains = f"{percent(kept.share)} <span>{kept.count:,} of {kept.of:,} numbers</span>"
+    return parts.facts(
+        parts.measured("base", walk.base, "base"),
+        parts.measured("whole adapter", walk.points.get(here.whole) if here else None, "a"),
+        parts.fact("left of the adapter", remains, "left wide", "Entries of A and B that are not zero"),
+    )
+
+
+def chart(lab: Lab, walk: Walk) -> str:
+    """What is left in each layer, and accuracy against sparsity as far as it was measured."""
+    here = walk.place if isinstance(walk.place, Pruned) else None
+    whole = walk.points.get(here.whole) if here else None
+    points = [(share / 100, p.accuracy) for share, p in walk.curve().items()]
+    base = walk.base.accuracy if walk.base else None
+    svg = sparsity_svg(points, total=walk.total, base=base, whole=whole.accuracy if whole else None, at=walk.position / 100 if here else None)
+    return f'{_strip(left(lab, here).layers if here else ())}<div class="chart flat">{svg}</div>'
+
+
+def _strip(layers: Sequence[tuple[int, float]]) -> str:
+    cells = "".join(f'<li style="--left:{share:.1%}" title="layer {layer}: {percent(share)} left">{100 * share:.0f}</li>' for layer, share in layers)
+    return f'<div class="strip"><ol aria-label="Left in each layer, in percent">{cells}</ol><p>left in each layer, %</p></div>'
+
+
+def changed(walk: Walk, bench: Bench | None) -> str:
+    """The images whose prediction differs from the whole adapter's."""
+    here = walk.place
+    if not isinstance(here, Pruned) or here == here.whole or bench is None or walk.here is None or here.whole not in walk.points:
+        return parts.nothing_changed(AGAINST, "Switch layers off or raise the sparsity: images that are lost or gained appear here.")
+    return parts.changed(bench, walk.points[here.whole], walk.here, AGAINST)
+
+
+def table(lab: Lab, walk: Walk) -> str:
+    """Every setting of this adapter that was measured, those of one curve together, after the base."""
+    heads, here = ("layers", "kinds", "sparsity %", "left %"), walk.place
+    if not isinstance(here, Pruned):
+        return parts.table(heads, [])
+    own = {p: point.accuracy for p, point in walk.points.items() if isinstance(p, Pruned) and p.subject == here.subject}
+    curves = list(dict.fromkeys(p.line for p in own))
+    rows: list[tuple[Sequence[str], Accuracy]] = [(("base", "", "", ""), walk.base.accuracy)] if walk.base else []
+    for p in sorted(own, key=lambda p: (curves.index(p.line), p.percent)):
+        layers = "all" if p.layers is None else spans(p.layers) or "none"
+        rows.append(((layers, _kinds(lab, p) or "none", str(p.percent), f"{100 * left(lab, p).share:.1f}"), own[p]))
+    return parts.table(heads, rows)
+
+
+def spans(layers: Sequence[int]) -> str:
+    """0, 1, 2, 5 → ``0–2, 5``."""
+    runs: list[list[int]] = []
+    for layer in layers:
+        if runs and layer == runs[-1][-1] + 1:
+            runs[-1].append(layer)
+        else:
+            runs.append([layer])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)

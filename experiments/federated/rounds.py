@@ -1,0 +1,207 @@
+"""Federated averaging of adapters: who holds which images, what a client does in a round, and how the server makes one
+adapter of many (FedAvg, McMahan et al., arXiv:1602.05629).
+
+Nothing here knows of a network. The Flower apps beside this file carry the arrays of these functions to and fro, and
+`rounds` does the same in one process, which is what their result is held against.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from copra_lab import sources as so
+from copra_lab.clip import Clip
+from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.lora import Adapter, Attached, LoRA, LowRank, check_fits
+from copra_lab.merge import average_factors, truncate, weighted_sum
+from copra_lab.tasks import Split, Task
+from copra_lab.train import fit, generator
+
+METHODS: dict[str, Dropping] = {"lora": PLAIN, "copra": CopRA()}
+
+
+@dataclass(frozen=True)
+class Federation:
+    """All that decides a federation's result, in numbers and words that a Flower configuration can hold.
+
+    ``aggregation``: one of `AGGREGATIONS`. ``split``: "style", every client has the drawings of another style, or
+    "classes", every client has other classes. ``steps`` and ``lr`` are those of one client in one round: the learning
+    rate decays to 0, and CopRA's schedule runs from start to end, in every round.
+    """
+
+    task: str
+    method: str = "lora"
+    aggregation: str = "delta"
+    split: str = "style"
+    clients: int = 2
+    seed: int = 0
+    rounds: int = 5
+    steps: int = 60
+    lr: float = 2e-3
+    batch: int = 32
+    rank: int = 4
+    shots: int = 16
+    precision: str = "bfloat16"
+
+    def __post_init__(self) -> None:
+        for name, known in (("method", METHODS), ("aggregation", AGGREGATIONS), ("split", ("style", "classes"))):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+        if self.clients < 1 or self.rounds < 1:
+            raise ValueError(f"clients and rounds must be at least 1, got clients={self.clients}, rounds={self.rounds}")
+
+    @property
+    def lora(self) -> LoRA:
+        return LoRA(rank=self.rank, train_a=self.aggregation != "ffa")
+
+    def settings(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @staticmethod
+    def of(settings: Mapping[str, Any]) -> "Federation":
+        """From a configuration, which may hold other things as well."""
+        return Federation(**{f.name: settings[f.name] for f in fields(Federation) if f.name in settings})
+
+
+# --- the clients' images ---------------------------------------------------------------------------------------------
+
+
+def client_task(task: Task, federation: Federation, client: int) -> Task:
+    """The task as client number `client` knows it: all class names, and of the images for training and validation its
+    own. The parts of all clients are disjoint and together complete.
+
+    Raises ValueError where the task cannot be split so, or where a client would have nothing to train on.
+    """
+    owner = (_by_style if federation.split == "style" else _by_class)(task, federation)
+
+    def own(split: Split) -> Split:
+        return split.pick([i for i, (s, c) in enumerate(zip(split.sources, split.labels.tolist(), strict=True)) if owner(s, c) == client])
+
+    part = replace(task, train=own(task.train), val=own(task.val))
+    if not len(part.train):
+        raise ValueError(f"client {client} of {federation.clients} has no training image of {task.name}; choose fewer clients")
+    return part
+
+
+def _by_style(task: Task, federation: Federation) -> Callable[[str, int], int]:
+    styles = sorted({s.split(":")[0] for s in task.train.sources})
+    if len(styles) != federation.clients:
+        raise ValueError(f"{task.name} has the drawing styles {', '.join(styles)}; a split by style needs as many clients, not {federation.clients}")
+    return lambda source, label: styles.index(source.split(":")[0])
+
+
+def _by_class(task: Task, federation: Federation) -> Callable[[str, int], int]:
+    """Classes are dealt in turn, in an order that the seed draws."""
+    dealt = torch.randperm(len(task.classes), generator=torch.Generator().manual_seed(federation.seed)).tolist()
+    return lambda source, label: dealt.index(label) % federation.clients
+
+
+# --- a round ---------------------------------------------------------------------------------------------------------
+
+
+def initial(clip: Clip, federation: Federation) -> Adapter:
+    """What the server sends first: A drawn from the seed, as `fit` draws it, and B zero, so that the delta is zero."""
+    attached = Attached(copy.deepcopy(clip.model), federation.lora, generator(federation.seed, 0, "init"))
+    return attached.adapter(clip.hash)
+
+
+def local_seed(federation: Federation, client: int, round: int) -> int:
+    """Other batches and masks for every client and round."""
+    return so.rank(f"{federation.seed} {client} {round}")
+
+
+def local_training(clip: Clip, part: Task, federation: Federation, client: int, round: int, server: Adapter) -> Adapter:
+    """What a client makes of the server's adapter, with its own images alone."""
+    return fit(
+        clip, part, federation.lora, METHODS[federation.method], seed=local_seed(federation, client, round), steps=federation.steps,
+        lr=federation.lr, batch=federation.batch, precision=federation.precision, start_from=server, progress=False,
+    )  # fmt: skip
+
+
+def aggregate(federation: Federation, adapters: Sequence[Adapter], images: Sequence[int], start: Adapter) -> Adapter:
+    """The server's next adapter: the clients' average, weighted by their numbers of images. `start` is what the server
+    sent first (`initial`)."""
+    return AGGREGATIONS[federation.aggregation](adapters, [n / sum(images) for n in images], start)
+
+
+def rounds(clip: Clip, task: Task, federation: Federation) -> Iterator[Adapter]:
+    """The server's adapter before the first round and after each."""
+    server = start = initial(clip, federation)
+    yield server
+    parts = [client_task(task, federation, c) for c in range(federation.clients)]
+    for r in range(1, federation.rounds + 1):
+        trained = [local_training(clip, part, federation, c, r, server) for c, part in enumerate(parts)]
+        server = aggregate(federation, trained, [len(p.train) for p in parts], start)
+        yield server
+
+
+# --- averages --------------------------------------------------------------------------------------------------------
+
+
+def average_deltas(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
+    """The average of ΔW, which has up to clients × rank directions, cut back to the rank that the clients train."""
+    return going_on(truncate(weighted_sum(adapters, weights), start.rank), start)
+
+
+def going_on(adapter: Adapter, start: Adapter) -> Adapter:
+    """An adapter of the same deltas, to the last bits, with the sites, ranks and scales of `start`, as `fit` needs it.
+
+    A direction in which A and B are both zero would never learn again, as each one's gradient is a multiple of the other:
+    one that is missing, or of no size beside the largest, takes A from `start`, and B zero.
+    """
+    deltas = {}
+    for name, first in start.deltas.items():
+        a, b = torch.zeros_like(first.A), torch.zeros_like(first.B)
+        if d := adapter.deltas.get(name):
+            a[: d.rank], b[:, : d.rank] = d.A, d.B * (d.scale / first.scale)
+        size = a.norm(dim=1) * b.norm(dim=0)
+        alive = size > 1e-6 * size.max()
+        deltas[name] = LowRank(torch.where(alive[:, None], a, first.A), torch.where(alive, b, 0), first.scale)
+    return Adapter(deltas, adapter.base, adapter.provenance)
+
+
+def average_both_factors(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
+    """A and B averaged by themselves, which is what FedAvg does to a LoRA: not the average of ΔW."""
+    return average_factors(adapters, weights)
+
+
+def average_b(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
+    """FFA-LoRA (Sun et al., arXiv:2403.12313): A is frozen and everybody's, so the average of B gives that of ΔW, exactly.
+    Raises ValueError if a client has another A."""
+    if any(not torch.equal(d.A, start.deltas[name].A) for adapter in adapters for name, d in adapter.deltas.items()):
+        raise ValueError("FFA-LoRA averages adapters that share A; train with LoRA(train_a=False), from the server's adapter")
+    mean = average_factors(adapters, weights)  # its A is off by a rounding error
+    return Adapter({name: LowRank(start.deltas[name].A, d.B, d.scale) for name, d in mean.deltas.items()}, mean.base, mean.provenance)
+
+
+AGGREGATIONS: dict[str, Callable[[Sequence[Adapter], Sequence[float], Adapter], Adapter]] = {
+    "delta": average_deltas,
+    "factors": average_both_factors,
+    "ffa": average_b,
+}
+"""(the clients' adapters, weights, what the server sent first) → the server's next adapter."""
+
+
+# --- what travels ----------------------------------------------------------------------------------------------------
+
+
+def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
+    """A and B of every site. The scale does not travel: in a federation it is always that of its settings."""
+    return {f"{name}.{half}": getattr(d, half).numpy() for name, d in adapter.deltas.items() for half in "AB"}
+
+
+def from_arrays(arrays: Mapping[str, np.ndarray], base: str, clip: Clip, federation: Federation) -> Adapter:
+    """Back again. Raises ValueError for an adapter of another base, of other sites or with numbers that are not finite."""
+    names = dict.fromkeys(key.rpartition(".")[0] for key in arrays)
+    if wrong := set(arrays) ^ {f"{name}.{half}" for name in names for half in "AB"}:
+        raise ValueError(f"every site comes with A and B and nothing else, got or missed {sorted(wrong)[0]!r}")
+    if not all(np.isfinite(array).all() for array in arrays.values()):
+        raise ValueError("an adapter with numbers that are not finite came in; lower the learning rate")
+    tensors = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}  # copied: what arrives is read-only
+    adapter = Adapter({n: LowRank(tensors[f"{n}.A"], tensors[f"{n}.B"], federation.lora.scale) for n in names}, base)
+    check_fits(adapter, clip.sites, clip.hash)
+    return adapter

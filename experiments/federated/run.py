@@ -1,0 +1,149 @@
+"""Federated averaging on Flower's simulation: ΔW, factors or FFA-LoRA, for LoRA and CopRA, over clients that hold other
+drawing styles or other classes: ``python experiments/federated/run.py`` writes ``results/federated.csv``.
+
+A federation is computed once and kept; an interrupted run goes on where it stopped. ``--check`` writes nothing and holds
+small federations against the same rounds without Flower.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from rounds import AGGREGATIONS, METHODS, Federation, rounds
+from tqdm.auto import tqdm
+
+from copra_lab.bench import Bench
+from copra_lab.clip import Clip, load_clip
+from copra_lab.lora import Adapter
+from copra_lab.stats import Accuracy
+from copra_lab.storage import write_atomically
+from copra_lab.tasks import load_task
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from common import CHOSEN, arguments, write
+
+# Nothing is reported to anyone. Read when Flower and Ray are imported, which is why `simulate` does that; the last one takes
+# the other of two ways to say that there is no GPU, without a warning.
+os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+
+TASKS = ("people-occluded", "novel-groups")
+CLIENTS = (("style", 2), ("classes", 2), ("classes", 4))
+SEEDS = 3
+COLUMNS = ("task", "method", "seed", "setting", "clients", "split", "round", "n", "accuracy")
+
+Served = list[tuple[Adapter, Accuracy]]
+"""The server's adapter and its accuracy, before the first round and after each."""
+
+
+def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
+    """One client that holds everything, which is no federation but what one is held against, and then the federations."""
+    shared = {"lr": CHOSEN["lr"], "precision": CHOSEN["precision"]}
+    return [
+        Federation(task, method, aggregation, split, clients, seed, **shared)
+        for split, clients in (("classes", 1), *CLIENTS)
+        for task in tasks
+        for aggregation in (AGGREGATIONS if clients > 1 else ("delta",))
+        for method in METHODS
+        for seed in range(seeds)
+    ]
+
+
+def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object], progress: bool = True) -> None:
+    """Run federations of the same number of clients, one after another, in one simulation; `done` is told of each."""
+    from client_app import app as client_app
+    from flwr.serverapp import Grid, ServerApp
+    from flwr.simulation import run_simulation
+    from server_app import serve
+
+    logging.getLogger("flwr").setLevel(logging.ERROR)
+    server_app, benches = ServerApp(), dict[str, Bench]()
+
+    @server_app.main()
+    def main(grid: Grid, context: object) -> None:
+        torch.set_num_threads(1)
+        with tqdm(total=sum(f.rounds + 1 for f in todo), desc=f"rounds of {todo[0].clients}", disable=not progress) as bar:
+            for f in todo:
+                bar.set_postfix_str(f"{f.task} {f.method} {f.aggregation} by {f.split}, seed {f.seed}")
+                if f.task not in benches:
+                    benches[f.task] = Bench(clip, load_task(f.task, shots=f.shots), precision="float32")
+                done(f, serve(grid, benches[f.task], f, bar.update))
+
+    # Of this function and of ``flwr run`` Flower prefers the second, which leaves a service behind; the README shows it.
+    run_simulation(
+        server_app, client_app, todo[0].clients,
+        backend_config={"init_args": {"num_cpus": cores, "log_to_driver": False}, "client_resources": {"num_cpus": 1, "num_gpus": 0}},
+    )  # fmt: skip
+
+
+def simulate_all(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object], progress: bool = True) -> None:
+    for clients in dict.fromkeys(f.clients for f in todo):
+        simulate([f for f in todo if f.clients == clients], clip, cores, done, progress)
+
+
+def kept(federation: Federation, clip: Clip, work: Path) -> Path:
+    """Where a federation's accuracies are kept: one file for each base and each choice of settings."""
+    key = hashlib.blake2b(json.dumps([clip.hash, federation.settings()], sort_keys=True).encode(), digest_size=6).hexdigest()
+    return work / "federated" / f"{Path(federation.task).name}-{federation.method}-{federation.aggregation}-{federation.seed}-{key}.json"
+
+
+def rows(federation: Federation, file: Path) -> list[dict]:
+    """A row a round; round 0 is before the first."""
+    f = federation
+    about = {"task": f.task, "method": f.method, "seed": f.seed, "setting": f.aggregation, "clients": f.clients, "split": f.split}
+    accuracies = [Accuracy(*a) for a in json.loads(file.read_text(encoding="utf-8"))["accuracies"]]
+    return [{**about, "round": r, "n": a.n, "accuracy": round(a.value, 4)} for r, a in enumerate(accuracies)]
+
+
+def run(a: Namespace) -> None:
+    clip, wanted = load_clip(), federations(a.tasks or TASKS, a.seeds)
+
+    def keep(f: Federation, served: Served) -> None:
+        record = {"settings": f.settings(), "adapter": served[-1][0].hash, "accuracies": [(x.correct, x.n) for _, x in served]}
+        write_atomically(kept(f, clip, a.work), json.dumps(record).encode())
+
+    if todo := [f for f in wanted if not kept(f, clip, a.work).exists()]:
+        simulate_all(todo, clip, a.jobs, keep)
+    if not a.tasks:
+        write("federated.csv", COLUMNS, [r for f in wanted for r in rows(f, kept(f, clip, a.work))])
+
+
+def check(a: Namespace) -> None:
+    """Exits with an error if any adapter of any round differs from the one that the loop without Flower makes."""
+    clip, task = load_clip(), "people-occluded"
+    small = {"rounds": 2, "steps": 3, "shots": 4, "lr": CHOSEN["lr"], "precision": CHOSEN["precision"]}
+    wanted = [Federation(task, m, x, s, c, **small) for s, c in (("style", 2), ("classes", 3)) for x in AGGREGATIONS for m in METHODS]
+    found: dict[Federation, Served] = {}
+    simulate_all(wanted, clip, a.jobs, found.__setitem__)
+    torch.set_num_threads(1)
+    worst = 0.0
+    for f in wanted:
+        direct = list(rounds(clip, load_task(f.task, shots=f.shots), f))
+        far = [distance(x, y) for (x, _), y in zip(found[f], direct, strict=True)]
+        same = [x.hash == y.hash for (x, _), y in zip(found[f], direct, strict=True)]
+        worst = max(worst, *far)
+        print(f"{f.method:5} {f.aggregation:7} by {f.split:7} of {f.clients}: {sum(same)} of {len(same)} adapters the same to the byte, ΔW at most {max(far):.1g} apart")
+    if worst > 1e-5:
+        sys.exit(f"Flower's simulation and the loop without it differ by {worst:.1g} in ΔW")
+
+
+def distance(one: Adapter, other: Adapter) -> float:
+    """The largest difference in any entry of ΔW."""
+    return max((d.delta() - other.deltas[name].delta()).abs().max().item() for name, d in one.deltas.items())
+
+
+def main() -> None:
+    p = arguments(__doc__)
+    p.add_argument("--seeds", type=int, default=SEEDS)
+    p.add_argument("--check", action="store_true", help="hold small federations against the same rounds without Flower")
+    a = p.parse_args()
+    (check if a.check else run)(a)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,282 @@
+"""The Prune view: what its switches and its slider ask for, measured on a tiny CLIP. In a browser: see test_app.py."""
+
+import asyncio
+import inspect
+import re
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import pytest
+import torch
+from test_app import LAB, ONE, TINY, TWO, TinyLab, cells, cut, independent, walked
+from tiny import random_adapter, tiny_clip, tiny_task
+
+from copra_lab.lora import Adapter
+from copra_lab.page import build, prune, prune_parts
+from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
+from copra_lab.page.places import Base, Blended, Pruned, percentage, switched_on, switches_of
+from copra_lab.page.sparsity import sparsity_svg
+from copra_lab.page.walk import Session, Walk
+from copra_lab.stats import Accuracy
+from copra_lab.storage import AdapterError
+
+WHOLE = Pruned("colours", "0/one")
+EVERY = ("q", "k", "v", "out", "fc1", "fc2")
+
+
+def pruned(layers=None, kinds=None, percent=0) -> Pruned:
+    return Pruned("colours", "0/one", layers, kinds, percent)
+
+
+def by_hand(adapter: Adapter, place: Pruned) -> Adapter:
+    return cut(adapter, place.layers, place.kinds, place.percent)
+
+
+# --- places ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        pruned(),
+        pruned((0, 2)),
+        pruned((1,), ("q", "fc2")),
+        pruned(None, ("v",), 30),
+        pruned((0, 1), None, 85),
+        pruned(percent=97),
+        pruned((), None, 50),
+    ],
+)
+def test_the_number_is_that_of_an_independent_forward_pass(place):
+    walk = walked(place).walk
+    assert walk.place == place and walk.whole(place)
+    assert walk.here.accuracy == Accuracy(independent(tiny_clip(), tiny_task(), (by_hand(ONE, place), 1)), len(TINY))
+
+
+def test_everything_on_and_dense_is_the_whole_adapter():
+    assert WHOLE.adapter(LAB) == ONE and WHOLE.whole == WHOLE == pruned(percent=50).line
+    assert walked(WHOLE).walk.here.accuracy == TINY.accuracy(ONE)
+
+
+@pytest.mark.parametrize("place", [pruned(()), pruned(None, ()), pruned((), (), 40), pruned(percent=100), pruned((1,), ("v",), 100)])
+def test_nothing_on_or_nothing_left_is_the_base(place):
+    walk = walked(place).walk
+    assert torch.equal(walk.here.predictions, walk.base.predictions)
+    assert walk.here.accuracy == TINY.accuracy() and prune_parts.left(LAB, place).count == 0
+
+
+def test_a_visitor_comes_to_the_base_and_the_whole_adapter_first_and_once():
+    session = Session()
+    walks = list(first_numbers(LAB, session, pruned((0,), None, 20)))
+    assert walks[0].points == {} and walks[0].base is None
+    assert list(walks[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)] and walks[-1].here.accuracy.n == FIRST
+    again = list(first_numbers(LAB, session, pruned((0, 1), None, 20)))
+    assert len(again) == 1 and again[0].points[WHOLE] is walks[-1].points[WHOLE]
+
+
+def test_a_curve_belongs_to_its_switches_and_the_slider_fills_it_in():
+    session = walked(pruned((0,), None, 10))
+    for percent in (20, 40, 60):
+        list(first_numbers(LAB, session, pruned((0, 1), None, percent)))
+    assert list(session.walk.curve()) == [20, 40, 60] and remaining(LAB, session)
+    assert [w.whole(pruned((0, 1), None, 20)) for w in filled_in(LAB, session)] == [False, True]
+    list(first_numbers(LAB, session, pruned((0,), None, 30)))
+    assert list(session.walk.curve()) == [10, 30]
+
+
+def test_two_visitors_get_their_own_numbers():
+    one, two = walked(pruned((0,))), walked(Pruned("colours", "0/two", (0,)))
+    assert one.walk.here.accuracy == TINY.accuracy(by_hand(ONE, pruned((0,)))) and two.walk.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
+    assert not set(one.walk.points) & set(two.walk.points) - {Base("colours")}
+
+
+def test_going_to_another_view_abandons_what_this_one_waits_for():
+    session = Session()
+    list(first_numbers(LAB, session, pruned((0,))))
+    elsewhere = Blended("colours", "0/one", "0/two", 0.5)
+    session.visit(elsewhere)
+    assert remaining(LAB, session) is None and not session.walk.whole(pruned((0,)))
+    assert session.walk.base and session.walk.since == elsewhere  # the base is known there too
+
+
+# --- what controls send ------------------------------------------------------------------------------------------------
+
+
+def asked(walk: Walk, *values):
+    place, updates = prune.ask(LAB, walk, *values)
+    return place, [u.get("value", ...) if isinstance(u, dict) else u for u in updates]
+
+
+def test_a_new_visitor_finds_everything_switched_on():
+    place, (_, key, layers, kinds, percent) = asked(Walk(), "colours", "0/one", [], [], 0)
+    assert place == WHOLE and key == "0/one" and layers == [0, 1, 2] and kinds == list(EVERY) and percent is ...
+    assert switches_of(random_adapter(tiny_clip(), kinds=("q", "v"), towers=("vision",))) == ((0, 1, 2), ("q", "v"))
+
+
+def test_switches_and_slider_say_where_to_go():
+    walk = walked(WHOLE).walk
+    place, updates = asked(walk, "colours", "0/one", [2, 0], ["v", "q"], 30)
+    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [...] * 5
+    assert asked(walk, "colours", "0/one", [], list(EVERY), 0)[0] == pruned(())
+    assert asked(walk, "colours", "0/one", [2, 1, 0], list(EVERY), "7")[0] == pruned(percent=7)
+    assert prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None) is None  # somebody is typing
+
+
+def test_another_adapter_keeps_the_switches_that_it_has():
+    walk = walked(pruned((0, 2), ("q",))).walk
+    place, updates = asked(walk, "colours", "0/two", [0, 2, 7], ["q", "k"], 40)
+    assert place == Pruned("colours", "0/two", (0, 2), ("q", "k"), 40) and updates[2:4] == [[0, 2], ["q", "k"]]
+    assert asked(walk, "colours", "../../etc", [0], ["q"], 0)[0].key == "0/one"
+
+
+@pytest.mark.parametrize(("value", "percent"), [(0, 0), (99.6, 100), ("12", 12), (1e9, 100), (-5, 0), (float("inf"), 100)])
+def test_any_number_becomes_whole_percent(value, percent):
+    assert percentage(value) == percent
+
+
+JUNK = [
+    (("elsewhere", "0/one", [], [], 0), "choose one of the tasks"), ((None, None, None, None, 0), "choose one of the tasks"),
+    (("colours", "0/one", None, ["q"], 0), "layer must come as a list"), (("colours", "0/one", [0], {"q": 1}, 0), "kind must come as a list"),
+    (("colours", "0/one", [99], ["q"], 0), "no layer 99; it has 0, 1, 2"), (("colours", "0/one", [[0], {}], ["q"], 0), r"no layer \[0\]"),
+    (("colours", "0/one", [0], ["<b>"], 0), "no kind '<b>'; it has q, k, v"), (("colours", "0/one", [0], ["q"], "much"), "sparsity must be a number from 0 to 100"),
+    (("colours", "0/one", [0], ["q"], float("nan")), "sparsity must be a number"), (("colours", ["0/one"], [0], ["q"], {}), "sparsity must be a number"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "words"), JUNK)
+def test_junk_is_answered_in_words(values, words):
+    with pytest.raises(ValueError, match=words):
+        prune.ask(LAB, walked(WHOLE).walk, *values)
+
+
+def test_a_selection_is_in_order_and_complete_or_not():
+    assert switched_on([2, 0], (0, 1, 2), "layer") == (0, 2) and switched_on([1, 0], (0, 1), "layer") is None
+    assert switched_on([], (0, 1), "layer") == () and switched_on([5, 1], (0, 1), "layer", others=True) == (1,)
+
+
+@pytest.mark.parametrize(
+    ("name", "layers"), [("all", [0, 1, 2]), ("none", []), ("even", [0, 2]), ("odd", [1]), ("low", [0]), ("middle", [1]), ("high", [2])]
+)
+def test_buttons_choose_layers(name, layers):
+    assert list(prune.pressed(LAB, name, "colours", "0/one")) == layers and name in prune.BUTTONS.values()
+
+
+@dataclass(frozen=True)
+class BrokenLab(TinyLab):
+    """Whose second adapter cannot be read."""
+
+    def adapter(self, task, key):
+        if key == "0/two":
+            raise AdapterError("copy it anew")
+        return super().adapter(task, key)
+
+
+def handler(lab: TinyLab, name: str, view: int):
+    """A view's handler as the page calls it."""
+
+    async def built():
+        return build(lab)
+
+    page = asyncio.run(built())  # outside of a loop gradio makes one and never closes it
+    return [f.fn for f in page.fns.values() if f.name == name][view]
+
+
+def test_the_page_answers_junk_and_broken_files_and_goes_on():
+    move, rest = (handler(BrokenLab(), name, 1) for name in ("move", "rest"))
+    assert inspect.isgeneratorfunction(move)
+    session = Session()
+    for values in [values for values, _ in JUNK]:
+        *_, last = move(*values, walked(WHOLE), None)
+        assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 8
+    *_, last = move("colours", "0/two", [0], ["q"], 0, session, None)
+    assert "copy it anew" in last[0] and session.walk.place is None
+    assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
+    *_, last = move("colours", "0/one", [1], ["q"], 25, session, None)
+    assert 'data-layers="1"' in last[0] and 'data-sparsity="25"' in last[0]
+    assert f'data-n="{len(TINY)}"' in rest(session)[0]
+
+
+def test_a_view_draws_no_place_of_another():
+    rest = handler(LAB, "rest", 0)
+    assert all("value" not in r for r in rest(walked(WHOLE)))
+    assert "data-weight" in rest(walked(Blended("colours", "0/one", "0/two", 0.5)))[0]
+
+
+def test_a_request_that_was_overtaken_is_dropped():
+    move, session = handler(LAB, "move", 1), Session()
+    list(move("colours", "0/one", [0], ["q"], 5, session, 20.0))
+    assert len(list(move("colours", "0/one", [1], ["q"], 5, session, 10.0))) == 1 and session.walk.place.layers == (0,)
+
+
+# --- what is drawn -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_left_counts_entries_that_are_not_zero():
+    whole = prune_parts.left(LAB, WHOLE)
+    assert whole.count == whole.of == ONE.parameters and whole.layers == ((0, 1.0), (1, 1.0), (2, 1.0)) and whole.share == 1
+    place = pruned((0, 2), ("q", "v"), 60)
+    hand = by_hand(ONE, place)
+    kept = prune_parts.left(LAB, place)
+    assert kept.count == sum(int((t != 0).sum()) for d in hand.deltas.values() for t in (d.A, d.B)) and kept.of == ONE.parameters
+    assert dict(kept.layers)[1] == 0 and 0 < dict(kept.layers)[0] < 0.4
+    html = prune_parts.number(LAB, walked(place).walk)
+    assert "2 of 3 layers" in html and "q v · 60" in html and f"{kept.count:,} of {kept.of:,}" in html
+    assert prune_parts.chart(LAB, walked(place).walk).count("<li ") == 3
+
+
+def test_the_drawing_is_well_formed_and_says_what_it_shows():
+    points = [(0.2, Accuracy(60, 100)), (0.0, Accuracy(70, 100)), (0.5, Accuracy(10, 50)), (1.0, Accuracy(30, 100))]
+    svg = ElementTree.fromstring(sparsity_svg(points, total=100, base=Accuracy(30, 100), whole=Accuracy(70, 100), at=0.5))
+    assert svg.get("role") == "img" and svg.get("aria-label")
+    said = svg.find("desc").text
+    assert "3 positions" in said and str(Accuracy(60, 100)) in said and "The whole adapter: " + str(Accuracy(70, 100)) in said
+    kinds = [g.get("class").split() for g in svg.iter("g")]
+    assert len(kinds) == 4 and "at" in kinds[2] and "first" in kinds[2]
+    assert len([e for e in svg.iter("line") if e.get("class") == "curve"]) == 2
+
+
+def test_the_axes_never_move():
+    def frame(svg: str) -> list[str]:
+        return [ElementTree.tostring(e) for e in ElementTree.fromstring(svg) if e.get("class") in ("tick", "grid")]
+
+    assert frame(sparsity_svg([(0.3, Accuracy(1, 2))], total=2, base=Accuracy(1, 2), at=0.3)) == frame(sparsity_svg([], total=0)) != []
+
+
+@pytest.mark.parametrize("value", [0, 3, 50, 97, 100])
+def test_names_of_lines_stay_inside(value):
+    svg = ElementTree.fromstring(sparsity_svg([], total=100, base=Accuracy(value, 100), whole=Accuracy(min(value + 1, 100), 100)))
+    names = [e for e in svg.iter("text") if e.get("class") == "base-name"]
+    assert len(names) == 2 and all(10 <= float(e.get("y")) + float(e.get("dy")) <= 198 for e in names)
+
+
+def test_the_table_has_every_setting_of_the_adapter():
+    session = walked(WHOLE, pruned((0, 1), ("q",), 50), pruned(percent=30), Pruned("colours", "0/two"), pruned((0, 1), ("q",), 20), pruned(()))
+    rows = cells(prune_parts.table(LAB, session.walk))
+    assert [row[:3] for row in rows] == [
+        ["base", "", ""], ["all", " ".join(EVERY), "0"], ["all", " ".join(EVERY), "30"], ["0–1", "q", "20"], ["0–1", "q", "50"], ["none", " ".join(EVERY), "0"],
+    ]  # fmt: skip
+    assert int(rows[1][7]) == TINY.accuracy(ONE).correct and float(rows[2][3]) == pytest.approx(70, abs=0.1)
+    session.change(Walk.cleared)
+    assert [row[0] for row in cells(prune_parts.table(LAB, session.walk))] == ["base", "all", "none"]
+    assert Pruned("colours", "0/two") in session.walk.points
+
+
+@pytest.mark.parametrize(("layers", "words"), [((), ""), ((3,), "3"), ((0, 1, 2), "0–2"), ((0, 2, 3, 11), "0, 2–3, 11")])
+def test_layers_are_named_in_spans(layers, words):
+    assert prune_parts.spans(layers) == words
+
+
+def test_images_are_held_against_the_whole_adapter():
+    place = pruned((0,))
+    walk = walked(pruned((1,)), place).walk
+    html = prune_parts.changed(walk, TINY)
+    moved = int((TINY.predictions(ONE) != TINY.predictions(by_hand(ONE, place))).sum())
+    hidden = int(found[1]) if (found := re.search(r"and (\d+) more", html)) else 0
+    assert "against the whole adapter" in html and html.count("<li class=") + hidden == moved > 0
+    assert "appear here" in prune_parts.changed(walked(WHOLE).walk, TINY)
+
+
+def test_before_anything_is_known_the_page_says_so():
+    assert "Waking" in prune_parts.number(LAB, Walk()) and "Measuring" in prune_parts.number(LAB, Walk(pruned((0,))))
+    assert "<svg" in prune_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prune_parts.table(LAB, Walk())
+    assert "appear here" in prune_parts.changed(Walk(), None)
