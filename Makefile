@@ -30,6 +30,7 @@ test: lint ## run every check: style, types, tests, the page in a browser, the l
 
 lint: $(VENV)/.installed-test ## check style and types
 	$(BIN)/ruff check
+	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
 
 lessons: $(VENV)/.installed-test ## run the lessons' sources and write their notebooks

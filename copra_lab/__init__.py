@@ -12,6 +12,7 @@ __version__ = "0.1.0.dev0"
 _HOME = {
     "clip": ("Clip", "load_clip"),
     "lora": ("Adapter", "LoRA"),
+    "copra": ("CopRA",),
     "storage": ("load_adapter",),
     "tasks": ("Task", "load_task"),
     "train": ("fit",),

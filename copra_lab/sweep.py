@@ -32,8 +32,8 @@ class Run:
     seed: int = 0
     lora: LoRA = LoRA()  # noqa: RUF009 (frozen)
     dropping: Dropping = PLAIN
-    steps: int = 150
-    lr: float = 1e-3
+    steps: int = 200
+    lr: float = 2e-3
     batch: int = 32
     views: int = 0
     precision: str = "float32"

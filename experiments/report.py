@@ -176,7 +176,7 @@ def regimes_section() -> str:
     for (shape, steps, lr, m), cell in sorted(cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0])):
         lines.append(f"| {shape} | {steps} | {lr:g} | {NAMES[m]} | " + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings) + " |")
     return (
-        "## The map of regimes\n\nValidation images of three development tasks, two seeds; every method had the same grid. The settings of all other tables "
+        "## The map of regimes\n\nValidation images of the development tasks, two seeds; every method had the same grid. The settings of all other tables "
         "were chosen here.\n\n" + "\n".join(lines)
     )
 

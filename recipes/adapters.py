@@ -29,7 +29,7 @@ SEEDS = (0, 1, 2)
 SHIPPED = ("things-blur", "novel-kinds", "objects-sketch", "travel-solarised", "food-mosaic", "digits")
 """Tasks whose adapters, LoRA and CopRA of the first two seeds, come with the package."""
 
-SETTINGS: dict[str, Any] = {"steps": 150, "lr": 1e-3}
+SETTINGS: dict[str, Any] = {"steps": 200, "lr": 2e-3, "precision": "bfloat16"}
 COLUMNS = (
     "base",
     "task",
