@@ -116,7 +116,9 @@ def test_the_curve_is_the_mean_over_random_coalitions():
     assert curve.slope(0.3) == pytest.approx((curve(0.3 + 1e-6) - curve(0.3 - 1e-6)) / 2e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("sampler", [permutations, owen, stratified, lambda *a: permutations(*a, antithetic=False), lambda *a: owen(*a, antithetic=False)])
+@pytest.mark.parametrize(
+    "sampler", [permutations, owen, stratified, lambda *a: permutations(*a, antithetic=False), lambda *a: owen(*a, antithetic=False)]
+)
 def test_samplers_are_unbiased_and_their_intervals_cover(sampler):
     n, game = 5, random_game(5, 3)
     truth = exact(game, n).values

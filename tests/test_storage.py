@@ -54,7 +54,9 @@ def test_pefts_own_folder_is_read(tmp_path):
 
     clip = tiny_clip()
     torch.manual_seed(0)
-    theirs = get_peft_model(to_hugging_face(clip), LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["q_proj", "fc2"], init_lora_weights=False))
+    theirs = get_peft_model(
+        to_hugging_face(clip), LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["q_proj", "fc2"], init_lora_weights=False)
+    )
     theirs.save_pretrained(tmp_path)
     adapter = Adapter.load(tmp_path, clip)
     assert len(adapter) == 2 * (3 + 2) and adapter.base == ""

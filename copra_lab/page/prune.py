@@ -35,13 +35,13 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
             number = panel(partial(draw.number, lab), "prune-number")
             # Which switches there are, the adapter tells when a visitor comes.
             with gr.Row(elem_id="prune-quick", equal_height=True):
-                kinds = gr.CheckboxGroup([], label="Kinds", container=False, min_width=90, elem_id="prune-kinds", elem_classes="switches")
+                kinds = gr.CheckboxGroup([], label="Kinds", min_width=90, elem_id="prune-kinds", elem_classes="switches")
                 with gr.Row(elem_id="prune-presets"):
                     buttons = {name: gr.Button(label, size="sm", min_width=20) for label, name in BUTTONS.items()}
-            layers = gr.CheckboxGroup([], label="Layers, from the image on", container=False, elem_id="prune-layers", elem_classes="switches")
+            layers = gr.CheckboxGroup([], label="Layers, from the image on", elem_id="prune-layers", elem_classes="switches")
             chart = panel(partial(draw.chart, lab), "prune-chart")
             sparsity = gr.Slider(0, 100, 0, step=1, label="sparsity %", elem_id="prune-sparsity", elem_classes="dial")
-            clear = gr.Button("Clear the numbers", size="sm", min_width=140, elem_id="prune-clear", elem_classes="clear")
+            clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prune-clear", elem_classes="clear")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prune-changed")
     html(HOW_TO_READ)
@@ -84,7 +84,7 @@ def pressed(lab: Lab, name: str, task: Any, key: Any) -> Any:
     except (ValueError, OSError):  # said in place of the number
         return gr.skip()
     if name == "all" or not have:
-        return have
+        return list(have)
     kept = () if name == "none" else preset(name, max(have) + 1)
     return [layer for layer in have if layer in kept]
 

@@ -84,11 +84,11 @@ def _facts(lab: Lab, walk: Walk, here: Pruned | None) -> str:
     remains = "…"
     if here:
         kept = left(lab, here)
-        remains = f"{percent(kept.share)} <span>{kept.count:,} of {kept.of:,} numbers</span>"
+        remains = f"{percent(kept.share)} <span>{kept.count:,} of {kept.of:,}</span>"
     return parts.facts(
         parts.measured("base", walk.base, "base"),
         parts.measured("whole adapter", walk.points.get(here.whole) if here else None, "a"),
-        parts.fact("left of the adapter", remains, "left wide", "Entries of A and B that are not zero"),
+        parts.fact("numbers left", remains, "left wide", "Entries of A and B that are not zero"),
     )
 
 

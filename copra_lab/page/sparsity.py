@@ -36,12 +36,13 @@ def sparsity_svg(
     if at is not None:
         out.append(_line("here", at, 0, at, 1))
     out += [_point(x, a, first=a.n < total, standing=x == at) for x, a in points]
-    # The names come last, so that they stay readable: at the two sides, and away from each other.
+    # The names come last, so that they stay readable: each at the side where the curve, which falls from the whole
+    # adapter to the base, is far from it.
     above = not (base and whole and whole.value < base.value)
     if base:
-        out.append(_name(base, "base", 1, 'text-anchor="end" dx="-4"', above=not above))
+        out.append(_name(base, "base", 0, 'dx="4"', above=not above))
     if whole:
-        out.append(_name(whole, "whole adapter", 0, 'dx="10"', above=above))
+        out.append(_name(whole, "whole", 1, 'text-anchor="end" dx="-4"', above=above))
     said = escape(_in_words(points, total, base, whole))
     return (
         '<svg class="path" style="--mix:0%" role="img" aria-label="Accuracy against sparsity" '

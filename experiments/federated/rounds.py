@@ -42,7 +42,7 @@ class Federation:
     rounds: int = 5
     steps: int = 60
     lr: float = 2e-3
-    batch: int = 32
+    batch: int = 16
     rank: int = 4
     shots: int = 16
     precision: str = "bfloat16"
@@ -202,6 +202,7 @@ def from_arrays(arrays: Mapping[str, np.ndarray], base: str, clip: Clip, federat
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise ValueError("an adapter with numbers that are not finite came in; lower the learning rate")
     tensors = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}  # copied: what arrives is read-only
-    adapter = Adapter({n: LowRank(tensors[f"{n}.A"], tensors[f"{n}.B"], federation.lora.scale) for n in names}, base)
+    pairs = {n: LowRank(tensors[f"{n}.A"], tensors[f"{n}.B"], federation.lora.scale) for n in names}
+    adapter = Adapter(pairs, base, {"clip": clip.name, "federation": federation.settings()})
     check_fits(adapter, clip.sites, clip.hash)
     return adapter

@@ -32,8 +32,13 @@ from common import CHOSEN, arguments, write
 # the other of two ways to say that there is no GPU, without a warning.
 os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
 
-TASKS = ("people-occluded", "novel-groups")
-CLIENTS = (("style", 2), ("classes", 2), ("classes", 4))
+PLAN = {
+    "people-occluded": (("style", 2), ("classes", 2), ("classes", 4)),
+    "travel-solarised": (("style", 2),),
+    "digits": (("classes", 4),),
+}
+"""How many clients hold what of a task. Of these the CLIP moves far in few steps; digits have one style, but a thousand test images."""
+
 SEEDS = 3
 COLUMNS = ("task", "method", "seed", "setting", "clients", "split", "round", "n", "accuracy")
 
@@ -42,12 +47,13 @@ Served = list[tuple[Adapter, Accuracy]]
 
 
 def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
-    """One client that holds everything, which is no federation but what one is held against, and then the federations."""
+    """For each task one client that holds everything, which is no federation but what one is held against, and then those of
+    the plan."""
     shared = {"lr": CHOSEN["lr"], "precision": CHOSEN["precision"]}
     return [
         Federation(task, method, aggregation, split, clients, seed, **shared)
-        for split, clients in (("classes", 1), *CLIENTS)
         for task in tasks
+        for split, clients in (("classes", 1), *PLAN[task])
         for aggregation in (AGGREGATIONS if clients > 1 else ("delta",))
         for method in METHODS
         for seed in range(seeds)
@@ -71,14 +77,13 @@ def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[
             for f in todo:
                 bar.set_postfix_str(f"{f.task} {f.method} {f.aggregation} by {f.split}, seed {f.seed}")
                 if f.task not in benches:
-                    benches[f.task] = Bench(clip, load_task(f.task, shots=f.shots), precision="float32")
+                    benches[f.task] = Bench(clip, load_task(f.task, shots=f.shots), precision=f.precision)
                 done(f, serve(grid, benches[f.task], f, bar.update))
 
     # Of this function and of ``flwr run`` Flower prefers the second, which leaves a service behind; the README shows it.
-    run_simulation(
-        server_app, client_app, todo[0].clients,
-        backend_config={"init_args": {"num_cpus": cores, "log_to_driver": False}, "client_resources": {"num_cpus": 1, "num_gpus": 0}},
-    )  # fmt: skip
+    here = {"num_cpus": cores, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
+    resources = {"num_cpus": 1, "num_gpus": 0}
+    run_simulation(server_app, client_app, todo[0].clients, backend_config={"init_args": here, "client_resources": resources})
 
 
 def simulate_all(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object], progress: bool = True) -> None:
@@ -101,7 +106,7 @@ def rows(federation: Federation, file: Path) -> list[dict]:
 
 
 def run(a: Namespace) -> None:
-    clip, wanted = load_clip(), federations(a.tasks or TASKS, a.seeds)
+    clip, wanted = load_clip(), federations(a.tasks or list(PLAN), a.seeds)
 
     def keep(f: Federation, served: Served) -> None:
         record = {"settings": f.settings(), "adapter": served[-1][0].hash, "accuracies": [(x.correct, x.n) for _, x in served]}
@@ -127,7 +132,8 @@ def check(a: Namespace) -> None:
         far = [distance(x, y) for (x, _), y in zip(found[f], direct, strict=True)]
         same = [x.hash == y.hash for (x, _), y in zip(found[f], direct, strict=True)]
         worst = max(worst, *far)
-        print(f"{f.method:5} {f.aggregation:7} by {f.split:7} of {f.clients}: {sum(same)} of {len(same)} adapters the same to the byte, ΔW at most {max(far):.1g} apart")
+        what = f"{f.method:5} {f.aggregation:7} by {f.split:7} of {f.clients}"
+        print(f"{what}: {sum(same)} of {len(same)} adapters the same to the byte, ΔW at most {max(far):.1g} apart")
     if worst > 1e-5:
         sys.exit(f"Flower's simulation and the loop without it differ by {worst:.1g} in ΔW")
 
@@ -142,6 +148,8 @@ def main() -> None:
     p.add_argument("--seeds", type=int, default=SEEDS)
     p.add_argument("--check", action="store_true", help="hold small federations against the same rounds without Flower")
     a = p.parse_args()
+    if unknown := set(a.tasks or ()) - set(PLAN):
+        p.error(f"no plan for {sorted(unknown)[0]}; choose from {', '.join(PLAN)}")
     (check if a.check else run)(a)
 
 

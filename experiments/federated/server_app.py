@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
+import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
@@ -19,8 +20,9 @@ app = ServerApp()
 @app.main()
 def main(grid: Grid, context: Context) -> None:
     """One federation, as the run's configuration says; Flower logs the accuracies. ``save``: a folder for the adapter."""
+    torch.set_num_threads(1)
     federation, clip = Federation.of(context.run_config), load_clip()
-    bench = Bench(clip, load_task(federation.task, shots=federation.shots), precision="float32")
+    bench = Bench(clip, load_task(federation.task, shots=federation.shots), precision=federation.precision)
     adapter = serve(grid, bench, federation)[-1][0]
     if folder := context.run_config.get("save"):
         adapter.save(folder)
@@ -59,7 +61,8 @@ class AdapterAverage(FedAvg):
         contents = sorted((m.content for m in replies), key=lambda c: c["metrics"]["client"])
         clients = [c["metrics"]["client"] for c in contents]
         if clients != list(range(self.federation.clients)):
-            raise RuntimeError(f"expected one answer each from clients 0 to {self.federation.clients - 1}, got {clients}; give every node its partition-id")
+            wanted = f"one answer each from clients 0 to {self.federation.clients - 1}"
+            raise RuntimeError(f"expected {wanted}, got {clients}; give every node its own partition-id")
         adapters = [received(c["arrays"], self.clip, self.federation) for c in contents]
         return sent(aggregate(self.federation, adapters, [c["metrics"]["num-examples"] for c in contents], self.first)), None
 
