@@ -159,7 +159,7 @@ def test_an_unknown_name_is_told_the_closest(wrong):
 
 @pytest.mark.parametrize("wrong", ["", "x" * 5000, "nothing like it"])
 def test_a_name_like_no_task_lists_them(wrong):
-    with pytest.raises(ValueError, match=r"unknown task .*: give the path of a folder or one of novel-kinds, "):
+    with pytest.raises(ValueError, match=r"unknown task .*: give the path of a folder or one of novel-groups, "):
         load_task(wrong)
 
 

@@ -81,9 +81,8 @@ def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[
                 done(f, serve(grid, benches[f.task], f, bar.update))
 
     # Of this function and of ``flwr run`` Flower prefers the second, which leaves a service behind; the README shows it.
-    here = {"num_cpus": cores, "log_to_driver": False, "_node_ip_address": "127.0.0.1"}
-    resources = {"num_cpus": 1, "num_gpus": 0}
-    run_simulation(server_app, client_app, todo[0].clients, backend_config={"init_args": here, "client_resources": resources})
+    machine, client = {"num_cpus": cores, "log_to_driver": False}, {"num_cpus": 1, "num_gpus": 0}
+    run_simulation(server_app, client_app, todo[0].clients, backend_config={"init_args": machine, "client_resources": client})
 
 
 def simulate_all(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object], progress: bool = True) -> None:
@@ -150,7 +149,11 @@ def main() -> None:
     a = p.parse_args()
     if unknown := set(a.tasks or ()) - set(PLAN):
         p.error(f"no plan for {sorted(unknown)[0]}; choose from {', '.join(PLAN)}")
-    (check if a.check else run)(a)
+    try:
+        (check if a.check else run)(a)
+    except KeyboardInterrupt:
+        print("interrupted; finished federations are kept", file=sys.stderr)
+        os._exit(130)  # a plain exit waits for Flower's server, and that one up to an hour for its clients
 
 
 if __name__ == "__main__":
