@@ -14,6 +14,7 @@ from copra_lab.gallery import SIZE, drawings
 
 HELD_OUT = "Held out: pretraining saw none of these drawings, and no image that has one of their names."
 KNOWN = "Pretraining saw these drawings, but never so:"
+OF_ALL_KINDS = "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games and objects."
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,15 @@ def _known(title: str, question: str, manner: str, *categories: str, **more: Any
     return Recipe(title, f"{question} {KNOWN} {manner}", partial(so.kinds, *categories), **more)
 
 
-# How strong each nuisance is was set so that the bundled CLIP, zero-shot, gets about half of the training and validation
-# drawings right; no test drawing was looked at.
+# How strong each nuisance is was set on training and validation drawings: so that the bundled CLIP, zero-shot, gets 35 to 60 %
+# of them right and LoRA lifts that, on those that it was not trained on, by ten points or more. Two tasks are kept although
+# little moves: `novel-kinds`, where it shows what a small CLIP cannot learn from a few drawings, and `same-drawings`.
 TASKS: dict[str, Recipe] = {
-    "novel-groups": Recipe(
-        "New things: what sort?",
-        f"Tell what sort of thing a drawing shows: animal, food, vehicle, … {HELD_OUT}",
-        partial(so.groups, held_out=True),
+    "known-groups": Recipe(
+        "What sort of thing?",
+        "Tell what sort of thing a drawing shows: animal, food, vehicle, … Near: pretraining saw these drawings with their names and kinds, "
+        "but read next to nothing of these broader sorts.",
+        so.groups,
     ),
     "novel-kinds": Recipe(
         "New things: what kind?",
@@ -51,7 +54,7 @@ TASKS: dict[str, Recipe] = {
     ),
     "novel-names": Recipe(
         "New things: which one?",
-        f"Name the animal, plant or food. {HELD_OUT} One drawing of each trains, a drawing by another artist tests.",
+        f"Name the animal, plant or food, of forty. {HELD_OUT} One drawing of each trains, a drawing by another artist tests.",
         so.novel_names,
     ),
     "style-shift": Recipe(
@@ -64,20 +67,25 @@ TASKS: dict[str, Recipe] = {
         "Tell what sort of thing a one-colour icon shows. Pretraining saw these icons with their names, but never read of what sort they are.",
         so.icon_groups, "an icon of a {}", shadow=0.0,
     ),
-    "nature-silhouette": _known(
-        "Shadows of animals and plants",
-        "Tell an animal or plant by its shadow.", "one dark shape through which little of their colours shows.",
-        "Animals & Nature", shadow=0.15,
+    "things-blur": _known(
+        "Everything out of focus",
+        OF_ALL_KINDS, "out of focus.",
+        *so.THINGS, nuisance=partial(nu.blur, sigma=0.02),
     ),
-    "food-mosaic": _known(
-        "Food in coarse pixels",
-        "Tell what kind of food or drink it is.", "pixelated to 10 to 12 squares a side.",
-        "Food & Drink", nuisance=partial(nu.mosaic, cells=(10, 12)),
+    "things-mosaic": _known(
+        "Everything in coarse pixels",
+        OF_ALL_KINDS, "pixelated to 10 to 12 squares a side.",
+        *so.THINGS, nuisance=partial(nu.mosaic, cells=(10, 12)),
     ),
-    "objects-sketch": _known(
-        "Pencil sketches of objects",
-        "Tell the kind of object.", "as grey pencil lines on paper.",
-        "Objects", nuisance=nu.sketch,
+    "things-shadows": _known(
+        "Everything by its shadow",
+        OF_ALL_KINDS, "dark shapes through which a third of their colours shows.",
+        *so.THINGS, shadow=0.3,
+    ),
+    "things-sketch": _known(
+        "Everything as a pencil sketch",
+        OF_ALL_KINDS, "grey pencil lines with a pale wash of their colours.",
+        *so.THINGS, nuisance=partial(nu.sketch, tint=0.3),
     ),
     "travel-solarised": _known(
         "Travel on spoilt prints",
@@ -98,11 +106,6 @@ TASKS: dict[str, Recipe] = {
         "Symbols under water",
         "Tell the kind of sign.", "bent as through rippling water.",
         "Symbols", nuisance=partial(nu.waves, reach=(0.14, 0.22)), flip=False,
-    ),
-    "things-blur": _known(
-        "Everything out of focus",
-        "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games and objects.", "out of focus.",
-        *so.THINGS, nuisance=partial(nu.blur, sigma=0.02),
     ),
     "same-drawings": Recipe(
         "The same drawings again",
@@ -148,7 +151,7 @@ def drawn(name: str, side: int) -> Drawn:
     classes = recipe.deal or tuple(dict.fromkeys(e.label for e in entries))
     parts = {
         "train": tuple(e for e in entries if e.part == "train"),
-        "val": tuple(so.first((e for e in entries if e.part == "val"), so.MOST_VAL)),
+        "val": tuple(e for e in entries if e.part == "val"),
         "test": tuple(so.tested(entries)),
     }
     images = {p: torch.cat([_paint(name, es[i : i + 128], side) for i in range(0, len(es), 128)]) for p, es in parts.items()}

@@ -59,6 +59,18 @@ class Run:
         return work / f"{Path(self.task).name}-{self.method}-{self.seed}-{key}"
 
 
+SHORT: dict[str, Any] = {"steps": 300, "batch": 16}
+"""Half a minute of one core, or less: what everything that ships and every table is trained for."""
+
+RATES = {"lora": 2e-3, "copra": 2e-3}
+"""By method, of 1e-3, 2e-3, 4e-3 and 8e-3 the one that does best alone on validation images (``experiments/regimes.py``)."""
+
+
+def chosen(task: str, seed: int, dropping: Dropping = PLAIN, **more: Any) -> Run:
+    """A run with the settings that everything that ships was trained with; `more` differs from them."""
+    return Run(task, seed, dropping=dropping, **{**SHORT, "lr": RATES.get(dropping.method, RATES["lora"]), **more})
+
+
 def trained(run: Run, clip: Clip, work: Path) -> tuple[Adapter, float]:
     """The adapter of a run and the seconds that it took: from `work`, or trained now and kept there. Taken up again
     after an interruption."""

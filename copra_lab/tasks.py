@@ -115,7 +115,7 @@ def _split(d: Drawn, part: str, entries: Sequence[so.Entry]) -> Split:
 def _load(name: str, shots: int, seed: int, side: int) -> Task:
     recipe, d = TASKS[name], drawn(name, side)
     train = _split(d, "train", so.first(d.entries["train"], shots, f"{seed}/"))
-    val = _split(d, "val", so.first(d.entries["val"], min(shots, so.MOST_VAL)))
+    val = _split(d, "val", so.first(d.entries["val"], shots))
     return Task(name, recipe.title, recipe.about, d.classes, recipe.template, train, val, _test(name, side), shots, seed, recipe.flip)
 
 
@@ -128,7 +128,7 @@ def load_task(name: str | Path, *, shots: int = 16, seed: int = 0, side: int = 6
     """A task by its name, one of `task_names()`, or from a folder of images (see `image_folder`). Named ones are kept in
     memory.
 
-    `shots` training images a class, or as many as there are, chosen by `seed`; min(shots, 4) validation images.
+    `shots` training images a class, or as many as there are, chosen by `seed`, and as many validation images, always the same.
 
     Raises ValueError for an unknown name (it suggests the closest), for `shots` below 1 or `side` below 16.
     """
@@ -160,7 +160,7 @@ def image_folder(path: str | Path, *, shots: int = 16, seed: int = 0, side: int 
     own = {part: [e for e in entries if e.part == part] for part in ("train", "val")}
     chosen = {
         "train": so.first(own["train"], shots, f"{seed}/"),
-        "val": so.first(own["val"], min(shots, so.MOST_VAL)),
+        "val": so.first(own["val"], shots),
         "test": so.tested(entries),
     }
     names = [f.name for f in folders]

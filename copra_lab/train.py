@@ -156,7 +156,7 @@ class _Run:
         self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
-        self.optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999))
+        self.optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts))
         self.text = clip.text_features(task.prompts).clone()

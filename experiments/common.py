@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from platformdirs import user_cache_path
 
@@ -21,16 +20,16 @@ from copra_lab.copra import PLAIN, CopRA, Dropout, Dropping, ProgressiveDropout,
 from copra_lab.lora import Adapter
 from copra_lab.stats import Accuracy
 from copra_lab.storage import write_atomically
-from copra_lab.sweep import Run, train_all, trained
+from copra_lab.sweep import Run, chosen, train_all, trained
 from copra_lab.tasks import load_task, task_names
 
 RESULTS = Path(__file__).parent / "results"
 
-DEVELOPMENT = ("things-blur", "objects-sketch", "novel-kinds", "digits")
-"""Settings were chosen on the validation images of these; they are in no table of results."""
+DEVELOPMENT = ("things-mosaic", "known-groups", "digits")
+"""Settings were chosen on the validation images of these, from near to far; they are in no table of results."""
 
-CHOSEN: dict[str, Any] = {"steps": 800, "lr": 2e-3, "precision": "bfloat16"}
-"""The same for every method. Not settled yet: it waits for the whole map of regimes."""
+NOT_REPORTED = (*DEVELOPMENT, "same-drawings")
+"""And one task on which nothing can move: the base gets all of it right."""
 
 SEEDS = {"lora": 5, "copra": 5}
 """How many seeds a method has; three where nothing is said."""
@@ -40,12 +39,12 @@ METHODS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(),
 
 def headline(tasks: Sequence[str], methods: Sequence[str] = tuple(METHODS), seeds: int | None = None) -> list[Run]:
     """The runs that most experiments share."""
-    return [Run(t, s, dropping=METHODS[m], **CHOSEN) for t in tasks for m in methods for s in range(seeds or SEEDS.get(m, 3))]
+    return [chosen(t, s, METHODS[m]) for t in tasks for m in methods for s in range(seeds or SEEDS.get(m, 3))]
 
 
 def reported() -> list[str]:
-    """The tasks of the tables: all but those for development."""
-    return [t for t in task_names() if t not in DEVELOPMENT]
+    """The tasks of the tables."""
+    return [t for t in task_names() if t not in NOT_REPORTED]
 
 
 def pairs(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
@@ -76,12 +75,14 @@ def adapters(runs: Sequence[Run], work: Path, jobs: int) -> tuple[Clip, dict[Run
     return clip, {r: a for r, (a, _) in found.items()}, {r: s for r, (_, s) in found.items()}
 
 
-def write(name: str, columns: Sequence[str], rows: Iterable[dict]) -> Path:
-    """A tidy file under ``results/``, all at once."""
+def write(name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> Path:
+    """A tidy file under ``results/``, all at once; its last column names the weights that it was measured on, those of the
+    bundled CLIP if nothing else is said."""
+    base = base or load_clip().hash
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, (*columns, "base"), lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({**row, "base": base} for row in rows)
     path = RESULTS / name
     write_atomically(path, text.getvalue().encode())
     return path

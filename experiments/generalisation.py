@@ -4,12 +4,12 @@ corruptions that neither pretraining nor fine-tuning had: ``python experiments/g
 
 from dataclasses import replace
 
-from common import CHOSEN, METHODS, adapters, arguments, headline, reported, row, write
+from common import METHODS, adapters, arguments, headline, reported, row, write
 from tqdm.auto import tqdm
 
 from copra_lab import nuisances as nu
 from copra_lab.bench import Bench
-from copra_lab.sweep import Run
+from copra_lab.sweep import chosen
 from copra_lab.tasks import Task, load_task
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
@@ -31,9 +31,7 @@ def main() -> None:
     a = arguments(__doc__).parse_args()
     tasks = a.tasks or reported()
     runs = headline(tasks, seeds=3)
-    halves = [
-        Run(t, s, dropping=METHODS[m], part="base", **CHOSEN) for t in tasks for m in METHODS for s in range(3) if len(load_task(t).classes) > 3
-    ]
+    halves = [chosen(t, s, METHODS[m], part="base") for t in tasks for m in METHODS for s in range(3) if len(load_task(t).classes) > 3]
     clip, found, _ = adapters(runs + halves, a.work, a.jobs)
     rows = []
     for t in tqdm(tasks, desc="tasks"):

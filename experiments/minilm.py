@@ -195,7 +195,7 @@ def main() -> None:
     parallel = Parallel(a.jobs, return_as="generator")
     for part in tqdm(parallel(delayed(measured)(m, lr, own) for (m, lr), own in groups.items()), total=len(groups), desc="measuring"):
         rows += part
-    write("minilm.csv", COLUMNS, rows)
+    write("minilm.csv", COLUMNS, rows, "all-MiniLM-L6-v2")
 
 
 if __name__ == "__main__":

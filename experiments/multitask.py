@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from copra_lab.lora import Adapter
 from copra_lab.merge import average_factors, dare, task_arithmetic, ties, truncate
 
-TASKS = ("nature-silhouette", "food-mosaic", "travel-solarised", "faces-noise", "people-occluded", "symbols-waves")
+TASKS = ("things-shadows", "things-sketch", "travel-solarised", "faces-noise", "people-occluded", "symbols-waves")
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "scale")
 

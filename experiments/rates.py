@@ -3,13 +3,13 @@ CopRA, and where the adapters lie (t-SNE): ``python experiments/rates.py`` write
 
 import numpy as np
 import torch
-from common import CHOSEN, METHODS, adapters, arguments, bench, pairs, row, write
+from common import METHODS, adapters, arguments, bench, pairs, row, write
 from sklearn.manifold import TSNE
 from tqdm.auto import tqdm
 
 from copra_lab.lora import Adapter
 from copra_lab.merge import average_factors, interpolate
-from copra_lab.sweep import Run
+from copra_lab.sweep import chosen
 
 TASKS = ("faces-noise", "people-occluded", "digits")
 RATES, SEEDS = (2e-4, 5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 3
@@ -24,7 +24,7 @@ def vector(adapter: Adapter) -> np.ndarray:
 def main() -> None:
     a = arguments(__doc__).parse_args()
     tasks = a.tasks or TASKS
-    runs = [Run(t, s, dropping=METHODS[m], **CHOSEN | {"lr": lr}) for t in tasks for lr in RATES for m in ("lora", "copra") for s in range(SEEDS)]
+    runs = [chosen(t, s, METHODS[m], lr=lr) for t in tasks for lr in RATES for m in ("lora", "copra") for s in range(SEEDS)]
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {t: bench(clip, t, "test") for t in tasks}
     rows = [row(r, "alone", benches[r.task].accuracy(x), lr=r.lr) for r, x in tqdm(found.items(), desc="alone")]

@@ -1,5 +1,6 @@
-"""From timid to wild: how LoRA and CopRA behave over steps, rates, ranks and sites, on the *validation* images of the
-development tasks. The settings of every other experiment were chosen here: ``python experiments/regimes.py``."""
+"""From timid to wild: how LoRA, CopRA and the baselines behave over learning rates, and LoRA and CopRA over steps, ranks and
+sites too, on the *validation* images of the development tasks. The settings of every other experiment were chosen here:
+``python experiments/regimes.py``."""
 
 import itertools
 from collections import defaultdict
@@ -11,11 +12,12 @@ from tqdm.auto import tqdm
 from copra_lab.lora import LoRA
 from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import keep, sparsify
-from copra_lab.sweep import Run
+from copra_lab.sweep import SHORT, Run
 
+PARTS = ("rates", "steps", "shapes")
 SEEDS = (100, 101)  # of no other experiment
-REGIMES = ((200, 5e-4), (200, 1e-3), (200, 2e-3), (200, 8e-3), (800, 5e-4), (800, 2e-3), (800, 8e-3))
-"""(steps, learning rate)"""
+RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+LONG = {"steps": 3 * SHORT["steps"], "batch": SHORT["batch"]}
 SHAPES = {
     "rank 2": LoRA(rank=2),
     "rank 16": LoRA(rank=16),
@@ -25,21 +27,24 @@ SHAPES = {
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "lr", "shape", "seconds")
 
 
-def runs() -> dict[Run, str]:
-    """Every run, with the name of its shape: all regimes at rank 4 on q, k, v, and other shapes in one of them."""
-    grid = itertools.product(DEVELOPMENT, ("lora", "copra"), SEEDS)
+def runs(part: str) -> dict[Run, str]:
+    """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA for longer.
+    "shapes": LoRA and CopRA of other ranks and sites."""
+    methods = tuple(METHODS) if part == "rates" else ("lora", "copra")
     out = {}
-    for task, method, seed in grid:
-        for steps, lr in REGIMES:
-            out[Run(task, seed, LoRA(), METHODS[method], steps, lr, precision="bfloat16")] = "rank 4"
-        for name, shape in SHAPES.items():
-            out[Run(task, seed, shape, METHODS[method], 200, 2e-3, precision="bfloat16")] = name
+    for method, task, seed in itertools.product(methods, DEVELOPMENT, SEEDS):
+        if part == "shapes":
+            out |= {Run(task, seed, lora, METHODS[method], lr=2e-3, **SHORT): shape for shape, lora in SHAPES.items()}
+        else:
+            out |= {Run(task, seed, LoRA(), METHODS[method], lr=lr, **(SHORT if part == "rates" else LONG)): "rank 4" for lr in RATES}
     return out
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
-    shapes = runs()
+    p = arguments(__doc__)
+    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts of the map (default: all)")
+    a = p.parse_args()
+    shapes = {run: shape for part in a.parts for run, shape in runs(part).items()}
     clip, found, seconds = adapters(list(shapes), a.work, a.jobs)
     benches = {task: bench(clip, task, "val") for task in DEVELOPMENT}
     rows, pairs = [], defaultdict(list)

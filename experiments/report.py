@@ -10,6 +10,7 @@ from common import RESULTS, read
 from matplotlib.figure import Figure
 
 HERE = Path(__file__).parent
+PAGE = HERE / "README.md"
 NAMES = {
     "lora": "LoRA",
     "copra": "CopRA",
@@ -137,7 +138,7 @@ def curves(cells: Cells, columns: Sequence[str], labels: Sequence[str], xlabel: 
     return fig
 
 
-def rates_section(save: Callable[[str, Figure], str]) -> str:
+def rates_section(save: "Save") -> str:
     rows = read("rates.csv")
     rates = sorted({float(r["lr"]) for r in rows})
     fig = Figure(figsize=(11, 3.6), layout="constrained")
@@ -186,19 +187,74 @@ def regimes_section() -> str:
     )
 
 
+def federated_section(save: "Save") -> str:
+    """Accuracy by round, one panel for each task and way of dealing it to clients."""
+    rows = read("federated.csv")
+    settings = list(dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows if r["clients"] != "1"))
+    fig = Figure(figsize=(3.4 * len(settings), 3.6), layout="constrained")
+    styles = {"delta": "-", "factors": "--", "ffa": ":"}
+    words = {"delta": "ΔW averaged", "factors": "factors averaged", "ffa": "A frozen (FFA-LoRA)"}
+    for ax, (task, split, clients) in zip(fig.subplots(1, len(settings), squeeze=False)[0], settings, strict=True):
+        for (m, aggregation), own in _grouped(rows, task, split, clients).items():
+            x = sorted(own)
+            ax.plot(x, [100 * np.mean(own[r]) for r in x], styles[aggregation], color=COLOURS[m], label=f"{NAMES[m]}, {words[aggregation]}")
+        ax.set(title=f"{task}\n{clients} clients by {split}", xlabel="round")
+        ax.grid(alpha=0.25)
+    fig.axes[0].set_ylabel("accuracy, % (mean over seeds)")
+    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    last = max(int(r["round"]) for r in rows)
+    lines = ["| task | clients | split | method | averaged | after the last round |", "|---|---|---|---|---|---|"]
+    for task, split, clients in dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows):
+        for (m, aggregation), own in _grouped(rows, task, split, clients).items():
+            v = 100 * np.array(own[last])
+            lines.append(f"| {task} | {clients} | {split} | {NAMES[m]} | {words[aggregation]} | {v.mean():.1f} ± {v.std(ddof=1):.1f} |")
+    return "## Federated averaging\n\nMean ± standard deviation over seeds.\n\n" + save("federated", fig) + "\n\n" + "\n".join(lines)
+
+
+def _grouped(rows: list[dict[str, str]], task: str, split: str, clients: str) -> dict[tuple[str, str], dict[int, list[float]]]:
+    out: dict = defaultdict(lambda: defaultdict(list))
+    for r in rows:
+        if (r["task"], r["split"], r["clients"]) == (task, split, clients):
+            out[r["method"], r["setting"]][int(r["round"])].append(float(r["accuracy"]))
+    return out
+
+
+def minilm_section() -> str:
+    rows = [r for r in read("minilm.csv") if r["split"] == "test"]
+    none = next(r for r in rows if r["method"] == "none")
+    lines = ["| method | rate | " + " | ".join(columns := [c for c in dict.fromkeys(r["setting"] for r in rows)]) + " |"]
+    lines.append("|---" * (len(columns) + 2) + "|")
+    for m, lr in dict.fromkeys((r["method"], r["lr"]) for r in rows if r["method"] != "none"):
+        values = [[100 * float(r["accuracy"]) for r in rows if (r["method"], r["lr"], r["setting"]) == (m, lr, c)] for c in columns]
+        lines.append(f"| {NAMES[m]} | {float(lr):g} | " + " | ".join(f"{np.mean(v):.1f}" if v else "" for v in values) + " |")
+    return (
+        f"## MiniLM\n\nWhich of the kinds an emoji's name belongs to, from five names a kind; without an adapter "
+        f"{100 * float(none['accuracy']):.1f} % (n = {none['n']}). Means over seeds.\n\n" + "\n".join(lines)
+    )
+
+
 def simple(name: str, title: str, about: str) -> str:
     cells = gather(read(name), lambda r: r["setting"])
     columns = list(dict.fromkeys(c for _, c in cells))
     return f"## {title}\n\n{about}\n\n{table(cells, columns)}"
 
 
-def sections() -> list[str]:
+Save = Callable[[str, Figure], str]
+"""(name, figure) → the Markdown that shows it."""
+
+
+def shown(name: str, figure: Figure) -> str:
+    return f"![{name}](results/{name}.png)"
+
+
+def saved(name: str, figure: Figure) -> str:
+    figure.savefig(RESULTS / f"{name}.png", dpi=110, facecolor="white", metadata={"Software": None})
+    return shown(name, figure)
+
+
+def sections(save: Save) -> list[str]:
     def have(*names: str) -> bool:
         return all((RESULTS / n).exists() for n in names)
-
-    def save(name: str, figure: Figure) -> str:
-        figure.savefig(RESULTS / f"{name}.png", dpi=110, facecolor="white", metadata={"Software": None})
-        return f"![{name}](results/{name}.png)"
 
     out = []
     if have("lines.csv", "structured.csv", "unstructured.csv"):
@@ -228,6 +284,10 @@ def sections() -> list[str]:
                 "Trained on the first half of the classes, tested on both halves; and on corrupted test images.",
             )
         )
+    if have("federated.csv"):
+        out.append(federated_section(save))
+    if have("minilm.csv"):
+        out.append(minilm_section())
     if have("regimes.csv"):
         out.append(regimes_section())
     return out
@@ -239,9 +299,14 @@ def missing() -> str:
     return f"**Not run yet with the present model**: {', '.join(absent)}." if absent else ""
 
 
-def main() -> None:
+def text(save: Save = shown) -> str:
+    """The page, from the results as they are."""
     head = (HERE / "head.md").read_text(encoding="utf-8").strip()
-    (HERE / "README.md").write_text("\n\n".join(filter(None, [head, missing(), *sections()])) + "\n", encoding="utf-8")
+    return "\n\n".join(filter(None, [head, missing(), *sections(save)])) + "\n"
+
+
+def main() -> None:
+    PAGE.write_text(text(saved), encoding="utf-8")
 
 
 if __name__ == "__main__":

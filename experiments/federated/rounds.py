@@ -45,7 +45,7 @@ class Federation:
     batch: int = 16
     rank: int = 4
     shots: int = 16
-    precision: str = "bfloat16"
+    precision: str = "float32"
 
     def __post_init__(self) -> None:
         for name, known in (("method", METHODS), ("aggregation", AGGREGATIONS), ("split", ("style", "classes"))):

@@ -26,7 +26,9 @@ from copra_lab.storage import write_atomically
 from copra_lab.tasks import load_task
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import CHOSEN, arguments, write
+from common import arguments, write
+
+from copra_lab.sweep import RATES
 
 # Nothing is reported to anyone. Read when Flower and Ray are imported, which is why `simulate` does that; the last one takes
 # the other of two ways to say that there is no GPU, without a warning.
@@ -49,9 +51,8 @@ Served = list[tuple[Adapter, Accuracy]]
 def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
     """For each task one client that holds everything, which is no federation but what one is held against, and then those of
     the plan."""
-    shared = {"lr": CHOSEN["lr"], "precision": CHOSEN["precision"]}
     return [
-        Federation(task, method, aggregation, split, clients, seed, **shared)
+        Federation(task, method, aggregation, split, clients, seed, lr=RATES[method])
         for task in tasks
         for split, clients in (("classes", 1), *PLAN[task])
         for aggregation in (AGGREGATIONS if clients > 1 else ("delta",))
@@ -120,7 +121,7 @@ def run(a: Namespace) -> None:
 def check(a: Namespace) -> None:
     """Exits with an error if any adapter of any round differs from the one that the loop without Flower makes."""
     clip, task = load_clip(), "people-occluded"
-    small = {"rounds": 2, "steps": 3, "shots": 4, "lr": CHOSEN["lr"], "precision": CHOSEN["precision"]}
+    small = {"rounds": 2, "steps": 3, "shots": 4}
     wanted = [Federation(task, m, x, s, c, **small) for s, c in (("style", 2), ("classes", 3)) for x in AGGREGATIONS for m in METHODS]
     found: dict[Federation, Served] = {}
     simulate_all(wanted, clip, a.jobs, found.__setitem__)
