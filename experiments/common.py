@@ -39,7 +39,7 @@ METHODS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(),
 
 def headline(tasks: Sequence[str], methods: Sequence[str] = tuple(METHODS), seeds: int | None = None) -> list[Run]:
     """The runs that most experiments share."""
-    return [chosen(t, s, METHODS[m]) for t in tasks for m in methods for s in range(seeds or SEEDS.get(m, 3))]
+    return [chosen(t, s, METHODS[m]) for m in methods for t in tasks for s in range(seeds or SEEDS.get(m, 3))]
 
 
 def reported() -> list[str]:
@@ -59,6 +59,7 @@ def arguments(about: str) -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained adapters are kept")
     p.add_argument("--tasks", nargs="*", help="only these (and print, write nothing)")
+    p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these, where several are compared (default: all)")
     p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
     return p
 

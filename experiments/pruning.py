@@ -4,6 +4,7 @@
 from common import adapters, arguments, bench, headline, reported, row, write
 from tqdm.auto import tqdm
 
+from copra_lab.bench import NONE
 from copra_lab.prune import PRESETS, keep, sparsify
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
@@ -12,17 +13,18 @@ SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 
 def main() -> None:
     a = arguments(__doc__).parse_args()
-    runs = headline(a.tasks or reported())
+    runs = headline(a.tasks or reported(), a.methods)
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {t: bench(clip, t, "test") for t in {r.task for r in runs}}
     structured, unstructured = [], []
     for run, adapter in tqdm(found.items(), desc="pruning"):
-        accuracy = benches[run.task].accuracy
-        structured += [row(run, "all", accuracy(adapter)), row(run, "none", accuracy())]
-        structured += [row(run, f"layers {p}", accuracy(keep(adapter, p))) for p in PRESETS]
-        structured += [row(run, f"only {k}", accuracy(keep(adapter, kinds=k))) for k in "qkv"]
-        for of in ("factors", "delta"):
-            unstructured += [row(run, s, accuracy(sparsify(adapter, s, of)), entries=of) for s in SPARSITIES]
+        parts = (
+            {"all": adapter, "none": NONE} | {f"layers {p}": keep(adapter, p) for p in PRESETS} | {f"only {k}": keep(adapter, kinds=k) for k in "qkv"}
+        )
+        sparse = {(of, s): sparsify(adapter, s, of) for of in ("factors", "delta") for s in SPARSITIES}
+        accuracies = benches[run.task].accuracies([*parts.values(), *sparse.values()])
+        structured += [row(run, setting, x) for setting, x in zip(parts, accuracies, strict=False)]
+        unstructured += [row(run, s, x, entries=of) for (of, s), x in zip(sparse, accuracies[len(parts) :], strict=True)]
     if not a.tasks:
         write("structured.csv", COLUMNS, structured)
         write("unstructured.csv", (*COLUMNS, "entries"), unstructured)

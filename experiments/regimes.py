@@ -4,6 +4,7 @@ sites too, on the *validation* images of the development tasks. The settings of 
 
 import itertools
 from collections import defaultdict
+from collections.abc import Sequence
 
 import numpy as np
 from common import DEVELOPMENT, METHODS, adapters, arguments, bench, row, write
@@ -27,14 +28,14 @@ SHAPES = {
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "lr", "shape", "seconds")
 
 
-def runs(part: str) -> dict[Run, str]:
+def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
     """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA for longer.
     "shapes": LoRA and CopRA of other ranks and sites."""
-    methods = tuple(METHODS) if part == "rates" else ("lora", "copra")
+    methods = methods if part == "rates" else [m for m in methods if m in ("lora", "copra")]
     out = {}
     for method, task, seed in itertools.product(methods, DEVELOPMENT, SEEDS):
         if part == "shapes":
-            out |= {Run(task, seed, lora, METHODS[method], lr=2e-3, **SHORT): shape for shape, lora in SHAPES.items()}
+            out |= {Run(task, seed, lora, METHODS[method], lr=4e-3, **SHORT): shape for shape, lora in SHAPES.items()}
         else:
             out |= {Run(task, seed, LoRA(), METHODS[method], lr=lr, **(SHORT if part == "rates" else LONG)): "rank 4" for lr in RATES}
     return out
@@ -44,7 +45,7 @@ def main() -> None:
     p = arguments(__doc__)
     p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts of the map (default: all)")
     a = p.parse_args()
-    shapes = {run: shape for part in a.parts for run, shape in runs(part).items()}
+    shapes = {run: shape for part in a.parts for run, shape in runs(part, a.methods).items()}
     clip, found, seconds = adapters(list(shapes), a.work, a.jobs)
     benches = {task: bench(clip, task, "val") for task in DEVELOPMENT}
     rows, pairs = [], defaultdict(list)
