@@ -57,14 +57,14 @@ class Clip:
         """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side), resized if need be."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"expected uint8 images of shape (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
-        return self.normalise(images.permute(0, 3, 1, 2).float() / 255)
+        return self.normalise(images.permute(0, 3, 1, 2).float().div_(255))
 
     def normalise(self, x: Tensor) -> Tensor:
         """Pixels in 0…1 (n, 3, h, w) → resized to `side` and normalised."""
         if x.shape[-2:] != (self.side, self.side):
             x = F.interpolate(x, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
         mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
-        return (x - mean) / std
+        return (x - mean).div_(std)
 
     @torch.inference_mode()
     def image_features(self, images: Tensor, batch: int = 100) -> Tensor:

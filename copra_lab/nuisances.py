@@ -134,9 +134,9 @@ def to_bytes(images: torch.Tensor) -> torch.Tensor:
 
 
 def random_crop(images: torch.Tensor, generator: torch.Generator, *, flip: bool) -> torch.Tensor:
-    """Random resized crop of uint8 (n, h, w, 3), same shape: area 0.5–1 of the image, aspect 3/4–4/3, mirrored half
-    the time if `flip`: the training augmentation of CoOp and its followers."""
-    n, h, w, _ = images.shape
+    """Random resized crop of float (n, c, h, w) of any range, same shape: area 0.5–1 of the image, aspect 3/4–4/3, mirrored
+    half the time if `flip`: the training augmentation of CoOp and its followers."""
+    n = len(images)
     u = torch.rand(n, 5, generator=generator)
     area, aspect = 0.5 + 0.5 * u[:, 0], torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
     wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
@@ -144,6 +144,5 @@ def random_crop(images: torch.Tensor, generator: torch.Generator, *, flip: bool)
     mirrored = torch.where((u[:, 4] < 0.5) & flip, -1.0, 1.0)
     zero = torch.zeros(n)
     theta = torch.stack([torch.stack([wide * mirrored, zero, x], -1), torch.stack([zero, high, y], -1)], 1)
-    grid = F.affine_grid(theta, [n, 3, h, w], align_corners=False)
-    pixels = images.permute(0, 3, 1, 2).float() / 255
-    return to_bytes(F.grid_sample(pixels, grid, padding_mode="border", align_corners=False).clamp(0, 1))
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -89,9 +89,9 @@ class Task:
         n = len(self.classes)
         return self.with_classes(range((n + 1) // 2)), self.with_classes(range((n + 1) // 2, n))
 
-    def augment(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        """Random resized crops of uint8 (n, h, w, 3), mirrored at random where the task allows it; same shape."""
-        return random_crop(images, generator, flip=self.flip)
+    def augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Random resized crops of float pixels (n, 3, h, w), mirrored at random where the task allows it; same shape."""
+        return random_crop(pixels, generator, flip=self.flip)
 
 
 def task_names() -> tuple[str, ...]:

@@ -166,9 +166,9 @@ class _Run:
         self.tower = None if self.text_moves else plain_tower(clip.model.visual, getattr(torch, precision))
         if self.tower is None and precision == "bfloat16":
             raise ValueError("bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose precision='float32'")
-        images = [task.augment(task.train.images, generator(seed, v, "view")) for v in range(views)]
-        self.views = torch.stack(images) if images else None
-        self.prefixes = _Prefixes(clip, self.tower, torch.cat(images)) if self.tower and images else None
+        copies = [task.augment(clip.pixels(task.train.images), generator(seed, v, "view")) for v in range(views)]
+        self.views = torch.stack(copies) if copies else None
+        self.prefixes = _Prefixes(clip, self.tower, torch.cat(copies)) if self.tower and copies else None
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
@@ -188,8 +188,8 @@ class _Run:
             if self.prefixes and self.tower:
                 factors = self.attached.factors()
                 return self.tower.features(self.prefixes(view * len(self.task.train) + rows, min(factors)), min(factors), factors)
-            return self.features(self.clip.pixels(self.views[view, rows]))
-        return self.features(self.clip.pixels(self.task.augment(self.task.train.images[rows], g)))
+            return self.features(self.views[view, rows])
+        return self.features(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g))
 
     def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
@@ -257,10 +257,10 @@ class _Prefixes:
     MOST = 2**30
     """Bytes; beyond, only what enters the first block is kept."""
 
-    def __init__(self, clip: Clip, tower: Tower, images: Tensor):
+    def __init__(self, clip: Clip, tower: Tower, pixels: Tensor):
         self.tower = tower
         with torch.no_grad():
-            first = torch.cat([embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)])
+            first = torch.cat([embed(clip.model.visual, x) for x in pixels.split(CHUNK)])
         self.kept = len(tower.blocks) if first.nbytes * len(tower.blocks) <= self.MOST else 1
         self.tokens = first.new_empty((self.kept, *first.shape))
         self.tokens[0] = first

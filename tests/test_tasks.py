@@ -139,15 +139,17 @@ def test_with_classes_relabels():
 
 def test_augment():
     task = load_task("count")
-    images = task.train.images[:8]
-    one, two = (task.augment(images, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert one.shape == images.shape and one.dtype == torch.uint8 and one.equal(two)
-    assert not one.equal(task.augment(images, torch.Generator().manual_seed(4)))
+    pixels = task.train.images[:8].permute(0, 3, 1, 2).float() / 255
+    one, two = (task.augment(pixels, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert one.shape == pixels.shape and one.equal(two) and one.min() >= 0 and one.max() <= 1
+    assert not one.equal(task.augment(pixels, torch.Generator().manual_seed(4)))
+    # Linear in the pixels, so that it may be done before or after they are normalised.
+    torch.testing.assert_close(2 * one - 1, task.augment(2 * pixels - 1, torch.Generator().manual_seed(3)), atol=1e-5, rtol=0)
 
 
 def test_a_crop_mirrors_only_where_allowed():
-    ramp = (torch.arange(64.0) * 4).byte().view(1, 1, 64, 1).expand(40, 64, 64, 3)
-    rising = [(nu.random_crop(ramp, torch.Generator().manual_seed(0), flip=flip).float().diff(dim=2).mean((1, 2, 3)) > 0) for flip in (True, False)]
+    ramp = torch.linspace(0, 1, 64).expand(40, 3, 64, 64)
+    rising = [(nu.random_crop(ramp, torch.Generator().manual_seed(0), flip=flip).diff(dim=3).mean((1, 2, 3)) > 0) for flip in (True, False)]
     assert 8 < rising[0].sum() < 32 and rising[1].all()
 
 
