@@ -18,6 +18,7 @@ from copra_lab.sweep import SHORT, Run
 PARTS = ("rates", "steps", "shapes")
 SEEDS = (100, 101)  # of no other experiment
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
+LONG_RATES = (2e-3, 4e-3, 8e-3)
 LONG = {"steps": 3 * SHORT["steps"], "batch": SHORT["batch"]}
 SHAPES = {
     "rank 2": LoRA(rank=2),
@@ -37,7 +38,8 @@ def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
         if part == "shapes":
             out |= {Run(task, seed, lora, METHODS[method], lr=4e-3, **SHORT): shape for shape, lora in SHAPES.items()}
         else:
-            out |= {Run(task, seed, LoRA(), METHODS[method], lr=lr, **(SHORT if part == "rates" else LONG)): "rank 4" for lr in RATES}
+            settings, rates = (SHORT, RATES) if part == "rates" else (LONG, LONG_RATES)
+            out |= {Run(task, seed, LoRA(), METHODS[method], lr=lr, **settings): "rank 4" for lr in rates}
     return out
 
 

@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -27,12 +28,13 @@ def test_nothing_that_ships_is_stale():
 
 def test_a_mismatch_is_found(monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "recipes"))
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     import rebuild
 
     class Other:
         hash = "0" * 16
 
-    for stale in (rebuild.card_is_stale, rebuild.adapters_are_stale, rebuild.table_is_stale):
+    for stale in (rebuild.card_is_stale, rebuild.adapters_are_stale, rebuild.table_is_stale, partial(rebuild.results_are_stale, name="regimes.csv")):
         assert stale(load_clip()) is None
         assert "0000000000000000" in stale(Other)
 
