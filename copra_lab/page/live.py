@@ -67,23 +67,23 @@ def follow(
         return [p.draw(walk) for p in panels] if walk and isinstance(walk.place, stage.kind) else [gr.skip()] * len(panels)
 
     def move(*values: Any) -> Iterator[list[Any]]:
+        """The first numbers. It always yields: a generator that does not would empty its outputs."""
         *given, session, number = values
-        place = None
-        # A generator that yields nothing would empty its outputs.
-        yield [gr.skip()] * width
+        place, said = None, False
         try:
             asked = ask(session.walk, *given) if session.take(number) else None
-            if asked is None:
-                return
-            place, updates = asked
-            for walk in first_numbers(lab, session, place):
-                yield [*draw(walk, live), *updates]
-                updates = [gr.skip()] * len(controls)
+            if asked is not None:
+                place, updates = asked
+                for walk in first_numbers(lab, session, place):
+                    yield [*draw(walk, live), *updates]
+                    said, updates = True, [gr.skip()] * len(controls)
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
-            if place is not None and not session.stands(place):
-                return
-            session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
-            yield [parts.trouble(e), *[gr.skip()] * (width - 1)]
+            if place is None or session.stands(place):
+                session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
+                said = True
+                yield [parts.trouble(e), *[gr.skip()] * (width - 1)]
+        if not said:
+            yield [gr.skip()] * width
 
     def rest(session: Session) -> list[Any]:
         return draw(remaining(lab, session), everything)
