@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -23,6 +24,9 @@ from PIL import Image, ImageOps
 from copra_lab import sources as so
 from copra_lab.catalogue import TASKS, Drawn, drawn
 from copra_lab.nuisances import random_crop
+
+if TYPE_CHECKING:
+    from copra_lab.clip import Clip
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -124,14 +128,15 @@ def _check(shots: int, side: int) -> None:
         raise ValueError(f"shots must be at least 1 and side at least 16 pixels; got shots={shots}, side={side}")
 
 
-def load_task(name: str | Path, *, shots: int = 16, seed: int = 0, side: int = 64) -> Task:
+def load_task(name: str | Path, clip: "Clip | None" = None, *, shots: int = 16, seed: int = 0, side: int | None = None) -> Task:
     """A task by its name, one of `task_names()`, or from a folder of images (see `image_folder`). Named ones are kept in
-    memory.
+    memory. Its images are `side` pixels wide and high: as many as `clip` takes, or else 64.
 
     `shots` training images a class, or as many as there are, chosen by `seed`, and as many validation images, always the same.
 
     Raises ValueError for an unknown name (it suggests the closest), for `shots` below 1 or `side` below 16.
     """
+    side = side if side is not None else clip.side if clip else 64
     _check(shots, side)
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))

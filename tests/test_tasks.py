@@ -1,11 +1,14 @@
 """Tasks: what may never leak, what must never change, and what a user's own folder can get wrong."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 from copra_lab import nuisances as nu
+from copra_lab.clip import load_clip
 from copra_lab.concepts import concepts, held_out_names, mentions, plain
 from copra_lab.sources import GROUPS, near_copies
 from copra_lab.tasks import image_folder, load_task, task_names
@@ -109,7 +112,8 @@ def test_equal_arguments_give_equal_bytes():
 
 def test_side():
     task = load_task("things-shadows", shots=1, side=96)
-    assert task.test.images.shape[1:] == (96, 96, 3) and task.test.sources == load_task("things-shadows").test.sources
+    assert task.test.images.shape[1:] == (96, 96, 3) == load_task("things-shadows", replace(load_clip(), side=96), shots=1).test.images.shape[1:]
+    assert task.test.sources == load_task("things-shadows").test.sources
 
 
 def test_three_tasks_are_large():

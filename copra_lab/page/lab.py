@@ -88,4 +88,4 @@ class Lab:
 @cache
 def _bench(task: str, precision: str) -> Bench:
     clip = load_clip()
-    return Bench(clip, load_task(task, side=clip.side), precision=precision)
+    return Bench(clip, load_task(task, clip), precision=precision)
