@@ -17,7 +17,7 @@ from copra_lab.lora import Adapter, check_fits, merged_weights
 from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
-from copra_lab.tower import CHUNK, Forest, Tower, embed, plain_tower, workers
+from copra_lab.tower import CHUNK, Forest, Tower, cores, embed, plain_tower, workers
 
 LINE = tuple(i / 10 for i in range(11))
 
@@ -237,7 +237,8 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
 
 
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
-    return torch.cat(list(workers().map(torch.inference_mode()(tower.features), tokens.split(CHUNK))))
+    size = max(1, min(CHUNK, -(-len(tokens) // cores())))  # few images are shared out evenly
+    return torch.cat(list(workers().map(torch.inference_mode()(tower.features), tokens.split(size))))
 
 
 class _Encoder(torch.nn.Module):

@@ -202,8 +202,12 @@ def embed(visual: nn.Module, x: Tensor) -> Tensor:
     return visual.ln_pre(x)
 
 
+def cores() -> int:
+    """How many this process may use, at most eight."""
+    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+
+
 @cache
 def workers() -> ThreadPoolExecutor:
     """One worker a core, each single-threaded: at these sizes two passes side by side beat one pass on two threads."""
-    count = max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
-    return ThreadPoolExecutor(count, "copra-lab", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(cores(), "copra-lab", initializer=torch.set_num_threads, initargs=(1,))

@@ -29,7 +29,7 @@ from copra_lab.lora import Adapter, LoRA, LowRank, merged_weights
 from copra_lab.merge import barrier, interpolate
 from copra_lab.page import VIEWS, blend, blend_parts, build, parts
 from copra_lab.page.lab import BASE, Lab
-from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
+from copra_lab.page.measure import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
 from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror, position
 from copra_lab.page.walk import KEPT, Change, Point, Session, Walk, changes
 from copra_lab.plots import highest_barrier, path_svg
@@ -132,6 +132,16 @@ def test_any_number_becomes_a_position_of_the_slider(value, weight):
 def test_what_is_no_number_is_answered_in_words(value):
     with pytest.raises(ValueError, match=r"λ must be a number from -0.5 to 1.5"):
         position(value)
+
+
+@pytest.mark.parametrize(("milliseconds", "images"), [(0, FIRST), (60, FIRST), (120, 50), (500, FEWEST)])
+def test_a_slow_machine_runs_fewer_images_for_the_first_number(milliseconds, images):
+    class Slow:
+        def logits(self, stop):
+            assert stop == FIRST
+            time.sleep(milliseconds / 1000)
+
+    assert 0.9 * images <= first_images(Slow()) <= images
 
 
 def test_a_new_line_starts_with_the_base_and_both_ends():

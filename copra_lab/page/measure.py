@@ -1,7 +1,9 @@
 """Measuring where a visitor stands: a first number at once, all images when the slider rests, the rest of the curve meanwhile."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -11,8 +13,11 @@ from copra_lab.page.lab import Lab
 from copra_lab.page.places import Place
 from copra_lab.page.walk import Point, Session, Walk
 
-FIRST = 100
-"""Images for the first number, and between two looks at whether the visitor has gone on."""
+FIRST, FEWEST = 100, 40
+"""Images between two looks at whether the visitor has gone on, and for the first number; on a slow machine fewer for this."""
+
+QUICK = 0.06
+"""Seconds that the model may take for the first number. The way there and back takes two or three times as long."""
 
 PAUSE = 0.06
 """Seconds that a slider or switch must rest before all images are run: one that is still moving soon asks for another position."""
@@ -42,6 +47,18 @@ class Traffic:
 traffic = Traffic()
 
 
+@cache
+def first_images(bench: Bench) -> int:
+    """How many images the first number rests on: as many as run in `QUICK` seconds here, from `FEWEST` to `FIRST`."""
+
+    def seconds() -> float:
+        start = time.perf_counter()
+        bench.logits(stop=FIRST)
+        return time.perf_counter() - start
+
+    return max(FEWEST, min(FIRST, int(FIRST * QUICK / min(seconds() for _ in range(3)))))
+
+
 def _point(bench: Bench, predictions: Tensor) -> Point:
     return Point(predictions.to(torch.int16), bench.score(predictions))
 
@@ -65,7 +82,7 @@ def first_numbers(lab: Lab, session: Session, place: Place) -> Iterator[Walk]:
             yield session.walk
     if place not in session.walk.points and session.stands(place):
         with traffic:
-            session.add(place, _point(bench, bench.logits(adapter, 0, FIRST).argmax(-1)))
+            session.add(place, _point(bench, bench.logits(adapter, 0, first_images(bench)).argmax(-1)))
     if session.stands(place):
         yield session.walk
 
