@@ -68,7 +68,9 @@ def answers(images: Tensor, probabilities: Tensor, names: Sequence[str], truth: 
         for row, k in enumerate(p.argsort(descending=True)[:top].tolist()):
             right, wrong = truth is not None and k == truth[i], truth is not None and row == 0 and k != truth[i]
             ax.barh(row + 0.22, p[k], height=0.24, color=BLUE if right or truth is None else VERMILION if wrong else GREY)
-            ax.text(0, row, f"{'✓ ' if right else '✗ ' if wrong else ''}{names[k]}", va="bottom", fontsize=9, weight="bold" if right else None)
+            words = f"{'✓ ' if right else '✗ ' if wrong else ''}{names[k]}"
+            size = 9 * min(1, 70 / n / len(words))  # a long name must not run into its number
+            ax.text(0, row, words, va="bottom", fontsize=size, weight="bold" if right else None)
             ax.text(1, row, f"{100 * p[k]:.0f} %", va="bottom", ha="right", fontsize=9, color="#444444")
         ax.set(xlim=(0, 1), ylim=(top - 0.5, -0.5))
         ax.axis("off")

@@ -17,8 +17,8 @@ from copra_lab.tasks import load_task
 BASE = "base"
 """The key of "no adapter" in every menu."""
 
-OPENING = "things-blur"
-"""The task that the page opens with, if it has adapters: fine-tuning moves much there, and it has many images."""
+OPENING = "things-mosaic"
+"""The task that the page opens with, if it has adapters: fine-tuning moves much there, two seeds differ, and it has many images."""
 
 _making = threading.Lock()
 
