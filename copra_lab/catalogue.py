@@ -39,7 +39,7 @@ def _known(title: str, question: str, manner: str, *categories: str, **more: Any
 
 # How strong each nuisance is was set on training and validation drawings: so that the bundled CLIP, zero-shot, gets 35 to 60 %
 # of them right and LoRA lifts that, on those that it was not trained on, by ten points or more. Two tasks are kept although
-# little moves: `novel-kinds`, where it shows what a small CLIP cannot learn from a few drawings, and `same-drawings`.
+# little moves there: `novel-kinds`, which shows what a small CLIP cannot learn from a few drawings, and `same-drawings`.
 TASKS: dict[str, Recipe] = {
     "known-groups": Recipe(
         "What sort of thing?",
