@@ -182,8 +182,8 @@ def regimes_section() -> str:
             + " |"
         )
     return (
-        "## The map of regimes\n\nValidation images of the development tasks, two seeds; every method had the same grid. The settings of all other tables "
-        "were chosen here. Rows of three tasks lack `digits`, the hardest: compare rows of as many tasks.\n\n" + "\n".join(lines)
+        "## The map of regimes\n\nValidation images of the development tasks (from near to far: known-groups, things-mosaic, digits), two seeds; "
+        "the middles are those of one pair of seeds. Every method has the same rates to choose from.\n\n" + "\n".join(lines)
     )
 
 
