@@ -169,6 +169,7 @@ def rates_section(save: "Save") -> str:
 
 
 def regimes_section() -> str:
+    sizes = ", ".join(f"{t}, n = {n}" for t, n in dict.fromkeys((r["task"], r["n"]) for r in read("regimes.csv")))
     cells, tasks = defaultdict(lambda: defaultdict(list)), defaultdict(set)
     for r in read("regimes.csv"):
         tasks[r["shape"], int(r["steps"]), float(r["lr"]), r["method"]].add(r["task"])
@@ -182,7 +183,7 @@ def regimes_section() -> str:
             + " |"
         )
     return (
-        "## The map of regimes\n\nValidation images of the development tasks (from near to far: known-groups, things-mosaic, digits), two seeds; "
+        f"## The map of regimes\n\nMeans over the validation images of the development tasks ({sizes}), two seeds; "
         "the middles are those of one pair of seeds. Every method has the same rates to choose from.\n\n" + "\n".join(lines)
     )
 
