@@ -24,20 +24,22 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--views", type=int, default=4, help="kept copies of each image, in the second half of the table")
     p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()
     torch.set_num_threads(a.threads)
     clip, task = load_clip(), load_task(a.task)
-    ways = list(itertools.product(("float32", "bfloat16"), (0, a.views), METHODS))
+    ways = list(itertools.product(a.precisions, (0, a.views), METHODS))
     seconds: dict[tuple, list[float]] = {w: [] for w in ways}
     for repeat in range(a.repeats):
         for way in ways:
             precision, views, method = way
             start = time.perf_counter()
-            fit(clip, task, dropping=METHODS[method], seed=repeat, steps=a.steps, views=views, precision=precision)
+            fit(clip, task, dropping=METHODS[method], seed=repeat, steps=a.steps, batch=a.batch, views=views, precision=precision)
             seconds[way].append(time.perf_counter() - start)
-    print(f"{a.steps} steps of 32 images on {a.threads} thread(s), {task.name}; median of {a.repeats} (lowest to highest)")
-    for precision, views in itertools.product(("float32", "bfloat16"), (0, a.views)):
+    print(f"{a.steps} steps of {a.batch} images on {a.threads} thread(s), {task.name}; median of {a.repeats} (lowest to highest)")
+    for precision, views in itertools.product(a.precisions, (0, a.views)):
         lora, copra = (seconds[precision, views, m] for m in METHODS)
         ratios = sorted(c / x for c, x in zip(copra, lora, strict=True))
         kind = f"{views} kept views" if views else "fresh views"
