@@ -167,8 +167,9 @@ class _Run:
         if self.tower is None and precision == "bfloat16":
             raise ValueError("bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose precision='float32'")
         copies = [task.augment(clip.pixels(task.train.images), generator(seed, v, "view")) for v in range(views)]
-        self.views = torch.stack(copies) if copies else None
+        self.copies = views
         self.prefixes = _Prefixes(clip, self.tower, torch.cat(copies)) if self.tower and copies else None
+        self.views = torch.stack(copies) if copies and not self.prefixes else None
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
@@ -183,12 +184,13 @@ class _Run:
 
     def batch_features(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of augmented training images."""
-        if self.views is not None:
-            view = torch.randint(len(self.views), (len(rows),), generator=g)
-            if self.prefixes and self.tower:
-                factors = self.attached.factors()
-                return self.tower.features(self.prefixes(view * len(self.task.train) + rows, min(factors)), min(factors), factors)
-            return self.features(self.views[view, rows])
+        if self.copies:
+            view = torch.randint(self.copies, (len(rows),), generator=g)
+            if self.views is not None:
+                return self.features(self.views[view, rows])
+            assert self.prefixes and self.tower
+            factors = self.attached.factors()
+            return self.tower.features(self.prefixes(view * len(self.task.train) + rows, min(factors)), min(factors), factors)
         return self.features(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g))
 
     def step(self, step: int, batch: int) -> float | None:
