@@ -61,8 +61,9 @@ def fit(
     """Fine-tune `clip` on the training images of `task` with LoRA; `clip` itself is not changed.
 
     Cross-entropy over the class prompts, AdamW (β .9, .999), cosine decay of `lr` to 0, augmented batches. The same
-    arguments on the same machine and number of threads give the same bytes. The defaults did best for plain LoRA on the
-    bundled CLIP (``experiments/regimes.py``); CopRA, whose layers train less often, wants twice the rate or more steps.
+    arguments on the same machine and number of threads give the same bytes. The default rate did best of four for plain LoRA
+    on the bundled CLIP at these steps, which are few for speed's sake: three times as many do a little better, and CopRA, whose
+    layers train less often, needs them or twice the rate (``experiments/regimes.py``).
 
     ``dropping``: `copra.CopRA()` or one of its baselines; plain LoRA by default.
     ``views``: how many augmented copies of each image to draw once and keep, 0 for new ones in every step. Of copies
