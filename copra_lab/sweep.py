@@ -35,6 +35,7 @@ class Run:
     steps: int = 300
     lr: float = 4e-3
     batch: int = 16
+    schedule: str = "cosine"
     views: int = 0
     precision: str = "float32"
     shots: int = 16
@@ -80,8 +81,8 @@ def trained(run: Run, clip: Clip, work: Path) -> tuple[Adapter, float]:
         return Adapter.load(folder, clip), float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
     start = time.perf_counter()
     adapter = fit(
-        clip, run.load_task(), run.lora, run.dropping, seed=run.seed, steps=run.steps, lr=run.lr, batch=run.batch, views=run.views,
-        precision=run.precision, checkpoint=folder / "fit.part", checkpoint_every=200, progress=False,
+        clip, run.load_task(), run.lora, run.dropping, seed=run.seed, steps=run.steps, lr=run.lr, batch=run.batch, schedule=run.schedule,
+        views=run.views, precision=run.precision, checkpoint=folder / "fit.part", checkpoint_every=200, progress=False,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     adapter.save(folder)

@@ -49,6 +49,7 @@ def fit(
     lr: float = 4e-3,
     batch: int = 16,
     weight_decay: float = 1e-2,
+    schedule: str = "cosine",
     views: int = 0,
     precision: str = "float32",
     start_from: Adapter | None = None,
@@ -60,12 +61,14 @@ def fit(
 ) -> Adapter:
     """Fine-tune `clip` on the training images of `task` with LoRA; `clip` itself is not changed.
 
-    Cross-entropy over the class prompts, AdamW (β .9, .999), cosine decay of `lr` to 0, augmented batches. The same
+    Cross-entropy over the class prompts, AdamW (β .9, .999), `lr` falling to 0 by `schedule`, augmented batches. The same
     arguments on the same machine and number of threads give the same bytes. The default rate did best of four for plain LoRA
     on the bundled CLIP at these steps, which are few for speed's sake: three times as many do a little better, and CopRA, whose
     layers train less often, needs them or twice the rate (``experiments/regimes.py``).
 
     ``dropping``: `copra.CopRA()` or one of its baselines; plain LoRA by default.
+    ``schedule``: "cosine", or "cooldown", which keeps `lr` for three quarters of the steps and then lets it fall to 0 in a
+    straight line. CopRA's layers are mostly off while a cosine is high; with a cooldown the rate falls when all are on.
     ``views``: how many augmented copies of each image to draw once and keep, 0 for new ones in every step. Of copies
     that are kept, what lies below the lowest active layer is computed once (up to 1 GiB of it is kept).
     ``precision``: "float32", or "bfloat16" for the products with frozen weights; it needs a plain ViT and LoRA on the
@@ -85,9 +88,9 @@ def fit(
     recipe = {
         "method": dropping.method, "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots,
         "task seed": task.seed, "seed": seed, "steps": steps, "lr": lr, "batch": batch, "weight decay": weight_decay,
-        "views": views, "precision": precision, "lora": _words(lora), "dropping": _words(dropping),
+        "schedule": schedule, "views": views, "precision": precision, "lora": _words(lora), "dropping": _words(dropping),
     }  # fmt: skip
-    run = _Run(clip, task, lora, dropping, seed, lr, steps, weight_decay, views, precision)
+    run = _Run(clip, task, lora, dropping, seed, lr, steps, weight_decay, views, precision, schedule)
     if start_from:
         check_fits(start_from, clip.sites, clip.hash)
         run.attached.load(start_from)
@@ -137,6 +140,13 @@ def masks(dropping: Dropping, units: int, steps: int, seed: int = 0) -> list[tup
     return [drawn(dropping, units, seed, step, steps).on for step in range(steps)]
 
 
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+    "cooldown": lambda x: min(1.0, 4 * (1 - x)),
+}
+"""What is left of the learning rate when the share x of all steps is done."""
+
+
 class _Run:
     """The state of a training: a private copy of the model with LoRA on it, and its optimiser."""
 
@@ -152,7 +162,11 @@ class _Run:
         weight_decay: float,
         views: int,
         precision: str,
+        schedule: str,
     ):
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+        self.rates = SCHEDULES[schedule]
         self.clip, self.task, self.dropping, self.seed, self.lr, self.steps = clip, task, dropping, seed, lr, steps
         self.model = copy.deepcopy(clip.model)
         self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
@@ -203,7 +217,7 @@ class _Run:
         if not any(self.drawn.on):
             return None  # nothing has a gradient
         for p in self.optimiser.param_groups:
-            p["lr"] = self.lr * 0.5 * (1 + math.cos(math.pi * step / self.steps))
+            p["lr"] = self.lr * self.rates(step / self.steps)
         self.attached.activate([s for sites, on in zip(self.units.values(), self.drawn.on, strict=True) if on for s in sites])
         self.attached.drop_inputs(self.drawn.dropout, g)
         with parametrize.cached():

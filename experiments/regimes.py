@@ -1,5 +1,5 @@
-"""From timid to wild: how LoRA, CopRA and the baselines behave over learning rates, and LoRA and CopRA over steps, ranks and
-sites too, on the *validation* images of the development tasks. The settings of every other experiment were chosen here:
+"""From timid to wild: how LoRA, CopRA and the baselines behave over learning rates, and LoRA and CopRA over steps, ranks,
+sites and schedules of the rate too, on the *validation* images of the development tasks:
 ``python experiments/regimes.py``."""
 
 import itertools
@@ -15,7 +15,7 @@ from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import keep, sparsify
 from copra_lab.sweep import SHORT, Run
 
-PARTS = ("rates", "steps", "shapes")
+PARTS = ("rates", "steps", "shapes", "cooldown")
 SEEDS = (100, 101)  # of no other experiment
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 LONG_RATES = (2e-3, 4e-3, 8e-3)
@@ -26,12 +26,33 @@ SHAPES = {
     "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")),
     "value only": LoRA(sites=("v",)),
 }
-COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "lr", "shape", "seconds")
+EVERY = LoRA(sites=("q", "k", "v", "out", "fc1", "fc2"))
+COOLDOWN_TASKS = ("things-mosaic", "digits")  # on known-groups nothing breaks
+COOLDOWN = [
+    *itertools.product(("lora",), (1e-3, 2e-3, 4e-3), (LoRA(),), ({"steps": 600, "batch": 8, "schedule": "cooldown"},)),
+    *itertools.product(("copra",), (2e-3, 4e-3, 8e-3), (LoRA(),), ({"steps": 600, "batch": 8, "schedule": "cooldown"},)),
+    *itertools.product(("lora",), (2e-3, 4e-3), (LoRA(),), ({"steps": 600, "batch": 16, "schedule": "cooldown"},)),
+    *itertools.product(("copra",), (4e-3, 8e-3), (LoRA(),), ({"steps": 600, "batch": 16, "schedule": "cooldown"},)),
+    *itertools.product(("lora",), (1e-3, 2e-3), (EVERY,), (SHORT | {"schedule": "cooldown"},)),
+    *itertools.product(("copra",), (2e-3, 4e-3), (EVERY,), (SHORT | {"schedule": "cooldown"},)),
+    *itertools.product(("lora",), (1e-3, 2e-3, 4e-3), (EVERY,), (SHORT | {"schedule": "cosine"},)),
+    *itertools.product(("copra",), (4e-3,), (EVERY,), (SHORT | {"schedule": "cosine"},)),
+]
+"""(method, rate, LoRA, settings): a first look, two tasks and not the same rates for both methods."""
+
+COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "batch", "schedule", "lr", "shape", "seconds")
 
 
 def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
     """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA for longer.
-    "shapes": LoRA and CopRA of other ranks and sites."""
+    "shapes": LoRA and CopRA of other ranks and sites. "cooldown": a rate that stays high while layers are off, and LoRA on
+    every matrix."""
+    if part == "cooldown":
+        return {
+            Run(task, seed, lora, METHODS[m], lr=lr, **settings): "rank 4" if lora == LoRA() else "every matrix"
+            for (m, lr, lora, settings), task, seed in itertools.product(COOLDOWN, COOLDOWN_TASKS, SEEDS)
+            if m in methods
+        }
     methods = methods if part == "rates" else [m for m in methods if m in ("lora", "copra")]
     out = {}
     for method, task, seed in itertools.product(methods, DEVELOPMENT, SEEDS):
@@ -53,13 +74,13 @@ def main() -> None:
     rows, pairs = [], defaultdict(list)
     for run, adapter in tqdm(found.items(), desc="measuring"):
         b = benches[run.task]
-        more = {"steps": run.steps, "lr": run.lr, "shape": shapes[run], "seconds": round(seconds[run], 1)}
+        more = {"steps": run.steps, "batch": run.batch, "schedule": run.schedule, "lr": run.lr, "shape": shapes[run], "seconds": round(seconds[run], 1)}  # fmt: skip
         for setting, variant in (
             ("alone", adapter), ("even", keep(adapter, "even")), ("odd", keep(adapter, "odd")), ("80 % sparse", sparsify(adapter, 0.8)),
             ("90 % sparse", sparsify(adapter, 0.9)),
         ):  # fmt: skip
             rows.append(row(run, setting, b.accuracy(variant), **more))
-        pairs[run.task, run.method, run.steps, run.lr, shapes[run]].append((run, adapter, more))
+        pairs[run.task, run.method, run.steps, run.batch, run.schedule, run.lr, shapes[run]].append((run, adapter, more))
     for (task, *_), ((run, x, more), (_, y, _)) in pairs.items():
         b = benches[task]
         rows.append(row(run, "middle of the deltas", b.accuracy(interpolate(x, y, 0.5)), **more) | {"seed": "-".join(map(str, SEEDS))})
@@ -72,7 +93,7 @@ def summary(rows: list[dict]) -> str:
     """A line a regime and method: means over the tasks, in percent."""
     cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
-        cells[r["shape"], r["steps"], r["lr"], r["method"]][r["setting"]].append(float(r["accuracy"]))
+        cells[r["shape"], r["schedule"], r["steps"], r["batch"], r["lr"], r["method"]][r["setting"]].append(float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
     lines = [f"{'':44}" + " ".join(f"{s:>12.12}" for s in settings)]
     for key in sorted(cells, key=str):

@@ -172,13 +172,15 @@ def regimes_section() -> str:
     sizes = ", ".join(f"{t}, n = {n}" for t, n in dict.fromkeys((r["task"], r["n"]) for r in read("regimes.csv")))
     cells, tasks = defaultdict(lambda: defaultdict(list)), defaultdict(set)
     for r in read("regimes.csv"):
-        tasks[r["shape"], int(r["steps"]), float(r["lr"]), r["method"]].add(r["task"])
-        cells[r["shape"], int(r["steps"]), float(r["lr"]), r["method"]][r["setting"]].append(100 * float(r["accuracy"]))
+        key = (r["shape"], r["schedule"], int(r["steps"]), int(r["batch"]), float(r["lr"]), r["method"])
+        tasks[key].add(r["task"])
+        cells[key][r["setting"]].append(100 * float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
-    lines = ["| LoRA | steps | rate | method | tasks | " + " | ".join(settings) + " |", "|---" * (len(settings) + 5) + "|"]
-    for (shape, steps, lr, m), cell in sorted(cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0])):
+    lines = ["| LoRA | schedule | steps × batch | rate | method | tasks | " + " | ".join(settings) + " |", "|---" * (len(settings) + 6) + "|"]
+    for key, cell in sorted(cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0][1] != "cosine", c[0])):
+        shape, schedule, steps, batch, lr, m = key
         lines.append(
-            f"| {shape} | {steps} | {lr:g} | {NAMES[m]} | {len(tasks[shape, steps, lr, m])} | "
+            f"| {shape} | {schedule} | {steps} × {batch} | {lr:g} | {NAMES[m]} | {len(tasks[key])} | "
             + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings)
             + " |"
         )

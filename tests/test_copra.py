@@ -89,7 +89,7 @@ def test_settings_that_make_no_sense_are_named(bad):
 
 
 def run_of(dropping, lora=LoRA(rank=2), views=0, precision="float32", steps=16, task=None):  # noqa: B008
-    return _Run(tiny_clip(), task or tiny_task(), lora, dropping, 0, 1e-2, steps, 1e-2, views, precision)
+    return _Run(tiny_clip(), task or tiny_task(), lora, dropping, 0, 1e-2, steps, 1e-2, views, precision, "cosine")
 
 
 @pytest.mark.parametrize("unit", ["layer", "module"])

@@ -118,6 +118,8 @@ def test_wrong_settings_and_strange_checkpoints_are_refused(tmp_path):
     for bad in ({"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}):
         with pytest.raises(ValueError, match="at least 1, lr positive"):
             fit(clip, task, **QUICK | bad)
+    with pytest.raises(ValueError, match="schedule must be one of cosine, cooldown, got 'linear'"):
+        fit(clip, task, **QUICK | {"schedule": "linear"})
     file.write_bytes(b"\x80\x04 not a checkpoint")
     with pytest.raises(ValueError, match="is not a checkpoint"):
         fit(clip, task, checkpoint=file, **QUICK)
@@ -128,6 +130,17 @@ def test_wrong_settings_and_strange_checkpoints_are_refused(tmp_path):
         fit(clip, task, checkpoint=file, checkpoint_every=1, seed=1, **QUICK)
     with pytest.raises(ValueError, match="lower the learning rate"):
         fit(clip, task, **QUICK | {"lr": 1e30})
+
+
+def test_the_rate_follows_its_schedule(monkeypatch):
+    seen = []
+    take = torch.optim.AdamW.step
+    monkeypatch.setattr(torch.optim.AdamW, "step", lambda self, *a, **k: (seen.append(self.param_groups[0]["lr"]), take(self, *a, **k))[1])
+    fit(tiny_clip(), tiny_task(), **QUICK | {"steps": 8, "lr": 1e-2, "schedule": "cooldown"})
+    assert seen == pytest.approx([1e-2] * 7 + [5e-3])
+    seen.clear()
+    fit(tiny_clip(), tiny_task(), **QUICK | {"steps": 4, "lr": 1e-2})
+    assert seen == pytest.approx([1e-2, 1e-2 * (2 + 2**0.5) / 4, 5e-3, 1e-2 * (2 - 2**0.5) / 4])
 
 
 def _interrupt(step):
