@@ -186,7 +186,7 @@ def regimes_section() -> str:
         )
     return (
         f"## The map of regimes\n\nMeans over the validation images of the development tasks ({sizes}), two seeds; "
-        "the middles are those of one pair of seeds. Every method has the same rates to choose from.\n\n" + "\n".join(lines)
+        "the middles are those of one pair of seeds. Rows of two tasks are of things-mosaic and digits alone.\n\n" + "\n".join(lines)
     )
 
 
