@@ -20,13 +20,13 @@ SEEDS = (100, 101)  # of no other experiment
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
 LONG_RATES = (2e-3, 4e-3, 8e-3)
 LONG = {"steps": 3 * SHORT["steps"], "batch": SHORT["batch"]}
+EVERY = LoRA(sites=("q", "k", "v", "out", "fc1", "fc2"))
 SHAPES = {
     "rank 2": LoRA(rank=2),
     "rank 16": LoRA(rank=16),
-    "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")),
+    "every matrix": EVERY,
     "value only": LoRA(sites=("v",)),
 }
-EVERY = LoRA(sites=("q", "k", "v", "out", "fc1", "fc2"))
 COOLDOWN_TASKS = ("things-mosaic", "digits")  # on known-groups nothing breaks
 COOLDOWN = [
     *itertools.product(("lora",), (1e-3, 2e-3, 4e-3), (LoRA(),), ({"steps": 600, "batch": 8, "schedule": "cooldown"},)),
