@@ -1,6 +1,7 @@
 """Pruning an adapter after training: pure functions Adapter → Adapter. What is pruned shows the base."""
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 import torch
 
@@ -47,6 +48,29 @@ def keep(adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "
         raise ValueError(f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}")
     kept = {n for n in adapter.deltas if (at := place(n))[0] != tower or (at[1] in chosen and at[2] in kinds)}
     return adapter if kept == set(adapter.deltas) else adapter.keep(kept)
+
+
+def keep_best(adapter: Adapter, worth: Mapping[int, float], count: int, tower: str = "vision") -> Adapter:
+    """The adapter with only the `count` layers of one tower that are worth most; of equals the lower. ``worth``: what each layer
+    is worth, its Shapley value (``dict(zip(layers_of(adapter), exact(game, n).values))``, see `copra_lab.games`) or its
+    size (`magnitudes`). Negate it to keep the worst. Raises ValueError for a count that the adapter does not have, and where
+    a layer's worth is missing or not a finite number."""
+    have = layers_of(adapter, tower)
+    if not 0 <= count <= len(have):
+        raise ValueError(f"count must be 0 to {len(have)}, the layers of the adapter in the {tower} tower, got {count!r}")
+    if set(worth) != set(have) or not all(math.isfinite(v) for v in worth.values()):
+        raise ValueError(f"worth must give a finite number for each of the layers {', '.join(map(str, have))}, got {dict(worth)}")
+    return keep(adapter, sorted(have, key=lambda layer: (-worth[layer], layer))[:count], tower=tower)
+
+
+def magnitudes(adapter: Adapter, tower: str = "vision") -> dict[int, float]:
+    """How large each layer's ΔW are together: the root of the sum of their squared entries."""
+    squares = dict.fromkeys(layers_of(adapter, tower), 0.0)
+    for name, d in adapter.deltas.items():
+        t, layer, _ = place(name)
+        if t == tower:
+            squares[layer] += float(d.delta().square().sum())
+    return {layer: math.sqrt(s) for layer, s in squares.items()}
 
 
 def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str = "adapter") -> Adapter:

@@ -1,5 +1,5 @@
-"""How far the learning rate decides: accuracy alone and in the middle of two seeds, from timid to wild rates, for LoRA and
-CopRA, and where the adapters lie (t-SNE): ``python experiments/rates.py`` writes ``rates.csv`` and ``rates_tsne.csv``."""
+"""How far the learning rate decides: accuracy alone, in the middle of two seeds and pruned, from timid to wild rates, for LoRA
+and CopRA, and where the adapters lie (t-SNE): ``python experiments/rates.py`` writes ``rates.csv`` and ``rates_tsne.csv``."""
 
 import numpy as np
 import torch
@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from copra_lab.lora import Adapter
 from copra_lab.merge import average_factors, interpolate
+from copra_lab.prune import keep, sparsify
 from copra_lab.sweep import chosen
 
 TASKS = ("faces-noise", "people-occluded", "digits")
@@ -27,7 +28,10 @@ def main() -> None:
     runs = [chosen(t, s, METHODS[m], lr=lr) for t in tasks for lr in RATES for m in ("lora", "copra") for s in range(SEEDS)]
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {t: bench(clip, t, "test") for t in tasks}
-    rows = [row(r, "alone", benches[r.task].accuracy(x), lr=r.lr) for r, x in tqdm(found.items(), desc="alone")]
+    rows = []
+    for r, x in tqdm(found.items(), desc="alone and pruned"):
+        variants = {"alone": x, "layers even": keep(x, "even"), "layers odd": keep(x, "odd"), "80 % sparse": sparsify(x, 0.8)}
+        rows += [row(r, name, a, lr=r.lr) for name, a in zip(variants, benches[r.task].accuracies(list(variants.values())), strict=True)]
     for one, two in tqdm(pairs(runs), desc="merged"):
         x, y = found[one], found[two]
         for setting, merged in (("middle of the deltas", interpolate(x, y, 0.5)), ("middle of the factors", average_factors([x, y]))):

@@ -1,13 +1,13 @@
 """From timid to wild: how LoRA, CopRA and the baselines behave over learning rates, and LoRA and CopRA over steps, ranks,
 sites and schedules of the rate too, on the *validation* images of the development tasks:
-``python experiments/regimes.py``."""
+``python experiments/regimes.py``. What a run leaves out (``--parts``, ``--methods``) stays in the file as it was."""
 
 import itertools
 from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
-from common import DEVELOPMENT, METHODS, adapters, arguments, bench, row, write
+from common import DEVELOPMENT, METHODS, RESULTS, adapters, arguments, bench, read, row, write
 from tqdm.auto import tqdm
 
 from copra_lab.lora import LoRA
@@ -15,53 +15,37 @@ from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import keep, sparsify
 from copra_lab.sweep import SHORT, Run
 
-PARTS = ("rates", "steps", "shapes", "cooldown")
+PARTS = ("rates", "steps", "shapes", "cosine")
 SEEDS = (100, 101)  # of no other experiment
 RATES = (1e-3, 2e-3, 4e-3, 8e-3)
-LONG_RATES = (2e-3, 4e-3, 8e-3)
-LONG = {"steps": 3 * SHORT["steps"], "batch": SHORT["batch"]}
-EVERY = LoRA(sites=("q", "k", "v", "out", "fc1", "fc2"))
 SHAPES = {
     "rank 2": LoRA(rank=2),
     "rank 16": LoRA(rank=16),
-    "every matrix": EVERY,
+    "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")),
     "value only": LoRA(sites=("v",)),
 }
-COOLDOWN_TASKS = ("things-mosaic", "digits")  # on known-groups nothing breaks
-COOLDOWN = [
-    *itertools.product(("lora",), (1e-3, 2e-3, 4e-3), (LoRA(),), ({"steps": 600, "batch": 8, "schedule": "cooldown"},)),
-    *itertools.product(("copra",), (2e-3, 4e-3, 8e-3), (LoRA(),), ({"steps": 600, "batch": 8, "schedule": "cooldown"},)),
-    *itertools.product(("lora",), (2e-3, 4e-3), (LoRA(),), ({"steps": 600, "batch": 16, "schedule": "cooldown"},)),
-    *itertools.product(("copra",), (4e-3, 8e-3), (LoRA(),), ({"steps": 600, "batch": 16, "schedule": "cooldown"},)),
-    *itertools.product(("lora",), (1e-3, 2e-3), (EVERY,), (SHORT | {"schedule": "cooldown"},)),
-    *itertools.product(("copra",), (2e-3, 4e-3), (EVERY,), (SHORT | {"schedule": "cooldown"},)),
-    *itertools.product(("lora",), (1e-3, 2e-3, 4e-3), (EVERY,), (SHORT | {"schedule": "cosine"},)),
-    *itertools.product(("copra",), (4e-3,), (EVERY,), (SHORT | {"schedule": "cosine"},)),
-]
-"""(method, rate, LoRA, settings): a first look, two tasks and not the same rates for both methods."""
-
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "batch", "schedule", "lr", "shape", "seconds")
 
 
 def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
-    """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA for longer.
-    "shapes": LoRA and CopRA of other ranks and sites. "cooldown": a rate that stays high while layers are off, and LoRA on
-    every matrix."""
-    if part == "cooldown":
-        return {
-            Run(task, seed, lora, METHODS[m], lr=lr, **settings): "rank 4" if lora == LoRA() else "every matrix"
-            for (m, lr, lora, settings), task, seed in itertools.product(COOLDOWN, COOLDOWN_TASKS, SEEDS)
-            if m in methods
-        }
+    """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA for half and twice
+    as long. "shapes": LoRA and CopRA of other ranks and sites. "cosine": LoRA and CopRA with the usual schedule, for half as
+    long and half as long again."""
     methods = methods if part == "rates" else [m for m in methods if m in ("lora", "copra")]
-    out = {}
-    for method, task, seed in itertools.product(methods, DEVELOPMENT, SEEDS):
-        if part == "shapes":
-            out |= {Run(task, seed, lora, METHODS[method], lr=4e-3, **SHORT): shape for shape, lora in SHAPES.items()}
-        else:
-            settings, rates = (SHORT, RATES) if part == "rates" else (LONG, LONG_RATES)
-            out |= {Run(task, seed, LoRA(), METHODS[method], lr=lr, **settings): "rank 4" for lr in rates}
-    return out
+    regimes: list[tuple[str, LoRA, dict, Sequence[float]]] = {
+        "rates": [("rank 4", LoRA(), {}, RATES)],
+        "steps": [("rank 4", LoRA(), {"steps": 300}, RATES), ("rank 4", LoRA(), {"steps": 1200}, (2e-3, 4e-3, 8e-3))],
+        "shapes": [(shape, lora, {}, (2e-3, 4e-3)) for shape, lora in SHAPES.items()],
+        "cosine": [
+            ("rank 4", LoRA(), {"steps": 300, "schedule": "cosine"}, RATES),
+            ("rank 4", LoRA(), {"steps": 900, "schedule": "cosine"}, (2e-3, 4e-3, 8e-3)),
+        ],
+    }[part]
+    return {
+        Run(task, seed, lora, METHODS[method], **{**SHORT, **settings, "lr": lr}): shape
+        for shape, lora, settings, rates in regimes
+        for method, task, lr, seed in itertools.product(methods, DEVELOPMENT, rates, SEEDS)
+    }
 
 
 def main() -> None:
@@ -74,7 +58,7 @@ def main() -> None:
     rows, pairs = [], defaultdict(list)
     for run, adapter in tqdm(found.items(), desc="measuring"):
         b = benches[run.task]
-        more = {"steps": run.steps, "batch": run.batch, "schedule": run.schedule, "lr": run.lr, "shape": shapes[run], "seconds": round(seconds[run], 1)}  # fmt: skip
+        more = {**_settings(run, shapes[run]), "seconds": round(seconds[run], 1)}
         for setting, variant in (
             ("alone", adapter), ("even", keep(adapter, "even")), ("odd", keep(adapter, "odd")), ("80 % sparse", sparsify(adapter, 0.8)),
             ("90 % sparse", sparsify(adapter, 0.9)),
@@ -85,15 +69,35 @@ def main() -> None:
         b = benches[task]
         rows.append(row(run, "middle of the deltas", b.accuracy(interpolate(x, y, 0.5)), **more) | {"seed": "-".join(map(str, SEEDS))})
         rows.append(row(run, "middle of the factors", b.accuracy(average_factors([x, y])), **more) | {"seed": "-".join(map(str, SEEDS))})
+    rows = others(rows, clip.hash) + rows
     write("regimes.csv", COLUMNS, rows)
     print(summary(rows))
+
+
+def others(rows: list[dict], base: str) -> list[dict]:
+    """What the file holds of the whole plan and `rows` do not."""
+    if not (RESULTS / "regimes.csv").exists():
+        return []
+    planned = {
+        _regime({"task": r.task, "method": r.method, **_settings(r, shape)}) for part in PARTS for r, shape in runs(part, list(METHODS)).items()
+    }
+    new = {_regime(r) for r in rows}
+    return [{c: r[c] for c in COLUMNS} for r in read("regimes.csv") if r["base"] == base and _regime(r) in planned - new]
+
+
+def _settings(run: Run, shape: str) -> dict:
+    return {"steps": run.steps, "batch": run.batch, "schedule": run.schedule, "lr": run.lr, "shape": shape}
+
+
+def _regime(row: dict) -> tuple:
+    return (row["task"], row["method"], int(row["steps"]), int(row["batch"]), row["schedule"], float(row["lr"]), row["shape"])
 
 
 def summary(rows: list[dict]) -> str:
     """A line a regime and method: means over the tasks, in percent."""
     cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
-        cells[r["shape"], r["schedule"], r["steps"], r["batch"], r["lr"], r["method"]][r["setting"]].append(float(r["accuracy"]))
+        cells[r["shape"], r["schedule"], int(r["steps"]), int(r["batch"]), float(r["lr"]), r["method"]][r["setting"]].append(float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
     lines = [f"{'':44}" + " ".join(f"{s:>12.12}" for s in settings)]
     for key in sorted(cells, key=str):

@@ -144,14 +144,27 @@ def rates_section(save: "Save") -> str:
     fig = Figure(figsize=(11, 3.6), layout="constrained")
     for ax, setting in zip(fig.subplots(1, 3, sharey=True), ("alone", "middle of the deltas", "middle of the factors"), strict=True):
         for m in ("lora", "copra"):
-            cells = gather(rows, lambda r, m=m, s=setting: r["lr"] if r["method"] == m and r["setting"] == s else None)
-            ax.plot(
-                rates, [100 * mean(cells[m, f"{x:g}" if (m, f"{x:g}") in cells else str(x)]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m]
-            )
+            cells = gather((r for r in rows if r["setting"] == setting), _by_rate)
+            ax.plot(rates, [100 * mean(cells[m, f"{x:g}"]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m])
         ax.set(xscale="log", xlabel="learning rate", title=setting)
         ax.grid(alpha=0.25)
     fig.axes[0].set_ylabel("accuracy, % (mean over tasks)")
     fig.axes[0].legend(frameon=False)
+    front = Figure(figsize=(11, 3.6), layout="constrained")
+    names = {"middle of the factors": "middle of the factors", "layers": "every other layer removed", "80 % sparse": "80 % sparse"}
+    for ax, (setting, words) in zip(front.subplots(1, 3), names.items(), strict=True):
+        for m in ("lora", "copra"):
+            x, y = (
+                [100 * mean(gather((r for r in rows if r["setting"].startswith(s)), _by_rate)[m, f"{lr:g}"]) for lr in rates]
+                for s in ("alone", setting)
+            )
+            ax.plot(x, y, "o-", color=COLOURS[m], label=NAMES[m])
+            for lr, at in zip(rates, zip(x, y, strict=True), strict=True):
+                ax.annotate(f"{lr:g}", at, xytext=(4, -9), textcoords="offset points", fontsize=7, color=COLOURS[m])
+        ax.set(xlabel="accuracy alone, %", title=words)
+        ax.grid(alpha=0.25)
+    front.axes[0].set_ylabel("accuracy, % (mean over tasks)")
+    front.axes[0].legend(frameon=False)
     points = read("rates_tsne.csv")
     tasks = list(dict.fromkeys(p["task"] for p in points))
     map_ = Figure(figsize=(3.8 * len(tasks), 3.8), layout="constrained")
@@ -164,8 +177,13 @@ def rates_section(save: "Save") -> str:
     map_.supxlabel("● LoRA, ▲ CopRA; colour: seed; size: learning rate", fontsize=10)
     return (
         "## Learning rates\n\nThree tasks, three seeds; the middle is that of two seeds.\n\n"
-        f"{save('rates', fig)}\n\nWhere the adapters lie (t-SNE of A and B, cosine distance): seeds, far more than methods or rates, decide.\n\n{save('rates_tsne', map_)}"
+        f"{save('rates', fig)}\n\nWhat an adapter keeps, against what it can: each point is a rate. Where CopRA's line lies above LoRA's, it keeps more "
+        f"at equal accuracy.\n\n{save('rates_front', front)}\n\nWhere the adapters lie (t-SNE of A and B, cosine distance): seeds, far more than methods or rates, decide.\n\n{save('rates_tsne', map_)}"
     )
+
+
+def _by_rate(row: dict[str, str]) -> str:
+    return f"{float(row['lr']):g}"
 
 
 def regimes_section() -> str:

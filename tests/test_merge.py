@@ -1,5 +1,6 @@
 """Every merge at its identity points with random non-zero adapters, and against worked examples."""
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -21,7 +22,7 @@ from copra_lab.merge import (
     truncate,
     weighted_sum,
 )
-from copra_lab.prune import PRESETS, keep, layers_of, preset, sparsify, sparsity
+from copra_lab.prune import PRESETS, keep, keep_best, layers_of, magnitudes, preset, sparsify, sparsity
 from copra_lab.sites import hf_name, place
 
 SITE = hf_name("vision", 0, "q")
@@ -207,6 +208,20 @@ def test_keeping_parts():
     ):
         with pytest.raises(ValueError, match=message):
             keep(a, **bad)
+
+
+def test_the_best_layers_stay():
+    a = random_adapter(tiny_clip())
+    worth = {0: 0.1, 1: -0.3, 2: 0.1}
+    assert [layers_of(keep_best(a, worth, k)) for k in range(4)] == [(), (0,), (0, 2), (0, 1, 2)]
+    assert layers_of(keep_best(a, {layer: -v for layer, v in worth.items()}, 1)) == (1,)
+    assert keep_best(a, worth, 3) == a and layers_of(keep_best(a, {0: 1.0, 1: 2.0}, 1, "text"), "text") == (1,)
+    size = magnitudes(a)
+    whole = sum(d.delta().square().sum().item() for n, d in a.deltas.items() if place(n)[0] == "vision")
+    assert sum(v * v for v in size.values()) == pytest.approx(whole, rel=1e-5) and magnitudes(keep(a, [1]))[1] == size[1]
+    for count, bad, message in ((4, worth, "0 to 3"), (-1, worth, "0 to 3"), (1, {0: 1.0}, "each of the layers"), (1, worth | {2: np.nan}, "finite")):
+        with pytest.raises(ValueError, match=message):
+            keep_best(a, bad, count)
 
 
 def test_a_layer_that_is_pruned_shows_the_base():
