@@ -24,7 +24,7 @@ def main() -> None:
     p.add_argument("--steps", type=int, default=300)
     p.add_argument("--views", type=int, default=4, help="kept copies of each image, in the second half of the table")
     p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--batch", type=int, default=16)
+    p.add_argument("--batch", type=int, default=8)
     p.add_argument("--precisions", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
     p.add_argument("--threads", type=int, default=1)
     a = p.parse_args()

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from copra_lab.lora import LoRA
 from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import keep, sparsify
-from copra_lab.sweep import SHORT, Run
+from copra_lab.sweep import TRAINING, Run
 
 PARTS = ("rates", "steps", "shapes", "cosine")
 SEEDS = (100, 101)  # of no other experiment
@@ -28,21 +28,21 @@ COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "batch
 
 
 def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
-    """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA for half and twice
-    as long. "shapes": LoRA and CopRA of other ranks and sites. "cosine": LoRA and CopRA with the usual schedule, for half as
-    long and half as long again."""
+    """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA with half as many steps
+    of twice the batch, and as many. "shapes": LoRA and CopRA of other ranks and sites. "cosine": LoRA and CopRA with the usual
+    schedule, for half as many images and half as many again."""
     methods = methods if part == "rates" else [m for m in methods if m in ("lora", "copra")]
     regimes: list[tuple[str, LoRA, dict, Sequence[float]]] = {
         "rates": [("rank 4", LoRA(), {}, RATES)],
-        "steps": [("rank 4", LoRA(), {"steps": 300}, RATES), ("rank 4", LoRA(), {"steps": 1200}, (2e-3, 4e-3, 8e-3))],
+        "steps": [("rank 4", LoRA(), {"steps": 600, "batch": 16}, RATES), ("rank 4", LoRA(), {"batch": 16}, (2e-3, 4e-3))],
         "shapes": [(shape, lora, {}, (2e-3, 4e-3)) for shape, lora in SHAPES.items()],
         "cosine": [
-            ("rank 4", LoRA(), {"steps": 300, "schedule": "cosine"}, RATES),
-            ("rank 4", LoRA(), {"steps": 900, "schedule": "cosine"}, (2e-3, 4e-3, 8e-3)),
+            ("rank 4", LoRA(), {"steps": 300, "batch": 16, "schedule": "cosine"}, RATES),
+            ("rank 4", LoRA(), {"steps": 900, "batch": 16, "schedule": "cosine"}, (2e-3, 4e-3, 8e-3)),
         ],
     }[part]
     return {
-        Run(task, seed, lora, METHODS[method], **{**SHORT, **settings, "lr": lr}): shape
+        Run(task, seed, lora, METHODS[method], **{**TRAINING, **settings, "lr": lr}): shape
         for shape, lora, settings, rates in regimes
         for method, task, lr, seed in itertools.product(methods, DEVELOPMENT, rates, SEEDS)
     }

@@ -24,6 +24,7 @@ RESULTS = ROOT / "experiments" / "results"
 EXPERIMENTS = {
     "regimes.csv": "regimes.py", "lines.csv": "lines.py", "structured.csv": "pruning.py", "unstructured.csv": "pruning.py", "rates.csv": "rates.py",
     "multitask.csv": "multitask.py", "generalisation.csv": "generalisation.py", "federated.csv": "federated/run.py",
+    "shapley.csv": "shapley.py", "sizes.csv": "shapley.py", "ranked.csv": "shapley.py",
 }  # fmt: skip
 """File of results → the script that writes it; `minilm.csv` hangs on no CLIP."""
 

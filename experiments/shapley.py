@@ -1,0 +1,73 @@
+"""What each layer is worth: exact Shapley values of the twelve layers, LoRA against CopRA, and pruning by them against
+pruning by magnitude and by position: ``python experiments/shapley.py`` writes ``shapley.csv``, ``sizes.csv`` and ``ranked.csv``.
+
+Games are played on validation images, value = accuracy, all 4,096 coalitions of each; what is pruned by them is measured on
+test images."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+from common import METHODS, adapters, arguments, bench, reported, row, write
+from tqdm.auto import tqdm
+
+from copra_lab.bench import Bench
+from copra_lab.clip import Clip
+from copra_lab.games import LayerGame
+from copra_lab.lora import Adapter
+from copra_lab.prune import keep, keep_best, layers_of, magnitudes
+from copra_lab.shapley import Exact, exact
+from copra_lab.storage import write_atomically
+from copra_lab.sweep import Run, chosen
+
+SEEDS = 3
+COUNTS = (3, 6, 9)
+COLUMNS = ("task", "method", "seed", "setting", "n")
+
+
+def solved(run: Run, adapter: Adapter, val: Bench, clip: Clip, work: Path) -> Exact:
+    """The game of a run's layers, from `work` or played now and kept there."""
+    file = run.folder(clip, work) / "game.npy"
+    if file.exists():
+        return Exact(np.load(file, allow_pickle=False))
+    game = LayerGame(val, adapter)
+    found = exact(game, game.n_players)
+    raw = io.BytesIO()
+    np.save(raw, found.worth, allow_pickle=False)
+    write_atomically(file, raw.getvalue())
+    return found
+
+
+def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapter]:
+    """(by what, how many layers are left) → the adapter."""
+    layers = layers_of(adapter)
+    worth = dict(zip(layers, values.tolist(), strict=True))
+    by = {"best by Shapley value": worth, "worst by Shapley value": {i: -v for i, v in worth.items()}, "largest": magnitudes(adapter)}
+    out = {(name, k): keep_best(adapter, scores, k) for name, scores in by.items() for k in COUNTS}
+    return out | {(where, k): keep(adapter, layers[:k] if where == "lowest" else layers[-k:]) for where in ("lowest", "highest") for k in COUNTS}
+
+
+def main() -> None:
+    a = arguments(__doc__).parse_args()
+    tasks = a.tasks or reported()
+    runs = [chosen(t, s, METHODS[m]) for t in tasks for m in ("lora", "copra") for s in range(SEEDS)]
+    clip, found, _ = adapters(runs, a.work, a.jobs)
+    val, test = ({t: bench(clip, t, split) for t in tasks} for split in ("val", "test"))
+    values, sizes, ranked = [], [], []
+    for run in tqdm(runs, desc="games"):
+        adapter, n = found[run], len(val[run.task])
+        game = solved(run, adapter, val[run.task], clip, a.work)
+        about = {"task": run.task, "method": run.method, "seed": run.seed, "n": n}
+        values += [about | {"setting": i, "value": round(float(v), 5)} for i, v in zip(layers_of(adapter), game.values, strict=True)]
+        sizes += [about | {"setting": k, "value": round(float(v), 5)} for k, v in enumerate(game.curve.by_size)]
+        variants = pruned(adapter, game.values)
+        accuracies = test[run.task].accuracies(list(variants.values()))
+        ranked += [row(run, name, x, layers=k) for (name, k), x in zip(variants, accuracies, strict=True)]
+    if not a.tasks:
+        write("shapley.csv", (*COLUMNS, "value"), values)
+        write("sizes.csv", (*COLUMNS, "value"), sizes)
+        write("ranked.csv", (*COLUMNS, "accuracy", "layers"), ranked)
+
+
+if __name__ == "__main__":
+    main()
