@@ -30,8 +30,8 @@ def corrupted(task: Task, how: str) -> Task:
 def main() -> None:
     a = arguments(__doc__).parse_args()
     tasks = a.tasks or reported()
-    runs = headline(tasks, seeds=3)
-    halves = [chosen(t, s, METHODS[m], part="base") for t in tasks for m in METHODS for s in range(3) if len(load_task(t).classes) > 3]
+    runs = headline(tasks, a.methods, seeds=3)
+    halves = [chosen(t, s, METHODS[m], part="base") for t in tasks for m in a.methods for s in range(3) if len(load_task(t).classes) > 3]
     clip, found, _ = adapters(runs + halves, a.work, a.jobs)
     rows = []
     for t in tqdm(tasks, desc="tasks"):
