@@ -81,12 +81,12 @@ def headline() -> Cells:
     cells = gather(read("lines.csv"), lambda r: ends.get(r["setting"]) if r["space"] == "delta" else None)
     cells |= gather(read("lines.csv"), lambda r: middles[r["space"]] if r["setting"] == "0.5" else None)
     cells |= gather(read("structured.csv"), lambda r: "every other layer removed" if r["setting"] in ("layers even", "layers odd") else None)
-    sparse = {"0.5": "50 % sparse", "0.8": "80 %", "0.9": "90 %", "0.95": "95 %"}
+    sparse = {"0.5": "50 % sparse", "0.8": "80 % sparse", "0.9": "90 %", "0.95": "95 %"}
     cells |= gather(read("unstructured.csv"), lambda r: sparse.get(r["setting"]) if r["entries"] == "factors" else None)
     return cells
 
 
-HEADLINE = ("alone", "middle, ΔW", "middle, factors", "every other layer removed", "50 % sparse", "80 %", "90 %", "95 %")
+HEADLINE = ("alone", "middle, ΔW", "middle, factors", "every other layer removed", "50 % sparse", "80 % sparse", "90 %", "95 %")
 STRUCTURED = ("all", "layers even", "layers odd", "layers low", "layers middle", "layers high", "only q", "only k", "only v", "none")
 
 PAPER = """Beside them, the papers' values (ViT-B/16, rank 2, 16 shots; DTD / UCF101, from the figures of arXiv:2410.22911 and

@@ -3,9 +3,11 @@
 import csv
 import json
 import re
+import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.append(str(ROOT / "experiments"))
 
 
 def tasks_table() -> str:
@@ -26,6 +28,15 @@ def tasks_table() -> str:
     return "\n".join(lines)
 
 
+def headline_table() -> str:
+    from report import headline, table
+
+    return table({k: v for k, v in headline().items() if k[0] in ("lora", "copra")}, HEADLINE)
+
+
+HEADLINE = ("alone", "middle, factors", "middle, ΔW", "every other layer removed", "80 % sparse", "90 %")
+
+
 def card_table() -> str:
     card = json.loads((ROOT / "copra_lab" / "assets" / "clip" / "card.json").read_text(encoding="utf-8"))
     lines = ["| measure | accuracy | 95 % interval | n |", "|---|---|---|---|"]
@@ -38,7 +49,7 @@ def card_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"tasks": tasks_table, "card": card_table}
+TABLES = {"tasks": tasks_table, "headline": headline_table, "card": card_table}
 
 
 def filled(text: str) -> str:
