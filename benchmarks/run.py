@@ -1,0 +1,253 @@
+"""How fast, side by side with the libraries one would use instead, in one run: ``python benchmarks/run.py`` writes
+``results.json`` and the table in ``benchmarks/README.md`` (about half an hour; ``--quick`` looks at everything once and writes
+nothing).
+
+Both sides get the same threads and the same precision, and take turns. What is compared with what is in ``others.py``."""
+
+import argparse
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from others import FullForward, PeftFit, PeftPath, random_vit_b_32
+from race import Row, alone, race, seconds
+from tqdm.auto import tqdm
+
+from copra_lab.bench import Bench
+from copra_lab.clip import Clip, load_clip
+from copra_lab.copra import PLAIN, CopRA
+from copra_lab.games import LayerGame
+from copra_lab.lora import Adapter, LowRank
+from copra_lab.shapley import exact
+from copra_lab.shipped import shipped
+from copra_lab.sites import choose
+from copra_lab.storage import write_atomically
+from copra_lab.tasks import Task, load_task
+from copra_lab.tower import workers
+from copra_lab.train import fit
+
+HERE = Path(__file__).parent
+TASK = "digits"
+
+
+class Setting:
+    """What everything is measured on: the bundled CLIP, two of its adapters, and how long to look."""
+
+    def __init__(self, quick: bool, repeats: int):
+        self.quick, self.repeats = quick, 1 if quick else repeats
+        self.clip, self.task = load_clip(), load_task(TASK)
+        self.a, self.b = [x.load(self.clip) for x in shipped() if x.task == TASK and x.label.startswith("LoRA")]
+
+    def bench(self, images: int, precision: str = "float32") -> Bench:
+        return Bench(self.clip, first(self.task, images), precision=precision)
+
+
+def first(task: Task, images: int) -> Task:
+    """The task with only so many test images, drawn evenly from all of them."""
+    return replace(task, test=task.test.pick([i * len(task.test) // images for i in range(images)]))
+
+
+def games(s: Setting) -> Iterator[Row]:
+    """Shapley values of twelve layers."""
+    from shapiq import ExactComputer
+
+    images, repeats = (4, 1) if s.quick else (32, max(2, s.repeats // 2))
+    bench, auto = s.bench(images), s.bench(images, "auto")
+    other = FullForward(bench, s.a)
+    what = f"exact Shapley values, 12 layers, {images} images, against shapiq's ExactComputer on full forwards"
+
+    def theirs(game: Callable = other) -> None:
+        ExactComputer(game, n_players=12)("SV", order=1)
+
+    yield race(what, lambda: exact(LayerGame(bench, s.a), 12), theirs, repeats)
+    if auto.dtype != torch.float32:
+        half = FullForward(bench, s.a, auto.dtype)
+        name = str(auto.dtype).removeprefix("torch.")
+        yield race(f"{what}, both in {name}", lambda: exact(LayerGame(auto, s.a), 12), lambda: theirs(half), repeats, name)
+        yield race(f"{what}, ours in {name}, theirs in float32", lambda: exact(LayerGame(auto, s.a), 12), theirs, repeats, name)
+    asked = np.random.default_rng(0).random((32 if s.quick else 256, 12)) < 0.5
+    bench = s.bench(100)
+    game = LayerGame(bench, s.a)
+
+    def apart() -> None:
+        for row in asked:
+            bench.accuracy(game.adapter_of(row))
+
+    yield race(f"{len(asked)} random coalitions, 100 images, against the same one by one", lambda: game.outcomes(asked), apart, s.repeats)
+    other = FullForward(bench, s.a)
+    yield race(f"{len(asked)} random coalitions, 100 images, against full forwards", lambda: game.outcomes(asked), lambda: other(asked), s.repeats)
+
+
+def paths(s: Setting) -> Iterator[Row]:
+    """A line of 21 points."""
+    images = 100 if s.quick else 400
+    line = [i / 20 for i in range(21)]
+    bench, auto = s.bench(images), s.bench(images, "auto")
+    peft = PeftPath(bench, s.a, s.b)
+    what = f"path of 21 points, {images} images, against peft's add_weighted_adapter on transformers"
+    yield race(what, lambda: bench.path(s.a, s.b, line), lambda: peft.path(line), s.repeats)
+    if auto.dtype != torch.float32:
+        name = str(auto.dtype).removeprefix("torch.")
+        yield race(f"{what}, ours in {name}, theirs in float32", lambda: auto.path(s.a, s.b, line), lambda: peft.path(line), s.repeats, name)
+
+
+def training(s: Setting) -> Iterator[Row]:
+    """Steps of `fit`."""
+    steps = 10 if s.quick else 200
+    for batch in (8, 32):
+        other = PeftFit(s.clip, s.task, batch)
+        what = f"a training step of {batch} images, LoRA, against peft and transformers"
+        yield race(
+            what, lambda b=batch: fit(s.clip, s.task, steps=steps, batch=b, progress=False), lambda o=other: o.steps(steps), s.repeats, per=steps
+        )
+    for views, kind in ((0, "fresh views"), (4, "4 kept views")):
+        options = {"steps": steps, "views": views, "progress": False}
+        yield race(
+            f"a training step of 8 images, CopRA, against plain LoRA, {kind}",
+            lambda o=options: fit(s.clip, s.task, dropping=CopRA(), **o),
+            lambda o=options: fit(s.clip, s.task, dropping=PLAIN, **o),
+            s.repeats,
+            per=steps,
+        )
+
+
+def forward(s: Setting) -> Iterator[Row]:
+    """One adapter on 400 images, and how much of the processor that takes."""
+    bench, auto = s.bench(400), s.bench(400, "auto")
+    other = FullForward(bench, s.a)
+    other.put([True] * 12)
+    yield race("accuracy of an adapter, 400 images, against open_clip with merged weights", lambda: bench.accuracy(s.a), other.predict, 5 * s.repeats)
+    if auto.dtype != torch.float32:
+        name = str(auto.dtype).removeprefix("torch.")
+        yield race(f"the same, ours in {name}", lambda: auto.accuracy(s.a), other.predict, 5 * s.repeats, name)
+    work = flops(s.clip) * 400
+    took = statistics.median(seconds(lambda: bench.accuracy(s.a)) for _ in range(5 * s.repeats))
+    peak, reached = peak_flops(), work / took
+    yield Row(
+        "matrix products of the forward, against the processor's best on 768 × 768", reached / 1e9, peak / 1e9, "GFLOP/s", "float32", peak / reached
+    )
+
+
+def flops(clip: Clip) -> float:
+    """Of one image's matrix products in the image tower (2 a multiplication and addition); the last block reads one token."""
+    visual = clip.model.visual
+    d, t = visual.class_embedding.shape[0], visual.positional_embedding.shape[0]
+    blocks, attention = len(visual.transformer.resblocks), 2 * 2 * t * d
+    block = t * (2 * 12 * d * d + attention)
+    last = t * 2 * 2 * d * d + 2 * 10 * d * d + attention
+    return (blocks - 1) * block + last + 2 * (t - 1) * visual.conv1.weight.numel()
+
+
+def peak_flops(side: int = 768) -> float:
+    """Matrix products of all cores together, one a worker, at a size that fits their caches."""
+    xs = [torch.randn(side, side) for _ in range(workers()._max_workers)]
+
+    def run(x: torch.Tensor) -> None:
+        with torch.inference_mode():
+            for _ in range(20):
+                x @ x
+
+    best = min(seconds(lambda: list(workers().map(run, xs))) for _ in range(5))
+    return len(xs) * 20 * 2 * side**3 / best
+
+
+def growth(s: Setting) -> Iterator[Row]:
+    """How the cost grows."""
+    for images in (50, 200, 800):
+        bench = s.bench(images)
+        yield alone(f"accuracy of an adapter, {images} images", lambda b=bench: b.accuracy(s.a), 3 * s.repeats)
+    bench = s.bench(32)
+    for players in (4, 8, 10) if s.quick else (4, 8, 10, 12):
+        pairs = {f"group {i}": [n for n, site in s.clip.sites.items() if n in s.a.deltas and site.layer * players // 12 == i] for i in range(players)}
+        yield alone(
+            f"exact Shapley values, {players} groups of layers, 32 images", lambda p=pairs, n=players: exact(LayerGame(bench, s.a, p), n), s.repeats
+        )
+
+
+def imports(s: Setting) -> Iterator[Row]:
+    def run(what: str) -> Callable[[], object]:
+        return lambda: subprocess.run([sys.executable, "-c", f"import {what}"], check=True)
+
+    yield race("import copra_lab, against import peft", run("copra_lab"), run("peft"), 2 * s.repeats, "")
+
+
+def larger(s: Setting) -> Iterator[Row]:
+    """ViT-B-32 with random weights: what a user's own CLIP costs."""
+    clip = random_vit_b_32()
+    bench = Bench(clip, first(s.task, 8 if s.quick else 64), precision="float32")
+    g = torch.Generator().manual_seed(0)
+    deltas = {
+        site.name: LowRank(torch.randn(4, site.width, generator=g) * 0.02, torch.randn(site.shape[0], 4, generator=g) * 0.02)
+        for site in choose(clip.sites)
+    }
+    adapter = Adapter(deltas, clip.hash)
+    asked = np.random.default_rng(0).random((8 if s.quick else 32, 12)) < 0.5
+    game, other = LayerGame(bench, adapter), FullForward(bench, adapter)
+    n = len(bench)
+    yield race(
+        f"ViT-B-32: accuracy of an adapter, {n} images, against open_clip", lambda: bench.accuracy(adapter), lambda: other.predict(), s.repeats
+    )
+    yield race(
+        f"ViT-B-32: {len(asked)} random coalitions, {n} images, against full forwards",
+        lambda: game.outcomes(asked),
+        lambda: other(asked),
+        max(1, s.repeats // 2),
+    )
+
+
+SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
+    "games": games, "paths": paths, "training": training, "forward": forward, "growth": growth, "imports": imports, "larger": larger,
+}  # fmt: skip
+
+
+def table(rows: list[dict], machine: str) -> str:
+    lines = [f"Measured on {machine}.", "", "| what | ours | theirs | theirs / ours (lowest to highest) | precision |", "|---|---|---|---|---|"]
+    for r in rows:
+        theirs = "" if r["theirs"] is None else number(r["theirs"], r["unit"])
+        ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}" + (f" ({r['low']:.2f} to {r['high']:.2f})" if r["low"] else "")
+        lines.append(f"| {r['what']} | {number(r['ours'], r['unit'])} | {theirs} | {ratio} | {r['precision']} |")
+    return "\n".join(lines)
+
+
+def number(x: float, unit: str) -> str:
+    return f"{x:.0f} {unit}" if unit != "s" else f"{x:.2f} s" if x >= 1 else f"{1000 * x:.3g} ms"
+
+
+def machine() -> str:
+    name = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        name = next((x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), name)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{cores} cores of {name} ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}"
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--quick", action="store_true", help="everything once, on little; writes nothing")
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these (prints, writes nothing)")
+    a = p.parse_args()
+    s = Setting(a.quick, a.repeats)
+    rows = []
+    for name in tqdm(a.sections, desc="sections"):
+        for row in SECTIONS[name](s):
+            rows.append(asdict(row))
+            tqdm.write(table(rows[-1:], "").splitlines()[-1])
+    if not a.quick and set(a.sections) == set(SECTIONS):
+        write_atomically(
+            HERE / "results.json", (json.dumps({"machine": machine(), "threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n").encode()
+        )
+        page = (HERE / "head.md").read_text(encoding="utf-8").strip() + "\n\n" + table(rows, machine()) + "\n"
+        write_atomically(HERE / "README.md", page.encode())
+
+
+if __name__ == "__main__":
+    main()
