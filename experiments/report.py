@@ -103,7 +103,7 @@ def lines_figure() -> Figure:
     tasks = list(dict.fromkeys(r["task"] for r in rows))
     across = 4
     fig = Figure(figsize=(3 * across, 2.5 * -(-len(tasks) // across)), layout="constrained")
-    axes = fig.subplots(-(-len(tasks) // across), across, squeeze=False).flat
+    axes = list(fig.subplots(-(-len(tasks) // across), across, squeeze=False).flat)
     for ax, t in zip(axes, tasks, strict=False):
         for method in ("lora", "copra"):
             for space, style in (("delta", "-"), ("factors", "--")):
@@ -118,10 +118,10 @@ def lines_figure() -> Figure:
         n = next(r["n"] for r in rows if r["task"] == t)
         ax.set_title(f"{t} (n = {n})", fontsize=10)
         ax.grid(alpha=0.25)
-    for ax in list(axes)[len(tasks) :]:
+    for ax in axes[len(tasks) :]:
         ax.set_visible(False)
     handles, labels = fig.axes[0].get_legend_handles_labels()
-    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    fig.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     fig.supxlabel("λ from one seed to another", fontsize=10)
     fig.supylabel("accuracy on test images, % (mean and standard deviation over pairs of seeds)", fontsize=10)
     return fig
