@@ -190,23 +190,20 @@ def _by_rate(row: dict[str, str]) -> str:
 
 def regimes_section() -> str:
     sizes = ", ".join(f"{t}, n = {n}" for t, n in dict.fromkeys((r["task"], r["n"]) for r in read("regimes.csv")))
-    cells, tasks = defaultdict(lambda: defaultdict(list)), defaultdict(set)
+    cells = defaultdict(lambda: defaultdict(list))
     for r in read("regimes.csv"):
         key = (r["shape"], r["schedule"], int(r["steps"]), int(r["batch"]), float(r["lr"]), r["method"])
-        tasks[key].add(r["task"])
         cells[key][r["setting"]].append(100 * float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
-    lines = ["| LoRA | schedule | steps × batch | rate | method | tasks | " + " | ".join(settings) + " |", "|---" * (len(settings) + 6) + "|"]
+    lines = ["| LoRA | schedule | steps × batch | rate | method | " + " | ".join(settings) + " |", "|---" * (len(settings) + 5) + "|"]
     for key, cell in sorted(cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0][1] != "cosine", c[0])):
         shape, schedule, steps, batch, lr, m = key
         lines.append(
-            f"| {shape} | {schedule} | {steps} × {batch} | {lr:g} | {NAMES[m]} | {len(tasks[key])} | "
-            + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings)
-            + " |"
+            f"| {shape} | {schedule} | {steps} × {batch} | {lr:g} | {NAMES[m]} | " + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings) + " |"
         )
     return (
         f"## The map of regimes\n\nMeans over the validation images of the development tasks ({sizes}), two seeds; "
-        "the middles are those of one pair of seeds. Rows of two tasks are of things-mosaic and digits alone.\n\n" + "\n".join(lines)
+        "the middles are those of one pair of seeds.\n\n" + "\n".join(lines)
     )
 
 
