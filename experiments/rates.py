@@ -13,7 +13,7 @@ from copra_lab.prune import keep, sparsify
 from copra_lab.sweep import chosen
 
 TASKS = ("things-sketch", "same-drawings-occluded", "digits")
-RATES, SEEDS = (5e-4, 1e-3, 2e-3, 4e-3, 8e-3), 3
+RATES, SEEDS = (1e-3, 2e-3, 4e-3, 8e-3), 3
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "lr")
 
 
