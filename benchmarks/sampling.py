@@ -1,5 +1,5 @@
 """How far sampled Shapley values are off, against how many coalitions were asked and against time; ours, shapiq's and captum's on
-the same game: ``python benchmarks/sampling.py`` writes ``sampling.csv`` and ``sampling.png`` (about two minutes).
+the same game: ``python benchmarks/sampling.py`` writes ``sampling.csv`` and ``sampling.png``. Needs captum (``pip install captum``).
 
 The game is that of an adapter's twelve layers on 128 images, solved exactly first; samplers then ask its table, so that only
 what they ask for counts. Time is what a coalition costs: one by one in full forwards for the others, in batches that share what
