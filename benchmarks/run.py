@@ -1,6 +1,5 @@
 """How fast, side by side with the libraries one would use instead, in one run: ``python benchmarks/run.py`` writes
-``results.json`` and the table in ``benchmarks/README.md`` (about half an hour; ``--quick`` looks at everything once and writes
-nothing).
+``results.json`` and the table in ``benchmarks/README.md``; ``--quick`` looks at everything once and writes nothing.
 
 Both sides get the same threads and the same precision, and take turns. What is compared with what is in ``others.py``."""
 
@@ -26,6 +25,7 @@ from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter, LowRank
+from copra_lab.prune import keep, layers_of
 from copra_lab.shapley import exact
 from copra_lab.shipped import shipped
 from copra_lab.sites import choose
@@ -59,20 +59,25 @@ def games(s: Setting) -> Iterator[Row]:
     """Shapley values of twelve layers."""
     from shapiq import ExactComputer
 
-    images, repeats = (4, 1) if s.quick else (32, max(2, s.repeats // 2))
+    images, repeats = (8, 1) if s.quick else (32, max(2, s.repeats // 2))
+    adapter = keep(s.a, range(6)) if s.quick else s.a
+    n = len(layers_of(adapter))
     bench, auto = s.bench(images), s.bench(images, "auto")
-    other = FullForward(bench, s.a)
-    what = f"exact Shapley values, 12 layers, {images} images, against shapiq's ExactComputer on full forwards"
+    other = FullForward(bench, adapter)
+    what = f"exact Shapley values, {n} layers, {images} images, against shapiq's ExactComputer on full forwards"
 
     def theirs(game: Callable = other) -> None:
-        ExactComputer(game, n_players=12)("SV", order=1)
+        ExactComputer(game, n_players=n)("SV", order=1)
 
-    yield race(what, lambda: exact(LayerGame(bench, s.a), 12), theirs, repeats)
+    def ours(bench: Bench = bench) -> None:
+        exact(LayerGame(bench, adapter), n)
+
+    yield race(what, ours, theirs, repeats)
     if auto.dtype != torch.float32:
-        half = FullForward(bench, s.a, auto.dtype)
+        half = FullForward(bench, adapter, auto.dtype)
         name = str(auto.dtype).removeprefix("torch.")
-        yield race(f"{what}, both in {name}", lambda: exact(LayerGame(auto, s.a), 12), lambda: theirs(half), repeats, name)
-        yield race(f"{what}, ours in {name}, theirs in float32", lambda: exact(LayerGame(auto, s.a), 12), theirs, repeats, name)
+        yield race(f"{what}, both in {name}", lambda: ours(auto), lambda: theirs(half), repeats, name)
+        yield race(f"{what}, ours in {name}, theirs in float32", lambda: ours(auto), theirs, repeats, name)
     asked = np.random.default_rng(0).random((32 if s.quick else 256, 12)) < 0.5
     bench = s.bench(100)
     game = LayerGame(bench, s.a)
@@ -165,7 +170,7 @@ def growth(s: Setting) -> Iterator[Row]:
         bench = s.bench(images)
         yield alone(f"accuracy of an adapter, {images} images", lambda b=bench: b.accuracy(s.a), 3 * s.repeats)
     bench = s.bench(32)
-    for players in (4, 8, 10) if s.quick else (4, 8, 10, 12):
+    for players in (4, 6) if s.quick else (4, 8, 10, 12):
         pairs = {f"group {i}": [n for n, site in s.clip.sites.items() if n in s.a.deltas and site.layer * players // 12 == i] for i in range(players)}
         yield alone(
             f"exact Shapley values, {players} groups of layers, 32 images", lambda p=pairs, n=players: exact(LayerGame(bench, s.a, p), n), s.repeats

@@ -63,7 +63,7 @@ def fit(
 
     Cross-entropy over the class prompts, AdamW (β .9, .999), `lr` falling to 0 by `schedule`, augmented batches. The same
     arguments on the same machine and number of threads give the same bytes. The defaults are those of everything that ships; of
-    four rates the default did best for plain LoRA, 4e-3 for CopRA (``experiments/regimes.py``). A quick look at LoRA needs a third of
+    four rates the default did best for plain LoRA, 4e-3 for CopRA (``experiments/regimes.py``). A quick look at LoRA needs half of
     the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``); CopRA, whose layers train in five of eight steps, needs it all.
 
     ``dropping``: `copra.CopRA()` or one of its baselines; plain LoRA by default.

@@ -178,7 +178,7 @@ def rates_section(save: "Save") -> str:
         ax.set(title=t, xticks=[], yticks=[])
     map_.supxlabel("● LoRA, ▲ CopRA; colour: seed; size: learning rate", fontsize=10)
     return (
-        "## Learning rates\n\nThree tasks (`digits` is one on which the settings were chosen, here on test images), three seeds; the middle is that of two seeds. Rate for rate CopRA keeps 2 to 6 points more when every other layer goes; in the middle of the factors LoRA at 4e-3 keeps as much.\n\n"
+        "## Learning rates\n\nThree tasks (`digits` is one on which the settings were chosen, here on test images), three seeds; the middle is that of two seeds.\n\n"
         f"{save('rates', fig)}\n\nWhat an adapter keeps, against what it can: each point is a rate. Where CopRA's line lies above LoRA's, it keeps more "
         f"at equal accuracy.\n\n{save('rates_front', front)}\n\nWhere the adapters lie (t-SNE of A and B, cosine distance): seeds, far more than methods or rates, decide.\n\n{save('rates_tsne', map_)}"
     )
@@ -354,13 +354,13 @@ def sections(save: Save) -> list[str]:
     if have("shapley.csv", "sizes.csv", "ranked.csv"):
         out.append(shapley_section(save))
     if have("multitask.csv"):
-        out.append(simple("multitask.csv", "Six tasks in one adapter", "Each merge's scale was chosen on validation images."))
+        out.append(simple("multitask.csv", "Six tasks in one adapter", "Three seeds. Each merge's scale was chosen on validation images."))
     if have("generalisation.csv"):
         out.append(
             simple(
                 "generalisation.csv",
                 "Beyond the training distribution",
-                "Trained on the first half of the classes, tested on both halves; and on corrupted test images.",
+                "Trained on the first half of the classes, tested on both halves; and on corrupted test images. Three seeds.",
             )
         )
     if have("federated.csv"):
