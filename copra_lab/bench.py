@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +15,7 @@ from torch.func import functional_call
 from copra_lab.clip import Clip
 from copra_lab.lora import Adapter, check_fits, merged_weights
 from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
+from copra_lab.prompts import Encoder, SoftPrompt, beside, check_prompt, encode_texts
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Forest, Tower, cores, embed, plain_tower, workers
@@ -58,7 +59,7 @@ class Bench:
         self.labels = self.split.labels[self.order]
         self.text = clip.text_features(task.prompts).clone()
         self._lock = threading.Lock()
-        self._copy: _Encoder | None = None
+        self._copy: torch.nn.Module | None = None
         self.base = _towers(clip)[0]
         self.dtype, self.agreement = torch.float32, 1.0
         self.tower: Tower | None = self.base
@@ -85,21 +86,66 @@ class Bench:
         if forced or agreement >= 0.95:
             self.tower, self.dtype, self.agreement = small, torch.bfloat16, agreement
 
-    def logits(self, adapter: Adapter = NONE, start: int = 0, stop: int | None = None) -> Tensor:
-        """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's
-        order. Raises ValueError for an adapter of another base or shape."""
+    @property
+    def sources(self) -> list[str]:
+        """What each image shows, in the bench's order."""
+        return [self.split.sources[i] for i in self.order.tolist()]
+
+    def logits(self, adapter: Adapter = NONE, start: int = 0, stop: int | None = None, prompt: SoftPrompt | None = None) -> Tensor:
+        """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's order, with a
+        soft prompt if one is given. Raises ValueError for an adapter or prompt of another base or shape."""
         vision, texts = self._parts(adapter)
-        text = self._text(texts)
+        if prompt is not None:
+            check_prompt(prompt, self.clip, self.task.classes)
         with torch.inference_mode():
-            if self.base is not None and self.tower is not None:
-                # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
-                deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
-                tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if deltas else self.tower
-                f = _features(tower, self.tokens[start:stop])
+            if prompt is not None and prompt.tower == "text":
+                text = self._encoder(prompt, texts)(prompt.context[None])[0]
+                f = self._base_features[start:stop] if not vision.deltas else self._features(vision, start, stop)
             else:
-                images = self.split.images[self.order[start:stop]]
-                f = torch.cat([self._encode("encode_image", vision, self.clip.pixels(x)) for x in images.split(CHUNK)])
+                text, f = self._text(texts), self._features(vision, start, stop, prompt)
             return self.clip.logit_scale * f @ text.T
+
+    @cached_property
+    def _base_features(self) -> Tensor:
+        """Of all images, without an adapter: what a prompt of texts leaves as it is."""
+        with torch.inference_mode():
+            return self._features(NONE)
+
+    def _features(self, vision: Adapter, start: int = 0, stop: int | None = None, prompt: SoftPrompt | None = None) -> Tensor:
+        """Normalised features of images (n, e)."""
+        if self.base is not None and self.tower is not None:
+            # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
+            deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
+            tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if deltas else self.tower
+            return _features(tower, beside(self.tokens[start:stop], prompt.context if prompt else None))
+        if prompt:
+            raise ValueError("a prompt of the image tower needs a plain ViT, which this CLIP does not have")
+        images = self.split.images[self.order[start:stop]]
+        return torch.cat([self._encode_images(vision, self.clip.pixels(x)) for x in images.split(CHUNK)])
+
+    def _encoder(self, prompt: SoftPrompt, texts: Adapter) -> Encoder:
+        return _encoders(self.clip, self.task.classes, prompt.length, prompt.position, texts)
+
+    def hits(self, prompts: Sequence[SoftPrompt], adapter: Adapter = NONE) -> Tensor:
+        """Whether each image is classified rightly with each of several soft prompts, (prompts, images), 1 or 0, float32, in the bench's
+        order; the images' features are computed once for all prompts of the text tower. Raises ValueError as `logits` does."""
+        out = torch.empty(len(prompts), len(self))
+        vision, texts = self._parts(adapter)
+        together: dict[tuple, list[int]] = {}
+        for i, p in enumerate(prompts):
+            if p.tower == "vision":
+                out[i] = (self.logits(adapter, prompt=p).argmax(-1) == self.labels).float()
+            else:
+                check_prompt(p, self.clip, self.task.classes)
+                together.setdefault((p.position, p.context.shape), []).append(i)
+        for members in together.values():
+            with torch.inference_mode():
+                f = self._base_features if not vision.deltas else self._features(vision)
+                encode = self._encoder(prompts[members[0]], texts)
+                for some in (members[i : i + CHUNK] for i in range(0, len(members), CHUNK)):
+                    text = encode(torch.stack([prompts[i].context for i in some]))
+                    out[some] = ((f @ text.transpose(-1, -2)).argmax(-1) == self.labels).float()
+        return out
 
     def outcomes(self, adapters: Sequence[Adapter], value: str = "accuracy") -> Tensor:
         """What each adapter makes of each image, (adapters, images) in the bench's order, float32: "accuracy", 1 where it is
@@ -154,33 +200,31 @@ class Bench:
         return Forest([self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made) for a in adapters])
 
     def _text(self, adapter: Adapter) -> Tensor:
-        if not adapter.deltas:
-            return self.text
-        return self._encode("encode_text", adapter, self.clip.tokenizer(list(self.task.prompts)))
+        return encode_texts(self.clip, self.task.prompts, adapter) if adapter.deltas else self.text
 
-    def _encode(self, what: str, adapter: Adapter, x: Tensor) -> Tensor:
+    def _encode_images(self, adapter: Adapter, x: Tensor) -> Tensor:
         """The slow, general way: the model's own code on merged weights, one caller at a time on a private copy,
         since `functional_call` swaps the weights of the module it calls."""
         with self._lock, torch.inference_mode():
             if self._copy is None:
-                self._copy = _Encoder(copy.deepcopy(self.clip.model))
-            weights = {f"model.{k}": v for k, v in merged_weights(self.clip.model, adapter).items()}
-            return F.normalize(functional_call(self._copy, weights, (what, x)), dim=-1)
+                self._copy = copy.deepcopy(self.clip.model)
+                self._copy.forward = self._copy.encode_image
+            return F.normalize(functional_call(self._copy, merged_weights(self.clip.model, adapter), (x,)), dim=-1)
 
-    def predictions(self, adapter: Adapter = NONE) -> Tensor:
+    def predictions(self, adapter: Adapter = NONE, prompt: SoftPrompt | None = None) -> Tensor:
         """The class predicted for each image, (n,), in the bench's order."""
-        return self.logits(adapter).argmax(-1)
+        return self.logits(adapter, prompt=prompt).argmax(-1)
 
-    def accuracy(self, adapter: Adapter = NONE) -> Accuracy:
+    def accuracy(self, adapter: Adapter = NONE, prompt: SoftPrompt | None = None) -> Accuracy:
         """Top-1 accuracy with its interval."""
-        return self.score(self.predictions(adapter))
+        return self.score(self.predictions(adapter, prompt))
 
-    def stream(self, adapter: Adapter = NONE, first: int = 100) -> Iterator[Tensor]:
+    def stream(self, adapter: Adapter = NONE, first: int = 100, prompt: SoftPrompt | None = None) -> Iterator[Tensor]:
         """Predictions as they come: for the first `first` images, then for all of them."""
-        head = self.logits(adapter, 0, first).argmax(-1)
+        head = self.logits(adapter, 0, first, prompt).argmax(-1)
         yield head
         if first < len(self):
-            yield torch.cat([head, self.logits(adapter, first).argmax(-1)])
+            yield torch.cat([head, self.logits(adapter, first, prompt=prompt).argmax(-1)])
 
     def score(self, predictions: Tensor) -> Accuracy:
         """The accuracy of predictions for the first images, as `stream` yields them."""
@@ -217,6 +261,11 @@ MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"accuracy": _h
 """logits (n, classes), labels (n,) and CLIP's scale → (n,)."""
 
 
+@lru_cache(64)
+def _encoders(clip: Clip, classes: tuple[str, ...], length: int, position: str, texts: Adapter) -> Encoder:
+    return Encoder(clip, classes, length, position, texts)
+
+
 @cache
 def _towers(clip: Clip) -> tuple[Tower | None, Tower | None]:
     """The image tower in float32 and in bfloat16, shared by every bench of one CLIP."""
@@ -242,14 +291,3 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
     size = max(1, min(CHUNK, -(-len(tokens) // cores())))  # few images are shared out evenly
     return torch.cat(list(workers().map(torch.inference_mode()(tower.features), tokens.split(size))))
-
-
-class _Encoder(torch.nn.Module):
-    """A CLIP whose forward is one of its encoders, which is what functional_call calls."""
-
-    def __init__(self, model: torch.nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, what: str, x: Tensor) -> Tensor:
-        return getattr(self.model, what)(x)

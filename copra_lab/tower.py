@@ -1,4 +1,5 @@
-"""A plain ViT as a function of its weights: the same numbers as the module, several times faster for small images.
+"""A plain ViT, and CLIP's text transformer, as functions of their weights: the same numbers as the modules, several times
+faster for small images.
 
 Nothing is mutated, so any number of threads may ask for different adapters at once.
 """
@@ -147,15 +148,19 @@ def _linear(x: Tensor, w: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor] 
     return y if factors is None else y + (x @ factors[0].T.to(x.dtype)) @ factors[1][rows].T.to(x.dtype)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
     """(n, heads, u, d), (n, heads, t, d) twice → (n, heads, u, d)."""
     if torch.is_grad_enabled():  # the fused kernel's backward pass is slower here, many times so in bfloat16
-        return ((q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5).softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v)
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+        if causal:
+            scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1)
+        return scores.softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
 
-def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Factors) -> Tensor:
-    """One block for the query tokens `at` (n, u, d), attending to all of `x` (n, t, d)."""
+def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Factors, causal: bool = False) -> Tensor:
+    """One block for the query tokens `at` (n, u, d), attending to all of `x` (n, t, d), or if `causal`, where both are the
+    same, to itself and those before."""
     n, t, d = x.shape
     y = F.layer_norm(x, (d,), *w.ln1).to(w.qkv[0].dtype)
     if at is x:
@@ -164,7 +169,7 @@ def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Fac
         u = at.shape[1]
         q = _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d)).view(n, u, heads, d // heads).transpose(1, 2)
         k, v = _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d)).view(n, t, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
-    a = _attention(q, k, v).transpose(1, 2).reshape(at.shape)
+    a = _attention(q, k, v, causal).transpose(1, 2).reshape(at.shape)
     at = at + _linear(a, w.out, add.get("out"))
     y = F.layer_norm(at, (d,), *w.ln2).to(w.fc1[0].dtype)
     return at + _linear(act(_linear(y, w.fc1, add.get("fc1"))), w.fc2, add.get("fc2"))
@@ -173,15 +178,7 @@ def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Fac
 def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:
     """The blocks of open_clip's VisionTransformer as a `Tower`; None if it has parts that a plain ViT lacks."""
     try:
-        found = visual.transformer.resblocks
-        blocks = tuple(
-            Block(
-                _pair(b.ln_1), (b.attn.in_proj_weight.to(dtype), b.attn.in_proj_bias.to(dtype)), _pair(b.attn.out_proj, dtype),
-                _pair(b.ln_2), _pair(b.mlp.c_fc, dtype), _pair(b.mlp.c_proj, dtype),
-            )
-            for b in found
-        )  # fmt: skip
-        tower = Tower(blocks, found[0].attn.num_heads, found[0].mlp.gelu, _pair(visual.ln_post), visual.proj.detach(), dtype)
+        tower = _tower(visual.transformer.resblocks, visual.ln_post, visual.proj, dtype)
         with torch.inference_mode():
             x = torch.linspace(-1, 1, 2 * 3 * visual.image_size[0] * visual.image_size[1]).view(2, 3, *visual.image_size)
             ours = tower.features(embed(visual, x))
@@ -191,8 +188,58 @@ def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower 
         return None
 
 
+def _tower(found: nn.ModuleList, last_norm: nn.Module, proj: Tensor, dtype: torch.dtype = torch.float32) -> Tower:
+    blocks = tuple(
+        Block(
+            _pair(b.ln_1), (b.attn.in_proj_weight.to(dtype), b.attn.in_proj_bias.to(dtype)), _pair(b.attn.out_proj, dtype),
+            _pair(b.ln_2), _pair(b.mlp.c_fc, dtype), _pair(b.mlp.c_proj, dtype),
+        )
+        for b in found
+    )  # fmt: skip
+    return Tower(blocks, found[0].attn.num_heads, found[0].mlp.gelu, _pair(last_norm), proj.detach(), dtype)
+
+
 def _pair(m: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
     return m.weight.detach().to(dtype), m.bias.detach().to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class TextTower:
+    """A causal text transformer whose feature is that of each text's last token: ``words`` (vocabulary, d) and ``places``
+    (context, d) are the embeddings of tokens and of positions."""
+
+    tower: Tower
+    words: Tensor
+    places: Tensor
+
+    def features(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        """Embedded tokens (n, t, d) of texts of at most t tokens, the last of each at ``ends`` (n,) → normalised features
+        (n, e). Tokens behind the last are never looked at, so t need not be the whole context."""
+        t = self.tower
+        x = embedded + self.places[: embedded.shape[1]]
+        for block in t.blocks:
+            x = _block(x, x, block, t.heads, t.act, {}, causal=True)
+        return F.normalize(F.layer_norm(x[torch.arange(len(x)), ends], x.shape[-1:], *t.ln_post) @ t.proj, dim=-1)
+
+
+def plain_text(model: nn.Module) -> TextTower | None:
+    """The text tower of open_clip's CLIP as a `TextTower`; None if it has parts that a plain one lacks."""
+    try:
+        found = TextTower(
+            _tower(model.transformer.resblocks, model.ln_final, model.text_projection),
+            model.token_embedding.weight.detach(),
+            model.positional_embedding.detach(),
+        )
+        with torch.inference_mode():
+            last = len(found.words) - 1  # the end of a text has the highest number
+            tokens = torch.zeros(2, len(found.places), dtype=torch.int64)
+            tokens[:, :4] = torch.tensor([[1, 2, last, 0], [3, 1, 2, last]])
+            same = torch.allclose(
+                found.features(found.words[tokens[:, :4]], torch.tensor([2, 3])), F.normalize(model.encode_text(tokens), dim=-1), atol=1e-4
+            )
+        return found if same else None
+    except (AttributeError, TypeError, RuntimeError, IndexError):
+        return None
 
 
 def embed(visual: nn.Module, x: Tensor) -> Tensor:

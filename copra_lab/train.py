@@ -1,4 +1,4 @@
-"""fit(): one short loop that fine-tunes a CLIP on a task and returns an Adapter."""
+"""fit(): one short loop that fine-tunes a CLIP on a task: with LoRA, which gives an Adapter, or a soft prompt."""
 
 import copy
 import hashlib
@@ -7,73 +7,94 @@ import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
 from copra_lab.clip import Clip
 from copra_lab.copra import PLAIN, Draw, Dropping, group
+from copra_lab.loop import Training, generator
 from copra_lab.lora import Adapter, Attached, LoRA, check_fits
-from copra_lab.storage import write_atomically
+from copra_lab.nemesis import Nemesis
+from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower, embed, plain_tower
+from copra_lab.tuning import PromptTraining
 
 
 @dataclass(frozen=True)
 class Step:
     """What `fit` reports after a step: its number from 1, of how many, the batch's loss (None where nothing was switched
-    on, so nothing was learnt), the `units` that were on (see `copra.group`), and, where it was measured, the accuracy on
-    the validation images (0…1)."""
+    on, so nothing was learnt), the `units` that were on (see `copra.group`; none of a soft prompt), where it was measured, the
+    accuracy on the validation images (0…1), and of a soft prompt the L2 norm of each vector."""
 
     step: int
     steps: int
     loss: float | None
     units: dict[str, bool]
     validation: float | None = None
+    norms: tuple[float, ...] = ()
 
 
-def fit(
+DEFAULTS: dict[type, dict[str, Any]] = {
+    LoRA: {"steps": 1200, "lr": 2e-3, "batch": 8, "weight_decay": 1e-2, "schedule": "cooldown"},
+    CoOp: {"steps": 400, "lr": 0.05, "batch": 32, "weight_decay": 5e-4, "schedule": "cosine"},
+    VPT: {"steps": 400, "lr": 0.05, "batch": 16, "weight_decay": 5e-4, "schedule": "cosine"},
+}
+"""What `fit` takes where nothing is said. LoRA's are those of everything that ships: of four rates this one did best for plain
+LoRA, 4e-3 for CopRA (``experiments/regimes.py``). Those of prompts are CoOp's but for the steps, fewer, and the rate."""
+
+
+@overload
+def fit(clip: Clip, task: Task, method: LoRA = ..., dropping: Dropping = ..., **settings: Any) -> Adapter: ...
+@overload
+def fit(clip: Clip, task: Task, method: CoOp | VPT, **settings: Any) -> SoftPrompt: ...
+def fit(  # type: ignore[misc] # the overloads say what comes back, and do not repeat every setting
     clip: Clip,
     task: Task,
-    lora: LoRA = LoRA(),  # noqa: B008 (frozen)
+    method: LoRA | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
     dropping: Dropping = PLAIN,
     *,
+    penalty: Nemesis | None = None,
+    adapter: Adapter | None = None,
     seed: int = 0,
-    steps: int = 1200,
-    lr: float = 2e-3,
-    batch: int = 8,
-    weight_decay: float = 1e-2,
-    schedule: str = "cooldown",
+    steps: int | None = None,
+    lr: float | None = None,
+    batch: int | None = None,
+    weight_decay: float | None = None,
+    schedule: str | None = None,
     views: int = 0,
     precision: str = "float32",
-    start_from: Adapter | None = None,
+    start_from: Adapter | SoftPrompt | None = None,
     validate_every: int = 0,
     checkpoint: "str | Path | None" = None,
     checkpoint_every: int = 50,
     progress: bool = True,
     on_step: Callable[[Step], None] | None = None,
-) -> Adapter:
-    """Fine-tune `clip` on the training images of `task` with LoRA; `clip` itself is not changed.
+) -> Adapter | SoftPrompt:
+    """Fine-tune `clip` on the training images of `task`, with LoRA to an `Adapter` or with CoOp or VPT to a `SoftPrompt`; `clip`
+    itself is not changed.
 
-    Cross-entropy over the class prompts, AdamW (β .9, .999), `lr` falling to 0 by `schedule`, augmented batches. The same
-    arguments on the same machine and number of threads give the same bytes. The defaults are those of everything that ships; of
-    four rates the default did best for plain LoRA, 4e-3 for CopRA (``experiments/regimes.py``). A quick look at LoRA needs half of
+    Cross-entropy over the class prompts. LoRA: AdamW (β .9, .999) on augmented batches; a quick look at it needs half of
     the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``); CopRA, whose layers train in five of eight steps, needs it all.
+    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`. The same
+    arguments on the same machine and number of threads give the same bytes.
 
-    ``dropping``: `copra.CopRA()` or one of its baselines; plain LoRA by default.
+    ``dropping``: of LoRA, `copra.CopRA()` or one of its baselines; none by default.
+    ``penalty``: of a soft prompt, `nemesis.Nemesis`, what its norms cost; nothing by default.
+    ``adapter``: for a soft prompt, what the CLIP that it is trained for already wears.
     ``schedule``: "cooldown", which keeps `lr` for three quarters of the steps and then lets it fall to 0 in a straight line, or
     "cosine". CopRA's layers are mostly off while a cosine is high; with a cooldown the rate falls when all are on.
-    ``views``: how many augmented copies of each image to draw once and keep, 0 for new ones in every step. Of copies
-    that are kept, what lies below the lowest active layer is computed once (up to 1 GiB of it is kept).
+    ``views``: how many augmented copies of each image to draw once and keep. With 0, LoRA and VPT see new ones in every step, and
+    CoOp the images as they are. Of copies that are kept, what lies below LoRA's lowest active layer is computed once (up to 1 GiB
+    of it is kept).
     ``precision``: "float32", or "bfloat16" for the products with frozen weights; it needs a plain ViT and LoRA on the
     image tower alone.
-    ``start_from``: the adapter to begin with, of the same sites, rank and scale, in place of a new one.
+    ``start_from``: the adapter or prompt to begin with, of the same sites, rank and scale, or shape, in place of a new one.
     ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never.
     ``checkpoint``: a file to go on from after an interruption; written every `checkpoint_every` steps, removed at the
     end. A resumed run ends with the same numbers as an unbroken one.
@@ -81,23 +102,36 @@ def fit(
     Raises ValueError for settings that make no sense, for a checkpoint of another run or one that is damaged, and if
     the training diverges.
     """
+    given = {"steps": steps, "lr": lr, "batch": batch, "weight_decay": weight_decay, "schedule": schedule}
+    settings: dict[str, Any] = DEFAULTS[type(method)] | {k: v for k, v in given.items() if v is not None}
+    steps, lr, batch = int(settings["steps"]), float(settings["lr"]), int(settings.pop("batch"))
     if steps < 1 or batch < 1 or not lr > 0 or views < 0:
         raise ValueError(
             f"steps and batch must be at least 1, lr positive, views 0 or more; got steps={steps}, batch={batch}, lr={lr}, views={views}"
         )
-    recipe = {
-        "method": dropping.method, "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots,
-        "task seed": task.seed, "seed": seed, "steps": steps, "lr": lr, "batch": batch, "weight decay": weight_decay,
-        "schedule": schedule, "views": views, "precision": precision, "lora": _words(lora), "dropping": _words(dropping),
+    recipe: dict[str, Any] = {
+        "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots, "task seed": task.seed, "seed": seed,
+        "steps": steps, "lr": lr, "batch": batch, "weight decay": settings["weight_decay"], "schedule": settings["schedule"], "views": views,
     }  # fmt: skip
-    run = _Run(clip, task, lora, dropping, seed, lr, steps, weight_decay, views, precision, schedule)
+    run: _LoRATraining | PromptTraining
+    if isinstance(method, LoRA):
+        if penalty or adapter:
+            raise ValueError("penalty and adapter are for soft prompts; of LoRA, give dropping, and start_from to go on from an adapter")
+        recipe |= {"method": dropping.method, "precision": precision, "lora": _words(method), "dropping": _words(dropping)}
+        run = _LoRATraining(clip, task, method, dropping, seed=seed, views=views, precision=precision, **settings)
+    else:
+        if dropping != PLAIN or precision != "float32":
+            raise ValueError("dropping and precision are for LoRA; of a soft prompt, give a penalty")
+        name = penalty.method if penalty else type(method).__name__.lower()
+        recipe |= {"method": name, "prompt": _words(method), "penalty": _words(penalty) if penalty else None}
+        recipe |= {"adapter": adapter.hash} if adapter else {}
+        run = PromptTraining(clip, task, method, penalty, adapter, seed=seed, views=views, **settings)
     if start_from:
-        check_fits(start_from, clip.sites, clip.hash)
-        run.attached.load(start_from)
+        run.start_from(start_from)
         recipe["start from"] = start_from.hash
     path, identity = (Path(checkpoint) if checkpoint else None), _identity(clip, task, recipe)
     start = run.resume(path, identity) if path else 0
-    for step in tqdm(range(start, steps), desc=f"{dropping.method} {task.name}", initial=start, total=steps, disable=not progress, leave=False):
+    for step in tqdm(range(start, steps), desc=f"{recipe['method']} {task.name}", initial=start, total=steps, disable=not progress, leave=False):
         loss = run.step(step, batch)
         if loss is not None and not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} at step {step + 1}; lower the learning rate (now {lr:g})")
@@ -105,11 +139,11 @@ def fit(
             run.save(path, identity, step + 1)
         if on_step:
             measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
-            on_step(Step(step + 1, steps, loss, dict(zip(run.units, run.drawn.on, strict=True)), measured))
-    adapter = run.attached.adapter(clip.hash, {**recipe, "validation accuracy": round(run.validate(), 4)})
+            on_step(Step(step + 1, steps, loss, run.on, measured, run.norms))
+    result = run.result({**recipe, "validation accuracy": round(run.validate(), 4)})
     if path:
         path.unlink(missing_ok=True)
-    return adapter
+    return result
 
 
 def _words(settings: Any) -> dict[str, Any]:
@@ -124,12 +158,6 @@ def _identity(clip: Clip, task: Task, recipe: dict) -> str:
     return h.hexdigest()
 
 
-def generator(seed: int, step: int, use: str) -> torch.Generator:
-    """Randomness for one step of one run: it depends on nothing that an interruption could lose."""
-    words = hashlib.blake2b(f"{use} {seed} {step}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(words, "little") >> 1)
-
-
 def drawn(dropping: Dropping, units: int, seed: int, step: int, steps: int) -> Draw:
     """What `fit` switches on in one step: the same whoever asks."""
     return dropping.draw(units, step, steps, generator(seed, step, "layers"))
@@ -140,15 +168,8 @@ def masks(dropping: Dropping, units: int, steps: int, seed: int = 0) -> list[tup
     return [drawn(dropping, units, seed, step, steps).on for step in range(steps)]
 
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
-    "cooldown": lambda x: min(1.0, 4 * (1 - x)),
-}
-"""What is left of the learning rate when the share x of all steps is done."""
-
-
-class _Run:
-    """The state of a training: a private copy of the model with LoRA on it, and its optimiser."""
+class _LoRATraining(Training):
+    """A private copy of the model with LoRA on it."""
 
     def __init__(
         self,
@@ -156,6 +177,7 @@ class _Run:
         task: Task,
         lora: LoRA,
         dropping: Dropping,
+        *,
         seed: int,
         lr: float,
         steps: int,
@@ -164,15 +186,13 @@ class _Run:
         precision: str,
         schedule: str,
     ):
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        self.rates = SCHEDULES[schedule]
-        self.clip, self.task, self.dropping, self.seed, self.lr, self.steps = clip, task, dropping, seed, lr, steps
+        self.clip, self.task, self.dropping = clip, task, dropping
         self.model = copy.deepcopy(clip.model)
         self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
-        self.optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+        optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+        super().__init__(self.attached.parameters(), optimiser, seed, steps, schedule)
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts))
         self.text = clip.text_features(task.prompts).clone()
@@ -185,6 +205,22 @@ class _Run:
         self.copies = views
         self.prefixes = _Prefixes(clip, self.tower, torch.cat(copies)) if self.tower and copies else None
         self.views = torch.stack(copies) if copies and not self.prefixes else None
+
+    def start_from(self, adapter: Adapter | SoftPrompt) -> None:
+        if not isinstance(adapter, Adapter):
+            raise ValueError("LoRA can only start from an adapter")
+        check_fits(adapter, self.clip.sites, self.clip.hash)
+        self.attached.load(adapter)
+
+    def result(self, recipe: dict[str, Any]) -> Adapter:
+        return self.attached.adapter(self.clip.hash, recipe)
+
+    @property
+    def on(self) -> dict[str, bool]:
+        """Which units were on in the last step."""
+        return dict(zip(self.units, self.drawn.on, strict=True))
+
+    norms: tuple[float, ...] = ()
 
     def features(self, x: Tensor) -> Tensor:
         """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
@@ -211,13 +247,11 @@ class _Run:
     def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
         labels = self.task.train.labels
-        # Every image once before any comes twice, also where a batch is larger than the training set.
-        rows = torch.cat([torch.randperm(len(labels), generator=g) for _ in range(-(-batch // len(labels)))])[:batch]
+        rows = self.rows(step, len(labels), batch, g)
         self.drawn = drawn(self.dropping, len(self.units), self.seed, step, self.steps)
         if not any(self.drawn.on):
             return None  # nothing has a gradient
-        for p in self.optimiser.param_groups:
-            p["lr"] = self.lr * self.rates(step / self.steps)
+        self.set_rate(step)
         self.attached.activate([s for sites, on in zip(self.units.values(), self.drawn.on, strict=True) if on for s in sites])
         self.attached.drop_inputs(self.drawn.dropout, g)
         with parametrize.cached():
@@ -237,35 +271,6 @@ class _Run:
                 for x, y in zip(val.images.split(100), val.labels.split(100), strict=True)
             ]
         return torch.cat(hits).float().mean().item()
-
-    def save(self, path: Path, identity: str, step: int) -> None:
-        tensors = {f"p{i}": p.detach() for i, p in enumerate(self.attached.parameters())}
-        for i, state in self.optimiser.state_dict()["state"].items():
-            tensors |= {f"o{i}.{k}": v for k, v in state.items()}
-        write_atomically(path, to_bytes(tensors, {"fit": json.dumps({"identity": identity, "step": step})}))
-
-    def resume(self, path: Path, identity: str) -> int:
-        if not path.exists():
-            return 0
-        try:
-            with safe_open(path, "pt") as f:
-                about = json.loads((f.metadata() or {})["fit"])
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, KeyError, ValueError) as e:
-            raise ValueError(f"{path} is not a checkpoint of fit ({e}); remove it to start afresh") from e
-        if about["identity"] != identity:
-            raise ValueError(f"{path} belongs to a run with other settings; remove it or give another file")
-        params = self.attached.parameters()
-        with torch.no_grad():
-            for i, p in enumerate(params):
-                p.copy_(tensors[f"p{i}"])
-        state: dict[int, dict[str, Tensor]] = {}
-        for key, value in tensors.items():
-            if key[0] == "o":
-                i, name = key[1:].split(".")
-                state.setdefault(int(i), {})[name] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
-        return int(about["step"])
 
 
 class _Prefixes:

@@ -16,10 +16,11 @@ import torch
 from copra_lab import sources as so
 from copra_lab.clip import Clip
 from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.loop import generator
 from copra_lab.lora import Adapter, Attached, LoRA, LowRank, check_fits
 from copra_lab.merge import average_factors, truncate, weighted_sum
 from copra_lab.tasks import Split, Task
-from copra_lab.train import fit, generator
+from copra_lab.train import fit
 
 METHODS: dict[str, Dropping] = {"lora": PLAIN, "copra": CopRA()}
 

@@ -1,0 +1,75 @@
+"""What every training has: randomness that an interruption cannot lose, a rate that falls, and a checkpoint."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from copra_lab.storage import write_atomically
+
+
+def generator(seed: int, step: int, use: str) -> torch.Generator:
+    """Randomness for one step of one run: it depends on nothing that an interruption could lose."""
+    words = hashlib.blake2b(f"{use} {seed} {step}".encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(words, "little") >> 1)
+
+
+SCHEDULES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
+    "cooldown": lambda x: min(1.0, 4 * (1 - x)),
+}
+"""What is left of the learning rate when the share x of all steps is done."""
+
+
+class Training:
+    """Parameters and their optimiser, whose rate follows a schedule over so many steps."""
+
+    def __init__(self, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, seed: int, steps: int, schedule: str):
+        if schedule not in SCHEDULES:
+            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
+        self.parameters, self.optimiser, self.seed, self.steps = parameters, optimiser, seed, steps
+        self._rates, self._lr = SCHEDULES[schedule], optimiser.param_groups[0]["lr"]
+
+    def rows(self, step: int, n: int, batch: int, g: torch.Generator) -> Tensor:
+        """A batch of n training images: every image once before any comes twice, also where a batch is larger than n."""
+        return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
+
+    def set_rate(self, step: int) -> None:
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._lr * self._rates(step / self.steps)
+
+    def save(self, path: Path, identity: str, step: int) -> None:
+        tensors = {f"p{i}": p.detach() for i, p in enumerate(self.parameters)}
+        for i, state in self.optimiser.state_dict()["state"].items():
+            tensors |= {f"o{i}.{k}": v for k, v in state.items()}
+        write_atomically(path, to_bytes(tensors, {"fit": json.dumps({"identity": identity, "step": step})}))
+
+    def resume(self, path: Path, identity: str) -> int:
+        """The number of steps that the checkpoint at `path` has behind it; 0 if there is none. Raises ValueError for one that is
+        damaged or of another run."""
+        if not path.exists():
+            return 0
+        try:
+            with safe_open(path, "pt") as f:
+                about = json.loads((f.metadata() or {})["fit"])
+                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+        except (SafetensorError, OSError, KeyError, ValueError) as e:
+            raise ValueError(f"{path} is not a checkpoint of fit ({e}); remove it to start afresh") from e
+        if about["identity"] != identity:
+            raise ValueError(f"{path} belongs to a run with other settings; remove it or give another file")
+        with torch.no_grad():
+            for i, p in enumerate(self.parameters):
+                p.copy_(tensors[f"p{i}"])
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, value in tensors.items():
+            if key[0] == "o":
+                i, name = key[1:].split(".")
+                state.setdefault(int(i), {})[name] = value
+        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        return int(about["step"])
