@@ -185,7 +185,7 @@ def main() -> None:
     a = arguments(__doc__).parse_args()
     main_two = ("lora", "copra")
     plan = [
-        (m, s, lr) for m in METHODS for lr in (RATES if m in main_two else (HEADLINE,)) for s in range(5 if m in main_two and lr == HEADLINE else 3)
+        (m, s, lr) for m in a.methods for lr in (RATES if m in main_two else (HEADLINE,)) for s in range(5 if m in main_two and lr == HEADLINE else 3)
     ]
     jobs = Parallel(a.jobs, return_as="generator")(delayed(fit)(*p, a.work) for p in plan)
     found = dict(zip(plan, tqdm(jobs, total=len(plan), desc="trainings"), strict=True))
