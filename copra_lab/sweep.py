@@ -1,4 +1,4 @@
-"""Many trainings, each done once: a `Run` says what to train, a folder remembers what came of it."""
+"""Many trainings, each done once: a `Run` or a `PromptRun` says what to train, a folder remembers what came of it."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from joblib import Parallel, delayed
@@ -15,21 +15,43 @@ from tqdm.auto import tqdm
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, Dropping
 from copra_lab.lora import Adapter, LoRA
+from copra_lab.nemesis import Nemesis
+from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.storage import write_atomically
 from copra_lab.tasks import Task, load_task
 from copra_lab.train import fit
+from copra_lab.tuning import name_of
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training: the arguments of `load_task` and of `fit`. ``part``: "all" classes, or "base", the first half.
+class _Kept:
+    """What a training's arguments have in common: the task, and the name of the folder that keeps what came of it."""
+
+    task: str
+    seed: int = 0
+
+    @property
+    def method(self) -> str:
+        raise NotImplementedError
+
+    def settings(self) -> dict[str, Any]:
+        """Everything about this run, as JSON holds it."""
+        return json.loads(json.dumps(asdict(self) | {"method": self.method}))
+
+    def folder(self, clip: Clip, work: Path) -> Path:
+        """Where its result is kept: one folder for each base and each choice of settings."""
+        key = hashlib.blake2b(json.dumps([clip.hash, self.settings()], sort_keys=True).encode(), digest_size=6).hexdigest()
+        return work / f"{Path(self.task).name}-{self.method}-{self.seed}-{key}"
+
+
+@dataclass(frozen=True)
+class Run(_Kept):
+    """One training of LoRA: the arguments of `load_task` and of `fit`. ``part``: "all" classes, or "base", the first half.
 
     `seed` varies A, the order of the images and the masks; the training images are those of ``task_seed``, so that runs
     of different seeds may be put on one line.
     """
 
-    task: str
-    seed: int = 0
     lora: LoRA = LoRA()  # noqa: RUF009 (frozen)
     dropping: Dropping = PLAIN
     steps: int = 1200
@@ -50,14 +72,48 @@ class Run:
         task = load_task(self.task, shots=self.shots, seed=self.task_seed)
         return task.base_and_new()[0] if self.part == "base" else task
 
-    def settings(self) -> dict[str, Any]:
-        """Everything about this run, as JSON holds it."""
-        return json.loads(json.dumps(asdict(self) | {"method": self.method}))
+    def fit(self, clip: Clip, checkpoint: Path) -> Adapter:
+        return fit(
+            clip, self.load_task(), self.lora, self.dropping, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
+            schedule=self.schedule, views=self.views, precision=self.precision, checkpoint=checkpoint, checkpoint_every=200, progress=False,
+        )  # fmt: skip
 
-    def folder(self, clip: Clip, work: Path) -> Path:
-        """Where its adapter is kept: one folder for each base and each choice of settings."""
-        key = hashlib.blake2b(json.dumps([clip.hash, self.settings()], sort_keys=True).encode(), digest_size=6).hexdigest()
-        return work / f"{Path(self.task).name}-{self.method}-{self.seed}-{key}"
+    @staticmethod
+    def read(folder: Path, clip: Clip) -> Adapter:
+        return Adapter.load(folder, clip)
+
+
+@dataclass(frozen=True)
+class PromptRun(_Kept):
+    """One training of a soft prompt: the arguments of `load_task` and of `fit`, `part` as `Run` has it. A `seed` chooses the
+    training images too, as is usual for few shots."""
+
+    prompt: CoOp | VPT = CoOp()  # noqa: RUF009 (frozen)
+    penalty: Nemesis | None = None
+    shots: int = 16
+    steps: int = 400
+    lr: float = 2e-3
+    batch: int = 32
+    views: int = 16
+    part: str = "all"
+
+    @property
+    def method(self) -> str:
+        return name_of(self.prompt, self.penalty)
+
+    def load_task(self) -> Task:
+        task = load_task(self.task, shots=self.shots, seed=self.seed)
+        return task.base_and_new()[0] if self.part == "base" else task
+
+    def fit(self, clip: Clip, checkpoint: Path) -> SoftPrompt:
+        return fit(
+            clip, self.load_task(), self.prompt, penalty=self.penalty, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
+            views=self.views, checkpoint=checkpoint, checkpoint_every=200, progress=False,
+        )  # fmt: skip
+
+    @staticmethod
+    def read(folder: Path, clip: Clip) -> SoftPrompt:
+        return SoftPrompt.load(folder, clip)
 
 
 TRAINING: dict[str, Any] = {"steps": 1200, "batch": 8, "schedule": "cooldown"}
@@ -72,35 +128,36 @@ def chosen(task: str, seed: int, dropping: Dropping = PLAIN, **more: Any) -> Run
     return Run(task, seed, dropping=dropping, **{**TRAINING, "lr": RATES.get(dropping.method, RATES["lora"]), **more})
 
 
-def trained(run: Run, clip: Clip, work: Path) -> tuple[Adapter, float]:
-    """The adapter of a run and the seconds that it took: from `work`, or trained now and kept there. Taken up again
+@overload
+def trained(run: Run, clip: Clip, work: Path) -> tuple[Adapter, float]: ...
+@overload
+def trained(run: PromptRun, clip: Clip, work: Path) -> tuple[SoftPrompt, float]: ...
+def trained(run: Run | PromptRun, clip: Clip, work: Path) -> tuple[Adapter | SoftPrompt, float]:
+    """What came of a run and the seconds that it took: from `work`, or trained now and kept there. Taken up again
     after an interruption."""
     folder = run.folder(clip, work)
     done = folder / "run.json"
     if done.exists():
-        return Adapter.load(folder, clip), float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
+        return run.read(folder, clip), float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
     start = time.perf_counter()
-    adapter = fit(
-        clip, run.load_task(), run.lora, run.dropping, seed=run.seed, steps=run.steps, lr=run.lr, batch=run.batch, schedule=run.schedule,
-        views=run.views, precision=run.precision, checkpoint=folder / "fit.part", checkpoint_every=200, progress=False,
-    )  # fmt: skip
+    result = run.fit(clip, folder / "fit.part")
     seconds = time.perf_counter() - start
-    adapter.save(folder)
+    result.save(folder)
     write_atomically(done, json.dumps({"seconds": round(seconds, 2), "settings": run.settings()}, indent=1).encode())
-    return adapter, seconds
+    return result, seconds
 
 
-def train_all(runs: Iterable[Run], work: Path, jobs: int = -1, clip_name: str | None = None) -> None:
+def train_all(runs: Iterable[Run | PromptRun], work: Path, jobs: int = -1, clip_name: str | None = None) -> None:
     """Train what `work` does not hold yet, one process a core (`jobs` as joblib understands it), each on one thread. Safe to
     interrupt and to start again."""
     clip = load_clip(clip_name)
-    missing: Sequence[Run] = [r for r in dict.fromkeys(runs) if not (r.folder(clip, work) / "run.json").exists()]
+    missing: Sequence[Run | PromptRun] = [r for r in dict.fromkeys(runs) if not (r.folder(clip, work) / "run.json").exists()]
     if missing:
         parallel = Parallel(jobs, return_as="generator_unordered")
         for _ in tqdm(parallel(delayed(_train_one)(r, work, clip_name) for r in missing), total=len(missing), desc="trainings"):
             pass
 
 
-def _train_one(run: Run, work: Path, clip_name: str | None) -> None:
+def _train_one(run: Run | PromptRun, work: Path, clip_name: str | None) -> None:
     torch.set_num_threads(1)
     trained(run, load_clip(clip_name), work)

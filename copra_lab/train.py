@@ -23,7 +23,7 @@ from copra_lab.nemesis import Nemesis
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower, embed, plain_tower
-from copra_lab.tuning import PromptTraining
+from copra_lab.tuning import PromptTraining, name_of
 
 
 @dataclass(frozen=True)
@@ -42,11 +42,12 @@ class Step:
 
 DEFAULTS: dict[type, dict[str, Any]] = {
     LoRA: {"steps": 1200, "lr": 2e-3, "batch": 8, "weight_decay": 1e-2, "schedule": "cooldown"},
-    CoOp: {"steps": 400, "lr": 0.05, "batch": 32, "weight_decay": 5e-4, "schedule": "cosine"},
-    VPT: {"steps": 400, "lr": 0.05, "batch": 16, "weight_decay": 5e-4, "schedule": "cosine"},
+    CoOp: {"steps": 400, "lr": 2e-3, "batch": 32, "weight_decay": 5e-4, "schedule": "cosine"},
+    VPT: {"steps": 400, "lr": 2e-2, "batch": 16, "weight_decay": 5e-4, "schedule": "cosine"},
 }
 """What `fit` takes where nothing is said. LoRA's are those of everything that ships: of four rates this one did best for plain
-LoRA, 4e-3 for CopRA (``experiments/regimes.py``). Those of prompts are CoOp's but for the steps, fewer, and the rate."""
+LoRA, 4e-3 for CopRA (``experiments/regimes.py``). Those of prompts are CoOp's but for the
+steps, fewer, and VPT's rate."""
 
 
 @overload
@@ -122,8 +123,7 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     else:
         if dropping != PLAIN or precision != "float32":
             raise ValueError("dropping and precision are for LoRA; of a soft prompt, give a penalty")
-        name = penalty.method if penalty else type(method).__name__.lower()
-        recipe |= {"method": name, "prompt": _words(method), "penalty": _words(penalty) if penalty else None}
+        recipe |= {"method": name_of(method, penalty), "prompt": _words(method), "penalty": _words(penalty) if penalty else None}
         recipe |= {"adapter": adapter.hash} if adapter else {}
         run = PromptTraining(clip, task, method, penalty, adapter, seed=seed, views=views, **settings)
     if start_from:

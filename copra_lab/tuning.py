@@ -17,6 +17,12 @@ from copra_lab.tower import CHUNK, embed, plain_tower
 NONE = Adapter({})
 
 
+def name_of(method: CoOp | VPT, penalty: Nemesis | None) -> str:
+    """coop, vpt, pun, pan, pun+pan, vpt+pun, …: what tables call a way of tuning."""
+    own = "vpt" if isinstance(method, VPT) else "coop"
+    return own if penalty is None else f"vpt+{penalty.method}" if own == "vpt" else penalty.method
+
+
 class PromptTraining(Training):
     """Vectors and their optimiser, the CLIP around them frozen."""
 
