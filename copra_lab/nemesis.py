@@ -25,17 +25,19 @@ NORMS = (1, 2, math.inf)
 # --- corruption ------------------------------------------------------------------------------------------------------
 
 
-def rescale(prompt: SoftPrompt, positions: "int | Iterable[int]", tau: float) -> SoftPrompt:
-    """RESCALE: the vectors at these positions, counted from 0, times τ; in a class-specific prompt those of every class.
+def rescale(prompt: SoftPrompt, positions: "int | Iterable[int]", tau: "float | Sequence[float]") -> SoftPrompt:
+    """RESCALE: the vectors at these positions, counted from 0, times τ, or each times its own; in a class-specific prompt those
+    of every class.
 
-    Raises ValueError for a position that the prompt does not have, or a τ that is not finite.
+    Raises ValueError for a position that the prompt does not have, a τ that is not finite, or not one for each position.
     """
-    if not math.isfinite(tau):
-        raise ValueError(f"tau must be a finite number, got {tau!r}")
     chosen = _positions(prompt, positions)
+    taus = [float(tau)] * len(chosen) if isinstance(tau, int | float) else [float(t) for t in tau]
+    if len(taus) != len(chosen) or not all(map(math.isfinite, taus)):
+        raise ValueError(f"tau must be a finite number, or one for each of {len(chosen)} positions, got {tau!r}")
     context = prompt.context.clone()
-    context[..., chosen, :] *= tau
-    return prompt.with_context(context, **{"made by": "rescale", "positions": chosen, "tau": tau})
+    context[..., chosen, :] *= torch.tensor(taus)[:, None]
+    return prompt.with_context(context, **{"made by": "rescale", "positions": chosen, "tau": tau if isinstance(tau, int | float) else taus})
 
 
 def replace(prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, seed: int = 0) -> SoftPrompt:
@@ -53,7 +55,9 @@ def replace(prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, 
 
 
 def _positions(prompt: SoftPrompt, positions: "int | Iterable[int]") -> list[int]:
-    chosen = sorted({positions} if isinstance(positions, int) else set(positions))
+    chosen = [positions] if isinstance(positions, int) else list(positions)
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f"each position can be named once, got {chosen}")
     if wrong := [i for i in chosen if not 0 <= i < prompt.length]:
         raise ValueError(f"position must be 0 to {prompt.length - 1}, the vectors of this prompt, got {wrong[0]}")
     return chosen

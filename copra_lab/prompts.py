@@ -190,6 +190,11 @@ def norms(context: Tensor, p: float = 2) -> Tensor:
     return found.mean(0) if context.ndim == 3 else found
 
 
+def word_norm(clip: Clip) -> float:
+    """The mean L2 norm of the embeddings of CLIP's own tokens: what a learned vector stands in for."""
+    return float(_embedding(clip.model).weight.detach().norm(dim=-1).mean())
+
+
 def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None:
     """Raises ValueError if `prompt` was made for another base, for vectors of another width, or, where each class has its own
     vectors, for other classes."""

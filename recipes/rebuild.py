@@ -17,14 +17,16 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
 from copra_lab.clip import Clip, load_clip  # noqa: E402 (after the path)
 from copra_lab.lora import Adapter  # noqa: E402
-from copra_lab.shipped import shipped  # noqa: E402
-from copra_lab.storage import AdapterError  # noqa: E402
+from copra_lab.prompts import SoftPrompt  # noqa: E402
+from copra_lab.shipped import Shipped, ShippedPrompt, shipped, shipped_prompts  # noqa: E402
 
 RESULTS = ROOT / "experiments" / "results"
 EXPERIMENTS = {
     "regimes.csv": "regimes.py", "lines.csv": "lines.py", "structured.csv": "pruning.py", "unstructured.csv": "pruning.py", "rates.csv": "rates.py",
     "multitask.csv": "multitask.py", "generalisation.csv": "generalisation.py", "federated.csv": "federated/run.py",
     "shapley.csv": "shapley.py", "sizes.csv": "shapley.py", "ranked.csv": "shapley.py",
+    "nemesis_tuning.csv": "nemesis.py", "nemesis.csv": "nemesis.py", "nemesis_new.csv": "nemesis.py", "nemesis_epochs.csv": "nemesis.py",
+    "lownorm.csv": "nemesis.py", "nemesis_visual.csv": "nemesis.py",
 }  # fmt: skip
 """File of results → the script that writes it; `minilm.csv` hangs on no CLIP."""
 
@@ -38,13 +40,20 @@ def card_is_stale(clip: Clip) -> str | None:
 
 
 def adapters_are_stale(clip: Clip) -> str | None:
-    found = shipped()
+    return folders_are_stale(clip, "adapters", shipped(), Adapter.load)
+
+
+def prompts_are_stale(clip: Clip) -> str | None:
+    return folders_are_stale(clip, "soft prompts", shipped_prompts(), SoftPrompt.load)
+
+
+def folders_are_stale(clip: Clip, what: str, found: "tuple[Shipped, ...] | tuple[ShippedPrompt, ...]", load: Callable) -> str | None:
     if not found:
-        return "no adapters are shipped"
+        return f"no {what} are shipped"
     for s in found:
         try:
-            base = Adapter.load(s.folder).base
-        except AdapterError as e:
+            base = load(s.folder).base
+        except ValueError as e:  # AdapterError and PromptError are
             return str(e)
         if base != clip.hash:
             return f"{s.folder.relative_to(ROOT)} was made from base {base}, the bundled CLIP is {clip.hash}"
@@ -85,6 +94,7 @@ def lessons_are_stale(clip: Clip) -> str | None:
 STEPS: tuple[tuple[str, Callable[[Clip], str | None], str], ...] = (
     ("model card", card_is_stale, "recipes/card.py"),
     ("adapters", adapters_are_stale, "recipes/adapters.py"),
+    ("soft prompts", prompts_are_stale, "recipes/prompts.py"),
     ("table of tasks", table_is_stale, "recipes/adapters.py"),
     *((name, partial(results_are_stale, name=name), f"experiments/{script}") for name, script in EXPERIMENTS.items()),
     ("the report of the experiments", report_is_stale, "experiments/report.py"),

@@ -29,6 +29,7 @@ def test_replace_and_rescale(classes):
     assert (rescale(p, range(5), 1).context == p.context).all()
     two = rescale(p, [1, 3], 0.5).context
     assert (two[..., [1, 3], :] == p.context[..., [1, 3], :] / 2).all() and (two[..., [0, 2, 4], :] == p.context[..., [0, 2, 4], :]).all()
+    assert (rescale(p, [3, 0], [0.5, 2.0]).context == rescale(rescale(p, 0, 2), 3, 0.5).context).all()
     new = replace(p, [1, 3], 0.1, seed=4)
     assert (new.context[..., [0, 2, 4], :] == p.context[..., [0, 2, 4], :]).all() and new == replace(p, [3, 1], 0.1, seed=4) != replace(
         p, [1, 3], 0.1
@@ -36,7 +37,7 @@ def test_replace_and_rescale(classes):
     assert replace(prompt(length=200), range(200), 0.1).context.std() == pytest.approx(0.1, rel=0.05)
     assert new.provenance["made by"] == "replace" and new.provenance["of"] == [p.hash]
     for wrong, words in (
-        (lambda: rescale(p, 5, 1), "0 to 4"), (lambda: replace(p, [-1], 1), "0 to 4"), (lambda: rescale(p, 0, math.nan), "finite"),
+        (lambda: rescale(p, 5, 1), "0 to 4"), (lambda: replace(p, [-1], 1), "0 to 4"), (lambda: rescale(p, 0, math.nan), "finite"), (lambda: rescale(p, [0, 1], [1.0]), "each of 2"), (lambda: rescale(p, [1, 1], 2), "once"),
         (lambda: replace(p, 0, -1), "0 or more"), (lambda: replace(p, 0, math.inf), "0 or more"),
     ):  # fmt: skip
         with pytest.raises(ValueError, match=words):

@@ -11,7 +11,8 @@ from copra_lab.bench import NONE, Bench
 from copra_lab.catalogue import TASKS
 from copra_lab.clip import load_clip
 from copra_lab.lora import Adapter
-from copra_lab.shipped import FOLDER, Shipped, shipped
+from copra_lab.prompts import SoftPrompt
+from copra_lab.shipped import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
 from copra_lab.tasks import load_task
 
 BASE = "base"
@@ -25,10 +26,11 @@ _making = threading.Lock()
 
 @dataclass(frozen=True)
 class Lab:
-    """``folders`` hold adapters as ``task/label/``; ``precision`` is `Bench`'s."""
+    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s."""
 
     folders: tuple[Path, ...] = (FOLDER,)
     precision: str = "auto"
+    prompts: Path = PROMPTS
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
@@ -73,6 +75,29 @@ class Lab:
     def adapter(self, task: str, key: str) -> Adapter:
         """Raises AdapterError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
         return NONE if key == BASE else self.shelf(task)[key].load(load_clip())
+
+    def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:
+        """The soft prompts of `task` by a key."""
+        return {s.folder.name: s for s in shipped_prompts(task, self.prompts)}
+
+    def prompt_tasks(self) -> list[tuple[str, str]]:
+        """(title, name) of each task that has soft prompts."""
+        return [(title, name) for title, name in self.titles() if self.prompt_shelf(name)]
+
+    def prompt_menu(self, task: str) -> list[tuple[str, str]]:
+        """(label, key) of the soft prompts of `task`."""
+        return [(s.label, key) for key, s in self.prompt_shelf(task).items()]
+
+    def one_prompt(self, task: str, key: object) -> str:
+        """`key` where `task` has a prompt of that key, or else the key of its first. Raises ValueError if it has none."""
+        keys = list(self.prompt_shelf(task))
+        if not keys:
+            raise ValueError("this task has no soft prompts; choose another one in the list")
+        return str(key) if key in keys else keys[0]
+
+    def prompt(self, task: str, key: str) -> SoftPrompt:
+        """Raises PromptError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
+        return self.prompt_shelf(task)[key].load(load_clip())
 
     def bench(self, task: str) -> Bench:
         """The bench of `task`: made once, however many visitors ask for it at the same time.

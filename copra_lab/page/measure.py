@@ -72,17 +72,17 @@ def first_numbers(lab: Lab, session: Session, place: Place) -> Iterator[Walk]:
     missing = [r for r in place.references if r not in walk.points]
     if missing:
         yield walk
-    bench, adapter = lab.bench(place.task), place.adapter(lab)
+    bench, model = lab.bench(place.task), place.model(lab)
     for reference in missing:
         wanted = session.walk.place
         if wanted and reference in wanted.references:
             with traffic:
-                session.add(reference, _point(bench, bench.predictions(reference.adapter(lab))))
+                session.add(reference, _point(bench, reference.model(lab).predictions(bench)))
         if session.stands(place):
             yield session.walk
     if place not in session.walk.points and session.stands(place):
         with traffic:
-            session.add(place, _point(bench, bench.logits(adapter, 0, first_images(bench)).argmax(-1)))
+            session.add(place, _point(bench, model.predictions(bench, 0, first_images(bench))))
     if session.stands(place):
         yield session.walk
 
@@ -119,12 +119,12 @@ def _complete(lab: Lab, session: Session, place: Place, stood: Place, before: Ca
     if known is None:
         return None
     if not session.walk.whole(place):
-        bench, adapter = lab.bench(place.task), place.adapter(lab)
+        bench, model = lab.bench(place.task), place.model(lab)
         parts = [known.predictions]
         for start in range(len(known.predictions), len(bench), FIRST):
             before()
             if not session.stands(stood) or place not in session.walk.points:  # gone elsewhere, or cleared
                 return None
-            parts.append(bench.logits(adapter, start, start + FIRST).argmax(-1))
+            parts.append(model.predictions(bench, start, start + FIRST))
         session.add(place, _point(bench, torch.cat(parts)))
     return session.walk if session.stands(stood) else None

@@ -5,15 +5,22 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from copra_lab.bench import NONE
+from torch import Tensor
+
+from copra_lab.bench import NONE, Bench
 from copra_lab.lora import Adapter
 from copra_lab.merge import interpolate
+from copra_lab.nemesis import rescale
 from copra_lab.page.lab import Lab
+from copra_lab.prompts import SoftPrompt
 from copra_lab.prune import keep, layers_of, sparsify
 from copra_lab.sites import KINDS
 from copra_lab.sites import place as site
 
 LOW, HIGH, STEP = -0.5, 1.5, 0.02
+
+MOST = 200
+"""Percent of its learned norm that a vector of a prompt can be stretched to."""
 
 
 class Place(Protocol):
@@ -42,9 +49,21 @@ class Place(Protocol):
         """What the number here is held against: measured before it, on all images."""
         ...
 
-    def adapter(self, lab: Lab) -> Adapter:
-        """Raises AdapterError if a file is broken or does not fit."""
+    def model(self, lab: Lab) -> "Model":
+        """Raises AdapterError or PromptError if a file is broken or does not fit."""
         ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """What the CLIP wears at a place."""
+
+    adapter: Adapter = NONE
+    prompt: SoftPrompt | None = None
+
+    def predictions(self, bench: Bench, start: int = 0, stop: int | None = None) -> Tensor:
+        """Classes of the images `start` to `stop` in the bench's order."""
+        return bench.logits(self.adapter, start, stop, self.prompt).argmax(-1)
 
 
 @dataclass(frozen=True)
@@ -61,8 +80,8 @@ class Base:
 
     subject = line
 
-    def adapter(self, lab: Lab) -> Adapter:
-        return NONE
+    def model(self, lab: Lab) -> Model:
+        return Model()
 
 
 @dataclass(frozen=True)
@@ -87,6 +106,9 @@ class Blended:
     @property
     def references(self) -> tuple[Place, ...]:
         return Base(self.task), replace(self, weight=0.0), replace(self, weight=1.0)
+
+    def model(self, lab: Lab) -> Model:
+        return Model(self.adapter(lab))
 
     def adapter(self, lab: Lab) -> Adapter:
         return interpolate(lab.adapter(self.task, self.a), lab.adapter(self.task, self.b), self.weight)
@@ -126,11 +148,46 @@ class Pruned:
     def references(self) -> tuple[Place, ...]:
         return Base(self.task), self.whole
 
+    def model(self, lab: Lab) -> Model:
+        return Model(self.adapter(lab))
+
     def adapter(self, lab: Lab) -> Adapter:
         adapter = lab.adapter(self.task, self.key)
         # An adapter without sites in the image tower has nothing to choose from, but can be made sparse.
         kept = keep(adapter, self.layers, self.kinds) if layers_of(adapter) else adapter
         return sparsify(kept, self.percent / 100)
+
+
+@dataclass(frozen=True)
+class Bent:
+    """A soft prompt whose vectors are each so many ``percent`` of what they were when learned (None: all of them 100)."""
+
+    task: str
+    key: str
+    percents: tuple[int, ...] | None = None
+
+    position = 0.0
+
+    @property
+    def line(self) -> Hashable:
+        return self  # sixteen sliders make no single curve
+
+    @property
+    def learned(self) -> "Bent":
+        """The prompt as it was."""
+        return Bent(self.task, self.key)
+
+    subject = learned
+
+    @property
+    def references(self) -> tuple[Place, ...]:
+        return Base(self.task), self.learned
+
+    def model(self, lab: Lab) -> Model:
+        prompt = lab.prompt(self.task, self.key)
+        if self.percents is not None:
+            prompt = rescale(prompt, range(prompt.length), [p / 100 for p in self.percents])
+        return Model(prompt=prompt)
 
 
 def position(value: object) -> float:
@@ -145,6 +202,13 @@ def mirror(weight: float) -> float:
 def percentage(value: object) -> int:
     """What came from the slider of sparsity or its number field → whole percent."""
     return round(_within(value, 0, 100, "the sparsity"))
+
+
+def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:
+    """What came from the sliders of a prompt's vectors or their number fields → whole percent for each of its `length` vectors, or
+    None where none differs from 100. Raises ValueError for what is no number."""
+    found = tuple(round(_within(v, 0, MOST, f"vector {i}")) for i, v in enumerate(values[:length], 1))
+    return None if all(p == 100 for p in found) else found
 
 
 def _within(value: object, low: float, high: float, name: str) -> float:

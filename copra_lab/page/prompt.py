@@ -1,0 +1,85 @@
+"""The Prompt view: a slider for each learned vector, and accuracy under them."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import gradio as gr
+
+from copra_lab.page import prompt_parts as draw
+from copra_lab.page.lab import Lab
+from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
+from copra_lab.page.parts import copy_button, html
+from copra_lab.page.places import MOST, Bent, Place, stretched
+from copra_lab.page.views import View
+from copra_lab.page.walk import Walk
+
+BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
+"""What they set every slider to, in percent."""
+
+HOW_TO_READ = """<p class="how"><b>How to read this.</b> A soft prompt is a row of learned vectors that stand before each class name, where <i>a drawing of a</i>
+stood. Training mostly made them longer than any word. Each slider sets one vector to a share of its learned length (<b>RESCALE</b>), and the CLIP with this new
+prompt is run on test images that training did not see. That a <b>shorter vector</b> now and then classifies better is the <b>Low-Norm Effect</b>;
+PUN and PAN (<b>Nemesis</b>) make length cost something while the prompt is learned. An image more or less means nothing: look at the interval.</p>"""
+
+
+def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+    tasks = lab.prompt_tasks()
+    if not tasks:
+        html('<p class="about">There is no soft prompt to show; make some with <code>recipes/prompts.py</code>.</p>')
+        return
+    first = tasks[0][1]
+    longest = max(lab.prompt(name, key).length for _, name in tasks for _, key in lab.prompt_menu(name))
+    with gr.Row(elem_classes="choice", equal_height=False):
+        task = gr.Dropdown(tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task")
+        key = gr.Dropdown(lab.prompt_menu(first), value=lab.one_prompt(first, None), label="Prompt", scale=2, min_width=150, elem_id="prompt-key")
+    about = html(lab.about(first), elem_id="prompt-about", elem_classes="about")
+    with gr.Row(equal_height=True):
+        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+            number = panel(draw.number, "prompt-number")
+            chart = panel(partial(draw.chart, lab), "prompt-chart")
+            with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
+                sliders = [
+                    gr.Slider(0, MOST, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}") for i in range(1, longest + 1)
+                ]
+            with gr.Row(elem_id="prompt-presets"):
+                buttons = {percent: gr.Button(label, size="sm", min_width=20) for label, percent in BUTTONS.items()}
+                clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")
+        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+            changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prompt-changed")
+    html(HOW_TO_READ)
+    with gr.Accordion("All settings of this prompt in numbers", open=False, elem_id="prompt-more"):
+        table = panel(partial(draw.table, lab), "prompt-table")
+        copy_button("prompt-table")
+
+    stage = Stage(Bent, number, chart, changed, table)
+    follow(lab, session, stage, partial(ask, lab), opened, [task, key, *sliders], [about, key, *sliders], clear)
+    for percent, button in buttons.items():
+        button.click(lambda percent=percent: [percent] * longest, None, sliders, **EVENT)
+
+
+def ask(lab: Lab, walk: Walk, task: Any, key: Any, *percents: Any) -> tuple[Place, list[Any]] | None:
+    """See `copra_lab.page.live.Ask`."""
+    lab.check(task)
+    if any(p is None for p in percents):  # an empty field is somebody typing
+        return None
+    here, key_ = walk.place, lab.one_prompt(task, key)
+    length = lab.prompt(task, key_).length
+    updates: list[Any] = [gr.skip()] * (2 + len(percents))
+    stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
+    came_back = not stays and Bent(task, key_) in walk.points  # the sliders show what was left there
+    place = Bent(task, key_, stretched(percents, length) if stays or came_back else None)
+    if not stays:
+        updates[:2] = [lab.about(task), gr.update(choices=lab.prompt_menu(task), value=key_)]
+        updates[2:] = [gr.update(visible=i < length, value=p) for i, p in enumerate(_shown(place, len(percents)))]
+    return place, updates
+
+
+def _shown(place: Bent, sliders: int) -> Sequence[int]:
+    return [100] * sliders if place.percents is None else [*place.percents, *[100] * (sliders - len(place.percents))]
+
+
+VIEW = View(
+    "prompt", "Prompt", "Bend a learned prompt",
+    "Sixteen vectors were learned in place of a prompt’s words. Make any of them shorter or longer, and watch which images still find their class.", fill,
+)  # fmt: skip

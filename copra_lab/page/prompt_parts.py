@@ -1,0 +1,130 @@
+"""The Prompt view's pieces of HTML: pure functions of a lab and a walk."""
+
+from functools import cache, lru_cache
+from html import escape
+
+from copra_lab.bench import Bench
+from copra_lab.clip import load_clip
+from copra_lab.page import parts
+from copra_lab.page.lab import Lab
+from copra_lab.page.places import MOST, Bent
+from copra_lab.page.prune_parts import spans
+from copra_lab.page.walk import Walk
+from copra_lab.prompts import word_norm
+from copra_lab.stats import Accuracy
+
+AGAINST = "against the prompt as learned"
+HEIGHT = 150
+"""Pixels of the drawing of norms."""
+
+
+@lru_cache(1024)
+def norms(lab: Lab, place: Bent) -> tuple[float, ...]:
+    """The L2 norm of each vector at `place`."""
+    prompt = place.model(lab).prompt
+    return tuple(prompt.norms().tolist()) if prompt else ()
+
+
+@cache
+def word() -> float:
+    return word_norm(load_clip())
+
+
+def bent(place: Bent) -> list[tuple[int, int]]:
+    """(number from 1, percent) of each vector that is not as it was learned."""
+    return [(i, p) for i, p in enumerate(place.percents or (), 1) if p != 100]
+
+
+def in_words(place: Bent) -> str:
+    """Which vectors are at what percent: ``1–3, 7 at 50 %``."""
+    by: dict[int, list[int]] = {}
+    for i, p in bent(place):
+        by.setdefault(p, []).append(i)
+    return "; ".join(f"{spans(own)} at {p}\u202f%" for p, own in sorted(by.items())) or "as learned"
+
+
+def number(walk: Walk) -> str:
+    """The accuracy with these vectors, and the facts to hold it against."""
+    here = walk.place if isinstance(walk.place, Bent) else None
+    recipe, data = "&nbsp;", {}
+    if here:
+        n = len(bent(here))
+        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>"
+        data = {"percents": " ".join(map(str, here.percents or ()))}
+    learned = walk.points.get(here.learned) if here else None
+    facts = parts.facts(
+        parts.measured("plain words", walk.base, "base"),
+        parts.measured("as learned", learned, "a"),
+        parts.fact("difference", _difference(walk), "left wide", "Images gained less images lost, of all"),
+    )
+    return parts.number(walk, recipe, data, "Measuring the words and the prompt as learned.") + facts
+
+
+def _difference(walk: Walk) -> str:
+    """Images right here less images right as learned, once both are known on all images."""
+    here = walk.place
+    learned = walk.points.get(here.learned) if isinstance(here, Bent) else None
+    if learned is None or walk.here is None or walk.here.accuracy.n < learned.accuracy.n:
+        return "…"
+    return f"{walk.here.accuracy.correct - learned.accuracy.correct:+d} images <span>of {walk.here.accuracy.n}</span>".replace("-", "−")
+
+
+def chart(lab: Lab, walk: Walk) -> str:
+    """The norm of each vector now, and as it was learned."""
+    here = walk.place if isinstance(walk.place, Bent) else None
+    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word()) if here else _empty()}</div>'
+
+
+def _empty() -> str:
+    return f'<svg class="path" width="100%" height="{HEIGHT}" role="img" aria-label="Norms"></svg>'
+
+
+def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float) -> str:
+    """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dashed line
+    at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars do not jump when one is dragged."""
+    top = 1.05 * max(*(max(learned) * MOST / 100 * 0.75, max(learned)), word * 1.2)
+    n = len(now)
+
+    def y(v: float) -> float:
+        return HEIGHT * (1 - min(v / top, 1))
+
+    out = []
+    for share in (0, 0.5, 1):
+        v = top * share
+        out.append(f'<line class="grid" x1="0" x2="100%" y1="{y(v):.1f}" y2="{y(v):.1f}"/>')
+        out.append(f'<text class="tick" x="0" y="{y(v):.1f}" dx="-8" dy="4" text-anchor="end">{v:.1f}</text>')
+    for i, (a, b) in enumerate(zip(now, learned, strict=True)):
+        x, w = 100 * (i + 0.18) / n, 64 / n
+        out.append(
+            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>"
+            f'<rect class="was" x="{x:.2f}%" width="{w:.2f}%" y="{y(b):.1f}" height="{HEIGHT - y(b):.1f}"/>'
+            f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{y(a):.1f}" height="{HEIGHT - y(a):.1f}"/></g>'
+        )
+    out.append(f'<line class="base" x1="0" x2="100%" y1="{y(word):.1f}" y2="{y(word):.1f}"/>')
+    out.append(f'<text class="base-name" x="100%" y="{y(word):.1f}" dx="-4" dy="-5" text-anchor="end">a word {word:.2f}</text>')
+    said = ", ".join(f"{a:.2f}" for a in now)
+    return (
+        f'<svg class="path" role="img" aria-label="Norm of each vector" width="100%" height="{HEIGHT}"><desc>{escape(f"Norms now: {said}.")}</desc>'
+        f"{''.join(out)}</svg>"
+    )
+
+
+def changed(walk: Walk, bench: Bench | None) -> str:
+    """The images whose prediction differs from that of the prompt as learned."""
+    here = walk.place
+    if not isinstance(here, Bent) or here == here.learned or bench is None or walk.here is None or here.learned not in walk.points:
+        return parts.nothing_changed(AGAINST, "Move a slider: images that are lost or gained appear here.")
+    return parts.changed(bench, walk.points[here.learned], walk.here, AGAINST)
+
+
+def table(lab: Lab, walk: Walk) -> str:
+    """Every setting of this prompt that was measured, after the plain words."""
+    heads, here = ("vectors", "mean norm"), walk.place
+    if not isinstance(here, Bent):
+        return parts.table(heads, [])
+    own = {p: point.accuracy for p, point in walk.points.items() if isinstance(p, Bent) and p.subject == here.subject}
+    rows: list[tuple[list[str], Accuracy]] = [(["plain words", ""], walk.base.accuracy)] if walk.base else []
+    for p, accuracy in own.items():
+        found = norms(lab, p)
+        rows.append(([in_words(p), f"{sum(found) / len(found):.3f}"], accuracy))
+    return parts.table(heads, rows)

@@ -1,0 +1,38 @@
+"""Learn the soft prompts that the app opens with, CoOp and Nemesis on each task that ships adapters:
+``python recipes/prompts.py``. An interrupted run goes on where it stopped."""
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
+
+from adapters import SHIPPED  # noqa: E402 (after the path)
+from common import cores  # noqa: E402
+from nemesis import CHOSEN  # noqa: E402
+
+from copra_lab.clip import load_clip  # noqa: E402
+from copra_lab.shipped import PROMPTS  # noqa: E402
+from copra_lab.sweep import PromptRun, train_all, trained  # noqa: E402
+
+METHODS = ("coop", "pun", "pan")
+
+
+def main() -> None:
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained prompts are kept")
+    p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
+    a = p.parse_args()
+    clip, runs = load_clip(), [PromptRun(task, 0, **CHOSEN[m]) for task in SHIPPED for m in METHODS]
+    train_all(runs, a.work, a.jobs)
+    shutil.rmtree(PROMPTS, ignore_errors=True)
+    for run in runs:
+        trained(run, clip, a.work)[0].save(PROMPTS / run.task / f"{run.method}-seed-{run.seed}")
+
+
+if __name__ == "__main__":
+    main()
