@@ -34,7 +34,13 @@ def test_a_mismatch_is_found(monkeypatch):
     class Other:
         hash = "0" * 16
 
-    for stale in (rebuild.card_is_stale, rebuild.adapters_are_stale, rebuild.table_is_stale, partial(rebuild.results_are_stale, name="regimes.csv")):
+    for stale in (
+        rebuild.card_is_stale,
+        rebuild.adapters_are_stale,
+        rebuild.prompts_are_stale,
+        rebuild.table_is_stale,
+        partial(rebuild.results_are_stale, name="regimes.csv"),
+    ):
         assert stale(load_clip()) is None
         assert "0000000000000000" in stale(Other)
 

@@ -21,6 +21,9 @@ BASE = "base"
 OPENING = "things-mosaic"
 """The task that the page opens with, if it has adapters: fine-tuning moves much there, two seeds differ, and it has many images."""
 
+PROMPT_OPENING = "digits"
+"""The task that the Prompt view opens with: words fail there, and a learned prompt does not."""
+
 _making = threading.Lock()
 
 
@@ -81,8 +84,8 @@ class Lab:
         return {s.folder.name: s for s in shipped_prompts(task, self.prompts)}
 
     def prompt_tasks(self) -> list[tuple[str, str]]:
-        """(title, name) of each task that has soft prompts."""
-        return [(title, name) for title, name in self.titles() if self.prompt_shelf(name)]
+        """(title, name) of each task that has soft prompts, `PROMPT_OPENING` first."""
+        return [t for t in sorted(self.titles(), key=lambda t: t[1] != PROMPT_OPENING) if self.prompt_shelf(t[1])]
 
     def prompt_menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of the soft prompts of `task`."""

@@ -18,7 +18,7 @@ BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
 """What they set every slider to, in percent."""
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> A soft prompt is a row of learned vectors that stand before each class name, where <i>a drawing of a</i>
-stood. Training mostly made them longer than any word. Each slider sets one vector to a share of its learned length (<b>RESCALE</b>), and the CLIP with this new
+stood; those of CoOp are mostly longer than a word’s embedding. Each slider sets one vector to a share of its learned length (<b>RESCALE</b>), and the CLIP with this new
 prompt is run on test images that training did not see. That a <b>shorter vector</b> now and then classifies better is the <b>Low-Norm Effect</b>;
 PUN and PAN (<b>Nemesis</b>) make length cost something while the prompt is learned. An image more or less means nothing: look at the interval.</p>"""
 
@@ -67,7 +67,7 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, *percents: Any) -> tuple[Plac
     length = lab.prompt(task, key_).length
     updates: list[Any] = [gr.skip()] * (2 + len(percents))
     stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
-    came_back = not stays and Bent(task, key_) in walk.points  # the sliders show what was left there
+    came_back = not isinstance(here, Bent) and Bent(task, key_) in walk.points  # from another view: the sliders are as they were left
     place = Bent(task, key_, stretched(percents, length) if stays or came_back else None)
     if not stays:
         updates[:2] = [lab.about(task), gr.update(choices=lab.prompt_menu(task), value=key_)]

@@ -82,7 +82,7 @@ def _empty() -> str:
 def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float) -> str:
     """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dashed line
     at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars do not jump when one is dragged."""
-    top = 1.05 * max(*(max(learned) * MOST / 100 * 0.75, max(learned)), word * 1.2)
+    top = 1.02 * max(MOST / 100 * max(learned), word)
     n = len(now)
 
     def y(v: float) -> float:
@@ -94,14 +94,15 @@ def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float) -
         out.append(f'<line class="grid" x1="0" x2="100%" y1="{y(v):.1f}" y2="{y(v):.1f}"/>')
         out.append(f'<text class="tick" x="0" y="{y(v):.1f}" dx="-8" dy="4" text-anchor="end">{v:.1f}</text>')
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
-        x, w = 100 * (i + 0.18) / n, 64 / n
+        x, w = 100 * (i + 0.2) / n, 60 / n
         out.append(
             f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>"
             f'<rect class="was" x="{x:.2f}%" width="{w:.2f}%" y="{y(b):.1f}" height="{HEIGHT - y(b):.1f}"/>'
-            f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{y(a):.1f}" height="{HEIGHT - y(a):.1f}"/></g>'
+            f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{y(a):.1f}" height="{HEIGHT - y(a):.1f}"/>'
+            f'<text class="tick" x="{x + w / 2:.2f}%" y="{HEIGHT}" dy="16" text-anchor="middle">{i + 1}</text></g>'
         )
     out.append(f'<line class="base" x1="0" x2="100%" y1="{y(word):.1f}" y2="{y(word):.1f}"/>')
-    out.append(f'<text class="base-name" x="100%" y="{y(word):.1f}" dx="-4" dy="-5" text-anchor="end">a word {word:.2f}</text>')
+    out.append(f'<text class="tick" x="100%" y="0" dy="-14" text-anchor="end">norm of each vector · dashed: of a word, on average {word:.2f}</text>')
     said = ", ".join(f"{a:.2f}" for a in now)
     return (
         f'<svg class="path" role="img" aria-label="Norm of each vector" width="100%" height="{HEIGHT}"><desc>{escape(f"Norms now: {said}.")}</desc>'

@@ -1,0 +1,222 @@
+"""The Prompt view: what its sliders ask for, measured on a tiny CLIP; and in a browser on the bundled one."""
+
+import inspect
+from dataclasses import dataclass
+from xml.etree import ElementTree
+
+import pytest
+import torch
+import torch.nn.functional as F
+from test_app import TINY, TinyLab, Visitor, browser, cells, close_to, fresh, independent, url  # noqa: F401 (fixtures)
+from test_prune_view import handler
+from tiny import tiny_clip, tiny_task
+
+from copra_lab.clip import load_clip
+from copra_lab.nemesis import rescale
+from copra_lab.page import prompt, prompt_parts
+from copra_lab.page.lab import Lab
+from copra_lab.page.measure import first_numbers, remaining
+from copra_lab.page.places import Base, Bent, Model, stretched
+from copra_lab.page.walk import Session, Walk
+from copra_lab.prompts import PromptError, SoftPrompt
+from copra_lab.shipped import shipped_prompts
+from copra_lab.stats import Accuracy
+
+
+@dataclass(frozen=True)
+class PromptLab(TinyLab):
+    """Two random prompts on a tiny CLIP, one of four and one of three vectors; a third cannot be read."""
+
+    def prompt_shelf(self, task):
+        return {"four": None, "three": None, "broken": None}
+
+    def prompt_menu(self, task):
+        return [("Four", "four"), ("Three", "three")]
+
+    def prompt(self, task, key):
+        if key == "broken":
+            raise PromptError("copy it anew")
+        g = torch.Generator().manual_seed(len(key))
+        return SoftPrompt(0.4 * torch.randn(4 if key == "four" else 3, 32, generator=g))
+
+
+LAB = PromptLab()
+LEARNED = Bent("colours", "four")
+
+
+def bent(*percents) -> Bent:
+    return Bent("colours", "four", percents or None)
+
+
+def walked(*places) -> Session:
+    session = Session()
+    for place in places:
+        list(first_numbers(LAB, session, place))
+        assert remaining(LAB, session)
+    return session
+
+
+def right(p: SoftPrompt) -> int:
+    """Of the tiny task's test images, by the model's own code on embeddings put in a row by hand."""
+    clip, task = tiny_clip(), tiny_task()
+    m, t, rows, ends = clip.model, clip.tokenizer, [], []
+    for name in task.classes:
+        ids = [t.sot_token_id, *t.encode(name), *t.encode("."), t.eot_token_id]
+        row = [*m.token_embedding.weight[ids[:1]], *p.context, *m.token_embedding.weight[ids[1:]]]
+        ends.append(len(row) - 1)
+        rows.append(torch.stack(row + [m.token_embedding.weight[0]] * (t.context_length - len(row))))
+    with torch.no_grad():
+        x = m.ln_final(m.transformer(torch.stack(rows) + m.positional_embedding, attn_mask=m.attn_mask))
+        text = F.normalize(x[range(len(rows)), ends] @ m.text_projection, dim=-1)
+        image = F.normalize(m.encode_image(clip.pixels(task.test.images)), dim=-1)
+    return int(((image @ text.T).argmax(-1) == task.test.labels).sum())
+
+
+@pytest.mark.parametrize("place", [bent(), bent(100, 50, 100, 0), bent(0, 0, 0, 0), bent(200, 200, 5, 100)])
+def test_the_number_is_that_of_an_independent_forward_pass(place):
+    walk = walked(place).walk
+    factors = [p / 100 for p in place.percents or [100] * 4]
+    expected = SoftPrompt(LAB.prompt("colours", "four").context * torch.tensor(factors)[:, None])
+    assert walk.place == place and walk.whole(place) and walk.here.accuracy == Accuracy(right(expected), len(TINY))
+    assert list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place])) and walk.base.accuracy == TINY.accuracy()
+
+
+def test_sliders_say_where_to_go():
+    walk = walked(LEARNED).walk
+    place, updates = prompt.ask(LAB, walk, "colours", "four", 100, 50, "100", 0)
+    assert place == bent(100, 50, 100, 0) and len(updates) == 6 and all("value" not in u for u in updates)
+    assert prompt.ask(LAB, walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
+    assert prompt.ask(LAB, walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
+    assert prompt.ask(LAB, walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
+    assert stretched([100, 100, 30], 2) is None
+
+
+def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
+    walk = walked(bent(100, 50, 100, 0)).walk
+    place, updates = prompt.ask(LAB, walk, "colours", "three", 100, 50, 100, 0)
+    assert place == Bent("colours", "three") and updates[1]["value"] == "three"
+    assert [u["visible"] for u in updates[2:]] == [True, True, True, False] and {u["value"] for u in updates[2:]} == {100}
+    assert prompt.ask(LAB, walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
+    # Coming from another view, what the sliders show is what was left.
+    there = walked(bent(100, 50, 100, 0), Base("colours")).walk
+    assert prompt.ask(LAB, there, "colours", "four", 100, 50, 100, 0)[0] == bent(100, 50, 100, 0)
+    back = walked(bent(100, 50, 100, 0), Bent("colours", "three", (10, 20, 30))).walk
+    assert prompt.ask(LAB, back, "colours", "four", 10, 20, 30, 100)[0] == LEARNED
+
+
+JUNK = [
+    (("elsewhere", "four", 1, 1, 1, 1), "choose one of the tasks"), (([], {}, 1, 1, 1, 1), "choose one of the tasks"),
+    (("colours", "four", "much", 1, 1, 1), "vector 1 must be a number from 0 to 200"), (("colours", "four", 1, 1, 1, float("nan")), "vector 4 must be"),
+    (("colours", "four", 1, [], 1, 1), "vector 2 must be"), (("colours", "broken", 1, 1, 1, 1), "copy it anew"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "words"), JUNK)
+def test_junk_is_answered_in_words(values, words):
+    with pytest.raises(ValueError, match=words):
+        prompt.ask(LAB, walked(LEARNED).walk, *values)
+
+
+def test_a_lab_without_prompts_says_how_to_make_some(tmp_path):
+    assert Lab(prompts=tmp_path).prompt_tasks() == []
+    with pytest.raises(ValueError, match="no soft prompts"):
+        Lab(prompts=tmp_path).one_prompt("digits", None)
+
+
+def test_the_page_goes_on_after_junk():
+    move, rest = (handler(LAB, name, 2) for name in ("move", "rest"))
+    assert inspect.isgeneratorfunction(move)
+    for values in [values for values, _ in JUNK]:
+        *_, last = move(*values, walked(LEARNED), None)
+        assert 'role="alert"' in last[0] and len(last) == 3 + 6
+    session = Session()
+    *_, last = move("colours", "four", 100, 100, 100, 100, session, None)
+    *_, last = move("colours", "four", 100, 50, 100, 0, session, None)
+    assert 'data-percents="100 50 100 0"' in last[0] and "2 vectors bent" in last[0]
+    assert f'data-n="{len(TINY)}"' in rest(session)[0]
+
+
+def test_what_is_drawn():
+    place = bent(100, 50, 100, 0)
+    walk = walked(place).walk
+    difference = walk.here.accuracy.correct - walk.points[LEARNED].accuracy.correct
+    html = prompt_parts.number(walk)
+    assert f"{difference:+d} images".replace("-", "−") in html and "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).walk)
+    svg = ElementTree.fromstring(prompt_parts.chart(LAB, walk).removeprefix('<div class="chart norms">').removesuffix("</div>"))
+    now, was = ([float(e.get("height")) for e in svg.iter("rect") if e.get("class") == kind] for kind in ("is", "was"))
+    assert [a / b for a, b in zip(now, was, strict=True)] == pytest.approx([1, 0.5, 1, 0], abs=0.02)
+    top = [e.get("y1") for e in svg.iter("line")]
+    other = ElementTree.fromstring(
+        prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word())
+    )
+    assert [e.get("y1") for e in other.iter("line")] == top  # the axis stays
+    rows = cells(prompt_parts.table(LAB, walk))
+    assert [r[0] for r in rows] == ["plain words", "as learned", "4 at 0\u202f%; 2 at 50\u202f%"]
+    assert float(rows[1][1]) == pytest.approx(LAB.prompt("colours", "four").norms().mean().item(), abs=1e-3)
+    moved = int((walk.here.predictions != walk.points[LEARNED].predictions).sum())
+    assert ("No prediction changed" in prompt_parts.changed(walk, TINY)) == (moved == 0)
+    assert "appear here" in prompt_parts.changed(walked(LEARNED).walk, TINY) and "appear here" in prompt_parts.changed(Walk(), None)
+    assert (
+        "Waking" in prompt_parts.number(Walk()) and "<svg" in prompt_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prompt_parts.table(LAB, Walk())
+    )
+
+
+def test_what_ships_fits_and_is_measured_as_was_said():
+    clip, lab, found = load_clip(), Lab(), shipped_prompts()
+    assert [s.label for s in shipped_prompts("digits")] == ["CoOp, seed 0", "PUN, seed 0", "PAN, seed 0"] and len(found) == 18
+    for s in found:
+        loaded = s.load(clip)
+        assert loaded.base == clip.hash and loaded.provenance["task"] == s.task
+    bench = lab.bench("digits")
+    first = lab.prompt("digits", lab.one_prompt("digits", None))
+    half = Bent("digits", lab.one_prompt("digits", None), (50,) * first.length)
+    assert Model(prompt=rescale(first, range(first.length), 0.5)).predictions(bench).equal(half.model(lab).predictions(bench))
+    assert bench.accuracy(prompt=first).value > bench.accuracy().value + 0.3
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width):  # noqa: F811
+    visitor = Visitor(browser, url, "prompt", width=width, height=900)
+    page = visitor.page
+
+    def settled(percents: str) -> dict:
+        shown = """percents => {
+          const now = document.querySelector('#prompt-number .now');
+          return now && now.dataset.n && now.dataset.n === now.dataset.total && now.dataset.percents === percents ? {...now.dataset} : null; }"""
+        return page.wait_for_function(shown, arg=percents).json_value()
+
+    lab = Lab(precision="float32")
+    task = lab.prompt_tasks()[0][1]
+    learned = lab.prompt(task, lab.one_prompt(task, None))
+    clip, bench = load_clip(), lab.bench(task)
+    settled("")
+    tops = """() => ['#prompt-chart', '#prompt-bank', '#prompt-presets', '#prompt-changed', '#footer'].map(id => {
+      const box = document.querySelector(id).getBoundingClientRect(); return [box.top + scrollY, box.height]; }).flat().slice(0, 9)"""
+    before = page.evaluate(tops)
+    third = page.locator("#prompt-3 input[type=range]")
+    third.focus()
+    for _ in range(4):
+        page.keyboard.press("ArrowDown")
+    percents = ["100"] * learned.length
+    percents[2] = "80"
+    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, 2, 0.8)).correct)
+    box = page.locator("#prompt-5 input[type=range]").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.mouse.down()
+    for share in (0.2, 0.7, 1.02):  # to the very bottom
+        page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * share, steps=3)
+    page.mouse.up()
+    percents[4] = "0"
+    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, [2, 4], [0.8, 0.0])).correct)
+    assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
+    page.get_by_role("button", name="All gone", exact=True).click()
+    gone = settled(" ".join(["0"] * learned.length))
+    assert int(gone["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, range(learned.length), 0.0)).correct)
+    page.get_by_role("button", name="As learned", exact=True).click()
+    settled("")
+    visitor.choose("prompt-key", "PUN, seed 0")
+    page.wait_for_function("old => { const now = document.querySelector('#prompt-number .now'); return now.dataset.n === now.dataset.total && now.dataset.correct !== old; }",
+                           arg=str(bench.accuracy(prompt=learned).correct))  # fmt: skip
+    assert clip.hash == learned.base
+    visitor.leave()
