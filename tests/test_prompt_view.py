@@ -201,7 +201,9 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
     percents = ["100"] * learned.length
     percents[2] = "80"
     assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, 2, 0.8)).correct)
-    box = page.locator("#prompt-5 input[type=range]").bounding_box()
+    fifth = page.locator("#prompt-5 input[type=range]")
+    fifth.scroll_into_view_if_needed()
+    box = fifth.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     for share in (0.2, 0.7, 1.02):  # to the very bottom
