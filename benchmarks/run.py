@@ -25,6 +25,8 @@ from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter, LowRank
+from copra_lab.nemesis import Nemesis
+from copra_lab.prompts import CoOp
 from copra_lab.prune import keep, layers_of
 from copra_lab.shapley import exact
 from copra_lab.shipped import shipped
@@ -32,7 +34,7 @@ from copra_lab.sites import choose
 from copra_lab.storage import write_atomically
 from copra_lab.tasks import Task, load_task
 from copra_lab.tower import workers
-from copra_lab.train import fit
+from copra_lab.train import DEFAULTS, fit
 
 HERE = Path(__file__).parent
 TASK = "digits"
@@ -124,6 +126,19 @@ def training(s: Setting) -> Iterator[Row]:
         )
 
 
+def prompts(s: Setting) -> Iterator[Row]:
+    """A whole CoOp run, and what the penalties add to it."""
+    options = {"steps": 10} if s.quick else {}
+
+    def run(penalty: Nemesis | None = None) -> None:
+        fit(s.clip, s.task, CoOp(), penalty=penalty, views=16, progress=False, **options)
+
+    what = f"a CoOp run, {s.task.shots} shots, {len(s.task.classes)} classes, {options.get('steps', DEFAULTS[CoOp]['steps'])} steps, against the same with"
+    yield race(f"{what} PUN", run, lambda: run(Nemesis(1.0)), s.repeats)
+    for n in (1, 16):
+        yield race(f"{what} PAN, N = {n}", run, lambda n=n: run(Nemesis(0.0, samples=n)), s.repeats)
+
+
 def forward(s: Setting) -> Iterator[Row]:
     """One adapter on 400 images, and how much of the processor that takes."""
     bench, auto = s.bench(400), s.bench(400, "auto")
@@ -209,7 +224,7 @@ def larger(s: Setting) -> Iterator[Row]:
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
-    "games": games, "paths": paths, "training": training, "forward": forward, "growth": growth, "imports": imports, "larger": larger,
+    "games": games, "paths": paths, "training": training, "prompts": prompts, "forward": forward, "growth": growth, "imports": imports, "larger": larger,
 }  # fmt: skip
 
 

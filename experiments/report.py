@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import report_nemesis
 from common import RESULTS, read
 from matplotlib.figure import Figure
 
@@ -367,6 +368,7 @@ def sections(save: Save) -> list[str]:
         out.append(federated_section(save))
     if have("minilm.csv"):
         out.append(minilm_section())
+    out += report_nemesis.sections(save)
     if have("regimes.csv"):
         out.append(regimes_section())
     return out
