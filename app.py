@@ -15,7 +15,7 @@ demo = build()
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="app.py", description="Opens a page on which you blend and prune fine-tuned CLIPs and watch their accuracy."
+        prog="app.py", description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their prompts, and watch their accuracy."
     )
     parser.add_argument("--port", type=int, help="port to serve on (default: $GRADIO_SERVER_PORT, or the first free one from 7860)")
     parser.add_argument("--host", help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer alone)")

@@ -14,6 +14,8 @@ _HOME = {
     "lora": ("Adapter", "LoRA"),
     "copra": ("CopRA",),
     "storage": ("load_adapter",),
+    "prompts": ("CoOp", "VPT", "SoftPrompt"),
+    "nemesis": ("Nemesis",),
     "tasks": ("Task", "load_task"),
     "train": ("fit",),
     "bench": ("Bench",),

@@ -106,8 +106,10 @@ class _Instead:
         self.encode, self.scale = Encoder(clip, task.classes, length, position, adapter), clip.logit_scale
         self.vision = _ImageFeatures(clip, adapter)
         pixels = clip.pixels(task.train.images)
-        copies = [task.augment(pixels, generator(seed, v, "view")) for v in range(views)] or [pixels]
-        self.train = torch.stack([self.vision(x) for x in copies])
+        with torch.no_grad():
+            self.train = torch.stack(
+                [self.vision(task.augment(pixels, generator(seed, v, "view")) if views else pixels) for v in range(max(1, views))]
+            )
 
     def see(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of training images (n, e), each in one of its copies."""
