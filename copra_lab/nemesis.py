@@ -48,7 +48,7 @@ def replace(prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, 
     """
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma must be a finite number, 0 or more, got {sigma!r}")
-    chosen = _positions(prompt, positions)
+    chosen = sorted(_positions(prompt, positions))
     context = prompt.context.clone()
     context[..., chosen, :] = sigma * torch.randn(context[..., chosen, :].shape, generator=torch.Generator().manual_seed(seed))
     return prompt.with_context(context, **{"made by": "replace", "positions": chosen, "sigma": sigma, "seed": seed})
