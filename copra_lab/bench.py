@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from copra_lab.clip import Clip
-from copra_lab.lora import Adapter, check_fits, merged_weights
+from copra_lab.lora import NONE, Adapter, check_fits, merged_weights
 from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
 from copra_lab.prompts import Encoder, SoftPrompt, beside, check_prompt, encode_texts
 from copra_lab.stats import Accuracy
@@ -21,9 +21,6 @@ from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Forest, Tower, cores, embed, plain_tower, workers
 
 LINE = tuple(i / 10 for i in range(11))
-
-NONE = Adapter({})
-"""No adapter: the base."""
 
 
 @dataclass(frozen=True)

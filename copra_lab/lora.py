@@ -144,6 +144,10 @@ class Adapter:
         return load_adapter(folder, clip)
 
 
+NONE = Adapter({})
+"""No adapter: the base."""
+
+
 def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> None:
     """Raises ValueError if `adapter` was made for another base or has a site that is unknown or of another shape."""
     if base and adapter.base and adapter.base != base:

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from copra_lab.clip import Clip
-from copra_lab.lora import Adapter, merged_weights
+from copra_lab.lora import NONE, Adapter, merged_weights
 from copra_lab.storage import write_atomically
 from copra_lab.tower import TextTower, plain_text, workers
 
@@ -273,7 +273,7 @@ class Encoder:
     TEXTS = 100
     """How many a pass without gradients."""
 
-    def __init__(self, clip: Clip, classes: Sequence[str], length: int, position: str, adapter: Adapter = Adapter({})):  # noqa: B008 (frozen)
+    def __init__(self, clip: Clip, classes: Sequence[str], length: int, position: str, adapter: Adapter = NONE):
         self.layout = layout(clip, classes, length, position)
         deltas = {clip.sites[n]: d for n, d in adapter.deltas.items() if clip.sites[n].tower == "text"}
         run: TextTower | _General

@@ -8,13 +8,11 @@ from torch import Tensor
 
 from copra_lab.clip import Clip
 from copra_lab.loop import Training, generator
-from copra_lab.lora import Adapter, check_fits
+from copra_lab.lora import NONE, Adapter, check_fits
 from copra_lab.nemesis import Nemesis
 from copra_lab.prompts import VPT, CoOp, Encoder, SoftPrompt, beside, encode_texts, norms
 from copra_lab.tasks import Split, Task
 from copra_lab.tower import CHUNK, embed, plain_tower
-
-NONE = Adapter({})
 
 
 def name_of(method: CoOp | VPT, penalty: Nemesis | None) -> str:

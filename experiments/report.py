@@ -375,7 +375,7 @@ def sections(save: Save) -> list[str]:
 
 
 def missing() -> str:
-    names = ("lines", "structured", "unstructured", "rates", "multitask", "generalisation", "federated", "minilm")
+    names = ("lines", "structured", "unstructured", "rates", "multitask", "generalisation", "federated", "minilm", "shapley", "nemesis", "lownorm")
     absent = [f"`{n}.csv`" for n in names if not (RESULTS / f"{n}.csv").exists()]
     return f"**Not run yet with the present model**: {', '.join(absent)}." if absent else ""
 

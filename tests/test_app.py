@@ -23,9 +23,9 @@ import torch
 import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.bench import NONE, Bench
+from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
-from copra_lab.lora import Adapter, LoRA, LowRank, merged_weights
+from copra_lab.lora import NONE, Adapter, LoRA, LowRank, merged_weights
 from copra_lab.merge import barrier, interpolate
 from copra_lab.page import VIEWS, blend, blend_parts, build, parts
 from copra_lab.page.lab import BASE, Lab

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.bench import NONE, Bench
+from copra_lab.bench import Bench
 from copra_lab.games import LayerGame
-from copra_lab.lora import merged_weights
+from copra_lab.lora import NONE, merged_weights
 from copra_lab.merge import interpolate, task_arithmetic
 from copra_lab.shapley import all_coalitions, exact
 from copra_lab.tower import Forest

@@ -7,7 +7,8 @@ import pytest
 import torch
 from tiny import tiny_clip, tiny_task
 
-from copra_lab.bench import NONE, Bench
+from copra_lab.bench import Bench
+from copra_lab.lora import NONE
 from copra_lab.nemesis import Corruption, Nemesis, occurrences, omega, pan, pun, replace, rescale, survey
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.stats import paired_bootstrap

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import torch
 
-from copra_lab.bench import NONE, Bench
+from copra_lab.bench import Bench
 from copra_lab.catalogue import TASKS
 from copra_lab.clip import load_clip
-from copra_lab.lora import Adapter
+from copra_lab.lora import NONE, Adapter
 from copra_lab.prompts import SoftPrompt
 from copra_lab.shipped import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
 from copra_lab.tasks import load_task

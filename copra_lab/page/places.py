@@ -7,8 +7,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from copra_lab.bench import NONE, Bench
-from copra_lab.lora import Adapter
+from copra_lab.bench import Bench
+from copra_lab.lora import NONE, Adapter
 from copra_lab.merge import interpolate
 from copra_lab.nemesis import rescale
 from copra_lab.page.lab import Lab
