@@ -281,7 +281,7 @@ class Encoder:
             run = TextTower(plain.tower.with_deltas(plain.tower, deltas), plain.words, plain.places)
         else:
             run = _General(clip, self.layout, Adapter({s.name: d for s, d in deltas.items()}))
-        self._features = run.features
+        self._run, self._alike = run, position == "end"
         self._embedded = _embedding(clip.model).weight.detach()[run.tokens if isinstance(run, _General) else self.layout.tokens]
 
     def __call__(self, contexts: Tensor) -> Tensor:
@@ -293,11 +293,15 @@ class Encoder:
 
     def _encode(self, contexts: Tensor) -> Tensor:
         m, classes = len(contexts), len(self._embedded)
+        if contexts.ndim == 3 and self._alike and isinstance(self._run, TextTower):
+            begun = 1 + contexts.shape[1]
+            start = self._embedded[:1, :1].expand(m, -1, -1)
+            return self._run.continued(torch.cat([start, contexts], 1), self._embedded[:, begun:], self.layout.ends)
         if contexts.ndim == 3:
             contexts = contexts[:, None].expand(-1, classes, -1, -1)
         x = self._embedded.repeat(m, 1, 1, 1)
         x[:, torch.arange(classes)[:, None], self.layout.where] = contexts
-        return self._features(x.flatten(0, 1), self.layout.ends.repeat(m)).unflatten(0, (m, classes))
+        return self._run.features(x.flatten(0, 1), self.layout.ends.repeat(m)).unflatten(0, (m, classes))
 
 
 def encode_texts(clip: Clip, texts: Sequence[str], adapter: Adapter) -> Tensor:

@@ -148,31 +148,43 @@ def _linear(x: Tensor, w: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor] 
     return y if factors is None else y + (x @ factors[0].T.to(x.dtype)) @ factors[1][rows].T.to(x.dtype)
 
 
-def _attention(q: Tensor, k: Tensor, v: Tensor, causal: bool) -> Tensor:
-    """(n, heads, u, d), (n, heads, t, d) twice → (n, heads, u, d)."""
+def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """(…, heads, u, d), (…, heads, t, d) twice → (…, heads, u, d); `mask` (u, t) is added to the scores."""
     if torch.is_grad_enabled():  # the fused kernel's backward pass is slower here, many times so in bfloat16
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
-        if causal:
-            scores = scores + torch.full(scores.shape[-2:], -torch.inf).triu(1)
-        return scores.softmax(-1) @ v
-    return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
+        return (scores if mask is None else scores + mask).softmax(-1) @ v
+    return F.scaled_dot_product_attention(q, k, v, mask)
 
 
-def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Factors, causal: bool = False) -> Tensor:
-    """One block for the query tokens `at` (n, u, d), attending to all of `x` (n, t, d), or if `causal`, where both are the
-    same, to itself and those before."""
-    n, t, d = x.shape
-    y = F.layer_norm(x, (d,), *w.ln1).to(w.qkv[0].dtype)
+def _causal(u: int, t: int) -> Tensor:
+    """For the last u of t tokens: each attends to itself and those before."""
+    return torch.full((u, t), -torch.inf).triu(t - u + 1)
+
+
+def _queries(x: Tensor, w: Block, heads: int, add: Factors) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens (…, t, d) → their queries, keys and values (…, heads, t, d / heads)."""
+    y = F.layer_norm(x, x.shape[-1:], *w.ln1).to(w.qkv[0].dtype)
+    q, k, v = _linear(y, w.qkv, add.get("qkv")).unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-2, -3)
+    return q, k, v
+
+
+def _after(x: Tensor, attended: Tensor, w: Block, act: nn.Module, add: Factors) -> Tensor:
+    """Tokens (…, t, d) and what their heads found (…, heads, t, d / heads) → tokens behind the block."""
+    x = x + _linear(attended.transpose(-2, -3).flatten(-2), w.out, add.get("out"))
+    y = F.layer_norm(x, x.shape[-1:], *w.ln2).to(w.fc1[0].dtype)
+    return x + _linear(act(_linear(y, w.fc1, add.get("fc1"))), w.fc2, add.get("fc2"))
+
+
+def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Factors, mask: Tensor | None = None) -> Tensor:
+    """One block for the query tokens `at` (n, u, d), the first of `x` (n, t, d) and attending to all of it, but for what `mask` (u, t) hides."""
     if at is x:
-        q, k, v = _linear(y, w.qkv, add.get("qkv")).view(n, t, 3, heads, d // heads).permute(2, 0, 3, 1, 4)
+        q, k, v = _queries(x, w, heads, add)
     else:
-        u = at.shape[1]
-        q = _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d)).view(n, u, heads, d // heads).transpose(1, 2)
-        k, v = _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d)).view(n, t, 2, heads, d // heads).permute(2, 0, 3, 1, 4)
-    a = _attention(q, k, v, causal).transpose(1, 2).reshape(at.shape)
-    at = at + _linear(a, w.out, add.get("out"))
-    y = F.layer_norm(at, (d,), *w.ln2).to(w.fc1[0].dtype)
-    return at + _linear(act(_linear(y, w.fc1, add.get("fc1"))), w.fc2, add.get("fc2"))
+        d, u = x.shape[-1], at.shape[1]
+        y = F.layer_norm(x, (d,), *w.ln1).to(w.qkv[0].dtype)
+        q = _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d)).unflatten(-1, (heads, -1)).transpose(1, 2)
+        k, v = _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d)).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+    return _after(at, _attention(q, k, v, mask), w, act, add)
 
 
 def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:
@@ -216,10 +228,30 @@ class TextTower:
         """Embedded tokens (n, t, d) of texts of at most t tokens, the last of each at ``ends`` (n,) → normalised features
         (n, e). Tokens behind the last are never looked at, so t need not be the whole context."""
         t = self.tower
-        x = embedded + self.places[: embedded.shape[1]]
+        x, mask = embedded + self.places[: embedded.shape[1]], _causal(embedded.shape[1], embedded.shape[1])
         for block in t.blocks:
-            x = _block(x, x, block, t.heads, t.act, {}, causal=True)
-        return F.normalize(F.layer_norm(x[torch.arange(len(x)), ends], x.shape[-1:], *t.ln_post) @ t.proj, dim=-1)
+            x = _block(x, x, block, t.heads, t.act, {}, mask)
+        return self._end(x, torch.arange(len(x)), ends)
+
+    def continued(self, first: Tensor, embedded: Tensor, ends: Tensor) -> Tensor:
+        """The same for texts that begin alike: m beginnings (m, s, d), each followed by every one of n texts (n, u, d), whose last
+        tokens stand at ``ends`` (n,), counted from the beginning → (m, n, e). What a beginning is turned into does not depend on
+        what follows, so it is computed once for all that follow it."""
+        t, s, u, n = self.tower, first.shape[1], embedded.shape[1], len(embedded)
+        first, x = first + self.places[:s], (embedded + self.places[s : s + u]).expand(len(first), -1, -1, -1)
+        own, after = _causal(s, s), _causal(u, s + u)
+        for block in t.blocks:
+            q, k, v = _queries(first, block, t.heads, {})
+            qx, kx, vx = _queries(x, block, t.heads, {})
+            keys, values = (torch.cat([a[:, None].expand(-1, n, -1, -1, -1), b], -2) for a, b in ((k, kx), (v, vx)))
+            x = _after(x, _attention(qx, keys, values, after), block, t.act, {})
+            first = _after(first, _attention(q, k, v, own), block, t.act, {})
+        return self._end(x.transpose(0, 1), torch.arange(n), ends - s).transpose(0, 1)
+
+    def _end(self, x: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
+        t = self.tower
+        last = x[rows, ends] if x.ndim == 3 else x[rows, :, ends]
+        return F.normalize(F.layer_norm(last, last.shape[-1:], *t.ln_post) @ t.proj, dim=-1)
 
 
 def plain_text(model: nn.Module) -> TextTower | None:
