@@ -44,7 +44,7 @@ CHOSEN: dict[str, dict] = {
     "pan": {"penalty": Nemesis(0.0, 1.0)},
     "pun+pan": {"penalty": Nemesis(0.5, 1.0)},
 }
-"""By method, the most accurate of `GRID` on validation images (mean of tasks, shots and seeds)."""
+"""By method. Not chosen yet: CoOp's own rate and A = 1, until the best of `GRID` on validation images is known (``--parts tune``)."""
 
 TAUS, SIGMAS = (0.001, 0.1, 0.5, 2.0), (0.0, 0.01)
 
