@@ -9,12 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab import prompts
+from copra_lab import texts
 from copra_lab.bench import Bench
 from copra_lab.copra import CopRA
 from copra_lab.lora import LoRA, merged_weights
 from copra_lab.nemesis import Nemesis
-from copra_lab.prompts import FILE, POSITIONS, VPT, CoOp, Encoder, PromptError, SoftPrompt, encode_texts
+from copra_lab.prompts import FILE, POSITIONS, VPT, CoOp, PromptError, SoftPrompt
+from copra_lab.texts import Encoder, encode_texts
 from copra_lab.train import fit
 
 CLASSES = tiny_task().classes
@@ -47,7 +48,7 @@ def by_hand(clip, model, name, context, position):
 def test_features_are_those_of_a_row_built_by_hand(position, length, general, monkeypatch):
     clip = tiny_clip()
     if general:
-        monkeypatch.setattr(prompts, "_plain", lambda clip: None)
+        monkeypatch.setattr(texts, "_plain", lambda clip: None)
     adapter = random_adapter(clip, towers=("text",), size=0.3)
     model = copy.deepcopy(clip.model)
     model.load_state_dict(model.state_dict() | merged_weights(clip.model, adapter))
@@ -85,7 +86,7 @@ def test_whole_texts_with_an_adapter(block_type, monkeypatch):
     with torch.no_grad():
         expected = F.normalize(model.encode_text(clip.tokenizer(list(CLASSES))), dim=-1)
     torch.testing.assert_close(encode_texts(clip, CLASSES, adapter), expected, atol=1e-5, rtol=0)
-    monkeypatch.setattr(prompts, "_plain", lambda clip: None)
+    monkeypatch.setattr(texts, "_plain", lambda clip: None)
     torch.testing.assert_close(encode_texts(clip, CLASSES, adapter), expected, atol=1e-5, rtol=0)
 
 
