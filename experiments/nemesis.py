@@ -72,7 +72,7 @@ def tune() -> list[PromptRun]:
 
 
 def few_shot(tasks: list[str]) -> list[PromptRun]:
-    """The shots of a task that has no more to give are trained once, and stand in the table for as many as were asked."""
+    """A task that has fewer drawings of a class than shots gives what it has."""
     return [PromptRun(task, seed, shots=shots, **CHOSEN[m]) for m in METHODS for task in tasks for shots in SHOTS for seed in range(SEEDS)]
 
 
