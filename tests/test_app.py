@@ -109,11 +109,11 @@ def at(weight: float) -> Blended:
     return Blended("colours", "0/one", "0/two", weight)
 
 
-def walked(*places) -> Session:
+def walked(*places, lab: Lab = LAB) -> Session:
     session = Session()
     for place in places:
-        list(first_numbers(LAB, session, place))
-        assert remaining(LAB, session)
+        list(first_numbers(lab, session, place))
+        assert remaining(lab, session)
     return session
 
 

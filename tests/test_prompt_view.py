@@ -1,13 +1,16 @@
 """The Prompt view: what its sliders ask for, measured on a tiny CLIP; and in a browser on the bundled one."""
 
 import inspect
+import shutil
 from dataclasses import dataclass
+from functools import partial
 from xml.etree import ElementTree
 
 import pytest
 import torch
 import torch.nn.functional as F
 from test_app import TINY, TinyLab, Visitor, browser, cells, close_to, fresh, independent, url  # noqa: F401 (fixtures)
+from test_app import walked as walked_in
 from test_prune_view import handler
 from tiny import tiny_clip, tiny_task
 
@@ -15,10 +18,9 @@ from copra_lab.clip import load_clip
 from copra_lab.nemesis import rescale
 from copra_lab.page import prompt, prompt_parts
 from copra_lab.page.lab import Lab
-from copra_lab.page.measure import first_numbers, remaining
 from copra_lab.page.places import Base, Bent, Model, stretched
 from copra_lab.page.walk import Session, Walk
-from copra_lab.prompts import PromptError, SoftPrompt
+from copra_lab.prompts import FILE, PromptError, SoftPrompt
 from copra_lab.shipped import shipped_prompts
 from copra_lab.stats import Accuracy
 
@@ -32,6 +34,9 @@ class PromptLab(TinyLab):
 
     def prompt_menu(self, task):
         return [("Four", "four"), ("Three", "three")]
+
+    def longest_prompt(self):
+        return 4
 
     def prompt(self, task, key):
         if key == "broken":
@@ -48,12 +53,7 @@ def bent(*percents) -> Bent:
     return Bent("colours", "four", percents or None)
 
 
-def walked(*places) -> Session:
-    session = Session()
-    for place in places:
-        list(first_numbers(LAB, session, place))
-        assert remaining(LAB, session)
-    return session
+walked = partial(walked_in, lab=LAB)
 
 
 def right(p: SoftPrompt) -> int:
@@ -121,6 +121,21 @@ def test_a_lab_without_prompts_says_how_to_make_some(tmp_path):
     assert Lab(prompts=tmp_path).prompt_tasks() == []
     with pytest.raises(ValueError, match="no soft prompts"):
         Lab(prompts=tmp_path).one_prompt("digits", None)
+
+
+def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_path):
+    source = shipped_prompts("digits")[0].folder
+    for name in ("coop-seed-0", "pun-seed-0"):
+        shutil.copytree(source, tmp_path / "digits" / name)
+    file = tmp_path / "digits" / "coop-seed-0" / FILE
+    file.write_bytes(file.read_bytes()[:-50])
+    lab = Lab(prompts=tmp_path)
+    assert lab.longest_prompt() == 16
+    move, session = handler(lab, "move", 2), Session()
+    *_, last = move("digits", "coop-seed-0", *[100] * 16, session, None)
+    assert 'role="alert"' in last[0] and "copy or save it anew" in last[0]
+    *_, last = move("digits", "pun-seed-0", *[100] * 16, session, None)
+    assert "as learned" in last[0] and "alert" not in last[0]
 
 
 def test_the_page_goes_on_after_junk():

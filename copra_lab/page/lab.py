@@ -1,6 +1,7 @@
 """What all visitors share and nobody changes: the bundled CLIP, the adapters on the shelf, and a bench a task."""
 
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from copra_lab.bench import Bench
 from copra_lab.catalogue import TASKS
 from copra_lab.clip import load_clip
 from copra_lab.lora import NONE, Adapter
-from copra_lab.prompts import SoftPrompt
+from copra_lab.prompts import PromptError, SoftPrompt
 from copra_lab.shipped import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
 from copra_lab.tasks import load_task
 
@@ -101,6 +102,14 @@ class Lab:
     def prompt(self, task: str, key: str) -> SoftPrompt:
         """Raises PromptError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
         return self.prompt_shelf(task)[key].load(load_clip())
+
+    def longest_prompt(self) -> int:
+        """How many vectors the longest prompt has; the model is not needed for that, and a file that is broken has none."""
+        lengths = [0]
+        for s in shipped_prompts(None, self.prompts):
+            with suppress(PromptError):
+                lengths.append(SoftPrompt.load(s.folder).length)
+        return max(lengths)
 
     def bench(self, task: str) -> Bench:
         """The bench of `task`: made once, however many visitors ask for it at the same time.

@@ -29,7 +29,7 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         html('<p class="about">There is no soft prompt to show; make some with <code>recipes/prompts.py</code>.</p>')
         return
     first = tasks[0][1]
-    longest = max(lab.prompt(name, key).length for _, name in tasks for _, key in lab.prompt_menu(name))
+    longest = lab.longest_prompt()
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task")
         key = gr.Dropdown(lab.prompt_menu(first), value=lab.one_prompt(first, None), label="Prompt", scale=2, min_width=150, elem_id="prompt-key")
