@@ -126,7 +126,7 @@ def test_many_prompts_at_once_say_what_each_says():
 
 
 @pytest.mark.parametrize(
-    "method", [CoOp(4), CoOp(3, "front", class_specific=True), CoOp(words="a photo of a", position="middle"), VPT(2)], ids=lambda m: str(m)[:30]
+    "method", [CoOp(4), CoOp(3, "front", class_specific=True), CoOp(words="a photo of a", position="middle"), VPT(4)], ids=lambda m: str(m)[:30]
 )
 @pytest.mark.parametrize("penalty", [None, Nemesis(0.5, 0.1, samples=2)])
 def test_fit_learns_a_prompt_the_same_twice_and_through_an_interruption(method, penalty, tmp_path):
