@@ -1,15 +1,20 @@
 """CoOp against Nemesis, and the Low-Norm Effect, on the bundled CLIP: ``python experiments/nemesis.py``. Parts (``--parts``):
 
-tune       six settings of each method on the validation images of the development tasks  → nemesis_tuning.csv
+tune       six settings of each method on the validation images of the development tasks, and how
+           the vectors may begin                                                          → nemesis_tuning.csv
 few-shot   1, 2, 4, 8 and 16 shots, test images                                           → nemesis.csv
+noise      sixteen shots again, the vectors sixteen and noise at first, as the paper's    → nemesis_noise.csv
 new        trained on the first half of the classes, tested on either half                → nemesis_new.csv
 epochs     accuracy and mean norm while training                                          → nemesis_epochs.csv
 survey     every vector of CoOp's prompts corrupted in turn                               → lownorm.csv
 visual     the same penalties on tokens of the image tower                                → nemesis_visual.csv
+
+From one style of drawing to another is a task, ``style-shift``, and stands in every table.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from common import DEVELOPMENT, arguments, bench, reported, write
@@ -19,22 +24,29 @@ from tqdm.auto import tqdm
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.nemesis import Nemesis, survey
-from copra_lab.prompts import VPT, SoftPrompt
+from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.stats import Accuracy
 from copra_lab.sweep import PromptRun, train_all, trained
 from copra_lab.tasks import load_task
 from copra_lab.train import Step, fit
 
-PARTS = ("tune", "few-shot", "new", "epochs", "survey", "visual")
+PARTS = ("tune", "few-shot", "noise", "new", "epochs", "survey", "visual")
 SHOTS = (1, 2, 4, 8, 16)
 SEEDS = 3
 METHODS = ("coop", "pun", "pan", "pun+pan")
 
+WORDS = CoOp(words="a drawing of a")
+NOISE = CoOp()
+"""Sixteen vectors that begin as noise: what CoOp and Nemesis are tested with in their papers."""
+
+BEGINNINGS = {"words": WORDS, "noise, 4": CoOp(4), "noise, 16": NOISE}
+
+WEIGHTS = (0.05, 0.3, 2.0)
 GRID: dict[str, list[dict]] = {
-    "coop": [{"lr": lr, "steps": steps} for lr in (5e-4, 2e-3, 1e-2) for steps in (200, 600)],
-    "pun": [{"lr": lr, "penalty": Nemesis(1.0, w)} for lr in (2e-3, 1e-2) for w in (0.1, 1.0, 10.0)],
-    "pan": [{"lr": lr, "penalty": Nemesis(0.0, w, samples=n)} for lr in (2e-3, 1e-2) for w, n in ((1.0, 1), (10.0, 1), (1.0, 8))],
-    "pun+pan": [{"lr": lr, "penalty": Nemesis(0.5, w)} for lr in (2e-3, 1e-2) for w in (0.1, 1.0, 10.0)],
+    "coop": [{"lr": lr, "steps": steps} for lr in (2e-3, 1e-2, 5e-2) for steps in (100, 400)],
+    "pun": [{"lr": lr, "penalty": Nemesis(1.0, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
+    "pan": [{"lr": lr, "penalty": Nemesis(0.0, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
+    "pun+pan": [{"lr": lr, "penalty": Nemesis(0.5, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
 }
 """As many settings for each. What is not said is `PromptRun`'s."""
 
@@ -44,7 +56,10 @@ CHOSEN: dict[str, dict] = {
     "pan": {"penalty": Nemesis(0.0, 1.0)},
     "pun+pan": {"penalty": Nemesis(0.5, 1.0)},
 }
-"""By method. Not chosen yet: CoOp's own rate and A = 1, until the best of `GRID` on validation images is known (``--parts tune``)."""
+"""By method, the best of `GRID` on validation images of the development tasks (``--parts tune``)."""
+
+VISUAL = ("people-occluded", "faces-noise", "things-sketch", "count")
+"""Where tokens of the image tower are learned: every step of theirs runs the whole tower."""
 
 TAUS, SIGMAS = (0.001, 0.1, 0.5, 2.0), (0.0, 0.01)
 
@@ -60,29 +75,29 @@ def settings(run: PromptRun) -> dict:
     p = run.penalty
     return {
         "lr": run.lr, "steps": run.steps, "beta": p.beta if p else "", "weight": p.weight if p else "", "tau": p.tau if p else "",
-        "samples": p.samples if p else "",
+        "samples": p.samples if p else "", "begins": next(name for name, b in BEGINNINGS.items() if b == run.prompt),
     }  # fmt: skip
 
 
 def tune() -> list[PromptRun]:
     return [
-        PromptRun(task, seed, shots=shots, **grid)
-        for m in METHODS for grid in GRID[m] for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
+        PromptRun(task, seed, prompt, shots=shots, **grid)
+        for prompt, grids in [*((WORDS, GRID[m]) for m in METHODS), *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS)]
+        for grid in grids for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
     ]  # fmt: skip
+
+
+def chosen(task: str, method: str, seed: int, **more: Any) -> PromptRun:
+    return PromptRun(task, seed, **{"prompt": WORDS, **CHOSEN[method], **more})
+
+
+def runs(tasks: list[str], methods: Sequence[str] = METHODS, **more: Any) -> list[PromptRun]:
+    return [chosen(t, m, s, **more) for m in methods for t in tasks for s in range(SEEDS)]
 
 
 def few_shot(tasks: list[str]) -> list[PromptRun]:
     """A task that has fewer drawings of a class than shots gives what it has."""
-    return [PromptRun(task, seed, shots=shots, **CHOSEN[m]) for m in METHODS for task in tasks for shots in SHOTS for seed in range(SEEDS)]
-
-
-def new(tasks: list[str]) -> list[PromptRun]:
-    return [replace(r, part="base") for r in few_shot(tasks) if r.shots == 16]
-
-
-def visual(tasks: list[str]) -> list[PromptRun]:
-    penalties = [CHOSEN[m].get("penalty") for m in METHODS]
-    return [PromptRun(t, s, VPT(), p, lr=2e-2, batch=16, views=0) for t in tasks for p in penalties for s in range(SEEDS)]
+    return [r for shots in SHOTS for r in runs(tasks, shots=shots)]
 
 
 def both_halves(run: PromptRun, prompt: SoftPrompt, benches: dict[str, tuple[Bench, Bench]]) -> list[dict]:
@@ -110,11 +125,12 @@ def followed(run: PromptRun) -> list[dict]:
 
 
 def corrupted(run: PromptRun, prompt: SoftPrompt, benches: dict[str, Bench]) -> Iterator[dict]:
+    begins = "words" if run.prompt == WORDS else "noise"
     for split, b in benches.items():
         for c in survey(b, prompt, TAUS, SIGMAS, seed=run.seed):
             yield {
                 "task": run.task, "shots": run.shots, "seed": run.seed, "kind": c.kind, "position": c.position, "factor": c.factor, "split": split,
-                "norm": f"{c.norm:.4g}", "delta": f"{c.delta:.4g}", "p": f"{c.p:.3g}",
+                "begins": begins, "norm": f"{c.norm:.4g}", "delta": f"{c.delta:.4g}", "p": f"{c.p:.3g}",
             }  # fmt: skip
 
 
@@ -133,31 +149,33 @@ def main() -> None:
     if "tune" in a.parts:
         val = {t: bench(clip, t, "val") for t in DEVELOPMENT}
         rows = [row(r, x, val[r.task].accuracy(prompt=x), **settings(r)) for r, x in found(tune(), clip, a)]
-        out["nemesis_tuning.csv"] = (*more, "lr", "steps", "beta", "weight", "tau", "samples"), rows
+        out["nemesis_tuning.csv"] = (*more, "lr", "steps", "beta", "weight", "tau", "samples", "begins"), rows
+    test = {t: bench(clip, t, "test") for t in tasks}
+
+    def measured(runs: list[PromptRun]) -> list[dict]:
+        return [row(r, x, test[r.task].accuracy(prompt=x)) for r, x in found(runs, clip, a)]
+
     if "few-shot" in a.parts:
-        test = {t: bench(clip, t, "test") for t in tasks}
-        rows = [
-            {"task": t, "method": "zero-shot", "seed": "", "setting": 0, "n": z.n, "accuracy": round(z.value, 4)}
-            for t in tasks
-            for z in [test[t].accuracy()]
-        ]
-        out["nemesis.csv"] = more, rows + [row(r, x, test[r.task].accuracy(prompt=x)) for r, x in found(few_shot(tasks), clip, a)]
+        words = [(t, test[t].accuracy()) for t in tasks]
+        rows = [{"task": t, "method": "zero-shot", "seed": "", "setting": 0, "n": z.n, "accuracy": round(z.value, 4)} for t, z in words]
+        out["nemesis.csv"] = more, rows + measured(few_shot(tasks))
+    if "noise" in a.parts:
+        out["nemesis_noise.csv"] = more, measured(runs(tasks, prompt=NOISE))
     if "new" in a.parts:
         halves = {t: tuple(Bench(clip, half) for half in load_task(t).base_and_new()) for t in tasks}
-        out["nemesis_new.csv"] = more, [line for r, x in tqdm(found(new(tasks), clip, a)) for line in both_halves(r, x, halves)]
+        out["nemesis_new.csv"] = more, [line for r, x in tqdm(found(runs(tasks, part="base"), clip, a)) for line in both_halves(r, x, halves)]
     if "epochs" in a.parts:
-        runs = [r for r in few_shot(tasks) if r.shots == 16]
         parallel = Parallel(a.jobs, return_as="generator")
-        out["nemesis_epochs.csv"] = more, [line for lines in tqdm(parallel(delayed(followed)(r) for r in runs), total=len(runs)) for line in lines]
+        todo = runs(tasks)
+        out["nemesis_epochs.csv"] = more, [line for lines in tqdm(parallel(delayed(followed)(r) for r in todo), total=len(todo)) for line in lines]
     if "survey" in a.parts:
-        runs = [r for r in few_shot(tasks) if r.method == "coop"]
-        both = {t: {s: bench(clip, t, s) for s in ("val", "test")} for t in tasks}
-        rows = [line for r, x in tqdm(found(runs, clip, a), desc="surveys") for line in corrupted(r, x, both[r.task])]
-        out["lownorm.csv"] = ("task", "shots", "seed", "kind", "position", "factor", "split", "norm", "delta", "p"), rows
+        both = {t: {"val": bench(clip, t, "val"), "test": test[t]} for t in tasks}
+        todo = [r for r in few_shot(tasks) if r.method == "coop"] + runs(tasks, ["coop"], prompt=NOISE)
+        rows = [line for r, x in tqdm(found(todo, clip, a), desc="surveys") for line in corrupted(r, x, both[r.task])]
+        out["lownorm.csv"] = ("task", "shots", "seed", "kind", "position", "factor", "split", "begins", "norm", "delta", "p"), rows
     if "visual" in a.parts:
-        some = [t for t in tasks if t in ("people-occluded", "faces-noise", "things-sketch", "count")]
-        test = {t: bench(clip, t, "test") for t in some}
-        out["nemesis_visual.csv"] = more, [row(r, x, test[r.task].accuracy(prompt=x)) for r, x in found(visual(some), clip, a)]
+        todo = runs([t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=400, batch=16, views=0)
+        out["nemesis_visual.csv"] = more, measured(todo)
     for name, (columns, rows) in out.items():
         if not a.tasks:
             write(name, columns, rows)

@@ -13,11 +13,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
 from adapters import SHIPPED  # noqa: E402 (after the path)
 from common import cores  # noqa: E402
-from nemesis import CHOSEN  # noqa: E402
+from nemesis import chosen  # noqa: E402
 
 from copra_lab.clip import load_clip  # noqa: E402
 from copra_lab.shipped import PROMPTS  # noqa: E402
-from copra_lab.sweep import PromptRun, train_all, trained  # noqa: E402
+from copra_lab.sweep import train_all, trained  # noqa: E402
 
 METHODS = ("coop", "pun", "pan")
 
@@ -27,7 +27,7 @@ def main() -> None:
     p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained prompts are kept")
     p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
     a = p.parse_args()
-    clip, runs = load_clip(), [PromptRun(task, 0, **CHOSEN[m]) for task in SHIPPED for m in METHODS]
+    clip, runs = load_clip(), [chosen(task, m, 0) for task in SHIPPED for m in METHODS]
     train_all(runs, a.work, a.jobs)
     shutil.rmtree(PROMPTS, ignore_errors=True)
     for run in runs:
