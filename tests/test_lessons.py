@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import build  # noqa: E402
 from IPython.core.inputtransformer2 import TransformerManager  # noqa: E402
 
 import copra_lab  # noqa: E402
-from copra_lab.checks import CheckFailed  # noqa: E402
+from copra_lab.checks import CheckFailed, Exercise  # noqa: E402
 
 pytestmark = pytest.mark.lessons
 
@@ -23,37 +24,21 @@ EXERCISES = [(s, i) for s in SOURCES for i, c in enumerate(build.read(s).cells) 
 each_lesson = pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
 each_exercise = pytest.mark.parametrize(("source", "cell"), EXERCISES, ids=lambda x: x.stem if isinstance(x, Path) else str(x))
 
-# As readers would write them: (lesson, a line of the solution, what stands there instead, words of the check's answer).
-MISTAKES = [
-    ("01", "template.format(name) for name in names", "name for name in names", "template"),
-    ("01", "F.normalize(clip.model.encode_image(clip.pixels(images)), dim=-1)", "clip.model.encode_image(clip.pixels(images))", "images' do not"),
-    ("01", "F.normalize(clip.model.encode_text(clip.tokenizer(texts)), dim=-1)", "clip.model.encode_text(clip.tokenizer(texts))", "texts' do not"),
-    ("01", "(clip.pixels(images)), dim=-1)", "(clip.pixels(images)), dim=0)", None),
-    ("01", "clip.logit_scale * ", "", "almost flat"),
-    ("01", "clip.logit_scale * ", "clip.model.logit_scale * ", "logarithm"),
-    ("01", ".softmax(dim=-1)", ".softmax(dim=0)", "ran over the images"),
-    ("01", ".softmax(dim=-1)", "", "These are logits"),
-    ("01", ".argmax(dim=-1)", ".argmin(dim=-1)", "least likely"),
-    ("01", ".argmax(dim=-1)", ".argmax(dim=0)", "an entry a name"),
-    ("01", "(clip.logit_scale * image_features @ text_features.T).softmax(dim=-1)", "(clip.logit_scale * text_features @ image_features.T).softmax(dim=0)", "a row a text"),
-    ("01", "return probabilities, probabilities.argmax(dim=-1)", "return probabilities", "2 tensors"),
-    ("01", "return probabilities, probabilities.argmax(dim=-1)", "", "`return` missing"),
-]  # fmt: skip
+# Of each lesson, in ``tests/mistakes_NN.py``: (a part of the solution, what stands there instead, words of the check's answer).
+MISTAKES = [(s.stem[:2], *m) for s in SOURCES for m in import_module(f"mistakes_{s.stem[:2]}").MISTAKES]
 
 
 def cells(nb) -> list[str]:
     return [c.source for c in nb.cells if c.cell_type == "code"]
 
 
-def attempt(nb, exercise: str):
-    """Run the setup, an exercise cell and its check as IPython would, and give what the check gives."""
+def attempt(nb, cell: int, exercise: str):
+    """Run the setup, `exercise` in place of a cell and the check after it, as IPython would, and give what the check gives."""
     setup = next(c.source for c in nb.cells if "setup" in build.tags(c))
-    after = [c for c in nb.cells if "check" in build.tags(c)]
-    code = [c.source for c in nb.cells if c.cell_type == "code"]
-    check = next(c.source for c in after if code.index(c.source) > code.index(exercise)) if exercise in code else after[0].source
+    check = next(c.source for c in nb.cells if "check" in build.tags(c) and int(c.id.removeprefix("cell-")) > cell)
     scope: dict = {}
-    for cell in (setup, exercise):
-        exec(TransformerManager().transform_cell(cell), scope)
+    for code in (setup, exercise):
+        exec(TransformerManager().transform_cell(code), scope)
     return eval(check, scope)
 
 
@@ -94,34 +79,32 @@ def test_each_exercise_has_its_check_and_nothing_else_needs_it(source):
 @each_exercise
 def test_a_solution_passes_and_a_blank_fails(source, cell):
     nb = build.solved(source)
-    assert repr(attempt(nb, nb.cells[cell].source)).startswith("✓")
+    assert repr(attempt(nb, cell, nb.cells[cell].source)).startswith("✓")
     nb = build.sheet(source, 20)
     blank = next(c.source for c in nb.cells if c.id == f"cell-{cell:02d}")
     with pytest.raises(CheckFailed, match="Nothing to check yet"):
-        attempt(nb, blank)
+        attempt(nb, cell, blank)
 
 
 @pytest.mark.parametrize(("lesson", "right", "wrong", "words"), MISTAKES)
 def test_each_mistake_is_told_apart(lesson, right, wrong, words):
     source, cell = next((s, c) for s, c in EXERCISES if s.stem.startswith(lesson) and right in solution(s, c))
-    nb = build.solved(source)
-    nb.cells[cell].source = nb.cells[cell].source.replace(right, wrong)
     with pytest.raises(CheckFailed, match=words):
-        attempt(nb, nb.cells[cell].source)
+        attempt(build.solved(source), cell, solution(source, cell).replace(right, wrong))
 
 
 def test_two_mistakes_at_once_are_both_named():
     source, cell = EXERCISES[0]
     code = solution(source, cell).replace("template.format(name)", "name").replace("clip.logit_scale * ", "")
     with pytest.raises(CheckFailed, match=r"template.*Also:.*almost flat"):
-        attempt(build.solved(source), code)
+        attempt(build.solved(source), cell, code)
 
 
-def test_every_mistake_a_check_knows_has_its_own_words_and_outcome():
-    from copra_lab.checks import Exercise, meet_clip
-
-    exercises = [e for module in (meet_clip,) for e in vars(module).values() if isinstance(e, Exercise)]
-    assert len(exercises) == len(EXERCISES)
+@each_lesson
+def test_every_mistake_a_check_knows_has_its_own_words_and_outcome(source):
+    module = import_module(f"copra_lab.checks.{source.stem[3:]}")
+    exercises = [e for e in vars(module).values() if isinstance(e, Exercise)]
+    assert len(exercises) == sum(s == source for s, _ in EXERCISES)
     for e in exercises:
         assert len(e.mistakes) >= 2
         for mistake in e.mistakes.values():
