@@ -94,7 +94,7 @@ class PromptRun(_Kept):
     steps: int = 400
     lr: float = 2e-3
     batch: int = 32
-    views: int = 4
+    views: int = 8
     part: str = "all"
 
     @property

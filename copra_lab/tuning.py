@@ -1,5 +1,6 @@
 """The training of a soft prompt: what `copra_lab.train.fit` drives where it is given CoOp or VPT."""
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -104,11 +105,7 @@ class _Instead:
     def __init__(self, clip: Clip, task: Task, length: int, position: str, adapter: Adapter, views: int, seed: int):
         self.encode, self.scale = Encoder(clip, task.classes, length, position, adapter), clip.logit_scale
         self.vision = _ImageFeatures(clip, adapter)
-        pixels = clip.pixels(task.train.images)
-        with torch.no_grad():
-            self.train = torch.stack(
-                [self.vision(task.augment(pixels, generator(seed, v, "view")) if views else pixels) for v in range(max(1, views))]
-            )
+        self.train = _copies(clip, task, adapter, views, seed)
 
     def see(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of training images (n, e), each in one of its copies."""
@@ -120,6 +117,14 @@ class _Instead:
     def logits(self, contexts: Tensor, features: Tensor) -> Tensor:
         """(m, [classes,] length, d), (n, e) → (m, n, classes)."""
         return self.scale * features @ self.encode(contexts).transpose(-1, -2)
+
+
+@lru_cache(maxsize=4)  # one after another, prompts of the same images are learned with other settings
+@torch.no_grad()
+def _copies(clip: Clip, task: Task, adapter: Adapter, views: int, seed: int) -> Tensor:
+    """Features of the training images in each of their augmented copies, (views, n, e); with no views, of the images as they are."""
+    vision, pixels = _ImageFeatures(clip, adapter), clip.pixels(task.train.images)
+    return torch.stack([vision(task.augment(pixels, generator(seed, v, "view")) if views else pixels) for v in range(max(1, views))])
 
 
 class _Beside:

@@ -82,8 +82,9 @@ def settings(run: PromptRun) -> dict:
 def tune() -> list[PromptRun]:
     return [
         PromptRun(task, seed, prompt, shots=shots, **grid)
+        for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
         for prompt, grids in [*((WORDS, GRID[m]) for m in METHODS), *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS)]
-        for grid in grids for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
+        for grid in grids
     ]  # fmt: skip
 
 
@@ -92,7 +93,7 @@ def chosen(task: str, method: str, seed: int, **more: Any) -> PromptRun:
 
 
 def runs(tasks: list[str], methods: Sequence[str] = METHODS, **more: Any) -> list[PromptRun]:
-    return [chosen(t, m, s, **more) for m in methods for t in tasks for s in range(SEEDS)]
+    return [chosen(t, m, s, **more) for t in tasks for s in range(SEEDS) for m in methods]  # what has the same images, in a row
 
 
 def few_shot(tasks: list[str]) -> list[PromptRun]:
