@@ -207,6 +207,37 @@ def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = 
     return Picture(fig, f"Which of {m.shape[1]} layers were on in {len(m)} training steps: in the four quarters of the training {quarters} of them.")
 
 
+def changes(
+    values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], sure: "Sequence[Sequence[bool]] | None" = None
+) -> Picture:
+    """A table of differences in accuracy, −1…1, as points with a sign, falls and rises in two colours; a frame and bold print where
+    `sure`."""
+    v = 100 * np.array(values, dtype=float)
+    top = max(1e-6, np.abs(v).max())
+    fig = Figure(figsize=(min(7.6, 2.2 + 0.75 * v.shape[1]), 0.8 + 0.34 * len(v)), layout="constrained")
+    ax = fig.subplots()
+    ax.imshow(v, cmap="PuOr", vmin=-1.6 * top, vmax=1.6 * top, aspect="auto")
+    for i, j in np.ndindex(*v.shape):
+        framed = sure is not None and sure[i][j]
+        ax.text(j, i, signed_points(v[i, j]), ha="center", va="center", fontsize=9, weight="bold" if framed else None)
+        if framed:
+            ax.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, ec="black", lw=1.5))
+    ax.set_xticks(range(v.shape[1]), columns, fontsize=9)
+    ax.set_yticks(range(len(v)), rows, fontsize=9)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    told = "; ".join(
+        f"{row}: " + ", ".join(f"{signed_points(x)} ({c})" for x, c in zip(line, columns, strict=True)) for row, line in zip(rows, v, strict=True)
+    )
+    return Picture(fig, f"Differences in points: {told}.".replace("\n", " "))
+
+
+def signed_points(points: float) -> str:
+    """+1.2, −0.4 or 0."""
+    return "0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
+
+
 def _pixels(image: Tensor) -> np.ndarray:
     return torch.as_tensor(image).numpy()
 

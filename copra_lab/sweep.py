@@ -91,10 +91,10 @@ class PromptRun(_Kept):
     prompt: CoOp | VPT = CoOp()  # noqa: RUF009 (frozen)
     penalty: Nemesis | None = None
     shots: int = 16
-    steps: int = 400
-    lr: float = 2e-3
+    steps: int = 200
+    lr: float = 1e-2
     batch: int = 32
-    views: int = 8
+    views: int = 4
     part: str = "all"
 
     @property

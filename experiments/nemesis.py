@@ -43,7 +43,7 @@ BEGINNINGS = {"words": WORDS, "noise, 4": CoOp(4), "noise, 16": NOISE}
 
 WEIGHTS = (0.05, 0.3, 2.0)
 GRID: dict[str, list[dict]] = {
-    "coop": [{"lr": lr, "steps": steps} for lr in (2e-3, 1e-2, 5e-2) for steps in (100, 400)],
+    "coop": [{"lr": lr, "steps": steps} for lr in (2e-3, 1e-2, 5e-2) for steps in (100, 200)],
     "pun": [{"lr": lr, "penalty": Nemesis(1.0, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
     "pan": [{"lr": lr, "penalty": Nemesis(0.0, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
     "pun+pan": [{"lr": lr, "penalty": Nemesis(0.5, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
@@ -175,7 +175,7 @@ def main() -> None:
         rows = [line for r, x in tqdm(found(todo, clip, a), desc="surveys") for line in corrupted(r, x, both[r.task])]
         out["lownorm.csv"] = ("task", "shots", "seed", "kind", "position", "factor", "split", "begins", "norm", "delta", "p"), rows
     if "visual" in a.parts:
-        todo = runs([t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=400, batch=16, views=0)
+        todo = runs([t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=200, batch=16, views=0)
         out["nemesis_visual.csv"] = more, measured(todo)
     for name, (columns, rows) in out.items():
         if not a.tasks:
