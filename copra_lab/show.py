@@ -207,6 +207,20 @@ def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = 
     return Picture(fig, f"Which of {m.shape[1]} layers were on in {len(m)} training steps: in the four quarters of the training {quarters} of them.")
 
 
+def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str) -> Picture:
+    """Plain numbers over `x`, one line each of `series`, told apart by dashes too."""
+    fig = Figure(figsize=(7.6, 3.0), layout="constrained")
+    ax = fig.subplots()
+    for (label, line), colour, dashes in zip(series.items(), (BLUE, VERMILION, GREEN, GREY), ("-", "--", "-.", ":"), strict=False):
+        ax.plot(x, line, dashes, color=colour, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    ax.legend(frameon=False)
+    ax.grid(color=PALE, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    told = "; ".join(f"{label} from {line[0]:.2g} to {line[-1]:.2g}, at most {max(line):.2g}" for label, line in series.items())
+    return Picture(fig, f"{ylabel} over {xlabel}: {told}.")
+
+
 def changes(
     values: Sequence[Sequence[float]], rows: Sequence[str], columns: Sequence[str], sure: "Sequence[Sequence[bool]] | None" = None
 ) -> Picture:
@@ -219,7 +233,7 @@ def changes(
     ax.imshow(v, cmap="PuOr", vmin=-1.6 * top, vmax=1.6 * top, aspect="auto")
     for i, j in np.ndindex(*v.shape):
         framed = sure is not None and sure[i][j]
-        ax.text(j, i, signed_points(v[i, j]), ha="center", va="center", fontsize=9, weight="bold" if framed else None)
+        ax.text(j, i, _signed(v[i, j]), ha="center", va="center", fontsize=9, weight="bold" if framed else None)
         if framed:
             ax.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, ec="black", lw=1.5))
     ax.set_xticks(range(v.shape[1]), columns, fontsize=9)
@@ -228,12 +242,12 @@ def changes(
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
     told = "; ".join(
-        f"{row}: " + ", ".join(f"{signed_points(x)} ({c})" for x, c in zip(line, columns, strict=True)) for row, line in zip(rows, v, strict=True)
+        f"{row}: " + ", ".join(f"{_signed(x)} ({c})" for x, c in zip(line, columns, strict=True)) for row, line in zip(rows, v, strict=True)
     )
     return Picture(fig, f"Differences in points: {told}.".replace("\n", " "))
 
 
-def signed_points(points: float) -> str:
+def _signed(points: Any) -> str:
     """+1.2, −0.4 or 0."""
     return "0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
 

@@ -47,24 +47,21 @@ from copra_lab.widgets import live
 TAUS = (0.001, 0.1, 0.5, 0.9, 1.1, 1.5, 2.0)
 
 
-def surveyed(bench, prompt, taus=TAUS):
-    """The survey, and its RESCALE part as a picture."""
-    found = survey(bench, prompt, taus)
+def drawn(found):
+    """The RESCALE part of a survey as a table."""
     cells = {(c.position, c.factor): c for c in found if c.kind == "rescale"}
-    rows = [[cells[i, t] for t in taus] for i in range(prompt.length)]
-    picture = show.changes(
-        [[c.delta for c in row] for row in rows],
-        [f"vector {i + 1}" for i in range(prompt.length)],
+    rows, taus = (sorted({key[i] for key in cells}) for i in (0, 1))
+    return show.changes(
+        [[cells[i, t].delta for t in taus] for i in rows],
+        [f"vector {i + 1}" for i in rows],
         [f"× {t:g}" for t in taus],
-        sure=[[c.p < 0.05 for c in row] for row in rows],
+        sure=[[cells[i, t].p < 0.05 for t in taus] for i in rows],
     )
-    return found, picture
 
 
 clip = cl.load_clip()
 opening = cl.Bench(clip, cl.load_task("things-blur"))
-_, picture = surveyed(opening, shipped_prompts("things-blur")[0].load(clip))
-picture
+drawn(survey(opening, shipped_prompts("things-blur")[0].load(clip), TAUS))
 
 # %% [markdown]
 # ## A prompt is a row of vectors
@@ -342,8 +339,8 @@ check.paired_p(paired_p)
 # lengthen it.
 
 # %%
-found, picture = surveyed(bench, four)
-picture
+found = survey(bench, four, TAUS)
+drawn(found)
 
 # %% tags=["prose"]
 counted = occurrences(found)
