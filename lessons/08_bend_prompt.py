@@ -346,7 +346,7 @@ drawn(found)
 counted = occurrences(found)
 longer = [c for c in found if c.kind == "rescale" and c.factor > 1]
 Markdown(f"""
-Of {counted.of} corruptions that shorten one vector (by RESCALE or REPLACE), {counted.rose} raise accuracy on these {len(bench)} images, and
+Corruptions that shorten one vector (by RESCALE or REPLACE): {counted.of}. Of those, {counted.rose} raise accuracy on these {len(bench)} images, and
 {counted.surely} of those beyond chance. At {counted.positions} of {four.length} positions a shorter vector raised accuracy
 *and* its counterpart, a longer one, lowered it: that is the Low-Norm Effect as the paper means it. For comparison, making a vector longer raises accuracy in
 {sum(c.delta > 0 for c in longer)} of {len(longer)} cases.
@@ -405,17 +405,17 @@ for s in [s for s in shipped_prompts() if s.label.startswith("CoOp")]:
 show.changes(
     kept,
     [f"{t}: vector {c.position + 1} × {c.factor:g}" for t, c in chosen.items()],
-    ["on validation\n(where it was chosen)", "on test"],
+    ["validation", "test"],
 )
 
 # %% tags=["prose"]
 on_val, on_test = (100 * sum(k[i] for k in kept) / len(kept) for i in (0, 1))
 Markdown(
     f"""
-Chosen as the best of {len(shorter)}, the corruption raises accuracy by {on_val:+.1f} points on average where it was chosen, and by
-{on_test:+.1f} where it was not. The first number is made by choosing; only the second is an effect. {"Some of it is left, then, " if on_test > 0.3 else "Little or nothing is left "}
-on this CLIP, with one prompt a task.
-""".replace("+-", "−")
+Chosen as the best of all that shorten one vector, the corruption raises accuracy by {on_val:+.1f} points on average on the validation images that chose
+it, and by {on_test:+.1f} on test images. The first number is made by choosing, the more so the fewer images there are; only the second is an effect, and with
+one prompt a task it is {"worth a look, no more" if on_test > 1 else "not to be told from nothing"}.
+""".replace("+-", "−").replace("-0.0", "0.0")
 )
 
 # %% [markdown]
