@@ -2,7 +2,7 @@
 
 import threading
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -120,6 +120,12 @@ class Lab:
         torch.set_num_threads(1)
         with _making:
             return _bench(task, self.precision)
+
+    def few(self, task: str, images: int) -> Bench:
+        """A bench of the first `images` of the task's test images, in the order of its bench."""
+        whole = self.bench(task)
+        some = replace(whole.task, test=whole.split.pick(whole.order[:images].tolist()))
+        return Bench(whole.clip, some, precision=self.precision)
 
 
 @cache

@@ -99,15 +99,15 @@ def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
         picked += own[: max(room - reserved, 0)]
         room -= min(len(own), max(room - reserved, 0))
     more = f'<p class="more">and {len(shown) - len(picked)} more</p>' if len(shown) > len(picked) else ""
-    return _section(head, f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}')
+    return section("Changed", head, f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}')
 
 
 def nothing_changed(head: str, words: str) -> str:
-    return _section(head, f'<p class="empty">{words}</p>')
+    return section("Changed", head, f'<p class="empty">{words}</p>')
 
 
-def _section(head: str, body: str) -> str:
-    return f'<section class="changed"><h2>Changed <span>{head}</span></h2>{body}</section>'
+def section(title: str, head: str, body: str) -> str:
+    return f'<section class="changed"><h2>{title} <span>{head}</span></h2>{body}</section>'
 
 
 def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:

@@ -190,6 +190,32 @@ class Bent:
         return Model(prompt=prompt)
 
 
+@dataclass(frozen=True)
+class Valued:
+    """An adapter whose layers are valued, and the layer that is looked at; −1 as long as none is."""
+
+    task: str
+    key: str
+    layer: int = -1
+
+    position = 0.0
+
+    @property
+    def line(self) -> Hashable:
+        return self
+
+    @property
+    def game(self) -> "Valued":
+        """The same for all layers."""
+        return Valued(self.task, self.key)
+
+    subject = game
+    references = ()
+
+    def model(self, lab: Lab) -> Model:
+        return Model(lab.adapter(self.task, self.key))
+
+
 def position(value: object) -> float:
     """What came from the slider of λ or its number field → a λ on the slider's grid, within its ends."""
     return round(round(_within(value, LOW, HIGH, "λ") / STEP) * STEP, 2) + 0.0  # + 0.0: there is no −0

@@ -1,0 +1,164 @@
+"""A layer game that is solved while somebody watches: sampled at first, then coalition by coalition until it is exact."""
+
+import math
+import threading
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import numpy as np
+
+from copra_lab.bench import Bench
+from copra_lab.games import LayerGame
+from copra_lab.lora import Adapter
+from copra_lab.page.lab import Lab
+from copra_lab.prune import layers_of
+from copra_lab.shapley import Curve, all_coalitions
+from copra_lab.sites import place as site
+from copra_lab.stats import Z95
+
+IMAGES = 100
+"""On how many test images a game is played: all 4,096 coalitions of a hundred take half a minute."""
+
+ORDERS = 24
+"""How many orders, each with its reverse, are sampled before all coalitions are asked for."""
+
+BATCH = 128
+"""Coalitions between two looks at whether somebody still watches."""
+
+
+@dataclass(frozen=True, eq=False)
+class Values:
+    """What is known so far of a game of n layers on some images. ``of_images`` (n, images): the Shapley value of each layer for each
+    image by itself, whose mean is the layer's value. ``errors`` (n,): standard errors, 0 when exact. ``by_size`` (n + 1,): the mean value
+    of coalitions of each size. ``asked`` of ``every`` coalitions were measured."""
+
+    layers: tuple[int, ...]
+    of_images: np.ndarray
+    errors: np.ndarray
+    by_size: np.ndarray
+    asked: int
+    every: int
+
+    @property
+    def values(self) -> np.ndarray:
+        """(n,), in shares of 1; they sum to v(N) − v(∅)."""
+        return self.of_images.mean(1)
+
+    @property
+    def halves(self) -> np.ndarray:
+        """Half the width of each value's 95 % interval, (n,)."""
+        return Z95 * self.errors
+
+    @property
+    def exact(self) -> bool:
+        return self.asked == self.every
+
+    @property
+    def empty(self) -> float:
+        """v(∅), the accuracy with no layer on."""
+        return float(self.by_size[0])
+
+    @property
+    def full(self) -> float:
+        return float(self.by_size[-1])
+
+    @property
+    def curve(self) -> Curve:
+        return Curve(self.by_size)
+
+
+class Solving:
+    """One game, shared by all who watch it: each `advance` does a little more of it, whoever calls.
+
+    The players are the layers of the image tower that the adapter has; v is the share of `bench`'s images that are right.
+    Raises ValueError for an adapter without any.
+    """
+
+    def __init__(self, bench: Bench, adapter: Adapter):
+        layers = layers_of(adapter)
+        if not layers:
+            raise ValueError("this adapter has nothing in the image tower, whose layers are the players here; choose another one")
+        held = {str(i): [n for n in adapter.deltas if site(n)[:2] == ("vision", i)] for i in layers}
+        self.bench, self.layers = bench, layers
+        self._game, self._rng, self._lock = LayerGame(bench, adapter, held), np.random.default_rng(0), threading.Lock()
+        n = len(layers)
+        self._known: dict[int, np.ndarray] = {}
+        self._bits = 1 << np.arange(n - 1, -1, -1)
+        self._orders = 0
+        self._sum, self._squares = np.zeros((n, len(bench))), np.zeros(n)
+        self._sizes, self._counts = np.zeros(n + 1), np.zeros(n + 1)
+        self.state: Values | None = None
+
+    @property
+    def done(self) -> bool:
+        return self.state is not None and self.state.exact
+
+    def advance(self) -> Values:
+        """Do a little more, and give what is known then."""
+        with self._lock:
+            if not self.done:
+                self.state = self._sample() if self._orders < ORDERS else self._complete()
+            assert self.state is not None
+            return self.state
+
+    def _ask(self, coalitions: np.ndarray) -> np.ndarray:
+        """Whether each image is right with each coalition (m, n) on, (m, images)."""
+        keys = (coalitions @ self._bits).tolist()
+        if missing := sorted({k for k in keys if k not in self._known}):
+            rows = np.array(missing)[:, None] & self._bits > 0
+            found = self._game.outcomes(rows).astype(bool)
+            self._known.update(zip(missing, found, strict=True))
+        return np.array([self._known[k] for k in keys], dtype=float)
+
+    def _sample(self) -> Values:
+        """Two orders more, one the reverse of the other (see `copra_lab.shapley.permutations`)."""
+        n = len(self.layers)
+        order = self._rng.permutation(n)
+        joined = np.concatenate([np.argsort(o)[None, :] < np.arange(n + 1)[:, None] for o in (order, order[::-1])])
+        right = self._ask(joined).reshape(2, n + 1, -1)
+        own = np.zeros_like(self._sum)
+        for o, r in zip((order, order[::-1]), right, strict=True):
+            own[o] += np.diff(r, axis=0) / 2
+        self._orders += 1
+        self._sum += own
+        self._squares += own.mean(1) ** 2
+        self._sizes += right.mean((0, 2)) * 2
+        self._counts += 2
+        m, mean = self._orders, self._sum / self._orders
+        spread = (self._squares - m * mean.mean(1) ** 2).clip(0) / max(1, m - 1)
+        errors = np.sqrt(spread / m) if m > 1 else np.full(n, np.inf)
+        return Values(self.layers, mean, errors, self._sizes / self._counts, len(self._known), 2**n)
+
+    def _complete(self) -> Values:
+        """The next coalitions in an order in which neighbours share most layers; the values of the samples stand until all are known."""
+        assert self.state is not None
+        n = len(self.layers)
+        missing = [k for k in range(2**n) if k not in self._known][:BATCH]
+        if missing:
+            self._ask(np.array(missing)[:, None] & self._bits > 0)
+        if len(self._known) < 2**n:
+            return replace(self.state, asked=len(self._known))
+        worth = np.array([self._known[k] for k in range(2**n)], dtype=float)
+        self._known = dict.fromkeys(self._known, _NOTHING)  # all that was to be learned from them is in the values
+        sizes = all_coalitions(n).sum(1)
+        by_size = np.array([worth[sizes == k].mean() for k in range(n + 1)])
+        return Values(self.layers, shapley_of_images(worth), np.zeros(n), by_size, 2**n, 2**n)
+
+
+_NOTHING = np.zeros(0)
+
+
+@lru_cache(32)
+def solving(lab: Lab, task: str, key: str) -> Solving:
+    """The game of an adapter on the shelf. Raises AdapterError for one that does not fit."""
+    return Solving(lab.few(task, IMAGES), lab.adapter(task, key))
+
+
+def shapley_of_images(worth: np.ndarray) -> np.ndarray:
+    """Values (2ⁿ, images) of all coalitions in the order of `all_coalitions` → the Shapley value of each player for each image,
+    (n, images): `copra_lab.shapley.Exact.values`, an image at a time."""
+    n = worth.shape[0].bit_length() - 1
+    cube = worth.reshape((2,) * n + worth.shape[1:])
+    weights = np.array([math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)])
+    sizes = all_coalitions(n - 1).sum(1) if n > 1 else np.zeros(1, int)
+    return np.stack([weights[sizes] @ (cube.take(1, i) - cube.take(0, i)).reshape(2 ** (n - 1), -1) for i in range(n)])

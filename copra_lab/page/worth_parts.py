@@ -1,0 +1,182 @@
+"""The Shapley view's pieces of HTML: pure functions of what is known of a game."""
+
+import math
+from html import escape
+
+import numpy as np
+
+from copra_lab.bench import Bench
+from copra_lab.page import parts
+from copra_lab.page.solving import Values
+from copra_lab.plots import signed
+
+HEIGHT, LOW_HEIGHT = 210, 130
+"""Pixels of the drawing of values, and of the curve."""
+
+
+def number(v: Values | None) -> str:
+    """What all layers together are worth, and how far the game is."""
+    if v is None:
+        return (
+            '<div class="now waiting" role="status"><div class="figure">…</div><div class="words">Asking what the first layers are worth.'
+            " A very first start also draws all images: about a minute.</div></div>"
+        ) + _facts(None)
+    total = 100 * (v.full - v.empty)
+    n = v.of_images.shape[1]
+    how = "<b>exact</b>, all coalitions measured" if v.exact else "<b>sampled</b>, bars are 95\u202f% intervals"
+    kind = "" if v.exact else "first"
+    return (
+        f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" data-total="{total:.6f}">'
+        f'<div class="figure">{_points(total, 0)}<small>pt</small></div>'
+        f'<div class="words"><div class="recipe">what {len(v.layers)} layers add together, on {n} images</div>{how}<br>'
+        f"{v.asked:,} of {v.every:,} coalitions</div></div>"
+    ) + _facts(v)
+
+
+def _facts(v: Values | None) -> str:
+    if v is None:
+        return parts.facts(
+            *(
+                parts.fact(name, "…", kind)
+                for name, kind in (("no layer", "base"), ("all layers", "a"), ("best four", "b"), ("area of g", "left wide"))
+            )
+        )
+    best = np.sort(v.values)[::-1][:4].sum()
+    total = v.full - v.empty
+    share = f"{100 * best / total:.0f}\u202f% <span>of it</span>" if total > 0 else "—"
+    return parts.facts(
+        parts.fact("no layer", f"{100 * v.empty:.0f}\u202f%", "base", "Accuracy of the base on these images"),
+        parts.fact("all layers", f"{100 * v.full:.0f}\u202f%", "a", "Accuracy with the whole adapter on these images"),
+        parts.fact("best four", share, "b", "What the four layers of highest value add, of what all add; others may take away"),
+        parts.fact(
+            "area of g",
+            f"{100 * v.curve.area:.1f}\u202f%",
+            "left wide",
+            "Mean accuracy when each layer is on with a chance that is drawn from 0 to 1",
+        ),
+    )
+
+
+def _points(x: float, digits: int = 1) -> str:
+    return ("+" if round(x, digits) > 0 else "") + signed(x, digits)
+
+
+def _span(v: Values) -> tuple[float, float]:
+    """The axis in points: multiples of five around everything that is drawn, so that it seldom moves."""
+    half = np.where(np.isfinite(v.halves), v.halves, 0)
+    low, high = 100 * min(0, (v.values - half).min()), 100 * max(0, (v.values + half).max())
+    return 5 * math.floor(low / 5 - 1e-9) if low < -0.5 else 0.0, max(5, 5 * math.ceil(high / 5))
+
+
+def bars(v: Values | None, layer: int) -> str:
+    """The value of each layer with its interval, in points of accuracy."""
+    if v is None:
+        return f'<div class="chart worth"><svg class="path" width="100%" height="{HEIGHT}" role="img" aria-label="Values"></svg></div>'
+    low, high = _span(v)
+
+    def y(points: float) -> float:
+        return HEIGHT * (1 - (points - low) / (high - low))
+
+    out, n = [], len(v.layers)
+    step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
+    for tick in range(int(math.ceil(low / step) * step), int(high) + 1, step):
+        out += [
+            f'<line class="{"zero" if tick == 0 else "grid"}" x1="0" x2="100%" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>',
+            f'<text class="tick" x="0" y="{y(tick):.1f}" dx="-8" dy="4" text-anchor="end">{signed(tick, 0)}</text>',
+        ]
+    for i, (name, value, half) in enumerate(zip(v.layers, 100 * v.values, 100 * v.halves, strict=True)):
+        x, w = 100 * (i + 0.16) / n, 68 / n
+        top, bottom = sorted((y(value), y(0)))
+        chosen = " chosen" if name == layer else ""
+        interval = "" if v.exact or not np.isfinite(half) else f" ± {half:.1f}"
+        out.append(
+            f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} points</title>'
+            f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{top:.1f}" height="{max(1.0, bottom - top):.1f}"/>'
+        )
+        if interval:
+            middle = f"{x + w / 2:.2f}%"
+            out.append(f'<line class="whisker" x1="{middle}" x2="{middle}" y1="{y(value - half):.1f}" y2="{y(value + half):.1f}"/>')
+        out.append("</g>")
+    even = 100 * (v.full - v.empty) / n
+    out.append(f'<line class="chord" x1="0" x2="100%" y1="{y(even):.1f}" y2="{y(even):.1f}"/>')
+    out.append(f'<text class="tick" x="100%" y="0" dy="-12" text-anchor="end">points of accuracy · dotted: equal shares, {_points(even)}</text>')
+    said = ", ".join(f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True))
+    return (
+        f'<div class="chart worth"><svg class="path" role="img" aria-label="Shapley value of each layer" width="100%" height="{HEIGHT}">'
+        f"<desc>{escape(said)}.</desc>{''.join(out)}</svg></div>"
+    )
+
+
+def curve(v: Values | None) -> str:
+    """The multilinear curve: mean accuracy when each layer is on with probability p."""
+    if v is None:
+        return f'<div class="chart worth low"><svg class="path" width="100%" height="{LOW_HEIGHT}" role="img" aria-label="Curve"></svg></div>'
+    out = []
+    for share in (0, 0.5, 1):
+        at = f"{LOW_HEIGHT * (1 - share):.1f}"
+        out += [
+            f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>',
+            f'<text class="tick" x="0" y="{at}" dx="-8" dy="4" text-anchor="end">{share:.0%}</text>',
+        ]
+    for p in (0, 0.25, 0.5, 0.75, 1):
+        out.append(f'<text class="tick" x="{100 * p:g}%" y="{LOW_HEIGHT}" dy="18" text-anchor="middle">{p:g}</text>')
+    xs = np.linspace(0, 1, 41)
+    ys = v.curve(xs)
+    for (x1, y1), (x2, y2) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
+        out.append(
+            f'<line class="curve" x1="{100 * x1:.2f}%" x2="{100 * x2:.2f}%" y1="{LOW_HEIGHT * (1 - y1):.1f}" y2="{LOW_HEIGHT * (1 - y2):.1f}"/>'
+        )
+    out.append(
+        f'<line class="chord" x1="0" x2="100%" y1="{LOW_HEIGHT * (1 - v.empty):.1f}" y2="{LOW_HEIGHT * (1 - v.full):.1f}"/>'
+        f'<text class="tick" x="100%" y="0" dy="-10" text-anchor="end">accuracy when each layer is on with probability p</text>'
+    )
+    said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in (0, 0.25, 0.5, 0.75, 1))
+    return (
+        f'<div class="chart worth low"><svg class="path" role="img" aria-label="The multilinear curve" width="100%" height="{LOW_HEIGHT}">'
+        f"<desc>{escape(said)}.</desc>{''.join(out)}</svg></div>"
+    )
+
+
+def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
+    """The images for which a layer matters most, those it helps before those it harms."""
+    head = f"by layer {layer}"
+    if v is None or bench is None or layer not in v.layers:
+        return parts.section("Decided", head, '<p class="empty">Images that a layer helps or harms appear here.</p>')
+    own = v.of_images[v.layers.index(layer)]
+    helped, harmed = ([int(i) for i in np.argsort(-sign * own, kind="stable") if sign * own[i] > 0.02] for sign in (1, -1))
+    kept = min(len(harmed), 3)
+    picked = [
+        *((i, "right") for i in helped[: parts.TILES - kept]),
+        *((i, "wrong") for i in harmed[: parts.TILES - min(len(helped), parts.TILES - kept)]),
+    ]
+    if not picked:
+        return parts.section("Decided", head, '<p class="empty">No image depends on this layer.</p>')
+    tally = (
+        f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ {len(harmed)} harmed</span>'
+        f'<span class="still">○ {len(own) - len(helped) - len(harmed)} as they were</span></p>'
+    )
+    tiles = "".join(_tile(bench, i, kind, float(own[i])) for i, kind in picked)
+    return parts.section("Decided", head, f'{tally}<ul class="tiles">{tiles}</ul>')
+
+
+def _tile(bench: Bench, image: int, kind: str, value: float) -> str:
+    truth = escape(bench.task.classes[int(bench.labels[image])])
+    sign, words = ("✓", "right more often") if kind == "right" else ("✗", "wrong more often")
+    said = f"{_points(100 * value, 0)}\u202f%"
+    return (
+        f'<li class="{kind}" title="{truth}: the layer’s own share in getting this image right, {said}"><img src="{parts.thumbnail(bench, image)}" alt="{truth}" '
+        f'width="56" height="56"><div><b>{truth}</b><span>{words}</span><em><i aria-label="{words}">{sign}</i> {said}</em></div></li>'
+    )
+
+
+def table(v: Values | None) -> str:
+    """The values in points, with their intervals, and the sum."""
+    heads = "".join(f"<th scope=col>{h}</th>" for h in ("layer", "points", "from", "to"))
+    rows = []
+    if v is not None:
+        for name, x, half in zip(v.layers, 100 * v.values, 100 * v.halves, strict=True):
+            ends = (f"{x - half:.2f}", f"{x + half:.2f}") if np.isfinite(half) else ("", "")
+            rows.append((str(name), f"{x:.2f}", *ends))
+        rows.append(("all", f"{100 * v.values.sum():.2f}", "", ""))
+    body = "".join(f"<tr><th scope=row>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>" for first, *rest in rows)
+    return f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
