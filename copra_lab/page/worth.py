@@ -83,20 +83,19 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         return
     try:
         lab.check(task)
-        place = Valued(task, lab.one(task, key))
-        have = layers_of(lab.adapter(task, place.key))
-        game = solving(lab, task, place.key)
-        before = session.walk.place
-        known = isinstance(before, Valued) and before.game == place  # back from another view
-        place = Valued(task, place.key, layer if known and layer in have else _best(game))
+        whole = Valued(task, lab.one(task, key))
+        have = layers_of(lab.adapter(task, whole.key))
+        game = solving(lab, task, whole.key)
+        known = _here(session, whole) and layer in have
+        place = Valued(task, whole.key, layer if known else _best(game))
         session.visit(place)
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
-        updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=place.key), choices]
+        updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices]
         yield [*drawn(game.state, game, place.layer), *updates]
-        for values in sharpened(game, lambda: session.turn == number and _here(session, place)):
+        for values in sharpened(game, lambda: session.turn == number and _here(session, whole)):
             updates = [gr.skip()] * 3
             if place.layer < 0:  # the first that is known chooses the layer that is looked at
-                place = Valued(task, place.key, _best(game))
+                place = Valued(task, whole.key, _best(game))
                 session.visit(place)
                 updates[2] = gr.update(value=place.layer)
             now = session.walk.place

@@ -139,7 +139,7 @@ def curve(v: Values | None) -> str:
 
 def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
     """The images for which a layer matters most, those it helps before those it harms."""
-    head = f"by layer {layer}"
+    head = f"by layer {layer}" if layer >= 0 else "by a layer"
     if v is None or bench is None or layer not in v.layers:
         return parts.section("Decided", head, '<p class="empty">Images that a layer helps or harms appear here.</p>')
     own = v.of_images[v.layers.index(layer)]
