@@ -51,10 +51,10 @@ GRID: dict[str, list[dict]] = {
 """As many settings for each. What is not said is `PromptRun`'s."""
 
 CHOSEN: dict[str, dict] = {
-    "coop": {},
-    "pun": {"penalty": Nemesis(1.0, 1.0)},
-    "pan": {"penalty": Nemesis(0.0, 1.0)},
-    "pun+pan": {"penalty": Nemesis(0.5, 1.0)},
+    "coop": {"lr": 5e-2},
+    "pun": {"lr": 1e-2, "penalty": Nemesis(1.0, 0.3)},
+    "pan": {"lr": 1e-2, "penalty": Nemesis(0.0, 2.0)},
+    "pun+pan": {"lr": 1e-2, "penalty": Nemesis(0.5, 2.0)},
 }
 """By method, the best of `GRID` on validation images of the development tasks (``--parts tune``)."""
 

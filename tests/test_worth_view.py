@@ -1,0 +1,203 @@
+"""The Shapley view: values that are a layer game's own, sampled and exact; and in a browser on the bundled CLIP."""
+
+import math
+import threading
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from test_app import TINY, TinyLab, Visitor, browser, cells, fresh, independent, url  # noqa: F401 (fixtures)
+from test_prune_view import handler
+
+from copra_lab.games import LayerGame
+from copra_lab.lora import NONE
+from copra_lab.page import solving as so
+from copra_lab.page import worth, worth_parts
+from copra_lab.page.lab import Lab
+from copra_lab.page.places import Valued
+from copra_lab.page.solving import Solving, Values, shapley_of_images
+from copra_lab.page.walk import Session
+from copra_lab.prune import layers_of
+from copra_lab.shapley import all_coalitions, exact
+
+LAB = TinyLab()
+KEY = LAB.adapters("colours")[0][1]
+ADAPTER = LAB.adapter("colours", KEY)
+
+
+def solved(game: Solving) -> Values:
+    while not game.done:
+        game.advance()
+    return game.state
+
+
+def test_the_end_is_the_layer_games_own_exact_values():
+    game = Solving(TINY, ADAPTER)
+    steps = [game.advance() for _ in range(3)]
+    found, expected = (
+        solved(game),
+        exact(
+            LayerGame(
+                TINY,
+                ADAPTER,
+                {str(i): [n for n in ADAPTER.deltas if n.split(".")[1] == str(i) and n.startswith("vision")] for i in layers_of(ADAPTER)},
+            ),
+            3,
+        ),
+    )
+    np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
+    np.testing.assert_allclose(found.by_size, expected.curve.by_size, atol=1e-12)
+    assert found.exact and not found.errors.any() and found.asked == found.every == 8
+    for v in [*steps, found]:
+        assert v.values.sum() == pytest.approx(v.full - v.empty, abs=1e-12)
+        assert (v.empty, v.full) == pytest.approx((float(found.by_size[0]), float(found.by_size[-1])))
+        assert np.abs(v.of_images).max() <= 1 + 1e-12
+    assert game.advance() is found  # nothing is left to do
+
+
+def test_values_of_images_are_those_of_games_of_one_image():
+    worth_ = np.random.default_rng(0).random((16, 5)) < 0.5
+    found = shapley_of_images(worth_.astype(float))
+    for image in range(5):
+        order = {c.tobytes(): float(w) for c, w in zip(all_coalitions(4), worth_[:, image], strict=True)}
+        np.testing.assert_allclose(found[:, image], exact(lambda x, o=order: np.array([o[r.tobytes()] for r in x]), 4).values, atol=1e-12)
+
+
+def test_intervals_of_samples_hold_the_exact_values_as_often_as_they_say(monkeypatch):
+    """On a game of many layers without a model: a random one, in which orders differ much."""
+    g = np.random.default_rng(1)
+    table = (g.random((256, 20)) < 0.5).astype(np.uint8)
+    truth = shapley_of_images(table.astype(float)).mean(1)
+
+    class Table(Solving):
+        def __init__(self, seed):
+            super().__init__(TINY, ADAPTER)
+            n = 8
+            self.layers, self._bits = tuple(range(n)), 1 << np.arange(n - 1, -1, -1)
+            self._sum, self._squares, self._sizes, self._counts = np.zeros((n, 20)), np.zeros(n), np.zeros(n + 1), np.zeros(n + 1)
+            self._rng = np.random.default_rng(seed)
+
+        def _ask(self, coalitions):
+            return table[coalitions @ self._bits].astype(float)
+
+    inside = []
+    for seed in range(120):
+        game = Table(seed)
+        for _ in range(so.ORDERS):
+            v = game.advance()
+        inside += (np.abs(v.values - truth) <= v.halves).tolist()
+    assert 0.90 <= np.mean(inside) <= 0.985
+
+
+def test_two_who_watch_share_one_game_and_get_the_same():
+    game, seen = Solving(TINY, ADAPTER), []
+    threads = [threading.Thread(target=lambda: seen.append(solved(game))) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert all(v is seen[0] for v in seen) and len(seen) == 4
+
+
+def test_an_adapter_without_layers_there_is_refused_in_words():
+    with pytest.raises(ValueError, match="nothing in the image tower"):
+        Solving(TINY, NONE)
+
+
+def test_watching_ends_when_exact_or_when_the_visitor_leaves():
+    so.solving.cache_clear()
+    session = Session()
+    frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    assert all(len(f) == 8 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
+    best = LAB_BEST()
+    assert session.walk.place == Valued("colours", KEY, best) and f"by layer {best}" in frames[-1][3]
+    again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
+    assert session.walk.place.layer == 0 and "exact" in again[-1][0]  # the layer chosen before is kept
+
+    so.solving.cache_clear()
+    watching = worth.watching(LAB, "colours", KEY, None, session, 3)
+    next(watching)
+    session.take(4)  # asked for something else
+    assert list(watching) == []
+    late = list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    assert len(late) == 1 and len(late[0]) == 8  # an older request changes nothing
+
+
+def LAB_BEST() -> int:
+    state = so.solving(LAB, "colours", KEY).state
+    return state.layers[int(state.values.argmax())]
+
+
+JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
+
+
+@pytest.mark.parametrize("values", JUNK)
+def test_junk_is_answered_in_words(values):
+    *_, last = worth.watching(LAB, *values, Session(), None)
+    assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 8
+    assert "choose one of the tasks" in worth.looked(LAB, *values, Session())[1]
+    assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] if values[2] != 0 else 99, Session())[1]
+    assert handler(LAB, "watch", 1) and handler(LAB, "look", 1)
+
+
+def test_another_layer_shows_other_images():
+    so.solving.cache_clear()
+    session = Session()
+    list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    for layer in layers_of(ADAPTER):
+        bars, decided = worth.looked(LAB, "colours", KEY, layer, session)
+        assert session.walk.place.layer == layer and f"by layer {layer}" in decided and bars.count("chosen") == 1
+
+
+def test_what_is_drawn():
+    of_images = np.array([[0.5, -0.25, 0.0, 0.25], [0.0, 0.0, 0.0, 0.0]])
+    sampled = Values((3, 7), of_images, np.array([0.05, math.inf]), np.array([0.25, 0.3, 0.375]), 4, 16)
+    over = Values((3, 7), of_images, np.zeros(2), np.array([0.25, 0.3, 0.375]), 16, 16)
+    assert (
+        "sampled" in worth_parts.number(sampled)
+        and "<b>exact</b>" in worth_parts.number(over)
+        and ">+12<" in worth_parts.number(over).replace("+13", "+12")
+    )
+    svg = ElementTree.fromstring(worth_parts.bars(sampled, 3).replace('<div class="chart worth">', "").removesuffix("</div>"))
+    heights = [float(e.get("height")) for e in svg.iter("rect")]
+    assert heights[0] > 20 and heights[1] == 1 and sum(e.get("class") == "whisker" for e in svg.iter("line")) == 1  # no error bar from one sample
+    assert "whisker" not in worth_parts.bars(over, 3)
+    tiles = worth_parts.decided(over, TINY, 3)
+    assert (
+        "✓ 2 helped" in tiles
+        and "✗ 1 harmed" in tiles
+        and "○ 1 as they were" in tiles
+        and tiles.index("+50") < tiles.index("+25") < tiles.index("−25")
+    )
+    assert "No image depends" in worth_parts.decided(over, TINY, 7) and "appear here" in worth_parts.decided(None, None, -1)
+    rows = cells(worth_parts.table(over))
+    assert rows[0] == ["3", "12.50", "12.50", "12.50"] and rows[-1][:2] == ["all", "12.50"] and cells(worth_parts.table(sampled))[1][2] == ""
+    assert "25 % at p = 0" in worth_parts.curve(over) and "38 % at p = 1" in worth_parts.curve(over)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [390, 1280])
+def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, width):  # noqa: F811
+    visitor = Visitor(browser, url, "shapley", width=width, height=900)
+    page = visitor.page
+    page.wait_for_function("() => document.querySelector('#worth-number .now').dataset.asked", timeout=120_000)
+    layers = "#worth-layer input"
+    page.wait_for_function("n => document.querySelectorAll(n).length === 12", arg=layers)
+    tops = """() => ['#worth-bars', '#worth-layer', '#worth-curve', '#worth-decided', '#footer'].map(id => {
+      const box = document.querySelector(id).getBoundingClientRect(); return box.top + scrollY; })"""
+    before = page.evaluate(tops)
+    page.locator(layers).nth(2).check(force=True)
+    page.wait_for_function("() => document.querySelector('#worth-decided h2').innerText.includes('layer 2')")
+    asked = int(page.evaluate("() => document.querySelector('#worth-number .now').dataset.asked"))
+    page.wait_for_function("old => Number(document.querySelector('#worth-number .now').dataset.asked) > old", arg=asked, timeout=60_000)
+    assert "layer 2" in page.inner_text("#worth-decided h2")  # the stream keeps the choice
+    assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
+    page.wait_for_function("() => { const d = document.querySelector('#worth-number .now').dataset; return d.asked === d.every; }", timeout=300_000)
+    lab = Lab(precision="float32")
+    task = next(iter(lab.tasks()))
+    bench = lab.few(task, so.IMAGES)
+    whole = bench.accuracy(lab.adapter(task, lab.one(task, None))).value - bench.accuracy().value
+    assert float(page.evaluate("() => document.querySelector('#worth-number .now').dataset.total")) == pytest.approx(100 * whole, abs=1.01)
+    page.keyboard.press("ArrowRight")
+    page.wait_for_function("() => document.querySelector('#worth-decided h2').innerText.includes('layer 3')")
+    visitor.leave()
