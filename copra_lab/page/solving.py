@@ -38,6 +38,7 @@ class Values:
     by_size: np.ndarray
     asked: int
     every: int
+    exact: bool = False
 
     @property
     def values(self) -> np.ndarray:
@@ -48,10 +49,6 @@ class Values:
     def halves(self) -> np.ndarray:
         """Half the width of each value's 95 % interval, (n,)."""
         return Z95 * self.errors
-
-    @property
-    def exact(self) -> bool:
-        return self.asked == self.every
 
     @property
     def empty(self) -> float:
@@ -97,7 +94,7 @@ class Solving:
         """Do a little more, and give what is known then."""
         with self._lock:
             if not self.done:
-                self.state = self._sample() if self._orders < ORDERS else self._complete()
+                self.state = self._complete() if self._orders == ORDERS or len(self._known) == 2 ** len(self.layers) else self._sample()
             assert self.state is not None
             return self.state
 
@@ -142,7 +139,7 @@ class Solving:
         self._known = dict.fromkeys(self._known, _NOTHING)  # all that was to be learned from them is in the values
         sizes = all_coalitions(n).sum(1)
         by_size = np.array([worth[sizes == k].mean() for k in range(n + 1)])
-        return Values(self.layers, shapley_of_images(worth), np.zeros(n), by_size, 2**n, 2**n)
+        return Values(self.layers, shapley_of_images(worth), np.zeros(n), by_size, 2**n, 2**n, exact=True)
 
 
 _NOTHING = np.zeros(0)
