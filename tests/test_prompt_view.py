@@ -130,11 +130,12 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     file = tmp_path / "digits" / "coop-seed-0" / FILE
     file.write_bytes(file.read_bytes()[:-50])
     lab = Lab(prompts=tmp_path)
-    assert lab.longest_prompt() == 16
+    length = shipped_prompts("digits")[0].load(load_clip()).length
+    assert lab.longest_prompt() == length
     move, session = handler(lab, "move", 2), Session()
-    *_, last = move("digits", "coop-seed-0", *[100] * 16, session, None)
+    *_, last = move("digits", "coop-seed-0", *[100] * length, session, None)
     assert 'role="alert"' in last[0] and "copy or save it anew" in last[0]
-    *_, last = move("digits", "pun-seed-0", *[100] * 16, session, None)
+    *_, last = move("digits", "pun-seed-0", *[100] * length, session, None)
     assert "as learned" in last[0] and "alert" not in last[0]
 
 
@@ -209,23 +210,23 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
     tops = """() => ['#prompt-chart', '#prompt-bank', '#prompt-presets', '#prompt-changed', '#footer'].map(id => {
       const box = document.querySelector(id).getBoundingClientRect(); return [box.top + scrollY, box.height]; }).flat().slice(0, 9)"""
     before = page.evaluate(tops)
-    third = page.locator("#prompt-3 input[type=range]")
-    third.focus()
+    second = page.locator("#prompt-2 input[type=range]")
+    second.focus()
     for _ in range(4):
         page.keyboard.press("ArrowDown")
     percents = ["100"] * learned.length
-    percents[2] = "80"
-    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, 2, 0.8)).correct)
-    fifth = page.locator("#prompt-5 input[type=range]")
-    fifth.scroll_into_view_if_needed()
-    box = fifth.bounding_box()
+    percents[1] = "80"
+    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, 1, 0.8)).correct)
+    fourth = page.locator("#prompt-4 input[type=range]")
+    fourth.scroll_into_view_if_needed()
+    box = fourth.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
     page.mouse.down()
     for share in (0.2, 0.7, 1.02):  # to the very bottom
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * share, steps=3)
     page.mouse.up()
-    percents[4] = "0"
-    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, [2, 4], [0.8, 0.0])).correct)
+    percents[3] = "0"
+    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, [1, 3], [0.8, 0.0])).correct)
     assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="All gone", exact=True).click()
     gone = settled(" ".join(["0"] * learned.length))

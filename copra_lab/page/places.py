@@ -170,7 +170,7 @@ class Bent:
 
     @property
     def line(self) -> Hashable:
-        return self  # sixteen sliders make no single curve
+        return self  # many sliders make no single curve
 
     @property
     def learned(self) -> "Bent":

@@ -81,5 +81,5 @@ def _shown(place: Bent, sliders: int) -> Sequence[int]:
 
 VIEW = View(
     "prompt", "Prompt", "Bend a learned prompt",
-    "Sixteen vectors were learned in place of a prompt’s words. Make any of them shorter or longer, and watch which images still find their class.", fill,
+    "Four vectors were learned in place of a prompt’s words. Make any of them shorter or longer, and watch which images still find their class.", fill,
 )  # fmt: skip
