@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.pop("MPLBACKEND", None)  # the kernel inherits it and shall draw inline
-os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1", OMP_NUM_THREADS="2")
+os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1", OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE")  # threads that spin starve a busy machine
 
 import jupytext
 import nbformat
