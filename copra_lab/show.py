@@ -215,3 +215,90 @@ def _image(ax: Any, image: Tensor) -> None:
     ax.imshow(_pixels(image))
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(color=PALE, linewidth=0.8)
+
+
+LINES = (("o", "-", BLUE), ("s", "--", VERMILION), ("^", "-.", GREEN), ("D", ":", GREY), ("v", "-", "#56B4E9"))
+"""Mark, line and colour of the first, second, … series."""
+
+
+def estimates(
+    names: Sequence[str],
+    panels: Mapping[str, "Mapping[str, tuple[Sequence[float], Sequence[Interval] | None]]"],
+    xlabel: str = "",
+    title: str = "",
+    ylim: "Interval | None" = None,
+) -> Picture:
+    """Values with intervals (or None), a place on the x axis for each of `names`. ``panels``: what the y axis says → series →
+    (values, intervals); one panel below the other."""
+    fig = Figure(figsize=(7.6, (2.9 if len(panels) == 1 else 2.3 * len(panels)) + 0.3 * bool(title)), layout="constrained")
+    told = []
+    for (ylabel, series), ax in zip(panels.items(), fig.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0], strict=True):
+        for k, ((label, (values, intervals)), (mark, _, colour)) in enumerate(zip(series.items(), LINES, strict=False)):
+            x = np.arange(len(names)) + 0.24 * (k - (len(series) - 1) / 2)
+            if intervals is not None:
+                ax.vlines(x, *np.array(intervals).T, color=colour, lw=1.6)
+            ax.plot(x, values, mark, color=colour, ms=5.5, mfc=colour if k % 2 == 0 else "white", mew=1.4, label=label)
+            words = [
+                f"{n} {v:.1f}" + (f" ({i[0]:.1f} to {i[1]:.1f})" if i else "")
+                for n, v, i in zip(names, values, intervals or [None] * len(names), strict=True)
+            ]
+            told.append(f"{ylabel}, {label}: ".replace("\n", " ") + ", ".join(words).replace("\n", " "))
+        ax.axhline(0, color="black", lw=0.8)
+        ax.set(ylabel=ylabel, xticks=range(len(names)), xlim=(-0.6, len(names) - 0.4), ylim=ylim)
+        ax.set_xticklabels(names)
+        if len(series) > 1 or len(panels) == 1:
+            ax.legend(frameon=False, ncols=len(series), fontsize=9, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.1)
+        ax.grid(axis="y", color=PALE, lw=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+    ax.set_xlabel(xlabel)
+    if title:
+        fig.suptitle(title, fontsize=10, x=0.99, ha="right")
+    return Picture(fig, (f"{title}. " if title else "") + "; ".join(told) + ".")
+
+
+def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]], xlabel: str, log: bool = False, marks: bool = True) -> Picture:
+    """Numbers over `x`, panels side by side: what the y axis says → series → a number for each of `x`. Both axes are logarithmic
+    if `log`."""
+    fig = Figure(figsize=(7.6, 3.2), layout="constrained")
+    told = []
+    for (ylabel, series), ax in zip(panels.items(), fig.subplots(1, len(panels), squeeze=False)[0], strict=True):
+        for (label, y), (mark, line, colour) in zip(series.items(), LINES, strict=False):
+            ax.plot(x, y, line, marker=mark if marks else None, color=colour, ms=5, label=label)
+            told.append(f"{ylabel}, {label}: from {y[0]:.3g} at {x[0]:g} to {y[-1]:.3g} at {x[-1]:g}")
+        ax.set(xlabel=xlabel, ylabel=ylabel)
+        if log:
+            ax.set(xscale="log", yscale="log")
+            ax.set_xticks(x, [f"{v:g}" for v in x])
+            ax.minorticks_off()
+            low, high = ax.get_ylim()
+            at = [t for t in (m * 10.0**k for k in range(-6, 7) for m in (1, 2, 5)) if low <= t <= high]
+            ax.set_yticks(at, [f"{t:g}" for t in at])
+        ax.legend(frameon=False, fontsize=9)
+        ax.grid(color=PALE, lw=0.6)
+        ax.spines[["top", "right"]].set_visible(False)
+    return Picture(fig, f"Over {xlabel}. " + "; ".join(told) + ".")
+
+
+def table(rows: Mapping[str, Sequence[float]], columns: Sequence[str], what: str, digits: int = 0, bold: bool = True) -> Picture:
+    """Numbers as a heat map: label of a row → a number for each of `columns`; the largest of each column is bold. ``what``: what
+    the numbers are, for a title."""
+    v = np.array(list(rows.values()), float)
+    fig = Figure(figsize=(7.6, 1.15 + 0.36 * len(rows)), layout="constrained")
+    ax = fig.subplots()
+    low, high = min(0.0, float(v.min())), max(float(v.max()), 1e-9)
+    ax.imshow(v, cmap="Blues", vmin=low, vmax=low + 1.15 * (high - low), aspect="auto")
+    for i, j in np.ndindex(*v.shape):
+        best, dark = bold and v[i, j] >= v[:, j].max() - 1e-9, v[i, j] > low + 0.6 * (high - low)
+        number = f"{round(v[i, j], digits) + 0.0:.{digits}f}".replace("-", "−")
+        ax.text(j, i, number, ha="center", va="center", fontsize=9, weight="bold" if best else None, color="white" if dark else "black")
+    ax.set_xticks(range(len(columns)), columns, fontsize=9)
+    ax.set_yticks(range(len(rows)), list(rows), fontsize=9)
+    ax.set_title(what, fontsize=10, loc="left")
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    told = "; ".join(
+        f"{r}: " + ", ".join(f"{c} {x:.{digits}f}" for c, x in zip(columns, row, strict=True)).replace("\n", " ")
+        for r, row in zip(rows, v.tolist(), strict=True)
+    )
+    return Picture(fig, f"{what}. {told}.")
