@@ -266,7 +266,7 @@ start = time.perf_counter()
 for c in every[:: len(every) // 8]:  # a few of all sizes, one by one
     bench.outcomes([games["LoRA"].adapter_of(c)])
 alone = (time.perf_counter() - start) / 8 * len(every)
-print(f"a game as a tree: {together:.0f} s; one coalition after the other it would take {alone:.0f} s")
+print(f"a game as a tree: {together:.0f} s; one by one it would take {alone:.0f} s")
 
 # %% [markdown]
 # Now look at the game itself, before any formula. Switch layers on and off. A circle says what *that* layer adds to the
@@ -291,7 +291,8 @@ def look(method, **on):
 
 
 def switch(i):
-    return w.ToggleButton(i in (0, 1, 2, 3, 8, 9), description=str(i), layout=w.Layout(width="3em"))
+    on = i in (0, 1, 2, 3, 8, 9)
+    return w.ToggleButton(on, description=str(i), layout=w.Layout(width="3em"))
 
 
 method = w.ToggleButtons(options=list(exact), description="trained by")
@@ -479,9 +480,10 @@ def sharpen(budget, method, seed):
     return show.estimates(layers, {"worth, points": series}, "layer", title, ylim=(-5, 20))
 
 
+steps = [50, 100, 200, 400, 800, 1600, 3200]
 live(
     sharpen,
-    budget=w.SelectionSlider(options=[50, 100, 200, 400, 800, 1600, 3200], value=200, description="budget"),
+    budget=w.SelectionSlider(options=steps, value=200, description="budget"),
     method=w.Dropdown(options=list(sh.SAMPLERS), description="sampler"),
     seed=w.IntSlider(0, 0, 9, description="seed"),
 )
@@ -598,7 +600,9 @@ Markdown(f"""
 
 # %%
 backup = sh.exact(lambda c: c.any(1).astype(float), 2)
-print("Shapley", backup.values, "· first in", backup.worth[[2, 1]], "· leave one out", 1 - backup.worth[[1, 2]])
+print("Shapley      ", backup.values)
+print("first in     ", backup.worth[[2, 1]])
+print("leave one out", 1 - backup.worth[[1, 2]])
 
 
 def ends(x):
@@ -608,7 +612,7 @@ def ends(x):
 
 
 first, last = ends(exact["LoRA"])
-assert np.isclose(first.sum(), curves["LoRA"].slope(0.0)) and np.isclose(last.sum(), curves["LoRA"].slope(1.0))
+assert np.allclose([first.sum(), last.sum()], curves["LoRA"].slope(np.array([0.0, 1.0])))
 series = {
     "first in": (100 * first, None),
     "Shapley": (100 * truth, None),
