@@ -238,10 +238,8 @@ def estimates(
             if intervals is not None:
                 ax.vlines(x, *np.array(intervals).T, color=colour, lw=1.6)
             ax.plot(x, values, mark, color=colour, ms=5.5, mfc=colour if k % 2 == 0 else "white", mew=1.4, label=label)
-            words = [
-                f"{n} {v:.1f}" + (f" ({i[0]:.1f} to {i[1]:.1f})" if i else "")
-                for n, v, i in zip(names, values, intervals or [None] * len(names), strict=True)
-            ]
+            spans = [f" ({low:.1f} to {high:.1f})" for low, high in intervals] if intervals is not None else [""] * len(names)
+            words = [f"{n} {v:.1f}{span}" for n, v, span in zip(names, values, spans, strict=True)]
             told.append(f"{ylabel}, {label}: ".replace("\n", " ") + ", ".join(words).replace("\n", " "))
         ax.axhline(0, color="black", lw=0.8)
         ax.set(ylabel=ylabel, xticks=range(len(names)), xlim=(-0.6, len(names) - 0.4), ylim=ylim)
@@ -265,15 +263,16 @@ def lines(x: Sequence[float], panels: Mapping[str, Mapping[str, Sequence[float]]
     for (ylabel, series), ax in zip(panels.items(), fig.subplots(1, len(panels), squeeze=False)[0], strict=True):
         for (label, y), (mark, line, colour) in zip(series.items(), LINES, strict=False):
             ax.plot(x, y, line, marker=mark if marks else None, color=colour, ms=5, label=label)
-            told.append(f"{ylabel}, {label}: from {y[0]:.3g} at {x[0]:g} to {y[-1]:.3g} at {x[-1]:g}")
+            known = [(at, v) for at, v in zip(x, y, strict=True) if np.isfinite(v)]
+            told.append(f"{ylabel}, {label}: from {known[0][1]:.3g} at {known[0][0]:g} to {known[-1][1]:.3g} at {known[-1][0]:g}")
         ax.set(xlabel=xlabel, ylabel=ylabel)
         if log:
             ax.set(xscale="log", yscale="log")
             ax.set_xticks(x, [f"{v:g}" for v in x])
             ax.minorticks_off()
             low, high = ax.get_ylim()
-            at = [t for t in (m * 10.0**k for k in range(-6, 7) for m in (1, 2, 5)) if low <= t <= high]
-            ax.set_yticks(at, [f"{t:g}" for t in at])
+            ticks = [t for t in (m * 10.0**k for k in range(-6, 7) for m in (1, 2, 5)) if low <= t <= high]
+            ax.set_yticks(ticks, [f"{t:g}" for t in ticks])
         ax.legend(frameon=False, fontsize=9)
         ax.grid(color=PALE, lw=0.6)
         ax.spines[["top", "right"]].set_visible(False)
@@ -290,7 +289,7 @@ def table(rows: Mapping[str, Sequence[float]], columns: Sequence[str], what: str
     ax.imshow(v, cmap="Blues", vmin=low, vmax=low + 1.15 * (high - low), aspect="auto")
     for i, j in np.ndindex(*v.shape):
         best, dark = bold and v[i, j] >= v[:, j].max() - 1e-9, v[i, j] > low + 0.6 * (high - low)
-        number = f"{round(v[i, j], digits) + 0.0:.{digits}f}".replace("-", "−")
+        number = f"{round(float(v[i, j]), digits) + 0.0:.{digits}f}".replace("-", "−")
         ax.text(j, i, number, ha="center", va="center", fontsize=9, weight="bold" if best else None, color="white" if dark else "black")
     ax.set_xticks(range(len(columns)), columns, fontsize=9)
     ax.set_yticks(range(len(rows)), list(rows), fontsize=9)
