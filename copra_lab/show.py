@@ -207,6 +207,116 @@ def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = 
     return Picture(fig, f"Which of {m.shape[1]} layers were on in {len(m)} training steps: in the four quarters of the training {quarters} of them.")
 
 
+def titled(picture: Picture, words: str) -> Picture:
+    """The same picture under a line of `words`, which its description begins with."""
+    picture.figure.suptitle(words, fontsize=11)
+    return Picture(picture.figure, f"{words} {picture.alt}")
+
+
+def lines(x: Sequence[float], series: Mapping[str, Sequence[float]], xlabel: str, ylabel: str, marks: bool = True, log: bool = False) -> Picture:
+    """Plain numbers over `x`, one line each of `series`, each with its own mark and stroke; ``log``: x doubles evenly."""
+    fig = Figure(figsize=(7.6, 3.0), layout="constrained")
+    ax = fig.subplots()
+    for (label, y), colour, mark, stroke in zip(series.items(), (BLUE, VERMILION, GREEN, GREY), "os^D", ("-", "--", "-.", ":"), strict=False):
+        ax.plot(x, y, marker=mark if marks else None, ls=stroke, color=colour, ms=6, lw=1.8, label=label)
+    if log:
+        ax.set_xscale("log", base=2)
+    ax.set(xlabel=xlabel, ylabel=ylabel, ylim=(0, None))
+    if len(x) <= 12:
+        ax.set_xticks(list(x), [f"{v:g}" for v in x])
+        ax.minorticks_off()
+    ax.legend(frameon=False)
+    ax.grid(color=PALE, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    told = "; ".join(f"{label}: from {y[0]:.3g} at {x[0]:g} to {y[-1]:.3g} at {x[-1]:g}" for label, y in series.items())
+    return Picture(fig, f"{ylabel} over {xlabel}. {told}.")
+
+
+def dots(rows: Mapping[str, Mapping[str, float]], xlabel: str = "accuracy, %") -> Picture:
+    """Shares 0…1, several a row: `rows` label → name → share. Each name has its own mark; a line joins what stands in a row."""
+    names = list(dict.fromkeys(name for row in rows.values() for name in row))
+    look = {n: (m, c, f) for n, m, c, f in zip(names, "|os^D", ("black", BLUE, VERMILION, GREEN, GREY), (1, 1, 0, 0, 0), strict=False)}
+    fig = Figure(figsize=(7.6, 0.9 + 0.29 * len(rows)), layout="constrained")
+    ax = fig.subplots()
+    for y, row in enumerate(rows.values()):
+        ax.plot([100 * min(row.values()), 100 * max(row.values())], [y, y], color=PALE, lw=2, zorder=1)
+        for name, value in row.items():
+            mark, colour, full = look[name]
+            big = 13 if mark == "|" else 7
+            ax.plot(100 * value, y, mark, color=colour, mfc=colour if full else "white", ms=big, mew=1.8, label=name if y == 0 else None)
+    ax.set(xlim=(0, 100), xlabel=xlabel, ylim=(len(rows) - 0.5, -0.5))
+    ax.set_yticks(range(len(rows)), list(rows))
+    ax.legend(loc="lower left", bbox_to_anchor=(0, 1), frameon=False, fontsize=9, ncols=len(names), handletextpad=0.1, borderaxespad=0)
+    ax.grid(axis="x", color=PALE, lw=0.6)
+    ax.set_axisbelow(True)
+    ax.spines[["top", "right", "left"]].set_visible(False)
+    ax.tick_params(axis="y", length=0)
+    told = "; ".join(f"{label}: " + ", ".join(f"{name} {100 * v:.0f} %" for name, v in row.items()) for label, row in rows.items())
+    return Picture(fig, f"{xlabel}. {told}.")
+
+
+def walk(
+    x: Sequence[float],
+    series: Mapping[str, Sequence[Accuracy]],
+    at: float,
+    here: Mapping[str, Accuracy],
+    xlabel: str,
+    images: Tensor | None = None,
+    captions: Sequence[str] = (),
+) -> Picture:
+    """Accuracies over `x` as in `curve`, and where one stands now: `here` at the place `at`. Up to six `images` (n, h, w, 3)
+    with their `captions` below."""
+    shown = min(6, len(captions))
+    fig = Figure(figsize=(7.6, 5.0), layout="constrained")
+    upper, lower = np.ravel(fig.subfigures(2, 1, height_ratios=[3.2, 1.8]))
+    ax = upper.subplots()
+    for (label, line), colour, mark, stroke in zip(series.items(), (BLUE, VERMILION, GREEN, GREY), "os^D", ("-", "--", "-.", ":"), strict=False):
+        ax.plot(x, [100 * a.value for a in line], mark, ls=stroke, color=colour, ms=4, lw=1.4, alpha=0.75)
+        low, high = here[label].interval
+        ax.plot([at, at], [100 * low, 100 * high], color=colour, lw=2)
+        ax.plot(at, 100 * here[label].value, mark, color=colour, ms=10, label=f"{label}: {here[label]}")
+    ax.axvline(at, color=GREY, lw=0.8, ls=":")
+    ax.set(xlabel=xlabel, ylabel="accuracy, %", ylim=(0, 100), xticks=list(x))
+    ax.legend(frameon=False, fontsize=9, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2)
+    ax.grid(color=PALE, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    axes = lower.subplots(1, 6)
+    for i, small in enumerate(axes):
+        if images is not None and i < shown:
+            _image(small, images[i])
+            small.set_xlabel(captions[i], fontsize=8, labelpad=3)
+        else:
+            small.axis("off")
+    told = "; ".join(f"{label}: {a}" for label, a in here.items())
+    seen = "; ".join(c.replace("\n", ", ") for c in captions[:shown])
+    return Picture(fig, f"At {at:g} of {xlabel}: {told}." + (f" Images below: {seen}." if shown else ""))
+
+
+def landscape(x: Sequence[float], y: Sequence[float], values: Sequence[Sequence[Accuracy]], points: Mapping[str, tuple[float, float]]) -> Picture:
+    """Accuracies over a plane: a row of `values` for each of `y`, a column for each of `x`; numbers in the cells, darker is higher.
+    `points` name → (x, y) are framed and named."""
+    v = 100 * np.array([[a.value for a in row] for row in values])
+    fig = Figure(figsize=(7.6, 1.2 + 0.5 * len(y)), layout="constrained")
+    ax = fig.subplots()
+    low, high = float(v.min()), float(v.max()) + 1e-6
+    ax.imshow(v, cmap="Blues", vmin=low, vmax=high + 0.15 * (high - low), origin="lower", aspect="auto")
+    for i, j in np.ndindex(*v.shape):
+        dark = v[i, j] > low + 0.65 * (high - low)
+        ax.text(j, i, f"{v[i, j]:.0f}", ha="center", va="center", fontsize=9, color="white" if dark else "black")
+    for name, (px, py) in points.items():
+        i, j = list(y).index(py), list(x).index(px)
+        ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, ec=VERMILION, lw=2))
+        ax.text(j, i - 0.42, name, ha="center", va="bottom", fontsize=7.5, color="white" if v[i, j] > low + 0.65 * (high - low) else "black")
+    ax.set_xticks(range(len(x)), [f"{t:g}" for t in x])
+    ax.set_yticks(range(len(y)), [f"{t:g}" for t in y])
+    ax.set(xlabel="x", ylabel="y")
+    ax.spines[:].set_visible(False)
+    ax.tick_params(length=0)
+    n = values[0][0].n
+    told = "; ".join(f"{name} {v[list(y).index(py), list(x).index(px)]:.0f} %" for name, (px, py) in points.items())
+    return Picture(fig, f"Accuracy in %, n = {n}, over a plane: {told}; from {low:.0f} to {high:.0f} % on it all.")
+
+
 def _pixels(image: Tensor) -> np.ndarray:
     return torch.as_tensor(image).numpy()
 
