@@ -268,7 +268,8 @@ def walk(
     with their `captions` below."""
     shown = min(6, len(captions))
     fig = Figure(figsize=(7.6, 5.0), layout="constrained")
-    upper, lower = np.ravel(fig.subfigures(2, 1, height_ratios=[3.2, 1.8]))
+    parts: Any = fig.subfigures(2, 1, height_ratios=[3.2, 1.8])
+    upper, lower = parts
     ax = upper.subplots()
     for (label, line), colour, mark, stroke in zip(series.items(), (BLUE, VERMILION, GREEN, GREY), "os^D", ("-", "--", "-.", ":"), strict=False):
         ax.plot(x, [100 * a.value for a in line], mark, ls=stroke, color=colour, ms=4, lw=1.4, alpha=0.75)

@@ -93,7 +93,8 @@ print("in_proj_bias  ", tuple(block.attn.in_proj_bias.shape))
 def enters(layer, images):
     """The tokens (n, t, d) that enter the attention of a block, after its normalisation."""
     seen = []
-    hook = clip.model.visual.transformer.resblocks[layer].ln_1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    norm = clip.model.visual.transformer.resblocks[layer].ln_1
+    hook = norm.register_forward_hook(lambda module, inputs, output: seen.append(output))
     with torch.inference_mode():
         clip.model.encode_image(clip.pixels(images))
     hook.remove()
@@ -137,11 +138,11 @@ for site in list(clip.sites.values())[18:21]:
 # fixed scale. What does it save?
 
 # %%
-print(f"{'rank':>22} {'numbers a matrix':>17} {'on q, k, v of 12 layers':>24} {'of the whole CLIP':>18}")
+print(f"{'rank':>16} {'numbers a matrix':>17} {'q, k, v of all layers':>22} {'of the CLIP':>12}")
 for r in (1, 4, 16, d // 2, d):
     one, sites = r * (d + d), 3 * clip.layers
-    print(f"{r:>22} {one:>17,} {one * sites:>24,} {one * sites / total:>17.1%}")
-print(f"{'the full matrix':>22} {d * d:>17,} {d * d * sites:>24,} {d * d * sites / total:>17.1%}")
+    print(f"{r:>16} {one:>17,} {one * sites:>22,} {one * sites / total:>12.1%}")
+print(f"{'the full matrix':>16} {d * d:>17,} {d * d * sites:>22,} {d * d * sites / total:>12.1%}")
 
 # %% [markdown]
 # Half of the width is where the saving ends. In a model of width 4,096, rank 4 is 1/512 of a matrix: the larger the
@@ -164,7 +165,7 @@ print(f"{'the full matrix':>22} {d * d:>17,} {d * d * sites:>24,} {d * d * sites
 
 # %% tags=["exercise"]
 def fused_delta(A_q, B_q, A_v, B_v, s):
-    """A (r, d) and B (d, r) of q and of v, and the scale → the change of in_proj_weight, (3d, d)."""
+    """A (r, d) and B (d, r) of q and v, and the scale → the change of the whole, (3d, d)."""
     # BLANK: two low-rank changes; nothing for k; stack them
     delta_q = s * (B_q @ A_q)
     delta_v = s * (B_v @ A_v)
@@ -191,7 +192,8 @@ class ByHand(nn.Module):
     def __init__(self, d, r, s, g):
         super().__init__()
         self.s = s
-        self.A = nn.ParameterList([(2 * torch.rand(r, d, generator=g) - 1) / math.sqrt(d) for _ in "qkv"])
+        drawn = [(2 * torch.rand(r, d, generator=g) - 1) / math.sqrt(d) for _ in "qkv"]
+        self.A = nn.ParameterList(drawn)
         self.B = nn.ParameterList([torch.zeros(d, r) for _ in "qkv"])
 
     def forward(self, weight):  # W' = W + s·B·A, a third at a time
@@ -199,7 +201,7 @@ class ByHand(nn.Module):
 
 
 def put_on(layers, r=4, s=1.0, g=None):
-    """A copy of the model with a fresh change on the attention of these layers, and those changes."""
+    """A copy of the model with a fresh change on each of these layers, and those changes."""
     model = copy.deepcopy(clip.model).requires_grad_(False)
     g = g or generator(0, 0, "init")
     changes = {}
@@ -220,7 +222,8 @@ def logits(model, pixels):
 pixels = clip.pixels(first_five)
 model, changes = put_on([3])
 with torch.no_grad():
-    print("fresh, equal to the bit:", torch.equal(logits(model, pixels), logits(clip.model, pixels)))
+    fresh, base = logits(model, pixels), logits(clip.model, pixels)
+    print("fresh, equal to the bit:", torch.equal(fresh, base))
 
 # %% [markdown]
 # Not *almost* equal: adding zero changes no bit. Now give it the numbers of the trained adapter at this layer, and hold
@@ -258,7 +261,7 @@ assert torch.allclose(mine, library, atol=1e-3)
 
 # %% tags=["exercise"]
 def adapted(x, W, bias, A, B, s):
-    """Tokens x (n, t, in), W (out, in), bias (out,), A (r, in), B (out, r), scale s → (n, t, out)."""
+    """Tokens x (n, t, in), W (out, in), bias (out,), A (r, in), B (out, r) → (n, t, out)."""
     # BLANK: the frozen projection, plus the low-rank one; no matrix as large as W may be made
     frozen = x @ W.T + bias
     low = (x @ A.T) @ B.T
@@ -319,14 +322,21 @@ pairs = {
 }
 mine = cl.Adapter(pairs, clip.hash)  # what you trained, as a value: A and B by site
 
-smooth = {name: [sum(x[i : i + 8]) / 8 for i in range(0, STEPS, 8)] for name, x in {"by hand": my_losses, "the library": losses}.items()}
-show.lines(range(4, STEPS, 8), smooth, "step (means of eight)", "loss")
+
+def smooth(x):
+    return [sum(x[i : i + 8]) / 8 for i in range(0, STEPS, 8)]
+
+
+both = {"by hand": smooth(my_losses), "the library": smooth(losses)}
+show.lines(range(4, STEPS, 8), both, "step (means of eight)", "loss")
 
 # %%
-print("largest difference of two losses:", f"{max(abs(a - b) for a, b in zip(my_losses, losses, strict=True)):.1e}")
+gap = max(abs(a - b) for a, b in zip(my_losses, losses, strict=True))
+print(f"largest difference of two losses: {gap:.1e}")
 
-rows = {"no adapter": cl.Adapter({}), "by hand": mine, "the library": theirs, "shipped, 1,200 steps": adapter}
-hits = {name: h for name, h in zip(rows, bench.outcomes(list(rows.values())), strict=True)}
+SHIPPED = "shipped, 1,200 steps"
+rows = {"no adapter": cl.Adapter({}), "by hand": mine, "the library": theirs, SHIPPED: adapter}
+hits = dict(zip(rows, bench.outcomes(list(rows.values())), strict=True))
 scores = {name: Accuracy(int(h.sum()), len(h)) for name, h in hits.items()}
 
 
@@ -335,14 +345,14 @@ def paired(a, b):
     return float((a - b).mean()), bootstrap_interval((a - b).numpy(), bench.sources)
 
 
-to_library = {name: paired(h, hits["the library"]) for name, h in hits.items() if name != "the library"}
+library = hits["the library"]
+to_library = {name: paired(h, library) for name, h in hits.items() if h is not library}
 show.accuracies(scores, chance=0.1, differences=to_library, than="the library")
 
 # %% tags=["prose"]
-gap = max(abs(a - b) for a, b in zip(my_losses, losses, strict=True))
 same = "the same training to the rounding" if gap < 0.01 else "the same at first, then rounding drives them apart"
 short = scores["the library"]
-longer, (low, high) = to_library["shipped, 1,200 steps"]
+longer, (low, high) = to_library[SHIPPED]
 worth = (
     f"The shipped adapter, of 1,200 steps of 8 images, is {100 * longer:.0f} points better ({100 * low:.0f} to {100 * high:.0f})."
     if low > 0
@@ -365,8 +375,8 @@ is care: shapes, checkpoints, a tower that runs faster. {STEPS} steps of {BATCH}
 # %%
 shares = {}
 for kind in "qkv":
-    changed = [adapter.deltas[hf_name("vision", layer, kind)].delta() for layer in range(clip.layers)]
-    squares = torch.stack([torch.linalg.svdvals(delta)[:5] ** 2 for delta in changed])  # (layers, 5)
+    pairs = [adapter.deltas[hf_name("vision", layer, kind)] for layer in range(clip.layers)]
+    squares = torch.stack([torch.linalg.svdvals(pair.delta())[:5] ** 2 for pair in pairs])
     shares[kind] = (squares / squares.sum(-1, keepdim=True)).mean(0).tolist()
 show.lines(range(1, 6), shares, "singular value", "share of ‖ΔW‖²")
 
@@ -376,7 +386,7 @@ show.lines(range(1, 6), shares, "singular value", "share of ‖ΔW‖²")
 
 # %%
 cut = {f"rank {k}": truncate(adapter, k) for k in (1, 2, 3)} | {"rank 4, as trained": adapter}
-hits = {name: h for name, h in zip(cut, bench.outcomes(list(cut.values())), strict=True)}
+hits = dict(zip(cut, bench.outcomes(list(cut.values())), strict=True))
 whole = hits["rank 4, as trained"]
 show.accuracies(
     {name: Accuracy(int(h.sum()), len(h)) for name, h in hits.items()},
@@ -415,7 +425,7 @@ at each rank, and finds that for GPT-3 rank 1 can be enough (section 7.2).
 
 # %% tags=["exercise"]
 def best_rank(delta, k):
-    """delta (out, in) → the closest matrix of rank k (out, in), and the share of ‖delta‖² that it lacks (a tensor)."""
+    """delta (out, in) → the closest matrix of rank k, and the share of ‖delta‖² it lacks."""
     # BLANK: SVD; keep the first k; what share of the squares is left out?
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
     approximation = (U[:, :k] * S[:k]) @ Vh[:k]
@@ -440,6 +450,7 @@ check.best_rank(best_rank)
 # %%
 RULES = {"α / r": ("alpha/r", 4.0), "α / √r": ("alpha/sqrt(r)", 2.0)}
 RANKS = (1, 4, 16, 64)
+SHORT = {"steps": 30, "batch": 8, "lr": RATE, "schedule": "cosine", "progress": False}
 
 
 def size(adapter):
@@ -452,7 +463,7 @@ for rule, (scaling, alpha) in RULES.items():
         lora = cl.LoRA(rank=r, alpha=alpha, scaling=scaling)
         key = (r, round(lora.scale, 6))  # at rank 4 both rules are one: train it once
         if key not in trained:
-            trained[key] = cl.fit(clip, task, lora, steps=30, batch=8, lr=RATE, schedule="cosine", progress=False)
+            trained[key] = cl.fit(clip, task, lora, **SHORT)
         sizes.setdefault(rule, []).append(size(trained[key]))
         found.setdefault(rule, []).append(trained[key].provenance["validation accuracy"])
 show.lines(RANKS, sizes, "rank", "‖ΔW‖ after 30 steps", log=True)
@@ -474,10 +485,11 @@ def power(x, of_scale):
 
 steadier = abs(math.log(by_root[-1] / by_root[0])) < abs(math.log(by_r[-1] / by_r[0]))
 low, high = Accuracy(round(found["α / r"][0] * len(task.val)), len(task.val)).interval
+verdict = "So the square root keeps it steadier, as rsLoRA says." if steadier else "So here the square root is no steadier."
 unsure = 50 * (high - low)
 named = "; ".join(f"{rule} " + ", ".join(f"{100 * v:.0f}" for v in x) + " %" for rule, x in found.items())
 Markdown(f"""
-With α / r the change {moved(by_r)}; with α / √r it {moved(by_root)}. So {"the square root keeps it steadier, as rsLoRA says" if steadier else "here the square root is no steadier"}.
+With α / r the change {moved(by_r)}; with α / √r it {moved(by_root)}. {verdict}
 On the {len(task.val)} validation images the ranks {", ".join(map(str, RANKS))} come to: {named}. Each of these numbers
 is uncertain by {unsure:.0f} points either way, from one seed, and 30 steps are far too few to rank anything. Take the
 sizes from this, not a choice of rank.
@@ -515,7 +527,8 @@ for dtype in (torch.float32, torch.bfloat16):
     print(f"{dtype}: after 1 round {seen[0]:.1e}, after 256 rounds {seen[-1]:.1e} of ‖ΔW‖")
 
 once = (W.bfloat16() + delta.bfloat16()).float() - W.bfloat16().float()
-print(f"written into bfloat16 once, the change itself is off by {(once - delta).norm() / delta.norm():.1%}")
+off = (once - delta).norm() / delta.norm()
+print(f"written into bfloat16 once, the change itself is off by {off:.1%}")
 
 # %% tags=["prose"]
 half = drift["bfloat16"]
@@ -544,11 +557,13 @@ def scaled(scale):
     return show.titled(picture, f"{scale:.1f} × ΔW: {right}")
 
 
-live(scaled, scale=w.FloatSlider(1.0, min=0, max=2, step=0.1, description="× ΔW", continuous_update=False))
+length = w.FloatSlider(1, min=0, max=2, step=0.1, description="× ΔW", continuous_update=False)
+live(scaled, scale=length)
 
 # %%
 LENGTHS = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2)
-along = [bench.score(bench.logits(weighted_sum([adapter], [x]), stop=SOME).argmax(-1)) for x in LENGTHS]
+longer = [bench.logits(weighted_sum([adapter], [x]), stop=SOME) for x in LENGTHS]
+along = [bench.score(found.argmax(-1)) for found in longer]
 show.curve(LENGTHS, {"LoRA, seed 0": along}, "length of ΔW (1 = as trained)", chance=0.1)
 
 # %% tags=["prose"]
