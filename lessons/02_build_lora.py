@@ -249,7 +249,8 @@ assert torch.allclose(mine, library, atol=1e-3)
 #
 # $B A x$ can be read in two ways. Multiply $B A$ first and you have a matrix as large as $W$; multiply $A x$ first and
 # nothing large ever exists. Servers that keep one base model for many users' adapters compute it in the second way.
-# Write it for a batch of tokens, which stand in *rows*: $x W^\top + b + s\,(x A^\top) B^\top$.
+# Write the second for a whole projection, bias and all. Tokens stand in *rows* here, so each product turns around: $Wx$ becomes
+# `x @ W.T`.
 #
 # <details><summary>A hint</summary>
 #
@@ -440,8 +441,7 @@ check.best_rank(best_rank)
 # %% [markdown]
 # ## The scale and the rank
 #
-# The scale is written $s = \alpha / r$ in the paper (section 4.1): change *r*, and you need not tune the rate anew, the
-# authors say. [Kalajdzievski 2023](https://arxiv.org/abs/2312.03732) objects that this shrinks the change as the rank
+# The scale is $s = \alpha / r$ in the paper (section 4.1), so that one need not tune everything anew for another *r*. [Kalajdzievski 2023](https://arxiv.org/abs/2312.03732) objects that this shrinks the change as the rank
 # grows, and proposes $s = \alpha / \sqrt{r}$ (*rsLoRA*; CLIP-LoRA's code has it as well). It costs seven very short trainings to
 # see who is right *here*. α is set so that both have s = 1 at rank 4.
 #
@@ -569,10 +569,10 @@ show.curve(LENGTHS, {"LoRA, seed 0": along}, "length of ΔW (1 = as trained)", c
 # %% tags=["prose"]
 best = LENGTHS[max(range(len(along)), key=lambda i: along[i].value)]
 smooth_rise = all(b.value >= a.value - 0.03 for a, b in zip(along[:5], along[1:5], strict=False))
-trained_at, most, twice = along[LENGTHS.index(1)], max(a.value for a in along), along[-1]
+trained_at, most, twice = along[LENGTHS.index(1)], along[LENGTHS.index(best)], along[-1]
 Markdown(f"""
-The highest is {100 * most:.1f} % at {best:g}; as trained it is {100 * trained_at.value:.1f} %, at twice the length
-{100 * twice.value:.1f} %. The way from the base to the adapter {"rises with no pit on it" if smooth_rise else "has a pit on it"}, though nobody
+As trained it is {100 * trained_at.value:.1f} %. The best of these lengths, {best:g}, is right on
+{most.correct - trained_at.correct or "no"} more images of the {SOME}; twice the length comes to {100 * twice.value:.1f} %. The way from the base to the adapter {"rises with no pit on it" if smooth_rise else "has a pit on it"}, though nobody
 trained the places between. That changes can be scaled and added like vectors is what the next lesson rests on.
 """)
 

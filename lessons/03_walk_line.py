@@ -147,7 +147,7 @@ assert torch.allclose(by_hand, library.delta(), atol=1e-6)
 # %% [markdown]
 # ## Exercise: a point on the line
 #
-# Difficulty ●●○○○ · importance ●●●●○ · 5 minutes
+# Difficulty ●○○○○ · importance ●●●●○ · 5 minutes
 #
 # Write it for one site, in factors of rank 2r. Scales are 1. Let the weights stand in B, and leave A unweighted.
 #
@@ -176,8 +176,9 @@ check.on_line(on_line)
 # ## How deep is a hole?
 #
 # If accuracy fell in a straight line from the one end to the other, nothing would be wrong with the way between. The
-# **barrier** says how far a path sinks below that ([Frankle et al. 2019](https://arxiv.org/abs/1912.05671) ask it of
-# whole networks; where there is none, they call two models *linearly mode connected*):
+# **barrier** says how far a path sinks below that. [Frankle et al. 2019](https://arxiv.org/abs/1912.05671) ask it of whole
+# networks and call two *linearly mode connected* where there is none; they compare with the mean of the ends,
+# [Entezari et al. 2021](https://arxiv.org/abs/2110.06296) with the straight line, as here:
 #
 # $$\max_{0 \le \lambda \le 1}\;(1-\lambda)\,v(0) + \lambda\,v(1) - v(\lambda)$$
 
@@ -248,8 +249,8 @@ check.barrier_of(barrier_of)
 #
 # $$\tfrac{B_1+B_2}{2}\cdot\tfrac{A_1+A_2}{2} \;=\; \tfrac12\cdot\underbrace{\tfrac{B_1A_1 + B_2A_2}{2}}_{\text{middle in }\Delta W} \;+\; \tfrac14\,\underbrace{(B_1A_2 + B_2A_1)}_{\text{cross terms}}$$
 #
-# Two things happen at once. The part that you want comes out at **half** of its size, and the other half is filled with
-# **cross terms**, the B of one adapter reading through the A of the other. Check it:
+# Two things happen at once. The part that you want comes out at **half** of its size, and beside it come **cross terms**,
+# the B of one adapter reading through the A of the other. Check it:
 
 # %%
 own = (d1.B @ d1.A + d2.B @ d2.A) / 4
@@ -391,14 +392,13 @@ size = (
     else f"differs from the factor middle by {told(shrunk)}, of {100 * missing:.1f} that are missing"
 )
 harm = (
-    "the cross terms grow with it, and at full size they do the harm instead"
+    "the cross terms grow with it, and at full size they do the harm instead. So neither part is harmless"
     if doubled[0] < 0.75 * missing
     else "what is left are the cross terms, which grow with it"
 )
 Markdown(f"""
 The ΔW middle at half size, with no cross terms in it, {size}. Giving the factor middle its size back
-wins {told(doubled)} of {100 * missing:.1f}: {harm}. So neither part is harmless. (One pair of seeds,
-one task, n = {len(bench)}.)
+wins {told(doubled)} of the {100 * missing:.1f} that are missing: {harm}. (One pair of seeds, one task, n = {len(bench)}.)
 """)
 
 # %% [markdown]
@@ -452,12 +452,13 @@ deltas = [value for (_, _, space), (value, _) in lost.items() if space == "ΔW"]
 looked = {k: v for k, v in lost.items() if k[2] != "half"}
 holes = {k: v for k, v in looked.items() if v[1][1] < 0}
 deep = "; ".join(f"{name}, {method}, in {'A and B' if space == 'factors' else 'ΔW'}: {told(v)}" for (name, method, space), v in holes.items())
+ensemble = ": two seeds averaged are a small ensemble in a single model" if sum(deltas) > 0 else ""
 at_half = [v for (_, _, space), v in lost.items() if space == "half"]
 apart = sum(not low <= 0 <= high for _, (low, high) in at_half)
 near = [abs(r["middle in A and B"] - r["½ × middle in ΔW"]) for r in rows.values()]
 Markdown(f"""
 - **In ΔW** the middle lies above the mean of its ends in {sum(v > 0 for v in deltas)} of {len(deltas)} pairs, by
-  {100 * sum(deltas) / len(deltas):.1f} points on average: two seeds averaged are a small ensemble in a single model.
+  {100 * sum(deltas) / len(deltas):.1f} points on average{ensemble}.
 - **Holes that can be told from luck** (n in brackets; {len(looked)} middles were looked at, so one false alarm would be no
   surprise): {deep or "none"}.
 - **The factor middle is where half a ΔW would be**: they differ by {100 * sum(near) / len(near):.1f} points on average
@@ -604,6 +605,7 @@ images a task are a demonstration; `experiments/lines.py` measures more of both.
 # ## Further reading
 #
 # - Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, [arXiv:1912.05671](https://arxiv.org/abs/1912.05671).
+# - Entezari et al., *The Role of Permutation Invariance in Linear Mode Connectivity of Neural Networks*, [arXiv:2110.06296](https://arxiv.org/abs/2110.06296). The same model in many places, for whole networks.
 # - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*, [arXiv:2410.22911](https://arxiv.org/abs/2410.22911).
 # - Sun et al., *Improving LoRA in Privacy-preserving Federated Learning* (FFA-LoRA), [arXiv:2403.12313](https://arxiv.org/abs/2403.12313). The cross terms, and one way to be rid of them.
 # - Wortsman et al., *Model soups*, [arXiv:2203.05482](https://arxiv.org/abs/2203.05482). Averaging many fine-tuned models, among them CLIPs.

@@ -100,7 +100,7 @@ def _attention() -> tuple[Tensor, Tensor]:
 def _praise_adapted(attempt: Callable) -> str:
     x, (W, bias), (A, B) = _tokens(), _attention(), _factors("q")
     off = (attempt(x, W, bias, A, B, 1.0) - (x @ (W + B @ A).T + bias)).abs().max()
-    return f"It differs from the merged weight by {off:.0e}: rounding. A token cost {A.numel() + B.numel():,} multiplications more than the {W.numel():,} of W."
+    return f"It differs from the merged weight by {off:.0e}: rounding. A token costs {A.numel() + B.numel():,} multiplications more than the {W.numel():,} of W."
 
 
 adapted = Exercise(
