@@ -215,3 +215,72 @@ def _image(ax: Any, image: Tensor) -> None:
     ax.imshow(_pixels(image))
     ax.set(xticks=[], yticks=[])
     ax.spines[:].set(color=PALE, linewidth=0.8)
+
+
+Estimate = tuple[float, Interval]
+"""A value and its interval."""
+
+
+def differences(panels: Mapping[str, Mapping[str, Estimate]], xlabel: str) -> Picture:
+    """Paired differences of accuracies with their intervals, one panel each of `panels` over the same rows and the same
+    scale; filled where the interval leaves out zero."""
+    rows = list(dict.fromkeys(label for panel in panels.values() for label in panel))
+    fig = Figure(figsize=(7.6, 1.0 + 0.31 * len(rows)), layout="constrained")
+    axes = fig.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for ax, (title, panel) in zip(axes, panels.items(), strict=True):
+        for y, label in enumerate(rows):
+            if label in panel:
+                value, (low, high) = panel[label]
+                clear = not low <= 0 <= high
+                ax.plot([100 * low, 100 * high], [y, y], color=VERMILION if clear else GREY, lw=2, solid_capstyle="butt")
+                ax.plot(100 * value, y, "o", color=VERMILION if clear else GREY, mfc=VERMILION if clear else "white")
+        ax.axvline(0, color="black", lw=0.8)
+        ax.set_title(title, fontsize=10)
+        ax.grid(axis="x", color=PALE, lw=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_yticks(range(len(rows)), rows)
+    axes[0].set_ylim(len(rows) - 0.5, -0.5)
+    fig.supxlabel(xlabel, fontsize=10)
+    told = [
+        f"{title}: " + ", ".join(f"{label} {100 * v:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})" for label, (v, (low, high)) in panel.items())
+        for title, panel in panels.items()
+    ]
+    return Picture(fig, f"{xlabel}, with 95 % intervals. " + "; ".join(told) + ".")
+
+
+def bands(
+    series: Mapping[str, tuple[Sequence[float], Sequence[Estimate]]],
+    xlabel: str,
+    chance: float | None = None,
+    points: "Mapping[str, tuple[Sequence[float], Sequence[float]]] | None" = None,
+    log: bool = False,
+) -> Picture:
+    """Accuracies with any interval, each of `series` over an x of its own: label → (x, estimates). ``points``: single
+    measurements behind them, label → (x, values)."""
+    fig = Figure(figsize=(7.6, 3.2), layout="constrained")
+    ax = fig.subplots()
+    for i, (label, (x, line)) in enumerate(series.items()):
+        colour, mark, dash = (BLUE, VERMILION, GREEN, GREY)[i % 4], "os^D"[i % 4], ("-", "--", "-.", ":")[i % 4]
+        low, high = np.array([interval for _, interval in line]).T * 100
+        ax.fill_between(x, low, high, color=colour, alpha=0.18, lw=0)
+        ax.plot(x, [100 * v for v, _ in line], mark, ls=dash, color=colour, ms=5, label=label)
+        if points and label in points:
+            ax.plot(points[label][0], [100 * v for v in points[label][1]], mark, ms=2.5, mfc="none", mew=0.7, color=colour, alpha=0.6)
+    if chance is not None:
+        ax.axhline(100 * chance, color=GREY, lw=1, ls=(0, (1, 4)), label="guessing")
+    every = sorted({v for x, _ in series.values() for v in x})
+    ax.set(xlabel=xlabel, ylabel="accuracy, %", ylim=(0, None))
+    if log:
+        ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
+    elif len(every) <= 16:
+        ax.set_xticks(every)
+    ax.legend(frameon=False)
+    ax.grid(color=PALE, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)
+    told = "; ".join(
+        f"{label}: " + ", ".join(f"{100 * v:.0f} % at {at:.4g}" for at, (v, _) in zip(x, line, strict=True)) for label, (x, line) in series.items()
+    )
+    return Picture(fig, f"Accuracy over {xlabel}. {told}.")
