@@ -186,7 +186,8 @@ for t in (0, 150, 450, 750, 899, 1199):
 # Difficulty ●○○○○ · importance ●●●○○ · 5 minutes
 #
 # The authors' released code starts at p = 0.1 rather than 0. Write the schedule with two options: `start`, what p is in
-# step 0, and `ramp`, the share of the steps over which it rises, in a straight line, to 1. `step` is a tensor of step numbers.
+# step 0, and `ramp`, the share of the steps over which it rises, in a straight line, to 1. `step` is a tensor of step
+# numbers.
 #
 # <details><summary>A hint</summary>
 #
@@ -236,9 +237,9 @@ mind when you compare.
 #
 # Difficulty ●●○○○ · importance ●●●○○ · 10 minutes
 #
-# The authors' code draws again until at least one layer is on. Write that draw for any least number. So that the check can
-# follow you, the random numbers are given: for each step many rows of twelve numbers, uniform in 0…1. Use a step's first row; where
-# it leaves too few layers on, its second; and so on.
+# The authors' code draws again until at least one layer is on. Write that draw for any least number. So that the check
+# can follow you, the random numbers are given: for each step many rows of twelve numbers, uniform in 0…1. Use a step's
+# first row; where it leaves too few layers on, its second; and so on.
 #
 # <details><summary>A hint</summary>
 #
@@ -316,7 +317,8 @@ default) clears what the last step left.
 # Difficulty ●●●○○ · importance ●●●●● · 15 minutes
 #
 # Write the loop's body for a small model on real image features: a row of layers that each stretch the features a little.
-# `loss_of(parts)` gives the loss with one entry a layer, the layer itself or `None` where it is off. A row of `masks` may be all off.
+# `loss_of(parts)` gives the loss with one entry a layer, the layer itself or `None` where it is off. A row of `masks` may
+# be all off.
 #
 # <details><summary>A hint</summary>
 #
@@ -350,8 +352,8 @@ check.train(train)
 # ## The loop, on a CLIP
 #
 # Now the real thing. `Attached` puts LoRA on a copy of the model and gives every matrix a gate; `activate` opens exactly
-# those it is told. The rest is plain PyTorch. The random numbers are taken as the library's `fit` takes them, so the two can be held
-# against each other: not only is the idea the same, the numbers are.
+# those it is told. The rest is plain PyTorch. The random numbers are taken as the library's `fit` takes them, so the two
+# can be held against each other: not only is the idea the same, the numbers are.
 
 
 # %%
@@ -438,8 +440,8 @@ is why the library trains for 1,200 steps, where the two are about equal with al
 # %% [markdown]
 # ### Cheaper steps
 #
-# One thing comes for free. Below the lowest layer that is on nothing has a gradient, so the backward pass can stop there. The
-# seconds of each CopRA step were noted above, with the lowest layer that was on.
+# One thing comes for free. Below the lowest layer that is on nothing has a gradient, so the backward pass can stop there.
+# The seconds of each CopRA step were noted above, with the lowest layer that was on.
 
 # %% tags=["prose"]
 deep = [x for low, seconds in lengths.items() if low >= 6 for x in seconds]
@@ -478,8 +480,9 @@ Markdown(
 )
 
 # %% [markdown]
-# Now all six tasks, three tests each: all layers; every other layer removed (the mean of both halves); and the middle of the factor
-# line. Each value is a paired difference CopRA − LoRA, averaged over the two seeds first, with an interval over the task's test images.
+# Now all six tasks, three tests each: all layers; every other layer removed (the mean of both halves); and the middle of
+# the factor line. Each value is a paired difference CopRA − LoRA, averaged over the two seeds first, with an interval
+# over the task's test images.
 #
 # *Guess before you look: on how many of the six is the lead clear? Is it the same everywhere?*
 
@@ -516,10 +519,10 @@ on validation images), and the six were picked to be shipped, so this is no fair
 """)
 
 # %% [markdown]
-# The fairer numbers are in [the experiments](../experiments/README.md): thirteen tasks on which nothing was chosen, five seeds each.
-# There the two are equally accurate alone, and CopRA is ahead by about two points with every other layer removed and about two in the middle
-# of the factors. The papers find the same direction and more of it. *Why* it comes out smaller here is a reading: LoRA
-# has little to lose on most of these tasks, and nothing lost is nothing to win back.
+# The fairer numbers are in [the experiments](../experiments/README.md): thirteen tasks on which nothing was chosen, five
+# seeds each. There the two are equally accurate alone, and CopRA is ahead by about two points with every other layer
+# removed and about two in the middle of the factors. The papers find the same direction and more of it. *Why* it comes
+# out smaller here is a reading: LoRA has little to lose on most of these tasks, and nothing lost is nothing to win back.
 #
 # ## What the ramp trains
 #
@@ -529,11 +532,11 @@ on validation images), and the six were picked to be shipped, so this is no fair
 #
 # $$g(p) = \mathbb{E}\big[v(R_p)\big] = \sum_{k=0}^{n} \binom{n}{k} p^k (1-p)^{n-k}\; \bar v_k,$$
 #
-# at every p that the ramp passes, and plain LoRA trains $g(1)$ alone. Here $\bar v_k$ is the mean over all sets of *k* layers,
-# which the opening picture estimates. In game theory *g* is the multilinear extension on the diagonal (Owen 1972), and its
-# slope holds the Shapley values: $g'(p) = \sum_i \mathbb{E}[v(R_p \cup i) - v(R_p \setminus i)]$, whose integral is $\sum_i
-# \phi_i = v(N) - v(\varnothing)$ however it was trained. What CopRA can raise is the *area* under g, $\int_0^1 g\,dp$,
-# which is nothing but the mean of the $\bar v_k$.
+# at every p that the ramp passes, and plain LoRA trains $g(1)$ alone. Here $\bar v_k$ is the mean over all sets of *k*
+# layers, which the opening picture estimates. In game theory *g* is the multilinear extension on the diagonal (Owen
+# 1972), and its slope holds the Shapley values: $g'(p) = \sum_i \mathbb{E}[v(R_p \cup i) - v(R_p \setminus i)]$, whose
+# integral is $\sum_i \phi_i = v(N) - v(\varnothing)$ however it was trained. What CopRA can raise is the *area* under g,
+# $\int_0^1 g\,dp$, which is nothing but the mean of the $\bar v_k$.
 
 
 # %%
@@ -603,10 +606,10 @@ live(
 #   afterwards. With data-parallel training, parameters without a gradient have to be allowed.
 # - Compare trained seeds, not one against one. Two, as here, show a direction at best.
 #
-# **Where this small model differs from the papers.** They adapt ViT-B/16 with rank 2, on eleven data
-# sets; here it is a tower of width 128 with rank 4, and drawings. They report that CopRA is a little better alone, and four to eight
-# points ahead after merging or pruning. Here only the direction is the same, and not on every task. Whether their middle of two seeds is that of the
-# factors or of ΔW they do not say, and it matters: between the ΔW, plain LoRA loses nothing here.
+# **Where this small model differs from the papers.** They adapt ViT-B/16 with rank 2, on eleven data sets; here it is a
+# tower of width 128 with rank 4, and drawings. They report that CopRA is a little better alone, and four to eight points
+# ahead after merging or pruning. Here only the direction is the same, and not on every task. Whether their middle of two
+# seeds is that of the factors or of ΔW they do not say, and it matters: between the ΔW, plain LoRA loses nothing here.
 #
 # ## Further reading
 #

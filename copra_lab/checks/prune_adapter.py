@@ -117,9 +117,9 @@ def _choose(kept: Tensor, val: Tensor, test: Tensor, *, on: str = "val", ties: s
 
 def _candidates() -> tuple[Tensor, Tensor, Tensor]:
     """A worked small game: nine prunings, sixteen validation images, twenty-five test images."""
-    kept = torch.tensor([12, 8, 6, 10, 4, 9, 11, 5, 3])
-    val = torch.tensor([11, 13, 9, 10, 14, 14, 14, 11, 8])
-    test = torch.tensor([18, 17, 13, 15, 16, 19, 20, 23, 9])
+    kept = torch.tensor([12, 8, 6, 10, 9, 4, 11, 5, 3])
+    val = torch.tensor([11, 12, 9, 13, 14, 14, 14, 8, 7])
+    test = torch.tensor([18, 17, 13, 22, 16, 19, 18, 23, 9])
     return kept, (torch.arange(16) < val[:, None]).float().flip(1), (torch.arange(25) < test[:, None]).float().flip(1)
 
 
@@ -139,11 +139,11 @@ choose = Exercise(
     arguments=_candidates,
     praise=_praise_choose,
     mistakes={
+        "best reported": Mistake({"report": "best"}, "The accuracy that you report belongs to another candidate, the best one on the test images."),
         "on test": Mistake({"on": "test"}, "The choice was made on the test images: then they can no longer tell how good it is."),
         "on both": Mistake({"on": "both"}, "The test images had a say in the choice: keep them out of it."),
         "the first of equals": Mistake({"ties": "first"}, "Several are equally good on the validation images, and you took the first of them, which is not the smallest."),
         "the largest of equals": Mistake({"ties": "most"}, "Of those equally good on the validation images you took the one that keeps most layers."),
         "validation reported": Mistake({"report": "val"}, "You report the accuracy that you chose by, which flatters: the choice was made because it is high."),
-        "best reported": Mistake({"report": "best"}, "The accuracy that you report belongs to another candidate, the best one on the test images."),
     },
 )  # fmt: skip
