@@ -329,7 +329,7 @@ def smooth(x):
 
 
 both = {"by hand": smooth(my_losses), "the library": smooth(losses)}
-show.lines(range(4, STEPS, 8), both, "step (means of eight)", "loss")
+show.lines(range(4, STEPS, 8), {"loss": both}, "step (means of eight)")
 
 # %%
 gap = max(abs(a - b) for a, b in zip(my_losses, losses, strict=True))
@@ -379,7 +379,7 @@ for kind in "qkv":
     pairs = [adapter.deltas[hf_name("vision", layer, kind)] for layer in range(clip.layers)]
     squares = torch.stack([torch.linalg.svdvals(pair.delta())[:5] ** 2 for pair in pairs])
     shares[kind] = (squares / squares.sum(-1, keepdim=True)).mean(0).tolist()
-show.lines(range(1, 6), shares, "singular value", "share of ‖ΔW‖²")
+show.lines(range(1, 6), {"share of ‖ΔW‖²": shares}, "singular value")
 
 # %% [markdown]
 # The fifth is zero, as it must be. `truncate` keeps the first *k* pieces, which is the best one can do at rank *k*
@@ -466,7 +466,7 @@ for rule, (scaling, alpha) in RULES.items():
             trained[key] = cl.fit(clip, task, lora, **SHORT)
         sizes.setdefault(rule, []).append(size(trained[key]))
         found.setdefault(rule, []).append(trained[key].provenance["validation accuracy"])
-show.lines(RANKS, sizes, "rank", "‖ΔW‖ after 30 steps", log=True)
+show.lines(RANKS, {"‖ΔW‖ after 30 steps": sizes}, "rank", log=True)
 
 # %% tags=["prose"]
 by_r, by_root = sizes.values()
