@@ -6,14 +6,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 EXTRAS_app :=
-EXTRAS_test := [lessons,test]
+EXTRAS_test := [lessons,test,docs]
 EXTRAS_recipes := [recipes]
 
 NOTEBOOKS := $(wildcard lessons/*.ipynb)
 BROWSER_TESTS := $(shell grep -ls 'mark\.browser' tests/*.py)
 
 .DEFAULT_GOAL := help
-.PHONY: help app test lint lessons rebuild clean
+.PHONY: help app test lint lessons site rebuild clean
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -24,6 +24,7 @@ app: $(VENV)/.installed-app ## open the app in the browser
 
 test: lint ## run every check: style, types, tests, the page in a browser, the lessons
 	$(if $(wildcard lessons/build.py),$(BIN)/python lessons/build.py --check)
+	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/site
 	$(BIN)/python -m pytest -m 'not browser'
 	$(if $(BROWSER_TESTS),$(BIN)/python -m pytest -m browser $(BROWSER_TESTS))
 	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 $(NOTEBOOKS))
@@ -35,6 +36,9 @@ lint: $(VENV)/.installed-test ## check style and types
 
 lessons: $(VENV)/.installed-test ## run the lessons' sources and write their notebooks
 	$(BIN)/python lessons/build.py $(ARGS)
+
+site: $(VENV)/.installed-test ## make the web site of the lessons in build/site
+	$(BIN)/python -m sphinx -W --keep-going -c docs . build/site
 
 rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake everything that ships: model, adapters, tables
 	$(BIN)/python recipes/rebuild.py $(ARGS)

@@ -76,7 +76,11 @@ tokens = 1 + patches[0, 0].numel()
 print("pixels       ", tuple(pixels.shape))
 print("patches      ", tuple(patches.shape))
 print("tokens       ", (1, tokens, patches.shape[1]), "with one class token in front")
-print("blocks       ", len(visual.transformer.resblocks), "of attention and MLP, which keep that shape")
+print(
+    "blocks       ",
+    len(visual.transformer.resblocks),
+    "of attention and MLP, which keep that shape",
+)
 print("image vector ", tuple(image_vector.shape), "the class token, projected")
 
 # %% [markdown]
@@ -110,7 +114,9 @@ few = known.with_classes(range(5, 100, 12))  # every twelfth class
 first = [few.train.labels.tolist().index(c) for c in range(len(few.classes))]
 few_images = few.train.images[first]
 
-cosines = clip.image_features(few_images) @ clip.text_features(few.prompts).T  # (8 images, 8 texts)
+cosines = (
+    clip.image_features(few_images) @ clip.text_features(few.prompts).T
+)  # (8 images, 8 texts)
 probabilities = (clip.logit_scale * cosines).softmax(dim=-1)
 panels = {"cosine": cosines, "probability (softmax of each row)": probabilities}
 show.matrices(few_images, few.classes, panels)
@@ -237,7 +243,9 @@ show.accuracies(
 # %% tags=["prose"]
 def told(template):
     value, (low, high) = differences[template]
-    return f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
+    return f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})".replace(
+        "-", "−"
+    )
 
 
 bare, negated = accuracy(right["{}"]), accuracy(right["this is not a {}"])
@@ -276,7 +284,10 @@ digits, count = cl.load_task("digits"), cl.load_task("count")
 
 
 def score(task, *splits):
-    images, labels = torch.cat([s.images for s in splits]), torch.cat([s.labels for s in splits])
+    images, labels = (
+        torch.cat([s.images for s in splits]),
+        torch.cat([s.labels for s in splits]),
+    )
     return accuracy(hits(clip.text_features(task.prompts), clip.image_features(images), labels))
 
 
@@ -326,7 +337,9 @@ def raw(images):
 
 
 def probed(task, see):
-    return probe(see(task.train.images), see(task.test.images), task.train.labels, task.test.labels)
+    return probe(
+        see(task.train.images), see(task.test.images), task.train.labels, task.test.labels
+    )
 
 
 rows = {
@@ -342,10 +355,18 @@ prompts, by_features, by_pixels = rows.values()
 
 def against(a, b, better, alike, worse):
     """Which of three sentences holds, as far as two intervals can tell."""
-    return better if a.interval[0] > b.interval[1] else worse if a.interval[1] < b.interval[0] else alike
+    return (
+        better
+        if a.interval[0] > b.interval[1]
+        else worse
+        if a.interval[1] < b.interval[0]
+        else alike
+    )
 
 
-named = against(by_features, prompts, "more than the prompts can name", "not clearly more", "less")
+named = against(
+    by_features, prompts, "more than the prompts can name", "not clearly more", "less"
+)
 beaten = against(by_features, by_pixels, "less than that", "about as well", "more still")
 Markdown(f"""
 Prompts find {prompts}; a probe on the very same features finds {by_features}, {named}. A probe on raw pixels does
@@ -377,7 +398,9 @@ show.grid(test.images[worst], [caption(i) for i in worst.tolist()])
 k = len(task.classes)
 pairs = torch.bincount(test.labels[wrong] * k + said[wrong], minlength=k * k)
 top = pairs.argsort(descending=True, stable=True)[:3].tolist()
-common = "; ".join(f"{task.classes[i // k]} called {task.classes[i % k]} ({pairs[i]} times)" for i in top)
+common = "; ".join(
+    f"{task.classes[i // k]} called {task.classes[i % k]} ({pairs[i]} times)" for i in top
+)
 second = (p.argsort(-1, descending=True)[:, 1] == test.labels)[wrong]
 Markdown(f"""
 {len(wrong)} of {len(test)} drawings are misnamed; the right answer came second in {int(second.sum())} of them. Most
@@ -401,7 +424,10 @@ def by_block(images):
     seen = []
     blocks = visual.transformer.resblocks
     hooks = [blocks[0].register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))]
-    hooks += [b.register_forward_hook(lambda module, inputs, output: seen.append(output)) for b in blocks]
+    hooks += [
+        b.register_forward_hook(lambda module, inputs, output: seen.append(output))
+        for b in blocks
+    ]
     try:
         with torch.inference_mode():
             clip.model.encode_image(clip.pixels(images))
@@ -417,7 +443,9 @@ show.curve(range(len(lens)), {task.title: lens}, "blocks passed", chance=1 / len
 # %% tags=["prose"]
 assert abs(lens[-1].correct - zero_shot_accuracy.correct) <= 1  # the last is the model itself
 gains = [b.value - a.value for a, b in zip(lens, lens[1:], strict=False)]
-soon = next(i for i in range(len(lens)) if all(a.value >= lens[-1].interval[0] for a in lens[i:]))
+soon = next(
+    i for i in range(len(lens)) if all(a.value >= lens[-1].interval[0] for a in lens[i:])
+)
 Markdown(f"""
 Before the first block the class token has not looked at the image: every image gets the same answer, which is right
 for {100 * lens[0].value:.0f} %. The largest single step is that of block {1 + gains.index(max(gains))}
@@ -440,7 +468,9 @@ mammal = next(i for i, row in enumerate(order) if task.classes[test.labels[row]]
 def ask(image, names, template, scale):
     names = [name.strip() for name in names.split(",") if name.strip()]
     if not names or "{}" not in template:
-        raise ValueError("Write names with commas between them, and a template with {} for a name.")
+        raise ValueError(
+            "Write names with commas between them, and a template with {} for a name."
+        )
     i = order[image]
     texts = [template.replace("{}", name) for name in names]
     cosines = features[i : i + 1] @ clip.text_features(texts).T

@@ -138,11 +138,15 @@ for site in list(clip.sites.values())[18:21]:
 # fixed scale. What does it save?
 
 # %%
-print(f"{'rank':>16} {'numbers a matrix':>17} {'q, k, v of all layers':>22} {'of the CLIP':>12}")
+print(
+    f"{'rank':>16} {'numbers a matrix':>17} {'q, k, v of all layers':>22} {'of the CLIP':>12}"
+)
 for r in (1, 4, 16, d // 2, d):
     one, sites = r * (d + d), 3 * clip.layers
     print(f"{r:>16} {one:>17,} {one * sites:>22,} {one * sites / total:>12.1%}")
-print(f"{'the full matrix':>16} {d * d:>17,} {d * d * sites:>22,} {d * d * sites / total:>12.1%}")
+print(
+    f"{'the full matrix':>16} {d * d:>17,} {d * d * sites:>22,} {d * d * sites / total:>12.1%}"
+)
 
 # %% [markdown]
 # Half of the width is where the saving ends. In a model of width 4,096, rank 4 is 1/512 of a matrix: the larger the
@@ -197,7 +201,9 @@ class ByHand(nn.Module):
         self.B = nn.ParameterList([torch.zeros(d, r) for _ in "qkv"])
 
     def forward(self, weight):  # W' = W + s·B·A, a third at a time
-        return weight + torch.cat([self.s * (b @ a) for a, b in zip(self.A, self.B, strict=True)])
+        return weight + torch.cat(
+            [self.s * (b @ a) for a, b in zip(self.A, self.B, strict=True)]
+        )
 
 
 def put_on(layers, r=4, s=1.0, g=None):
@@ -288,7 +294,9 @@ optimiser = torch.optim.AdamW(parameters, lr=RATE, weight_decay=1e-2)
 labels, my_losses, first = task.train.labels, [], {}
 
 for step in range(STEPS):
-    g = generator(0, step, "batch")  # the library's own randomness, so that we see the same images
+    g = generator(
+        0, step, "batch"
+    )  # the library's own randomness, so that we see the same images
     rows = torch.randperm(len(labels), generator=g)[:BATCH]
     pixels = task.augment(clip.pixels(task.train.images[rows]), g)
     optimiser.param_groups[0]["lr"] = RATE * (1 + math.cos(math.pi * step / STEPS)) / 2
@@ -301,7 +309,9 @@ for step in range(STEPS):
     my_losses.append(loss.item())
 
 print(f"gradients of layer 3 in the first step: A {first['A']:.2f}, B {first['B']:.2f}")
-print(f"loss: {my_losses[0]:.2f} at first, {sum(my_losses[-10:]) / 10:.2f} in the last ten steps")
+print(
+    f"loss: {my_losses[0]:.2f} at first, {sum(my_losses[-10:]) / 10:.2f} in the last ten steps"
+)
 
 # %% [markdown]
 # With $G = \partial L / \partial W'$ the chain rule gives $\partial L / \partial B = s\,G A^\top$ and
@@ -317,7 +327,9 @@ theirs = cl.fit(
     progress=False, on_step=lambda step: losses.append(step.loss),
 )  # fmt: skip
 pairs = {
-    hf_name("vision", layer, kind): LowRank(change.A[i].detach(), change.B[i].detach(), change.s)
+    hf_name("vision", layer, kind): LowRank(
+        change.A[i].detach(), change.B[i].detach(), change.s
+    )
     for layer, change in changes.items()
     for i, kind in enumerate("qkv")
 }
@@ -351,7 +363,11 @@ to_library = {name: paired(h, library) for name, h in hits.items() if h is not l
 show.accuracies(scores, chance=0.1, differences=to_library, than="the library")
 
 # %% tags=["prose"]
-same = "the same training to the rounding" if gap < 0.01 else "the same at first, then rounding drives them apart"
+same = (
+    "the same training to the rounding"
+    if gap < 0.01
+    else "the same at first, then rounding drives them apart"
+)
 short = scores["the library"]
 longer, (low, high) = to_library[SHIPPED]
 worth = (
@@ -454,7 +470,9 @@ SHORT = {"steps": 30, "batch": 8, "lr": RATE, "schedule": "cosine", "progress": 
 
 
 def size(adapter):
-    return math.sqrt(sum(float(delta.delta().square().sum()) for delta in adapter.deltas.values()))
+    return math.sqrt(
+        sum(float(delta.delta().square().sum()) for delta in adapter.deltas.values())
+    )
 
 
 sizes, found, trained = {}, {}, {}
@@ -485,9 +503,15 @@ def power(x, of_scale):
 
 steadier = abs(math.log(by_root[-1] / by_root[0])) < abs(math.log(by_r[-1] / by_r[0]))
 low, high = Accuracy(round(found["α / r"][0] * len(task.val)), len(task.val)).interval
-verdict = "So the square root keeps it steadier, as rsLoRA says." if steadier else "So here the square root is no steadier."
+verdict = (
+    "So the square root keeps it steadier, as rsLoRA says."
+    if steadier
+    else "So here the square root is no steadier."
+)
 unsure = 50 * (high - low)
-named = "; ".join(f"{rule} " + ", ".join(f"{100 * v:.0f}" for v in x) + " %" for rule, x in found.items())
+named = "; ".join(
+    f"{rule} " + ", ".join(f"{100 * v:.0f}" for v in x) + " %" for rule, x in found.items()
+)
 Markdown(f"""
 With α / r the change {moved(by_r)}; with α / √r it {moved(by_root)}. {verdict}
 On the {len(task.val)} validation images the ranks {", ".join(map(str, RANKS))} come to: {named}. Each of these numbers
@@ -568,7 +592,9 @@ show.curve(LENGTHS, {"LoRA, seed 0": along}, "length of ΔW (1 = as trained)", c
 
 # %% tags=["prose"]
 best = LENGTHS[max(range(len(along)), key=lambda i: along[i].value)]
-smooth_rise = all(b.value >= a.value - 0.03 for a, b in zip(along[:5], along[1:5], strict=False))
+smooth_rise = all(
+    b.value >= a.value - 0.03 for a, b in zip(along[:5], along[1:5], strict=False)
+)
 trained_at, most, twice = along[LENGTHS.index(1)], along[LENGTHS.index(best)], along[-1]
 Markdown(f"""
 As trained it is {100 * trained_at.value:.1f} %. The best of these lengths, {best:g}, is right on

@@ -61,7 +61,9 @@ def bench_of(name, most=480):
     """The test images of a task; of a larger one, 480 drawn at random, to save time."""
     task = cl.load_task(name)
     drawn = torch.randperm(len(task.test), generator=torch.Generator().manual_seed(0))[:most]
-    return cl.Bench(clip, replace(task, test=task.test.pick(drawn.tolist())), precision="float32")
+    return cl.Bench(
+        clip, replace(task, test=task.test.pick(drawn.tolist())), precision="float32"
+    )
 
 
 def pair(name, method):
@@ -203,7 +205,9 @@ def to_ends(bench, first, second, inside):
 
 def told(found):
     value, (low, high) = found
-    return f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
+    return f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})".replace(
+        "-", "−"
+    )
 
 
 middles = {"ΔW": interpolate(one, two, 0.5), "A and B": interpolate_factors(one, two, 0.5)}
@@ -409,7 +413,9 @@ wins {told(doubled)} of the {100 * missing:.1f} that are missing: {harm}. (One p
 # what they have in the middle.
 
 # %% tags=["prose"]
-far = {name: (path.accuracies[0].value, path.accuracies[-1].value) for name, path in lines.items()}
+far = {
+    name: (path.accuracies[0].value, path.accuracies[-1].value) for name, path in lines.items()
+}
 Markdown(f"""
 At λ = −0.5 and 1.5 the line in ΔW is at {100 * far["line in ΔW"][0]:.0f} and {100 * far["line in ΔW"][1]:.0f} %, that in A and B at
 {100 * far["line in A and B"][0]:.0f} and {100 * far["line in A and B"][1]:.0f} %.
@@ -451,8 +457,13 @@ show.dots(rows)
 deltas = [value for (_, _, space), (value, _) in lost.items() if space == "ΔW"]
 looked = {k: v for k, v in lost.items() if k[2] != "half"}
 holes = {k: v for k, v in looked.items() if v[1][1] < 0}
-deep = "; ".join(f"{name}, {method}, in {'A and B' if space == 'factors' else 'ΔW'}: {told(v)}" for (name, method, space), v in holes.items())
-ensemble = ": two seeds averaged are a small ensemble in a single model" if sum(deltas) > 0 else ""
+deep = "; ".join(
+    f"{name}, {method}, in {'A and B' if space == 'factors' else 'ΔW'}: {told(v)}"
+    for (name, method, space), v in holes.items()
+)
+ensemble = (
+    ": two seeds averaged are a small ensemble in a single model" if sum(deltas) > 0 else ""
+)
 at_half = [v for (_, _, space), v in lost.items() if space == "half"]
 apart = sum(not low <= 0 <= high for _, (low, high) in at_half)
 near = [abs(r["middle in A and B"] - r["½ × middle in ΔW"]) for r in rows.values()]
@@ -493,7 +504,10 @@ shallower = (
     if difference[1][1] < 0
     else "these images cannot tell whose hole is deeper"
 )
-ends = {n: sum(bench.accuracy(a).value for a in p) / 2 for n, p in (("LoRA", (one, two)), ("CopRA", copra))}
+ends = {
+    n: sum(bench.accuracy(a).value for a in p) / 2
+    for n, p in (("LoRA", (one, two)), ("CopRA", copra))
+}
 related = cosine(*copra, PARTS["A"])
 together = (
     f"The A's of two CopRA seeds are as unrelated (cosine {related:.2f}), so whatever CopRA may gain, it is not that its seeds meet."
@@ -528,7 +542,11 @@ centre = weighted_sum([a, b, c], [third] * 3)
 out = faces.outcomes([a, b, c, centre])
 gain = (out[3] - out[:3].mean(0)).numpy()
 to_three = gain.mean(), bootstrap_interval(gain, faces.sources)
-shape = "One hill, no valley between the three" if gain.mean() > -0.02 else "There is a dip between the three"
+shape = (
+    "One hill, no valley between the three"
+    if gain.mean() > -0.02
+    else "There is a dip between the three"
+)
 cells = [cell.value for row in plane for cell in row]
 highest, lowest = max(cells), min(cells)
 low, high = faces.accuracy(centre).interval
@@ -565,7 +583,9 @@ def stand(lam):
     return show.walk(LINE, curves, lam, here, "λ", images[differ], captions)
 
 
-place = w.FloatSlider(0.5, min=-0.5, max=1.5, step=0.1, description="λ", continuous_update=False)
+place = w.FloatSlider(
+    0.5, min=-0.5, max=1.5, step=0.1, description="λ", continuous_update=False
+)
 live(stand, lam=place)
 
 # %% [markdown]

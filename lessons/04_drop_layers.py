@@ -150,7 +150,9 @@ whole = hits["all twelve layers"]
 show.accuracies(
     {label: Accuracy(int(h.sum()), len(h)) for label, h in hits.items()},
     chance=0.1,
-    differences={x: estimate(h - whole, bench.sources) for x, h in hits.items() if h is not whole},
+    differences={
+        x: estimate(h - whole, bench.sources) for x, h in hits.items() if h is not whole
+    },
     than="all twelve",
 )
 
@@ -378,7 +380,9 @@ def train_by_hand(task, dropping, steps, lr, batch=8, seed=0):
         pixels = task.augment(clip.pixels(task.train.images[rows]), g)
         with parametrize.cached():  # W + s·BA is computed once a step
             features = F.normalize(model.encode_image(pixels), dim=-1)
-            loss = F.cross_entropy(clip.logit_scale * features @ text.T, task.train.labels[rows])
+            loss = F.cross_entropy(
+                clip.logit_scale * features @ text.T, task.train.labels[rows]
+            )
             optimiser.zero_grad()
             loss.backward()
         optimiser.step()
@@ -423,7 +427,9 @@ short = {
 }
 parts = {"all layers": None, "layers 0, 2, …": "even", "layers 1, 3, …": "odd"}
 keys = [(method, part) for part in parts for method in short]
-right = dict(zip(keys, bench.outcomes([keep(short[m], parts[p]) for m, p in keys]), strict=True))
+right = dict(
+    zip(keys, bench.outcomes([keep(short[m], parts[p]) for m, p in keys]), strict=True)
+)
 rows = {f"{m}, {p}": Accuracy(int(h.sum()), len(h)) for (m, p), h in right.items()}
 lead = {p: estimate(right["CopRA", p] - right["LoRA", p], bench.sources) for p in parts}
 lead_rows = {f"CopRA, {p}": e for p, e in lead.items()}
@@ -510,7 +516,10 @@ show.differences(tests, "CopRA − LoRA, points")
 def count(test):
     """How many of the six differences are clear, and either way; their mean."""
     every = list(tests[test].values())
-    ahead, behind = sum(low > 0 for _, (low, _) in every), sum(high < 0 for _, (_, high) in every)
+    ahead, behind = (
+        sum(low > 0 for _, (low, _) in every),
+        sum(high < 0 for _, (_, high) in every),
+    )
     mean = f"{100 * np.mean([v for v, _ in every]):+.1f}".replace("-", "−")
     return f"clearly ahead on {ahead}, clearly behind on {behind}, on average {mean} points"
 

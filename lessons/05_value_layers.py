@@ -60,7 +60,9 @@ task = cl.load_task("digits", clip)
 some = torch.randperm(len(task.test), generator=torch.Generator().manual_seed(0))[:50].tolist()
 bench = cl.Bench(clip, replace(task, test=task.test.pick(some)))
 
-adapters = {s.label.split(",")[0]: s.load(clip) for s in shipped("digits") if "seed 0" in s.label}
+adapters = {
+    s.label.split(",")[0]: s.load(clip) for s in shipped("digits") if "seed 0" in s.label
+}
 games = {name: LayerGame(bench, adapter) for name, adapter in adapters.items()}
 layers = [str(i) for i in range(12)]
 
@@ -301,7 +303,9 @@ live(look, method=method, **{f"layer{i}": switch(i) for i in range(12)})
 
 # %% tags=["prose"]
 cube = exact["LoRA"].worth.reshape((2,) * 12)
-gained = [cube.take(1, i) - cube.take(0, i) for i in range(12)]  # in the 2,048 coalitions of the others
+gained = [
+    cube.take(1, i) - cube.take(0, i) for i in range(12)
+]  # in the 2,048 coalitions of the others
 wide = max(range(12), key=lambda i: gained[i].std())
 Markdown(f"""
 What a layer adds depends on who is there. LoRA's layer {wide} adds anything from {points(gained[wide].min())} to
@@ -321,7 +325,9 @@ What a layer adds depends on who is there. LoRA's layer {wide} adds anything fro
 # CopRA, which trained every layer to do without any other, share more evenly?*
 
 # %%
-per_image = {name: np.array([sh.Exact(hit).values for hit in o.T]) for name, o in outcomes.items()}
+per_image = {
+    name: np.array([sh.Exact(hit).values for hit in o.T]) for name, o in outcomes.items()
+}
 for name, x in per_image.items():  # additivity, on real games
     print(name, "largest difference:", abs(x.mean(0) - exact[name].values).max())
 
@@ -348,7 +354,13 @@ spread = {name: bootstrap_interval(100 * x.sum(1), sources) for name, x in per_i
 clear = [i for i, (low, high) in enumerate(resampled(difference)[1]) if not low <= 0 <= high]
 halves = [np.corrcoef(x[::2].mean(0), x[1::2].mean(0))[0, 1] for x in per_image.values()]
 even = share["LoRA"] - share["CopRA"]
-more_even = "about as evenly as LoRA" if abs(even) < 0.03 else "more evenly" if even > 0 else "less evenly, not more"
+more_even = (
+    "about as evenly as LoRA"
+    if abs(even) < 0.03
+    else "more evenly"
+    if even > 0
+    else "less evenly, not more"
+)
 Markdown(f"""
 - **Who earned most?** The four best layers are {", ".join(map(str, sorted(top["LoRA"])))} for LoRA and
   {", ".join(map(str, sorted(top["CopRA"])))} for CopRA. They hold {100 * share["LoRA"]:.0f} % and
@@ -442,7 +454,9 @@ def reached(sampler, seed):
         best |= {b: now for b in budgets if now.evaluations <= b}
 
 
-runs = {name: [reached(sampler, seed) for seed in range(60)] for name, sampler in samplers.items()}
+runs = {
+    name: [reached(sampler, seed) for seed in range(60)] for name, sampler in samplers.items()
+}
 truth = exact["LoRA"].values
 
 
@@ -451,13 +465,17 @@ def rms(estimates):
     return float(np.sqrt(np.mean(np.square(off)))) if off else float("nan")
 
 
-errors = {name: [rms(column) for column in zip(*rows, strict=True)] for name, rows in runs.items()}
+errors = {
+    name: [rms(column) for column in zip(*rows, strict=True)] for name, rows in runs.items()
+}
 errors["∝ 1/√n"] = [errors["permutations"][0] * (budgets[0] / b) ** 0.5 for b in budgets]
 show.lines(budgets, {"error, points": errors}, "evaluations of the game", log=True)
 
 # %% tags=["prose"]
 at = budgets.index(512)
-inside = np.mean([abs(r[at].values - truth) <= 1.96 * r[at].errors for r in runs["permutations"]])
+inside = np.mean(
+    [abs(r[at].values - truth) <= 1.96 * r[at].errors for r in runs["permutations"]]
+)
 gain = (errors["permutations"][at] / errors["in antithetic pairs"][at]) ** 2
 Markdown(f"""
 The errors fall along 1/√n: half the error costs four times the work. At {budgets[at]} evaluations single orders err by
@@ -568,7 +586,9 @@ print("area, seed 1:", ", ".join(f"{name} {100 * a:.1f} %" for name, a in areas.
 
 # %% tags=["prose"]
 sizes = every.sum(1)
-by_image = {name: np.array([o[sizes == k].mean(0) for k in range(13)]) for name, o in outcomes.items()}  # (13, images)
+by_image = {
+    name: np.array([o[sizes == k].mean(0) for k in range(13)]) for name, o in outcomes.items()
+}  # (13, images)
 change = by_image["CopRA"] - by_image["LoRA"]
 
 

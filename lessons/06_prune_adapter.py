@@ -140,7 +140,10 @@ show.differences(costs, "points against the whole adapter, LoRA, seed 0")
 
 # %% tags=["prose"]
 thirds = ("low", "middle", "high")
-best = {t: max(thirds, key=lambda x: c[f"layers: {x}"][0]) for t, c in zip(benches, costs.values(), strict=True)}
+best = {
+    t: max(thirds, key=lambda x: c[f"layers: {x}"][0])
+    for t, c in zip(benches, costs.values(), strict=True)
+}
 told = [
     f"on `{t}` (whole {100 * level[t][0]:.0f} %, base {100 * level[t][1]:.0f} %) the {best[t]} one, which costs "
     f"{-100 * c[f'layers: {best[t]}'][0]:.0f} points"
@@ -168,7 +171,9 @@ whole_says, even_says = (bench.predictions(a) for a in (lora, keep(lora, "even")
 lost = ((whole_says == bench.labels) & (even_says != bench.labels)).nonzero().flatten()
 won = ((whole_says != bench.labels) & (even_says == bench.labels)).sum()
 pictures = bench.split.images[bench.order[lost[:12]]]
-names = [[digits.classes[c] for c in answers[lost[:12]]] for answers in (even_says, bench.labels)]
+names = [
+    [digits.classes[c] for c in answers[lost[:12]]] for answers in (even_says, bench.labels)
+]
 show.grid(pictures, [f"says {said}\nis: {true}" for said, true in zip(*names, strict=True)])
 
 # %% tags=["prose"]
@@ -233,7 +238,9 @@ for label, of in ways.items():
 show.bands(lines, f"entries removed, % (LoRA, seed 0, n = {len(bench)})", chance=0.1)
 
 # %% tags=["prose"]
-by_factor, by_delta = ({p: v for p, (v, _) in zip(*line, strict=True)} for line in lines.values())
+by_factor, by_delta = (
+    {p: v for p, (v, _) in zip(*line, strict=True)} for line in lines.values()
+)
 full = sum(d.shape[0] * d.shape[1] for d in lora.deltas.values())
 by_site, by_all = bench.outcomes([sparsify(lora, 0.9, "delta", x) for x in ("site", "adapter")])
 value, (low, high) = estimate(by_site - by_all, bench.sources)
@@ -242,7 +249,9 @@ value, (low, high) = estimate(by_site - by_all, bench.sources)
 def signed(estimate):
     """A difference of shares as words: +12.0 points (+8.1 to +16.2)."""
     value, (low, high) = estimate
-    return f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})".replace("-", "−")
+    return f"{100 * value:+.1f} points ({100 * low:+.1f} to {100 * high:+.1f})".replace(
+        "-", "−"
+    )
 
 
 Markdown(f"""
@@ -264,7 +273,9 @@ before, after = lora.deltas[site].delta(), pruned.deltas[site].delta()
 print(site)
 for told, delta in (("whole", before), ("90 % sparse", after)):
     rank = int(torch.linalg.matrix_rank(delta))
-    print(f"  ΔW, {told:12} rank {rank:3}, {int((delta != 0).sum()):5} entries of {delta.numel()}")
+    print(
+        f"  ΔW, {told:12} rank {rank:3}, {int((delta != 0).sum()):5} entries of {delta.numel()}"
+    )
 
 # %% [markdown]
 # ## Exercise: count the bytes
@@ -322,12 +333,18 @@ show.bands(lines, f"kB (LoRA, seed 0, n = {len(bench)})", chance=0.1, log=True)
 # %% tags=["prose"]
 quarter = lora.parameters / 1000  # a quarter of 4 bytes each
 inside = {
-    way: max(v for x, (v, _) in zip(*line, strict=True) if x <= 1.01 * quarter)  # the best of those that small
+    way: max(
+        v for x, (v, _) in zip(*line, strict=True) if x <= 1.01 * quarter
+    )  # the best of those that small
     for way, line in lines.items()
     if min(line[0]) <= 1.01 * quarter
 }
 ranked = sorted(inside, key=lambda way: -inside[way])
-outside = "" if "sparse ΔW" in inside else "A sparse ΔW does not come down to that size before next to nothing is left of it."
+outside = (
+    ""
+    if "sparse ΔW" in inside
+    else "A sparse ΔW does not come down to that size before next to nothing is left of it."
+)
 Markdown(f"""
 The whole adapter has {4 * quarter:.0f} kB. The best of each line within a quarter of that, {quarter:.0f} kB:
 {", ".join(f"{way} {100 * inside[way]:.0f} %" for way in ranked)}. {outside} *Percent sparse* is no size: ask of what,
@@ -351,7 +368,9 @@ shapley = dict(zip(layers_of(lora), exact(game, 12).values, strict=True))
 size_of = magnitudes(lora)
 for layer in range(12):
     bar = "█" * round(30 * max(0, shapley[layer]) / max(shapley.values()))
-    print(f"layer {layer:2}   ‖ΔW‖ {size_of[layer]:.2f}   worth {shapley[layer]:+.3f} nats {bar}")
+    print(
+        f"layer {layer:2}   ‖ΔW‖ {size_of[layer]:.2f}   worth {shapley[layer]:+.3f} nats {bar}"
+    )
 
 # %% [markdown]
 # *Guess before you look: does the order matter more when half of the layers stay, or when two do?*
@@ -364,7 +383,9 @@ orders = {
     "highest": {i: i for i in range(12)},
 }
 few = [0, 2, 4, 6, 8, 10, 12]
-hits = {x: bench.outcomes([keep_best(lora, worth, k) for k in few]) for x, worth in orders.items()}
+hits = {
+    x: bench.outcomes([keep_best(lora, worth, k) for k in few]) for x, worth in orders.items()
+}
 lines = {x: (few, [estimate(row, bench.sources) for row in h]) for x, h in hits.items()}
 show.bands(lines, f"layers kept, of 12 (LoRA, seed 0, n = {len(bench)})", chance=0.1)
 
@@ -373,7 +394,13 @@ at = few.index(6)
 by_value, by_size = hits["largest Shapley value"][at], hits["largest ‖ΔW‖"][at]
 value, (low, high) = estimate(by_value - by_size, bench.sources)
 both = np.corrcoef(list(shapley.values()), list(size_of.values()))[0, 1]
-verdict = "Worth is the better guide" if low > 0 else "Size is the better guide" if high < 0 else "Neither guide is clearly better"
+verdict = (
+    "Worth is the better guide"
+    if low > 0
+    else "Size is the better guide"
+    if high < 0
+    else "Neither guide is clearly better"
+)
 Markdown(f"""
 With six layers kept, going by value instead of size makes {signed((value, (low, high)))}. {verdict}
 there, for this adapter. The two agree as far as a correlation of {both:.2f} over twelve layers. A Shapley

@@ -141,7 +141,9 @@ def paired(a, b):
     """The mean over tasks of a difference on the same images, in words with its interval over images."""
     n = sum(map(len, a))
     each = np.concatenate([(x - y) * n / len(a) / len(x) for x, y in zip(a, b, strict=True)])
-    low, high = bootstrap_interval(each, [f"{n} {s}" for n, b in test.items() for s in b.sources])
+    low, high = bootstrap_interval(
+        each, [f"{n} {s}" for n, b in test.items() for s in b.sources]
+    )
     signed = [f"{100 * v:+.1f}".replace("-", "−") for v in (each.mean(), low, high)]
     return f"{signed[0]} points ({signed[1]} to {signed[2]}{', may be chance' if low <= 0 <= high else ''})"
 
@@ -153,7 +155,14 @@ Against a single seed, mean over six tasks, with intervals over the {sum(map(len
 | | ΔW averaged | factors averaged | ensemble |
 |---|---|---|---|
 """
-    + "\n".join(f"| {m} | " + " | ".join(paired(soups[m][way], soups[m]["single seed, mean"]) for way in list(ways)[1:]) + " |" for m in METHODS)
+    + "\n".join(
+        f"| {m} | "
+        + " | ".join(
+            paired(soups[m][way], soups[m]["single seed, mean"]) for way in list(ways)[1:]
+        )
+        + " |"
+        for m in METHODS
+    )
     + """
 
 These are two seeds of each task, so the intervals cover other images, not other seeds. Added
@@ -205,7 +214,9 @@ def vector(adapter):
     return torch.cat([d.delta().flatten() for d in adapter.deltas.values()])
 
 
-vectors = torch.stack([vector(a) for a in [*first["LoRA"], own["LoRA"][names.index("digits")][1]]])
+vectors = torch.stack(
+    [vector(a) for a in [*first["LoRA"], own["LoRA"][names.index("digits")][1]]]
+)
 cosines = F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
 heat = dict(zip([*names, "digits, seed 1"], cosines.tolist(), strict=True))
 show.table(heat, [*labels, "digits,\nseed 1"], "cosines between ΔW, LoRA", digits=2, bold=False)
@@ -219,7 +230,10 @@ for i in range(count):
     for j in range(i):
         both = large[i] & large[j]
         clashes.append((vectors[i].sign() != vectors[j].sign())[both].float().mean().item())
-clash, strangers = np.mean(clashes), off.abs().mean() < 0.1 and abs(np.mean(clashes) - 0.5) < 0.05
+clash, strangers = (
+    np.mean(clashes),
+    off.abs().mean() < 0.1 and abs(np.mean(clashes) - 0.5) < 0.05,
+)
 verdict = (
     "So they are strangers, not enemies: about as near to orthogonal as chance would make them. That is no promise that they "
     "leave each other's *answers* alone: layers are not linear, and six strangers in one room are still a crowd."
@@ -246,7 +260,9 @@ their signs differ in {100 * clash:.0f} % of the cases; a coin would say 50 %. {
 # Three tasks with six entries each, at a density of a half, through the library's function. Follow each column by eye.
 
 # %%
-toys = torch.tensor([[5, 4, -3, 1, 0.2, -1], [-2, 3, -4, 0.5, 1, 2], [-2.5, -6, 0.3, 2, 0.1, 1.5]])
+toys = torch.tensor(
+    [[5, 4, -3, 1, 0.2, -1], [-2, 3, -4, 0.5, 1, 2], [-2.5, -6, 0.3, 2, 0.1, 1.5]]
+)
 adapters = [Adapter({"toy": merge.from_delta(t[None])}) for t in toys]
 
 
@@ -345,7 +361,9 @@ def dare_sum(adapters):
 
 merges = {
     "sum": lambda adapters: merge.task_arithmetic(adapters, 1.0),
-    "TIES": lambda adapters: merge.ties(adapters, 0.2, len(adapters)),  # a mean, made as large as a sum
+    "TIES": lambda adapters: merge.ties(
+        adapters, 0.2, len(adapters)
+    ),  # a mean, made as large as a sum
     "DARE, then sum": dare_sum,
     "sum at rank 4": lambda adapters: merge.truncate(merge.task_arithmetic(adapters, 1.0), 4),
 }
@@ -376,7 +394,9 @@ merged = {m: {name: at_best(m, name) for name in merges} for m in METHODS}
 rows = {"no adapter": percent(without)}
 for m in METHODS:
     rows |= {f"{m}: each its own": percent(apart[m])}
-    rows |= {f"{m}: {name} (λ = {best[m][name]:g})": percent(merged[m][name]) for name in merges}
+    rows |= {
+        f"{m}: {name} (λ = {best[m][name]:g})": percent(merged[m][name]) for name in merges
+    }
 show.table(rows, columns, "accuracy on test images, %, seed 0", bold=False)
 
 
@@ -386,13 +406,18 @@ def mean(outcomes):
 
 
 top = max(merges, key=lambda name: mean(merged["LoRA"][name]))
-kept = {m: 100 * (mean(merged[m]["sum"]) - mean(without)) / (mean(apart[m]) - mean(without)) for m in METHODS}
+kept = {
+    m: 100 * (mean(merged[m]["sum"]) - mean(without)) / (mean(apart[m]) - mean(without))
+    for m in METHODS
+}
 reading = (
     "A reading, not a result: both throw entries away, and a ΔW of rank 4 has fewer to spare than the full fine-tunings they were shown on."
     if mean(merged["LoRA"]["TIES"]) < mean(merged["LoRA"]["sum"])
     else ""
 )
-hardest = names[int(np.argmax(np.array(percent(apart["LoRA"])[:-1]) - percent(merged["LoRA"]["sum"])[:-1]))]
+hardest = names[
+    int(np.argmax(np.array(percent(apart["LoRA"])[:-1]) - percent(merged["LoRA"]["sum"])[:-1]))
+]
 Markdown(f"""
 - **Much is lost**: of what the tasks' own adapters gained, the sum keeps {kept["LoRA"]:.0f} % for LoRA and {kept["CopRA"]:.0f} % for
   CopRA. Most is lost on `{hardest}`. A small λ is a compromise: each task wants its ΔW whole, and six of
@@ -422,12 +447,16 @@ def mix(method, **weights):
     one = merge.weighted_sum(adapters, list(weights.values()))
     scores = {n: b.accuracy(one) for n, b in small.items()}
     each = list(scores.values())
-    scores["all three together"] = Accuracy(sum(a.correct for a in each), sum(a.n for a in each))
+    scores["all three together"] = Accuracy(
+        sum(a.correct for a in each), sum(a.n for a in each)
+    )
     return show.accuracies(scores, chance={n: 1 / len(tasks[n].classes) for n in trio})
 
 
 def slider(name):
-    return w.FloatSlider(0.5, min=-1, max=1.5, step=0.1, description=name, continuous_update=False)
+    return w.FloatSlider(
+        0.5, min=-1, max=1.5, step=0.1, description=name, continuous_update=False
+    )
 
 
 live(
@@ -456,7 +485,9 @@ show.curve(weights, lines, "weight of ΔW (negative: subtracted)")
 
 # %% tags=["prose"]
 blurred, sharp = ([a.value for a in line] for line in lines.values())
-usable = [i for i, x in enumerate(weights) if x <= 0 and sharp[i] >= 0.95 * sharp[weights.index(0.0)]]
+usable = [
+    i for i, x in enumerate(weights) if x <= 0 and sharp[i] >= 0.95 * sharp[weights.index(0.0)]
+]
 at = min(usable, key=lambda i: blurred[i])
 Markdown(
     f"""
@@ -530,8 +561,14 @@ def holding(task, mine):
 
 
 digits = tasks["digits"]
-by_class = [holding(digits, lambda i, label: label < 5), holding(digits, lambda i, label: label >= 5)]
-evenly = [holding(digits, lambda i, label: i % 2 == 0), holding(digits, lambda i, label: i % 2 == 1)]
+by_class = [
+    holding(digits, lambda i, label: label < 5),
+    holding(digits, lambda i, label: label >= 5),
+]
+evenly = [
+    holding(digits, lambda i, label: i % 2 == 0),
+    holding(digits, lambda i, label: i % 2 == 1),
+]
 ten = cl.Bench(clip, some(digits, "test", 300))
 
 
@@ -588,9 +625,15 @@ def by_half(adapter):
 
 
 rows = {f"server: {way}": by_half(adapter) for way, adapter in ended.items()}
-rows |= {f"client {i}: by class, ΔW": by_half(a) for i, a in enumerate(returned["by class, ΔW"])}
+rows |= {
+    f"client {i}: by class, ΔW": by_half(a) for i, a in enumerate(returned["by class, ΔW"])
+}
 rows |= {"LoRA, 1,200 steps, all digits": by_half(first["LoRA"][names.index("digits")])}
-halves = [f"0 to 4\nn = {int(low.sum())}", f"5 to 9\nn = {int((~low).sum())}", f"all\nn = {len(ten)}"]
+halves = [
+    f"0 to 4\nn = {int(low.sum())}",
+    f"5 to 9\nn = {int((~low).sum())}",
+    f"all\nn = {len(ten)}",
+]
 show.table(rows, halves, "right, %", bold=False)
 
 

@@ -157,7 +157,9 @@ check.put_in_place(put_in_place)
 
 # %%
 task = cl.load_task("digits")
-train_features = clip.image_features(task.train.images).clone()  # a copy may take part in gradients
+train_features = clip.image_features(
+    task.train.images
+).clone()  # a copy may take part in gradients
 classes = Encoder(clip, task.classes, length=4, position="end")
 
 context = model.token_embedding(numbers)[0, 1:5].clone().requires_grad_()
@@ -165,7 +167,9 @@ optimiser = torch.optim.SGD([context], lr=0.01, momentum=0.9)
 losses = []
 for _ in range(200):
     text_features = classes(context[None])[0]
-    loss = F.cross_entropy(clip.logit_scale * train_features @ text_features.T, task.train.labels)
+    loss = F.cross_entropy(
+        clip.logit_scale * train_features @ text_features.T, task.train.labels
+    )
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -186,7 +190,10 @@ sixteen = cl.fit(clip, task, cl.CoOp(16), lr=0.01, views=4, progress=False)
 hits = bench.hits([by_hand, four, sixteen]).numpy().astype(float)
 told = {"four vectors, by hand": 0, "four vectors, cl.fit": 1, "sixteen, begun as noise": 2}
 scores = {"the task's own words": bench.accuracy()}
-scores |= {name: bench.accuracy(prompt=p) for name, p in zip(told, (by_hand, four, sixteen), strict=True)}
+scores |= {
+    name: bench.accuracy(prompt=p)
+    for name, p in zip(told, (by_hand, four, sixteen), strict=True)
+}
 show.accuracies(scores, chance=1 / len(task.classes))
 
 # %% tags=["prose"]
@@ -211,7 +218,10 @@ say too little about so many numbers.
 vocabulary = F.normalize(model.token_embedding.weight.detach(), dim=-1)
 for i, v in enumerate(four.context):
     near = (vocabulary @ F.normalize(v, dim=0)).topk(4)
-    said = ", ".join(f"{clip.tokenizer.decode([n]).strip()} {c:.2f}" for n, c in zip(near.indices.tolist(), near.values.tolist(), strict=True))
+    said = ", ".join(
+        f"{clip.tokenizer.decode([n]).strip()} {c:.2f}"
+        for n, c in zip(near.indices.tolist(), near.values.tolist(), strict=True)
+    )
     print(f"vector {i + 1}, length {v.norm():.2f}:  {said}")
 
 # %% [markdown]
@@ -242,7 +252,10 @@ def harmonic(a, b):
     return 2 * float(a) * float(b) / (float(a) + float(b))
 
 
-h = {k: harmonic(halves[f"seen names, {k}"], halves[f"unseen names, {k}"]) for k in ("plain words", "learned")}
+h = {
+    k: harmonic(halves[f"seen names, {k}"], halves[f"unseen names, {k}"])
+    for k in ("plain words", "learned")
+}
 Markdown(f"""
 Harmonic means: {100 * h["plain words"]:.1f} with plain words, {100 * h["learned"]:.1f} with the learned prompt. (Each half is a task of its own,
 so compare within a half.) That a prompt learned on some classes may lose on others is what CoCoOp
@@ -397,7 +410,11 @@ for s in [s for s in shipped_prompts() if s.label.startswith("CoOp")]:
     val, test = cl.Bench(clip, about, "val"), cl.Bench(clip, about)
     shorter = [c for c in survey(val, prompt, (0.001, 0.1, 0.5, 0.9), ()) if c.lowers]
     best_cut = max(shorter, key=lambda c: c.delta)
-    a, b = test.hits([prompt, rescale(prompt, best_cut.position, best_cut.factor)]).numpy().astype(float)
+    a, b = (
+        test.hits([prompt, rescale(prompt, best_cut.position, best_cut.factor)])
+        .numpy()
+        .astype(float)
+    )
     delta, p = paired_bootstrap(b[None], a, test.sources)
     before[s.task], chosen[s.task] = test.accuracy(prompt=prompt), best_cut
     kept.append([best_cut.delta, float(delta[0])])

@@ -58,12 +58,16 @@ def learned(task, penalty, seed=0, **more):
     """The prompt and what was recorded after each step."""
     steps = []
     settings = {"lr": 0.01, "steps": 200, "views": 4, "progress": False, **more}
-    prompt = cl.fit(clip, task, WORDS, penalty=penalty, seed=seed, on_step=steps.append, **settings)
+    prompt = cl.fit(
+        clip, task, WORDS, penalty=penalty, seed=seed, on_step=steps.append, **settings
+    )
     return prompt, steps
 
 
 trained = {name: learned(task, penalty) for name, penalty in PENALTIES.items()}
-means = {name: [sum(s.norms) / len(s.norms) for s in steps] for name, (_, steps) in trained.items()}
+means = {
+    name: [sum(s.norms) / len(s.norms) for s in steps] for name, (_, steps) in trained.items()
+}
 show.lines(range(1, 201), {"mean length of the vectors": means}, "step", marks=False)
 
 # %% [markdown]
@@ -91,7 +95,9 @@ def pull(loss, length):
 
 pulls = {
     "norm (PUN with A = 1, M = 1)": [pull(lambda v: pun(v[None]), x) for x in lengths],
-    "half the square (weight decay 1)": [pull(lambda v: v.square().sum() / 2, x) for x in lengths],
+    "half the square (weight decay 1)": [
+        pull(lambda v: v.square().sum() / 2, x) for x in lengths
+    ],
 }
 show.lines(lengths, {"size of the gradient": pulls}, "length of the vector")
 
@@ -273,7 +279,12 @@ show.curve(
 # %%
 TASKS = ("people-occluded", "faces-noise", "symbols-waves", "travel-solarised")
 
-before, after, sources, lengths = {"PUN": [], "PAN": []}, {"PUN": [], "PAN": []}, [], {n: [] for n in PENALTIES}
+before, after, sources, lengths = (
+    {"PUN": [], "PAN": []},
+    {"PUN": [], "PAN": []},
+    [],
+    {n: [] for n in PENALTIES},
+)
 for name in TASKS:
     test = cl.Bench(clip, cl.load_task(name))
     for seed in range(3):
@@ -291,7 +302,12 @@ rows = {}
 for label in ("PUN", "PAN"):
     a, b = torch.cat(after[label]).numpy(), torch.cat(before[label]).numpy()
     rows[label] = (a, b, *paired_bootstrap(a[None], b, sources))
-show.changes([[float(d[0])] for _, _, d, _ in rows.values()], list(rows), ["points more than CoOp"], sure=[[p[0] < 0.05] for *_, p in rows.values()])
+show.changes(
+    [[float(d[0])] for _, _, d, _ in rows.values()],
+    list(rows),
+    ["points more than CoOp"],
+    sure=[[p[0] < 0.05] for *_, p in rows.values()],
+)
 
 # %% tags=["prose"]
 mean = {n: sum(v) / len(v) for n, v in lengths.items()}
@@ -341,8 +357,13 @@ for name in ("CoOp", "PUN", "CoOp at five times the rate"):
 
 # %% tags=["prose"]
 names = list(swapped)[1:]
-told = "; ".join(f"{n}, {100 * d:+.1f} points (p = {q:.2f})".replace("-", "−") for n, d, q in zip(names, delta, p, strict=True))
-lengths_do, directions_do = (abs(d) > abs(delta[2]) / 2 and q < 0.05 for d, q in zip(delta[:2], p[:2], strict=True))
+told = "; ".join(
+    f"{n}, {100 * d:+.1f} points (p = {q:.2f})".replace("-", "−")
+    for n, d, q in zip(names, delta, p, strict=True)
+)
+lengths_do, directions_do = (
+    abs(d) > abs(delta[2]) / 2 and q < 0.05 for d, q in zip(delta[:2], p[:2], strict=True)
+)
 reading = {
     (False, True): "The lengths alone do nothing; the *directions* carry the difference.",
     (True, False): "The lengths carry the difference, the directions do not.",

@@ -5,7 +5,9 @@ with blanks to fill and no outputs. It only ever goes this way. What the source 
 """
 
 import argparse
+import base64
 import hashlib
+import io
 import json
 import math
 import os
@@ -16,7 +18,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 os.environ.pop("MPLBACKEND", None)  # the kernel inherits it and shall draw inline
-os.environ.update(PYDEVD_DISABLE_FILE_VALIDATION="1", OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE")  # threads that spin starve a busy machine
+os.environ.update(
+    PYDEVD_DISABLE_FILE_VALIDATION="1", OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE"
+)  # threads that spin starve a busy machine
 
 import jupytext
 import nbformat
@@ -46,14 +50,21 @@ def read(source: Path) -> NotebookNode:
     try:
         nb = jupytext.read(source, fmt="py:percent")
     except yaml.YAMLError as e:
-        raise BuildError(f"{source.name}: its header cannot be read, {getattr(e, 'problem', e)}") from e
+        raise BuildError(
+            f"{source.name}: its header cannot be read, {getattr(e, 'problem', e)}"
+        ) from e
     for i, cell in enumerate(nb.cells):
         cell.id = f"cell-{i:02d}"
         cell.metadata = NotebookNode({k: v for k, v in cell.metadata.items() if k == "tags"})
-        blanks, ends = (len(re.findall(rf"^ *# {mark}\b", cell.source, re.MULTILINE)) for mark in ("BLANK", "END"))
+        blanks, ends = (
+            len(re.findall(rf"^ *# {mark}\b", cell.source, re.MULTILINE))
+            for mark in ("BLANK", "END")
+        )
         whole = len(BLANK.findall(cell.source + "\n"))
         if not blanks == ends == whole or bool(whole) != ("exercise" in tags(cell)):
-            raise BuildError(f"{source.name}, cell {i}: a cell tagged exercise, and no other, has pairs of # BLANK and # END, equally indented")
+            raise BuildError(
+                f"{source.name}, cell {i}: a cell tagged exercise, and no other, has pairs of # BLANK and # END, equally indented"
+            )
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nb.metadata = NotebookNode(kernelspec=kernel, copra_lab=nb.metadata.get("copra_lab", {}))
     return nb
@@ -70,7 +81,11 @@ def solved(source: Path, seconds: float = 0) -> NotebookNode:
         if "exercise" in tags(cell):
             cell.source = MARKS.sub("", cell.source).rstrip("\n")
             _fold(cell)
-    return _opened(nb, f"Solved. To do the exercises yourself, open [the sheet](exercises/{source.stem}.ipynb).", seconds)
+    return _opened(
+        nb,
+        f"Solved. To do the exercises yourself, open [the sheet](exercises/{source.stem}.ipynb).",
+        seconds,
+    )
 
 
 def sheet(source: Path, seconds: float) -> NotebookNode:
@@ -112,7 +127,9 @@ def digest(*files: Path) -> str:
     h = hashlib.blake2b(digest_size=8)
     for file in files:
         data = file.read_bytes()
-        h.update(data if b"\0" in data else data.replace(b"\r\n", b"\n"))  # as any checkout has it
+        h.update(
+            data if b"\0" in data else data.replace(b"\r\n", b"\n")
+        )  # as any checkout has it
     return h.hexdigest()
 
 
@@ -120,9 +137,15 @@ def made_from(source: Path) -> dict:
     """Hashes of the source and of the shipped assets that its header names (the bundled CLIP, unless it says more)."""
     assets = {}
     for name in read(source).metadata.copra_lab.get("assets", ["clip"]):
-        files = sorted(f for f in (ASSETS / name).rglob("*") if f.suffix in (".safetensors", ".gz", ".json"))
+        files = sorted(
+            f
+            for f in (ASSETS / name).rglob("*")
+            if f.suffix in (".safetensors", ".gz", ".json")
+        )
         if not files:
-            raise BuildError(f"{source.name}: copra_lab/assets/{name}, named in its header, holds nothing")
+            raise BuildError(
+                f"{source.name}: copra_lab/assets/{name}, named in its header, holds nothing"
+            )
         assets[name] = digest(*files)
     return {"source": digest(source), "assets": assets}
 
@@ -135,7 +158,12 @@ def execute(nb: NotebookNode, folder: Path, label: str) -> float:
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
-    bar = tqdm(total=sum(c.cell_type == "code" for c in nb.cells), desc=label, unit=" cells", leave=False)
+    bar = tqdm(
+        total=sum(c.cell_type == "code" for c in nb.cells),
+        desc=label,
+        unit=" cells",
+        leave=False,
+    )
     client = NotebookClient(
         nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False, store_widget_state=False,
         extra_arguments=["--IPKernelApp.log_level=40"], on_cell_executed=lambda **_: bar.update(),
@@ -156,7 +184,9 @@ def tidy(nb: NotebookNode) -> None:
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             live = out.get("data", {}).pop(WIDGET, None)
-            out.drop = out.get("name") == "stderr" or (live is not None and set(out.data) <= {"text/plain"})
+            out.drop = out.get("name") == "stderr" or (
+                live is not None and set(out.data) <= {"text/plain"}
+            )
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not o.pop("drop")]
     nb.metadata.pop("widgets", None)
@@ -169,10 +199,41 @@ def build(source: Path) -> float:
     tidy(nb)
     for cell, timed in zip(nb.cells, solved(source, seconds).cells, strict=True):
         cell.source = timed.source
-    nb.metadata.copra_lab |= {"made_from": made, "seconds": round(seconds, 1), "packages": {p: version(p) for p in PACKAGES}}
+    nb.metadata.copra_lab |= {
+        "made_from": made,
+        "seconds": round(seconds, 1),
+        "packages": {p: version(p) for p in PACKAGES},
+    }
+    if picture := first_picture(nb):
+        replace(source.parent / picture_of(source), picture)
     write(nb, source.with_suffix(".ipynb"))
-    write(sheet(source, nb.metadata.copra_lab.seconds), source.parent / "exercises" / f"{source.stem}.ipynb")
+    write(
+        sheet(source, nb.metadata.copra_lab.seconds),
+        source.parent / "exercises" / f"{source.stem}.ipynb",
+    )
     return seconds
+
+
+def picture_of(source: Path) -> str:
+    """Where the index finds a lesson's first picture: what one has at its end."""
+    return f"pictures/{source.stem}.png"
+
+
+def first_picture(nb: NotebookNode, width: int = 320) -> bytes:
+    """The first picture among the outputs, small; nothing where there is none."""
+    from PIL import Image
+
+    for out in (o for c in nb.cells if c.cell_type == "code" for o in c.outputs):
+        if png := out.get("data", {}).get("image/png"):
+            image, file = (
+                Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"),
+                io.BytesIO(),
+            )
+            image.resize(
+                (width, round(width * image.height / image.width)), Image.Resampling.LANCZOS
+            ).save(file, "PNG", optimize=True)
+            return file.getvalue()
+    return b""
 
 
 def text(nb: NotebookNode) -> str:
@@ -181,14 +242,14 @@ def text(nb: NotebookNode) -> str:
 
 
 def write(nb: NotebookNode, path: Path) -> None:
-    replace(path, text(nb))
+    replace(path, text(nb).encode())
 
 
-def replace(path: Path, content: str) -> None:
+def replace(path: Path, content: bytes) -> None:
     """All of it or none of it."""
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.part")
-    part.write_text(content, encoding="utf-8", newline="\n")
+    part.write_bytes(content)
     os.replace(part, path)
 
 
@@ -197,7 +258,11 @@ def replace(path: Path, content: str) -> None:
 
 def problems(source: Path) -> list[str]:
     """What is wrong with the notebooks of `source`, a line each; nothing if they are up to date."""
-    name, path, blank = source.stem, source.with_suffix(".ipynb"), source.parent / "exercises" / f"{source.stem}.ipynb"
+    name, path, blank = (
+        source.stem,
+        source.with_suffix(".ipynb"),
+        source.parent / "exercises" / f"{source.stem}.ipynb",
+    )
     try:
         made, nb = made_from(source), nbformat.read(path, 4)
     except BuildError as e:
@@ -227,24 +292,33 @@ def problems(source: Path) -> list[str]:
 
 
 def _cells(nb: NotebookNode) -> list:
-    return [(c.id, c.cell_type, c.source, json.dumps(c.metadata, sort_keys=True)) for c in nb.cells]
+    return [
+        (c.id, c.cell_type, c.source, json.dumps(c.metadata, sort_keys=True)) for c in nb.cells
+    ]
 
 
 def strays(folder: Path) -> list[str]:
     notebooks = [*folder.glob("*.ipynb"), *folder.glob("exercises/*.ipynb")]
-    return [f"{n.relative_to(folder).as_posix()} has no source" for n in sorted(notebooks) if not (folder / f"{n.stem}.py").is_file()]
+    return [
+        f"{n.relative_to(folder).as_posix()} has no source"
+        for n in sorted(notebooks)
+        if not (folder / f"{n.stem}.py").is_file()
+    ]
 
 
 def index(folder: Path) -> str:
     """The README, its table of lessons made anew."""
-    rows = ["| Lesson | asks | runs in | exercises |", "|---|---|---|---|"]
+    rows = ["| | Lesson | asks | runs in | exercises |", "|---|---|---|---|---|"]
     for source in sources(folder):
         name, nb = source.stem, read(source)
         about = nbformat.read(source.with_suffix(".ipynb"), 4).metadata.get("copra_lab", {})
         title = nb.cells[0].source.splitlines()[0].lstrip("# ")
         count = sum("exercise" in tags(c) for c in nb.cells)
         question, seconds = nb.metadata.copra_lab.get("question", ""), about.get("seconds", 0)
-        rows.append(f"| [{title}]({name}.ipynb) | {question} | {seconds:.0f} s | [{count}](exercises/{name}.ipynb) |")
+        picture = f"![]({picture_of(source)})" if (folder / picture_of(source)).exists() else ""
+        rows.append(
+            f"| {picture} | [{title}]({name}.ipynb) | {question} | {seconds:.0f} s | [{count}](exercises/{name}.ipynb) |"
+        )
     readme = (folder / "README.md").read_text(encoding="utf-8")
     return TABLE.sub(lambda m: m[1] + "\n".join(rows) + "\n" + m[2], readme)
 
@@ -255,32 +329,55 @@ def sources(folder: Path = LESSONS, only: str = "") -> list[Path]:
 
 def check(folder: Path, only: str = "") -> list[str]:
     found = [p for source in sources(folder, only) for p in problems(source)] + strays(folder)
-    if not found and (folder / "README.md").is_file() and index(folder) != (folder / "README.md").read_text(encoding="utf-8"):
+    if (
+        not found
+        and (folder / "README.md").is_file()
+        and index(folder) != (folder / "README.md").read_text(encoding="utf-8")
+    ):
         found.append("README.md: its table of lessons is not what the lessons say")
     return found
 
 
 def main(argv: "list[str] | None" = None, folder: Path = LESSONS) -> int:
-    parser = argparse.ArgumentParser(description="Make the lessons' notebooks from their sources.")
-    parser.add_argument("--check", action="store_true", help="run nothing; say what is not up to date, and fail if anything is")
+    parser = argparse.ArgumentParser(
+        description="Make the lessons' notebooks from their sources."
+    )
+    parser.add_argument(
+        "--check",
+        action="store_true",
+        help="run nothing; say what is not up to date, and fail if anything is",
+    )
     parser.add_argument("--stale", action="store_true", help="make only what is not up to date")
     parser.add_argument("--only", metavar="NN", default="", help="only this lesson, e.g. 01")
     args = parser.parse_args(argv)
     if args.only and not sources(folder, args.only):
-        parser.error(f"no lesson {args.only}; there are {', '.join(s.stem[:2] for s in sources(folder))}")
+        parser.error(
+            f"no lesson {args.only}; there are {', '.join(s.stem[:2] for s in sources(folder))}"
+        )
     if args.check:
         found = check(folder, args.only)
-        print("\n".join([*found, "make them anew with: python lessons/build.py --stale"] if found else ["the notebooks are up to date"]))
+        print(
+            "\n".join(
+                [*found, "make them anew with: python lessons/build.py --stale"]
+                if found
+                else ["the notebooks are up to date"]
+            )
+        )
         return int(bool(found))
-    chosen, failed = [s for s in sources(folder, args.only) if not args.stale or problems(s)], False
+    chosen, failed = (
+        [s for s in sources(folder, args.only) if not args.stale or problems(s)],
+        False,
+    )
     for source in tqdm(chosen, desc="lessons", unit=" lessons", disable=len(chosen) < 2):
         try:
             tqdm.write(f"{source.stem}: ran in {build(source):.0f} s")
         except BuildError as e:
             failed = True
             tqdm.write(f"{e}; its notebooks are left as they were", file=sys.stderr)
-    if (folder / "README.md").is_file() and all(s.with_suffix(".ipynb").is_file() for s in sources(folder)):
-        replace(folder / "README.md", index(folder))
+    if (folder / "README.md").is_file() and all(
+        s.with_suffix(".ipynb").is_file() for s in sources(folder)
+    ):
+        replace(folder / "README.md", index(folder).encode())
     return int(failed)
 
 

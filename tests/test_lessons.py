@@ -161,7 +161,7 @@ def test_a_lesson_is_built_checked_and_found_stale(lesson, monkeypatch, capsys):
     assert "is missing" in build.check(folder)[0]
     assert build.main([], folder) == 0
     assert build.check(folder) == [] and build.main(["--check"], folder) == 0
-    assert "| [99. Divide](99_divide.ipynb) | How much? |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "|  | [99. Divide](99_divide.ipynb) | How much? |" in (folder / "README.md").read_text(encoding="utf-8")
 
     notebook, sheet = lesson.with_suffix(".ipynb"), folder / "exercises" / "99_divide.ipynb"
     good, blank = notebook.read_text(encoding="utf-8"), sheet.read_text(encoding="utf-8")
