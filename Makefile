@@ -6,7 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 EXTRAS_app :=
-EXTRAS_test := [lessons,test,docs]
+EXTRAS_test := [lessons,test]
+EXTRAS_docs := [docs]
 EXTRAS_recipes := [recipes]
 
 NOTEBOOKS := $(wildcard lessons/*.ipynb)
@@ -22,7 +23,7 @@ help: ## list these commands
 app: $(VENV)/.installed-app ## open the app in the browser
 	$(BIN)/python app.py $(ARGS)
 
-test: lint ## run every check: style, types, tests, the page in a browser, the lessons
+test: lint $(VENV)/.installed-docs ## run every check: style, types, tests, the page in a browser, the lessons
 	$(if $(wildcard lessons/build.py),$(BIN)/python lessons/build.py --check)
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/site
 	$(BIN)/python -m pytest -m 'not browser'
@@ -37,7 +38,7 @@ lint: $(VENV)/.installed-test ## check style and types
 lessons: $(VENV)/.installed-test ## run the lessons' sources and write their notebooks
 	$(BIN)/python lessons/build.py $(ARGS)
 
-site: $(VENV)/.installed-test ## make the web site of the lessons in build/site
+site: $(VENV)/.installed-docs ## make the web site of the lessons in build/site
 	$(BIN)/python -m sphinx -W --keep-going -c docs . build/site
 
 rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake everything that ships: model, adapters, tables
