@@ -153,7 +153,7 @@ def barrier(weights: Sequence[float], values: Sequence[float]) -> float:
     """How far a path falls below the straight line between its ends: max over λ of (1−λ)·v(0) + λ·v(1) − v(λ).
 
     `weights` must contain 0 and 1; points outside 0…1 do not count. Never negative, since the ends give 0.
-    Frankle et al., arXiv:1912.05671.
+    Entezari et al., arXiv:2110.06296 (of losses there). Frankle et al., arXiv:1912.05671, hold the path against the mean of its ends.
     """
     at = dict(zip(weights, values, strict=True))
     if 0.0 not in at or 1.0 not in at:

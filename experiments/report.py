@@ -280,7 +280,7 @@ def shapley_section(save: "Save") -> str:
     for name in ("best by Shapley value", "largest", "highest", "lowest", "worst by Shapley value"):
         ranked.append(f"| {name} | " + " | ".join(f"{100 * mean(cells[m, f'{k} {name}']):.1f}" for k in (3, 6, 9) for m in ("lora", "copra")) + " |")
     return (
-        "## What each layer is worth\n\nExact Shapley values of the layers, value = accuracy on validation images, all 4,096 coalitions, three seeds. "
+        "## What each layer is worth\n\nExact Shapley values of the layers, value = accuracy on validation images, all 4,096 coalitions, of the adapters that ship: two seeds each on six tasks. "
         f"Shares are of the {len(moved)} tasks of {len(tasks)} where all layers together are worth {100 * LEAST_GAIN:.0f} points at least with both methods.\n\n"
         f"{save('shapley', fig)}\n\n{table(top, list(dict.fromkeys(c for _, c in top)))}\n\n"
         "The papers report 69 % in the best four layers for LoRA, and CopRA within 8 % of even.\n\n"

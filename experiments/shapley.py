@@ -1,26 +1,26 @@
 """What each layer is worth: exact Shapley values of the twelve layers, LoRA against CopRA, and pruning by them against
 pruning by magnitude and by position: ``python experiments/shapley.py`` writes ``shapley.csv``, ``sizes.csv`` and ``ranked.csv``.
 
-Games are played on validation images, value = accuracy, all 4,096 coalitions of each; what is pruned by them is measured on
-test images."""
+Of the adapters that ship, two seeds of each method on six tasks, so nothing is trained. Games are played on validation images,
+value = accuracy, all 4,096 coalitions of each; what is pruned by them is measured on test images."""
 
 import io
 from pathlib import Path
 
 import numpy as np
-from common import METHODS, adapters, arguments, bench, reported, row, write
+from common import METHODS, arguments, bench, row, write
 from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
-from copra_lab.clip import Clip
+from copra_lab.clip import Clip, load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
 from copra_lab.prune import keep, keep_best, layers_of, magnitudes
 from copra_lab.shapley import Exact, exact
+from copra_lab.shipped import shipped
 from copra_lab.storage import write_atomically
 from copra_lab.sweep import Run, chosen
 
-SEEDS = 3
 COUNTS = (3, 6, 9)
 COLUMNS = ("task", "method", "seed", "setting", "n")
 
@@ -38,6 +38,11 @@ def solved(run: Run, adapter: Adapter, val: Bench, clip: Clip, work: Path) -> Ex
     return found
 
 
+def seed_of(label: str) -> int:
+    """``CopRA, seed 1`` → 1."""
+    return int(label.rpartition(" ")[2])
+
+
 def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapter]:
     """(by what, how many layers are left) → the adapter."""
     layers = layers_of(adapter)
@@ -49,9 +54,10 @@ def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapte
 
 def main() -> None:
     a = arguments(__doc__).parse_args()
-    tasks = a.tasks or reported()
-    runs = [chosen(t, s, METHODS[m]) for t in tasks for m in ("lora", "copra") for s in range(SEEDS)]
-    clip, found, _ = adapters(runs, a.work, a.jobs)
+    clip = load_clip()
+    found = {chosen(s.task, seed_of(s.label), METHODS[s.label.partition(",")[0].lower()]): s.load(clip) for s in shipped()}
+    runs = [r for r in found if r.task in (a.tasks or [r.task])]
+    tasks = list(dict.fromkeys(r.task for r in runs))
     val, test = ({t: bench(clip, t, split) for t in tasks} for split in ("val", "test"))
     values, sizes, ranked = [], [], []
     for run in tqdm(runs, desc="games"):

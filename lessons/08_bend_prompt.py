@@ -184,8 +184,9 @@ print(f"loss  {losses[0]:.2f} → {losses[-1]:.2f}")
 # %%
 bench = cl.Bench(clip, task)
 by_hand = cl.SoftPrompt(context.detach(), classes=task.classes)
-four = cl.fit(clip, task, cl.CoOp(words="a drawing of a"), lr=0.01, views=4, progress=False)
-sixteen = cl.fit(clip, task, cl.CoOp(16), lr=0.01, views=4, progress=False)
+settings = {"lr": 0.01, "steps": 400, "views": 4, "progress": False}
+four = cl.fit(clip, task, cl.CoOp(words="a drawing of a"), **settings)
+sixteen = cl.fit(clip, task, cl.CoOp(16), **settings)
 
 hits = bench.hits([by_hand, four, sixteen]).numpy().astype(float)
 told = {"four vectors, by hand": 0, "four vectors, cl.fit": 1, "sixteen, begun as noise": 2}
@@ -204,8 +205,8 @@ Markdown(f"""
 From {plain} to {best}, and not a weight of the CLIP has changed: {4 * context.shape[1]:,} numbers (or
 {16 * context.shape[1]:,}) say it. {more} do {100 * abs(delta[0]):.1f} points better than {less} on this task
 ({"beyond chance" if p[0] < 0.05 else "within chance"}, one training each). Do not take that for a rule: on tasks whose names the CLIP knows,
-sixteen vectors that begin as noise end *below* the plain words (`experiments/README.md` has the table), because few images
-say too little about so many numbers.
+sixteen vectors that begin as noise can end *below* the plain words (`experiments/README.md` has the tables): few images
+say little about so many numbers.
 """)
 
 # %% [markdown]

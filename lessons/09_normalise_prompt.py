@@ -32,7 +32,7 @@ from IPython.display import Markdown
 from copra_lab import show
 from copra_lab.checks import normalise_prompt as check
 from copra_lab.nemesis import omega, pan, pun, rescale
-from copra_lab.stats import paired_bootstrap
+from copra_lab.stats import bootstrap_interval, paired_bootstrap
 from copra_lab.texts import Encoder
 from copra_lab.widgets import live
 
@@ -57,7 +57,7 @@ PENALTIES = {  # A as chosen on other tasks, see `experiments/README.md`
 def learned(task, penalty, seed=0, **more):
     """The prompt and what was recorded after each step."""
     steps = []
-    settings = {"lr": 0.01, "steps": 200, "views": 4, "progress": False, **more}
+    settings = {"lr": 0.01, "steps": 200, "views": 2, "progress": False, **more}
     prompt = cl.fit(
         clip, task, WORDS, penalty=penalty, seed=seed, on_step=steps.append, **settings
     )
@@ -298,34 +298,30 @@ for name in TASKS:
             after[label].append(hits)
         sources += test.sources
 
-rows = {}
+gains = {}
 for label in ("PUN", "PAN"):
-    a, b = torch.cat(after[label]).numpy(), torch.cat(before[label]).numpy()
-    rows[label] = (a, b, *paired_bootstrap(a[None], b, sources))
-show.changes(
-    [[float(d[0])] for _, _, d, _ in rows.values()],
-    list(rows),
-    ["points more than CoOp"],
-    sure=[[p[0] < 0.05] for *_, p in rows.values()],
-)
+    gain = (torch.cat(after[label]) - torch.cat(before[label])).numpy()
+    gains[label] = (float(gain.mean()), bootstrap_interval(gain, sources))
+show.differences({f"{len(TASKS)} tasks, two seeds": gains}, "points more than CoOp")
 
 # %% tags=["prose"]
 mean = {n: sum(v) / len(v) for n, v in lengths.items()}
+
+
+def points(x):
+    return f"{100 * x:+.1f}".replace("-", "−")
+
+
 sentences = [
-    f"{label} changes accuracy by {100 * d[0]:+.1f} points (p = {p[0]:.2f}) and the vectors are {mean[label]:.2f} long instead of {mean['CoOp']:.2f}."
-    for label, (_, _, d, p) in rows.items()
+    f"{label} changes accuracy by {points(v)} points ({points(low)} to {points(high)}) and "
+    f"the vectors are {mean[label]:.2f} long instead of {mean['CoOp']:.2f}."
+    for label, (v, (low, high)) in gains.items()
 ]
-Markdown(
-    (
-        f"""
+Markdown(f"""
 Over {len(TASKS)} tasks and two seeds, {len(sources) // 2} test images: {" ".join(sentences)} The bootstrap draws whole drawings, so that the
 two seeds of one drawing never count as two. What all thirteen tasks say, with settings chosen on others, stands in
 `experiments/README.md`.
-"""
-    )
-    .replace("+-", "−")
-    .replace("by -", "by −")
-)
+""")
 
 # %% [markdown]
 # ## Was it the length?
@@ -358,18 +354,25 @@ for name in ("CoOp", "PUN", "CoOp at five times the rate"):
 # %% tags=["prose"]
 names = list(swapped)[1:]
 told = "; ".join(
-    f"{n}, {100 * d:+.1f} points (p = {q:.2f})".replace("-", "−")
-    for n, d, q in zip(names, delta, p, strict=True)
+    f"{n}, {points(d)} points (p = {q:.2f})" for n, d, q in zip(names, delta, p, strict=True)
 )
 lengths_do, directions_do = (
     abs(d) > abs(delta[2]) / 2 and q < 0.05 for d, q in zip(delta[:2], p[:2], strict=True)
 )
 reading = {
-    (False, True): "The lengths alone do nothing; the *directions* carry the difference.",
-    (True, False): "The lengths carry the difference, the directions do not.",
-    (True, True): "Lengths and directions both carry some of it.",
-    (False, False): "Neither alone carries a difference that is beyond chance.",
-}[lengths_do, directions_do]
+    "neither": "Neither alone carries a difference that is beyond chance.",
+    "lengths": "The lengths carry the difference, the directions do not.",
+    "directions": "The *directions* carry the difference; that of lengths cannot be told from nothing.",
+    "both": "Lengths and directions both carry some of it.",
+}[
+    "both"
+    if lengths_do and directions_do
+    else "lengths"
+    if lengths_do
+    else "directions"
+    if directions_do
+    else "neither"
+]
 Markdown(f"""
 Compared with CoOp: {told}. {reading} (One task, one training each: an anecdote, and a question worth your own seeds.)
 
