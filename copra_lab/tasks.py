@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from copra_lab.clip import Clip
 
 IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MEGAPIXELS = 40
+"""Of an image file, at most: a small file can hold a picture that fills the memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,7 +174,7 @@ def image_folder(path: str | Path, *, shots: int = 16, seed: int = 0, side: int 
     names = [f.name for f in folders]
 
     def split(part: str) -> Split:
-        images = torch.stack([_photo(root / e.source, side) for e in chosen[part]])
+        images = torch.stack([photo(root / e.source, side) for e in chosen[part]])
         return Split(images, torch.tensor([names.index(e.label) for e in chosen[part]]), tuple(e.source for e in chosen[part]))
 
     about = f"Your images in {root.name}, {len(names)} classes. Whether pretraining knew such things is for you to judge."
@@ -190,10 +193,16 @@ def _files(folder: Path) -> list[so.Entry]:
     return found
 
 
-def _photo(file: Path, side: int) -> torch.Tensor:
-    """An image file as uint8 (side, side, 3): its middle square, transparency on white."""
+def photo(file: "str | Path", side: int = 64) -> torch.Tensor:
+    """An image file as uint8 (side, side, 3): its middle square, transparency on white.
+
+    Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
+    """
     try:
-        with Image.open(file) as opened:
+        with Image.open(file, formats=FORMATS) as opened:
+            if opened.width * opened.height > 1e6 * MEGAPIXELS:
+                raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
+            opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
             image = ImageOps.exif_transpose(opened).convert("RGBA")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise ValueError(f"{file} cannot be read as an image ({e}): repair or remove it") from e

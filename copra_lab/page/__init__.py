@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import blend, prompt, prune, worth
+from copra_lab.page import blend, own, prompt, prune, worth
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
@@ -21,7 +21,7 @@ from copra_lab.page.walk import Session
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-VIEWS = (blend.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW)
+VIEWS = (blend.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, own.VIEW)
 
 FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
 (CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
@@ -59,5 +59,5 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     """`gr.Blocks.launch` with the page's look, and without what would reach for other hosts. Does not block."""
     return page.launch(
         theme=THEME, css_paths=Path(__file__).with_name("page.css"), footer_links=[], share=False, ssr_mode=False, pwa=False,
-        run_history=False, state_session_capacity=500, quiet=True, prevent_thread_lock=True, **options,
+        run_history=False, state_session_capacity=500, max_file_size="10mb", quiet=True, prevent_thread_lock=True, **options,
     )  # fmt: skip
