@@ -26,22 +26,24 @@ def all_coalitions(n: int) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Exact:
-    """A game solved: the values of all coalitions in the order of `all_coalitions`."""
+    """A game solved: the values of all coalitions in the order of `all_coalitions`, (2ⁿ,); or those of many games at once, of each
+    image by itself, say: (2ⁿ, games)."""
 
     worth: np.ndarray
 
     @property
     def n(self) -> int:
-        return int(self.worth.size).bit_length() - 1
+        return len(self.worth).bit_length() - 1
 
     @property
     def values(self) -> np.ndarray:
-        """Shapley values (n,); they sum to v(N) − v(∅)."""
+        """Shapley values (n,), or (n, games); they sum to v(N) − v(∅)."""
         n = self.n
-        cube = self.worth.reshape((2,) * n)
+        cube = self.worth.reshape((2,) * n + self.worth.shape[1:])
         weights = np.array([math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)])
         sizes = all_coalitions(n - 1).sum(1) if n > 1 else np.zeros(1, int)
-        return np.array([weights[sizes] @ (cube.take(1, i) - cube.take(0, i)).ravel() for i in range(n)])
+        gains = ((cube.take(1, i) - cube.take(0, i)).reshape(2 ** (n - 1), *self.worth.shape[1:]) for i in range(n))
+        return np.array([weights[sizes] @ gain for gain in gains])
 
     @property
     def interactions(self) -> np.ndarray:

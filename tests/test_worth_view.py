@@ -14,10 +14,10 @@ from copra_lab.lora import NONE
 from copra_lab.page import solving as so
 from copra_lab.page import worth, worth_parts
 from copra_lab.page.lab import Lab
-from copra_lab.page.solving import Solving, Values, shapley_of_images
+from copra_lab.page.solving import Solving, Values
 from copra_lab.page.walk import Session
 from copra_lab.prune import layers_of
-from copra_lab.shapley import all_coalitions, exact
+from copra_lab.shapley import Exact, all_coalitions, exact
 from copra_lab.sites import place as site
 
 LAB = TinyLab()
@@ -48,7 +48,7 @@ def test_the_end_is_the_layer_games_own_exact_values():
 
 def test_values_of_images_are_those_of_games_of_one_image():
     worth_ = np.random.default_rng(0).random((16, 5)) < 0.5
-    found = shapley_of_images(worth_.astype(float))
+    found = Exact(worth_.astype(float)).values
     for image in range(5):
         order = {c.tobytes(): float(w) for c, w in zip(all_coalitions(4), worth_[:, image], strict=True)}
         np.testing.assert_allclose(found[:, image], exact(lambda x, o=order: np.array([o[r.tobytes()] for r in x]), 4).values, atol=1e-12)
@@ -58,7 +58,7 @@ def test_intervals_of_samples_hold_the_exact_values_as_often_as_they_say(monkeyp
     """On a game of many layers without a model: a random one, in which orders differ much."""
     g = np.random.default_rng(1)
     table = (g.random((256, 20)) < 0.5).astype(np.uint8)
-    truth = shapley_of_images(table.astype(float)).mean(1)
+    truth = Exact(table.astype(float)).values.mean(1)
 
     class Table(Solving):
         def __init__(self, seed):

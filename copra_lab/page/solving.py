@@ -1,6 +1,5 @@
 """A layer game that is solved while somebody watches: sampled at first, then coalition by coalition until it is exact."""
 
-import math
 import threading
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -12,7 +11,7 @@ from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
 from copra_lab.page.lab import Lab
 from copra_lab.prune import layers_of
-from copra_lab.shapley import Curve, all_coalitions
+from copra_lab.shapley import Curve, Exact, all_coalitions
 from copra_lab.sites import place as site
 from copra_lab.stats import Z95
 
@@ -139,7 +138,7 @@ class Solving:
         self._known = dict.fromkeys(self._known, _NOTHING)  # all that was to be learned from them is in the values
         sizes = all_coalitions(n).sum(1)
         by_size = np.array([worth[sizes == k].mean() for k in range(n + 1)])
-        return Values(self.layers, shapley_of_images(worth), np.zeros(n), by_size, 2**n, 2**n, exact=True)
+        return Values(self.layers, Exact(worth).values, np.zeros(n), by_size, 2**n, 2**n, exact=True)
 
 
 _NOTHING = np.zeros(0)
@@ -149,13 +148,3 @@ _NOTHING = np.zeros(0)
 def solving(lab: Lab, task: str, key: str) -> Solving:
     """The game of an adapter on the shelf. Raises AdapterError for one that does not fit."""
     return Solving(lab.few(task, IMAGES), lab.adapter(task, key))
-
-
-def shapley_of_images(worth: np.ndarray) -> np.ndarray:
-    """Values (2ⁿ, images) of all coalitions in the order of `all_coalitions` → the Shapley value of each player for each image,
-    (n, images): `copra_lab.shapley.Exact.values`, an image at a time."""
-    n = worth.shape[0].bit_length() - 1
-    cube = worth.reshape((2,) * n + worth.shape[1:])
-    weights = np.array([math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)])
-    sizes = all_coalitions(n - 1).sum(1) if n > 1 else np.zeros(1, int)
-    return np.stack([weights[sizes] @ (cube.take(1, i) - cube.take(0, i)).reshape(2 ** (n - 1), -1) for i in range(n)])
