@@ -124,7 +124,7 @@ def low_norm() -> str:
     """Counts as the paper has them, and how many are beyond chance."""
     found: dict[tuple[str, str, str, str], list[Corruption]] = defaultdict(list)
     for r in read("lownorm.csv"):
-        shots = r["shots"] if r["begins"] == "words" else f"{r['shots']}, noise"
+        shots = f"{r['shots']} shots" + ("" if r["begins"] == "words" else ", noise")
         found[r["split"], r["task"], shots, r["seed"]].append(
             Corruption(r["kind"], int(r["position"]), float(r["factor"]), float(r["norm"]), float(r["delta"]), float(r["p"]))
         )
@@ -133,7 +133,7 @@ def low_norm() -> str:
     tasks = list(dict.fromkeys(k[1] for k in counts))
     words = [s for s in shots if "noise" not in s]
     of = {s: next(c.of for k, c in counts.items() if k[2] == s) for s in shots}
-    lines = ["| task | " + " | ".join(f"{s} shots" for s in shots) + " | beyond chance | positions |", "|---" * (len(shots) + 3) + "|"]
+    lines = ["| task | " + " | ".join(shots) + " | beyond chance | positions |", "|---" * (len(shots) + 3) + "|"]
 
     def average(what: str, **key: str) -> float:
         every = [
@@ -156,7 +156,7 @@ def low_norm() -> str:
     return (
         f"### The Low-Norm Effect\n\nEach vector of CoOp's prompts made shorter in turn, {of[words[0]]} ways in all ({of[shots[-1]]} for sixteen that began as noise): how many raise "
         "accuracy on test images (means over seeds); then, of the four that began as words, how many do so beyond chance (p < 0.05, paired bootstrap over drawings; one in "
-        "forty would by chance alone if nothing mattered), and at how many of the positions a shorter vector raised accuracy and one twice as long lowered it. "
+        f"forty, {of[words[0]] / 40:.1f}, would by chance alone if nothing mattered), and at how many of the positions a shorter vector raised accuracy and one twice as long lowered it. "
         f"A shorter vector moves accuracy by {moved['shorter']:+.2f} points on average and lowers it beyond chance in {fell:.0f} % of cases, one twice as long by "
         f"{moved['longer']:+.2f}.\n\n".replace("-0", "−0")
         + "\n".join(lines)
