@@ -61,7 +61,7 @@ def games(s: Setting) -> Iterator[Row]:
     """Shapley values of twelve layers."""
     from shapiq import ExactComputer
 
-    images, repeats = (8, 1) if s.quick else (32, max(2, s.repeats // 2))
+    images, repeats = (8, 1) if s.quick else (16, max(1, s.repeats // 3))  # the other side takes minutes
     adapter = keep(s.a, range(6)) if s.quick else s.a
     n = len(layers_of(adapter))
     bench, auto = s.bench(images), s.bench(images, "auto")
