@@ -1,7 +1,7 @@
 """Lesson 8's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
 
 MISTAKES = [
-    ("[first, *[0] * m", "[*[0] * m", "no start token"),
+    ("[first, *[0] * m", "[*[0] * m", "expected the shape"),
     (", last] for name in names]", "] for name in names]", "no stop token"),
     ('*encode(name), *encode("."), last', "*encode(name), last", "full stop"),
     ("embedded[:, 1 : 1 + m] = context", "embedded[:, :m] = context", "over the start token"),
@@ -10,7 +10,7 @@ MISTAKES = [
     ("[len(row) - 1 for row in rows]", "[max(map(len, rows)) - 1] * len(rows)", "last column"),
     ("after.double() - before.double()", "before.double() - after.double()", "after minus before"),
     ("(2 * torch.minimum(low, high))", "torch.minimum(low, high)", "one-sided"),
-    ("(means <= 0)", "(means < 0)", None),
+    ("(means >= 0)", "(means > 0)", None),
     ("torch.minimum(low, high)", "torch.maximum(low, high)", None),
     ("rises & falls", "rises | falls", "was enough for you"),
     ("return rises & falls", "return rises", "rises alone"),

@@ -22,7 +22,7 @@ def _put_in_place(
     for name in names:
         before, after = [t.sot_token_id] * begins, [*t.encode(name), *(t.encode(".") if dot else []), *[t.eot_token_id] * stops]
         own = len(t.encode(name)) if front else 0
-        where.append(len(before) + own - shifted)
+        where.append(max(0, len(before) + own - shifted))
         rows.append([*before, *after[:own], *[0] * m, *after[own:]])
     longest = max(map(len, rows))
     last = {"own": [len(r) - 1 for r in rows], "row": [longest - 1] * len(rows), "count": [len(r) for r in rows]}[ends]
@@ -99,9 +99,10 @@ def _outcomes() -> tuple[Tensor, Tensor, Tensor]:
 
 def _praise_p(attempt: Callable) -> str:
     before, after, draws = _outcomes()
-    apart = attempt(before, after, draws)
+    difference, p = map(float, attempt(before, after, draws))
+    points = f"{100 * difference:+.1f}".replace("-", "−")
     return (
-        f"A difference of {abs(100 * float(apart[0])):.1f} points with p = {float(apart[1]):.2f}: nine images changed sides, and that is all that "
+        f"A difference of {points} points with p = {p:.2f}: nine images changed sides, and that is all that "
         f"this difference rests on, not the {len(before)} there are."
     )
 

@@ -99,7 +99,7 @@ def _pan_loss(
 
 
 def _batch() -> tuple[Tensor, Tensor, Tensor, float]:
-    return torch.tensor([1.2, 0.4, 2.5, 0.9, 1.7]), torch.tensor(20), torch.tensor([22, 20, 21, 17, 25]), 2.0
+    return torch.tensor([1.2, 0.4, 2.5, 0.8, 1.7]), torch.tensor(20), torch.tensor([22, 20, 21, 17, 25]), 2.0
 
 
 def _praise_pan(attempt: Callable) -> str:
