@@ -111,13 +111,21 @@ def shown(lab: Lab, task: str, picture: Picture) -> list[Any]:
     return [lab.about(task), _seen(picture), _answers(asked(lab, task, picture), picture.truth), picture]
 
 
-def asked(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor, Sequence[str]]]:
-    """What each model of the menu makes of it: (label, probabilities (classes,), names), the base first."""
+def asked(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor | str, Sequence[str]]]:
+    """What each model of the menu makes of it: (label, probabilities (classes,), names), the base first; of an adapter that cannot be
+    read, why not, in place of the probabilities."""
     whole = lab.bench(task)
     one = Split(picture.pixels[None], torch.zeros(1, dtype=torch.int64), ("yours",))
     bench = Bench(whole.clip, replace(whole.task, test=one), precision="float32")
+
+    def answer(key: str) -> Tensor | str:
+        try:
+            return bench.logits(lab.adapter(task, key))[0].float().softmax(-1)
+        except (ValueError, OSError) as e:  # AdapterError is a ValueError
+            return str(e)
+
     *adapters, base = lab.menu(task)
-    return [(label, bench.logits(lab.adapter(task, key))[0].float().softmax(-1), whole.task.classes) for label, key in (base, *adapters)]
+    return [(label, answer(key), whole.task.classes) for label, key in (base, *adapters)]
 
 
 def _seen(picture: Picture | None) -> str:
@@ -131,12 +139,15 @@ def _seen(picture: Picture | None) -> str:
     return f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
 
 
-def _answers(models: Sequence[tuple[str, Tensor, Sequence[str]]], truth: int | None = None) -> str:
+def _answers(models: Sequence[tuple[str, Tensor | str, Sequence[str]]], truth: int | None = None) -> str:
     if not models:
         return '<div class="asked waiting">Waking the model. A very first start also draws all images: about a minute.</div>'
     head = f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
     rows = []
     for label, p, names in models:
+        if isinstance(p, str):
+            rows.append(f'<tr><th scope=row>{escape(label)}</th><td class="broken">{escape(p)}</td></tr>')
+            continue
         top = p.argsort(descending=True)[:TOP].tolist()
         bars = "".join(
             f'<li class="{"right" if i == truth else "wrong" if truth is not None and k == 0 else ""}" style="--p:{100 * float(p[i]):.1f}%"><span>'
