@@ -96,8 +96,8 @@ def runs(tasks: list[str], methods: Sequence[str] = METHODS, **more: Any) -> lis
     return [chosen(t, m, s, **more) for t in tasks for s in range(SEEDS) for m in methods]  # what has the same images, in a row
 
 
-def noise(tasks: list[str], methods: Sequence[str] = METHODS) -> list[PromptRun]:
-    return [replace(r, lr=1e-2) for r in runs(tasks, methods, prompt=NOISE)]
+def noise(tasks: list[str]) -> list[PromptRun]:
+    return [replace(r, lr=1e-2) for r in runs(tasks, prompt=NOISE)]
 
 
 def few_shot(tasks: list[str]) -> list[PromptRun]:
@@ -175,7 +175,7 @@ def main() -> None:
         out["nemesis_epochs.csv"] = more, [line for lines in tqdm(parallel(delayed(followed)(r) for r in todo), total=len(todo)) for line in lines]
     if "survey" in a.parts:
         both = {t: {"val": bench(clip, t, "val"), "test": test[t]} for t in tasks}
-        todo = [r for r in few_shot(tasks) if r.method == "coop"] + noise(tasks, ["coop"])
+        todo = [r for r in few_shot(tasks) if r.method == "coop"] + runs(tasks, ["coop"], prompt=NOISE)
         rows = [line for r, x in tqdm(found(todo, clip, a), desc="surveys") for line in corrupted(r, x, both[r.task])]
         out["lownorm.csv"] = ("task", "shots", "seed", "kind", "position", "factor", "split", "begins", "norm", "delta", "p"), rows
     if "visual" in a.parts:

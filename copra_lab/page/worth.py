@@ -72,7 +72,7 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         preprocess=False,
         **watched,
     )
-    layer.input(look, [task, adapter, layer, session], [bars, decided], preprocess=False, **EVENT | {"trigger_mode": "always_last"})
+    layer.change(look, [task, adapter, layer, session], [bars, decided], preprocess=False, **EVENT | {"trigger_mode": "always_last"})
 
 
 def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number: Any) -> Iterator[list[Any]]:
@@ -133,6 +133,8 @@ def drawn(values: Values | None, game: Solving, layer: int) -> list[Any]:
 
 def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[Any]:
     """The bars and the images, another layer chosen."""
+    if layer is None or layer == -1:  # none yet
+        return [gr.skip(), gr.skip()]
     try:
         lab.check(task)
         place = Valued(task, lab.one(task, key))
