@@ -121,7 +121,7 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 def test_junk_is_answered_in_words(values):
     *_, last = worth.watching(LAB, *values, Session(), None)
     assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 8
-    assert "choose one of the tasks" in worth.looked(LAB, *values, Session())[1]
+    assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
     assert handler(LAB, "watch", 0) and handler(LAB, "look", 0)
 
