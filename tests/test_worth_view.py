@@ -190,6 +190,7 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
     whole = bench.accuracy(lab.adapter(task, lab.one(task, None))).value - bench.accuracy().value
     assert float(page.evaluate("() => document.querySelector('#worth-number .now')?.dataset.total")) == pytest.approx(100 * whole, abs=1.01)
     page.locator(layers).nth(2).focus()
-    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Space")
     page.wait_for_function("() => document.querySelector('#worth-decided h2').innerText.includes('layer 3')")
     visitor.leave()
