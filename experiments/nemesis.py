@@ -1,6 +1,6 @@
 """CoOp against Nemesis, and the Low-Norm Effect, on the bundled CLIP: ``python experiments/nemesis.py``. Parts (``--parts``):
 
-tune       six settings of each method on the validation images of the development tasks, and how
+tune       ten settings of each method on the validation images of the development tasks, and how
            the vectors may begin                                                          → nemesis_tuning.csv
 few-shot   1, 2, 4, 8 and 16 shots, test images                                           → nemesis.csv
 noise      sixteen shots again, the vectors sixteen and noise at first, as the paper's    → nemesis_noise.csv
@@ -50,13 +50,23 @@ GRID: dict[str, list[dict]] = {
 }
 """As many settings for each. What is not said is `PromptRun`'s."""
 
+FINER: dict[str, list[dict]] = {
+    "coop": [{"lr": lr} for lr in (2e-2, 3e-2, 7e-2, 1e-1)],
+    "pun": [{"lr": lr, "penalty": Nemesis(1.0, w)} for lr in (1e-2, 2e-2) for w in (0.1, 1.0)],
+    "pan": [{"lr": 1e-2, "penalty": Nemesis(0.0, 2.0, tau=t, samples=n)} for t, n in ((0.1, 1), (0.9, 1), (0.5, 4), (0.1, 4))],
+    "pun+pan": [
+        {"lr": 1e-2, "penalty": Nemesis(b, 2.0, tau=t, samples=n)} for b, t, n in ((0.25, 0.5, 1), (0.75, 0.5, 1), (0.5, 0.1, 1), (0.5, 0.5, 4))
+    ],
+}
+"""As many again around the best of `GRID`: rates and A, and then τ, N and β."""
+
 CHOSEN: dict[str, dict] = {
     "coop": {"lr": 5e-2},
     "pun": {"lr": 1e-2, "penalty": Nemesis(1.0, 0.3)},
     "pan": {"lr": 1e-2, "penalty": Nemesis(0.0, 2.0)},
     "pun+pan": {"lr": 1e-2, "penalty": Nemesis(0.5, 2.0)},
 }
-"""By method, the best of `GRID` on validation images of the development tasks (``--parts tune``)."""
+"""By method, the best of `GRID` and `FINER` on validation images of the development tasks (``--parts tune``)."""
 
 VISUAL = ("people-occluded", "faces-noise", "things-sketch", "count")
 """Where tokens of the image tower are learned: every step of theirs runs the whole tower."""
@@ -83,7 +93,7 @@ def tune() -> list[PromptRun]:
     return [
         PromptRun(task, seed, prompt, shots=shots, **grid)
         for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
-        for prompt, grids in [*((WORDS, GRID[m]) for m in METHODS), *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS)]
+        for prompt, grids in [*((WORDS, GRID[m] + FINER[m]) for m in METHODS), *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS)]
         for grid in grids
     ]  # fmt: skip
 
@@ -175,7 +185,7 @@ def main() -> None:
         out["nemesis_epochs.csv"] = more, [line for lines in tqdm(parallel(delayed(followed)(r) for r in todo), total=len(todo)) for line in lines]
     if "survey" in a.parts:
         both = {t: {"val": bench(clip, t, "val"), "test": test[t]} for t in tasks}
-        todo = [r for r in few_shot(tasks) if r.method == "coop"] + runs(tasks, ["coop"], prompt=NOISE)
+        todo = [r for r in few_shot(tasks) if r.method == "coop"] + [r for r in noise(tasks) if r.method == "coop"]
         rows = [line for r, x in tqdm(found(todo, clip, a), desc="surveys") for line in corrupted(r, x, both[r.task])]
         out["lownorm.csv"] = ("task", "shots", "seed", "kind", "position", "factor", "split", "begins", "norm", "delta", "p"), rows
     if "visual" in a.parts:
