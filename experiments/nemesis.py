@@ -62,9 +62,9 @@ FINER: dict[str, list[dict]] = {
 
 CHOSEN: dict[str, dict] = {
     "coop": {"lr": 5e-2},
-    "pun": {"lr": 1e-2, "penalty": Nemesis(1.0, 0.3)},
-    "pan": {"lr": 1e-2, "penalty": Nemesis(0.0, 2.0)},
-    "pun+pan": {"lr": 1e-2, "penalty": Nemesis(0.5, 2.0)},
+    "pun": {"lr": 1e-2, "penalty": Nemesis(1.0, 1.0)},
+    "pan": {"lr": 1e-2, "penalty": Nemesis(0.0, 2.0, tau=0.1, samples=4)},
+    "pun+pan": {"lr": 1e-2, "penalty": Nemesis(0.25, 2.0)},
 }
 """By method, the best of `GRID` and `FINER` on validation images of the development tasks (``--parts tune``)."""
 
