@@ -166,6 +166,8 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
     split = home / row.split if row.split and (home / row.split).is_file() else None
     try:
         classes, entries = la.coop_split(split, row.images) if split else row.read(home)
+        if strange := {e.label for e in entries} - classes.keys():
+            raise ValueError(f"it names no class {min(strange)!r}")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
         why = f"no {e.filename}" if isinstance(e, FileNotFoundError) and e.filename else f"{type(e).__name__}: {e}"
         raise ValueError(f"{split or home} is not a whole copy of {row.title} ({why}): copy or unpack it anew") from e

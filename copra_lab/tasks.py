@@ -161,7 +161,7 @@ def load_task(
         name = hf_datasets.listing(name)
     if isinstance(name, Listing):
         return of_listing(name, shots, seed, side, test_images)
-    if not isinstance(name, str | os.PathLike):
+    if not isinstance(name, str | Path):
         raise ValueError(f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set")
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))

@@ -65,7 +65,7 @@ def test_images_classes_and_parts_are_as_the_layout_says(built, key):
         assert written[source][1] in ("", part) or (part == "val" and written[source][1] == "train")
     for part in PARTS:
         for source, words, image in rows(task, part):
-            assert np.abs(image[8:].mean((0, 1)) - colour(words)).max() < 10, source
+            assert np.abs(image[9:, 9:].mean((0, 1)) - colour(words)).max() < 10, source
     assert {w for w, _ in truth.values()} <= set(task.classes) and len(set(task.prompts)) == len(task.classes)
     assert task.prompts[0] == SETS[key].template.format(task.classes[0]) and task.name == key
     assert f"{len(task.classes)} classes" in task.about

@@ -248,14 +248,11 @@ def test_a_root_that_cannot_be_made(tmp_path, monkeypatch):
         datasets.listing("dtd", tmp_path / "file" / "root")
 
 
-@pytest.mark.parametrize("archive", [a for row in SETS.values() for a in row.archives], ids=lambda a: a.gives)
+@pytest.mark.parametrize("archive", [a for row in SETS.values() for a in row.archives if "cifar" not in a.url], ids=lambda a: a.gives)
 def test_archives_are_torchvisions(archive: Archive):
-    """Where torchvision has the same file, its checksum is the same."""
+    """All but CIFAR, of which torchvision takes the version that is made of pickles."""
     from torchvision import datasets as theirs
 
-    source = "".join(Path(getattr(theirs, m).__file__).read_text() for m in "caltech dtd eurosat fgvc_aircraft flowers102 food101".split())
-    source += "".join(Path(getattr(theirs, m).__file__).read_text() for m in "oxford_iiit_pet sun397".split())
-    if "cifar" in archive.url:
-        pytest.skip("torchvision reads the version that is made of pickles")
-    assert archive.url.rpartition("/")[2] in source
-    assert archive.md5 in source
+    names = "caltech dtd eurosat fgvc_aircraft flowers102 food101 oxford_iiit_pet sun397".split()
+    source = "".join(Path(getattr(theirs, name).__file__).read_text(encoding="utf-8") for name in names)
+    assert archive.url.rpartition("/")[2] in source and archive.md5 in source

@@ -91,7 +91,7 @@ def test_a_single_data_set_is_dealt(make):
         (("train", "test", "extra"), (24, 6, 30), "own split"),
         (("anything",), (15, 6, 9), "half train"),
     ],
-    ids=" ".join,
+    ids=["two", "no test", "three", "one more", "one"],
 )
 def test_splits(make, names, sizes, said):
     task = load_task({name: make(30, 40 * i) for i, name in enumerate(names)}, side=16, shots=10**6)
