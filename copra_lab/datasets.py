@@ -153,16 +153,19 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
     be had, and ValueError for a copy that is not whole.
     """
     row, root = SETS[key], Path(root).expanduser() if root is not None else data_folder()
-    home = _home(row, root)
+    home, why = _home(row, root), f"there is no {root / row.homes[0] / row.images}"
     if home is None and download and row.archives:
-        with _alone(root, key):
-            install(row.archives, root)
-        home = _home(row, root)
+        try:
+            with _alone(root, key):
+                install(row.archives, root)
+            home = _home(row, root)
+        except (FileNotFoundError, PermissionError) as e:
+            why = str(e)
     if home is None:
-        where = root / row.homes[0]
         files = ", ".join(f"{a.url} as {a.file(root)}" for a in row.archives)
-        hint = row.by_hand or f"call again with download=True, or fetch by hand {files}, and it is unpacked"
-        raise FileNotFoundError(f"{row.title} is not in {root} (there is no {where / row.images}): {hint}")
+        again = "" if download else " with download=True"
+        hint = row.by_hand or f"give the root that it is in, call again{again} to download it, or fetch by hand {files}"
+        raise FileNotFoundError(f"{row.title} is not in {root} ({why}): {hint}")
     split = home / row.split if row.split and (home / row.split).is_file() else None
     try:
         classes, entries = la.coop_split(split, row.images) if split else row.read(home)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.request import Request, urlopen
 
 from tqdm.auto import tqdm
@@ -58,18 +58,18 @@ def download(url: str, file: Path, md5: str = "") -> None:
     """Download `url` to `file`, which appears when it is whole and its `md5` is right. A download that was cut off goes on where it
     stopped, in this call's file ``….part``.
 
-    Raises FileNotFoundError where there is no such file or no network, ConnectionError for a download that is cut off, and ValueError
-    for one that is damaged or does not fit on the disk.
+    Raises FileNotFoundError where there is no such file or no network, ConnectionError for a download that was cut off, now or before,
+    and cannot go on, and ValueError for one that is damaged or does not fit on the disk.
     """
     part = file.with_name(file.name + ".part")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _fetch(url, part)
     except (OSError, HTTPException) as e:
-        there = part.stat().st_size if part.exists() else 0
-        kept = f" ({there / 1e6:,.0f} MB are there, and it goes on from them)" if there else ""
-        kind = ConnectionError if there else FileNotFoundError
-        raise kind(f"{url} cannot be downloaded ({e}): check the network and the disk and call again{kept}, or put the file by hand at {file}") from e
+        if not part.exists():
+            raise FileNotFoundError(f"{url} cannot be downloaded: {e.reason if type(e) is URLError else e}") from e
+        there = f"{part.stat().st_size / 1e6:,.0f} MB are there"
+        raise ConnectionError(f"{url} was cut off ({e}), and {there}: call again, and it goes on, or put the file by hand at {file}") from e
     if md5 and _md5(part) != md5:
         part.unlink()
         raise ValueError(f"{url} came damaged or has changed, and was removed again: call again, or put the right file (MD5 {md5}) at {file}")

@@ -28,18 +28,24 @@ def photo(picture: Picture, side: int = 64, name: str = "") -> torch.Tensor:
     """
     try:
         if isinstance(picture, Image.Image):
-            image = ImageOps.exif_transpose(picture).convert("RGBA")
+            image = _opaque(picture)
         else:
             with Image.open(picture, formats=FORMATS) as opened:
                 if opened.width * opened.height > 1e6 * MEGAPIXELS:
                     raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
                 opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
-                image = ImageOps.exif_transpose(opened).convert("RGBA")
+                image = _opaque(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
         raise ValueError(f"{name or picture} cannot be read as an image ({e}): repair or remove it") from e
-    white = Image.new("RGBA", image.size, "white")
-    image = ImageOps.fit(Image.alpha_composite(white, image).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image))
+    return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def photos(sources: Sequence[str], open_: Callable[[str], Picture], side: int, what: str = "images") -> torch.Tensor:
