@@ -202,7 +202,7 @@ def digit_entries() -> list[Entry]:
     return sorted((Entry(f"digits:{i:04d}", NUMBERS[d], f"{i:04d}") for i, d in enumerate(digits()[1])), key=lambda e: NUMBERS.index(e.label))
 
 
-def dealt(entries: list[Entry]) -> list[Entry]:
+def dealt(entries: list[Entry], test_share: float = TEST_SHARE, val_share: float = VAL_SHARE) -> list[Entry]:
     """Gives every group of a label its part, by its name; leaves entries that have one.
 
     A label of three groups or more has at least one in each part; one of two has none to validate.
@@ -213,8 +213,8 @@ def dealt(entries: list[Entry]) -> list[Entry]:
     parts = {}
     for label, names in groups.items():
         n = len(names)
-        test = max(1, min(round(TEST_SHARE * n), n - 2))
-        val = test + (max(1, round(VAL_SHARE * n)) if n > 2 else 0)
+        test = max(1, min(round(test_share * n), n - 2))
+        val = test + (max(1, round(val_share * n)) if n > 2 else 0)
         for i, name in enumerate(sorted(names, key=rank)):
             parts[label, name] = "test" if i < test else "val" if i < val else "train"
     return [e if e.part else replace(e, part=parts[e.label, e.group]) for e in entries]
@@ -240,7 +240,7 @@ def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
     return [e for e in entries if e in kept]
 
 
-def tested(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries to test on: all of the part "test", but of very many the same number a class."""
+def tested(entries: Iterable[Entry], most: int | None = MOST_TEST) -> list[Entry]:
+    """The entries to test on: all of the part "test", but of more than `most` the same number a class."""
     own = [e for e in entries if e.part == "test"]
-    return own if len(own) <= MOST_TEST else first(own, max(1, MOST_TEST // len({e.label for e in own})))
+    return own if most is None or len(own) <= most else first(own, max(1, most // len({e.label for e in own})))

@@ -1,37 +1,35 @@
-"""The tasks: small image classification problems to adapt the bundled CLIP to, and your own folder of images.
+"""The tasks: small image classification problems to adapt a CLIP to: the bundled ones, the field's, and your own images.
 
-Three families (the table is in `catalogue`). *Held-out* tasks show drawings that pretraining never saw, of things whose
+Three families of bundled ones (the table is in `catalogue`). *Held-out* tasks show drawings that pretraining never saw, of things whose
 names it never met with an image. *Nuisance* tasks show drawings it knows in a way that it never saw them. *Far* tasks ask
 what it was never asked.
 
 Which drawings are for training, validation and test is fixed (see `sources`): a seed chooses the shots from the
-training part and nothing else, so every seed and every number of shots is tested on the same images.
+training part and nothing else, so every seed and every number of shots is tested on the same images. So it is with the data
+sets of the field (see `datasets`), with a folder, and with a Hugging Face data set.
 """
 
 import difflib
-import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from PIL import Image, ImageOps
 
+from copra_lab import datasets, hf_datasets
 from copra_lab import sources as so
 from copra_lab.catalogue import TASKS, Drawn, drawn
+from copra_lab.listing import Listing, folder
 from copra_lab.nuisances import random_crop
+from copra_lab.photos import IMAGE_FILES, MEGAPIXELS, photo, photos
 
 if TYPE_CHECKING:
     from copra_lab.clip import Clip
 
-IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MEGAPIXELS = 40
-"""Of an image file, at most: a small file can hold a picture that fills the memory."""
+__all__ = ["IMAGE_FILES", "MEGAPIXELS", "Split", "Task", "image_folder", "load_task", "photo", "task_names"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,86 +124,94 @@ def _load(name: str, shots: int, seed: int, side: int) -> Task:
     return Task(name, recipe.title, recipe.about, d.classes, recipe.template, train, val, _test(name, side), shots, seed, recipe.flip)
 
 
-def _check(shots: int, side: int) -> None:
+def _check(shots: int, side: int, test_images: int | None) -> None:
     if shots < 1 or side < 16:
         raise ValueError(f"shots must be at least 1 and side at least 16 pixels; got shots={shots}, side={side}")
+    if test_images is not None and test_images < 1:
+        raise ValueError(f"test_images must be at least 1, or None for all; got {test_images}")
 
 
-def load_task(name: str | Path, clip: "Clip | None" = None, *, shots: int = 16, seed: int = 0, side: int | None = None) -> Task:
-    """A task by its name, one of `task_names()`, or from a folder of images (see `image_folder`). Named ones are kept in
-    memory. Its images are `side` pixels wide and high: as many as `clip` takes, or else 64.
+def load_task(
+    name: "str | Path | Any",
+    clip: "Clip | None" = None,
+    *,
+    shots: int = 16,
+    seed: int = 0,
+    side: int | None = None,
+    root: "str | Path | None" = None,
+    test_images: int | None = so.MOST_TEST,
+    download: bool = True,
+) -> Task:
+    """A task by its name, one of `task_names()` or of `datasets.SETS` (``"oxford-pets"``), from a folder of images (see
+    `image_folder`), or from a ``datasets.Dataset`` or ``DatasetDict`` of Hugging Face, or its `hf_datasets.listing`. Bundled ones are
+    kept in memory. Its images are `side` pixels wide and high: as many as `clip` takes, or else 64.
 
     `shots` training images a class, or as many as there are, chosen by `seed`, and as many validation images, always the same.
 
-    Raises ValueError for an unknown name (it suggests the closest), for `shots` below 1 or `side` below 16.
+    Of all but the bundled tasks: ``test_images``, how many images to test on at most, the same number a class; None for all: at 224
+    pixels an image takes 0.15 MB, and a `Bench` as much again with a ViT-B-32, 0.6 MB with a ViT-B-16. Of a data set of the field: ``root``, the folder that it lies in or is downloaded to (see
+    `datasets.data_folder`), and whether to ``download`` it if it is not there.
+
+    Raises ValueError for an unknown name (it suggests the closest), for `shots` below 1 or `side` below 16, and what
+    `datasets.listing`, `image_folder` and `hf_datasets.listing` raise.
     """
     side = side if side is not None else clip.side if clip else 64
-    _check(shots, side)
+    _check(shots, side, test_images)
+    if hf_datasets.is_dataset(name):
+        name = hf_datasets.listing(name)
+    if isinstance(name, Listing):
+        return of_listing(name, shots, seed, side, test_images)
+    if not isinstance(name, str | Path):
+        raise ValueError(f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set")
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))
+    if key := datasets.find(name):
+        return of_listing(datasets.listing(key, root, download), shots, seed, side, test_images)
     if os.path.isdir(os.path.expanduser(name)):  # unlike Path.is_dir, False for names too long and for none at all
-        return image_folder(name, shots=shots, seed=seed, side=side)
-    close = difflib.get_close_matches(str(name), TASKS, 1, 0.5)
+        return image_folder(name, shots=shots, seed=seed, side=side, test_images=test_images)
+    known = [*TASKS, *datasets.SETS]
+    close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"unknown task {str(name)!r}: {hint}give the path of a folder or one of {', '.join(TASKS)}")
+    raise ValueError(f"unknown task {str(name)!r}: {hint}give the path of a folder or one of {', '.join(known)}")
 
 
-def image_folder(path: str | Path, *, shots: int = 16, seed: int = 0, side: int = 64, template: str = "a photo of a {}") -> Task:
+def image_folder(
+    path: str | Path,
+    *,
+    shots: int = 16,
+    seed: int = 0,
+    side: int = 64,
+    template: str = "a photo of a {}",
+    test_images: int | None = so.MOST_TEST,
+) -> Task:
     """Your own task: a folder with one folder of images a class, named like the class. The files' names decide which
     images train, validate and test; equal files stay together. Images are cropped to a square.
 
     Raises FileNotFoundError where there is no such folder, and ValueError for fewer than two classes, a class with
     fewer than three different images, or a file that is no image.
     """
-    _check(shots, side)
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}: give a folder that holds one folder of images a class")
-    folders = sorted(f for f in root.iterdir() if f.is_dir() and not f.name.startswith("."))
-    if len(folders) < 2:
-        raise ValueError(f"{root} holds {len(folders)} folders: a task needs two classes at least, one folder of images each")
-    entries = so.dealt([e for folder in folders for e in _files(folder)])
-    own = {part: [e for e in entries if e.part == part] for part in ("train", "val")}
+    _check(shots, side, test_images)
+    return of_listing(folder(path, template), shots, seed, side, test_images)
+
+
+def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None) -> Task:
+    """The task of a listing. Raises ValueError where there is nothing to train or to test on, or a picture cannot be read."""
+    own = {part: [e for e in found.entries if e.part == part] for part in ("train", "val", "test")}
+    for part, verb in (("train", "train"), ("val", "validate"), ("test", "test")):
+        if not own[part]:
+            raise ValueError(f"{found.title} has no images to {verb} on: give a data set that has three or more of each class")
     chosen = {
         "train": so.first(own["train"], shots, f"{seed}/"),
         "val": so.first(own["val"], shots),
-        "test": so.tested(entries),
+        "test": so.tested(own["test"], test_images),
     }
-    names = [f.name for f in folders]
+    number = {label: i for i, label in enumerate(found.classes)}
 
     def split(part: str) -> Split:
-        images = torch.stack([photo(root / e.source, side) for e in chosen[part]])
-        return Split(images, torch.tensor([names.index(e.label) for e in chosen[part]]), tuple(e.source for e in chosen[part]))
+        entries, sources = chosen[part], tuple(e.source for e in chosen[part])
+        labels = torch.tensor([number[e.label] for e in entries], dtype=torch.int64)
+        return Split(photos(sources, found.open, side, f"{found.name} {part}"), labels, sources)
 
-    about = f"Your images in {root.name}, {len(names)} classes. Whether pretraining knew such things is for you to judge."
-    classes = tuple(n.replace("_", " ") for n in names)
-    return Task(str(root), root.name, about, classes, template, split("train"), split("val"), split("test"), shots, seed, True)
-
-
-def _files(folder: Path) -> list[so.Entry]:
-    """The images of a class, equal files in one group."""
-    files = sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_FILES and not f.name.startswith("."))
-    if not files:
-        raise ValueError(f"{folder} holds no image: put some there ({', '.join(IMAGE_FILES)}) or remove the folder")
-    found = [so.Entry(f"{folder.name}/{f.name}", folder.name, hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files]
-    if (different := len({e.group for e in found})) < 3:
-        raise ValueError(f"{folder} holds {different} different images: it needs three at least, to train, validate and test")
-    return found
-
-
-def photo(file: "str | Path", side: int = 64) -> torch.Tensor:
-    """An image file as uint8 (side, side, 3): its middle square, transparency on white.
-
-    Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
-    """
-    try:
-        with Image.open(file, formats=FORMATS) as opened:
-            if opened.width * opened.height > 1e6 * MEGAPIXELS:
-                raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
-            opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
-            image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
-        raise ValueError(f"{file} cannot be read as an image ({e}): repair or remove it") from e
-    white = Image.new("RGBA", image.size, "white")
-    image = ImageOps.fit(Image.alpha_composite(white, image).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image))
+    few = f" Tested on {len(chosen['test']):,} of {len(own['test']):,} images." if len(chosen["test"]) < len(own["test"]) else ""
+    train, val, test = map(split, ("train", "val", "test"))
+    return Task(found.name, found.title, found.about + few, tuple(found.classes.values()), found.template, train, val, test, shots, seed, flip=True)

@@ -1,0 +1,62 @@
+"""Pictures as square tensors, from files or from whatever else holds them."""
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tqdm.auto import tqdm
+
+IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
+MEGAPIXELS = 40
+"""Of an image file, at most: a small file can hold a picture that fills the memory."""
+
+MANY = 500
+"""Pictures whose reading a progress bar shows."""
+
+Picture = str | Path | BinaryIO | Image.Image
+
+
+def photo(picture: Picture, side: int = 64, name: str = "") -> torch.Tensor:
+    """An image, or a file of one, as uint8 (side, side, 3): its middle square, transparency on white. `name` is what an error calls it.
+
+    Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
+    """
+    try:
+        if isinstance(picture, Image.Image):
+            image = _opaque(picture)
+        else:
+            with Image.open(picture, formats=FORMATS) as opened:
+                if opened.width * opened.height > 1e6 * MEGAPIXELS:
+                    raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
+                opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
+                image = _opaque(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+        raise ValueError(f"{name or picture} cannot be read as an image ({e}): repair or remove it") from e
+    return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
+
+
+def _opaque(image: Image.Image) -> Image.Image:
+    image = ImageOps.exif_transpose(image)
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def photos(sources: Sequence[str], open_: Callable[[str], Picture], side: int, what: str = "images") -> torch.Tensor:
+    """The pictures of `sources`, uint8 (n, side, side, 3), read on several threads. `open_` is called on the caller's thread
+    alone, shortly before a picture is needed. Raises as `photo` does."""
+    out = torch.empty(len(sources), side, side, 3, dtype=torch.uint8)
+    with ThreadPoolExecutor() as pool, tqdm(total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False) as bar:
+        for start in range(0, len(sources), 64):  # a few at a time: a picture as it comes may be a hundred times larger
+            some = [open_(s) for s in sources[start : start + 64]]
+            names = [str(p) if isinstance(p, str | Path) else s for p, s in zip(some, sources[start : start + 64], strict=True)]
+            for i, pixels in enumerate(pool.map(photo, some, [side] * len(some), names), start):
+                out[i] = pixels
+            bar.update(len(some))
+    return out
