@@ -30,7 +30,7 @@ TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Value its layers", "
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Both methods train the same low-rank matrices A and B, from the same A, on the same images in the same order. <b>LoRA</b> has every
 layer on in every step; <b>CopRA</b> draws for each step which layers are on, each with a chance p that rises from 0 to 1 over the first three quarters, and only those
-learn. After the same number of steps CopRA has learned less, so its curve lags; what it gives for that shows when you blend or prune it. The accuracy is that of the whole adapter on
+learn. After the same number of steps CopRA has learned less, and its curve lags at first; what it gains by that shows when you blend or prune it (lessons 3, 4 and 6). The accuracy is that of the whole adapter on
 <b>test images</b>, with 95&#8202;% intervals: they are here to be looked at, and nothing is chosen by them. The learning rates that are called tuned were chosen on validation images, for 1,200
 steps.</p>"""
 
@@ -70,7 +70,7 @@ def fill(lab: Lab, session: gr.State, opened: Any, line: Line | None = None) -> 
             charts = html(draw.charts(None), elem_id="train-charts")
     with gr.Column(elem_classes="card", elem_id="train-results"):
         own = gr.Radio([], label="What you trained: take it into another view, or home", elem_id="train-own", elem_classes="switches one")
-        described = html(draw.NOTHING, elem_id="train-described")
+        told = html(draw.described(None), elem_id="train-described")
         with gr.Row(elem_id="train-to"):
             taking = [gr.Button(label, size="sm", min_width=60, interactive=False, elem_id=f"train-to-{view}") for view, label in TO.items()]
             fetch = gr.Button("Download as a PEFT folder (.zip)", size="sm", min_width=60, interactive=False, elem_id="train-fetch")
@@ -81,7 +81,7 @@ def fill(lab: Lab, session: gr.State, opened: Any, line: Line | None = None) -> 
         copy_button("train-table")
 
     panels, hands = [status, race, charts, table], [go, stop]
-    results = [own, described, *taking, fetch]
+    results = [own, told, *taking, fetch]
     everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST + 4, "concurrency_id": "training"}
 
     def run(*values: Any) -> Iterator[list[Any]]:
@@ -90,11 +90,11 @@ def fill(lab: Lab, session: gr.State, opened: Any, line: Line | None = None) -> 
     def enough(session: Session) -> None:
         line.stop(session)
 
-    opened(lambda session: shelf(session.change(Walk.nowhere).own), session, results, **EVENT)
+    opened(lambda session: shelf(lab, session.change(Walk.nowhere).own), session, results, **EVENT)
     task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
     go.click(run, [task, method, rank, lr, steps, batch, sites, shots, seed, session], [*panels, *hands, *results], preprocess=False, **everyone)
     stop.click(enough, session, None, **EVENT)
-    own.input(lambda key, session: described_of(session, key), [own, session], described, preprocess=False, **EVENT)
+    own.input(lambda key, session: described(lab, mine(session, key)), [own, session], told, preprocess=False, **EVENT)
     fetched = fetch.click(partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT)
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
@@ -109,7 +109,7 @@ def training(lab: Lab, line: Line, session: Session, *values: Any) -> Iterator[l
                 yield [draw.status(progress), *stays, *nothing]
                 continue
             joined, over = True, progress.state not in ("waiting", "training")
-            yield [*drawn(progress), *_hands(over), *(shelf(session.walk.own) if over else nothing)]
+            yield [*drawn(progress), *_hands(over), *(shelf(lab, session.walk.own) if over else nothing)]
     except (ValueError, OSError) as e:
         yield [parts.trouble(e), *stays[:3], *(_hands(True) if joined else stays[3:]), *nothing]
 
@@ -123,12 +123,12 @@ def drawn(progress: Progress) -> list[str]:
     return [draw.status(progress), draw.race(progress), draw.charts(progress), draw.table(progress)]
 
 
-def shelf(own: tuple[Own, ...]) -> list[Any]:
+def shelf(lab: Lab, own: tuple[Own, ...]) -> list[Any]:
     """The visitor's own adapters to choose from, the newest chosen, and the buttons that need one."""
     choices = [(o.label, o.key) for o in own]
     first = own[0] if own else None
     buttons = [gr.update(interactive=bool(own))] * (len(TO) + 1)
-    return [gr.update(choices=choices, value=first and first.key), draw.described(first) if first else draw.NOTHING, *buttons]
+    return [gr.update(choices=choices, value=first and first.key), described(lab, first), *buttons]
 
 
 def chosen(lab: Lab, task: Any) -> list[Any]:
@@ -146,9 +146,8 @@ def mine(session: Session, key: Any) -> Own | None:
     return next((o for o in own if o.key == key), own[0] if own else None)
 
 
-def described_of(session: Session, key: Any) -> str:
-    own = mine(session, key)
-    return draw.described(own) if own else draw.NOTHING
+def described(lab: Lab, own: Own | None) -> str:
+    return draw.described(own, lab.tasks()[own.task]) if own else draw.described(None)
 
 
 def packed(folder: str, key: Any, session: Session) -> Any:
@@ -182,18 +181,19 @@ def connect(lab: Lab, session: gr.State, blocks: Iterable[Any]) -> None:
         taken.success(None, js=f"() => document.querySelector('#header nav a[data-view={view}]').click()")
 
 
-def take(lab: Lab, view: str, key: Any, session: Session) -> list[Any]:
+def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
     """What the menus of `view` show when it opens with an adapter of the visitor's own: in Blend against the last other one of its task."""
     own = mine(session, key)
     if own is None:
-        return [gr.skip()] * {"blend": 3, "try": 1}.get(view, 2)
-    lab = session.walk.lab(lab)
-    menu = lab.menu(own.task) if view == "blend" else lab.adapters(own.task)
-    updates = [gr.update(value=own.task), gr.update(choices=menu, value=own.key)]
-    if view == "blend":
-        others = [o.key for o in session.walk.own if o.task == own.task and o.key != own.key]
-        updates.append(gr.update(choices=menu, value=others[0] if others else lab.pair(own.task, None, None)[0]))
-    return updates[:1] if view == "try" else updates
+        return gr.skip()
+    task, lab = gr.update(value=own.task), session.walk.lab(lab)
+    if view == "try":
+        return task
+    if view != "blend":
+        return [task, gr.update(choices=lab.adapters(own.task), value=own.key)]
+    others = [o.key for o in session.walk.own if o.task == own.task and o is not own]
+    keys = own.key, others[0] if others else lab.pair(own.task, None, None)[0]
+    return [task, *(gr.update(choices=lab.menu(own.task), value=k) for k in keys)]
 
 
 VIEW = View(

@@ -86,14 +86,13 @@ def table(progress: Progress | None) -> str:
     return parts.table(("", "step"), rows + [((METHODS[c.method], str(step)), a) for c in progress.courses for step, a in c.measured])
 
 
-def described(own: Own) -> str:
-    """What an adapter of the visitor's own was made with."""
+def described(own: Own | None, title: str = "") -> str:
+    """What an adapter of the visitor's own was made with; `title` is its task's."""
+    if own is None:
+        return '<p class="described">What you train appears here, the last eight of them, for as long as this page is open.</p>'
     p = own.adapter.provenance
     kinds = ", ".join(p["lora"]["sites"])
     return (
-        f'<p class="described"><b>{escape(own.label)}</b> {escape(str(p["task"]))} · rank {p["lora"]["rank"]} on {kinds} · learning rate {p["lr"]:g} · {own.steps:,} '
+        f'<p class="described"><b>{escape(own.label)}</b> {escape(title)} · rank {p["lora"]["rank"]} on {kinds} · learning rate {p["lr"]:g} · {own.steps:,} '
         f"of {p['steps']:,} steps of {p['batch']} · {p['shots']} shots · seed {p['seed']} · {own.adapter.parameters:,} numbers</p>"
     )
-
-
-NOTHING = '<p class="described">What you train appears here, the last eight of them, for as long as this page is open.</p>'
