@@ -50,7 +50,7 @@ def _runner(course: Course, progress: Progress | None) -> str:
         step, a = course.measured[-1]
         low, high = (f"{100 * end:.1f}" for end in a.interval)
         figure, data = f"{100 * a.value:.1f}<small>%</small>", f' data-step="{step}" data-correct="{a.correct}" data-n="{a.n}"'
-        words = f"95\u202f% interval <b>{low} to {high}</b><br>{a.n} test images, step {step:,}"
+        words = f"95\u202f% <span class='long'>interval</span> <b>{low} to {high}</b><br>{a.n} test images, step {step:,}"
     if course.trouble:
         words = escape(course.trouble)
     return (
