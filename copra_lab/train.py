@@ -5,7 +5,8 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, overload
 
@@ -30,7 +31,8 @@ from copra_lab.tuning import PromptTraining, name_of
 class Step:
     """What `fit` reports after a step: its number from 1, of how many, the batch's loss (None where nothing was switched
     on, so nothing was learnt), the `units` that were on (see `copra.group`; none of a soft prompt), where it was measured, the
-    accuracy on the validation images (0…1), and of a soft prompt the L2 norm of each vector."""
+    accuracy on the validation images (0…1), and of a soft prompt the L2 norm of each vector. ``learned()`` is the adapter or
+    prompt as it is now, a copy; ask before the next step."""
 
     step: int
     steps: int
@@ -38,6 +40,7 @@ class Step:
     units: dict[str, bool]
     validation: float | None = None
     norms: tuple[float, ...] = ()
+    learned: "Callable[[], Adapter | SoftPrompt] | None" = field(default=None, repr=False, compare=False)
 
 
 DEFAULTS: dict[type, dict[str, Any]] = {
@@ -139,7 +142,8 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
             run.save(path, identity, step + 1)
         if on_step:
             measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
-            on_step(Step(step + 1, steps, loss, run.on, measured, run.norms))
+            learned = partial(run.result, {**recipe, "steps done": step + 1})
+            on_step(Step(step + 1, steps, loss, run.on, measured, run.norms, learned))
     result = run.result({**recipe, "validation accuracy": round(run.validate(), 4)})
     if path:
         path.unlink(missing_ok=True)

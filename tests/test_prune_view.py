@@ -158,7 +158,7 @@ def test_a_selection_is_in_order_and_complete_or_not():
     ("name", "layers"), [("all", [0, 1, 2]), ("none", []), ("even", [0, 2]), ("odd", [1]), ("low", [0]), ("middle", [1]), ("high", [2])]
 )
 def test_buttons_choose_layers(name, layers):
-    assert prune.pressed(LAB, name, "colours", "0/one") == layers and name in prune.BUTTONS.values()
+    assert prune.pressed(LAB, name, "colours", "0/one", Session()) == layers and name in prune.BUTTONS.values()
 
 
 @dataclass(frozen=True)

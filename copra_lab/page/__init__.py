@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import blend, own, prompt, prune, worth
+from copra_lab.page import blend, own, prompt, prune, train, worth
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
@@ -21,7 +21,7 @@ from copra_lab.page.walk import Session
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-VIEWS = (blend.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, own.VIEW)
+VIEWS = (blend.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
 
 FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
 (CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
@@ -35,11 +35,12 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     """
     if not lab.tasks():
         raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
-    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         header(VIEWS)
         session = gr.State(Session())
         for view in VIEWS:
             add(view, lab, session)
+        train.connect(lab, session, page.blocks.values())
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
         page.load(None, js=OPEN)
         page.load(lambda: FOOTER.format(model=model_line()), None, footer, show_progress="hidden", api_visibility="private")

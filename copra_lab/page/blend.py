@@ -53,6 +53,7 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
 
 def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any) -> tuple[Place, list[Any]] | None:
     """See `copra_lab.page.live.Ask`."""
+    lab = walk.lab(lab)
     lab.check(task)
     if weight is None:  # an empty field is somebody typing
         return None

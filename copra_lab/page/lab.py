@@ -1,20 +1,23 @@
 """What all visitors share and nobody changes: the bundled CLIP, the adapters on the shelf, and a bench a task."""
 
+import secrets
 import threading
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
 from copra_lab.bench import Bench
 from copra_lab.catalogue import TASKS
-from copra_lab.clip import load_clip
+from copra_lab.clip import Clip, load_clip
 from copra_lab.lora import NONE, Adapter
 from copra_lab.prompts import PromptError, SoftPrompt
 from copra_lab.shipped import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
-from copra_lab.tasks import load_task
+from copra_lab.storage import AdapterError
+from copra_lab.tasks import Task, load_task
 
 BASE = "base"
 """The key of "no adapter" in every menu."""
@@ -28,13 +31,48 @@ PROMPT_OPENING = "digits"
 _making = threading.Lock()
 
 
+_trained: "WeakValueDictionary[str, Own]" = WeakValueDictionary()
+
+
+@dataclass(frozen=True, eq=False)
+class Own:
+    """An adapter that a visitor trained on this page, in training number `number`; ``steps`` of those that were asked for are done.
+
+    ``key`` cannot be guessed and never comes again, so what was measured under it is never another adapter's. Every lab finds the
+    adapter by it as long as its visitor keeps it; only that visitor's menus show it (see `Walk.lab`).
+    """
+
+    task: str
+    number: int
+    adapter: Adapter
+    steps: int
+    key: str = field(default_factory=lambda: f"own/{secrets.token_urlsafe(12)}")
+
+    def __post_init__(self) -> None:
+        _trained[self.key] = self
+
+    @property
+    def label(self) -> str:
+        return f"Your {METHODS[self.adapter.provenance['method']]} {self.number}"
+
+    def load(self, clip: Clip) -> Adapter:
+        return self.adapter
+
+
+METHODS = {"lora": "LoRA", "copra": "CopRA"}
+"""How a menu names the methods."""
+
+
 @dataclass(frozen=True)
 class Lab:
-    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s."""
+    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``own``: what one
+    visitor trained, in that visitor's copy alone."""
 
     folders: tuple[Path, ...] = (FOLDER,)
     precision: str = "auto"
     prompts: Path = PROMPTS
+    # Not compared: a key means the same adapter in every copy, so what was computed for one visitor serves all.
+    own: tuple[Own, ...] = field(default=(), compare=False)
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
@@ -53,14 +91,18 @@ class Lab:
     def about(self, task: str) -> str:
         return TASKS[task].about
 
-    def shelf(self, task: str) -> dict[str, Shipped]:
+    def shelf(self, task: str) -> dict[str, Shipped | Own]:
         """The adapters of `task` by a key: never a path, so that no visitor can name one."""
-        return {f"{i}/{s.folder.name}": s for i, folder in enumerate(self.folders) for s in shipped(task, folder)}
+        found = {f"{i}/{s.folder.name}": s for i, folder in enumerate(self.folders) for s in shipped(task, folder)}
+        return found | {o.key: o for o in self.own if o.task == task}
 
     def menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of what can be blended in `task`; the last is no adapter at all."""
-        own = {key: "" if key.startswith("0/") else f" ({s.folder.parent.parent.name})" for key, s in self.shelf(task).items()}
-        return [(s.label + own[key], key) for key, s in self.shelf(task).items()] + [("No adapter (the base)", BASE)]
+
+        def label(key: str, s: Shipped | Own) -> str:
+            return s.label if isinstance(s, Own) or key.startswith("0/") else f"{s.label} ({s.folder.parent.parent.name})"
+
+        return [(label(key, s), key) for key, s in self.shelf(task).items()] + [("No adapter (the base)", BASE)]
 
     def pair(self, task: str, a: object, b: object) -> tuple[str, str]:
         """The keys `a` and `b` where `task` has them, or else the first and the second it has."""
@@ -77,7 +119,11 @@ class Lab:
         return str(key) if key in keys else keys[0]
 
     def adapter(self, task: str, key: str) -> Adapter:
-        """Raises AdapterError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
+        """Raises AdapterError for one that does not fit the bundled CLIP or is no longer kept, and KeyError for a key that is none."""
+        if key in _trained:
+            return _trained[key].adapter
+        if key.startswith("own/"):
+            raise AdapterError("what you trained there is no longer kept; choose another adapter, or train it again")
         return NONE if key == BASE else self.shelf(task)[key].load(load_clip())
 
     def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:
@@ -120,6 +166,10 @@ class Lab:
         torch.set_num_threads(1)
         with _making:
             return _bench(task, self.precision)
+
+    def few_shot(self, task: str, shots: int) -> Task:
+        """`task` with so many training images a class; those to test on are those of its bench."""
+        return load_task(task, load_clip(), shots=shots)
 
     def few(self, task: str, images: int) -> Bench:
         """A bench of the first `images` of the task's test images, in the order of its bench."""

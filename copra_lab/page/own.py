@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from html import escape
@@ -55,16 +55,20 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
     picture, turn = gr.State(None), gr.State(0)
     panels = [about, seen, answers]
 
+    def theirs(handle: Callable[..., Any]) -> Callable[..., Any]:
+        """`handle`, which is asked about the adapters of the visitor's own too; their session is the last input."""
+        return lambda *values: handle(values[-1].walk.lab(lab), *values[:-1])
+
     opened(partial(opening, lab), [task, picture, session], [*panels, picture], **MODEL)
-    task.change(partial(chosen, lab), [task, picture], [*panels, picture], preprocess=False, **MODEL)
-    file.upload(partial(given, lab), [task, file], [*panels, picture], **MODEL)
-    another.click(partial(drawn, lab), [task, turn], [*panels, picture, turn], **MODEL)
+    task.change(theirs(chosen), [task, picture, session], [*panels, picture], preprocess=False, **MODEL)
+    file.upload(theirs(given), [task, file, session], [*panels, picture], **MODEL)
+    another.click(theirs(drawn), [task, turn, session], [*panels, picture, turn], **MODEL)
 
 
 def opening(lab: Lab, task: Any, picture: Picture | None, session: Session) -> list[Any]:
     """When the view opens: what was there before, or else the first picture of the test set."""
     session.change(Walk.nowhere)  # what other views were measuring is not looked at
-    return chosen(lab, task, picture)
+    return chosen(session.walk.lab(lab), task, picture)
 
 
 def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:

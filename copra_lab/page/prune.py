@@ -12,7 +12,7 @@ from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Place, Pruned, percentage, switched_on, switches_of
 from copra_lab.page.views import View
-from copra_lab.page.walk import Walk
+from copra_lab.page.walk import Session, Walk
 from copra_lab.prune import layers_of, preset
 
 BUTTONS = {"All": "all", "None": "none", "Even": "even", "Odd": "odd", "Low ⅓": "low", "Mid ⅓": "middle", "High ⅓": "high"}
@@ -52,11 +52,12 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
     stage = Stage(Pruned, number, chart, changed, table)
     follow(lab, session, stage, partial(ask, lab), opened, [task, adapter, layers, kinds, sparsity], [about, adapter, layers, kinds, sparsity], clear)
     for name, button in buttons.items():
-        button.click(partial(pressed, lab, name), [task, adapter], layers, preprocess=False, **EVENT)
+        button.click(partial(pressed, lab, name), [task, adapter, session], layers, preprocess=False, **EVENT)
 
 
 def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any) -> tuple[Place, list[Any]] | None:
     """See `copra_lab.page.live.Ask`."""
+    lab = walk.lab(lab)
     lab.check(task)
     if percent is None:  # an empty field is somebody typing
         return None
@@ -76,8 +77,9 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
     return place, updates
 
 
-def pressed(lab: Lab, name: str, task: Any, key: Any) -> Any:
+def pressed(lab: Lab, name: str, task: Any, key: Any, session: Session) -> Any:
     """The layers that the button `name` keeps of an adapter."""
+    lab = session.walk.lab(lab)
     try:
         lab.check(task)
         have = layers_of(lab.adapter(task, lab.one(task, key)))

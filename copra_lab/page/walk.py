@@ -3,15 +3,19 @@
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 from torch import Tensor
 
+from copra_lab.page.lab import Lab, Own
 from copra_lab.page.places import Base, Place
 from copra_lab.stats import Accuracy
 
 KEPT = 500
 """Points that a visitor finds again on coming back; those of the present line are kept in any case."""
+
+OWN = 8
+"""Adapters of a visitor's own that are kept: the last ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,11 +29,12 @@ class Point:
 @dataclass(frozen=True)
 class Walk:
     """``place`` is where the visitor stands, ``since`` the place on the same line that it is compared with: the last one
-    that was measured on all images before the slider left it."""
+    that was measured on all images before the slider left it; ``own`` is what the visitor trained, the last first."""
 
     place: Place | None = None
     since: Place | None = None
     points: Mapping[Place, Point] = field(default_factory=dict)
+    own: tuple[Own, ...] = ()
 
     @property
     def position(self) -> float:
@@ -67,6 +72,16 @@ class Walk:
         elif here != place and self.whole(here):
             since = here
         return replace(self, place=place, since=since)
+
+    def lab(self, lab: Lab) -> Lab:
+        """What this visitor can choose from: `lab` with the adapters of one's own."""
+        return replace(lab, own=self.own) if self.own else lab
+
+    def keep(self, *trained: Own) -> "Walk":
+        """With these adapters of one's own too. Beyond `OWN` the oldest go, but none of the place where the visitor stands."""
+        here = astuple(self.place) if self.place else ()  # type: ignore[call-overload] # every place is a dataclass
+        going = sorted(self.own, key=lambda o: o.key in here, reverse=True)[OWN - len(trained) :]
+        return replace(self, own=(*trained, *(o for o in self.own if o not in going)))
 
     def nowhere(self) -> "Walk":
         """The visitor asked for what is not there."""

@@ -81,6 +81,7 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
     if not session.take(number):
         yield stays
         return
+    lab = session.walk.lab(lab)
     try:
         lab.check(task)
         whole = Valued(task, lab.one(task, key))
@@ -135,6 +136,7 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[
     """The bars and the images, another layer chosen."""
     if layer is None or layer == -1:  # none yet
         return [gr.skip(), gr.skip()]
+    lab = session.walk.lab(lab)
     try:
         lab.check(task)
         place = Valued(task, lab.one(task, key))
