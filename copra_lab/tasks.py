@@ -11,11 +11,13 @@ training part and nothing else, so every seed and every number of shots is teste
 import difflib
 import hashlib
 import os
+import struct
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -32,6 +34,12 @@ IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MEGAPIXELS = 40
 """Of an image file, at most: a small file can hold a picture that fills the memory."""
+
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What Pillow raises for files that are damaged or made to harm."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,7 +201,7 @@ def _files(folder: Path) -> list[so.Entry]:
     return found
 
 
-def photo(file: "str | Path", side: int = 64) -> torch.Tensor:
+def photo(file: "str | Path | BinaryIO", side: int = 64) -> torch.Tensor:
     """An image file as uint8 (side, side, 3): its middle square, transparency on white.
 
     Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
@@ -204,7 +212,7 @@ def photo(file: "str | Path", side: int = 64) -> torch.Tensor:
                 raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
             opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
             image = ImageOps.exif_transpose(opened).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except UNREADABLE as e:
         raise ValueError(f"{file} cannot be read as an image ({e}): repair or remove it") from e
     white = Image.new("RGBA", image.size, "white")
     image = ImageOps.fit(Image.alpha_composite(white, image).convert("RGB"), (side, side), Image.Resampling.BICUBIC)
