@@ -91,7 +91,7 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
         updates[:4] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), *map(_switches, have, on[:2])]
         updates[5:] = [
             _switches(tuple(matrices), on[2]),
-            gr.update(maximum=len(have[0]), value=len(have[0] if on[0] is None else on[0])),
+            gr.update(maximum=max(1, len(have[0])), value=len(have[0] if on[0] is None else on[0])),
             best.words(None, 0),
         ]
     if place.percent != percent:
