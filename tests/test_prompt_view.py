@@ -298,6 +298,16 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
     page.mouse.up()
     percents[3] = "0"
     assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, [1, 3], [0.8, 0.0])).correct)
+    page.locator("#prompt-replaced label").filter(has_text="1").locator("input").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('#prompt-number .now').dataset.replaced === '1'")
+    noisy = replace(rescale(learned, [1, 3], [0.8, 0.0]), 0, 0.1)
+    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=noisy).correct)
+    page.wait_for_function("document.querySelector('#prompt-against h2').innerText.includes('noise of σ = 0.1')")
+    pun = lab.prompt(task, "pun-seed-0")
+    there = bench.accuracy(prompt=replace(rescale(pun, [1, 3], [0.8, 0.0]), 0, 0.1)).value
+    row = page.locator("#prompt-against tr").filter(has_text="PUN, seed 0").locator("td")
+    assert float(row.nth(2).inner_text().split()[0].rstrip("%")) == pytest.approx(100 * there, abs=200 / len(bench))
     assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="All gone", exact=True).click()
     gone = settled(" ".join(["0"] * learned.length))

@@ -14,13 +14,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_app import LAB, ONE, TINY, TWO, TinyLab, cells, cut, independent, walked
+from test_app import LAB, ONE, TINY, TWO, TinyLab, browser, cells, close_to, cut, fresh, independent, pruned_truth, url, visit, walked  # noqa: F401 (fixtures)  # fmt: skip
 from tiny import random_adapter, tiny_clip, tiny_task
 
+from copra_lab.clip import load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
 from copra_lab.page import best, build, prune, prune_parts
 from copra_lab.page.controls import kept_sites, matrices_of, named
+from copra_lab.page.lab import Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
 from copra_lab.page.places import Base, Blended, Pruned, percentage, switched_on, switches_of
 from copra_lab.page.solving import Solving
@@ -414,3 +416,31 @@ def test_before_anything_is_known_the_page_says_so():
     assert "Waking" in prune_parts.number(LAB, Walk()) and "Measuring" in prune_parts.number(LAB, Walk(pruned((0,))))
     assert "<svg" in prune_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prune_parts.table(LAB, Walk())
     assert "appear here" in prune_parts.changed(Walk(), None)
+
+
+@pytest.mark.browser
+def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_truth, fresh):  # noqa: F811
+    visitor = visit("prune", width=390, height=844)
+    page, count = visitor.page, visitor.page.locator("#prune-count input[type=range]")
+    height = "() => document.querySelector('#prune-best').getBoundingClientRect().height"
+    before = page.evaluate(height)
+    count.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function("""() => document.querySelectorAll('#prune-layers input:checked').length === 4
+      && document.querySelector('#prune-said').innerText.startsWith('Best 4:')""")
+    shown = visitor.pruned()
+    assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
+    page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left
+    page.wait_for_function("document.querySelectorAll('#prune-layers input:checked').length === 12")
+    page.get_by_text("Single matrices").click()
+    matrix = page.locator("#prune-single label").filter(has_text=re.compile(r"^\s*v11\s*$")).locator("input")
+    matrix.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('#prune-number .now').dataset.off === 'v11'")
+    shown = visitor.pruned()
+    lab = Lab()
+    adapter = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
+    less = adapter.keep([name for name in adapter.deltas if site(name) != ("vision", 11, "v")])
+    assert int(shown["correct"]) == close_to(independent(load_clip(), fresh[1], (less, 1)))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
