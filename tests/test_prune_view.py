@@ -191,21 +191,21 @@ def test_single_matrices_are_switched_and_equal_models_are_equal_places():
         prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], 0, ["q9"])
 
 
+SELECTIONS = st.tuples(st.sets(st.sampled_from([0, 1, 2])), st.sets(st.sampled_from(EVERY)), st.sets(st.sampled_from(ALL)))
+
+
 @settings(max_examples=60)
-@given(
-    *(st.sets(st.sampled_from(values)) for values in ([0, 1, 2], EVERY, ALL)),
-    *(st.sets(st.sampled_from(values)) for values in ([0, 1, 2], EVERY, ALL)),
-)
-def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(*groups):
+@given(SELECTIONS, SELECTIONS)
+def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(first, second):
     have = matrices_of(ONE)
     assert [named(m) for m in have] == ALL
 
     def kept(layers, kinds, single):
         return {m for m in have if m[0] in layers and m[1] in kinds and named(m) in single}
 
-    one, two = (kept_sites(have, layers, kinds, [m for m in have if named(m) in single]) for layers, kinds, single in (groups[:3], groups[3:]))
-    assert (one == two) == (kept(*groups[:3]) == kept(*groups[3:]))
-    assert {site(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*groups[:3])
+    one, two = (kept_sites(have, layers, kinds, [m for m in have if named(m) in single]) for layers, kinds, single in (first, second))
+    assert (one == two) == (kept(*first) == kept(*second))
+    assert {site(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
 
 
 @pytest.mark.parametrize(

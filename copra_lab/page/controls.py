@@ -13,7 +13,7 @@ def noise(value: object) -> float:
     """What came from the choice of σ. Raises ValueError for what is not on it."""
     if value not in SIGMAS:
         raise ValueError(f"σ must be one of {', '.join(f'{s:g}' for s in SIGMAS)}")
-    return SIGMAS[SIGMAS.index(value)]  # type: ignore[arg-type]
+    return SIGMAS[SIGMAS.index(value)]
 
 
 def corrupted(percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int) -> tuple[Any, ...]:

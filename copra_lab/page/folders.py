@@ -103,7 +103,7 @@ def _model(bench: Bench, answer: Answer, base: "Tensor | None", addresses: "dict
     if isinstance(answer.predictions, str):
         return f'<p class="broken"><b>{escape(answer.label)}</b> {escape(answer.predictions)}</p>'
     a = bench.score(answer.predictions)
-    less = "" if base is None or answer.group == "" else f"{a.correct - bench.score(base).correct:+d}".replace("-", "−")
+    less = "" if base is None or answer.group == "" else f"{a.correct - bench.score(base).correct:+d}".replace("-", "−").replace("+0", "0")
     low, high = (f"{100 * end:.1f}" for end in a.interval)
     line = (
         f'<b>{escape(answer.label)}</b>{_bar(a)}<span data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'

@@ -47,19 +47,10 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
                 sliders = [
                     gr.Slider(0, MOST, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}") for i in range(1, longest + 1)
                 ]
-            with gr.Row(elem_id="prompt-noise", equal_height=True):
-                replaced = gr.CheckboxGroup(
-                    [], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain", min_width=120, scale=4
-                )
-                sigma = gr.Radio(
-                    [(f"{s:g}", s) for s in SIGMAS],
-                    value=SIGMAS[-1],
-                    label="σ of the noise",
-                    elem_id="prompt-sigma",
-                    elem_classes="switches one",
-                    min_width=120,
-                    scale=4,
-                )
+            replaced = gr.CheckboxGroup([], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain")
+            sigma = gr.Radio(
+                [(f"{s:g}", s) for s in SIGMAS], value=SIGMAS[-1], label="σ of the noise", elem_id="prompt-sigma", elem_classes="switches one"
+            )
             with gr.Row(elem_id="prompt-presets"):
                 buttons = {percent: gr.Button(label, size="sm", min_width=20) for label, percent in BUTTONS.items()}
                 clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")

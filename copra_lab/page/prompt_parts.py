@@ -55,7 +55,7 @@ def number(walk: Walk) -> str:
     recipe, data = "&nbsp;", {}
     if here:
         n, m = len(bent(here)), len(here.replaced)
-        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{f', {m} replaced' if m else ''}"
+        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{f' <span>{m} replaced</span>' if m else ''}"
         data = {
             "percents": " ".join(map(str, here.percents or ())),
             "replaced": " ".join(str(i + 1) for i in here.replaced),
@@ -128,9 +128,8 @@ def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, o
             f'<text class="tick" x="{x + w / 2:.2f}%" y="{HEIGHT}" dy="16" text-anchor="middle">{i + 1}</text></g>'
         )
     out.append(f'<line class="base" x1="0" x2="100%" y1="{y(word):.1f}" y2="{y(word):.1f}"/>')
-    out.append(
-        f'<text class="tick" x="100%" y="0" dy="-14" text-anchor="end">{"norm of each vector · red: other prompts’ · " if others else "norm of each vector · "}dashed: a word’s, {word:.2f}</text>'
-    )
+    legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
+    out.append(f'<text class="tick" x="100%" y="0" dy="-14" text-anchor="end">{legend}</text>')
     said = ", ".join(f"{a:.2f}" for a in now) + "".join(f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others)
     return (
         f'<svg class="path" role="img" aria-label="Norm of each vector" width="100%" height="{HEIGHT}"><desc>{escape(f"Norms now: {said}.")}</desc>'

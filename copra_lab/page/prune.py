@@ -47,10 +47,10 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
             layers = gr.CheckboxGroup([], label="Layers, from the image on", elem_id="prune-layers", elem_classes="switches")
             with gr.Accordion("Single matrices", open=False, elem_id="prune-more-switches"):
                 single = gr.CheckboxGroup(
-                    [], label="Kind and layer of each: on where its layer and its kind are on too", elem_id="prune-single", elem_classes="switches"
+                    [], label="A matrix stays if its layer, its kind and its own switch here are on", elem_id="prune-single", elem_classes="switches"
                 )
             with gr.Group(elem_id="prune-best"):
-                count = gr.Slider(0, LAYERS, LAYERS, step=1, label="keep the best layers", elem_id="prune-count")
+                count = gr.Slider(0, LAYERS, LAYERS, step=1, label="keep the best", elem_id="prune-count")
                 said = html(best.words(None, 0), elem_id="prune-said")
             chart = panel(partial(draw.chart, lab), "prune-chart")
             sparsity = gr.Slider(0, 100, 0, step=1, label="sparsity %", elem_id="prune-sparsity", elem_classes="dial")
@@ -84,8 +84,8 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
     on = [switched_on(given, own, name, others=not stays) for given, own, name in groups]
     if whole not in walk.points:  # a new adapter comes with something on
         on = [some or None for some in on]
-    *rows, off = kept_sites(list(matrices.values()), *on[:2], None if on[2] is None else [matrices[m] for m in on[2]])
-    place = Pruned(task, whole.key, *rows, percent=percentage(percent), off=off)
+    rows, columns, off = kept_sites(list(matrices.values()), on[0], on[1], None if on[2] is None else [matrices[m] for m in on[2]])
+    place = Pruned(task, whole.key, rows, columns, percentage(percent), off)
     updates = [gr.skip()] * 8
     if not stays:
         updates[:4] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), *map(_switches, have, on[:2])]

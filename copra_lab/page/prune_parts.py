@@ -100,15 +100,15 @@ def _how_many(lab: Lab, place: Pruned) -> str:
 
 
 def _facts(lab: Lab, walk: Walk, here: Pruned | None) -> str:
-    remains, size = "…", "…"
+    remains, how, size = "…", "", "…"
     if here:
         kept = left(lab, here)
-        remains = f"{percent(kept.share)} <span>{kept.count:,} of {kept.of:,}</span>"
+        remains, how = percent(kept.share), f"{kept.count:,} of {kept.of:,} entries of A and B are not zero"
         size = f"{kilobytes(kept.bytes)} <span>zipped {kilobytes(kept.zipped)}</span>"
     return parts.facts(
         parts.measured("base", walk.base, "base"),
         parts.measured("whole adapter", walk.points.get(here.whole) if here else None, "a"),
-        parts.fact("numbers left", remains, "left wide", "Entries of A and B that are not zero"),
+        parts.fact("numbers left", remains, "left", how),
         parts.fact("file", size, "left wide", "The adapter's safetensors file as it would be saved now, and a zip of it"),
     )
 
