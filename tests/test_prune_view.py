@@ -428,7 +428,7 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     for _ in range(8):
         page.keyboard.press("ArrowLeft")
     page.wait_for_function("""() => document.querySelectorAll('#prune-layers input:checked').length === 4
-      && document.querySelector('#prune-said').innerText.startsWith('Best 4:')""")
+      && document.querySelector('#prune-said .said').innerText.startsWith('Best 4:')""")
     shown = visitor.pruned()
     assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
     page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left

@@ -1,6 +1,7 @@
 """Keep the best layers by Shapley value: the layer game is solved while one watches, and the switches follow what is known of it."""
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -59,11 +60,16 @@ def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Se
             here = session.walk.place
             return wishes.turn == number and isinstance(here, Pruned) and here.whole == whole
 
-        switched: list[int] | None = None
+        decided, switched = None, None
         yield [words(game.state, kept, len(have)), *stays[1:]]
         for values in sharpened(game, wanted):
-            layers = list(layers_of(keep_best(adapter, dict(zip(values.layers, values.values.tolist(), strict=True)), kept)))
-            yield [words(values, kept, len(have)), *([layers, matrices] if layers != switched else stays[1:])]
+            # Each change of switches is a model to be measured: so only when twice as much is known, and at the end.
+            if decided is None or values.exact or values.asked >= 2 * decided.asked:
+                decided = values
+            ranking = dict(zip(decided.layers, decided.values.tolist(), strict=True))
+            layers = list(layers_of(keep_best(adapter, ranking, kept)))
+            said = words(replace(decided, asked=values.asked), kept, len(have))
+            yield [said, *([layers, matrices] if layers != switched else stays[1:])]
             switched = layers
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         yield [f'<p class="said" role="alert">{escape(str(e))}</p>', *stays[1:]]
