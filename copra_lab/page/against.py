@@ -58,7 +58,7 @@ def drawn(lab: Lab, task: str, place: Bent | None) -> str:
     head = f"as learned, and with {escape(in_words(place))}" if place and place != place.learned else "as learned: bend the prompt above"
     heads = "".join(f"<th scope=col>{h}</th>" for h in ("prompt", "mean norm", "as learned", "now", "difference"))
     return (
-        f'<section class="against"><h2>CoOp against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}'
+        f'<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}'
         f'<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead><tbody>{"".join(rows)}</tbody></table></section>'
     )
 

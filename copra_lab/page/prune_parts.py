@@ -104,7 +104,7 @@ def _facts(lab: Lab, walk: Walk, here: Pruned | None) -> str:
     if here:
         kept = left(lab, here)
         remains, how = percent(kept.share), f"{kept.count:,} of {kept.of:,} entries of A and B are not zero"
-        size = f"{kilobytes(kept.bytes)} <span>zipped {kilobytes(kept.zipped)}</span>"
+        size = f"{kilobytes(kept.bytes)} <span>zip {kilobytes(kept.zipped)}</span>"
     return parts.facts(
         parts.measured("base", walk.base, "base"),
         parts.measured("whole adapter", walk.points.get(here.whole) if here else None, "a"),
