@@ -1,5 +1,7 @@
 """Pictures as square tensors, from files or from whatever else holds them."""
 
+import struct
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,6 +16,12 @@ IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff"
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
 MEGAPIXELS = 40
 """Of an image file, at most: a small file can hold a picture that fills the memory."""
+
+UNREADABLE = (
+    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error,
+    Image.DecompressionBombError, Image.DecompressionBombWarning,
+)  # fmt: skip
+"""What Pillow raises for files that are damaged or made to harm."""
 
 MANY = 500
 """Pictures whose reading a progress bar shows."""
@@ -35,7 +43,7 @@ def photo(picture: Picture, side: int = 64, name: str = "") -> torch.Tensor:
                     raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
                 opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
                 image = _opaque(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as e:
+    except UNREADABLE as e:
         raise ValueError(f"{name or picture} cannot be read as an image ({e}): repair or remove it") from e
     return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
 

@@ -43,16 +43,20 @@ def save_adapter(adapter: Adapter, folder: "str | Path") -> None:
     """Write `adapter` into `folder`, which is made if need be. Raises AdapterError for an adapter without sites."""
     if not adapter.deltas:
         raise AdapterError("an adapter without sites has nothing to save")
-    folder = Path(folder)
+    folder, weights = Path(folder), weights_file(adapter)
+    write_atomically(folder / CONFIG, json.dumps(_peft_config(adapter), indent=2, sort_keys=True).encode())
+    write_atomically(folder / WEIGHTS, weights)
+
+
+def weights_file(adapter: Adapter) -> bytes:
+    """What `save_adapter` writes as the weights of `adapter`, zeros and all."""
     tensors = {}
     for name, d in adapter.deltas.items():
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = d.A.detach().float().contiguous()
         tensors[f"{_PREFIX}{name}.lora_B.weight"] = d.B.detach().float().contiguous()
     header = {"base": adapter.base, "scales": {n: d.scale for n, d in adapter.deltas.items()}, "provenance": dict(adapter.provenance)}
     # One key only: the order of several is not fixed, and the same adapter shall give the same bytes.
-    weights = to_bytes(tensors, {"copra_lab": json.dumps(header, sort_keys=True)})
-    write_atomically(folder / CONFIG, json.dumps(_peft_config(adapter), indent=2, sort_keys=True).encode())
-    write_atomically(folder / WEIGHTS, weights)
+    return to_bytes(tensors, {"copra_lab": json.dumps(header, sort_keys=True)})
 
 
 def _peft_config(adapter: Adapter) -> dict[str, Any]:

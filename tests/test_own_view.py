@@ -1,22 +1,31 @@
 """The Try view: one's own picture, read with care and classified by every adapter; and in a browser."""
 
+import base64
+import io
+import re
 import struct
+import zipfile
 import zlib
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from test_app import TINY, TinyLab, Visitor, browser, fresh, independent, url  # noqa: F401 (fixtures)
+from test_app import TINY, TinyLab, Visitor, browser, cells, close_to, fresh, independent, url  # noqa: F401 (fixtures)
 from test_prune_view import BrokenLab
 from tiny import tiny_clip, tiny_task
 
+from copra_lab.bench import Bench
+from copra_lab.clip import load_clip
 from copra_lab.lora import merged_weights
-from copra_lab.page import own
+from copra_lab.page import folders, own, sketch
+from copra_lab.page.lab import Lab
 from copra_lab.page.own import Picture
 from copra_lab.page.places import Base
 from copra_lab.page.walk import Session
-from copra_lab.tasks import photo
+from copra_lab.tasks import Split, Task, photo
+from copra_lab.uploads import zip_task
 
 LAB = TinyLab()
 
@@ -128,6 +137,148 @@ def test_junk_is_answered_in_words(task, red):
     for row in (own.chosen(LAB, task, None), own.given(LAB, task, red), own.drawn(LAB, task, 0)):
         assert "choose one of the tasks" in row[2]
     assert "choose a picture first" in own.given(LAB, "colours", None)[2]
+
+
+# --- a drawing ---------------------------------------------------------------------------------------------------------
+
+
+def drawing(colour=(220, 30, 30), side: int = 256) -> str:
+    """White paper with a bar, as the page sends it."""
+    image = Image.new("RGB", (side, side), "white")
+    image.paste(colour, (40, 100, 210, 150))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return sketch.START + base64.b64encode(file.getvalue()).decode()
+
+
+def test_a_drawing_is_asked_like_a_picture():
+    about, _, answers, picture = own.sketched(LAB, "colours", drawing())
+    assert about == LAB.about("colours") and "Your picture" in answers and answers.count("<ol>") == 3 and picture.truth is None
+    assert (
+        picture.pixels.shape == (32, 32, 3) and picture.pixels[15, 15].tolist() == [220, 30, 30] and picture.pixels[0, 0].tolist() == [255, 255, 255]
+    )
+    assert "value" not in own.sketched(LAB, "colours", "")[2] and "value" not in own.sketched(LAB, "colours", None)[3]  # all was undone
+
+
+BAD_DRAWINGS = [
+    17, ["x"], "file:///etc/passwd", "/etc/passwd", "https://example.org/a.png", "data:image/svg+xml;base64,PHN2Zy8+", sketch.START, sketch.START + "%%%", sketch.START + "aGVsbG8=",
+    sketch.START + "A" * sketch.LONGEST, sketch.START + base64.b64encode(png(20_000, 20_000)).decode(), drawing()[:-400],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("sent", BAD_DRAWINGS, ids=lambda sent: str(sent)[:30])
+def test_what_is_no_drawing_is_answered_in_words(sent):
+    with pytest.raises(ValueError, match="draw it anew"):
+        sketch.pixels(sent, 32)
+    _, _, answer, kept = own.sketched(LAB, "colours", sent)
+    assert 'role="alert"' in answer and "draw it anew" in answer and kept is None
+
+
+# --- a task of one's own -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def own_zip(tmp_path):
+    """Squares of two colours, by class: (file, the same images as (class, PNG))."""
+    made = [(name, png_of(colour, i)) for name, colour in (("red thing", (200, 40, 40)), ("blue_thing", (50, 60, 200))) for i in range(4)]
+    with zipfile.ZipFile(tmp_path / "mine.zip", "w") as z:
+        for i, (name, data) in enumerate(made):
+            z.writestr(f"{name}/{i}.png", data)
+    return str(tmp_path / "mine.zip"), made
+
+
+def png_of(colour, i: int) -> bytes:
+    image = Image.effect_noise((40, 40), 10 + 20 * i).convert("RGB")
+    image.paste(colour, (0, 0, 40, 10 + 5 * i))
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return file.getvalue()
+
+
+def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
+    steps = list(folders.classified(LAB, own_zip[0]))
+    assert 'data-done="0"' in steps[0][0] and "<img" not in steps[0][0]  # the base alone, and no images yet
+    html, table = steps[-1]
+    bench = Bench(tiny_clip(), zip_task(own_zip[0], 32), precision="float32")
+    assert bench.task.classes == ("blue thing", "red thing")
+    right = [int((bench.predictions(LAB.adapter("colours", key)) == bench.labels).sum()) for key in ("base", "0/one", "0/two")]
+    assert [int(n) for n in re.findall(r'data-correct="(\d+)"', html)] == right and 'data-done="1"' in html and "Made for: Colours" in html
+    assert [(row[0], row[1], int(row[5])) for row in cells(table)] == [
+        (group, label, n) for group, label, n in zip(("base", "Colours", "Colours"), ("No adapter (the base)", "One", "Two"), right, strict=True)
+    ]
+    assert html.count("<li>") == sum(len(bench) - n for n in right) and html.count("<details>") == sum(n < len(bench) for n in right)
+    broken = list(folders.classified(BrokenLab(), own_zip[0]))[-1]
+    assert "copy it anew" in broken[0] and len(cells(broken[1])) == 2
+
+
+def test_many_wrong_images_are_counted_and_names_are_text():
+    labels = torch.zeros(40, dtype=torch.int64)
+    empty = Split(torch.zeros(0, 32, 32, 3, dtype=torch.uint8), labels[:0], ())
+    task = Task("zip", "Your zip", "", ("<b>x</b>", "y"), "a {}", empty, empty, Split(tiny_task().test.images[:40], labels, ("s",) * 40), 0, 0, True)
+    bench = Bench(tiny_clip(), task, precision="float32")
+    html = folders.drawn(bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True)
+    assert html.count("<li>") == folders.TILES and f"and {40 - folders.TILES} more" in html and "<b>x" not in html and "&lt;b&gt;x" in html
+
+
+@pytest.mark.parametrize(("data", "words"), [(b"no zip", "not a whole zip"), (None, "choose a zip first")])
+def test_a_bad_zip_is_answered_in_words(tmp_path, data, words):
+    file = None if data is None else tmp_path / "bad.zip"
+    if file:
+        file.write_bytes(data)
+    (answer, _), *more = folders.classified(LAB, file and str(file))
+    assert 'role="alert"' in answer and words in answer and str(tmp_path) not in answer and not more
+
+
+@pytest.mark.browser
+def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):  # noqa: F811
+    visitor = Visitor(browser, url, "try", width=390, height=844)
+    page = visitor.page
+    page.wait_for_selector("#try-answers table", timeout=120_000)
+    paper = page.locator("#try-paper canvas")
+    paper.scroll_into_view_if_needed()
+    box = paper.bounding_box()
+    before = page.evaluate("() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY")
+
+    def stroke(*places) -> None:
+        for i, (x, y) in enumerate(places):
+            page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
+            if i == 0:
+                page.mouse.down()
+        page.mouse.up()
+
+    def answered(other_than: str = "") -> str:
+        """What the CLIP was shown, once it is another picture; its answers are those of an offline run."""
+        shown = """old => { const img = document.querySelector('#try-seen img');
+          return document.querySelector('#try-answers p')?.innerText === 'Your picture' && img && img.src !== old ? img.src : null; }"""
+        address = page.wait_for_function(shown, arg=other_than).json_value()
+        seen = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))))
+        lab = Lab(precision="float32")
+        task = next(iter(lab.tasks()))
+        label, p, names = own.asked(lab, task, Picture(seen))[0]
+        first = page.locator("#try-answers tr").filter(has_text=label).locator("li").first.inner_text()
+        assert names[int(p.argmax())] in first
+        return address
+
+    stroke((0.2, 0.2), (0.8, 0.3), (0.5, 0.8))
+    one = answered()
+    page.locator("#try-paper label[title=red] input").check()
+    stroke((0.5, 0.5))
+    two = answered(one)
+    page.get_by_role("button", name="Undo").click()
+    assert answered(two) == one
+    paper.focus()
+    for key in ("ArrowLeft", "ArrowLeft", "Space", "ArrowDown", "ArrowDown", "ArrowRight", "Space"):
+        page.keyboard.press(key)
+    assert answered(one) not in (one, two)
+    assert page.evaluate("() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY") == pytest.approx(before, abs=1)
+    page.set_input_files("#try-zip input[type=file]", own_zip[0])
+    page.wait_for_selector("#try-models [data-done='1']")
+    bench = Bench(load_clip(), zip_task(own_zip[0], load_clip().side), precision="float32")
+    correct = page.locator("#try-models [data-correct]")
+    assert int(correct.first.get_attribute("data-correct")) == close_to(bench.accuracy().correct)
+    assert correct.count() == 1 + sum(len(Lab().adapters(task)) for task in Lab().tasks()) + 1  # and the fresh one, but not the broken
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    visitor.leave()
 
 
 @pytest.mark.browser

@@ -1,6 +1,7 @@
 """The Prompt view: what its sliders ask for, measured on a tiny CLIP; and in a browser on the bundled one."""
 
 import inspect
+import re
 import shutil
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,8 @@ from test_prune_view import handler
 from tiny import tiny_clip, tiny_task
 
 from copra_lab.clip import load_clip
-from copra_lab.nemesis import rescale
-from copra_lab.page import prompt, prompt_parts
+from copra_lab.nemesis import replace, rescale
+from copra_lab.page import against, prompt, prompt_parts
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Base, Bent, Model, stretched
 from copra_lab.page.walk import Session, Walk
@@ -81,27 +82,97 @@ def test_the_number_is_that_of_an_independent_forward_pass(place):
     assert list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place])) and walk.base.accuracy == TINY.accuracy()
 
 
+def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
+    return prompt.ask(LAB, walk, task, key, list(replaced), sigma, *percents)
+
+
 def test_sliders_say_where_to_go():
     walk = walked(LEARNED).walk
-    place, updates = prompt.ask(LAB, walk, "colours", "four", 100, 50, "100", 0)
-    assert place == bent(100, 50, 100, 0) and len(updates) == 6 and all("value" not in u for u in updates)
-    assert prompt.ask(LAB, walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
-    assert prompt.ask(LAB, walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
-    assert prompt.ask(LAB, walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
+    place, updates = ask(walk, "colours", "four", 100, 50, "100", 0)
+    assert place == bent(100, 50, 100, 0) and len(updates) == 7 and all("value" not in u for u in updates)
+    assert ask(walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
+    assert ask(walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
+    assert ask(walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
     assert stretched([100, 100, 30], 2) is None
+
+
+def test_noise_takes_the_place_of_vectors():
+    walk = walked(LEARNED).walk
+    place, _ = ask(walk, "colours", "four", 100, 50, 100, 30, replaced=[4, 1], sigma=0.01)
+    assert place == Bent("colours", "four", (100, 50, 100, 100), (0, 3), 0.01)
+    context = place.model(LAB).prompt.context
+    learned, noise = LAB.prompt("colours", "four").context, torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(context, torch.stack([0.01 * noise[0], learned[1] / 2, learned[2], 0.01 * noise[1]]))
+    found = walked(place).walk
+    assert found.here.accuracy == Accuracy(right(SoftPrompt(context)), len(TINY))
+    html = prompt_parts.number(found)
+    assert 'data-replaced="1 4"' in html and 'data-sigma="0.01"' in html and "1 vector bent" in html and "2 replaced" in html
+    assert prompt_parts.in_words(place) == "2 at 50\u202f%; 1, 4 noise of σ = 0.01"
+
+
+def test_noise_of_sigma_nought_is_rescale_by_nought():
+    walk = walked(LEARNED).walk
+    assert ask(walk, "colours", "four", 100, 100, 70, 100, replaced=[2, 3], sigma=0)[0] == bent(100, 0, 0, 100)
+    gone, none = (replace(LAB.prompt("colours", "four"), [1, 2], 0.0), rescale(LAB.prompt("colours", "four"), [1, 2], 0))
+    assert gone.context.equal(none.context) and gone.context.equal(bent(100, 0, 0, 100).model(LAB).prompt.context)
+    assert ask(walk, "colours", "four", 100, 100, 100, 100, replaced=[], sigma=0.01)[0] == LEARNED
+    assert (
+        ask(walk, "colours", "four", 0, 100, 100, 100, replaced=[1, 2, 3, 4])[0] == ask(walk, "colours", "four", 9, 8, 7, 6, replaced=[4, 3, 2, 1])[0]
+    )
+
+
+@pytest.mark.parametrize(("replaced", "sigma", "words"), [(None, 0.1, "must come as a list"), ([7], 0.1, "no vector 7"), ([1], 0.3, "σ must be one of 0, 0.001"),
+                                                          ([1], float("nan"), "σ must be"), ([1], [], "σ must be"), ([{}], 0.1, "no vector")])  # fmt: skip
+def test_junk_noise_is_answered_in_words(replaced, sigma, words):
+    with pytest.raises(ValueError, match=words):
+        prompt.ask(LAB, walked(LEARNED).walk, "colours", "four", replaced, sigma, 100, 100, 100, 100)
+
+
+def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
+    place = Bent("colours", "four", (100, 50, 0, 100), (3,), 0.1)
+    assert prompt_parts.alike(LAB, place, "four") == place
+    three = prompt_parts.alike(LAB, place, "three")
+    assert three == Bent("colours", "three", (100, 50, 0))
+    assert prompt_parts.alike(LAB, three, "four") == Bent("colours", "four", (100, 50, 0, 100))
+    found = against.reaction(LAB, place, "three")
+    learned = LAB.prompt("colours", "three")
+    assert found.learned == Accuracy(right(learned), len(TINY)) and found.now == Accuracy(right(rescale(learned, [1, 2], [0.5, 0])), len(TINY))
+    assert found.norm == pytest.approx(learned.norms().mean().item()) and found.norm_now < found.norm
+    html = against.measured(LAB, walked(place))
+    root = ElementTree.fromstring(
+        re.sub(r"(scope|class)=(\w+)", r'\1="\2"', html.replace('class="here"', "class=here")).replace("colspan=5", 'colspan="5"')
+    )
+    rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")][1:]
+    assert [row[0] for row in rows] == ["Four", "Three"] and "2 at 50" in html and "4 noise of σ = 0.1" in html
+    assert rows[1][2].startswith(f"{100 * found.learned.value:.1f}") and rows[1][3].startswith(f"{100 * found.now.value:.1f}")
+    assert [row.get("class") for row in root.iter("tr")] == [None, "here", None]
+    monkeypatch.setattr(PromptLab, "prompt_menu", lambda self, task: [("Four", "four"), ("Broken", "broken")])
+    assert "copy it anew" in against.measured(LAB, walked(place))
+    assert against.drawn(LAB, "colours", None).count("…") == 8
+    session = Session()
+    session.visit(place)
+    assert "value" not in against.measured(LAB, session)  # not known on all images yet
+
+
+def test_norms_of_other_prompts_stand_in_the_picture():
+    svg = prompt_parts.chart(LAB, walked(Bent("colours", "four", (100, 50, 0, 100))).walk)
+    root = ElementTree.fromstring(svg)
+    assert [e.get("class") for e in root.iter("rect")].count("other") == 3 and "of Three: " in root.find(".//desc").text
+    norms = prompt_parts.norms(LAB, Bent("colours", "three", (100, 50, 0)))
+    assert ", ".join(f"{n:.2f}" for n in norms) in root.find(".//desc").text
 
 
 def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
     walk = walked(bent(100, 50, 100, 0)).walk
-    place, updates = prompt.ask(LAB, walk, "colours", "three", 100, 50, 100, 0)
+    place, updates = ask(walk, "colours", "three", 100, 50, 100, 0)
     assert place == Bent("colours", "three") and updates[1]["value"] == "three"
-    assert [u["visible"] for u in updates[2:]] == [True, True, True, False] and {u["value"] for u in updates[2:]} == {100}
-    assert prompt.ask(LAB, walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
+    assert [u["visible"] for u in updates[3:]] == [True, True, True, False] and {u["value"] for u in updates[3:]} == {100}
+    assert ask(walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
     # Coming from another view, what the sliders show is what was left.
     there = walked(bent(100, 50, 100, 0), Base("colours")).walk
-    assert prompt.ask(LAB, there, "colours", "four", 100, 50, 100, 0)[0] == bent(100, 50, 100, 0)
+    assert ask(there, "colours", "four", 100, 50, 100, 0)[0] == bent(100, 50, 100, 0)
     back = walked(bent(100, 50, 100, 0), Bent("colours", "three", (10, 20, 30))).walk
-    assert prompt.ask(LAB, back, "colours", "four", 10, 20, 30, 100)[0] == LEARNED
+    assert ask(back, "colours", "four", 10, 20, 30, 100)[0] == LEARNED
 
 
 JUNK = [
@@ -114,7 +185,7 @@ JUNK = [
 @pytest.mark.parametrize(("values", "words"), JUNK)
 def test_junk_is_answered_in_words(values, words):
     with pytest.raises(ValueError, match=words):
-        prompt.ask(LAB, walked(LEARNED).walk, *values)
+        ask(walked(LEARNED).walk, *values)
 
 
 def test_a_lab_without_prompts_says_how_to_make_some(tmp_path):
@@ -133,9 +204,9 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     length = shipped_prompts("digits")[0].load(load_clip()).length
     assert lab.longest_prompt() == length
     move, session = handler(lab, "move", 2), Session()
-    *_, last = move("digits", "coop-seed-0", *[100] * length, session, None)
+    *_, last = move("digits", "coop-seed-0", [], 0.1, *[100] * length, session, None)
     assert 'role="alert"' in last[0] and "copy or save it anew" in last[0]
-    *_, last = move("digits", "pun-seed-0", *[100] * length, session, None)
+    *_, last = move("digits", "pun-seed-0", [], 0.1, *[100] * length, session, None)
     assert "as learned" in last[0] and "alert" not in last[0]
 
 
@@ -143,11 +214,11 @@ def test_the_page_goes_on_after_junk():
     move, rest = (handler(LAB, name, 2) for name in ("move", "rest"))
     assert inspect.isgeneratorfunction(move)
     for values in [values for values, _ in JUNK]:
-        *_, last = move(*values, walked(LEARNED), None)
-        assert 'role="alert"' in last[0] and len(last) == 3 + 6
+        *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), None)
+        assert 'role="alert"' in last[0] and len(last) == 3 + 7
     session = Session()
-    *_, last = move("colours", "four", 100, 100, 100, 100, session, None)
-    *_, last = move("colours", "four", 100, 50, 100, 0, session, None)
+    *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, None)
+    *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, None)
     assert 'data-percents="100 50 100 0"' in last[0] and "2 vectors bent" in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
@@ -227,6 +298,16 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
     page.mouse.up()
     percents[3] = "0"
     assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, [1, 3], [0.8, 0.0])).correct)
+    page.locator("#prompt-replaced label").filter(has_text="1").locator("input").focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('#prompt-number .now').dataset.replaced === '1'")
+    noisy = replace(rescale(learned, [1, 3], [0.8, 0.0]), 0, 0.1)
+    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=noisy).correct)
+    page.wait_for_function("document.querySelector('#prompt-against h2').innerText.includes('noise of σ = 0.1')")
+    pun = lab.prompt(task, "pun-seed-0")
+    there = bench.accuracy(prompt=replace(rescale(pun, [1, 3], [0.8, 0.0]), 0, 0.1)).value
+    row = page.locator("#prompt-against tr").filter(has_text="PUN, seed 0").locator("td")
+    assert float(row.nth(2).inner_text().split()[0].rstrip("%")) == pytest.approx(100 * there, abs=200 / len(bench))
     assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="All gone", exact=True).click()
     gone = settled(" ".join(["0"] * learned.length))

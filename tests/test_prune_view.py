@@ -3,22 +3,35 @@
 import asyncio
 import inspect
 import re
+import zipfile
 from dataclasses import dataclass
+from itertools import pairwise
 from xml.etree import ElementTree
 
+import gradio as gr
+import numpy as np
 import pytest
 import torch
-from test_app import LAB, ONE, TINY, TWO, TinyLab, cells, cut, independent, walked
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_app import LAB, ONE, TINY, TWO, TinyLab, browser, cells, close_to, cut, fresh, independent, pruned_truth, url, visit, walked  # noqa: F401 (fixtures)  # fmt: skip
 from tiny import random_adapter, tiny_clip, tiny_task
 
+from copra_lab.clip import load_clip
+from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
-from copra_lab.page import build, prune, prune_parts
+from copra_lab.page import best, build, prune, prune_parts
+from copra_lab.page.controls import kept_sites, matrices_of, named
+from copra_lab.page.lab import Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
 from copra_lab.page.places import Base, Blended, Pruned, percentage, switched_on, switches_of
+from copra_lab.page.solving import Solving
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Session, Walk
+from copra_lab.shapley import exact
+from copra_lab.sites import place as site
 from copra_lab.stats import Accuracy
-from copra_lab.storage import AdapterError
+from copra_lab.storage import WEIGHTS, AdapterError
 
 WHOLE = Pruned("colours", "0/one")
 EVERY = ("q", "k", "v", "out", "fc1", "fc2")
@@ -102,24 +115,28 @@ def test_going_to_another_view_abandons_what_this_one_waits_for():
 # --- what controls send ------------------------------------------------------------------------------------------------
 
 
-def asked(walk: Walk, *values):
-    place, updates = prune.ask(LAB, walk, *values)
+ALL = [f"{kind}{layer}" for layer in range(3) for kind in EVERY]
+
+
+def asked(walk: Walk, *values, single=ALL):
+    place, updates = prune.ask(LAB, walk, *values, single)
     return place, [u.get("value", ...) if isinstance(u, dict) else u for u in updates]
 
 
 def test_a_new_visitor_finds_everything_switched_on():
-    place, (_, key, layers, kinds, percent) = asked(Walk(), "colours", "0/one", [], [], 0)
+    place, (_, key, layers, kinds, percent, single, count, _) = asked(Walk(), "colours", "0/one", [], [], 0, single=[])
     assert place == WHOLE and key == "0/one" and layers == [0, 1, 2] and kinds == list(EVERY) and percent is ...
+    assert single == ALL and count == 3
     assert switches_of(random_adapter(tiny_clip(), kinds=("q", "v"), towers=("vision",))) == ((0, 1, 2), ("q", "v"))
 
 
 def test_switches_and_slider_say_where_to_go():
     walk = walked(WHOLE).walk
     place, updates = asked(walk, "colours", "0/one", [2, 0], ["v", "q"], 30)
-    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [...] * 5
+    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [...] * 8
     assert asked(walk, "colours", "0/one", [], list(EVERY), 0)[0] == pruned(())
     assert asked(walk, "colours", "0/one", [2, 1, 0], list(EVERY), "7")[0] == pruned(percent=7)
-    assert prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None) is None  # somebody is typing
+    assert prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None, ALL) is None  # somebody is typing
 
 
 def test_another_adapter_keeps_the_switches_that_it_has():
@@ -146,7 +163,7 @@ JUNK = [
 @pytest.mark.parametrize(("values", "words"), JUNK)
 def test_junk_is_answered_in_words(values, words):
     with pytest.raises(ValueError, match=words):
-        prune.ask(LAB, walked(WHOLE).walk, *values)
+        prune.ask(LAB, walked(WHOLE).walk, *values, ALL)
 
 
 def test_a_selection_is_in_order_and_complete_or_not():
@@ -154,11 +171,48 @@ def test_a_selection_is_in_order_and_complete_or_not():
     assert switched_on([], (0, 1), "layer") == () and switched_on([5, 1], (0, 1), "layer", others=True) == (1,)
 
 
+def test_single_matrices_are_switched_and_equal_models_are_equal_places():
+    walk, without = walked(WHOLE).walk, lambda *gone: [name for name in ALL if name not in gone]
+    place, _ = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22"))
+    assert place == Pruned("colours", "0/one", None, None, 20, ((0, "q"), (2, "fc2")))
+    gone = {("vision", 0, "q"), ("vision", 2, "fc2")}
+    hand = ONE.keep([name for name in ONE.deltas if site(name) not in gone])
+    assert place.adapter(LAB) == cut(hand, percent=20)
+    # A layer that lost its last matrix is off, however it was switched; and where a whole group is off, nothing is on.
+    every_0 = [f"{kind}0" for kind in EVERY]
+    one_way = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 0, single=without(*every_0))[0]
+    assert one_way == asked(walk, "colours", "0/one", [1, 2], list(EVERY), 0)[0] == pruned((1, 2))
+    other = asked(walk, "colours", "0/one", [1, 2], ["q", "k"], 0, single=without("q1", "v1", "q0"))[0]
+    assert other == Pruned("colours", "0/one", (1, 2), ("q", "k"), 0, ((1, "q"),))
+    assert asked(walk, "colours", "0/one", [1], ["q"], 0, single=without("q1"))[0] == asked(walk, "colours", "0/one", [2], [], 0)[0] == pruned(())
+    html = prune_parts.number(LAB, walked(other).walk)
+    assert 'data-off="q1"' in html and "q k · 1 off" in html
+    with pytest.raises(ValueError, match="no matrix 'q9'"):
+        prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], 0, ["q9"])
+
+
+SELECTIONS = st.tuples(st.sets(st.sampled_from([0, 1, 2])), st.sets(st.sampled_from(EVERY)), st.sets(st.sampled_from(ALL)))
+
+
+@settings(max_examples=60)
+@given(SELECTIONS, SELECTIONS)
+def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(first, second):
+    have = matrices_of(ONE)
+    assert [named(m) for m in have] == ALL
+
+    def kept(layers, kinds, single):
+        return {m for m in have if m[0] in layers and m[1] in kinds and named(m) in single}
+
+    one, two = (kept_sites(have, layers, kinds, [m for m in have if named(m) in single]) for layers, kinds, single in (first, second))
+    assert (one == two) == (kept(*first) == kept(*second))
+    assert {site(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
+
+
 @pytest.mark.parametrize(
     ("name", "layers"), [("all", [0, 1, 2]), ("none", []), ("even", [0, 2]), ("odd", [1]), ("low", [0]), ("middle", [1]), ("high", [2])]
 )
 def test_buttons_choose_layers(name, layers):
-    assert prune.pressed(LAB, name, "colours", "0/one", Session()) == layers and name in prune.BUTTONS.values()
+    assert prune.pressed(LAB, name, "colours", "0/one", Session()) == [layers, ALL] and name in prune.BUTTONS.values()
 
 
 @dataclass(frozen=True)
@@ -186,12 +240,12 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     assert inspect.isgeneratorfunction(move)
     session = Session()
     for values in [values for values, _ in JUNK]:
-        *_, last = move(*values, walked(WHOLE), None)
-        assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 8
-    *_, last = move("colours", "0/two", [0], ["q"], 0, session, None)
+        *_, last = move(*values, ALL, walked(WHOLE), None)
+        assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 11
+    *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, session, None)
     assert "copy it anew" in last[0] and session.walk.place is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
-    *_, last = move("colours", "0/one", [1], ["q"], 25, session, None)
+    *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, session, None)
     assert 'data-layers="1"' in last[0] and 'data-sparsity="25"' in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
@@ -204,8 +258,69 @@ def test_a_view_draws_no_place_of_another():
 
 def test_a_request_that_was_overtaken_is_dropped():
     move, session = handler(LAB, "move", 1), Session()
-    list(move("colours", "0/one", [0], ["q"], 5, session, 20.0))
-    assert len(list(move("colours", "0/one", [1], ["q"], 5, session, 10.0))) == 1 and session.walk.place.layers == (0,)
+    list(move("colours", "0/one", [0], ["q"], 5, ALL, session, 20.0))
+    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, session, 10.0))) == 1 and session.walk.place.layers == (0,)
+
+
+# --- the best layers ---------------------------------------------------------------------------------------------------
+
+
+def kept_best(count, lab=LAB, key="0/one", session=None, wishes=None, number=1.0):
+    return list(best.best(lab, "colours", key, count, session or walked(Pruned("colours", key)), wishes or Session(), number))
+
+
+@pytest.fixture
+def game(monkeypatch):
+    """The tiny game, not yet begun."""
+    begun = Solving(TINY, ONE)
+    monkeypatch.setattr(best, "solving", lambda lab, task, key: begun)
+    return begun
+
+
+def test_the_best_layers_are_those_of_highest_exact_value(game):
+    *_, (words, layers, single) = kept_best(1)
+    held = {str(i): [n for n in ONE.deltas if site(n)[1] == i] for i in range(3)}
+    values = exact(LayerGame(TINY, ONE, held), 3).values
+    assert game.done and 'data-exact="1"' in words and f"Best 1: <b>{values.argmax()}</b>" in words and f"{len(TINY)} images" in words
+    assert layers == [int(values.argmax())] and single == ALL
+    asked_before = game.state
+    *_, (words, layers, _) = kept_best(2)
+    assert game.state is asked_before and layers == sorted(np.argsort(-values)[:2].tolist()) and "of 8 coalitions" not in words
+
+
+def test_while_the_values_are_sampled_it_says_so(game, monkeypatch):
+    monkeypatch.setattr("copra_lab.page.worth.REDRAWN", 0)
+    steps = kept_best(1)
+    assert "Asking" in steps[1][0] and any("sampled" in words and "of 8 coalitions" in words for words, *_ in steps[2:-1])
+    sets = [layers for _, layers, _ in steps if isinstance(layers, list)]
+    assert all(a != b for a, b in pairwise(sets)) and len(sets[-1]) == 1  # switches are set only where the set changed
+
+
+@pytest.mark.parametrize(("count", "layers"), [(0, []), (3, [0, 1, 2]), ("99", [0, 1, 2]), (-4, [])])
+def test_all_or_none_needs_no_values(game, count, layers):
+    *_, last = kept_best(count)
+    assert last[1:] == [layers, ALL] and game.state is None
+
+
+def test_it_ends_when_the_visitor_wants_something_else(game):
+    wishes = Session()
+    steps = best.best(LAB, "colours", "0/one", 1, session := walked(WHOLE), wishes, 1.0)
+    next(steps), next(steps)
+    best.overtaken(wishes, 2.0)  # a switch was set by hand
+    assert list(steps) == [] and not game.done
+    assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 3]  # came late
+    steps = best.best(LAB, "colours", "0/one", 1, session, Session(), 3.0)
+    next(steps), next(steps)
+    session.visit(Pruned("colours", "0/two"))
+    assert list(steps) == [] and not game.done
+
+
+@pytest.mark.parametrize(("values", "words"), [(("elsewhere", "0/one", 1), "choose one of the tasks"), (("colours", "0/one", "much"), "how many layers"),
+                                               (("colours", "0/one", []), "how many layers"), (("colours", "0/two", 1), "copy it anew")])  # fmt: skip
+def test_junk_wishes_are_answered_in_words(values, words):
+    task, key, count = values
+    *_, last = best.best(BrokenLab(), task, key, count, walked(WHOLE), Session(), 1.0)
+    assert 'role="alert"' in last[0] and words in last[0]
 
 
 # --- what is drawn -----------------------------------------------------------------------------------------------------
@@ -222,6 +337,27 @@ def test_what_is_left_counts_entries_that_are_not_zero():
     html = prune_parts.number(LAB, walked(place).walk)
     assert "2 of 3 layers" in html and "q v · 60" in html and f"{kept.count:,} of {kept.of:,}" in html
     assert prune_parts.chart(LAB, walked(place).walk).count("<li ") == 3
+
+
+def test_the_size_is_that_of_the_file_as_it_is_saved(tmp_path):
+    for i, place in enumerate([WHOLE, pruned((0, 2), ("q",)), pruned(percent=90)]):
+        place.adapter(LAB).save(tmp_path / str(i))
+        file = tmp_path / str(i) / WEIGHTS
+        kept = prune_parts.left(LAB, place)
+        assert kept.bytes == file.stat().st_size
+        with zipfile.ZipFile(tmp_path / f"{i}.zip", "w", zipfile.ZIP_DEFLATED) as z:
+            z.write(file, WEIGHTS)
+        assert kept.zipped == (tmp_path / f"{i}.zip").stat().st_size
+    whole, sparse = (prune_parts.left(LAB, p) for p in (WHOLE, pruned(percent=90)))
+    assert sparse.bytes >= whole.bytes > 3 * sparse.zipped  # zeros take their room, but not in a zip
+    assert prune_parts.left(LAB, pruned(())).bytes == 0 and "nothing" in prune_parts.number(LAB, walked(pruned(())).walk)
+    assert [prune_parts.kilobytes(n).replace("\u202f", " ") for n in (0, 941, 9990, 42_300, 159_872)] == [
+        "nothing",
+        "0.94 kB",
+        "9.99 kB",
+        "42.3 kB",
+        "160 kB",
+    ]
 
 
 def test_the_drawing_is_well_formed_and_says_what_it_shows():
@@ -252,10 +388,10 @@ def test_names_of_lines_stay_inside(value):
 def test_the_table_has_every_setting_of_the_adapter():
     session = walked(WHOLE, pruned((0, 1), ("q",), 50), pruned(percent=30), Pruned("colours", "0/two"), pruned((0, 1), ("q",), 20), pruned(()))
     rows = cells(prune_parts.table(LAB, session.walk))
-    assert [row[:3] for row in rows] == [
+    assert [row[:2] + row[3:4] for row in rows] == [
         ["base", "", ""], ["all", " ".join(EVERY), "0"], ["all", " ".join(EVERY), "30"], ["0–1", "q", "20"], ["0–1", "q", "50"], ["none", " ".join(EVERY), "0"],
     ]  # fmt: skip
-    assert int(rows[1][7]) == TINY.accuracy(ONE).correct and float(rows[2][3]) == pytest.approx(70, abs=0.1)
+    assert int(rows[1][10]) == TINY.accuracy(ONE).correct and float(rows[2][4]) == pytest.approx(70, abs=0.1)
     session.change(Walk.cleared)
     assert [row[0] for row in cells(prune_parts.table(LAB, session.walk))] == ["base", "all", "none"]
     assert Pruned("colours", "0/two") in session.walk.points
@@ -280,3 +416,31 @@ def test_before_anything_is_known_the_page_says_so():
     assert "Waking" in prune_parts.number(LAB, Walk()) and "Measuring" in prune_parts.number(LAB, Walk(pruned((0,))))
     assert "<svg" in prune_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prune_parts.table(LAB, Walk())
     assert "appear here" in prune_parts.changed(Walk(), None)
+
+
+@pytest.mark.browser
+def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_truth, fresh):  # noqa: F811
+    visitor = visit("prune", width=390, height=844)
+    page, count = visitor.page, visitor.page.locator("#prune-count input[type=range]")
+    height = "() => document.querySelector('#prune-best').getBoundingClientRect().height"
+    before = page.evaluate(height)
+    count.focus()
+    for _ in range(8):
+        page.keyboard.press("ArrowLeft")
+    page.wait_for_function("""() => document.querySelectorAll('#prune-layers input:checked').length === 4
+      && document.querySelector('#prune-said .said').innerText.startsWith('Best 4:')""")
+    shown = visitor.pruned()
+    assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
+    page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left
+    page.wait_for_function("document.querySelectorAll('#prune-layers input:checked').length === 12")
+    page.get_by_text("Single matrices").click()
+    matrix = page.locator("#prune-single label").filter(has_text=re.compile(r"^\s*v11\s*$")).locator("input")
+    matrix.focus()
+    page.keyboard.press("Space")
+    page.wait_for_function("document.querySelector('#prune-number .now').dataset.off === 'v11'")
+    shown = visitor.pruned()
+    lab = Lab()
+    adapter = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
+    less = adapter.keep([name for name in adapter.deltas if site(name) != ("vision", 11, "v")])
+    assert int(shown["correct"]) == close_to(independent(load_clip(), fresh[1], (less, 1)))
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390

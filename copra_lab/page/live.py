@@ -55,8 +55,9 @@ ValueError, which is shown in place of the number."""
 
 def follow(
     lab: Lab, session: gr.State, stage: Stage, ask: Ask, opened: Callable[..., Any], inputs: Sequence[Any], controls: Sequence[Any], clear: gr.Button
-) -> None:
-    """Whenever the view is `opened` or one of its `inputs` changes, go to the place that they `ask` for."""
+) -> Any:
+    """Whenever the view is `opened` or one of its `inputs` changes, go to the place that they `ask` for. Returns the event after which the place
+    is known on all images, if the visitor stayed."""
     live = [stage.number, stage.chart, stage.changed]
     everything, growing = [*live, stage.table], [stage.number, stage.chart, stage.table]
     width = len(live) + len(controls)
@@ -103,3 +104,4 @@ def follow(
     rested = moved.success(rest, session, [p.where for p in everything], **MODEL)
     rested.success(fill, session, [p.where for p in growing], concurrency_limit=1, concurrency_id="background", **EVENT)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)
+    return rested

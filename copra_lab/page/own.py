@@ -1,34 +1,27 @@
 """The Try view: a picture of one's own, classified by the base and by every adapter of a task side by side."""
 
-import base64
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from html import escape
 from typing import Any
 
 import gradio as gr
 import torch
-from PIL import Image
 from torch import Tensor
 
 from copra_lab.bench import Bench
-from copra_lab.page import parts
+from copra_lab.page import folders, parts, sketch
+from copra_lab.page import own_parts as draw
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import MODEL
 from copra_lab.page.parts import html
 from copra_lab.page.views import View
 from copra_lab.page.walk import Session, Walk
-from copra_lab.plots import percent
 from copra_lab.tasks import IMAGE_FILES, MEGAPIXELS, Split, photo
 
-TOP = 3
-"""Names shown of each model's answer."""
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
+HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
 one model, and its bars are the names that it finds likeliest: given that <i>one</i> of the task’s names fits, how likely is each? A model has no way to say “none of these”, so a picture of
-something else gets a name too. Your file stays on the machine that serves this page, and only while it is read.</p>"""
+something else gets a name too. Your file stays on the machine that serves this page, which deletes it within about an hour.</p>"""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +39,14 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
     about = html(lab.about(first), elem_id="try-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
-            file = gr.File(label="Your picture", file_types=list(IMAGE_FILES), type="filepath", height=150, elem_id="try-file")
+            paper = sketch.paper("try-paper")
+            file = gr.File(label="Or your picture", file_types=list(IMAGE_FILES), type="filepath", height=110, elem_id="try-file")
             another = gr.Button("A picture from the test set", size="sm", elem_id="try-another")
-            seen = html(_seen(None), elem_id="try-seen")
+            seen = html(draw.seen(None), elem_id="try-seen")
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            answers = html(_answers([]), elem_id="try-answers")
+            answers = html(draw.answers([]), elem_id="try-answers")
     html(HOW_TO_READ)
+    folders.fill(lab)
     picture, turn = gr.State(None), gr.State(0)
     panels = [about, seen, answers]
 
@@ -62,6 +57,7 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
     opened(partial(opening, lab), [task, picture, session], [*panels, picture], **MODEL)
     task.change(theirs(chosen), [task, picture, session], [*panels, picture], preprocess=False, **MODEL)
     file.upload(theirs(given), [task, file, session], [*panels, picture], **MODEL)
+    paper.change(theirs(sketched), [task, paper, session], [*panels, picture], preprocess=False, **MODEL)
     another.click(theirs(drawn), [task, turn, session], [*panels, picture, turn], **MODEL)
 
 
@@ -96,6 +92,17 @@ def given(lab: Lab, task: Any, file: Any) -> list[Any]:
     return shown(lab, task, Picture(pixels))
 
 
+def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
+    """The visitor's drawing, after each stroke; white paper is no picture."""
+    if drawing in (None, ""):
+        return [gr.skip()] * 4
+    try:
+        lab.check(task)
+        return shown(lab, task, Picture(sketch.pixels(drawing, lab.bench(task).split.images.shape[1])))
+    except ValueError as e:
+        return [gr.skip(), gr.skip(), parts.trouble(e), None]
+
+
 def drawn(lab: Lab, task: Any, turn: Any) -> list[Any]:
     """The next picture of the test set, in its shuffled order."""
     try:
@@ -112,7 +119,7 @@ def from_test_set(lab: Lab, task: str, turn: int) -> Picture:
 
 
 def shown(lab: Lab, task: str, picture: Picture) -> list[Any]:
-    return [lab.about(task), _seen(picture), _answers(asked(lab, task, picture), picture.truth), picture]
+    return [lab.about(task), draw.seen(picture.pixels), draw.answers(asked(lab, task, picture), picture.truth), picture]
 
 
 def asked(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor | str, Sequence[str]]]:
@@ -132,37 +139,7 @@ def asked(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor | str
     return [(label, answer(key), whole.task.classes) for label, key in (base, *adapters)]
 
 
-def _seen(picture: Picture | None) -> str:
-    if picture is None:
-        return '<figure class="seen"><figcaption>&nbsp;</figcaption></figure>'
-    file = io.BytesIO()
-    Image.fromarray(picture.pixels.numpy()).save(file, "PNG")
-    address = base64.b64encode(file.getvalue()).decode()
-    side = len(picture.pixels)
-    words = f"What the CLIP sees: {side} × {side} pixels"
-    return f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
-
-
-def _answers(models: Sequence[tuple[str, Tensor | str, Sequence[str]]], truth: int | None = None) -> str:
-    if not models:
-        return '<div class="asked waiting">Waking the model. A very first start also draws all images: about a minute.</div>'
-    head = f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
-    rows = []
-    for label, p, names in models:
-        if isinstance(p, str):
-            rows.append(f'<tr><th scope=row>{escape(label)}</th><td class="broken">{escape(p)}</td></tr>')
-            continue
-        top = p.argsort(descending=True)[:TOP].tolist()
-        bars = "".join(
-            f'<li class="{"right" if i == truth else "wrong" if truth is not None and k == 0 else ""}" style="--p:{100 * float(p[i]):.1f}%"><span>'
-            f"{'✓ ' if i == truth else '✗ ' if truth is not None and k == 0 else ''}{escape(names[i])}</span><i>{percent(float(p[i]))}</i></li>"
-            for k, i in enumerate(top)
-        )
-        rows.append(f"<tr><th scope=row>{escape(label)}</th><td><ol>{bars}</ol></td></tr>")
-    return f'<div class="asked"><p>{head}</p><table>{"".join(rows)}</table></div>'
-
-
 VIEW = View(
     "try", "Try", "Show it a picture of your own",
-    "Upload a picture and see what each of the fine-tuned CLIPs takes it for, side by side with the one that was never tuned.", fill,
+    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, side by side with the one that was never tuned.", fill,
 )  # fmt: skip

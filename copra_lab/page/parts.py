@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 from PIL import Image
+from torch import Tensor
 
 from copra_lab.bench import Bench
 from copra_lab.page.walk import Change, Point, Walk, changes
@@ -67,9 +68,13 @@ def measured(name: str, point: Point | None, kind: str) -> str:
 @lru_cache(4096)
 def thumbnail(bench: Bench, image: int) -> str:
     """Image number `image` of the bench's order as a data address."""
-    pixels = bench.split.images[bench.order[image]].numpy()
+    return address(bench.split.images[bench.order[image]])
+
+
+def address(pixels: Tensor) -> str:
+    """An image, uint8 (h, w, 3), as a data address."""
     file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "WEBP", quality=85)
+    Image.fromarray(pixels.numpy()).save(file, "WEBP", quality=85)
     return f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 

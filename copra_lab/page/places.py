@@ -10,6 +10,7 @@ from torch import Tensor
 from copra_lab.bench import Bench
 from copra_lab.lora import NONE, Adapter
 from copra_lab.merge import interpolate
+from copra_lab.nemesis import replace as drawn_anew
 from copra_lab.nemesis import rescale
 from copra_lab.page.lab import Lab
 from copra_lab.prompts import SoftPrompt
@@ -120,14 +121,16 @@ class Blended:
 
 @dataclass(frozen=True)
 class Pruned:
-    """An adapter of which only some layers and kinds of site of the image tower are kept (None: all), and then of what
-    is left the smallest ``percent`` of A's entries and of B's set to zero."""
+    """An adapter of which only some layers and kinds of site of the image tower are kept (None: all), without the single
+    matrices ``off``, (layer, kind) each, and then of what is left the smallest ``percent`` of A's entries and of B's set to
+    zero. See `controls.kept_sites` for how to say that in one way only."""
 
     task: str
     key: str
     layers: tuple[int, ...] | None = None
     kinds: tuple[str, ...] | None = None
     percent: int = 0
+    off: tuple[tuple[int, str], ...] = ()
 
     @property
     def position(self) -> float:
@@ -155,16 +158,23 @@ class Pruned:
         adapter = lab.adapter(self.task, self.key)
         # An adapter without sites in the image tower has nothing to choose from, but can be made sparse.
         kept = keep(adapter, self.layers, self.kinds) if layers_of(adapter) else adapter
+        if self.off:
+            gone = {("vision", *matrix) for matrix in self.off}
+            kept = kept.keep([name for name in kept.deltas if site(name) not in gone])
         return sparsify(kept, self.percent / 100)
 
 
 @dataclass(frozen=True)
 class Bent:
-    """A soft prompt whose vectors are each so many ``percent`` of what they were when learned (None: all of them 100)."""
+    """A soft prompt whose vectors are each so many ``percents`` of what they were when learned (None: all of them 100), but those at
+    the positions ``replaced``, counted from 0, are noise of standard deviation ``sigma``. See `controls.corrupted` for how to say
+    that in one way only."""
 
     task: str
     key: str
     percents: tuple[int, ...] | None = None
+    replaced: tuple[int, ...] = ()
+    sigma: float = 0.0
 
     position = 0.0
 
@@ -187,6 +197,8 @@ class Bent:
         prompt = lab.prompt(self.task, self.key)
         if self.percents is not None:
             prompt = rescale(prompt, range(prompt.length), [p / 100 for p in self.percents])
+        if self.replaced:
+            prompt = drawn_anew(prompt, self.replaced, self.sigma)
         return Model(prompt=prompt)
 
 
@@ -235,6 +247,11 @@ def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:
     None where none differs from 100. Raises ValueError for what is no number."""
     found = tuple(round(_within(v, 0, MOST, f"vector {i}")) for i, v in enumerate(values[:length], 1))
     return None if all(p == 100 for p in found) else found
+
+
+def whole_number(value: object, most: int, name: str) -> int:
+    """What came from a slider of whole numbers from 0 to `most`, or its number field."""
+    return round(_within(value, 0, most, name))
 
 
 def _within(value: object, low: float, high: float, name: str) -> float:

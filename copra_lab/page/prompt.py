@@ -6,11 +6,14 @@ from typing import Any
 
 import gradio as gr
 
+from copra_lab.nemesis import SIGMAS
+from copra_lab.page import against
 from copra_lab.page import prompt_parts as draw
+from copra_lab.page.controls import corrupted, noise
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
+from copra_lab.page.live import EVENT, MODEL, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import MOST, Bent, Place, stretched
+from copra_lab.page.places import MOST, Bent, Place, stretched, switched_on
 from copra_lab.page.views import View
 from copra_lab.page.walk import Walk
 
@@ -18,9 +21,11 @@ BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
 """What they set every slider to, in percent."""
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> A soft prompt is a row of learned vectors that stand before each class name, where <i>a drawing of a</i>
-stood; those of CoOp are mostly longer than a word’s embedding. Each slider sets one vector to a share of its learned length (<b>RESCALE</b>), and the CLIP with this new
-prompt is run on test images that training did not see. That a <b>shorter vector</b> now and then classifies better is the <b>Low-Norm Effect</b>;
-PUN and PAN (<b>Nemesis</b>) make length cost something while the prompt is learned. An image more or less means nothing: look at the interval.</p>"""
+stood; those of CoOp are mostly longer than a word’s embedding. Each slider sets one vector to a share of its learned length (<b>RESCALE</b>), each switch below puts noise of
+standard deviation σ in its place, always the same draw (<b>REPLACE</b>; with σ = 0 the vector is gone), and the CLIP with this new prompt is run on test images that
+training did not see. That a <b>shorter vector</b> now and then classifies better is the <b>Low-Norm Effect</b>;
+PUN and PAN (<b>Nemesis</b>) make length cost something while the prompt is learned; what you do to this prompt is done to theirs too, below. RESCALE takes the same share of
+each, but noise of one σ is more to a short vector than to a long one. An image more or less means nothing: look at the interval.</p>"""
 
 
 def fill(lab: Lab, session: gr.State, opened: Any) -> None:
@@ -42,41 +47,55 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
                 sliders = [
                     gr.Slider(0, MOST, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}") for i in range(1, longest + 1)
                 ]
+            replaced = gr.CheckboxGroup([], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain")
+            sigma = gr.Radio(
+                [(f"{s:g}", s) for s in SIGMAS], value=SIGMAS[-1], label="σ of the noise", elem_id="prompt-sigma", elem_classes="switches one"
+            )
             with gr.Row(elem_id="prompt-presets"):
                 buttons = {percent: gr.Button(label, size="sm", min_width=20) for label, percent in BUTTONS.items()}
                 clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prompt-changed")
+    with gr.Column(elem_classes="card"):
+        beside = html(against.drawn(lab, first, None), elem_id="prompt-against")
+        copy_button("prompt-against")
     html(HOW_TO_READ)
     with gr.Accordion("All settings of this prompt in numbers", open=False, elem_id="prompt-more"):
         table = panel(partial(draw.table, lab), "prompt-table")
         copy_button("prompt-table")
 
     stage = Stage(Bent, number, chart, changed, table)
-    follow(lab, session, stage, partial(ask, lab), opened, [task, key, *sliders], [about, key, *sliders], clear)
+    inputs, shown = [task, key, replaced, sigma, *sliders], [about, key, replaced, *sliders]
+    rested = follow(lab, session, stage, partial(ask, lab), opened, inputs, shown, clear)
+    rested.success(partial(against.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
-        button.click(lambda percent=percent: [percent] * longest, None, sliders, **EVENT)
+        button.click(lambda percent=percent: [[], *[percent] * longest], None, [replaced, *sliders], **EVENT)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, key: Any, *percents: Any) -> tuple[Place, list[Any]] | None:
+def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any) -> tuple[Place, list[Any]] | None:
     """See `copra_lab.page.live.Ask`."""
     lab.check(task)
     if any(p is None for p in percents):  # an empty field is somebody typing
         return None
     here, key_ = walk.place, lab.one_prompt(task, key)
     length = lab.prompt(task, key_).length
-    updates: list[Any] = [gr.skip()] * (2 + len(percents))
+    vectors = tuple(range(1, length + 1))
+    updates: list[Any] = [gr.skip()] * (3 + len(percents))
     stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
-    came_back = not isinstance(here, Bent) and Bent(task, key_) in walk.points  # from another view: the sliders are as they were left
-    place = Bent(task, key_, stretched(percents, length) if stays or came_back else None)
+    came_back = not isinstance(here, Bent) and Bent(task, key_) in walk.points  # from another view: the controls are as they were left
+    chosen = switched_on(replaced, vectors, "vector", others=not stays)
+    shares, noised = stretched(percents, length), [i - 1 for i in (vectors if chosen is None else chosen)]
+    place = Bent(task, key_, *corrupted(shares, noised, noise(sigma), length)) if stays or came_back else Bent(task, key_)
     if not stays:
+        left = (shares, noised) if came_back else (None, [])
         updates[:2] = [lab.about(task), gr.update(choices=lab.prompt_menu(task), value=key_)]
-        updates[2:] = [gr.update(visible=i < length, value=p) for i, p in enumerate(_shown(place, len(percents)))]
+        updates[2] = gr.update(choices=[(str(i), i) for i in vectors], value=[i + 1 for i in left[1]])
+        updates[3:] = [gr.update(visible=i < length, value=p) for i, p in enumerate(_shown(left[0], len(percents)))]
     return place, updates
 
 
-def _shown(place: Bent, sliders: int) -> Sequence[int]:
-    return [100] * sliders if place.percents is None else [*place.percents, *[100] * (sliders - len(place.percents))]
+def _shown(shares: Sequence[int] | None, sliders: int) -> Sequence[int]:
+    return [100] * sliders if shares is None else [*shares, *[100] * (sliders - len(shares))]
 
 
 VIEW = View(

@@ -1,16 +1,19 @@
 """The Prompt view's pieces of HTML: pure functions of a lab and a walk."""
 
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache, lru_cache
 from html import escape
 
 from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
 from copra_lab.page import parts
+from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import MOST, Bent
 from copra_lab.page.prune_parts import spans
 from copra_lab.page.walk import Walk
-from copra_lab.prompts import word_norm
+from copra_lab.prompts import PromptError, word_norm
 from copra_lab.stats import Accuracy
 
 AGAINST = "against the prompt as learned"
@@ -36,11 +39,14 @@ def bent(place: Bent) -> list[tuple[int, int]]:
 
 
 def in_words(place: Bent) -> str:
-    """Which vectors are at what percent: ``1–3, 7 at 50 %``."""
+    """Which vectors are at what percent, and which are noise: ``1–3, 7 at 50 %; 4 noise of σ = 0.01``."""
     by: dict[int, list[int]] = {}
     for i, p in bent(place):
         by.setdefault(p, []).append(i)
-    return "; ".join(f"{spans(own)} at {p}\u202f%" for p, own in sorted(by.items())) or "as learned"
+    said = [f"{spans(own)} at {p}\u202f%" for p, own in sorted(by.items())]
+    if place.replaced:
+        said.append(f"{spans([i + 1 for i in place.replaced])} noise of σ = {place.sigma:g}")
+    return "; ".join(said) or "as learned"
 
 
 def number(walk: Walk) -> str:
@@ -48,9 +54,13 @@ def number(walk: Walk) -> str:
     here = walk.place if isinstance(walk.place, Bent) else None
     recipe, data = "&nbsp;", {}
     if here:
-        n = len(bent(here))
-        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>"
-        data = {"percents": " ".join(map(str, here.percents or ()))}
+        n, m = len(bent(here)), len(here.replaced)
+        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{f' <span>{m} replaced</span>' if m else ''}"
+        data = {
+            "percents": " ".join(map(str, here.percents or ())),
+            "replaced": " ".join(str(i + 1) for i in here.replaced),
+            "sigma": f"{here.sigma:g}",
+        }
     learned = walk.points.get(here.learned) if here else None
     facts = parts.facts(
         parts.measured("plain words", walk.base, "base"),
@@ -70,18 +80,33 @@ def _difference(walk: Walk) -> str:
 
 
 def chart(lab: Lab, walk: Walk) -> str:
-    """The norm of each vector now, and as it was learned."""
+    """The norm of each vector now, and as it was learned; and those of the task's other prompts, with the same done to them."""
     here = walk.place if isinstance(walk.place, Bent) else None
-    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word()) if here else _empty()}</div>'
+    if here is None:
+        return f'<div class="chart norms">{_empty()}</div>'
+    others = []
+    for label, key in lab.prompt_menu(here.task):
+        with suppress(PromptError, OSError):  # said below, beside the others
+            if key != here.key:
+                others.append((label, norms(lab, alike(lab, here, key))))
+    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(), others)}</div>'
+
+
+def alike(lab: Lab, place: Bent, key: str) -> Bent:
+    """Another prompt of the task with the same done to its vectors, as far as it has them. Raises PromptError for one that is broken."""
+    length = lab.prompt(place.task, key).length
+    shares = None if place.percents is None else (*place.percents[:length], *[100] * (length - len(place.percents)))
+    return Bent(place.task, key, *corrupted(shares, [i for i in place.replaced if i < length], place.sigma, length))
 
 
 def _empty() -> str:
     return f'<svg class="path" width="100%" height="{HEIGHT}" role="img" aria-label="Norms"></svg>'
 
 
-def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float) -> str:
-    """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dashed line
-    at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars do not jump when one is dragged."""
+def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, others: Sequence[tuple[str, tuple[float, ...]]] = ()) -> str:
+    """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
+    the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
+    do not jump when one is dragged."""
     top = 1.02 * max(MOST / 100 * max(learned), word)
     n = len(now)
 
@@ -99,15 +124,21 @@ def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float) -
             f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>"
             f'<rect class="was" x="{x:.2f}%" width="{w:.2f}%" y="{y(b):.1f}" height="{HEIGHT - y(b):.1f}"/>'
             f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{y(a):.1f}" height="{HEIGHT - y(a):.1f}"/>'
+            f"{''.join(_dash(label, own[i], x, w, y(own[i])) for label, own in others if i < len(own))}"
             f'<text class="tick" x="{x + w / 2:.2f}%" y="{HEIGHT}" dy="16" text-anchor="middle">{i + 1}</text></g>'
         )
     out.append(f'<line class="base" x1="0" x2="100%" y1="{y(word):.1f}" y2="{y(word):.1f}"/>')
-    out.append(f'<text class="tick" x="100%" y="0" dy="-14" text-anchor="end">norm of each vector · dashed: of a word, on average {word:.2f}</text>')
-    said = ", ".join(f"{a:.2f}" for a in now)
+    legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
+    out.append(f'<text class="tick" x="100%" y="0" dy="-14" text-anchor="end">{legend}</text>')
+    said = ", ".join(f"{a:.2f}" for a in now) + "".join(f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others)
     return (
         f'<svg class="path" role="img" aria-label="Norm of each vector" width="100%" height="{HEIGHT}"><desc>{escape(f"Norms now: {said}.")}</desc>'
         f"{''.join(out)}</svg>"
     )
+
+
+def _dash(label: str, norm: float, x: float, width: float, y: float) -> str:
+    return f'<rect class="other" x="{x - width / 6:.2f}%" width="{width * 4 / 3:.2f}%" y="{y - 1.5:.1f}" height="3"><title>{escape(label)}: norm {norm:.2f}</title></rect>'
 
 
 def changed(walk: Walk, bench: Bench | None) -> str:

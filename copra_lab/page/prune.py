@@ -6,7 +6,9 @@ from typing import Any
 
 import gradio as gr
 
+from copra_lab.page import best
 from copra_lab.page import prune_parts as draw
+from copra_lab.page.controls import kept_sites, matrices_of, named
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
@@ -17,10 +19,14 @@ from copra_lab.prune import layers_of, preset
 
 BUTTONS = {"All": "all", "None": "none", "Even": "even", "Odd": "odd", "Low ⅓": "low", "Mid ⅓": "middle", "High ⅓": "high"}
 
+LAYERS = 12
+"""Of the bundled CLIP; another number comes with the adapter."""
+
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> At each of its matrices (q, k, v of every layer) the adapter adds ΔW = s·B·A. First the switches choose which
 layers and kinds keep theirs; the others show the base again. Then the slider acts on what is left: it sets the entries of A, and those of B, that are
-smallest in magnitude to zero, ranked over all that is kept together, so some layers lose more than others. Every setting is a new model, run on
-test images that the adapter did not see in training. Bars are 95&#8202;% intervals: wide and pale after the first images, narrower once all were run.
+smallest in magnitude to zero, ranked over all that is kept together, so some layers lose more than others. A file with zeros in it is as long as before, but
+zips better. “Keep the best” plays the layer game of the Shapley view on a hundred of the test images, so what it keeps is chosen with some of the images that then
+judge it. Every setting is a new model, run on test images that the adapter did not see in training. Bars are 95&#8202;% intervals: wide and pale after the first images, narrower once all were run.
 As long as the curve stays near the dotted line, what was cut away <b>was not needed</b>.</p>"""
 
 
@@ -39,6 +45,13 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
                 with gr.Row(elem_id="prune-presets"):
                     buttons = {name: gr.Button(label, size="sm", min_width=20) for label, name in BUTTONS.items()}
             layers = gr.CheckboxGroup([], label="Layers, from the image on", elem_id="prune-layers", elem_classes="switches")
+            with gr.Accordion("Single matrices", open=False, elem_id="prune-more-switches"):
+                single = gr.CheckboxGroup(
+                    [], label="A matrix stays if its layer, its kind and its own switch here are on", elem_id="prune-single", elem_classes="switches"
+                )
+            with gr.Group(elem_id="prune-best"):
+                count = gr.Slider(0, LAYERS, LAYERS, step=1, label="keep the best", elem_id="prune-count")
+                said = html(best.words(None, 0), elem_id="prune-said")
             chart = panel(partial(draw.chart, lab), "prune-chart")
             sparsity = gr.Slider(0, 100, 0, step=1, label="sparsity %", elem_id="prune-sparsity", elem_classes="dial")
             clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prune-clear", elem_classes="clear")
@@ -50,12 +63,15 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         copy_button("prune-table")
 
     stage = Stage(Pruned, number, chart, changed, table)
-    follow(lab, session, stage, partial(ask, lab), opened, [task, adapter, layers, kinds, sparsity], [about, adapter, layers, kinds, sparsity], clear)
+    inputs, shown = [task, adapter, layers, kinds, sparsity, single], [about, adapter, layers, kinds, sparsity, single, count, said]
+    follow(lab, session, stage, partial(ask, lab), opened, inputs, shown, clear)
     for name, button in buttons.items():
-        button.click(partial(pressed, lab, name), [task, adapter, session], layers, preprocess=False, **EVENT)
+        button.click(partial(pressed, lab, name), [task, adapter, session], [layers, single], preprocess=False, **EVENT)
+    by_hand = [layers.input, single.input, *(b.click for b in buttons.values())]
+    best.keeping(lab, session, count, [task, adapter], [said, layers, single], by_hand)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any) -> tuple[Place, list[Any]] | None:
+def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any, single: Any) -> tuple[Place, list[Any]] | None:
     """See `copra_lab.page.live.Ask`."""
     lab = walk.lab(lab)
     lab.check(task)
@@ -63,32 +79,38 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
         return None
     here, whole = walk.place, Pruned(task, lab.one(task, key))
     stays = isinstance(here, Pruned) and here.whole == whole
-    have = switches_of(lab.adapter(task, whole.key))
-    on = switched_on(layers, have[0], "layer", others=not stays), switched_on(kinds, have[1], "kind", others=not stays)
+    adapter = lab.adapter(task, whole.key)
+    have, matrices = switches_of(adapter), {named(m): m for m in matrices_of(adapter)}
+    groups = zip((layers, kinds, single), (*have, tuple(matrices)), ("layer", "kind", "matrix"), strict=True)
+    on = [switched_on(given, own, name, others=not stays) for given, own, name in groups]
     if whole not in walk.points:  # a new adapter comes with something on
-        on = on[0] or None, on[1] or None
-    place = Pruned(task, whole.key, *on, percent=percentage(percent))
-    updates = [gr.skip()] * 5
+        on = [some or None for some in on]
+    rows, columns, off = kept_sites(list(matrices.values()), on[0], on[1], None if on[2] is None else [matrices[m] for m in on[2]])
+    place = Pruned(task, whole.key, rows, columns, percentage(percent), off)
+    updates = [gr.skip()] * 8
     if not stays:
-        shown = [_switches(own, some) for own, some in zip(have, on, strict=True)]
-        updates[:4] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), *shown]
+        updates[:4] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), *map(_switches, have, on[:2])]
+        updates[5:] = [
+            _switches(tuple(matrices), on[2]),
+            gr.update(maximum=max(1, len(have[0])), value=len(have[0] if on[0] is None else on[0])),
+            best.words(None, 0),
+        ]
     if place.percent != percent:
         updates[4] = gr.update(value=place.percent)
     return place, updates
 
 
-def pressed(lab: Lab, name: str, task: Any, key: Any, session: Session) -> Any:
-    """The layers that the button `name` keeps of an adapter."""
+def pressed(lab: Lab, name: str, task: Any, key: Any, session: Session) -> list[Any]:
+    """The layers that the button `name` keeps of an adapter, each with all its matrices."""
     lab = session.walk.lab(lab)
     try:
         lab.check(task)
-        have = layers_of(lab.adapter(task, lab.one(task, key)))
+        adapter = lab.adapter(task, lab.one(task, key))
     except (ValueError, OSError):  # said in place of the number
-        return gr.skip()
-    if name == "all" or not have:
-        return list(have)
-    kept = () if name == "none" else preset(name, max(have) + 1)
-    return [layer for layer in have if layer in kept]
+        return [gr.skip(), gr.skip()]
+    have = layers_of(adapter)
+    kept = have if name == "all" or not have else () if name == "none" else preset(name, max(have) + 1)
+    return [[layer for layer in have if layer in kept], [named(m) for m in matrices_of(adapter)]]
 
 
 def _switches(have: Sequence[Any], on: Sequence[Any] | None) -> dict[str, Any]:

@@ -1,5 +1,7 @@
 """The Prune view's pieces of HTML: pure functions of a lab and a walk."""
 
+import io
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ from torch import Tensor
 from copra_lab.bench import Bench
 from copra_lab.lora import Adapter
 from copra_lab.page import parts
+from copra_lab.page.controls import named
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Pruned, switches_of
 from copra_lab.page.sparsity import sparsity_svg
@@ -17,18 +20,21 @@ from copra_lab.page.walk import Walk
 from copra_lab.plots import percent
 from copra_lab.sites import place as site
 from copra_lab.stats import Accuracy
+from copra_lab.storage import WEIGHTS, weights_file
 
 AGAINST = "against the whole adapter"
 
 
 @dataclass(frozen=True)
 class Left:
-    """How many entries of A and B are not zero, of how many that the whole adapter has, and the share in each layer of
-    the image tower."""
+    """How many entries of A and B are not zero, of how many that the whole adapter has, the share in each layer of the image tower,
+    and the bytes of the file that it would be saved as, as it is and zipped; 0 where nothing is to be saved."""
 
     count: int
     of: int
     layers: tuple[tuple[int, float], ...]
+    bytes: int
+    zipped: int
 
     @property
     def share(self) -> float:
@@ -40,9 +46,19 @@ def left(lab: Lab, place: Pruned) -> Left:
     """What is left of the adapter at `place`."""
     whole = lab.adapter(place.task, place.key)
     of = _entries(whole, Tensor.numel)
-    count = _entries(place.adapter(lab), lambda t: int(t.count_nonzero()))
+    kept = place.adapter(lab)
+    count = _entries(kept, lambda t: int(t.count_nonzero()))
     layers = tuple((layer, count["vision", layer] / of["vision", layer]) for layer in switches_of(whole)[0])
-    return Left(count.total(), of.total(), layers)
+    file = weights_file(kept) if kept.deltas else b""
+    return Left(count.total(), of.total(), layers, len(file), _zipped(file) if file else 0)
+
+
+def _zipped(data: bytes) -> int:
+    """Bytes of a zip of it: runs of zeros take no room there, as they do in the file itself."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as z:
+        z.writestr(WEIGHTS, data)
+    return len(out.getvalue())
 
 
 def _entries(adapter: Adapter, count: Callable[[Tensor], int]) -> "Counter[tuple[str, int]]":
@@ -56,8 +72,11 @@ def _entries(adapter: Adapter, count: Callable[[Tensor], int]) -> "Counter[tuple
 def number(lab: Lab, walk: Walk) -> str:
     """The accuracy with these switches and this sparsity, and the facts to hold it against."""
     here = walk.place if isinstance(walk.place, Pruned) else None
-    data = {"layers": _numbers(lab, here), "kinds": _kinds(lab, here), "sparsity": here.percent} if here else {}
-    recipe = f"<b>{_how_many(lab, here)}</b> <span>{_kinds(lab, here) or 'no kind'} · {here.percent}\u202f% sparse</span>" if here else "&nbsp;"
+    recipe, data = "&nbsp;", {}
+    if here:
+        data = {"layers": _numbers(lab, here), "kinds": _kinds(lab, here), "sparsity": here.percent, "off": " ".join(map(named, here.off))}
+        single = f" · {len(here.off)} off" if here.off else ""
+        recipe = f"<b>{_how_many(lab, here)}</b> <span>{_kinds(lab, here)}{single} · {here.percent}\u202f% sparse</span>"
     return parts.number(walk, recipe, data, "Measuring the base and the whole adapter.") + _facts(lab, walk, here)
 
 
@@ -81,15 +100,22 @@ def _how_many(lab: Lab, place: Pruned) -> str:
 
 
 def _facts(lab: Lab, walk: Walk, here: Pruned | None) -> str:
-    remains = "…"
+    remains, how, size = "…", "", "…"
     if here:
         kept = left(lab, here)
-        remains = f"{percent(kept.share)} <span>{kept.count:,} of {kept.of:,}</span>"
+        remains, how = percent(kept.share), f"{kept.count:,} of {kept.of:,} entries of A and B are not zero"
+        size = f"{kilobytes(kept.bytes)} <span>zip {kilobytes(kept.zipped)}</span>"
     return parts.facts(
         parts.measured("base", walk.base, "base"),
         parts.measured("whole adapter", walk.points.get(here.whole) if here else None, "a"),
-        parts.fact("numbers left", remains, "left wide", "Entries of A and B that are not zero"),
+        parts.fact("numbers left", remains, "left", how),
+        parts.fact("file", size, "left wide", "The adapter's safetensors file as it would be saved now, and a zip of it"),
     )
+
+
+def kilobytes(n: int) -> str:
+    """Of so many bytes, in thousands, to three figures: ``4.31 kB``, ``152 kB``."""
+    return f"{n / 1000:.{2 if n < 9995 else 1 if n < 99950 else 0}f}\u202fkB" if n else "nothing"
 
 
 def chart(lab: Lab, walk: Walk) -> str:
@@ -117,15 +143,17 @@ def changed(walk: Walk, bench: Bench | None) -> str:
 
 def table(lab: Lab, walk: Walk) -> str:
     """Every setting of this adapter that was measured, those of one curve together, after the base."""
-    heads, here = ("layers", "kinds", "sparsity %", "left %"), walk.place
+    heads, here = ("layers", "kinds", "without", "sparsity %", "left %", "kB", "zipped kB"), walk.place
     if not isinstance(here, Pruned):
         return parts.table(heads, [])
     own = {p: point.accuracy for p, point in walk.points.items() if isinstance(p, Pruned) and p.subject == here.subject}
     curves = list(dict.fromkeys(p.line for p in own))
-    rows: list[tuple[Sequence[str], Accuracy]] = [(("base", "", "", ""), walk.base.accuracy)] if walk.base else []
+    rows: list[tuple[Sequence[str], Accuracy]] = [(("base", *[""] * 6), walk.base.accuracy)] if walk.base else []
     for p in sorted(own, key=lambda p: (curves.index(p.line), p.percent)):
         layers = "all" if p.layers is None else spans(p.layers) or "none"
-        rows.append(((layers, _kinds(lab, p) or "none", str(p.percent), f"{100 * left(lab, p).share:.1f}"), own[p]))
+        kept = left(lab, p)
+        sizes = (f"{100 * kept.share:.1f}", f"{kept.bytes / 1000:.1f}", f"{kept.zipped / 1000:.1f}")
+        rows.append(((layers, _kinds(lab, p), " ".join(map(named, p.off)), str(p.percent), *sizes), own[p]))
     return parts.table(heads, rows)
 
 
