@@ -1,9 +1,10 @@
 """A CLIP behind one small face: image and text features, the sites LoRA can sit on, and a hash of its weights."""
 
+import copy
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -53,17 +54,25 @@ class Clip:
         """Blocks of the image tower."""
         return 1 + max(s.layer for s in self.sites.values() if s.tower == "vision")
 
+    @property
+    def device(self) -> torch.device:
+        return next(self.model.parameters()).device
+
+    def on(self, device: torch.device) -> "Clip":
+        """The same CLIP on another device, of which only its model knows; itself if it is there."""
+        return self if self.device == device else replace(self, model=copy.deepcopy(self.model).to(device))
+
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side), resized if need be."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"expected uint8 images of shape (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
-        return self.normalise(images.permute(0, 3, 1, 2).float().div_(255))
+        return self.normalise(images.to(self.device).permute(0, 3, 1, 2).float().div_(255))
 
     def normalise(self, x: Tensor) -> Tensor:
         """Pixels in 0…1 (n, 3, h, w) → resized to `side` and normalised."""
         if x.shape[-2:] != (self.side, self.side):
             x = F.interpolate(x, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
-        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean).div_(std)
 
     @torch.inference_mode()
@@ -75,7 +84,7 @@ class Clip:
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Normalised features (n, d) of texts. One that is longer than the context is cut off, as CLIP does."""
-        return F.normalize(self.model.encode_text(self.tokenizer(list(texts))), dim=-1)
+        return F.normalize(self.model.encode_text(self.tokenizer(list(texts)).to(self.device)), dim=-1)
 
     def probabilities(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Zero-shot: how well each text fits each image, (images, texts), rows sum to one."""

@@ -1,9 +1,23 @@
 """The same weights as a Hugging Face CLIPModel, so that transformers and peft can take over."""
 
+import copy
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from copra_lab.clip import Clip
+from copra_lab.lora import Adapter, check_fits, merged_weights
+
+
+def merged_into(clip: Clip, adapter: Adapter) -> Clip:
+    """A CLIP of its own, with the deltas of `adapter` added to its weights. Raises ValueError for one of another base or shape."""
+    check_fits(adapter, clip.sites, clip.hash)
+    model = copy.deepcopy(clip.model)
+    with torch.no_grad():
+        for name, weight in merged_weights(clip.model, adapter).items():
+            model.get_parameter(name).copy_(weight)
+    return replace(clip, model=model)
 
 
 def to_hugging_face(clip: Clip):

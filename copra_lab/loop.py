@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
+from copra_lab.devices import Place
 from copra_lab.storage import write_atomically
 
 
@@ -28,12 +29,13 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 
 class Training:
-    """Parameters and their optimiser, whose rate follows a schedule over so many steps."""
+    """Parameters and their optimiser, whose rate follows a schedule over so many steps. ``place`` says where, and which of several
+    processes this is."""
 
-    def __init__(self, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, seed: int, steps: int, schedule: str):
+    def __init__(self, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, seed: int, steps: int, schedule: str, place: Place):
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        self.parameters, self.optimiser, self.seed, self.steps = parameters, optimiser, seed, steps
+        self.parameters, self.optimiser, self.seed, self.steps, self.place = parameters, optimiser, seed, steps, place
         self._rates, self._lr = SCHEDULES[schedule], optimiser.param_groups[0]["lr"]
 
     def rows(self, step: int, n: int, batch: int, g: torch.Generator) -> Tensor:
@@ -43,6 +45,16 @@ class Training:
     def set_rate(self, step: int) -> None:
         for group in self.optimiser.param_groups:
             group["lr"] = self._lr * self._rates(step / self.steps)
+
+    def learn(self, loss: Tensor, own: int, whole: int) -> float:
+        """One update from this process's mean loss over `own` images of a batch of `whole`; the loss of the whole batch."""
+        loss = self.place.weighted(loss, own, whole)
+        self.optimiser.zero_grad(set_to_none=True)  # None, not zeros: AdamW shall leave alone what was off
+        loss.backward()
+        told = loss.detach()
+        self.place.average([told, *(p.grad for p in self.parameters if p.grad is not None)])
+        self.optimiser.step()
+        return told.item()
 
     def save(self, path: Path, identity: str, step: int) -> None:
         tensors = {f"p{i}": p.detach() for i, p in enumerate(self.parameters)}

@@ -228,7 +228,9 @@ class Attached:
         for (module, parameter), members in groups.items():
             members.sort(key=lambda s: s.start)
             delta = _Delta(members, config, generator)
-            parametrize.register_parametrization(model.get_submodule(module), parameter, delta, unsafe=True)
+            owner = model.get_submodule(module)
+            delta.to(getattr(owner, parameter).device)  # drawn on the processor, so that every device starts alike
+            parametrize.register_parametrization(owner, parameter, delta, unsafe=True)
             self._deltas.append(delta)
 
     def parameters(self) -> list[nn.Parameter]:
@@ -252,7 +254,7 @@ class Attached:
     def drop_inputs(self, rate: float, generator: torch.Generator) -> None:
         """Draw which input features every delta ignores in the next step, one draw for the whole batch; 0: none."""
         for d in self._deltas:
-            d.mask = None if rate == 0 else (torch.rand(d.sites[0].width, generator=generator) >= rate).float() / (1 - rate)
+            d.mask = None if rate == 0 else ((torch.rand(d.sites[0].width, generator=generator) >= rate).float() / (1 - rate)).to(d.A[0].device)
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -278,8 +280,12 @@ class Attached:
         return out
 
     def adapter(self, base: str = "", provenance: Mapping[str, Any] | None = None) -> Adapter:
-        """The deltas as they are now, copied."""
-        pairs = {s.name: LowRank(d.A[i].detach().clone(), d.B[i].detach().clone(), d.scale) for d in self._deltas for i, s in enumerate(d.sites)}
+        """The deltas as they are now, copied to the processor's memory."""
+        pairs = {}
+        for d in self._deltas:
+            for i, s in enumerate(d.sites):
+                a, b = (x[i].detach().to("cpu", copy=True) for x in (d.A, d.B))
+                pairs[s.name] = LowRank(a, b, d.scale)
         return Adapter({s.name: pairs[s.name] for s in self.sites}, base, provenance or {})
 
     def load(self, adapter: Adapter) -> None:

@@ -68,14 +68,15 @@ class Run(_Kept):
     def method(self) -> str:
         return self.dropping.method
 
-    def load_task(self) -> Task:
-        task = load_task(self.task, shots=self.shots, seed=self.task_seed)
+    def load_task(self, clip: Clip | None = None) -> Task:
+        task = load_task(self.task, clip, shots=self.shots, seed=self.task_seed)
         return task.base_and_new()[0] if self.part == "base" else task
 
-    def fit(self, clip: Clip, checkpoint: Path) -> Adapter:
+    def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter:
         return fit(
-            clip, self.load_task(), self.lora, self.dropping, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
-            schedule=self.schedule, views=self.views, precision=self.precision, checkpoint=checkpoint, checkpoint_every=200, progress=False,
+            clip, self.load_task(clip), self.lora, self.dropping, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
+            schedule=self.schedule, views=self.views, precision=self.precision, checkpoint=checkpoint, checkpoint_every=100, progress=False,
+            device=device,
         )  # fmt: skip
 
     @staticmethod
@@ -101,14 +102,14 @@ class PromptRun(_Kept):
     def method(self) -> str:
         return name_of(self.prompt, self.penalty)
 
-    def load_task(self) -> Task:
-        task = load_task(self.task, shots=self.shots, seed=self.seed)
+    def load_task(self, clip: Clip | None = None) -> Task:
+        task = load_task(self.task, clip, shots=self.shots, seed=self.seed)
         return task.base_and_new()[0] if self.part == "base" else task
 
-    def fit(self, clip: Clip, checkpoint: Path) -> SoftPrompt:
+    def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> SoftPrompt:
         return fit(
-            clip, self.load_task(), self.prompt, penalty=self.penalty, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
-            views=self.views, checkpoint=checkpoint, checkpoint_every=200, progress=False,
+            clip, self.load_task(clip), self.prompt, penalty=self.penalty, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
+            views=self.views, checkpoint=checkpoint, checkpoint_every=100, progress=False, device=device,
         )  # fmt: skip
 
     @staticmethod
@@ -129,10 +130,10 @@ def chosen(task: str, seed: int, dropping: Dropping = PLAIN, **more: Any) -> Run
 
 
 @overload
-def trained(run: Run, clip: Clip, work: Path) -> tuple[Adapter, float]: ...
+def trained(run: Run, clip: Clip, work: Path, device: str = ...) -> tuple[Adapter, float]: ...
 @overload
-def trained(run: PromptRun, clip: Clip, work: Path) -> tuple[SoftPrompt, float]: ...
-def trained(run: Run | PromptRun, clip: Clip, work: Path) -> tuple[Adapter | SoftPrompt, float]:
+def trained(run: PromptRun, clip: Clip, work: Path, device: str = ...) -> tuple[SoftPrompt, float]: ...
+def trained(run: Run | PromptRun, clip: Clip, work: Path, device: str = "cpu") -> tuple[Adapter | SoftPrompt, float]:
     """What came of a run and the seconds that it took: from `work`, or trained now and kept there. Taken up again
     after an interruption."""
     folder = run.folder(clip, work)
@@ -140,7 +141,7 @@ def trained(run: Run | PromptRun, clip: Clip, work: Path) -> tuple[Adapter | Sof
     if done.exists():
         return run.read(folder, clip), float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
     start = time.perf_counter()
-    result = run.fit(clip, folder / "fit.part")
+    result = run.fit(clip, folder / "fit.part", device)
     seconds = time.perf_counter() - start
     result.save(folder)
     write_atomically(done, json.dumps({"seconds": round(seconds, 2), "settings": run.settings()}, indent=1).encode())

@@ -98,7 +98,7 @@ def _merged(block: Block, base: Block, members: Sequence[tuple[Site, LowRank]], 
         part = "qkv" if site.kind in "qkv" else site.kind
         if part not in changed:
             changed[part] = getattr(base, part)[0].clone()
-        changed[part][site.start : site.stop] += d.delta()
+        changed[part][site.start : site.stop] += d.delta().to(changed[part].device)
     now = block.__dict__
     return Block(**(now | {part: (w.to(dtype), now[part][1]) for part, w in changed.items()}))
 
@@ -156,9 +156,9 @@ def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> T
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 
-def _causal(u: int, t: int) -> Tensor:
+def _causal(u: int, t: int, device: torch.device) -> Tensor:
     """For the last u of t tokens: each attends to itself and those before."""
-    return torch.full((u, t), -torch.inf).triu(t - u + 1)
+    return torch.full((u, t), -torch.inf, device=device).triu(t - u + 1)
 
 
 def _queries(x: Tensor, w: Block, heads: int, add: Factors) -> tuple[Tensor, Tensor, Tensor]:
@@ -192,7 +192,7 @@ def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower 
     try:
         tower = _tower(visual.transformer.resblocks, visual.ln_post, visual.proj, dtype)
         with torch.inference_mode():
-            x = torch.linspace(-1, 1, 2 * 3 * visual.image_size[0] * visual.image_size[1]).view(2, 3, *visual.image_size)
+            x = torch.linspace(-1, 1, 2 * 3 * visual.image_size[0] * visual.image_size[1], device=visual.proj.device).view(2, 3, *visual.image_size)
             ours = tower.features(embed(visual, x))
             same = torch.allclose(ours, F.normalize(visual(x), dim=-1), atol=1e-4 if dtype == torch.float32 else 0.05)
         return tower if same else None
@@ -228,7 +228,7 @@ class TextTower:
         """Embedded tokens (n, t, d) of texts of at most t tokens, the last of each at ``ends`` (n,) → normalised features
         (n, e). Tokens behind the last are never looked at, so t need not be the whole context."""
         t = self.tower
-        x, mask = embedded + self.places[: embedded.shape[1]], _causal(embedded.shape[1], embedded.shape[1])
+        x, mask = embedded + self.places[: embedded.shape[1]], _causal(embedded.shape[1], embedded.shape[1], embedded.device)
         for block in t.blocks:
             x = _block(x, x, block, t.heads, t.act, {}, mask)
         return self._end(x, torch.arange(len(x)), ends)
@@ -239,7 +239,7 @@ class TextTower:
         what follows, so it is computed once for all that follow it."""
         t, s, u, n = self.tower, first.shape[1], embedded.shape[1], len(embedded)
         first, x = first + self.places[:s], (embedded + self.places[s : s + u]).expand(len(first), -1, -1, -1)
-        own, after = _causal(s, s), _causal(u, s + u)
+        own, after = _causal(s, s, x.device), _causal(u, s + u, x.device)
         for block in t.blocks:
             q, k, v = _queries(first, block, t.heads, {})
             qx, kx, vx = _queries(x, block, t.heads, {})
@@ -264,7 +264,7 @@ def plain_text(model: nn.Module) -> TextTower | None:
         )
         with torch.inference_mode():
             last = len(found.words) - 1  # the end of a text has the highest number
-            tokens = torch.zeros(2, len(found.places), dtype=torch.int64)
+            tokens = torch.zeros(2, len(found.places), dtype=torch.int64, device=found.words.device)
             tokens[:, :4] = torch.tensor([[1, 2, last, 0], [3, 1, 2, last]])
             same = torch.allclose(
                 found.features(found.words[tokens[:, :4]], torch.tensor([2, 3])), F.normalize(model.encode_text(tokens), dim=-1), atol=1e-4

@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from copra_lab.clip import Clip
 from copra_lab.copra import PLAIN, Draw, Dropping, group
+from copra_lab.devices import Place, find_place
 from copra_lab.loop import Training, generator
 from copra_lab.lora import Adapter, Attached, LoRA, check_fits
 from copra_lab.nemesis import Nemesis
@@ -74,6 +75,7 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     views: int = 0,
     precision: str = "float32",
     start_from: Adapter | SoftPrompt | None = None,
+    device: str = "cpu",
     validate_every: int = 0,
     checkpoint: "str | Path | None" = None,
     checkpoint_every: int = 50,
@@ -98,6 +100,9 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     of it is kept).
     ``precision``: "float32", or "bfloat16" for the products with frozen weights; it needs a plain ViT and LoRA on the
     image tower alone.
+    ``device``: "cpu", "auto" (a GPU if there is one), or torch's name of one. Only float32 on the processor is exact to the byte. Under
+    ``accelerate launch`` all processes share each of LoRA's batches, draw the same layers, and end with the same adapter, that of one
+    process up to rounding.
     ``start_from``: the adapter or prompt to begin with, of the same sites, rank and scale, or shape, in place of a new one.
     ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never.
     ``checkpoint``: a file to go on from after an interruption; written every `checkpoint_every` steps, removed at the
@@ -109,10 +114,14 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     given = {"steps": steps, "lr": lr, "batch": batch, "weight_decay": weight_decay, "schedule": schedule}
     settings: dict[str, Any] = DEFAULTS[type(method)] | {k: v for k, v in given.items() if v is not None}
     steps, lr, batch = int(settings["steps"]), float(settings["lr"]), int(settings.pop("batch"))
+    place = find_place(device)
+    clip = clip.on(place.device)
     if steps < 1 or batch < 1 or not lr > 0 or views < 0:
         raise ValueError(
             f"steps and batch must be at least 1, lr positive, views 0 or more; got steps={steps}, batch={batch}, lr={lr}, views={views}"
         )
+    if batch < place.world:
+        raise ValueError(f"a batch of {batch} images cannot be shared by {place.world} processes; make it larger")
     recipe: dict[str, Any] = {
         "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots, "task seed": task.seed, "seed": seed,
         "steps": steps, "lr": lr, "batch": batch, "weight decay": settings["weight_decay"], "schedule": settings["schedule"], "views": views,
@@ -122,30 +131,31 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
         if penalty or adapter:
             raise ValueError("penalty and adapter are for soft prompts; of LoRA, give dropping, and start_from to go on from an adapter")
         recipe |= {"method": dropping.method, "precision": precision, "lora": _words(method), "dropping": _words(dropping)}
-        run = _LoRATraining(clip, task, method, dropping, seed=seed, views=views, precision=precision, **settings)
+        run = _LoRATraining(clip, task, method, dropping, seed=seed, views=views, precision=precision, place=place, **settings)
     else:
         if dropping != PLAIN or precision != "float32":
             raise ValueError("dropping and precision are for LoRA; of a soft prompt, give a penalty")
         recipe |= {"method": name_of(method, penalty), "prompt": _words(method), "penalty": _words(penalty) if penalty else None}
         recipe |= {"adapter": adapter.hash} if adapter else {}
-        run = PromptTraining(clip, task, method, penalty, adapter, seed=seed, views=views, **settings)
+        run = PromptTraining(clip, task, method, penalty, adapter, seed=seed, views=views, place=place, **settings)
     if start_from:
         run.start_from(start_from)
         recipe["start from"] = start_from.hash
     path, identity = (Path(checkpoint) if checkpoint else None), _identity(clip, task, recipe)
     start = run.resume(path, identity) if path else 0
-    for step in tqdm(range(start, steps), desc=f"{recipe['method']} {task.name}", initial=start, total=steps, disable=not progress, leave=False):
+    quiet = not (progress and place.first)
+    for step in tqdm(range(start, steps), desc=f"{recipe['method']} {task.name}", initial=start, total=steps, disable=quiet, leave=False):
         loss = run.step(step, batch)
         if loss is not None and not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} at step {step + 1}; lower the learning rate (now {lr:g})")
-        if path and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
+        if path and place.first and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             run.save(path, identity, step + 1)
         if on_step:
             measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
             learned = partial(run.result, {**recipe, "steps done": step + 1})
             on_step(Step(step + 1, steps, loss, run.on, measured, run.norms, learned))
     result = run.result({**recipe, "validation accuracy": round(run.validate(), 4)})
-    if path:
+    if path and place.first:
         path.unlink(missing_ok=True)
     return result
 
@@ -189,6 +199,7 @@ class _LoRATraining(Training):
         views: int,
         precision: str,
         schedule: str,
+        place: Place,
     ):
         self.clip, self.task, self.dropping = clip, task, dropping
         self.model = copy.deepcopy(clip.model)
@@ -196,9 +207,9 @@ class _LoRATraining(Training):
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
         optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
-        super().__init__(self.attached.parameters(), optimiser, seed, steps, schedule)
+        super().__init__(self.attached.parameters(), optimiser, seed, steps, schedule, place)
         self.text_moves = "text" in lora.towers
-        self.tokens = clip.tokenizer(list(task.prompts))
+        self.tokens = clip.tokenizer(list(task.prompts)).to(place.device)
         self.text = clip.text_features(task.prompts).clone()
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
@@ -238,15 +249,16 @@ class _LoRATraining(Training):
         return self.clip.logit_scale * features @ text.T
 
     def batch_features(self, rows: Tensor, g: torch.Generator) -> Tensor:
-        """Features of augmented training images."""
+        """Features of this process's share of augmented training images."""
         if self.copies:
             view = torch.randint(self.copies, (len(rows),), generator=g)
+            view, rows = view[self.place.rank :: self.place.world], rows[self.place.rank :: self.place.world]
             if self.views is not None:
                 return self.features(self.views[view, rows])
             assert self.prefixes and self.tower
             factors = self.attached.factors()
             return self.tower.features(self.prefixes(view * len(self.task.train) + rows, min(factors)), min(factors), factors)
-        return self.features(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g))
+        return self.features(self.place.share(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g)))
 
     def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
@@ -259,11 +271,8 @@ class _LoRATraining(Training):
         self.attached.activate([s for sites, on in zip(self.units.values(), self.drawn.on, strict=True) if on for s in sites])
         self.attached.drop_inputs(self.drawn.dropout, g)
         with parametrize.cached():
-            loss = F.cross_entropy(self.logits(self.batch_features(rows, g)), labels[rows])
-            self.optimiser.zero_grad(set_to_none=True)  # None, not zeros: AdamW shall leave alone what was off
-            loss.backward()
-        self.optimiser.step()
-        return loss.item()
+            own = self.place.share(labels[rows])
+            return self.learn(F.cross_entropy(self.logits(self.batch_features(rows, g)), own), len(own), batch)
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -271,7 +280,7 @@ class _LoRATraining(Training):
         val = self.task.val
         with self.attached.whole(), parametrize.cached():
             hits = [
-                self.logits(self.features(self.clip.pixels(x))).argmax(-1) == y
+                self.logits(self.features(self.clip.pixels(x))).argmax(-1).cpu() == y
                 for x, y in zip(val.images.split(100), val.labels.split(100), strict=True)
             ]
         return torch.cat(hits).float().mean().item()

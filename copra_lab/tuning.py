@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copra_lab.clip import Clip
+from copra_lab.devices import Place
 from copra_lab.loop import Training, generator
 from copra_lab.lora import NONE, Adapter, check_fits
 from copra_lab.nemesis import Nemesis
@@ -40,13 +41,14 @@ class PromptTraining(Training):
         weight_decay: float,
         views: int,
         schedule: str,
+        place: Place,
     ):
         adapter = adapter or NONE
         check_fits(adapter, clip.sites, clip.hash)
         self.clip, self.task, self.penalty = clip, task, penalty
-        self.context = method.begin(clip, task.classes, generator(seed, 0, "init")).requires_grad_()
+        self.context = method.begin(clip, task.classes, generator(seed, 0, "init")).to(place.device).requires_grad_()
         optimiser = torch.optim.SGD([self.context], lr=lr, momentum=0.9, weight_decay=weight_decay)
-        super().__init__([self.context], optimiser, seed, steps, schedule)
+        super().__init__([self.context], optimiser, seed, steps, schedule, place)
         self.position = method.position if isinstance(method, CoOp) else "end"
         self.tower = "vision" if isinstance(method, VPT) else "text"
         kind = _Beside if isinstance(method, VPT) else _Instead
@@ -69,20 +71,21 @@ class PromptTraining(Training):
         return tuple(norms(self.context.detach()).tolist())
 
     def step(self, step: int, batch: int) -> float:
-        g, labels = generator(self.seed, step, "batch"), self.task.train.labels
-        rows = self.rows(step, len(labels), batch, g)
+        g, n = generator(self.seed, step, "batch"), len(self.task.train)
+        rows = self.rows(step, n, batch, g)
+        labels = self.task.train.labels[rows].to(self.place.device)
         self.set_rate(step)
         view = self.side.see(rows, g)
         logits = self.side.logits(self.context[None], view)[0]
-        loss = F.cross_entropy(logits, labels[rows])
+        loss = F.cross_entropy(logits, labels)
         if self.penalty:
 
             @torch.no_grad()
             def hits(contexts: Tensor) -> Tensor:
-                return (self.side.logits(contexts, view).argmax(-1) == labels[rows]).sum(-1)
+                return (self.side.logits(contexts, view).argmax(-1) == labels).sum(-1)
 
-            now = int((logits.argmax(-1) == labels[rows]).sum())
-            epochs = batch / len(labels)
+            now = int((logits.argmax(-1) == labels).sum())
+            epochs = batch / n
             loss = loss + self.penalty.loss(self.context, step * epochs, self.steps * epochs, now, hits, g)
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -92,11 +95,11 @@ class PromptTraining(Training):
     @torch.no_grad()
     def validate(self) -> float:
         """Accuracy on the validation images, 0…1."""
-        hits = self.side.logits(self.context.detach()[None], self.side.whole(self.task.val))[0].argmax(-1) == self.task.val.labels
+        hits = self.side.logits(self.context.detach()[None], self.side.whole(self.task.val))[0].argmax(-1).cpu() == self.task.val.labels
         return hits.float().mean().item()
 
     def result(self, recipe: dict[str, Any]) -> SoftPrompt:
-        return SoftPrompt(self.context.detach().clone(), self.tower, self.position, self.task.classes, self.clip.hash, recipe)
+        return SoftPrompt(self.context.detach().to("cpu", copy=True), self.tower, self.position, self.task.classes, self.clip.hash, recipe)
 
 
 class _Instead:

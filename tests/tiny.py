@@ -1,6 +1,8 @@
 """A randomly initialised CLIP of the bundled architecture in small, and adapters with random non-zero A and B."""
 
+import json
 from functools import cache
+from pathlib import Path
 
 import torch
 
@@ -27,6 +29,32 @@ def tiny_clip(seed: int = 0, layers: int = 3, quick_gelu: bool = False, block_ty
     for p in model.parameters():  # biases and norms too, so that no identity holds by a zero
         p.add_(0.02 * torch.randn_like(p))
     return Clip(model, tokenizer, f"tiny-{seed}", 32, MEAN, STD)
+
+
+def save_clip(folder: Path, layers: int = 3) -> Clip:
+    """`tiny_clip` as a folder that `load_clip` reads, in other processes too."""
+    from safetensors.torch import save_file
+
+    clip = tiny_clip(layers=layers)
+    folder.mkdir(parents=True)
+    save_file({k: v.contiguous() for k, v in clip.model.state_dict().items()}, folder / "open_clip_model.safetensors")
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": layers, "head_width": 16, "mlp_ratio": 3.0}
+    text = {"context_length": 16, "vocab_size": clip.tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 2}
+    config = {"model_cfg": {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return clip
+
+
+def save_images(folder: Path, n: int = 60) -> None:
+    """The images of `tiny_task` as a folder with one folder a class."""
+    from PIL import Image
+
+    task = tiny_task(n)
+    for split in (task.train, task.val, task.test):
+        for image, label, source in zip(split.images, split.labels.tolist(), split.sources, strict=True):
+            file = folder / task.classes[label].replace(" ", "_") / f"{source}.png"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.numpy()).save(file)
 
 
 def random_adapter(clip: Clip, rank: int = 3, seed: int = 0, kinds=KINDS, towers=TOWERS, size: float = 0.1, scale: float = 0.7) -> Adapter:

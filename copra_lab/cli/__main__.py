@@ -1,0 +1,3 @@
+from copra_lab.cli import main
+
+main()

@@ -1,0 +1,169 @@
+"""``copra-lab merge`` and ``copra-lab prune``: adapters made of adapters."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from copra_lab.cli import given
+from copra_lab.cli.frame import Told, verb
+
+if TYPE_CHECKING:
+    from copra_lab.clip import Clip
+    from copra_lab.lora import Adapter
+
+SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+@verb("copra-lab merge digits/lora-seed-0 digits/lora-seed-1 --out digits-merged")
+def merge(
+    adapters: Annotated[list[str], typer.Argument(help="Adapters: folders, or ones that ship, such as digits/lora-seed-0.")],
+    out: given.Out,
+    how: Annotated[
+        Literal["sum", "task-arithmetic", "ties", "factors"],
+        typer.Option(help="Weighted sum of ΔW; every ΔW times a scale; TIES; or the mean of A and of B, which is not that of ΔW."),
+    ] = "sum",
+    weights: Annotated[str | None, typer.Option(help="sum, factors: one for each adapter, with commas.", show_default="equal, together 1")] = None,
+    scale: Annotated[float | None, typer.Option(help="task-arithmetic, ties.", show_default="0.3, ties 1")] = None,
+    density: Annotated[float | None, typer.Option(help="ties: the share of entries kept.", show_default="0.2")] = None,
+    dare: Annotated[float | None, typer.Option(help="Drop this share of each ΔW's entries first, and rescale the rest (DARE).")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Cut the result to this rank.", show_default="exact")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of DARE.")] = 0,
+    task: Annotated[
+        list[str] | None, typer.Option("--task", help="Measure on it; can be repeated.", show_default="what they were trained on")
+    ] = None,
+    precision: given.Precision = "auto",
+    clip: given.ClipName = None,
+    figure: given.Figure = None,
+    overwrite: given.Overwrite = False,
+) -> Told:
+    """Merge adapters of one CLIP into one."""
+    import torch
+
+    from copra_lab import merge as m
+    from copra_lab.clip import load_clip
+    from copra_lab.storage import WEIGHTS
+
+    allowed = {"sum": {"weights"}, "factors": {"weights"}, "task-arithmetic": {"scale"}, "ties": {"scale", "density"}}[how]
+    for name, option in (("weights", weights), ("scale", scale), ("density", density)):
+        if option is not None and name not in allowed:
+            raise typer.BadParameter(f"--how {how} has no such setting", param_hint=f"--{name}")
+    given.check_free(out, overwrite, WEIGHTS)
+    model = load_clip(clip)
+    parts = [given.load_adapter(name, model) for name in adapters]
+    try:
+        shares = [float(w) for w in given.commas(weights)] or [1 / len(parts)] * len(parts)
+    except ValueError:
+        raise typer.BadParameter(f"expected numbers with commas, got {weights!r}", param_hint="--weights") from None
+    g = torch.Generator().manual_seed(seed)
+    dared = [m.dare(a, dare, g) for a in parts] if dare else parts
+    if how == "sum":
+        merged = m.weighted_sum(dared, shares)
+    elif how == "factors":
+        merged = m.average_factors(dared, shares)
+    elif how == "ties":
+        merged = m.ties(dared, 0.2 if density is None else density, 1.0 if scale is None else scale)
+    else:
+        merged = m.task_arithmetic(dared, 0.3 if scale is None else scale)
+    if rank:
+        merged = m.truncate(merged, rank)
+    merged.save(out)
+    names = task or list(dict.fromkeys(str(a.provenance["task"]) for a in parts if "task" in a.provenance))
+    rows = dict(zip(["merged", *adapters], [merged, *parts], strict=True))
+    measured = {name: _measure(rows, model, name, precision) for name in names}
+    if figure:
+        from copra_lab import show
+
+        if not measured:
+            raise typer.BadParameter("there is nothing to draw: name a task to measure on", param_hint="--task")
+        bars = {f"{row}, {Path(t).name}": a for t, found in measured.items() for row, a in found.items()}
+        given.save_figure(show.accuracies(bars), figure)
+    document = {
+        "verb": "merge", "folder": str(out), "hash": merged.hash, "base": merged.base, "rank": merged.rank, "how": how,
+        "adapters": [{"name": n, "hash": a.hash} for n, a in zip(adapters, parts, strict=True)],
+        "test": {t: {row: given.numbers(a) for row, a in found.items()} for t, found in measured.items()},
+    }  # fmt: skip
+    lines = [given.columns([(row, *(str(found[row]) for found in measured.values())) for row in rows], ("", *measured))] if measured else []
+    return Told(document, "\n".join([*lines, f"adapter of rank {merged.rank} saved in {out}"]))
+
+
+def _measure(rows: "dict[str, Adapter]", clip: "Clip", task: str, precision: str) -> dict[str, Any]:
+    bench = given.load_bench(clip, (), task, precision=precision)
+    return dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
+
+
+@verb("copra-lab prune digits/copra-seed-0 --layers even --out digits-half")
+def prune(
+    adapter: given.AdapterName,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="The folder to write.", show_default="only measure")] = None,
+    layers: Annotated[str | None, typer.Option(help="Keep even, odd, low, middle or high ones, or numbers with commas.")] = None,
+    best: Annotated[int | None, typer.Option(min=0, help="Keep so many layers, those that are worth most.")] = None,
+    by: Annotated[
+        Literal["shapley", "magnitude"], typer.Option(help="What --best goes by: Shapley values on validation images, or the size of ΔW.")
+    ] = "shapley",
+    kinds: Annotated[str | None, typer.Option(help="Keep these kinds of matrix: of q, k, v, out, fc1, fc2; with commas.")] = None,
+    tower: Annotated[Literal["vision", "text"], typer.Option(help="Whose layers and kinds.")] = "vision",
+    sparsity: Annotated[float | None, typer.Option(min=0, max=1, help="Set this share of the entries to zero, the smallest.")] = None,
+    of: Annotated[Literal["factors", "delta"], typer.Option(help="Whose entries: of A and B, or of ΔW.")] = "factors",
+    within: Annotated[Literal["adapter", "layer", "site"], typer.Option(help="Where entries are ranked together.")] = "adapter",
+    task: given.TaskName = None,
+    precision: given.Precision = "auto",
+    clip: given.ClipName = None,
+    figure: given.Figure = None,
+    overwrite: given.Overwrite = False,
+) -> Told:
+    """Remove parts of an adapter: layers, kinds of matrix, or small entries. The figure shows accuracy over sparsity."""
+    from copra_lab import prune as p
+    from copra_lab.clip import load_clip
+    from copra_lab.storage import WEIGHTS
+
+    if layers is None and best is None and kinds is None and sparsity is None:
+        raise typer.BadParameter("say what to remove: --layers, --best, --kinds or --sparsity")
+    if layers is not None and best is not None:
+        raise typer.BadParameter("give --layers or --best, not both")
+    try:
+        numbers = layers if layers is None or layers in p.PRESETS else [int(x) for x in given.commas(layers)]
+    except ValueError:
+        raise typer.BadParameter(f"expected {', '.join(p.PRESETS)} or numbers with commas, got {layers!r}", param_hint="--layers") from None
+    if out:
+        given.check_free(out, overwrite, WEIGHTS)
+    model = load_clip(clip)
+    whole = given.load_adapter(adapter, model)
+    bench = given.load_bench(model, [whole], task, precision=precision)
+    pruned = p.keep(whole, numbers, given.commas(kinds) or None, tower)
+    if best is not None:
+        worth = p.magnitudes(pruned, tower) if by == "magnitude" else _worth(pruned, bench.task.name, model, tower, precision, whole)
+        pruned = p.keep_best(pruned, worth, best, tower)
+    kept = pruned
+    if sparsity:
+        pruned = p.sparsify(pruned, sparsity, of, within)
+    before, after = bench.accuracies([whole, pruned])
+    if out:
+        pruned.save(out)
+    if figure:
+        from copra_lab import show
+
+        curve = {f"entries of {'A and B' if of == 'factors' else 'ΔW'}": bench.accuracies([p.sparsify(kept, s, of, within) for s in SPARSITIES])}
+        given.save_figure(show.curve([100 * s for s in SPARSITIES], curve, "sparsity, %"), figure)
+    zeros = p.sparsity(pruned)
+    document = {
+        "verb": "prune", "adapter": adapter, "folder": str(out) if out else None, "hash": pruned.hash, "task": bench.task.name, "sites": len(pruned),
+        "of sites": len(whole), "layers": list(p.layers_of(pruned, tower)), "zeros": zeros, "test": given.numbers(after), "before": given.numbers(before),
+    }  # fmt: skip
+    rows = [("whole", len(whole), "0 %", before), ("pruned", len(pruned), f"{100 * zeros:.0f} %", after)]
+    return Told(document, given.columns(rows, ("", "matrices", "zeros", "accuracy")) + (f"\nadapter saved in {out}" if out else ""))
+
+
+def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: str, whole: "Adapter") -> dict[int, float]:
+    """The Shapley value of each layer of a tower on the validation images."""
+    from copra_lab.games import LayerGame
+    from copra_lab.prune import layers_of
+    from copra_lab.shapley import estimate, exact
+    from copra_lab.sites import place
+
+    have = layers_of(adapter, tower)
+    players = {str(n): [s for s in adapter.deltas if place(s)[:2] == (tower, n)] for n in have}
+    game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players)
+    n = len(have)
+    values = exact(game, n).values if n <= 12 else estimate(game, n, budget=2000).values
+    return dict(zip(have, map(float, values), strict=True))

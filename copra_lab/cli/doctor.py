@@ -1,0 +1,153 @@
+"""``copra-lab doctor``: is everything there, and what to do about what is not."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+
+from copra_lab.cli import given
+from copra_lab.cli.frame import Told, verb
+
+OK, WARN, BROKEN = "ok", "warn", "broken"
+NEEDED = ("torch", "torchvision", "open_clip_torch", "transformers", "peft", "accelerate", "safetensors", "gradio", "joblib")
+OPTIONAL = {"ray": "ray", "distributed": "dask", "pyarrow": "parquet"}
+"""Package → the extra that brings it."""
+
+HUB = ("huggingface.co", 443)
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line: ``state`` is ok, warn (something is missing that not everybody needs) or broken; ``fix`` says what to do then."""
+
+    name: str
+    state: str
+    found: str
+    fix: str = ""
+
+
+@verb("copra-lab doctor")
+def doctor(clip: given.ClipName = None) -> Told:
+    """Check the installation: versions, processor, cache, network, the bundled CLIP and its adapters."""
+    checks: list[Check] = []
+    looks = {
+        "packages": _versions, "extras": _extras, "processor": _processor, "cache": _cache, "network": _network, "model": lambda: _weights(clip)
+    }  # fmt: skip
+    for name, look in looks.items():
+        checks += _safely(name, look)
+    document = {"verb": "doctor", "checks": [asdict(c) for c in checks]}
+    lines = [f"{c.name:<14} {c.state:<6} {c.found}" + (f"\n{'':<22}→ {c.fix}" if c.fix else "") for c in checks]
+    return Told(document, "\n".join(lines), failed=any(c.state == BROKEN for c in checks))
+
+
+def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    try:
+        yield from look()
+    except Exception as e:
+        yield Check(name, BROKEN, " ".join(f"{type(e).__name__}: {e}".split()), "install copra-lab anew")
+
+
+def _version(package: str) -> str | None:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _versions() -> Iterator[Check]:
+    import platform
+
+    from copra_lab import __version__
+
+    yield Check("copra-lab", OK, f"{__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    found = {p: _version(p) for p in NEEDED}
+    missing = [p for p, v in found.items() if v is None]
+    fix = f"pip install {' '.join(missing)}" if missing else ""
+    yield Check("packages", BROKEN if missing else OK, ", ".join(f"{p} {v or 'missing'}" for p, v in found.items()), fix)
+
+
+def _extras() -> Iterator[Check]:
+    for package, extra in OPTIONAL.items():
+        found = _version(package)
+        yield Check(f"extra {extra}", OK, f"{package} {found}" if found else f"not installed; if you want it: pip install 'copra-lab[{extra}]'")
+
+
+def _processor() -> Iterator[Check]:
+    import torch
+
+    from copra_lab.tower import cores
+
+    threads, own = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    many = threads > own
+    yield Check(
+        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {cores()} of them for the bench",
+        f"threads wait for each other: set OMP_NUM_THREADS={own}" if many else "",
+    )  # fmt: skip
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    yield Check("GPU", OK, ", ".join(gpus) or "none; everything runs on the processor")
+
+
+def _cache() -> Iterator[Check]:
+    import tempfile
+
+    from copra_lab.gallery import STYLES, VERSION, cache_folder
+
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as e:
+        found = f"{folder} cannot be written ({e.strerror}), so drawings are rendered anew each time"
+        yield Check("cache", WARN, found, "set COPRA_LAB_CACHE to a folder that can be")
+        return
+    there = [s for s in STYLES if (folder / f"{s}-v{VERSION}.safetensors").exists()]
+    later = f"; {len(STYLES) - len(there)} styles of drawings are rendered when they are first needed" if len(there) < len(STYLES) else ""
+    yield Check("cache", OK, f"{folder}{later}")
+
+
+def _network() -> Iterator[Check]:
+    import socket
+
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        yield Check("network", OK, "not tried, since HF_HUB_OFFLINE is set")
+        return
+    try:
+        socket.create_connection(HUB, timeout=3).close()
+        yield Check("network", OK, f"{HUB[0]} is reached")
+    except OSError as e:
+        yield Check(
+            "network", WARN, f"{HUB[0]} is not reached ({e}); what comes with the package needs no network",
+            "for other models and data sets connect to it, or give their folders",
+        )  # fmt: skip
+
+
+def _weights(name: str | None) -> Iterator[Check]:
+    from copra_lab.bench import Bench
+    from copra_lab.clip import load_clip
+    from copra_lab.shipped import shipped, shipped_prompts
+    from copra_lab.tasks import load_task
+
+    try:
+        clip = load_clip(name)
+    except (OSError, ValueError) as e:
+        yield Check("model", BROKEN, str(e), "give another with --clip" if name else "install copra-lab anew")
+        return
+    yield Check("model", OK, f"{clip.name}, {clip.layers} layers, weights {clip.hash}")
+    bench = Bench(clip, load_task("digits", clip))  # drawn by no artist, so there at once
+    chosen = str(bench.dtype).removeprefix("torch.")
+    yield Check("precision", OK, f"the bench computes in {chosen}, which agrees with float32 on {100 * bench.agreement:.0f} % of images")
+    if name is not None:
+        return
+    broken = []
+    every = [s.load for s in shipped()] + [s.load for s in shipped_prompts()]
+    for load in every:
+        try:
+            load(clip)
+        except ValueError as e:
+            broken.append(str(e))
+    yield Check(
+        "shipped", BROKEN if broken else OK, broken[0] if broken else f"{len(every)} adapters and prompts load, made from these weights",
+        "install copra-lab anew" if broken else "",
+    )  # fmt: skip

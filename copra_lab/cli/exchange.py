@@ -1,0 +1,78 @@
+"""``copra-lab export`` and ``copra-lab import``: adapters for PEFT and transformers, and from them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from copra_lab.cli import given
+from copra_lab.cli.frame import Told, verb
+
+
+@verb("copra-lab export digits/lora-seed-0 --out digits-peft --model clip-hf")
+def export(
+    adapter: given.AdapterName,
+    out: given.Out,
+    model: Annotated[Path | None, typer.Option(help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel.")] = None,
+    merged: Annotated[bool, typer.Option("--merged", help="Write a CLIPModel with the adapter merged into it, in place of a PEFT folder.")] = False,
+    clip: given.ClipName = None,
+    overwrite: given.Overwrite = False,
+) -> Told:
+    """Write an adapter as a folder that peft loads, or merged into a Hugging Face CLIP."""
+    from copra_lab.clip import load_clip
+    from copra_lab.hf import merged_into, to_hugging_face
+    from copra_lab.storage import WEIGHTS
+
+    given.check_free(out, overwrite, WEIGHTS, "model.safetensors")
+    base = load_clip(clip)
+    of = given.load_adapter(adapter, base)
+    if merged:
+        to_hugging_face(merged_into(base, of)).save_pretrained(out)
+    else:
+        of.save(out)
+    if model:
+        given.check_free(model, overwrite, "model.safetensors")
+        to_hugging_face(base).save_pretrained(model)
+    if merged:
+        use = f'transformers.CLIPModel.from_pretrained("{out}")'
+    else:
+        use = f'peft.PeftModel.from_pretrained(transformers.CLIPModel.from_pretrained("{model or "the CLIP"}"), "{out}")'
+    document = {
+        "verb": "export", "adapter": adapter, "hash": of.hash, "base": base.hash, "folder": str(out), "merged": merged,
+        "model": str(model) if model else None,
+    }  # fmt: skip
+    return Told(document, f"written to {out}; in Python: {use}")
+
+
+@verb("copra-lab import digits-peft --out digits-mine --task digits", name="import")
+def import_(
+    folder: Annotated[Path, typer.Argument(help="A LoRA folder as peft writes it.")],
+    out: given.Out,
+    task: Annotated[str | None, typer.Option(help="Measure on it: a task or a folder of images.", show_default="do not measure")] = None,
+    precision: given.Precision = "auto",
+    clip: given.ClipName = None,
+    overwrite: given.Overwrite = False,
+) -> Told:
+    """Take in a LoRA adapter that peft wrote for the same CLIP, held against its sites and shapes."""
+    from dataclasses import replace
+
+    from copra_lab.clip import load_clip
+    from copra_lab.storage import WEIGHTS
+    from copra_lab.storage import load_adapter as load
+
+    given.check_free(out, overwrite, WEIGHTS)
+    base = load_clip(clip)
+    found = load(folder, base)
+    # From here on it is an adapter of this base: another CLIP of the same shape will be refused.
+    adapter = replace(found, base=base.hash, provenance={"clip": base.name, **found.provenance})
+    adapter.save(out)
+    document = {
+        "verb": "import", "folder": str(out), "hash": adapter.hash, "base": adapter.base, "rank": adapter.rank, "sites": len(adapter),
+        "parameters": adapter.parameters, "test": None,
+    }  # fmt: skip
+    words = f"{len(adapter)} matrices of rank up to {adapter.rank} saved in {out}"
+    if task:
+        accuracy = given.load_bench(base, [adapter], task, precision=precision).accuracy(adapter)
+        document["test"] = given.numbers(accuracy)
+        words += f"\naccuracy on {task}: {accuracy}"
+    return Told(document, words)

@@ -1,0 +1,120 @@
+"""What every verb has: options from flags or a file, words or one JSON document, errors in one sentence, exit codes.
+
+Nothing here or at the top of the verbs' modules imports torch, so that help and completion answer at once.
+"""
+
+import difflib
+import functools
+import inspect
+import json
+import sys
+import tomllib
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(
+    name="copra-lab",
+    help="Fine-tunes CLIPs, and merges, prunes and explains what they learned.",
+    epilog="Exit codes: 0 done, 1 the work failed (one sentence says why), 2 wrong usage, 130 interrupted. copra-lab VERB --help shows an example.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["--help", "-h"]},
+)
+
+EXAMPLES: dict[str, str] = {}
+"""By verb, the command that its help shows."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a verb found: ``document`` for machines, which JSON can hold, and ``words`` for people. ``failed`` of one that did its work and
+    found something broken: the exit code is then 1."""
+
+    document: dict[str, Any]
+    words: str
+    failed: bool = False
+
+
+def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
+    """Let a TOML file give what no flag does. Raises typer.BadParameter for one that cannot be read or that names no option."""
+    if file is None or ctx.resilient_parsing:
+        return file
+    try:
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
+        raise typer.BadParameter(f"{file} is not a readable TOML file ({e})") from e
+    verb = str(ctx.info_name)
+    options = {o.removeprefix("--"): p for p in ctx.command.params for o in (p.name or "", *p.opts) if not o.startswith("-") or o.startswith("--")}
+    given: dict[str, Any] = {}
+    for key, value in ({k: v for k, v in table.items() if not isinstance(v, dict)} | dict(table.get(verb, {}))).items():
+        option = options.get(key) or options.get(key.replace("_", "-"))
+        if option is None or key in ("config", "help"):
+            close = difflib.get_close_matches(key, options, 1)
+            raise typer.BadParameter(f"{file} sets {key!r}, which {verb} does not know" + (f"; did you mean {close[0]!r}?" if close else ""))
+        many = getattr(option, "multiple", False) or option.nargs != 1
+        given[option.name or ""] = ",".join(map(str, value)) if isinstance(value, list) and not many else value
+    ctx.default_map = {**(ctx.default_map or {}), **given}
+    return file
+
+
+_COMMON = {
+    "config": Annotated[
+        Path | None,
+        typer.Option(help="A TOML file with options, at its top or in a table named like the verb; flags win.", callback=read_config, is_eager=True),
+    ],
+    "json_": Annotated[bool, typer.Option("--json", help="Print one JSON document; progress goes to standard error.")],
+    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
+}
+
+
+def verb(example: str, name: str = "", **settings: Any) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
+    """Make a function a verb of the command line. It returns what it found, and may raise anything: a usage error
+    (typer.BadParameter) ends with code 2, any other with its sentence and code 1."""
+
+    def register(work: Callable[..., Told]) -> Callable[..., Told]:
+        called = name or work.__name__
+        EXAMPLES[called] = example
+
+        @functools.wraps(work)
+        def command(*, config: Path | None, json_: bool, debug: bool, **options: Any) -> None:
+            try:
+                with redirect_stdout(sys.stderr):  # engines and libraries chat; standard output is the answer's
+                    told = work(**options)
+            except (typer.BadParameter, typer.Exit, typer.Abort):
+                raise
+            except KeyboardInterrupt:
+                typer.echo(f"copra-lab {called}: interrupted", err=True)
+                raise typer.Exit(130) from None
+            except Exception as e:
+                if debug:
+                    raise
+                sentence = _sentence(e)
+                typer.echo(f"copra-lab {called}: {sentence}", err=True)
+                if json_:
+                    typer.echo(json.dumps({"error": sentence}, ensure_ascii=False))
+                raise typer.Exit(1) from None
+            typer.echo(json.dumps(told.document, ensure_ascii=False, default=str) if json_ else told.words)
+            if told.failed:
+                raise typer.Exit(1)
+
+        own = inspect.signature(work, eval_str=True)
+        more = [
+            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=None if n == "config" else False) for n, a in _COMMON.items()
+        ]
+        command.__signature__ = own.replace(parameters=[*own.parameters.values(), *more], return_annotation=None)  # type: ignore[attr-defined]
+        app.command(called, epilog=f"Example: {example}", **settings)(command)
+        return work
+
+    return register
+
+
+def _sentence(e: Exception) -> str:
+    said = " ".join(str(e).split())
+    if said and isinstance(e, ValueError | OSError | ImportError):  # what is raised on purpose says it all
+        return said
+    return f"{type(e).__name__}{f': {said}' if said else ''} (--debug shows where)"

@@ -1,0 +1,105 @@
+"""From words on the command line to what the library works with, and back to words and numbers."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+if TYPE_CHECKING:
+    from copra_lab.bench import Bench
+    from copra_lab.clip import Clip
+    from copra_lab.lora import Adapter
+    from copra_lab.show import Picture
+    from copra_lab.stats import Accuracy
+    from copra_lab.tasks import Task
+
+FIGURES = (".png", ".svg", ".pdf")
+
+
+def _figure_file(file: Path | None) -> Path | None:
+    if file is not None and file.suffix.lower() not in FIGURES:
+        raise typer.BadParameter(f"a figure is a file that ends in {', '.join(FIGURES)}, got {file.name!r}")
+    return file
+
+
+AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder, or one that ships, such as digits/lora-seed-0.")]
+ClipName = Annotated[str | None, typer.Option("--clip", help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one")]
+TaskName = Annotated[str | None, typer.Option("--task", help="A task or a folder of images.", show_default="what the adapter was trained on")]
+Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
+TaskSeed = Annotated[int, typer.Option(help="Chooses the training images.")]
+Split = Annotated[Literal["test", "val", "train"], typer.Option(help="The images to measure on.")]
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Arithmetic of the bench.")]
+Figure = Annotated[Path | None, typer.Option(help="Save a figure: .png, .svg or .pdf.", callback=_figure_file)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands in the folder.")]
+
+
+def load_adapter(name: str, clip: "Clip") -> "Adapter":
+    """From a folder, or one that ships, held against `clip`. Raises AdapterError."""
+    from copra_lab.lora import Adapter
+    from copra_lab.shipped import FOLDER
+    from copra_lab.storage import AdapterError
+
+    if Path(name).is_dir():
+        return Adapter.load(name, clip)
+    if (FOLDER / name).is_dir() and (FOLDER / name).resolve().is_relative_to(FOLDER.resolve()) and name.count("/") == 1:
+        return Adapter.load(FOLDER / name, clip)
+    raise AdapterError(f"no adapter folder at {name}; give a folder, or one that ships, such as digits/lora-seed-0")
+
+
+def load_bench(clip: "Clip", adapters: Sequence["Adapter"], task: str | None, split: str = "test", precision: str = "auto") -> "Bench":
+    """A bench on `task`, or on what the first of the adapters was trained on, with the shots and seed of that training. Raises
+    typer.BadParameter where neither is known."""
+    from copra_lab.bench import Bench
+
+    return Bench(clip, load_task(clip, task, adapters), split, precision)
+
+
+def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()) -> "Task":
+    from copra_lab import tasks
+
+    about: Mapping[str, Any] = next((a.provenance for a in adapters if "task" in a.provenance), {})
+    if name is None and "task" not in about:
+        raise typer.BadParameter("this adapter does not say what it was trained on; name a task or a folder of images", param_hint="--task")
+    # Validation and test images depend on neither; of its own training images an adapter shall see the same again.
+    same = name is None or name == about.get("task")
+    return tasks.load_task(
+        name or about["task"], clip, shots=int(about.get("shots", 16)) if same else 16, seed=int(about.get("task seed", 0)) if same else 0
+    )
+
+
+def check_free(folder: Path, overwrite: bool, *files: str) -> None:
+    """Raises ValueError if any of these files stands in `folder` already."""
+    if not overwrite and (there := [f for f in files if (folder / f).exists()]):
+        raise ValueError(f"{folder} holds {there[0]} already; choose another folder with --out, or replace it with --overwrite")
+
+
+def save_figure(picture: "Picture", file: Path) -> None:
+    """All at once, in the format that the file's name ends in."""
+    import io
+
+    from copra_lab.storage import write_atomically
+
+    data = io.BytesIO()
+    picture.figure.savefig(data, format=file.suffix[1:].lower(), dpi=150, facecolor="white")
+    write_atomically(file, data.getvalue())
+
+
+def commas(words: str | None) -> tuple[str, ...]:
+    """``q,k, v`` → ("q", "k", "v")."""
+    return tuple(w.strip() for w in (words or "").split(",") if w.strip())
+
+
+def numbers(a: "Accuracy") -> dict[str, Any]:
+    """An accuracy as JSON holds it, shares 0…1."""
+    low, high = a.interval
+    return {"accuracy": a.value, "low": low, "high": high, "correct": a.correct, "n": a.n}
+
+
+def columns(rows: Sequence[Sequence[object]], head: Sequence[str] = ()) -> str:
+    """Rows under one another in columns, the first to the left and the others to the right."""
+    cells = [[str(c) for c in row] for row in ([head] if head else []) + list(rows)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = ([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))] for first, *rest in cells)
+    return "\n".join("  ".join(line).rstrip() for line in lines)

@@ -1,0 +1,182 @@
+"""``copra-lab fit`` and ``copra-lab prompt``: train, measure, keep."""
+
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from copra_lab.cli import given
+from copra_lab.cli.frame import Told, verb
+
+if TYPE_CHECKING:
+    from copra_lab.show import Picture
+    from copra_lab.train import Step
+
+Task = Annotated[str, typer.Argument(help="A task by name, or a folder with one folder of images a class.")]
+Seed = Annotated[int, typer.Option(min=0, help="Of the start, the order of the images and the layers dropped.")]
+ValidateEvery = Annotated[int, typer.Option(min=0, help="Measure on validation images every so many steps; 0 never.")]
+Device = Annotated[str, typer.Option(help="Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …")]
+
+
+@verb("copra-lab fit digits --method copra --out digits-copra")
+def fit(
+    task: Task,
+    out: given.Out,
+    method: Annotated[
+        Literal["lora", "copra", "dropout", "progressive-dropout", "stochastic-depth"], typer.Option(help="LoRA, CopRA, or a baseline of it.")
+    ] = "lora",
+    rank: Annotated[int, typer.Option(min=1, help="Of the adapter.")] = 4,
+    alpha: Annotated[float | None, typer.Option(help="LoRA's scale times its rank.", show_default="the rank, so a scale of 1")] = None,
+    scaling: Annotated[Literal["alpha/r", "alpha/sqrt(r)"], typer.Option(help="The scale from alpha and rank.")] = "alpha/r",
+    sites: Annotated[str, typer.Option(help="Of q, k, v, out, fc1, fc2; with commas.")] = "q,k,v",
+    towers: Annotated[str, typer.Option(help="Of vision, text; with commas.")] = "vision",
+    start: Annotated[float | None, typer.Option(help="copra: the first probability of a layer to be on.")] = None,
+    ramp: Annotated[float | None, typer.Option(help="copra, progressive-dropout: the share of the steps over which it rises.")] = None,
+    shape: Annotated[Literal["linear", "exponential"] | None, typer.Option(help="copra: of the rise.")] = None,
+    min_active: Annotated[int | None, typer.Option(help="copra: layers that are on at least.")] = None,
+    unit: Annotated[Literal["layer", "module"] | None, typer.Option(help="copra, stochastic-depth: what is dropped together.")] = None,
+    rate: Annotated[float | None, typer.Option(help="dropout, progressive-dropout: the share of input features dropped.")] = None,
+    deepest: Annotated[float | None, typer.Option(help="stochastic-depth: how often the deepest layer is dropped.")] = None,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="1200")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", min=0, help="The learning rate.", show_default="0.002, CopRA 0.004")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="8")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="AdamW's.", show_default="0.01")] = None,
+    schedule: Annotated[Literal["cooldown", "cosine"] | None, typer.Option(help="How the rate falls.", show_default="cooldown")] = None,
+    views: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to keep; 0: new ones in every step.")] = 0,
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the products with frozen weights.")] = "float32",
+    device: Device = "auto",
+    shots: given.Shots = 16,
+    task_seed: given.TaskSeed = 0,
+    validate_every: ValidateEvery = 0,
+    clip: given.ClipName = None,
+    figure: given.Figure = None,
+    overwrite: given.Overwrite = False,
+) -> Told:
+    """Train an adapter on a task: LoRA, or CopRA, which drops layers at random less and less.
+
+    Interrupted, the same command goes on where it stopped.
+    """
+    from copra_lab.grid import DROPPINGS
+    from copra_lab.lora import LoRA
+    from copra_lab.storage import WEIGHTS
+    from copra_lab.sweep import RATES
+
+    dropping: Any = DROPPINGS[method]
+    own = {"start": start, "ramp": ramp, "shape": shape, "min_active": min_active, "unit": unit, "rate": rate, "deepest": deepest}
+    own = {k: v for k, v in own.items() if v is not None}
+    if foreign := set(own) - {f.name for f in fields(dropping)}:
+        raise typer.BadParameter(f"--method {method} has no such setting", param_hint="--" + sorted(foreign)[0].replace("_", "-"))
+    lora = LoRA(rank, alpha, scaling, given.commas(sites), given.commas(towers))
+    given.check_free(out, overwrite, WEIGHTS)
+    return _train(
+        task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, seed=seed, steps=steps,
+        lr=RATES.get(method) if lr is None else lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision,
+        device=device,
+    )  # fmt: skip
+
+
+@verb("copra-lab prompt digits --penalty pun --out digits-pun")
+def prompt(
+    task: Task,
+    out: given.Out,
+    tower: Annotated[Literal["text", "vision"], typer.Option(help="Vectors in place of words (CoOp), or beside patches (VPT).")] = "text",
+    length: Annotated[int | None, typer.Option(min=1, help="How many vectors.", show_default="16, in the image tower 4")] = None,
+    words: Annotated[str | None, typer.Option(help="text: the words to begin with, in place of noise.")] = None,
+    position: Annotated[Literal["end", "middle", "front"], typer.Option(help="text: of the class name.")] = "end",
+    class_specific: Annotated[bool, typer.Option("--class-specific", help="text: vectors of its own for each class.")] = False,
+    penalty: Annotated[Literal["none", "pun", "pan", "pun+pan"], typer.Option(help="What norms cost (Nemesis).")] = "none",
+    weight: Annotated[float, typer.Option(min=0, help="The penalty's weight A.")] = 1.0,
+    norm: Annotated[Literal["1", "2", "inf"], typer.Option(help="The penalty's norm.")] = "2",
+    tau: Annotated[float, typer.Option(help="pan: what a vector is multiplied by when it is tried.")] = 0.5,
+    samples: Annotated[int, typer.Option(min=1, help="pan: positions tried a step.")] = 1,
+    adapter: Annotated[str | None, typer.Option(help="An adapter that the CLIP wears while the prompt is learned.")] = None,
+    seed: Seed = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="200, vision 400")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", min=0, help="The learning rate.", show_default="0.01, vision 0.02")] = None,
+    batch: Annotated[int | None, typer.Option(min=1, help="Images a step.", show_default="32, vision 16")] = None,
+    weight_decay: Annotated[float | None, typer.Option(min=0, help="SGD's.", show_default="0.0005")] = None,
+    schedule: Annotated[Literal["cooldown", "cosine"] | None, typer.Option(help="How the rate falls.", show_default="cosine")] = None,
+    views: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to keep.")] = 4,
+    device: Device = "auto",
+    shots: given.Shots = 16,
+    task_seed: given.TaskSeed = 0,
+    validate_every: ValidateEvery = 0,
+    clip: given.ClipName = None,
+    figure: given.Figure = None,
+    overwrite: given.Overwrite = False,
+) -> Told:
+    """Learn a soft prompt for a task: CoOp's or VPT's vectors, with a price on their norms if you like (Nemesis)."""
+    from copra_lab.clip import load_clip
+    from copra_lab.nemesis import Nemesis
+    from copra_lab.prompts import FILE, VPT, CoOp
+
+    method = CoOp(length, position, class_specific, words) if tower == "text" else VPT(length or 4)
+    beta = {"pun": 1.0, "pan": 0.0, "pun+pan": 0.5}.get(penalty)
+    cost = None if beta is None else Nemesis(beta, weight, math.inf if norm == "inf" else int(norm), tau, samples)
+    given.check_free(out, overwrite, FILE)
+    worn = given.load_adapter(adapter, load_clip(clip)) if adapter else None
+    return _train(
+        task, clip, out, figure, validate_every, method, penalty=cost, adapter=worn, shots=shots, task_seed=task_seed, seed=seed, steps=steps, lr=lr,
+        batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, device=device,
+    )  # fmt: skip
+
+
+def _train(
+    task: str, clip: str | None, out: Path, figure: Path | None, validate_every: int, *method: Any, shots: int, task_seed: int, **settings: Any
+) -> Told:
+    """Train, keep, then measure on the test images beside what was there before."""
+    import time
+
+    from copra_lab import tasks, train
+    from copra_lab.bench import Bench
+    from copra_lab.clip import load_clip
+    from copra_lab.devices import find_place
+    from copra_lab.lora import NONE, Adapter
+
+    model = load_clip(clip)
+    problem = tasks.load_task(task, model, shots=shots, seed=task_seed)
+    steps: list[Step] = []
+    default = train.DEFAULTS[type(method[0])]["steps"]
+    every = validate_every or (max(1, (settings["steps"] or default) // 20) if figure else 0)
+    begun = time.perf_counter()
+    result = train.fit(
+        model, problem, *method, **settings, validate_every=every, checkpoint=out / "fit.part", on_step=steps.append, progress=sys.stderr.isatty()
+    )
+    seconds = time.perf_counter() - begun
+    if not find_place(settings["device"]).first:  # of several processes that train together one keeps and tells
+        raise typer.Exit
+    result.save(out)
+    if figure:
+        given.save_figure(_curve(steps), figure)
+    bench, worn = Bench(model, problem), settings.get("adapter") or NONE
+    before = bench.accuracy(worn)
+    after = bench.accuracy(result) if isinstance(result, Adapter) else bench.accuracy(worn, result)
+    document = {
+        "verb": "fit" if isinstance(result, Adapter) else "prompt", "folder": str(out), "hash": result.hash, "base": result.base, "task": problem.name,
+        "test": given.numbers(after), "before": given.numbers(before), "seconds": round(seconds, 2), "provenance": dict(result.provenance),
+        "curve": [{"step": s.step, "validation": s.validation} for s in steps if s.validation is not None],
+    }  # fmt: skip
+    what = "adapter" if isinstance(result, Adapter) else "prompt"
+    lines = [(f"without the {what}", before), (f"with the {what}", after)]
+    return Told(document, given.columns(lines) + f"\n{what} saved in {out} ({seconds:.0f} s)")
+
+
+def _curve(steps: "Sequence[Step]") -> "Picture":
+    from copra_lab import show
+
+    seen = [s for s in steps if s.validation is not None]
+    losses, last = [], 0
+    for s in seen:
+        part = [p.loss for p in steps if last < p.step <= s.step and p.loss is not None]
+        losses.append(sum(part) / len(part) if part else math.nan)
+        last = s.step
+    panels = {
+        "loss (nats)": {"training images, mean since the mark before": losses},
+        "accuracy, %": {"validation images": [100 * float(s.validation or 0) for s in seen]},
+    }
+    return show.lines([s.step for s in seen], panels, "step")

@@ -1,0 +1,410 @@
+"""The command line, verb by verb, on a small CLIP in a folder and a folder of images."""
+
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import typer
+from tiny import save_clip, save_images
+from typer.testing import CliRunner
+
+from copra_lab.bench import Bench
+from copra_lab.cli import EXAMPLES, app, doctor, given
+from copra_lab.clip import load_clip
+from copra_lab.grid import grid
+from copra_lab.lora import Adapter
+from copra_lab.prompts import SoftPrompt
+from copra_lab.tasks import load_task
+
+ROOT = Path(__file__).parents[1]
+COMMAND = typer.main.get_command(app)
+VERBS = ("fit", "prompt", "path", "shapley", "merge", "prune", "export", "import", "sweep", "app", "doctor")
+
+
+def run(*arguments: object, code: int = 0):
+    result = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    return result
+
+
+def told(*arguments: object) -> dict:
+    """What a verb prints with ``--json``: one document and nothing else."""
+    return json.loads(run(*arguments, "--json").stdout)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory) -> SimpleNamespace:
+    """A CLIP, a task, and two adapters that the command line trained."""
+    folder = tmp_path_factory.mktemp("home")
+    save_clip(folder / "clip")
+    save_images(folder / "colours")
+    h = SimpleNamespace(folder=folder, clip=folder / "clip", task=folder / "colours", one=folder / "one", two=folder / "two", fits=[])
+    for seed, out in ((0, h.one), (1, h.two)):
+        more = ("--method", "copra", "--start", 0.5, "--figure", folder / f"fit{seed}.png", "--validate-every", 10)
+        h.fits.append(
+            told("fit", h.task, "--clip", h.clip, "-o", out, "--steps", 40, "--lr", 0.01, "--batch", 16, "--seed", seed, "--rank", 2, *more)
+        )
+    return h
+
+
+def test_fit_trains_measures_and_keeps(home):
+    clip = load_clip(home.clip)
+    first = home.fits[0]
+    adapter = Adapter.load(home.one, clip)
+    assert first["hash"] == adapter.hash and first["base"] == clip.hash == adapter.base
+    assert first["provenance"]["method"] == "copra" and first["provenance"]["dropping"]["start"] == 0.5 and adapter.rank == 2
+    bench = Bench(clip, load_task(home.task, clip))
+    assert first["test"]["correct"] == bench.accuracy(adapter).correct and first["before"]["correct"] == bench.accuracy().correct
+    assert first["test"]["accuracy"] > first["before"]["accuracy"] + 0.2
+    assert [p["step"] for p in first["curve"]] == [10, 20, 30, 40]
+    assert (home.folder / "fit0.png").read_bytes().startswith(b"\x89PNG") and not (home.one / "fit.part").exists()
+    assert home.fits[1]["hash"] != first["hash"]
+
+
+def test_people_read_words(home):
+    said = run("prune", home.one, "--clip", home.clip, "--layers", "even").stdout
+    assert "whole" in said and "pruned" in said and "%" in said and not said.startswith("{")
+
+
+def test_path_gives_both_lines_and_their_barriers(home):
+    found = told("path", home.one, home.two, "--clip", home.clip, "--points", 5, "--precision", "float32", "--figure", home.folder / "path.svg")
+    clip = load_clip(home.clip)
+    one, two = (Adapter.load(f, clip) for f in (home.one, home.two))
+    bench = Bench(clip, load_task(home.task, clip), precision="float32")
+    for space in ("delta", "factors"):
+        path = bench.path(one, two, (0.0, 0.25, 0.5, 0.75, 1.0), space)
+        assert [p["correct"] for p in found["paths"][space]["points"]] == [a.correct for a in path.accuracies]
+        assert found["paths"][space]["barrier"] == path.barrier
+    assert (home.folder / "path.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
+    assert list(told("path", home.one, home.two, "--clip", home.clip, "--points", 2, "--space", "delta")["paths"]) == ["delta"]
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        [], ["--weights", "0.25,0.75"], ["--how", "factors"], ["--how", "ties", "--density", "0.5"], ["--how", "task-arithmetic", "--scale", "0.5"],
+        ["--dare", "0.5", "--rank", "2"],
+    ],
+    ids=" ".join,
+)  # fmt: skip
+def test_merge_writes_what_the_library_makes(home, tmp_path, how):
+    from copra_lab import merge as m
+
+    clip = load_clip(home.clip)
+    parts = [Adapter.load(f, clip) for f in (home.one, home.two)]
+    found = told("merge", home.one, home.two, "-o", tmp_path / "out", "--clip", home.clip, "--precision", "float32", *how)
+    g = torch.Generator().manual_seed(0)
+    expected = {
+        "": lambda: m.weighted_sum(parts, [0.5, 0.5]),
+        "--weights": lambda: m.weighted_sum(parts, [0.25, 0.75]),
+        "--how factors": lambda: m.average_factors(parts),
+        "--how ties": lambda: m.ties(parts, 0.5),
+        "--how task-arithmetic": lambda: m.task_arithmetic(parts, 0.5),
+        "--dare": lambda: m.truncate(m.weighted_sum([m.dare(a, 0.5, g) for a in parts], [0.5, 0.5]), 2),
+    }[" ".join(how[: 2 if how[:1] == ["--how"] else 1])]()
+    written = Adapter.load(tmp_path / "out", clip)
+    assert written == expected and found["hash"] == written.hash
+    (measured,) = found["test"].values()
+    assert measured["merged"]["correct"] == Bench(clip, load_task(home.task, clip), precision="float32").accuracy(written).correct
+    assert set(measured) == {"merged", str(home.one), str(home.two)}
+
+
+def test_prune_keeps_what_is_asked(home, tmp_path):
+    half = told("prune", home.one, "-o", tmp_path / "half", "--clip", home.clip, "--layers", "0,2", "--kinds", "q,v", "--sparsity", 0.5)
+    assert half["layers"] == [0, 2] and half["sites"] == 4 and half["of sites"] == 9 and half["zeros"] == pytest.approx(0.5, abs=0.01)
+    assert Adapter.load(tmp_path / "half").hash == half["hash"]
+    for by in ("shapley", "magnitude"):
+        best = told("prune", home.one, "--best", 1, "--by", by, "--clip", home.clip, "--figure", tmp_path / f"{by}.pdf")
+        assert len(best["layers"]) == 1 and best["folder"] is None and (tmp_path / f"{by}.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_shapley_values_add_up(home):
+    exact = told("shapley", home.one, "--clip", home.clip, "--figure", home.folder / "values.png")
+    assert exact["method"] == "exact" and exact["evaluations"] == 8 and [p["name"] for p in exact["players"]] == ["vision 0", "vision 1", "vision 2"]
+    assert sum(p["value"] for p in exact["players"]) == pytest.approx(exact["all"] - exact["none"])
+    sampled = told("shapley", home.one, "--clip", home.clip, "--method", "permutations", "--budget", 60, "--value", "margin")
+    assert sampled["evaluations"] <= 60 and all(p["error"] >= 0 for p in sampled["players"])
+
+
+def test_prompt_learns_vectors(home, tmp_path):
+    common = ("--clip", home.clip, "--steps", 3, "--views", 0)
+    found = told("prompt", home.task, "-o", tmp_path / "pun", "--length", 2, "--penalty", "pun", "--adapter", home.one, *common)
+    prompt = SoftPrompt.load(tmp_path / "pun", load_clip(home.clip))
+    assert found["hash"] == prompt.hash and prompt.length == 2 and found["provenance"]["method"] == "pun"
+    assert found["before"]["correct"] == home.fits[0]["test"]["correct"]  # with the adapter that it is learned on
+    vpt = told("prompt", home.task, "-o", tmp_path / "vpt", "--tower", "vision", "--norm", "inf", "--penalty", "pan", *common)
+    assert vpt["provenance"]["method"] == "vpt+pan" and SoftPrompt.load(tmp_path / "vpt").tower == "vision"
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file in clip")  # peft, of a base that is on no hub
+def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
+    from peft import PeftModel
+    from transformers import CLIPModel
+
+    told("export", home.one, "-o", tmp_path / "peft", "--model", tmp_path / "hf", "--clip", home.clip)
+    told("export", home.one, "-o", tmp_path / "merged", "--merged", "--clip", home.clip)
+    clip = load_clip(home.clip)
+    pixels = clip.pixels(load_task(home.task, clip).test.images[:5])
+    tokens = clip.tokenizer(["a photo of a red thing", "blue"])
+    model = PeftModel.from_pretrained(CLIPModel.from_pretrained(tmp_path / "hf"), tmp_path / "peft").eval()
+    merged = CLIPModel.from_pretrained(tmp_path / "merged").eval()
+    with torch.no_grad():
+        theirs, whole = (m(input_ids=tokens, pixel_values=pixels).logits_per_image for m in (model, merged))
+        base = CLIPModel.from_pretrained(tmp_path / "hf").eval()(input_ids=tokens, pixel_values=pixels).logits_per_image
+    assert torch.allclose(theirs, whole, atol=1e-4) and not torch.allclose(theirs, base, atol=1e-2)
+    model.save_pretrained(tmp_path / "back")
+    found = told("import", tmp_path / "back", "-o", tmp_path / "mine", "--clip", home.clip, "--task", home.task)
+    mine, one = Adapter.load(tmp_path / "mine", clip), Adapter.load(home.one, clip)
+    assert mine.base == clip.hash and all(torch.allclose(mine.deltas[n].delta(), d.delta(), atol=1e-6) for n, d in one.deltas.items())
+    assert found["test"]["correct"] == home.fits[0]["test"]["correct"]
+
+
+# --- options, files, errors ------------------------------------------------------------------------------------------
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(home, tmp_path):
+    file = tmp_path / "fit.toml"
+    file.write_text(
+        f"task = '{home.task}'\nclip = '{home.clip}'\n[fit]\nsteps = 3\nlr = 0.005\nsites = ['q', 'fc1']\nmin_active = 1\nmethod = 'copra'\n[prune]\nbest = 1\n",
+        encoding="utf-8",
+    )
+    recipe = told("fit", "--config", file, "--steps", 2, "-o", tmp_path / "a")["provenance"]
+    assert (recipe["steps"], recipe["lr"], recipe["lora"]["sites"], recipe["dropping"]["min_active"]) == (2, 0.005, ["q", "fc1"], 1)
+    assert recipe["lora"]["rank"] == 4 and told("fit", "--config", file, "-o", tmp_path / "b")["provenance"]["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("[fit]\nstepps = 3", "'stepps', which fit does not know; did you mean 'steps'?"),
+        ("[fit]\nsteps = 'many'", "--steps"),
+        ("steps = ", "not a readable TOML file"),
+        (None, "not a readable TOML file"),
+    ],
+)
+def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
+    file = tmp_path / "x.toml"
+    if text is not None:
+        file.write_text(text, encoding="utf-8")
+    result = run("fit", home.task, "-o", tmp_path / "out", "--config", file, code=2)
+    assert says in plain(result.stderr) and not result.stdout
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit"], "Missing argument"),
+        (["fit", "digits"], "Missing option '--out'"),
+        (["fit", "digits", "-o", "x", "--rank", "0"], "--rank"),
+        (["fit", "digits", "-o", "x", "--method", "copa"], "'copa' is not one of"),
+        (["fit", "digits", "-o", "x", "--rate", "0.5"], "--method lora has no such setting"),
+        (["prune", "digits/lora-seed-0"], "say what to remove"),
+        (["prune", "digits/lora-seed-0", "--layers", "even", "--best", "2"], "not both"),
+        (["prune", "digits/lora-seed-0", "--layers", "some"], "numbers with commas"),
+        (["merge", "digits/lora-seed-0", "-o", "x", "--density", "0.1"], "--how sum has no such setting"),
+        (["merge", "digits/lora-seed-0", "-o", "x", "--weights", "much"], "expected numbers"),
+        (["path", "digits/lora-seed-0", "digits/lora-seed-1", "--figure", "path.gif"], "ends in .png, .svg, .pdf"),
+        (["sweep", "x.toml", "--table", "x.xls"], ".csv or .parquet"),
+        (["dance"], "No such command 'dance'"),
+    ],
+)
+def test_wrong_usage_ends_with_two(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, code=2)
+    assert says in plain(result.stderr) and not result.stdout and not list(tmp_path.iterdir())
+
+
+def plain(text: str) -> str:
+    """What is in a box, as one line."""
+    return " ".join(text.replace("│", " ").replace("\n", " ").split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["fit", "digit", "-o", "x"], "unknown task 'digit': did you mean 'digits'?"),
+        (["fit", "digits", "-o", "x", "--sites", "q,r"], "unknown site 'r'"),
+        (["fit", "digits", "-o", "x", "--device", "cuda:7"], "there is no device 'cuda:7'"),
+        (["path", "nowhere", "digits/lora-seed-0"], "no adapter folder at nowhere"),
+        (["path", "digits/../digits/lora-seed-0", "digits/lora-seed-0"], "no adapter folder"),
+        (["prune", "digits/lora-seed-0", "--layers", "77"], "no layer 77"),
+        (["import", "nowhere", "-o", "x"], "no adapter folder at nowhere"),
+        (["shapley", "digits/lora-seed-0", "--clip", "nowhere"], "nowhere"),
+        (["sweep", "nowhere.toml"], "no file nowhere.toml"),
+    ],
+)
+def test_work_that_fails_says_why_in_a_sentence(arguments, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments, code=1)
+    assert says in result.stderr and result.stderr.count("\n") == 1 and not result.stdout
+    document = json.loads(run(*arguments, "--json", code=1).stdout)
+    assert list(document) == ["error"] and document["error"] in result.stderr
+
+
+def test_nothing_is_overwritten_unasked(home, tmp_path):
+    before = (home.one / "adapter_model.safetensors").read_bytes()
+    for verb in (["fit", home.task], ["merge", home.one, home.two], ["prune", home.one, "--best", "1"], ["export", home.one], ["import", home.two]):
+        assert "holds adapter_model.safetensors already" in run(*verb, "-o", home.one, "--clip", home.clip, code=1).stderr
+    assert (home.one / "adapter_model.safetensors").read_bytes() == before
+    told("prune", home.two, "--best", 1, "-o", tmp_path / "x", "--clip", home.clip)
+    again = told("prune", home.two, "--best", 2, "-o", tmp_path / "x", "--clip", home.clip, "--overwrite")
+    assert Adapter.load(tmp_path / "x").hash == again["hash"]
+
+
+def test_an_interruption_and_a_bug_look_like_neither(home, monkeypatch, tmp_path):
+    def press_ctrl_c(*_: object, **__: object):
+        raise KeyboardInterrupt
+
+    def divide(*_: object, **__: object):
+        return 1 // 0
+
+    arguments = ("prune", home.one, "--best", 1, "--clip", home.clip)
+    monkeypatch.setattr(given, "load_bench", press_ctrl_c)
+    assert "interrupted" in run(*arguments, code=130).stderr
+    monkeypatch.setattr(given, "load_bench", divide)
+    assert "ZeroDivisionError: integer division or modulo by zero (--debug shows where)" in run(*arguments, code=1).stderr
+    assert isinstance(CliRunner().invoke(app, [*map(str, arguments), "--debug"]).exception, ZeroDivisionError)
+
+
+def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
+    from copra_lab import train
+
+    arguments = ("fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 60, "--batch", 16)
+    learn = train._LoRATraining.step
+    monkeypatch.setattr(train._LoRATraining, "step", lambda self, step, batch: _until(55, step) or learn(self, step, batch))
+    run(*arguments, code=130)
+    assert (tmp_path / "x" / "fit.part").exists()
+    seen = []
+    monkeypatch.setattr(train._LoRATraining, "step", lambda self, step, batch: seen.append(step) or learn(self, step, batch))
+    resumed = told(*arguments)
+    assert seen[0] == 50
+    monkeypatch.undo()
+    assert told(*arguments[:5], tmp_path / "y", *arguments[6:])["hash"] == resumed["hash"]
+
+
+def _until(last: int, step: int) -> None:
+    if step == last:
+        raise KeyboardInterrupt
+
+
+# --- help, completion, lightness -------------------------------------------------------------------------------------
+
+
+def test_every_verb_shows_an_example_that_is_right():
+    assert set(COMMAND.commands) == set(VERBS) == set(EXAMPLES)
+    for verb, example in EXAMPLES.items():
+        program, called, *arguments = shlex.split(example)
+        assert (program, called) == ("copra-lab", verb)
+        with COMMAND.commands[verb].make_context(verb, arguments) as context:  # parses every word, or raises
+            assert context.params is not None
+        assert example in " ".join(run(verb, "--help").stdout.split())
+
+
+def test_help_tells_the_defaults_that_training_has():
+    from copra_lab.lora import LoRA
+    from copra_lab.prompts import VPT, CoOp
+    from copra_lab.sweep import RATES
+    from copra_lab.train import DEFAULTS
+
+    for verb, first, second in (("fit", DEFAULTS[LoRA], {"lr": RATES["copra"]}), ("prompt", DEFAULTS[CoOp], DEFAULTS[VPT])):
+        shown = {p.name: p.show_default for p in COMMAND.commands[verb].params}
+        for name, value in first.items():
+            one, _, two = shown[name].partition(", ")
+            assert one == str(value) and (not two or two.split()[1] == str(second[name])), (verb, name)
+
+
+def test_the_readmes_commands_are_right():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = [line.partition(" #")[0] for line in readme.splitlines() if line.startswith("copra-lab ")]
+    assert len(commands) >= 8
+    for command in commands:
+        _, verb, *arguments = shlex.split(command)
+        if verb in VERBS:
+            with COMMAND.commands[verb].make_context(verb, arguments):
+                pass
+        else:
+            assert verb == "--install-completion"
+    file = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
+    assert file and len(grid(tomllib.loads(file[1])).runs) == 48
+
+
+def test_the_page_has_its_own_options(tmp_path):
+    assert "--no-browser" in run("app", "--help").stdout
+    result = run("app", "--adapters", tmp_path / "nowhere", code=2)
+    assert "copra-lab app: error: no folder" in result.stderr
+
+
+def process(code: str, **environment: str) -> str:
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}, check=True)
+    return done.stdout
+
+
+def test_help_and_completion_answer_without_torch():
+    heavy = "torch open_clip transformers peft gradio matplotlib sklearn pandas"
+    code = f"import sys, copra_lab.cli; print(*set('{heavy}'.split()) & set(sys.modules))"
+    assert process(code).strip() == ""
+
+
+def test_the_shell_completes_verbs_and_options():
+    code = "import sys; sys.argv[0] = 'copra-lab'; from copra_lab.cli import main; main()"
+    asked = {"_COPRA_LAB_COMPLETE": "complete_bash"}
+    assert process(code, **asked, COMP_WORDS="copra-lab sh", COMP_CWORD="1").split() == ["shapley"]
+    assert set(process(code, **asked, COMP_WORDS="copra-lab fit --sche", COMP_CWORD="2").split()) == {"--schedule"}
+    assert process(code, **asked, COMP_WORDS="copra-lab fit --method co", COMP_CWORD="3").split() == ["copra"]
+
+
+# --- doctor ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_doctor_finds_this_installation_well(monkeypatch, tmp_path):
+    found = {c["name"]: c for c in told("doctor")["checks"]}
+    assert {"copra-lab", "packages", "processor", "GPU", "cache", "network", "model", "precision", "shipped"} <= set(found)
+    assert all(c["state"] != doctor.BROKEN for c in found.values()) and load_clip().hash in found["model"]["found"]
+    assert "42 adapters" in found["shipped"]["found"] and "HF_HUB_OFFLINE" in found["network"]["found"]
+
+
+def test_the_doctor_names_the_fix(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("COPRA_LAB_CACHE", str(tmp_path / "file" / "cache"))
+    monkeypatch.setattr(doctor, "NEEDED", ("torch", "no-such-package"))
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr(doctor, "HUB", ("127.0.0.1", 1))  # where nothing listens
+    result = run("doctor", "--clip", tmp_path / "nowhere", code=1)
+    said = result.stdout
+    for words in ("pip install no-such-package", "set COPRA_LAB_CACHE", "is not reached", "give another with --clip"):
+        assert words in said, said
+
+
+def test_a_figure_is_whole_or_not_there(home, monkeypatch, tmp_path):
+    from matplotlib.figure import Figure
+
+    def break_off(self, file, **_):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr(Figure, "savefig", break_off)
+    assert "disk full" in run("path", home.one, home.two, "--clip", home.clip, "--points", 2, "--figure", tmp_path / "f.png", code=1).stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_processes_tell_once(home, monkeypatch, tmp_path):
+    from copra_lab import devices
+
+    second = devices.Place(torch.device("cpu"), 1, 1)
+    monkeypatch.setattr(devices, "find_place", lambda device="cpu": second)
+    result = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 2, "--json")
+    assert result.stdout == "" and not (tmp_path / "x").exists()
+
+
+def test_columns_line_up():
+    assert given.columns([("a", 1), ("long", 22.5)], ("", "n")) == "         n\na        1\nlong  22.5"
+    assert given.columns([]) == "" and given.commas(" q, ,k ") == ("q", "k")
