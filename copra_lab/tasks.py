@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ def _files(folder: Path) -> list[so.Entry]:
     return found
 
 
-def photo(file: "str | Path", side: int = 64) -> torch.Tensor:
+def photo(file: "str | Path | BinaryIO", side: int = 64) -> torch.Tensor:
     """An image file as uint8 (side, side, 3): its middle square, transparency on white.
 
     Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
