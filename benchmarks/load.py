@@ -61,12 +61,12 @@ class Result:
 
 
 @contextmanager
-def served(precision: str) -> Iterator[tuple[str, psutil.Process]]:
+def served(precision: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
     """The page in a process of its own: its address, and the process."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), "--precision", precision]
+    command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), "--precision", precision, *options]
     with tempfile.TemporaryFile() as log:
         app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:

@@ -6,6 +6,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import gradio as gr
@@ -173,7 +174,7 @@ def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(ur
     for visitor, place in zip(visitors, places, strict=True):
         assert visitor.firsts and visitor.wholes and not visitor.lost
         assert all(s.place.line == place.line and truth.fits(s) for s in visitor.shown) and visitor.shown[-1].n == len(load_task(place.task).test)
-    wrong = load.replace(visitors[0].shown[-1], correct=visitors[0].shown[-1].correct - 9)
+    wrong = replace(visitors[0].shown[-1], correct=visitors[0].shown[-1].correct - 9)
     assert not truth.fits(wrong)
 
 
@@ -184,3 +185,33 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 2 and 'pip install "gradio[mcp]"' in ran.stderr
+
+
+def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them(monkeypatch):
+    pytest.importorskip("mcp", reason="the extra mcp is not installed")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamablehttp_client
+
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    import load
+
+    async def ask(address: str):
+        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+            await session.initialize()
+            blended = {"task": "digits", "a": "0/lora-seed-0", "b": "0/lora-seed-1", "weight": 0.5}
+            return (
+                (await session.list_tools()).tools,
+                await session.call_tool("blend", blended),
+                await session.call_tool("blend", {**blended, "a": "nobody"}),
+            )
+
+    with load.served("float32", "--mcp") as (address, _):
+        tools, answer, refused = asyncio.run(ask(f"{address}/gradio_api/mcp/"))
+    blend = next(t for t in tools if t.name == "blend")
+    assert {t.name for t in tools} == set(ENDPOINTS) and blend.inputSchema["properties"]["weight"]["type"] == "number"
+    assert "from -0.5 to 1.5" in blend.inputSchema["properties"]["weight"]["description"]
+    lab = Lab(precision="float32")
+    a, b = (lab.adapter("digits", f"0/lora-seed-{i}") for i in (0, 1))
+    correct = int(re.search(r"'correct': (\d+)", answer.content[0].text).group(1))
+    assert not answer.isError and correct == close_to(lab.bench("digits").path(a, b, [0.5]).accuracies[0].correct)
+    assert refused.isError and "no adapter 'nobody'" in refused.content[0].text
