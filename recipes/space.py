@@ -73,8 +73,8 @@ def make(folder: Path, name: str = "owner/name") -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as aside:
         new, old = Path(aside, "new"), Path(aside, "old")
         new.mkdir()
-        for name in FILES:
-            shutil.copyfile(ROOT / name, new / name)
+        for file in FILES:
+            shutil.copyfile(ROOT / file, new / file)
         shutil.copytree(ROOT / "copra_lab", new / "copra_lab", ignore=shutil.ignore_patterns("__pycache__", "*.part", ".*"))
         (new / "README.md").write_text(readme(name), encoding="utf-8")
         (new / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")

@@ -78,6 +78,9 @@ SCRIPT = """() => {
     place();
   };
   const start = () => {
+    const address = new URL(location);
+    address.searchParams.delete('tour');  // done once
+    history.replaceState(history.state, '', address);
     steps = JSON.parse(tour.dataset.steps).filter(s => one(s.at) && one('view-' + s.view));
     remember();
     from = location.href;
