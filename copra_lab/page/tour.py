@@ -17,7 +17,7 @@ class Step(NamedTuple):
 
 STEPS = (
     Step("blend", "blend-weight", "Drag λ from A to B", "Two adapters taught one small CLIP the same task. Every stop between them, and beyond, is a new model, tested on real images as you arrive."),
-    Step("blend", "blend-changed", "See what that changed", "The images whose label the last move changed: those now right before those now wrong. The number beside them is their sum, with its interval."),
+    Step("blend", "blend-changed", "See what that changed", "The images whose label the last move changed: those now right before those now wrong. The number counts all test images."),
     Step("prune", "prune-layers", "Switch layers off", "The adapter sits on every layer of the image tower. Switch some off, or drag the sparsity up, and see how little of it was needed, and for which images."),
     Step("shapley", "worth-layer", "Ask what a layer is worth", "Shapley values sharpen from samples until they are exact. Choose a layer to see the images that it decides."),
     Step("prompt", "prompt-bank", "Bend a learned prompt", "In place of a prompt’s words stand learned vectors. Make one shorter: sometimes that classifies better."),
@@ -94,7 +94,10 @@ SCRIPT = """() => {
   };
   [tour, invitation].forEach(e => e.addEventListener('click', e => moves[e.target.dataset.tour]?.()));
   one('tour-open').addEventListener('click', start);
-  tour.addEventListener('close', () => visit(from));
+  tour.addEventListener('close', () => {
+    visit(from);
+    one('tour-open').focus();  // what opened it may have been the invitation, which is gone
+  });
   tour.addEventListener('keydown', e => {
     if (e.key === 'ArrowRight' && at < steps.length - 1) show(at + 1);
     else if (e.key === 'ArrowLeft') show(at - 1);
@@ -108,6 +111,6 @@ SCRIPT = """() => {
   if (asked === '1') start();
   else if (asked !== '0' && !navigator.webdriver && !known()) invitation.hidden = false;
 }"""
-"""A native modal dialog: the browser keeps Tab inside it, closes it on Escape and gives the focus back. While it is open it
+"""A native modal dialog: the browser keeps Tab inside it, and closes it on Escape. While it is open it
 moves through the views; at its end the visitor is back where it began. The invitation comes once (``?tour=0``: never;
 ``?tour=1`` opens the tour at once), and not to browsers that a program drives."""
