@@ -98,7 +98,8 @@ SCRIPT = """() => {
     visit(from);
     one('tour-open').focus();  // what opened it may have been the invitation, which is gone
   });
-  tour.addEventListener('keydown', e => {
+  addEventListener('keydown', e => {  // between the last button and the first, Tab stops at none of them
+    if (!tour.open) return;
     if (e.key === 'ArrowRight' && at < steps.length - 1) show(at + 1);
     else if (e.key === 'ArrowLeft') show(at - 1);
     else return;
