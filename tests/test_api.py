@@ -17,6 +17,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 from test_app import ONE, TINY, TWO, TinyLab, close_to, cut, fresh, independent, url  # noqa: F401 (fixtures)
+from test_prune_view import BrokenLab
 from tiny import tiny_clip, tiny_task
 
 from copra_lab.clip import load_clip
@@ -58,6 +59,13 @@ def test_adapters_are_listed_with_what_can_be_pruned():
     one, two = API.adapters("colours")
     assert (one["key"], two["key"], one["layers"]) == ("0/one", "0/two", list(layers_of(ONE))) and {"q", "k", "v"} <= set(one["kinds"])
     assert API.prompts("colours") == []
+
+
+def test_an_adapter_that_cannot_be_read_is_said_in_its_entry_and_to_who_asks_for_it():
+    good, broken = (next(e for e in Api(BrokenLab()).adapters("colours") if bool(e["trouble"]) is bad) for bad in (False, True))
+    assert good["layers"] and not broken["layers"] and "copy it anew" in broken["trouble"]
+    with pytest.raises(gr.Error, match="copy it anew"):
+        Api(BrokenLab()).blend("colours", good["key"], broken["key"], 0.5)
 
 
 def test_a_picture_is_classified_by_every_model():

@@ -40,16 +40,20 @@ class Task(TypedDict):
 
 
 class AdapterEntry(TypedDict):
+    """``trouble``: why its file cannot be used, if that is so."""
+
     key: str
     label: str
     layers: list[int]
     kinds: list[str]
+    trouble: str | None
 
 
 class PromptEntry(TypedDict):
     key: str
     label: str
     vectors: int
+    trouble: str | None
 
 
 class BlendAnswer(Number):
@@ -123,8 +127,11 @@ class Api:
         self.lab.check(task)
         found = []
         for label, key in self.lab.adapters(task):
-            layers, kinds = switches_of(self.lab.adapter(task, key))
-            found.append(AdapterEntry(key=key, label=label, layers=list(layers), kinds=list(kinds)))
+            try:
+                layers, kinds = switches_of(self.lab.adapter(task, key))
+                found.append(AdapterEntry(key=key, label=label, layers=list(layers), kinds=list(kinds), trouble=None))
+            except (ValueError, OSError) as e:
+                found.append(AdapterEntry(key=key, label=label, layers=[], kinds=[], trouble=str(e)))
         return found
 
     @in_words
@@ -135,7 +142,13 @@ class Api:
             task: name of a task, as "tasks" lists them
         """
         self.lab.check(task)
-        return [PromptEntry(key=key, label=label, vectors=self.lab.prompt(task, key).length) for label, key in self.lab.prompt_menu(task)]
+        found = []
+        for label, key in self.lab.prompt_menu(task):
+            try:
+                found.append(PromptEntry(key=key, label=label, vectors=self.lab.prompt(task, key).length, trouble=None))
+            except (ValueError, OSError) as e:
+                found.append(PromptEntry(key=key, label=label, vectors=0, trouble=str(e)))
+        return found
 
     @in_words
     def base(self, task: str) -> Number:
