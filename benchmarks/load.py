@@ -71,7 +71,7 @@ def served(precision: str, *options: str) -> Iterator[tuple[str, psutil.Process]
         app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
         try:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(1200):
+            for _ in range(3000):
                 try:
                     httpx.get(f"{url}/config", timeout=5).raise_for_status()
                     break

@@ -198,13 +198,13 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
 def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them(monkeypatch):
     pytest.importorskip("mcp", reason="the extra mcp is not installed")
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import load
 
     async def ask(address: str):
-        async with streamablehttp_client(address) as (read, write, _), ClientSession(read, write) as session:
+        async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
             await session.initialize()
             blended = {"task": "digits", "a": "0/lora-seed-0", "b": "0/lora-seed-1", "weight": 0.5}
             return (

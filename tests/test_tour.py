@@ -59,13 +59,20 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
     page.keyboard.press("Escape")
     assert not page.locator("#tour .step").is_visible() and page.evaluate("document.activeElement.id") == "tour-open"
     assert page.url.endswith("?view=prune") and page.locator("#view-prune").is_visible()
-    page.goto(f"{url}/?tour=1")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    visitor.leave()
+
+
+@pytest.mark.browser
+def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):  # noqa: F811
+    visitor = Visitor(browser, url, "shapley&tour=1")
+    page = visitor.page
     page.locator("#tour .step").wait_for()
     for _ in STEPS[1:]:
         page.get_by_role("button", name="Next").click()
     page.get_by_role("button", name="Done").click()
-    assert not page.locator("#tour .step").is_visible() and page.locator("#view-blend").is_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not page.locator("#tour .step").is_visible() and page.locator("#view-shapley").is_visible()
+    assert page.url.endswith("?view=shapley")
     visitor.leave()
 
 
