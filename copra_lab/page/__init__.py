@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import blend, own, prompt, prune, train, worth
+from copra_lab.page import api, blend, own, prompt, prune, tour, train, worth
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
@@ -36,14 +36,16 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     if not lab.tasks():
         raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
-        header(VIEWS)
+        header(VIEWS, tour.html(tour.STEPS))
         session = gr.State(Session())
         for view in VIEWS:
             add(view, lab, session)
         train.connect(lab, session, page.blocks.values())
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
         page.load(None, js=OPEN)
+        page.load(None, js=tour.SCRIPT)
         page.load(lambda: FOOTER.format(model=model_line()), None, footer, show_progress="hidden", api_visibility="private")
+        api.serve(lab)
     return page.queue(max_size=64)
 
 

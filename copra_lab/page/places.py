@@ -242,6 +242,11 @@ def percentage(value: object) -> int:
     return round(_within(value, 0, 100, "the sparsity"))
 
 
+def duration(value: object) -> float:
+    """For how long a program wants to wait → seconds, at most a minute."""
+    return _within(value, 0, 60, "seconds")
+
+
 def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:
     """What came from the sliders of a prompt's vectors or their number fields → whole percent for each of its `length` vectors, or
     None where none differs from 100. Raises ValueError for what is no number."""

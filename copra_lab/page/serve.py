@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
 import gradio as gr
@@ -31,20 +32,26 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
     parser.add_argument(
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
     )
+    parser.add_argument("--mcp", action="store_true", help="let assistants use what the page measures, too, as tools (Model Context Protocol)")
     args = parser.parse_args(arguments)
     if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
         parser.error(f"no folder {missing[0]}")
+    if args.mcp and not find_spec("mcp"):
+        parser.error('--mcp needs one more package: pip install "gradio[mcp]"')
     lab = Lab((FOLDER, *args.adapters), args.precision)
     if page is None or args.adapters or args.precision != "auto":
         page = build(lab)
     # Wake the first task while the server starts; a first rendering of the drawings shows its progress here.
     threading.Thread(target=wake, args=(lab,), daemon=True).start()
-    quiet = args.no_browser or "SPACE_ID" in os.environ
+    hosted = "SPACE_ID" in os.environ
+    mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
     try:
-        _, url, _ = launch(page, server_name=args.host, server_port=args.port, inbrowser=not quiet)
+        _, url, _ = launch(page, server_name=args.host, server_port=args.port, inbrowser=not (args.no_browser or hosted), mcp_server=mcp or None)
     except OSError as e:
         parser.exit(1, f"The page could not be served: {e}\nChoose another port with --port, or another address with --host.\n")
     print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
+    if mcp:
+        print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)
     page.block_thread()
 
 

@@ -45,9 +45,10 @@ class View(NamedTuple):
     fill: Callable[[Lab, gr.State, Callable[..., Any]], None]
 
 
-def header(views: tuple[View, ...]) -> None:
+def header(views: tuple[View, ...], beside: str = "") -> None:
+    """The tabs, and what stands `beside` them, as HTML."""
     links = "".join(f'<a href="?view={v.name}" data-view="{v.name}" title="{v.title}">{v.tab}</a>' for v in views)
-    html(f'<header><p class="brand">copra-lab</p><nav aria-label="Views">{links}</nav></header>', elem_id="header")
+    html(f'<header><p class="brand">copra-lab</p><nav aria-label="Views">{links}</nav>{beside}</header>', elem_id="header")
 
 
 def add(view: View, lab: Lab, session: gr.State) -> None:

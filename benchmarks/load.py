@@ -1,0 +1,189 @@
+"""How the page bears visitors: ``python benchmarks/load.py`` serves it on this machine, lets one visitor drag λ in the Blend view, then ten at
+once, and says how long they waited, whether each saw the numbers of their own model, and how the server's memory went.
+
+``--visitors 10 --seconds 30`` are the defaults; ``--json FILE`` writes what was measured. What is aimed at on two idle cores: one
+visitor's first number within 250 ms and all images within a second; ten visitors' first numbers within 1.5 s (p95); memory that stays. The
+visitors share the cores with the server. The exit code is 1 if a number was wrong or missing."""
+
+import argparse
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import psutil
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from visitors import Handlers, Shown, Visitor  # noqa: E402 (after the path)
+
+from copra_lab.bench import Bench  # noqa: E402
+from copra_lab.clip import load_clip  # noqa: E402
+from copra_lab.page.lab import Lab  # noqa: E402
+from copra_lab.page.places import Blended  # noqa: E402
+from copra_lab.storage import write_atomically  # noqa: E402
+from copra_lab.tasks import load_task  # noqa: E402
+
+TIE = {"float32": 1e-3, "bfloat16": 0.1}
+"""An image whose two best logits are as close as this may fall either way: sums are rounded in another order when it is run among others."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Seconds from a thumb's position to its first number, and from where it stopped to the number of all images; megabytes of the server."""
+
+    visitors: int
+    seconds: float
+    firsts: int
+    first_p50: float
+    first_p95: float
+    wholes: int
+    whole_p50: float
+    whole_p95: float
+    shown: int
+    mismatches: int
+    lost: int
+    memory_start: float
+    memory_end: float
+
+    @property
+    def sound(self) -> bool:
+        return not self.mismatches and not self.lost
+
+
+@contextmanager
+def served(precision: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
+    """The page in a process of its own: its address, and the process."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), "--precision", precision, *options]
+    with tempfile.TemporaryFile() as log:
+        app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url = f"http://127.0.0.1:{port}"
+            for _ in range(3000):
+                try:
+                    httpx.get(f"{url}/config", timeout=5).raise_for_status()
+                    break
+                except httpx.HTTPError:
+                    if app.poll() is not None:
+                        break
+                    time.sleep(0.1)
+            else:
+                app.terminate()
+            if app.poll() is not None:
+                log.seek(0)
+                raise SystemExit(f"the page did not start:\n{log.read().decode(errors='replace')}")
+            yield url, psutil.Process(app.pid)
+        finally:
+            app.terminate()
+            app.wait(30)
+
+
+def pairs(lab: Lab) -> list[Blended]:
+    """A pair of adapters for each visitor, so that a number that went to the wrong one shows: every pair of every task in turn."""
+    found = []
+    keys = {task: [key for _, key in lab.adapters(task)] for task in lab.tasks()}
+    for step in range(1, max(map(len, keys.values()))):
+        found += [
+            Blended(task, own[i], own[i + step]) for i in range(max(map(len, keys.values()))) for task, own in keys.items() if i + step < len(own)
+        ]
+    return found
+
+
+async def crowd(url: str, server: psutil.Process, places: Sequence[Blended], seconds: float) -> tuple[list[Visitor], float, float]:
+    """The visitors after they have gone, and the server's megabytes when all had come and at the end."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30, read=None), limits=limits) as client:
+        handlers = Handlers.of((await client.get("/config")).json())
+        all_ = [Visitor(client, handlers, place, seed) for seed, place in enumerate(places)]
+        try:
+            await asyncio.gather(*(v.come() for v in all_))
+            start = memory(server)
+            await asyncio.gather(*(v.stay(seconds) for v in all_))
+            return all_, start, memory(server)
+        finally:
+            await asyncio.gather(*(v.leave() for v in all_))
+
+
+def memory(server: psutil.Process) -> float:
+    return sum(p.memory_info().rss for p in (server, *server.children(recursive=True))) / 1e6
+
+
+class Truth:
+    """What the numbers should have been, computed by a bench of our own, alone and on all images at once."""
+
+    def __init__(self, lab: Lab, precision: str):
+        self.lab, self.precision = lab, precision
+        self.clip = load_clip()
+        self.benches: dict[str, Bench] = {}
+        self.known: dict[Blended, tuple[np.ndarray, np.ndarray]] = {}
+
+    def fits(self, shown: Shown) -> bool:
+        if shown.place not in self.known:
+            task = shown.place.task
+            if task not in self.benches:
+                self.benches[task] = Bench(self.clip, load_task(task, self.clip), precision=self.precision)
+            bench = self.benches[task]
+            logits = bench.logits(shown.place.adapter(self.lab)).float()
+            top = logits.topk(2).values
+            self.known[shown.place] = (logits.argmax(-1) == bench.labels).numpy(), (top[:, 0] - top[:, 1] < TIE[self.precision]).numpy()
+        right, tied = (x[: shown.n] for x in self.known[shown.place])
+        return shown.total == len(self.known[shown.place][0]) and abs(int(right.sum()) - shown.correct) <= tied.sum()
+
+
+def run(url: str, server: psutil.Process, places: Sequence[Blended], seconds: float, truth: Truth) -> Result:
+    all_, start, end = asyncio.run(crowd(url, server, places, seconds))
+    firsts, wholes = ([s for v in all_ for s in getattr(v, name)] for name in ("firsts", "wholes"))
+    shown = [s for v in all_ for s in v.shown]
+    wrong = sum(not truth.fits(s) for s in shown)
+    percentiles = (float(np.percentile(x, p)) if x else float("nan") for x in (firsts, wholes) for p in (50, 95))
+    a, b, c, d = percentiles
+    return Result(len(places), seconds, len(firsts), a, b, len(wholes), c, d, len(shown), wrong, sum(v.lost for v in all_), start, end)
+
+
+def table(results: Sequence[Result]) -> str:
+    rows = [
+        "| visitors | first number, p50 / p95 | all images, p50 / p95 | numbers shown | wrong | missing | server, MB |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for r in results:
+        first, whole = (f"{1000 * p50:.0f} / {1000 * p95:.0f} ms" for p50, p95 in ((r.first_p50, r.first_p95), (r.whole_p50, r.whole_p95)))
+        rows.append(f"| {r.visitors} | {first} | {whole} | {r.shown} | {r.mismatches} | {r.lost} | {r.memory_start:.0f} → {r.memory_end:.0f} |")
+    return "\n".join(rows)
+
+
+def main() -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--visitors", type=int, default=10, help="how many drag at once in the second round (default: %(default)s)")
+    p.add_argument("--seconds", type=float, default=30, help="for how long each round drags (default: %(default)s)")
+    p.add_argument("--precision", choices=TIE, help="arithmetic of the page's bench (default: the faster one here)")
+    p.add_argument("--json", type=Path, help="write what was measured to this file")
+    a = p.parse_args()
+    if not 1 <= a.visitors <= 50 or not a.seconds > 0:
+        p.error("give 1 to 50 visitors, who stay for more than no time")
+    lab = Lab()
+    precision = a.precision or str(lab.bench(next(iter(lab.tasks()))).dtype).removeprefix("torch.")
+    found = pairs(lab)
+    truth = Truth(lab, precision)
+    with served(precision) as (url, server):
+        results = [run(url, server, [found[i % len(found)] for i in range(n)], a.seconds, truth) for n in sorted({1, a.visitors})]
+    print(f"{precision}, {a.seconds:g} s a round\n\n{table(results)}")
+    if a.json:
+        write_atomically(a.json, (json.dumps({"precision": precision, "rounds": [asdict(r) for r in results]}, indent=1) + "\n").encode())
+    return 0 if all(r.sound for r in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
