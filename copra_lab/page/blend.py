@@ -26,7 +26,8 @@ of LoRA do not: let both be drawn and see. While you rest, all lines are filled 
 
 CHOICES = [("ΔW", "delta"), ("the factors", "factors")]
 
-METHODS = ("LoRA", "CopRA")
+METHODS = (("LoRA", "CopRA"), ("CopRA", "LoRA"))
+"""Each with the one that it is compared with."""
 
 GRID = tuple(round(LOW + i / 10, 1) + 0.0 for i in range(round(10 * (HIGH - LOW)) + 1))
 """Where lines are measured while the visitor rests."""
@@ -94,15 +95,14 @@ class Rival(NamedTuple):
 
 
 def rival(lab: Lab, task: str, a: str, b: str) -> Rival | None:
-    """None where `a` and `b` are not of one method, or one of theirs is missing."""
-    parts = {key: tuple(label.split(", ", 1)) for label, key in lab.menu(task)}  # ("LoRA", "seed 0")
-    keys = {part: key for key, part in parts.items()}
-    methods = {parts[key][0] for key in (a, b)}
-    if len(methods) > 1 or not methods <= set(METHODS):
-        return None
-    method = METHODS[1 - METHODS.index(methods.pop())]
-    found = [keys.get((method, *parts[key][1:])) for key in (a, b)]
-    return Rival(method, found[0], found[1]) if found[0] and found[1] else None
+    """None where `a` and `b` are not of one method, as the menu names them, or one of theirs is missing."""
+    labels = {key: label for label, key in lab.menu(task)}  # "LoRA, seed 0"
+    keys = {label: key for key, label in labels.items()}
+    for method, other in METHODS:
+        if all(method in labels[key] for key in (a, b)):
+            found = [keys.get(labels[key].replace(method, other, 1)) for key in (a, b)]
+            return Rival(other, found[0], found[1]) if found[0] and found[1] else None
+    return None
 
 
 def _offer(other: Rival | None) -> str:

@@ -300,7 +300,7 @@ def point_of(value: object) -> tuple[int, int]:
     if len(found) != 2:
         raise ValueError("the point must be two numbers, the weights of B and of C, such as 0.25 0.5")
     # In the larger triangle, as seen from the corner where A counts most.
-    low, high = -BEYOND / UNITS, 1 + 2 * BEYOND / UNITS
+    low, high = round(-BEYOND / UNITS, 2), round(1 + 2 * BEYOND / UNITS, 2)
     b, c = (round(UNITS * _within(x, low, high, f"the weight of {name}")) + BEYOND for x, name in zip(found, "BC", strict=True))
     side = UNITS + 3 * BEYOND
     if b + c > side:

@@ -41,8 +41,8 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
             with gr.Column(elem_classes="board"):
                 chart = panel(draw.chart, "triangle-chart")
                 html(HANDS, elem_id="triangle-hands", js_on_load=SCRIPT)
+                clear = gr.Button("Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear")
             point = gr.Textbox(MIDDLE, visible="hidden", elem_id="triangle-point")
-            clear = gr.Button("Clear the landscape", size="sm", min_width=140, elem_id="triangle-clear", elem_classes="clear")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "triangle-changed")
     html(HOW_TO_READ)
