@@ -71,7 +71,7 @@ def path_svg(
     def line(kind: str, x1: str, y1: str, x2: str, y2: str, more: str = "") -> str:
         return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"{more}/>'
 
-    def mark(kind: str, at_x: str, at_y: str) -> str:
+    def dot(kind: str, at_x: str, at_y: str) -> str:
         if kind == "rival":
             return f'<rect class="mark {kind}" x="{at_x}" y="{at_y}" width="6" height="6" transform="translate(-3 -3)"/>'
         return f'<circle class="mark {kind}" cx="{at_x}" cy="{at_y}" r="3"/>'
@@ -102,7 +102,7 @@ def path_svg(
     for other in beside:
         known = [(w, a) for w, a in other.points if a.n >= total]
         out += [line(f"other {other.kind}", x(w1), y(a1.value), x(w2), y(a2.value)) for (w1, a1), (w2, a2) in itertools.pairwise(known)]
-        out += [mark(other.kind, x(w), y(a.value)) for w, a in known]
+        out += [dot(other.kind, x(w), y(a.value)) for w, a in known]
     for (w1, a1), (w2, a2) in itertools.pairwise(whole):
         out.append(line("curve", x(w1), y(a1.value), x(w2), y(a2.value)))
     found = highest_barrier(whole)

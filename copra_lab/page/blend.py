@@ -135,7 +135,8 @@ def ahead(walk: Walk) -> list[list[Place]]:
         return []
     others = [b.line for b in here.beside]
     near = sorted(GRID, key=lambda w: abs(w - here.weight))
-    return [[o.at(w) for o in others for w in (here.weight, 0.0, 1.0)], *([line.at(w) for w in near] for line in (here, *others))]
+    rounds: list[list[Place]] = [[o.at(w) for o in others for w in (here.weight, 0.0, 1.0)]]
+    return rounds + [[line.at(w) for w in near] for line in (here, *others)]
 
 
 def swapped(walk: Walk) -> Walk:

@@ -1,6 +1,7 @@
 """The Triangle view's pieces of HTML: pure functions of a walk."""
 
 import math
+from collections.abc import Sequence
 from html import escape
 
 from copra_lab.bench import Bench
@@ -8,6 +9,7 @@ from copra_lab.page import parts
 from copra_lab.page.places import BEYOND, UNITS, Mixed
 from copra_lab.page.walk import Point, Walk
 from copra_lab.plots import signed
+from copra_lab.stats import Accuracy
 
 WIDTH, HEIGHT = 420, 372
 """Of the drawing, in its own units."""
@@ -163,7 +165,7 @@ def changed(walk: Walk, bench: Bench | None) -> str:
 
 def table(walk: Walk) -> str:
     """All places of the triangle, the base first; A, B and C are weights."""
-    rows = [(("base", "", "", ""), walk.base.accuracy)] if walk.base else []
+    rows: list[tuple[Sequence[str], Accuracy]] = [(("base", "", "", ""), walk.base.accuracy)] if walk.base else []
     names = dict(zip(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), "ABC", strict=True))
     for place, point in sorted(landscape(walk).items(), key=lambda item: (item[0].c, item[0].b)):
         rows.append(((names.get(place.weights, ""), *map(signed, place.weights)), point.accuracy))
