@@ -60,11 +60,8 @@ def number(walk: Walk) -> str:
 
 def recipe(place: Mixed) -> str:
     """``0.50 A + 0.25 B + 0.25 C``"""
-    first, *others = (f'{abs(w):.2f} <i class="{name.lower()}">{name}</i>' for w, name in zip(place.weights, "ABC", strict=True))
-    signs = ["−" if w < 0 else "+" for w in place.weights]
-    return f"<b>{'−' if place.weights[0] < 0 else ''}{first}</b> " + " ".join(
-        f"<b>{sign} {words}</b>" for sign, words in zip(signs[1:], others, strict=True)
-    )
+    words = [f'{"−" if w < 0 else "+"} {abs(w):.2f} <i class="{name.lower()}">{name}</i>' for w, name in zip(place.weights, "ABC", strict=True)]
+    return f"<b>{' '.join(words).removeprefix('+ ')}</b>"
 
 
 def _facts(walk: Walk) -> str:
@@ -107,7 +104,7 @@ def chart(walk: Walk) -> str:
         first = " first" if point.accuracy.n < walk.total else ""
         standing = " at" if place == walk.place else ""
         cells[level].append(f'<use href="#cell-{level}" class="cell{first}{standing}" x="{x:.1f}" y="{y:.1f}" style="--v:{100 * share:.0f}%"/>')
-        if level == 0 and UNITS not in (place.b, place.c, UNITS - place.b - place.c):
+        if level == 0 and not standing and place not in place.corners:  # at the corners there is a name
             words.append(f'<text class="value{first}" x="{x:.1f}" y="{y + 4:.1f}">{percent:.0f}</text>')
     shapes = "".join(f'<polygon id="cell-{i}" points="{_hexagon(step)}"/>' for i, step in enumerate(CELLS))
     return (
