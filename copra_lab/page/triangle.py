@@ -29,7 +29,7 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.three(first, None, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="triangle-task")
+        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=260, elem_id="triangle-task")
         corners = [
             gr.Dropdown(menu, value=key, label=name, scale=2, min_width=140, elem_id=f"triangle-{name.lower()}")
             for name, key in zip("ABC", keys, strict=True)
