@@ -74,7 +74,9 @@ def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any
         return None
     place, here = Blended(task, *lab.pair(task, a, b), position(weight), space_of(space)), walk.place
     other = rival(lab, task, place.a, place.b)
-    place = replace(place, beside=_beside(lab, place, other if compare is True else None))
+    lines = _beside(place, other if compare is True else None)
+    known = here.beside if isinstance(here, Blended) else ()
+    place = replace(place, beside=tuple(b for b in lines if b in known or _can_be_made(lab, b.line)))
     updates = [gr.skip()] * 5
     if not isinstance(here, Blended) or here.task != task or (place.a, place.b) != (a, b):
         menu = lab.menu(task)
@@ -109,14 +111,14 @@ def _offer(other: Rival | None) -> str:
     return f"compare with {other.method}" if other else "no other method to compare with"
 
 
-def _beside(lab: Lab, place: Blended, other: Rival | None) -> tuple[Beside, ...]:
-    """The same two adapters in the other space, and the `other` two in this one, as far as they can be mixed."""
+def _beside(place: Blended, other: Rival | None) -> list[Beside]:
+    """The same two adapters in the other space, and the `other` two in this one."""
     line = replace(place, weight=0.5)
     space = next(s for s in SPACES if s != place.space)
     lines = [Beside("space", draw.NAMES[space], replace(line, space=space))]
     if other:
         lines.append(Beside("rival", f"{other.method}’s, {draw.NAMES[place.space]}", replace(line, a=other.a, b=other.b)))
-    return tuple(b for b in lines if _can_be_made(lab, b.line))
+    return lines
 
 
 def _can_be_made(lab: Lab, place: Blended) -> bool:
