@@ -3,12 +3,22 @@
 import itertools
 from collections.abc import Sequence
 from html import escape
+from typing import NamedTuple
 
 from copra_lab.merge import barrier
 from copra_lab.stats import Accuracy
 
 HEIGHT = 270
 """Pixels from 0 to 100 % in `path_svg`."""
+
+
+class Line(NamedTuple):
+    """A line drawn beside the one that `path_svg` is about. ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares);
+    ``points``: (λ, accuracy), in order."""
+
+    kind: str
+    name: str
+    points: Sequence[tuple[float, Accuracy]]
 
 
 def percent(share: float) -> str:
@@ -39,12 +49,13 @@ def path_svg(
     at: float | None = None,
     low: float = -0.5,
     high: float = 1.5,
+    beside: Sequence[Line] = (),
 ) -> str:
     """Accuracy along the line between two adapters, as an inline SVG that fills its parent's width.
 
     ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn wide and pale.
     ``base``: the accuracy without an adapter, a dashed line. ``at``: where the visitor stands. With both ends known,
-    the chord between them and the barrier below it are drawn. λ runs from `low` to `high`, accuracy from 0 to 100 %,
+    the chord between them and the barrier below it are drawn. ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to 100 %,
     always, so that two drawings can be compared.
 
     Positions across are percentages and positions down are pixels, so text keeps its size on a phone. Labels stand
@@ -59,6 +70,11 @@ def path_svg(
 
     def line(kind: str, x1: str, y1: str, x2: str, y2: str, more: str = "") -> str:
         return f'<line class="{kind}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"{more}/>'
+
+    def dot(kind: str, at_x: str, at_y: str) -> str:
+        if kind == "rival":
+            return f'<rect class="mark {kind}" x="{at_x}" y="{at_y}" width="6" height="6" transform="translate(-3 -3)"/>'
+        return f'<circle class="mark {kind}" cx="{at_x}" cy="{at_y}" r="3"/>'
 
     def text(kind: str, at_x: str, at_y: float | str, words: str, more: str = "") -> str:
         return f'<text class="{kind}" x="{at_x}" y="{at_y}"{more}>{escape(words)}</text>'
@@ -83,6 +99,10 @@ def path_svg(
         out.append(line("base", "0", y(base.value), "100%", y(base.value)))
     if len(ends) == 2:
         out.append(line("chord", x(0), y(ends[0.0].value), x(1), y(ends[1.0].value)))
+    for other in beside:
+        known = [(w, a) for w, a in other.points if a.n >= total]
+        out += [line(f"other {other.kind}", x(w1), y(a1.value), x(w2), y(a2.value)) for (w1, a1), (w2, a2) in itertools.pairwise(known)]
+        out += [dot(other.kind, x(w), y(a.value)) for w, a in known]
     for (w1, a1), (w2, a2) in itertools.pairwise(whole):
         out.append(line("curve", x(w1), y(a1.value), x(w2), y(a2.value)))
     found = highest_barrier(whole)
@@ -110,15 +130,18 @@ def path_svg(
         out.append(text("base-name", "100%", f"{below if below < HEIGHT - 2 else below - 21:.1f}", label, ' dx="-4" text-anchor="end"'))
     return (
         f'<svg class="path" role="img" aria-label="Accuracy along the line from A to B" width="100%" height="{HEIGHT}">'
-        f"<desc>{escape(_in_words(whole, base, found))}</desc>{''.join(out)}</svg>"
+        f"<desc>{escape(_in_words(whole, base, found, beside))}</desc>{''.join(out)}</svg>"
     )
 
 
-def _in_words(whole: Sequence[tuple[float, Accuracy]], base: Accuracy | None, found: tuple[float, float] | None) -> str:
+def _in_words(whole: Sequence[tuple[float, Accuracy]], base: Accuracy | None, found: tuple[float, float] | None, beside: Sequence[Line]) -> str:
     said = [f"{len(whole)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")
     said += [f"{name}: {a}." for w, a in whole for weight, name in ((0.0, "A"), (1.0, "B")) if w == weight]
     if found:
         said.append(f"Barrier: {100 * found[0]:.1f} points at λ = {signed(found[1])}.")
+    for other in beside:
+        if found := highest_barrier(other.points):
+            said.append(f"Beside it: {other.name}, barrier {100 * found[0]:.1f} points at λ = {signed(found[1])}.")
     return " ".join(said)

@@ -203,7 +203,7 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     lab = Lab(prompts=tmp_path)
     length = shipped_prompts("digits")[0].load(load_clip()).length
     assert lab.longest_prompt() == length
-    move, session = handler(lab, "move", 2), Session()
+    move, session = handler(lab, "move", "prompt"), Session()
     *_, last = move("digits", "coop-seed-0", [], 0.1, *[100] * length, session, None)
     assert 'role="alert"' in last[0] and "copy or save it anew" in last[0]
     *_, last = move("digits", "pun-seed-0", [], 0.1, *[100] * length, session, None)
@@ -211,7 +211,7 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
 
 
 def test_the_page_goes_on_after_junk():
-    move, rest = (handler(LAB, name, 2) for name in ("move", "rest"))
+    move, rest = (handler(LAB, name, "prompt") for name in ("move", "rest"))
     assert inspect.isgeneratorfunction(move)
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), None)

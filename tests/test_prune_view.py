@@ -225,18 +225,18 @@ class BrokenLab(TinyLab):
         return super().adapter(task, key)
 
 
-def handler(lab: TinyLab, name: str, view: int):
-    """A view's handler as the page calls it."""
+def handler(lab: TinyLab, name: str, view: str):
+    """A view's handler as the page calls it, found by what it draws on."""
 
     async def built():
         return build(lab)
 
     page = asyncio.run(built())  # outside of a loop gradio makes one and never closes it
-    return [f.fn for f in page.fns.values() if f.name == name][view]
+    return next(f.fn for f in page.fns.values() if f.name == name and str(f.outputs[0].elem_id).startswith(f"{view}-"))
 
 
 def test_the_page_answers_junk_and_broken_files_and_goes_on():
-    move, rest = (handler(BrokenLab(), name, 1) for name in ("move", "rest"))
+    move, rest = (handler(BrokenLab(), name, "prune") for name in ("move", "rest"))
     assert inspect.isgeneratorfunction(move)
     session = Session()
     for values in [values for values, _ in JUNK]:
@@ -251,13 +251,13 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
 
 
 def test_a_view_draws_no_place_of_another():
-    rest = handler(LAB, "rest", 0)
+    rest = handler(LAB, "rest", "blend")
     assert all("value" not in r for r in rest(walked(WHOLE)))
     assert "data-weight" in rest(walked(Blended("colours", "0/one", "0/two", 0.5)))[0]
 
 
 def test_a_request_that_was_overtaken_is_dropped():
-    move, session = handler(LAB, "move", 1), Session()
+    move, session = handler(LAB, "move", "prune"), Session()
     list(move("colours", "0/one", [0], ["q"], 5, ALL, session, 20.0))
     assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, session, 10.0))) == 1 and session.walk.place.layers == (0,)
 

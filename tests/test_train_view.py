@@ -256,7 +256,7 @@ def test_a_second_press_is_refused_in_words(monkeypatch):
 
 
 def test_the_page_trains_and_gives_buttons_back():
-    run = handler(LAB, "run", 0)
+    run = handler(LAB, "run", "train")
     answers = list(run(*VALUES, Session()))
     assert all(len(a) == len(answers[0]) for a in answers)
     (go, stop), (_, stopped) = answers[1][4:6], answers[-1][4:6]

@@ -123,7 +123,7 @@ def test_junk_is_answered_in_words(values):
     assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 8
     assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
-    assert handler(LAB, "watch", 0) and handler(LAB, "look", 0)
+    assert handler(LAB, "watch", "worth") and handler(LAB, "look", "worth")
 
 
 def test_another_layer_shows_other_images():

@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import api, blend, own, prompt, prune, tour, train, worth
+from copra_lab.page import api, blend, own, prompt, prune, tour, train, triangle, worth
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
@@ -21,7 +21,7 @@ from copra_lab.page.walk import Session
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-VIEWS = (blend.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
+VIEWS = (blend.VIEW, triangle.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
 
 FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
 (CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and

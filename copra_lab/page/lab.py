@@ -109,6 +109,12 @@ class Lab:
         keys = [key for _, key in self.menu(task)]
         return (str(a) if a in keys else keys[0]), (str(b) if b in keys else keys[1])
 
+    def three(self, task: str, *wanted: object) -> tuple[str, str, str]:
+        """The three keys `wanted` where `task` has them, or else the first, second and third it has, as far as there are so many."""
+        keys = [key for _, key in self.menu(task)]
+        a, b, c = (str(key) if key in keys else keys[min(i, len(keys) - 1)] for i, key in enumerate(wanted))
+        return a, b, c
+
     def adapters(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of the adapters of `task`, without "no adapter"."""
         return [(label, key) for label, key in self.menu(task) if key != BASE]

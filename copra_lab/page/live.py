@@ -1,5 +1,6 @@
 """What every live view does: follow the controls, show a first number at once, then all images, then fill in the curve."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,7 +10,7 @@ import gradio as gr
 from copra_lab.bench import Bench
 from copra_lab.page import parts
 from copra_lab.page.lab import Lab
-from copra_lab.page.measure import filled_in, first_numbers, remaining
+from copra_lab.page.measure import Ahead, filled_in, first_numbers, remaining
 from copra_lab.page.places import Place
 from copra_lab.page.walk import Session, Walk
 
@@ -19,6 +20,9 @@ NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
 """Everything that runs the model shares one small limit."""
+
+REDRAWN = 0.3
+"""Seconds between two drawings of what is filled in."""
 
 
 class Panel(NamedTuple):
@@ -39,13 +43,14 @@ def bench_of(lab: Lab, walk: Walk) -> Bench | None:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a view shows what a visitor walks, and the class of the places that it can show."""
+    """Where a view shows what a visitor walks, the class of the places that it can show, and what it measures meanwhile."""
 
     kind: type
     number: Panel
     chart: Panel
     changed: Panel
     table: Panel
+    ahead: Ahead = lambda walk: ()
 
 
 Ask = Callable[..., tuple[Place, Sequence[Any]] | None]
@@ -91,7 +96,12 @@ def follow(
 
     def fill(session: Session) -> Iterator[list[Any]]:
         yield [gr.skip()] * len(growing)
-        for walk in filled_in(lab, session):
+        shown, walk = 0.0, None
+        for walk in filled_in(lab, session, stage.ahead):
+            if time.monotonic() - shown >= REDRAWN:
+                shown = time.monotonic()
+                yield draw(walk, growing)
+        if walk and walk.turns == session.walk.turns:  # the last may have come too soon after the one before
             yield draw(walk, growing)
 
     def cleared(session: Session) -> list[Any]:

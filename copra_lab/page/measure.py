@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 
 import torch
@@ -94,37 +94,55 @@ def remaining(lab: Lab, session: Session) -> Walk | None:
     if place is None or place not in walk.points or not (walk.whole(place) or session.rests(PAUSE)):
         return None
     with traffic:
-        return _complete(lab, session, place, place)
+        bench = lab.bench(place.task)
+        return session.walk if _measured(lab, session, place, len(bench), lambda: session.stands(place)) else None
 
 
-def filled_in(lab: Lab, session: Session) -> Iterator[Walk]:
-    """While the visitor rests, measure what the slider passed by on the remaining images, what is near first."""
+Ahead = Callable[[Walk], Sequence[Sequence[Place]]]
+"""What is worth measuring while the visitor rests, beyond what the slider passed by: several rounds of places."""
+
+
+def filled_in(lab: Lab, session: Session, ahead: Ahead = lambda walk: ()) -> Iterator[Walk]:
+    """While the visitor rests, measure what the slider passed by on the remaining images, what is near first, and then
+    what lies `ahead`: each round of places on the first images, and then on all."""
     walk = session.walk
     stood = walk.place
-    if stood is None:
+    if stood is None or not walk.total:
         return
-    passed = [p for p in walk.points if p.line == stood.line and not walk.whole(p)]
-    if not passed or not session.rests(4 * PAUSE):
+    passed = [p for p in reversed(list(walk.points)) if p.line == stood.line and not walk.whole(p)]
+    rounds = [sorted(passed, key=lambda p: abs(p.position - stood.position)), *ahead(walk)]
+    if all(walk.whole(p) for places in rounds for p in places) or not session.rests(4 * PAUSE):
         return
-    for place in sorted(passed, key=lambda p: abs(p.position - stood.position)):
-        done = _complete(lab, session, place, stood, before=traffic.give_way)
-        if done is None:
-            return
-        yield done
+    bench = lab.bench(stood.task)
+
+    def stays() -> bool:
+        traffic.give_way()
+        return session.walk.turns == walk.turns
+
+    for places in rounds:
+        for images in (first_images(bench), walk.total):
+            for place in places:
+                if _known(session.walk, place) >= images:
+                    continue
+                if not _measured(lab, session, place, images, stays, walk.turns):
+                    return
+                yield session.walk
 
 
-def _complete(lab: Lab, session: Session, place: Place, stood: Place, before: Callable[[], None] = lambda: None) -> Walk | None:
-    """Measure `place` on the images that it was not measured on, as long as the visitor stands at `stood`."""
+def _known(walk: Walk, place: Place) -> int:
+    return len(walk.points[place].predictions) if place in walk.points else 0
+
+
+def _measured(lab: Lab, session: Session, place: Place, images: int, stays: Callable[[], bool], turns: int | None = None) -> bool:
+    """Whether `place` could be measured on its first `images` as long as the visitor `stays`."""
     known = session.walk.points.get(place)
-    if known is None:
-        return None
-    if not session.walk.whole(place):
+    done = len(known.predictions) if known else 0
+    if done < images:
         bench, model = lab.bench(place.task), place.model(lab)
-        parts = [known.predictions]
-        for start in range(len(known.predictions), len(bench), FIRST):
-            before()
-            if not session.stands(stood) or place not in session.walk.points:  # gone elsewhere, or cleared
-                return None
-            parts.append(model.predictions(bench, start, start + FIRST))
-        session.add(place, _point(bench, torch.cat(parts)))
-    return session.walk if session.stands(stood) else None
+        parts = [known.predictions] if known else []
+        for start in range(done, images, FIRST):
+            if not stays():
+                return False
+            parts.append(model.predictions(bench, start, min(start + FIRST, images)))
+        session.add(place, _point(bench, torch.cat(parts)), turns)
+    return stays()

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple, Protocol
 
 from torch import Tensor
 
 from copra_lab.bench import Bench
 from copra_lab.lora import NONE, Adapter
-from copra_lab.merge import interpolate
+from copra_lab.merge import interpolate, interpolate_factors, weighted_sum
 from copra_lab.nemesis import replace as drawn_anew
 from copra_lab.nemesis import rescale
 from copra_lab.page.lab import Lab
@@ -19,6 +19,15 @@ from copra_lab.sites import KINDS
 from copra_lab.sites import place as site
 
 LOW, HIGH, STEP = -0.5, 1.5, 0.02
+
+SPACES = {"delta": interpolate, "factors": interpolate_factors}
+"""What is mixed on the way from one adapter to another: ΔW, or A and B by themselves."""
+
+UNITS = 120
+"""Weights in a triangle are whole numbers of these parts: two decimals, and thirds."""
+
+BEYOND = 20
+"""How far, in `UNITS`, a weight in a triangle may be below zero."""
 
 MOST = 200
 """Percent of its learned norm that a vector of a prompt can be stretched to."""
@@ -87,12 +96,15 @@ class Base:
 
 @dataclass(frozen=True)
 class Blended:
-    """The point λ = ``weight`` on the line between two adapters, given by their keys on the shelf."""
+    """The point λ = ``weight`` on the line between two adapters, given by their keys on the shelf, in one of `SPACES`;
+    ``beside`` are lines to be drawn beside this one, no part of the model."""
 
     task: str
     a: str
     b: str
     weight: float = 0.0
+    space: str = "delta"
+    beside: "tuple[Beside, ...]" = field(default=(), compare=False)
 
     @property
     def position(self) -> float:
@@ -102,21 +114,74 @@ class Blended:
     def line(self) -> Hashable:
         return replace(self, weight=0.0)
 
-    subject = line
+    @property
+    def subject(self) -> Hashable:
+        return replace(self, weight=0.0, space="delta")
+
+    def at(self, weight: float) -> "Blended":
+        """Another point of this line. Its ends are the two adapters, in whatever space."""
+        return replace(self, weight=weight, space="delta" if weight in (0.0, 1.0) else self.space)
 
     @property
     def references(self) -> tuple[Place, ...]:
-        return Base(self.task), replace(self, weight=0.0), replace(self, weight=1.0)
+        return Base(self.task), self.at(0.0), self.at(1.0)
 
     def model(self, lab: Lab) -> Model:
         return Model(self.adapter(lab))
 
     def adapter(self, lab: Lab) -> Adapter:
-        return interpolate(lab.adapter(self.task, self.a), lab.adapter(self.task, self.b), self.weight)
+        return SPACES[self.space](lab.adapter(self.task, self.a), lab.adapter(self.task, self.b), self.weight)
 
     def swapped(self) -> "Blended":
         """The same model, seen from the other end: λ becomes 1 − λ."""
-        return Blended(self.task, self.b, self.a, mirror(self.weight))
+        beside = tuple(other._replace(line=other.line.swapped()) for other in self.beside)
+        return replace(self, a=self.b, b=self.a, weight=mirror(self.weight), beside=beside)
+
+
+class Beside(NamedTuple):
+    """A line to be drawn beside another one. ``kind``: "space", the same two adapters in the other space, or "rival",
+    another two; ``name``: what a legend calls it."""
+
+    kind: str
+    name: str
+    line: Blended
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A point of the plane through three adapters: what the second and the third count, in `UNITS`; the first counts what
+    is left."""
+
+    task: str
+    keys: tuple[str, str, str]
+    b: int = 0
+    c: int = 0
+
+    position = 0.0
+
+    @property
+    def line(self) -> Hashable:
+        return replace(self, b=0, c=0)
+
+    subject = line
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        return (UNITS - self.b - self.c) / UNITS, self.b / UNITS, self.c / UNITS
+
+    @property
+    def corners(self) -> "tuple[Mixed, Mixed, Mixed]":
+        return replace(self, b=0, c=0), replace(self, b=UNITS, c=0), replace(self, b=0, c=UNITS)
+
+    @property
+    def references(self) -> tuple[Place, ...]:
+        return Base(self.task), *self.corners
+
+    def model(self, lab: Lab) -> Model:
+        return Model(self.adapter(lab))
+
+    def adapter(self, lab: Lab) -> Adapter:
+        return weighted_sum([lab.adapter(self.task, key) for key in self.keys], self.weights)
 
 
 @dataclass(frozen=True)
@@ -231,6 +296,29 @@ class Valued:
 def position(value: object) -> float:
     """What came from the slider of λ or its number field → a λ on the slider's grid, within its ends."""
     return round(round(_within(value, LOW, HIGH, "λ") / STEP) * STEP, 2) + 0.0  # + 0.0: there is no −0
+
+
+def space_of(value: object) -> str:
+    """Raises ValueError for what is none of `SPACES`."""
+    if not isinstance(value, str) or value not in SPACES:
+        raise ValueError(f"what is mixed must be one of {' or '.join(SPACES)}")
+    return value
+
+
+def point_of(value: object) -> tuple[int, int]:
+    """What came from a triangle, the weights of B and of C as in ``"0.333 0.25"`` → both in `UNITS`, no farther outside than `BEYOND`.
+    Raises ValueError for what is not two numbers."""
+    found = value.split() if isinstance(value, str) else ()
+    if len(found) != 2:
+        raise ValueError("the point must be two numbers, the weights of B and of C, such as 0.25 0.5")
+    # In the larger triangle, as seen from the corner where A counts most.
+    low, high = round(-BEYOND / UNITS, 2), round(1 + 2 * BEYOND / UNITS, 2)
+    b, c = (round(UNITS * _within(x, low, high, f"the weight of {name}")) + BEYOND for x, name in zip(found, "BC", strict=True))
+    side = UNITS + 3 * BEYOND
+    if b + c > side:
+        b = round(b * side / (b + c))
+        c = side - b
+    return b - BEYOND, c - BEYOND
 
 
 def mirror(weight: float) -> float:

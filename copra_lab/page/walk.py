@@ -3,7 +3,7 @@
 import math
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -28,13 +28,15 @@ class Point:
 
 @dataclass(frozen=True)
 class Walk:
-    """``place`` is where the visitor stands, ``since`` the place on the same line that it is compared with: the last one
-    that was measured on all images before the slider left it; ``own`` is what the visitor trained, the last first."""
+    """``place`` is where the visitor stands, ``since`` the place of the same subject that it is compared with: the last one
+    that was measured on all images before the slider left it. ``turns`` counts how often the visitor went on or cleared
+    what was there: work in the background that was begun before is then over. ``own`` is what the visitor trained, the last first."""
 
     place: Place | None = None
     since: Place | None = None
     points: Mapping[Place, Point] = field(default_factory=dict)
     own: tuple[Own, ...] = ()
+    turns: int = field(default=0, compare=False)
 
     @property
     def position(self) -> float:
@@ -67,11 +69,11 @@ class Walk:
     def step(self, place: Place) -> "Walk":
         """The visitor goes to `place`."""
         here, since = self.place, self.since
-        if here is None or here.line != place.line:
+        if here is None or here.subject != place.subject:
             since = place
         elif here != place and self.whole(here):
             since = here
-        return replace(self, place=place, since=since)
+        return replace(self, place=place, since=since, turns=self.turns + 1)
 
     def lab(self, lab: Lab) -> Lab:
         """What this visitor can choose from: `lab` with the adapters of one's own."""
@@ -79,13 +81,13 @@ class Walk:
 
     def keep(self, *trained: Own) -> "Walk":
         """With these adapters of one's own too. Beyond `OWN` the oldest go, but none of the place where the visitor stands."""
-        here = astuple(self.place) if self.place else ()  # type: ignore[call-overload] # every place is a dataclass
+        here = repr(self.place)  # which names every key, however deep
         going = sorted(self.own, key=lambda o: o.key in here, reverse=True)[OWN - len(trained) :]
         return replace(self, own=(*trained, *(o for o in self.own if o not in going)))
 
     def nowhere(self) -> "Walk":
         """The visitor asked for what is not there."""
-        return replace(self, place=None, since=None)
+        return replace(self, place=None, since=None, turns=self.turns + 1)
 
     def add(self, place: Place, point: Point) -> "Walk":
         """With one more point; a first estimate does not replace a result on all images."""
@@ -107,7 +109,8 @@ class Walk:
         if here is None:
             return self
         kept = (here, *here.references)
-        return replace(self, points={p: point for p, point in self.points.items() if p.subject != here.subject or p in kept}, since=here)
+        points = {p: point for p, point in self.points.items() if p.subject != here.subject or p in kept}
+        return replace(self, points=points, since=here, turns=self.turns + 1)
 
 
 @dataclass(frozen=True)
@@ -157,8 +160,9 @@ class Session:
     def visit(self, place: Place) -> Walk:
         return self.change(lambda walk: walk.step(place))
 
-    def add(self, place: Place, point: Point) -> None:
-        self.change(lambda walk: walk.add(place, point))
+    def add(self, place: Place, point: Point, turns: int | None = None) -> None:
+        """`turns`: only if the walk is still at these."""
+        self.change(lambda walk: walk.add(place, point) if turns in (None, walk.turns) else walk)
 
     def stands(self, place: Place | None) -> bool:
         return self.walk.place == place
