@@ -26,11 +26,16 @@ def main() -> None:
     parser.add_argument(
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
     )
+    parser.add_argument(
+        "--model", metavar="NAME", help="another CLIP than the bundled one, as load_clip takes it; give adapters made from it with --adapters"
+    )
     args = parser.parse_args()
     if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
         parser.error(f"no folder {missing[0]}")
-    lab = Lab((FOLDER, *args.adapters), args.precision)
-    page = build(lab) if args.adapters or args.precision != "auto" else demo
+    lab = Lab((FOLDER, *args.adapters), args.precision, model=args.model)
+    if args.model:
+        check(lab, parser)
+    page = build(lab) if args.adapters or args.model or args.precision != "auto" else demo
     # Wake the first task while the server starts; a first rendering of the drawings shows its progress here.
     threading.Thread(target=wake, args=(lab,), daemon=True).start()
     quiet = args.no_browser or "SPACE_ID" in os.environ
@@ -40,6 +45,19 @@ def main() -> None:
         parser.exit(1, f"The page could not be served: {e}\nChoose another port with --port, or another address with --host.\n")
     print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
     page.block_thread()
+
+
+def check(lab: Lab, parser: argparse.ArgumentParser) -> None:
+    """Ends the program, in a sentence, where the model cannot be loaded or no adapter was made from it."""
+    try:
+        clip = lab.clip
+    except (OSError, ValueError) as e:
+        parser.error(str(e))
+    if not lab.tasks():
+        parser.error(
+            f"no adapter was made from {clip.name} (weights {clip.hash}); make one with copra_lab.fit, save it as FOLDER/task/label, "
+            "where task is the name of one of copra-lab's, and give --adapters FOLDER"
+        )
 
 
 def wake(lab: Lab) -> None:

@@ -42,14 +42,12 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
             add(view, lab, session)
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
         page.load(None, js=OPEN)
-        page.load(lambda: FOOTER.format(model=model_line()), None, footer, show_progress="hidden", api_visibility="private")
+        page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
     return page.queue(max_size=64)
 
 
-def model_line() -> str:
-    from copra_lab.clip import load_clip
-
-    clip = load_clip()
+def model_line(lab: Lab) -> str:
+    clip = lab.clip
     return (
         f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
     )

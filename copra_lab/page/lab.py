@@ -1,4 +1,4 @@
-"""What all visitors share and nobody changes: the bundled CLIP, the adapters on the shelf, and a bench a task."""
+"""What all visitors share and nobody changes: the CLIP, the adapters on the shelf, and a bench a task."""
 
 import threading
 from contextlib import suppress
@@ -10,9 +10,9 @@ import torch
 
 from copra_lab.bench import Bench
 from copra_lab.catalogue import TASKS
-from copra_lab.clip import load_clip
+from copra_lab.clip import Clip, load_clip
 from copra_lab.lora import NONE, Adapter
-from copra_lab.prompts import PromptError, SoftPrompt
+from copra_lab.prompts import FILE, PromptError, SoftPrompt
 from copra_lab.shipped import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
 from copra_lab.tasks import load_task
 
@@ -30,11 +30,21 @@ _making = threading.Lock()
 
 @dataclass(frozen=True)
 class Lab:
-    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s."""
+    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``model``: another CLIP
+    than the bundled one, as `load_clip` takes it; then only what was made from it is shown."""
 
     folders: tuple[Path, ...] = (FOLDER,)
     precision: str = "auto"
     prompts: Path = PROMPTS
+    model: str | None = None
+
+    @property
+    def clip(self) -> Clip:
+        return load_clip(self.model)
+
+    def _ours(self, folder: Path) -> bool:
+        """Whether what is in `folder` may be shown: with the bundled CLIP all, since a misfit is told when it is chosen."""
+        return self.model is None or _base(folder) in ("", self.clip.hash)
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
@@ -55,7 +65,7 @@ class Lab:
 
     def shelf(self, task: str) -> dict[str, Shipped]:
         """The adapters of `task` by a key: never a path, so that no visitor can name one."""
-        return {f"{i}/{s.folder.name}": s for i, folder in enumerate(self.folders) for s in shipped(task, folder)}
+        return {f"{i}/{s.folder.name}": s for i, folder in enumerate(self.folders) for s in shipped(task, folder) if self._ours(s.folder)}
 
     def menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of what can be blended in `task`; the last is no adapter at all."""
@@ -77,12 +87,12 @@ class Lab:
         return str(key) if key in keys else keys[0]
 
     def adapter(self, task: str, key: str) -> Adapter:
-        """Raises AdapterError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
-        return NONE if key == BASE else self.shelf(task)[key].load(load_clip())
+        """Raises AdapterError for one that does not fit the CLIP, and KeyError for a key that is none."""
+        return NONE if key == BASE else self.shelf(task)[key].load(self.clip)
 
     def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:
         """The soft prompts of `task` by a key."""
-        return {s.folder.name: s for s in shipped_prompts(task, self.prompts)}
+        return {s.folder.name: s for s in shipped_prompts(task, self.prompts) if self._ours(s.folder)}
 
     def prompt_tasks(self) -> list[tuple[str, str]]:
         """(title, name) of each task that has soft prompts, `PROMPT_OPENING` first."""
@@ -100,8 +110,8 @@ class Lab:
         return str(key) if key in keys else keys[0]
 
     def prompt(self, task: str, key: str) -> SoftPrompt:
-        """Raises PromptError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
-        return self.prompt_shelf(task)[key].load(load_clip())
+        """Raises PromptError for one that does not fit the CLIP, and KeyError for a key that is none."""
+        return self.prompt_shelf(task)[key].load(self.clip)
 
     def longest_prompt(self) -> int:
         """How many vectors the longest prompt has; the model is not needed for that, and a file that is broken has none."""
@@ -119,7 +129,7 @@ class Lab:
         """
         torch.set_num_threads(1)
         with _making:
-            return _bench(task, self.precision)
+            return _bench(task, self.precision, self.model)
 
     def few(self, task: str, images: int) -> Bench:
         """A bench of the first `images` of the task's test images, in the order of its bench."""
@@ -129,6 +139,15 @@ class Lab:
 
 
 @cache
-def _bench(task: str, precision: str) -> Bench:
-    clip = load_clip()
+def _base(folder: Path) -> str:
+    """The hash of the weights that an adapter or soft prompt was made from; "" where that is not known."""
+    try:
+        return (SoftPrompt if (folder / FILE).exists() else Adapter).load(folder).base
+    except ValueError:
+        return ""  # a broken one stays on the shelf, and says so when it is chosen
+
+
+@cache
+def _bench(task: str, precision: str, model: str | None) -> Bench:
+    clip = load_clip(model)
     return Bench(clip, load_task(task, clip), precision=precision)
