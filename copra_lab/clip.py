@@ -69,8 +69,12 @@ class Clip:
 
     def _fit(self, x: Tensor) -> Tensor:
         side, (h, w) = self.side, x.shape[-2:]
-        edge = {"shortest": min(h, w), "longest": max(h, w)}.get(self.resize)
-        size = (side, side) if edge is None else (max(1, side * h // edge), max(1, side * w // edge))
+        if self.resize == "squash":
+            size = (side, side)
+        elif self.resize == "longest":
+            size = (max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w))))
+        else:
+            size = (side * h // min(h, w), side * w // min(h, w))
         x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True).clamp(0, 1)
         before = [round((side - n) / 2) for n in size]  # negative where there is too much: padding by it crops
         return F.pad(x, (before[1], side - size[1] - before[1], before[0], side - size[0] - before[0]))

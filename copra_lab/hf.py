@@ -88,7 +88,7 @@ def to_hugging_face(clip: Clip):
     try:
         vision, text = _vision_config(clip), _text_config(m.text if siglip else m)
         if siglip:
-            model = SiglipModel(SiglipConfig(vision_config=vision, text_config=text))
+            model = SiglipModel(SiglipConfig(vision_config=vision, text_config={**text, "projection_size": m.text.text_projection.out_features}))
         else:
             size = m.text_projection.shape[1]
             eos = m.text_eos_id if m.text_pool_type == "eos" else text["vocab_size"] - 1  # else the highest number

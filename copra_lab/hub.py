@@ -69,6 +69,8 @@ def download_clip(repo: str) -> Path:
         names = WEIGHTS if (folder / CONFIG).is_file() else HF_WEIGHTS
         if names is HF_WEIGHTS and (folder / HF_INDEX).is_file():
             return Path(snapshot_download(repo, allow_patterns=["model-*.safetensors"]))
+        if any((folder / name).is_file() for name in names):
+            return folder  # fetched before; without a network nobody could say which of them there are
         for name in names:
             try:
                 hf_hub_download(repo, name)

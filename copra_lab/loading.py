@@ -95,9 +95,8 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
     else:
         close = difflib.get_close_matches(rest, tags, 1, 0.5)
         hint = f"did you mean {architecture + ':' + close[0]!r}? " if close else ""
-        raise FileNotFoundError(
-            f"{name!r} names no weights: {hint}after the colon goes a file, or a tag of {architecture} ({', '.join(tags) or 'which has none'})"
-        )
+        some = ", ".join(tags[:5]) + (", …" if len(tags) > 5 else "") or "it has none"
+        raise FileNotFoundError(f"{name!r} names no weights: {hint}after the colon goes a file, or a tag of {architecture} ({some})")
     model_cfg = open_clip.get_model_config(architecture)
     if tag.get("quick_gelu"):
         model_cfg["quick_gelu"] = True
