@@ -231,10 +231,10 @@ def finish(model: nn.Module, tokenizer: Any, name: str, preprocess: Mapping[str,
     missing is CLIP's own. Raises ValueError for an image tower that is no ViT on squares."""
     from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
 
-    side = model.visual.image_size
-    side = side if isinstance(side, int) else side[0] if len(set(side)) == 1 else None
+    size = model.visual.image_size
+    sides = {size} if isinstance(size, int) else set(size)
     try:
-        fits = side is not None and any(s.tower == "vision" for s in find_sites(model).values())
+        fits = len(sides) == 1 and any(s.tower == "vision" for s in find_sites(model).values())
     except ValueError:
         fits = False
     if not fits:
@@ -242,4 +242,4 @@ def finish(model: nn.Module, tokenizer: Any, name: str, preprocess: Mapping[str,
     mean, std = (tuple(preprocess.get(k) or d) for k, d in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)))
     interpolation = "bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic"
     resize = preprocess.get("resize_mode") or "shortest"
-    return Clip(model.requires_grad_(False).eval(), tokenizer, name, side, mean, std, interpolation, resize)
+    return Clip(model.requires_grad_(False).eval(), tokenizer, name, sides.pop(), mean, std, interpolation, resize)

@@ -188,8 +188,10 @@ def _more_than_lora(c: dict[str, Any]) -> str | None:
     begun = c.get("init_lora_weights")
     if isinstance(begun, str) and begun not in ("gaussian", "eva", "orthogonal"):
         return f"LoRA begun with {begun}, which moves the base (save it with path_initial_model_for_weight_conversion)"
-    others = ("use_qalora", "use_bdlora", "kasa_config", "arrow_config", "alora_invocation_tokens")
-    others += ("target_parameters", "layer_replication", "trainable_token_indices")
+    others = (
+        "use_qalora", "use_bdlora", "kasa_config", "arrow_config", "alora_invocation_tokens",
+        "target_parameters", "layer_replication", "trainable_token_indices",
+    )  # fmt: skip
     return next((f"LoRA with {key}" for key in others if c.get(key)), None)
 
 
