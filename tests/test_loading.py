@@ -145,6 +145,20 @@ def test_openais_state_dicts_say_their_architecture(tmp_path, how):
     assert torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens)) and clip.name == "ViT"
 
 
+def test_a_tag_brings_its_preprocessing_and_its_activation(tmp_path, architecture, monkeypatch):
+    model = made(quick_gelu=True)
+    save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    says = {"quick_gelu": True, "mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0), "interpolation": "bilinear", "resize_mode": "squash"}
+    tags = {"some_tag": {"file": str(tmp_path / "weights.safetensors"), **says}}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, architecture, tags)
+    clip = load_clip(f"{architecture}:some_tag")
+    assert (clip.mean, clip.std, clip.interpolation, clip.resize) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bilinear", "squash")
+    x, tokens = pixels(clip), clip.tokenizer(TEXTS)
+    assert torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens))
+    of_file = load_clip(f"{architecture}:{tmp_path / 'weights.safetensors'}")  # whose activation is the architecture's
+    assert of_file.mean == clip.mean and not torch.equal(logits(of_file.model, x, tokens), logits(model, x, tokens))
+
+
 def test_half_precision_is_widened(tmp_path):
     model = made().half()
     clip = load_clip(save_open_clip(model, tmp_path / "half"))
