@@ -4,6 +4,7 @@ prepared once, and the batch size that is fastest for them."""
 import copy
 import tempfile
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,15 @@ from torch import Tensor
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip
 from copra_lab.hf import to_hugging_face
-from copra_lab.lora import Adapter, merged_weights
+from copra_lab.lora import Adapter, LowRank, merged_weights
 from copra_lab.prune import keep, layers_of
+from copra_lab.sites import choose
 from copra_lab.tasks import Task
+
+
+def first(task: Task, images: int) -> Task:
+    """The task with only so many test images, drawn evenly from all of them."""
+    return replace(task, test=task.test.pick([i * len(task.test) // images for i in range(images)]))
 
 
 def fastest(images: int, run: Callable[[int], object]) -> int:
@@ -85,6 +92,11 @@ class PeftPath:
         f = torch.cat([clip.get_image_features(pixel_values=x).pooler_output for x in self.pixels.split(batch or self.batch)])
         return ((self.scale * F.normalize(f, dim=-1) @ self.text.T).argmax(-1) == self.labels).float().mean().item()
 
+    def look_at(self, bench: Bench) -> "PeftPath":
+        """The images of another bench of the same task, at the batch size that was chosen."""
+        self.labels, self.pixels = bench.labels, bench.clip.pixels(bench.split.images[bench.order])
+        return self
+
     def path(self, weights: Sequence[float]) -> list[float]:
         out = []
         for w in weights:
@@ -128,3 +140,13 @@ def random_vit_b_32() -> Clip:
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32").requires_grad_(False).eval()
     return Clip(model, open_clip.get_tokenizer("ViT-B-32"), "ViT-B-32, random", 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+
+
+def random_adapter(clip: Clip, kinds: Sequence[str] = ("q", "k", "v"), towers: Sequence[str] = ("vision",), size: float = 0.02) -> Adapter:
+    """Rank 4 with random A and B on the chosen sites."""
+    g = torch.Generator().manual_seed(0)
+    pairs = {
+        s.name: LowRank(torch.randn(4, s.width, generator=g) * size, torch.randn(s.shape[0], 4, generator=g) * size)
+        for s in choose(clip.sites, kinds, towers)
+    }
+    return Adapter(pairs, clip.hash)

@@ -11,12 +11,12 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from others import FullForward, PeftFit, PeftPath, random_vit_b_32
+from others import FullForward, PeftFit, PeftPath, first, random_adapter, random_vit_b_32
 from race import Row, alone, race, seconds
 from tqdm.auto import tqdm
 
@@ -24,15 +24,13 @@ from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA
 from copra_lab.games import LayerGame
-from copra_lab.lora import Adapter, LowRank
 from copra_lab.nemesis import Nemesis
 from copra_lab.prompts import CoOp
 from copra_lab.prune import keep, layers_of
 from copra_lab.shapley import exact
 from copra_lab.shipped import shipped
-from copra_lab.sites import choose
 from copra_lab.storage import write_atomically
-from copra_lab.tasks import Task, load_task
+from copra_lab.tasks import load_task
 from copra_lab.tower import workers
 from copra_lab.train import DEFAULTS, fit
 
@@ -50,11 +48,6 @@ class Setting:
 
     def bench(self, images: int, precision: str = "float32") -> Bench:
         return Bench(self.clip, first(self.task, images), precision=precision)
-
-
-def first(task: Task, images: int) -> Task:
-    """The task with only so many test images, drawn evenly from all of them."""
-    return replace(task, test=task.test.pick([i * len(task.test) // images for i in range(images)]))
 
 
 def games(s: Setting) -> Iterator[Row]:
@@ -203,15 +196,10 @@ def larger(s: Setting) -> Iterator[Row]:
     """ViT-B-32 with random weights: what a user's own CLIP costs."""
     clip = random_vit_b_32()
     bench = Bench(clip, first(s.task, 8 if s.quick else 64), precision="float32")
-    g = torch.Generator().manual_seed(0)
-    deltas = {
-        site.name: LowRank(torch.randn(4, site.width, generator=g) * 0.02, torch.randn(site.shape[0], 4, generator=g) * 0.02)
-        for site in choose(clip.sites)
-    }
-    adapter = Adapter(deltas, clip.hash)
+    adapter = random_adapter(clip)
     asked = np.random.default_rng(0).random((8 if s.quick else 32, 12)) < 0.5
     game, other = LayerGame(bench, adapter), FullForward(bench, adapter)
-    n = len(bench)
+    n, few = len(bench), max(1, s.repeats // 2)
     yield race(
         f"ViT-B-32: accuracy of an adapter, {n} images, against open_clip", lambda: bench.accuracy(adapter), lambda: other.predict(), s.repeats
     )
@@ -219,8 +207,31 @@ def larger(s: Setting) -> Iterator[Row]:
         f"ViT-B-32: {len(asked)} random coalitions, {n} images, against full forwards",
         lambda: game.outcomes(asked),
         lambda: other(asked),
-        max(1, s.repeats // 2),
+        few,
     )
+    many = Bench(clip, first(s.task, 16 if s.quick else 400), precision="float32")
+    peft = PeftPath(bench, adapter, adapter).look_at(many)
+    yield race(f"ViT-B-32: accuracy of an adapter, {len(many)} images, against peft", lambda: many.accuracy(adapter), peft.accuracy, few)
+    steps, step = (2 if s.quick else 20), "ViT-B-32: a training step of 8 images"
+    other_fit = PeftFit(clip, s.task, 8)
+    for what, dropping in (("LoRA", PLAIN), ("CopRA, against LoRA", CopRA())):
+        yield race(
+            f"{step}, {what} {'by' if 'CopRA' in what else 'against'} peft",
+            lambda d=dropping: fit(clip, s.task, dropping=d, steps=steps, batch=8, progress=False),
+            lambda: other_fit.steps(steps),
+            few,
+            per=steps,
+        )
+    for what, images in (("evaluate", len(many)), ("train", 8)):
+        ours, theirs = (memory(side, what, images) for side in ("ours", "peft"))
+        doing = f"accuracy of an adapter, {images} images" if what == "evaluate" else "LoRA steps of 8 images"
+        yield Row(f"ViT-B-32: memory at most, {doing}, against peft", ours, theirs, "MiB", "float32", theirs / ours)
+
+
+def memory(side: str, what: str, images: int) -> float:
+    """MiB, measured in a process of its own."""
+    command = [sys.executable, str(HERE / "memory.py"), side, what, str(images)]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {

@@ -15,11 +15,12 @@ from torch.func import functional_call
 from copra_lab.clip import Clip
 from copra_lab.lora import NONE, Adapter, check_fits, merged_weights
 from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
+from copra_lab.plain import embed, plain_tower
 from copra_lab.prompts import SoftPrompt, check_prompt
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
 from copra_lab.texts import Encoder, beside, encode_texts
-from copra_lab.tower import CHUNK, Forest, Tower, cores, embed, plain_tower, workers
+from copra_lab.tower import CHUNK, Forest, Tower, cores, workers
 
 LINE = tuple(i / 10 for i in range(11))
 
@@ -274,7 +275,7 @@ def _towers(clip: Clip) -> tuple[Tower | None, Tower | None]:
 def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
     """Whether this processor runs the tower clearly faster in bfloat16; measured once for each model."""
 
-    x = torch.zeros(2 * CHUNK, tokens, full.proj.shape[0])
+    x = torch.zeros(2 * CHUNK, tokens, len(full.ln_post[0]))
 
     def seconds(tower: Tower) -> float:
         start = time.perf_counter()

@@ -2,7 +2,6 @@
 
 import copy
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -12,8 +11,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from copra_lab.sites import Site, find_sites
@@ -23,10 +20,12 @@ BUNDLED = "emoji-clip"
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A frozen CLIP. ``model`` is open_clip's module in evaluation mode, float32, without gradients; nothing here
+    """A frozen CLIP or SigLIP. ``model`` is open_clip's module in evaluation mode, float32, without gradients; nothing here
     ever changes it.
 
-    ``tokenizer``: texts → int64 (n, context). ``mean`` and ``std``: three numbers each, of pixels in 0…1.
+    ``tokenizer``: texts → int64 (n, context). ``mean`` and ``std``: three numbers each, of pixels in 0…1. ``interpolation``
+    (bicubic or bilinear) and ``resize`` say how an image of another size is fitted: "shortest", its middle square; "squash", all
+    of it in another shape; "longest", all of it on black.
     """
 
     model: nn.Module
@@ -35,6 +34,8 @@ class Clip:
     side: int
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+    interpolation: str = "bicubic"
+    resize: str = "shortest"
 
     @cached_property
     def sites(self) -> dict[str, Site]:
@@ -69,11 +70,23 @@ class Clip:
         return self.normalise(images.to(self.device).permute(0, 3, 1, 2).float().div_(255))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Pixels in 0…1 (n, 3, h, w) → resized to `side` and normalised."""
+        """Pixels in 0…1 (n, 3, h, w) → fitted to `side` and normalised."""
         if x.shape[-2:] != (self.side, self.side):
-            x = F.interpolate(x, size=(self.side, self.side), mode="bicubic", antialias=True).clamp(0, 1)
+            x = self._fit(x)
         mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean).div_(std)
+
+    def _fit(self, x: Tensor) -> Tensor:
+        side, (h, w) = self.side, x.shape[-2:]
+        if self.resize == "squash":
+            size = (side, side)
+        elif self.resize == "longest":
+            size = (max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w))))
+        else:
+            size = (side * h // min(h, w), side * w // min(h, w))
+        x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True).clamp(0, 1)
+        before = [round((side - n) / 2) for n in size]  # negative where there is too much: padding by it crops
+        return F.pad(x, (before[1], side - size[1] - before[1], before[0], side - size[0] - before[0]))
 
     @torch.inference_mode()
     def image_features(self, images: Tensor, batch: int = 100) -> Tensor:
@@ -87,7 +100,8 @@ class Clip:
         return F.normalize(self.model.encode_text(self.tokenizer(list(texts)).to(self.device)), dim=-1)
 
     def probabilities(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """Zero-shot: how well each text fits each image, (images, texts), rows sum to one."""
+        """Zero-shot: how well each text fits each image, (images, texts), rows sum to one: a softmax over these texts also for
+        SigLIP, whose bias it does not depend on."""
         return (self.logit_scale * self.image_features(images) @ self.text_features(texts).T).softmax(-1)
 
 
@@ -104,41 +118,31 @@ _loaded: dict[str, Clip] = {}
 
 
 def load_clip(name: "str | Path | None" = None) -> Clip:
-    """The bundled CLIP, or one from a folder in open_clip's layout (``open_clip_config.json``,
-    ``open_clip_model.safetensors`` and, for a vocabulary of its own, ``merges.txt.gz``).
+    """A CLIP or SigLIP with a ViT as image tower:
 
-    A name is loaded once; asking again gives the same object.
+    =====================================  ======================================================================
+    nothing, or ``emoji-clip``             the bundled one
+    ``ViT-B-32:laion2b_s34b_b79k``         open_clip's architecture and pretrained tag
+    ``ViT-B-32:epoch_32.safetensors``      open_clip's architecture, and a checkpoint (``.safetensors``, ``.pt``, ``.bin``)
+    ``openai:ViT-B-32.safetensors``        a state dict of OpenAI's code, its architecture read off the shapes
+    a folder                               in open_clip's layout (``open_clip_config.json``), or a Hugging Face CLIP or
+                                           SigLIP (``config.json``)
+    ``hf-hub:owner/name``, ``owner/name``  a repository on the Hugging Face hub that holds such a folder
+    =====================================  ======================================================================
 
-    Raises FileNotFoundError or ValueError, in one sentence, for a missing or damaged folder.
+    Preprocessing is the model's own. Files that are no safetensors are read as tensors alone (``torch.load(…, weights_only=True)``):
+    nothing is unpickled or run. A name is loaded once; asking again gives the same object.
+
+    Raises FileNotFoundError or ValueError for a missing or damaged file, a wrong name, or an architecture without a ViT, and
+    ConnectionError where the hub would be needed and cannot be reached; each says in one sentence what to do.
     """
-    folder = Path(str(files("copra_lab") / "assets" / "clip")) if name in (None, BUNDLED) else Path(str(name))
-    key = str(folder.resolve())
+    from copra_lab.loading import read
+
+    if name in (None, BUNDLED):
+        name, called = str(files("copra_lab") / "assets" / "clip"), BUNDLED
+    else:
+        name, called = str(name), None
+    key = str(Path(name).resolve()) if Path(name).exists() else name
     if key not in _loaded:
-        _loaded[key] = _load_folder(folder, BUNDLED if name in (None, BUNDLED) else folder.name)
+        _loaded[key] = read(name, called)
     return _loaded[key]
-
-
-def _load_folder(folder: Path, name: str) -> Clip:
-    from open_clip.model import CLIP
-    from open_clip.tokenizer import SimpleTokenizer
-
-    config_file, weights_file, merges = folder / "open_clip_config.json", folder / "open_clip_model.safetensors", folder / "merges.txt.gz"
-    for file in (config_file, weights_file):
-        if not file.is_file():
-            raise FileNotFoundError(f"{file} is missing; a CLIP folder holds open_clip_config.json and open_clip_model.safetensors")
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-        model_cfg, preprocess = config["model_cfg"], config["preprocess_cfg"]
-        weights = load_file(weights_file)
-        model = CLIP(**model_cfg)
-        model.load_state_dict({k: v.float() for k, v in weights.items()})
-    except (json.JSONDecodeError, KeyError, TypeError, UnicodeDecodeError) as e:
-        raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
-    except (SafetensorError, RuntimeError) as e:
-        raise ValueError(f"{weights_file} is damaged or belongs to another configuration; copy it anew") from e
-    model.requires_grad_(False).eval()
-    context = model_cfg["text_cfg"]["context_length"]
-    tokenizer = SimpleTokenizer(bpe_path=str(merges), context_length=context) if merges.is_file() else SimpleTokenizer(context_length=context)
-    side = model_cfg["vision_cfg"]["image_size"]
-    mean, std = (tuple(preprocess[k]) for k in ("mean", "std"))
-    return Clip(model, tokenizer, name, side, mean, std)

@@ -136,9 +136,15 @@ class Adapter:
 
         save_adapter(self, folder)
 
+    def push_to_hub(self, repo: str, *, private: bool = False, token: str | None = None) -> str:
+        """Publish it with a model card on the Hugging Face hub as ``owner/name``; the address. See `copra_lab.hub`."""
+        from copra_lab.hub import push_to_hub
+
+        return push_to_hub(self, repo, private=private, token=token)
+
     @staticmethod
     def load(folder, clip=None) -> "Adapter":
-        """Read a PEFT folder; with `clip`, hold it against that model. See `copra_lab.storage`."""
+        """Read a PEFT folder, or ``hf-hub:owner/name``; with `clip`, hold it against that model. See `copra_lab.storage`."""
         from copra_lab.storage import load_adapter
 
         return load_adapter(folder, clip)
@@ -273,10 +279,9 @@ class Attached:
         what the active sites add, with gradients."""
         out: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
         for d in self._deltas:
-            first = d.sites[0]
-            fused = first.parameter == "in_proj_weight"
-            if first.tower == tower and (pair := d.factors(3 * first.shape[0] if fused else first.shape[0])):
-                out.setdefault(first.layer, {})["qkv" if fused else first.kind] = pair
+            first, part = d.sites[0], d.sites[0].part
+            if first.tower == tower and (pair := d.factors(first.shape[0] * (3 if part == "qkv" else 1))):
+                out.setdefault(first.layer, {})[part] = pair
         return out
 
     def adapter(self, base: str = "", provenance: Mapping[str, Any] | None = None) -> Adapter:

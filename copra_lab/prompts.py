@@ -73,7 +73,7 @@ class VPT:
 
     def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
         """Where training starts: (length, d)."""
-        return self.std * torch.randn(self.length, clip.model.visual.class_embedding.shape[0], generator=g)
+        return self.std * torch.randn(self.length, _width(clip, "vision"), generator=g)
 
 
 def _check_length(length: int | None) -> None:
@@ -206,4 +206,4 @@ def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None
 
 
 def _width(clip: Clip, tower: str) -> int:
-    return clip.model.visual.class_embedding.shape[0] if tower == "vision" else embedding(clip.model).weight.shape[1]
+    return next(s.width for s in clip.sites.values() if s.tower == "vision") if tower == "vision" else embedding(clip.model).weight.shape[1]

@@ -8,13 +8,18 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
 TOWERS = ("vision", "text")
 
-_OPEN_CLIP = re.compile(r"^(?P<visual>visual\.)?transformer\.resblocks\.(?P<layer>\d+)\.(?P<part>attn|attn\.out_proj|mlp\.c_fc|mlp\.c_proj)$")
-_HF = re.compile(r"(?P<prefix>.*?)layers\.(?P<layer>\d+)\.(?:self_attn\.(?P<attn>q|k|v|out)_proj|mlp\.(?P<mlp>fc[12]))$")
+_PARTS = {
+    "attn": "qkv", "attn.out_proj": "out", "mlp.c_fc": "fc1", "mlp.c_proj": "fc2",  # open_clip
+    "attn.qkv": "qkv", "attn.proj": "out", "mlp.fc1": "fc1", "mlp.fc2": "fc2",  # timm, as open_clip's SigLIP has it
+    "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.out_proj": "out",  # Hugging Face
+}  # fmt: skip
+_PATH = re.compile(rf"(?P<where>\D*?)(?:resblocks|blocks|layers)\.(?P<layer>\d+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})$")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,12 @@ class Site:
     def shape(self) -> tuple[int, int]:
         return self.stop - self.start, self.width
 
+    @property
+    def part(self) -> str:
+        """What of its block it lies in: its kind, or ``qkv`` where the three are one matrix."""
+        found = parse(self.module)
+        return found[2] if found else self.kind
+
 
 def hf_name(tower: str, layer: int, kind: str) -> str:
     """E.g. ``vision_model.encoder.layers.3.self_attn.q_proj``."""
@@ -42,18 +53,33 @@ def hf_name(tower: str, layer: int, kind: str) -> str:
     return f"{tower}_model.encoder.layers.{layer}.{part}"
 
 
+def parse(path: str) -> tuple[str | None, int, str] | None:
+    """(tower, layer, part) of a module of a transformer block by its path, in open_clip's, timm's or Hugging Face's words.
+
+    A part is a kind of site, or ``qkv`` for the three of them in one matrix. The tower is None where the path does not tell (a Hugging
+    Face tower by itself), and the whole None for what is no such module.
+    """
+    if not (m := _PATH.match(path)):
+        return None
+    words = m["where"].split(".")
+    text = words == ["transformer", ""] or any(w.startswith("text") for w in words)
+    tower = "text" if text else "vision" if any(w.startswith("vis") for w in words) else None
+    return tower, int(m["layer"]), _PARTS[m["part"]]
+
+
 def place(name: str) -> tuple[str, int, str]:
     """(tower, layer, kind) of a site by its name. Raises ValueError for a name that is no site's."""
-    if m := _HF.match(name):
-        return "text" if "text" in m["prefix"] else "vision", int(m["layer"]), m["attn"] or m["mlp"]
+    found = parse(name)
+    if found and found[2] in KINDS:
+        return found[0] or "vision", found[1], found[2]
     raise ValueError(f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as {hf_name('vision', 3, 'q')!r}")
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:
-    """Every site of an open_clip or Hugging Face CLIP, by name: text after vision, in order of depth.
+    """Every site of an open_clip or Hugging Face CLIP or SigLIP, by name: text after vision, in order of depth.
 
     The attribute names decide, not the classes: ``in_proj_weight`` and ``out_proj`` (``nn.MultiheadAttention`` and
-    open_clip's own attention), or ``q_proj`` and its like under ``layers.N.``.
+    open_clip's own attention), ``qkv`` and ``proj`` (timm's), or ``q_proj`` and its like under ``layers.N.``.
 
     Raises ValueError if the model has none.
     """
@@ -65,21 +91,17 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
 
 
 def _sites_of(path: str, module: nn.Module) -> Iterable[Site]:
-    if m := _OPEN_CLIP.match(path):
-        tower, layer, part = ("vision" if m["visual"] else "text"), int(m["layer"]), m["part"]
-        fused = getattr(module, "in_proj_weight", None)
-        if part == "attn" and fused is not None:
-            d = fused.shape[0] // 3
-            for i, kind in enumerate("qkv"):
-                yield Site(hf_name(tower, layer, kind), tower, layer, kind, path, "in_proj_weight", i * d, (i + 1) * d, fused.shape[1])
-        elif part != "attn":
-            kind = {"attn.out_proj": "out", "mlp.c_fc": "fc1", "mlp.c_proj": "fc2"}[part]
-            out, width = module.weight.shape
-            yield Site(hf_name(tower, layer, kind), tower, layer, kind, path, "weight", 0, out, width)
-    elif (m := _HF.match(path)) and isinstance(getattr(module, "weight", None), nn.Parameter):
-        tower, layer, kind = ("text" if "text" in m["prefix"] else "vision"), int(m["layer"]), m["attn"] or m["mlp"]
-        out, width = module.weight.shape
-        yield Site(hf_name(tower, layer, kind), tower, layer, kind, path, "weight", 0, out, width)
+    if not (found := parse(path)):
+        return
+    tower, layer, part = found[0] or "vision", found[1], found[2]
+    parameter = "in_proj_weight" if path.endswith(".attn") else "weight"
+    weight = getattr(module, parameter, None)
+    if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+        return  # an attention whose keys have another width is not fused, and a wrapped layer keeps its weight elsewhere
+    kinds = ("q", "k", "v") if part == "qkv" else (part,)
+    rows, width = weight.shape[0] // len(kinds), weight.shape[1]
+    for i, kind in enumerate(kinds):
+        yield Site(hf_name(tower, layer, kind), tower, layer, kind, path, parameter, i * rows, (i + 1) * rows, width)
 
 
 def choose(sites: dict[str, Site], kinds: Iterable[str] = ("q", "k", "v"), towers: Iterable[str] = ("vision",)) -> tuple[Site, ...]:

@@ -3,11 +3,15 @@
 The sites carry Hugging Face CLIPModel's names, so ``peft.PeftModel.from_pretrained`` loads the folder on such a model.
 What peft has no word for (the base's hash, provenance) stands in the header of the weights file, which is complete in
 itself and written last: a folder whose writing was cut off still holds the earlier adapter. Nothing is unpickled.
+
+Folders that peft wrote are read too: of a CLIP's tower alone or inside another model, of open_clip's modules, with its own rank and
+alpha for any matrix.
 """
 
 import json
 import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +19,9 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
+from copra_lab.hub import PREFIX, download_adapter
 from copra_lab.lora import Adapter, LowRank, check_fits
+from copra_lab.sites import hf_name, parse
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
@@ -82,11 +88,14 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def load_adapter(folder: "str | Path", clip=None) -> Adapter:
-    """Read the adapter in `folder`; with `clip`, make sure that it fits that model.
+    """Read the adapter in `folder`, or ``hf-hub:owner/name``; with `clip`, make sure that it fits that model.
 
     Raises AdapterError, one sentence that names the fix, for a missing or cut-off file, a pickle, numbers that are not
-    finite, shapes that do not match, an unknown site, a kind of adapter that is not plain LoRA, or another base.
+    finite, shapes that do not match, an unknown site, a kind of adapter that is not plain LoRA, or another base; and OSError where the hub cannot be
+    asked.
     """
+    if str(folder).startswith(PREFIX):
+        folder = download_adapter(str(folder).removeprefix(PREFIX), [WEIGHTS, CONFIG])
     folder = Path(folder)
     file = folder / WEIGHTS
     if not folder.is_dir():
@@ -101,12 +110,13 @@ def load_adapter(folder: "str | Path", clip=None) -> Adapter:
             tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError, ValueError) as e:
         raise AdapterError(f"{file} is not a whole safetensors file ({e}); copy it anew") from e
-    pairs = _pair_up(file, tensors)
-    ranks = {name: a.shape[0] for name, (a, _) in pairs.items()}
     if header is not None:
+        pairs = _pair_up(file, tensors)
         scales, base, provenance = _from_header(file, header)
     else:
-        scales, base, provenance = _from_config(folder / CONFIG, ranks), "", {"source": "peft"}
+        config = _read_config(folder / CONFIG)
+        pairs, scales = _as_sites(_pair_up(file, tensors), config, file, clip is not None)
+        base, provenance = "", {"source": "peft", "clip": config.get("base_model_name_or_path")}
     if missing := set(pairs) - set(scales):
         raise AdapterError(f"{file} gives no scale for {sorted(missing)[0]}; save the adapter anew")
     try:
@@ -121,7 +131,7 @@ def load_adapter(folder: "str | Path", clip=None) -> Adapter:
 def _pair_up(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, t in tensors.items():
-        name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").rpartition(".lora_")
+        name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").removesuffix(".default").rpartition(".lora_")
         if half not in ("A", "B") or not name:
             hint = "it is DoRA, which has no low-rank delta alone" if "magnitude" in key else "only plain LoRA is read"
             raise AdapterError(f"{file} holds {key!r}; {hint}")
@@ -150,21 +160,72 @@ def _from_header(file: Path, header: str) -> tuple[dict[str, float], str, dict[s
     return scales, base, provenance
 
 
-def _from_config(file: Path, ranks: dict[str, int]) -> dict[str, float]:
-    """Scales as peft computes them, for folders that peft wrote."""
+def _read_config(file: Path) -> dict[str, Any]:
+    """What peft says of its adapter. Raises AdapterError for one that is more than, or other than, low-rank deltas."""
     try:
         c = json.loads(file.read_text(encoding="utf-8"))
-        kind, alpha = c["peft_type"], float(c["lora_alpha"])
-        alphas, root = dict(c.get("alpha_pattern") or {}), bool(c.get("use_rslora"))
-        dora = bool(c.get("use_dora"))
+        reason = _more_than_lora(c)
+        float(c["lora_alpha"])
+        for a in dict(c.get("alpha_pattern") or {}).items():
+            re.compile(a[0]), float(a[1])
     except FileNotFoundError as e:
         raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}") from e
-    except (ValueError, KeyError, TypeError, OSError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, re.error) as e:
         raise AdapterError(f"{file} is not a peft configuration ({e}); copy it anew") from e
-    if kind != "LORA" or dora:
-        raise AdapterError(f"{file} describes {'DoRA' if dora else kind}; only plain LoRA is read")
-    out = {}
-    for name, r in ranks.items():
-        a = next((float(v) for k, v in alphas.items() if name == k or name.endswith("." + k)), alpha)
-        out[name] = a / (math.sqrt(r) if root else r)
-    return out
+    if reason:
+        raise AdapterError(f"{file} describes {reason}; only plain LoRA is read")
+    return c
+
+
+def _more_than_lora(c: dict[str, Any]) -> str | None:
+    """What makes it more than a delta of low rank on each matrix, in words."""
+    if c["peft_type"] != "LORA":
+        return str(c["peft_type"])
+    if c.get("use_dora"):
+        return "DoRA, whose learned magnitudes are no low-rank delta"
+    if c.get("fan_in_fan_out"):
+        return "LoRA on matrices stored as (in, out) (fan_in_fan_out), which no CLIP has"
+    if c.get("bias", "none") != "none" or c.get("lora_bias"):
+        return "LoRA that changed biases too (train it with bias='none')"
+    if c.get("modules_to_save"):
+        return f"LoRA with whole modules beside it (modules_to_save={c['modules_to_save']})"
+    begun = c.get("init_lora_weights")
+    if isinstance(begun, str) and begun not in ("gaussian", "eva", "orthogonal"):
+        return f"LoRA begun with {begun}, which moves the base (save it with path_initial_model_for_weight_conversion)"
+    others = (
+        "use_qalora", "use_bdlora", "kasa_config", "arrow_config", "alora_invocation_tokens",
+        "target_parameters", "layer_replication", "trainable_token_indices",
+    )  # fmt: skip
+    return next((f"LoRA with {key}" for key in others if c.get(key)), None)
+
+
+def _as_sites(
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], config: dict[str, Any], file: Path, of_clip: bool
+) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], dict[str, float]]:
+    """The pairs that peft wrote under the names of sites, and their scales as peft computes them.
+
+    A matrix that is no CLIP's keeps its name. Of one that holds q, k and v together, each gets its rows of B and shares A.
+    """
+    alphas, root = dict(config.get("alpha_pattern") or {}), bool(config.get("use_rslora"))
+    own = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
+    alone = "text" if "Text" in own else "vision" if "Vision" in own or "ImageClassification" in own else None
+    out, scales = {}, {}
+    for path, (a, b) in pairs.items():
+        path = path.replace(".base_layer", "")
+        alpha = next((v for pattern, v in alphas.items() if re.match(rf"(.*\.)?({pattern})$", path)), config["lora_alpha"])
+        found, members = parse(path), {path: b}
+        if found:
+            tower, layer, part = found
+            tower = tower or alone
+            if tower is None and of_clip:
+                raise AdapterError(
+                    f"{file} does not say whether {path} is of the image or the text tower; train it on the whole model and save it anew"
+                )
+            if tower and part == "qkv" and len(b) % 3 == 0:
+                members = {hf_name(tower, layer, kind): rows for kind, rows in zip("qkv", b.chunk(3), strict=True)}
+            elif tower and part != "qkv":
+                members = {hf_name(tower, layer, part): b}
+        for name, rows in members.items():
+            out[name] = a, rows.contiguous()
+            scales[name] = float(alpha) / (math.sqrt(len(a)) if root else len(a))
+    return out, scales

@@ -14,7 +14,8 @@ from torch.func import functional_call
 
 from copra_lab.clip import Clip
 from copra_lab.lora import NONE, Adapter, merged_weights
-from copra_lab.tower import TextTower, plain_text, workers
+from copra_lab.plain import plain_text
+from copra_lab.tower import TextTower, workers
 
 
 def embedding(model: nn.Module) -> nn.Embedding:
@@ -41,7 +42,13 @@ class Layout:
 
 
 def layout(clip: Clip, classes: Sequence[str], length: int, position: str = "end") -> Layout:
-    """Raises ValueError for an empty class name, or one that leaves less room than `length` in CLIP's context."""
+    """Raises ValueError for an empty class name, or one that leaves less room than `length` in CLIP's context, and for a tokenizer
+    other than CLIP's."""
+    if not hasattr(clip.tokenizer, "sot_token_id"):
+        raise ValueError(
+            f"soft prompts for texts need CLIP's own tokenizer, whose texts have a start and an end, and {clip.name} has another; "
+            "use LoRA, or VPT beside the image's patches"
+        )
     start, stop = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id
     room, dot = clip.tokenizer.context_length, token_numbers(clip, ".")
     rows, where = [], []

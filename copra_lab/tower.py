@@ -1,13 +1,13 @@
-"""A plain ViT, and CLIP's text transformer, as functions of their weights: the same numbers as the modules, several times
-faster for small images.
+"""A plain ViT, and CLIP's text transformer, as functions of their weights (`copra_lab.plain` reads them out of a model): the
+same numbers as the modules, several times faster for small images.
 
 Nothing is mutated, so any number of threads may ask for different adapters at once.
 """
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -27,33 +27,38 @@ Factors = Mapping[str, tuple[Tensor, Tensor]]
 
 NO_FACTORS: Mapping[int, Factors] = {}
 
+Norm = tuple[Tensor, Tensor, float]
+"""Of a layer norm: weight, bias and ε, as `F.layer_norm` takes them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Block:
     """The weights of one pre-norm transformer block: matrices of the tower's dtype, norms of float32."""
 
-    ln1: tuple[Tensor, Tensor]
+    ln1: Norm
     qkv: tuple[Tensor, Tensor]
     out: tuple[Tensor, Tensor]
-    ln2: tuple[Tensor, Tensor]
+    ln2: Norm
     fc1: tuple[Tensor, Tensor]
     fc2: tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """The blocks of an image tower and what follows them. ``heads`` per block; ``act`` the MLP's activation.
+    """The blocks of an image tower and what follows them. ``heads`` per block; ``act`` the MLP's activation; ``head`` turns what
+    comes out of the last norm into features: the class token (n, d), or, with ``whole``, all tokens (n, t, d), as SigLIP does.
 
-    ``dtype`` is that of the matrix products. What runs between the blocks stays float32, which costs next to nothing
-    and halves the error of bfloat16.
+    ``dtype`` is that of the matrix products in the blocks. What runs between and after them stays float32, which costs next to
+    nothing and halves the error of bfloat16.
     """
 
     blocks: tuple[Block, ...]
     heads: int
     act: nn.Module
-    ln_post: tuple[Tensor, Tensor]
-    proj: Tensor
+    ln_post: Norm
+    head: Callable[[Tensor], Tensor]
     dtype: torch.dtype
+    whole: bool = False
 
     def with_deltas(self, base: "Tower", deltas: Mapping[Site, LowRank], made: "dict[Any, Block] | None" = None) -> "Tower":
         """This tower with deltas added. `base` is the same tower in float32: merging rounds once, at the end.
@@ -70,7 +75,7 @@ class Tower:
             if key not in made:
                 made[key] = _merged(blocks[layer], base.blocks[layer], members, self.dtype)
             blocks[layer] = made[key]
-        return Tower(tuple(blocks), self.heads, self.act, self.ln_post, self.proj, self.dtype)
+        return replace(self, blocks=tuple(blocks))
 
     def features(self, tokens: Tensor, start: int = 0, factors: Mapping[int, Factors] = NO_FACTORS) -> Tensor:
         """Tokens (n, t, d) as they enter block `start` (before the first: embedded and normalised) → normalised
@@ -81,9 +86,11 @@ class Tower:
         return self._end(tokens, self.blocks[last], factors.get(last, {}))
 
     def _end(self, tokens: Tensor, last: Block, add: Factors) -> Tensor:
-        # Only the class token is read at the end, so the last block computes only that one.
-        out = _block(tokens, tokens[:, :1], last, self.heads, self.act, add)[:, 0]
-        return F.normalize(F.layer_norm(out, out.shape[-1:], *self.ln_post) @ self.proj, dim=-1)
+        # Where only the class token is read at the end, the last block computes only that one.
+        at = tokens if self.whole else tokens[:, :1]
+        out = _block(tokens, at, last, self.heads, self.act, add)
+        out = F.layer_norm(out, out.shape[-1:], *self.ln_post)
+        return F.normalize(self.head(out if self.whole else out[:, 0]), dim=-1)
 
     def through(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         """Tokens (n, t, d) before block `start` → those before block `stop`, in the tower as it is."""
@@ -95,7 +102,7 @@ class Tower:
 def _merged(block: Block, base: Block, members: Sequence[tuple[Site, LowRank]], dtype: torch.dtype) -> Block:
     changed: dict[str, Tensor] = {}
     for site, d in members:
-        part = "qkv" if site.kind in "qkv" else site.kind
+        part = site.part
         if part not in changed:
             changed[part] = getattr(base, part)[0].clone()
         changed[part][site.start : site.stop] += d.delta().to(changed[part].device)
@@ -187,34 +194,6 @@ def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Fac
     return _after(at, _attention(q, k, v, mask), w, act, add)
 
 
-def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:
-    """The blocks of open_clip's VisionTransformer as a `Tower`; None if it has parts that a plain ViT lacks."""
-    try:
-        tower = _tower(visual.transformer.resblocks, visual.ln_post, visual.proj, dtype)
-        with torch.inference_mode():
-            x = torch.linspace(-1, 1, 2 * 3 * visual.image_size[0] * visual.image_size[1], device=visual.proj.device).view(2, 3, *visual.image_size)
-            ours = tower.features(embed(visual, x))
-            same = torch.allclose(ours, F.normalize(visual(x), dim=-1), atol=1e-4 if dtype == torch.float32 else 0.05)
-        return tower if same else None
-    except (AttributeError, TypeError, RuntimeError):
-        return None
-
-
-def _tower(found: nn.ModuleList, last_norm: nn.Module, proj: Tensor, dtype: torch.dtype = torch.float32) -> Tower:
-    blocks = tuple(
-        Block(
-            _pair(b.ln_1), (b.attn.in_proj_weight.to(dtype), b.attn.in_proj_bias.to(dtype)), _pair(b.attn.out_proj, dtype),
-            _pair(b.ln_2), _pair(b.mlp.c_fc, dtype), _pair(b.mlp.c_proj, dtype),
-        )
-        for b in found
-    )  # fmt: skip
-    return Tower(blocks, found[0].attn.num_heads, found[0].mlp.gelu, _pair(last_norm), proj.detach(), dtype)
-
-
-def _pair(m: nn.Module, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    return m.weight.detach().to(dtype), m.bias.detach().to(dtype)
-
-
 @dataclass(frozen=True, eq=False)
 class TextTower:
     """A causal text transformer whose feature is that of each text's last token: ``words`` (vocabulary, d) and ``places``
@@ -251,34 +230,7 @@ class TextTower:
     def _end(self, x: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
         t = self.tower
         last = x[rows, ends] if x.ndim == 3 else x[rows, :, ends]
-        return F.normalize(F.layer_norm(last, last.shape[-1:], *t.ln_post) @ t.proj, dim=-1)
-
-
-def plain_text(model: nn.Module) -> TextTower | None:
-    """The text tower of open_clip's CLIP as a `TextTower`; None if it has parts that a plain one lacks."""
-    try:
-        found = TextTower(
-            _tower(model.transformer.resblocks, model.ln_final, model.text_projection),
-            model.token_embedding.weight.detach(),
-            model.positional_embedding.detach(),
-        )
-        with torch.inference_mode():
-            last = len(found.words) - 1  # the end of a text has the highest number
-            tokens = torch.zeros(2, len(found.places), dtype=torch.int64, device=found.words.device)
-            tokens[:, :4] = torch.tensor([[1, 2, last, 0], [3, 1, 2, last]])
-            same = torch.allclose(
-                found.features(found.words[tokens[:, :4]], torch.tensor([2, 3])), F.normalize(model.encode_text(tokens), dim=-1), atol=1e-4
-            )
-        return found if same else None
-    except (AttributeError, TypeError, RuntimeError, IndexError):
-        return None
-
-
-def embed(visual: nn.Module, x: Tensor) -> Tensor:
-    """Normalised pixels (n, 3, h, w) → tokens (n, t, d) before the first block, which no adapter on blocks changes."""
-    x = visual.conv1(x).flatten(2).transpose(1, 2)
-    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1) + visual.positional_embedding
-    return visual.ln_pre(x)
+        return F.normalize(t.head(F.layer_norm(last, last.shape[-1:], *t.ln_post)), dim=-1)
 
 
 def cores() -> int:

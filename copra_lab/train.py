@@ -22,9 +22,10 @@ from copra_lab.devices import Place, find_place
 from copra_lab.loop import Training, generator
 from copra_lab.lora import Adapter, Attached, LoRA, check_fits
 from copra_lab.nemesis import Nemesis
+from copra_lab.plain import embed, plain_tower
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.tasks import Task
-from copra_lab.tower import CHUNK, Tower, embed, plain_tower
+from copra_lab.tower import CHUNK, Tower
 from copra_lab.tuning import PromptTraining, name_of
 
 

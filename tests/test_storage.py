@@ -1,4 +1,5 @@
 import contextlib
+import copy
 import json
 import pickle
 
@@ -63,6 +64,88 @@ def test_pefts_own_folder_is_read(tmp_path):
     name = "vision_model.encoder.layers.0.mlp.fc2"
     layer = theirs.base_model.model.get_submodule(name)
     torch.testing.assert_close(adapter.deltas[name].delta(), layer.get_delta_weight("default"))
+
+
+def everything_random(config, model, folder):
+    """What peft itself writes for `model`, with random A and B; returns peft's model."""
+    from peft import get_peft_model
+
+    torch.manual_seed(0)
+    theirs = get_peft_model(model, config)
+    for name, p in theirs.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(p, std=0.1)
+    theirs.save_pretrained(folder)
+    return theirs.base_model.model
+
+
+def test_pefts_own_ranks_and_alphas_for_some_matrices_are_followed(tmp_path):
+    from peft import LoraConfig
+
+    from copra_lab.hf import to_hugging_face
+
+    clip = tiny_clip()
+    every = "q_proj k_proj v_proj out_proj fc1 fc2".split()
+    patterns = {"rank_pattern": {"q_proj": 2, r"text_model.*\.fc1": 5}, "alpha_pattern": {"layers.1.self_attn.v_proj": 9, "fc2": 1}}
+    model = everything_random(LoraConfig(r=4, lora_alpha=6, target_modules=every, **patterns), to_hugging_face(clip), tmp_path)
+    adapter = load_adapter(tmp_path, clip)
+    assert set(adapter.deltas) == set(clip.sites) and {d.rank for d in adapter.deltas.values()} == {2, 4, 5}
+    for name, d in adapter.deltas.items():
+        torch.testing.assert_close(d.delta(), model.get_submodule(name).get_delta_weight("default"))
+
+
+@pytest.mark.parametrize("tower", ["CLIPVisionModel", "CLIPTextModel"])
+def test_an_adapter_of_one_tower_alone_finds_it(tmp_path, tower):
+    import transformers
+    from peft import LoraConfig
+
+    from copra_lab.hf import to_hugging_face
+
+    clip, cls = tiny_clip(), getattr(transformers, tower)
+    whole = to_hugging_face(clip)
+    part = cls(whole.config.vision_config if "Vision" in tower else whole.config.text_config)
+    model = everything_random(LoraConfig(r=2, target_modules=["v_proj", "fc1"]), part, tmp_path)
+    adapter, start = load_adapter(tmp_path, clip), "vision" if "Vision" in tower else "text"
+    assert len(adapter) == 2 * (3 if start == "vision" else 2) and all(n.startswith(f"{start}_model.") for n in adapter.deltas)
+    layer = next(m for n, m in model.named_modules() if n.endswith("layers.1.mlp.fc1"))
+    torch.testing.assert_close(adapter.deltas[f"{start}_model.encoder.layers.1.mlp.fc1"].delta(), layer.get_delta_weight("default"))
+    config = json.loads((tmp_path / CONFIG).read_text())
+    (tmp_path / CONFIG).write_text(json.dumps(config | {"auto_mapping": None}))
+    keys = set(load_file(tmp_path / WEIGHTS))
+    if not any("_model." in k.removeprefix("base_model.model.") for k in keys):  # versions of transformers differ in this
+        with pytest.raises(AdapterError, match="of the image or the text tower"):
+            load_adapter(tmp_path, clip)
+
+
+def test_an_adapter_inside_another_model_finds_its_matrices(tmp_path):
+    from peft import LoraConfig
+
+    from copra_lab.hf import to_hugging_face
+
+    clip = tiny_clip()
+
+    class Wrapper(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.backbone = to_hugging_face(clip)
+
+    everything_random(LoraConfig(r=2, target_modules=["q_proj", "fc2"]), Wrapper(), tmp_path)
+    assert len(load_adapter(tmp_path, clip)) == 2 * (3 + 2)
+
+
+def test_an_adapter_that_peft_put_on_open_clips_own_modules_is_read(tmp_path):
+    """peft's wrapper of `nn.MultiheadAttention` shares one A over q, k and v and adapts the output projection too."""
+    from peft import LoraConfig
+
+    clip = tiny_clip()
+    model = everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"]), copy.deepcopy(clip.model), tmp_path)
+    adapter = load_adapter(tmp_path, clip)
+    assert len(adapter) == 5 * (3 + 2)
+    fused = model.visual.transformer.resblocks[1].attn
+    deltas = [adapter.deltas[f"vision_model.encoder.layers.1.self_attn.{k}_proj"].delta() for k in "qkv"]
+    torch.testing.assert_close(torch.cat(deltas), fused.get_delta_weight("default"))
+    out = adapter.deltas["vision_model.encoder.layers.1.self_attn.out_proj"].delta()
+    torch.testing.assert_close(out, fused.base_layer.out_proj.get_delta_weight("default"))
 
 
 def break_shape(t):
@@ -151,10 +234,24 @@ def test_another_base_is_refused(saved):
         load_adapter(saved, tiny_clip(layers=2))
 
 
+REFUSED = (
+    ({"peft_type": "LOHA"}, "LOHA"),
+    ({"use_dora": True}, "DoRA, whose learned magnitudes"),
+    ({"fan_in_fan_out": True}, "fan_in_fan_out"),
+    ({"bias": "lora_only"}, "changed biases too"),
+    ({"lora_bias": True}, "changed biases too"),
+    ({"modules_to_save": ["visual_projection"]}, "whole modules beside it .*visual_projection"),
+    ({"init_lora_weights": "pissa_niter_4"}, "begun with pissa_niter_4, which moves the base"),
+    ({"use_qalora": True}, "use_qalora"),
+    ({"lora_alpha": None}, "not a peft configuration"),
+    ({"alpha_pattern": {"(": 1}}, "not a peft configuration"),
+)
+
+
 def test_other_kinds_of_adapter_are_refused(saved):
     damage(saved, lambda t: None)
     config = json.loads((saved / CONFIG).read_text())
-    for change, message in (({"peft_type": "LOHA"}, "LOHA"), ({"use_dora": True}, "DoRA"), ({"lora_alpha": None}, "not a peft configuration")):
+    for change, message in REFUSED:
         (saved / CONFIG).write_text(json.dumps(config | change))
         with pytest.raises(AdapterError, match=message):
             load_adapter(saved)

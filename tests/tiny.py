@@ -83,3 +83,38 @@ def tiny_task(n: int = 60, classes: int = 4, side: int = 32, seed: int = 0) -> T
         name="colours", title="Colours", about="Noise of four colours.", classes=names, template="a {}", train=split(n, "train"),
         val=split(n // 3, "val"), test=split(2 * n, "test"), shots=n // classes, seed=0, flip=True,
     )  # fmt: skip
+
+
+def perturb(model: torch.nn.Module, seed: int = 0, size: float = 0.02) -> torch.nn.Module:
+    """Every weight moved a little, biases and norms too, so that no identity holds by a zero."""
+    g = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(size * torch.randn(p.shape, generator=g))
+    return model.eval().requires_grad_(False)
+
+
+def siglip_tokenizer():
+    """A tokenizer with SigLIP's habits (lower case, an end but no start, padded with the end) for a few words."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "</s>", *"a red green blue yellow thing cat dog on the mat photo of".split()]
+    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    found.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
+    return PreTrainedTokenizerFast(tokenizer_object=found, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+
+
+def save_siglip(folder, seed: int = 0):
+    """A randomly initialised SigLIP in small, written into `folder` by transformers itself; returns transformers' model."""
+    from transformers import SiglipConfig, SiglipModel
+
+    torch.manual_seed(seed)
+    sizes = {"num_attention_heads": 2, "intermediate_size": 80}
+    vision = {**sizes, "hidden_size": 48, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
+    text = {**sizes, "hidden_size": 40, "num_hidden_layers": 2, "vocab_size": 20, "max_position_embeddings": 12, "projection_size": 48}
+    model = perturb(SiglipModel(SiglipConfig(vision_config=vision, text_config=text)), seed)
+    model.save_pretrained(folder)
+    siglip_tokenizer().save_pretrained(folder)
+    return model

@@ -44,15 +44,13 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
         page.load(None, js=OPEN)
         page.load(None, js=tour.SCRIPT)
-        page.load(lambda: FOOTER.format(model=model_line()), None, footer, show_progress="hidden", api_visibility="private")
+        page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
         api.serve(lab)
     return page.queue(max_size=64)
 
 
-def model_line() -> str:
-    from copra_lab.clip import load_clip
-
-    clip = load_clip()
+def model_line(lab: Lab) -> str:
+    clip = lab.clip
     return (
         f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
     )

@@ -1,4 +1,4 @@
-"""What all visitors share and nobody changes: the bundled CLIP, the adapters on the shelf, and a bench a task."""
+"""What all visitors share and nobody changes: the CLIP, the adapters on the shelf, and a bench a task."""
 
 import secrets
 import threading
@@ -14,7 +14,7 @@ from copra_lab.bench import Bench
 from copra_lab.catalogue import TASKS
 from copra_lab.clip import Clip, load_clip
 from copra_lab.lora import NONE, Adapter
-from copra_lab.prompts import PromptError, SoftPrompt
+from copra_lab.prompts import FILE, PromptError, SoftPrompt
 from copra_lab.shipped import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
 from copra_lab.storage import AdapterError
 from copra_lab.tasks import Task, load_task
@@ -65,14 +65,24 @@ METHODS = {"lora": "LoRA", "copra": "CopRA"}
 
 @dataclass(frozen=True)
 class Lab:
-    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``own``: what one
-    visitor trained, in that visitor's copy alone."""
+    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``model``: another CLIP
+    than the bundled one, as `load_clip` takes it; then only what was made from it is shown. ``own``: what one visitor trained, in
+    that visitor's copy alone."""
 
     folders: tuple[Path, ...] = (FOLDER,)
     precision: str = "auto"
     prompts: Path = PROMPTS
+    model: str | None = None
     # Not compared: a key means the same adapter in every copy, so what was computed for one visitor serves all.
     own: tuple[Own, ...] = field(default=(), compare=False)
+
+    @property
+    def clip(self) -> Clip:
+        return load_clip(self.model)
+
+    def _ours(self, folder: Path) -> bool:
+        """Whether what is in `folder` may be shown: with the bundled CLIP all, since a misfit is told when it is chosen."""
+        return self.model is None or _base(folder) in ("", self.clip.hash)
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
@@ -93,7 +103,8 @@ class Lab:
 
     def shelf(self, task: str) -> dict[str, Shipped | Own]:
         """The adapters of `task` by a key: never a path, so that no visitor can name one."""
-        found = {f"{i}/{s.folder.name}": s for i, folder in enumerate(self.folders) for s in shipped(task, folder)}
+        folders = enumerate(self.folders)
+        found = {f"{i}/{s.folder.name}": s for i, folder in folders for s in shipped(task, folder) if self._ours(s.folder)}
         return found | {o.key: o for o in self.own if o.task == task}
 
     def menu(self, task: str) -> list[tuple[str, str]]:
@@ -125,16 +136,16 @@ class Lab:
         return str(key) if key in keys else keys[0]
 
     def adapter(self, task: str, key: str) -> Adapter:
-        """Raises AdapterError for one that does not fit the bundled CLIP or is no longer kept, and KeyError for a key that is none."""
+        """Raises AdapterError for one that does not fit the CLIP or is no longer kept, and KeyError for a key that is none."""
         if key in _trained:
             return _trained[key].adapter
         if key.startswith("own/"):
             raise AdapterError("what you trained there is no longer kept; choose another adapter, or train it again")
-        return NONE if key == BASE else self.shelf(task)[key].load(load_clip())
+        return NONE if key == BASE else self.shelf(task)[key].load(self.clip)
 
     def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:
         """The soft prompts of `task` by a key."""
-        return {s.folder.name: s for s in shipped_prompts(task, self.prompts)}
+        return {s.folder.name: s for s in shipped_prompts(task, self.prompts) if self._ours(s.folder)}
 
     def prompt_tasks(self) -> list[tuple[str, str]]:
         """(title, name) of each task that has soft prompts, `PROMPT_OPENING` first."""
@@ -152,8 +163,8 @@ class Lab:
         return str(key) if key in keys else keys[0]
 
     def prompt(self, task: str, key: str) -> SoftPrompt:
-        """Raises PromptError for one that does not fit the bundled CLIP, and KeyError for a key that is none."""
-        return self.prompt_shelf(task)[key].load(load_clip())
+        """Raises PromptError for one that does not fit the CLIP, and KeyError for a key that is none."""
+        return self.prompt_shelf(task)[key].load(self.clip)
 
     def longest_prompt(self) -> int:
         """How many vectors the longest prompt has; the model is not needed for that, and a file that is broken has none."""
@@ -171,11 +182,11 @@ class Lab:
         """
         torch.set_num_threads(1)
         with _making:
-            return _bench(task, self.precision)
+            return _bench(task, self.precision, self.model)
 
     def few_shot(self, task: str, shots: int) -> Task:
         """`task` with so many training images a class; those to test on are those of its bench."""
-        return load_task(task, load_clip(), shots=shots)
+        return load_task(task, self.clip, shots=shots)
 
     def few(self, task: str, images: int) -> Bench:
         """A bench of the first `images` of the task's test images, in the order of its bench."""
@@ -185,6 +196,15 @@ class Lab:
 
 
 @cache
-def _bench(task: str, precision: str) -> Bench:
-    clip = load_clip()
+def _base(folder: Path) -> str:
+    """The hash of the weights that an adapter or soft prompt was made from; "" where that is not known."""
+    try:
+        return (SoftPrompt if (folder / FILE).exists() else Adapter).load(folder).base
+    except ValueError:
+        return ""  # a broken one stays on the shelf, and says so when it is chosen
+
+
+@cache
+def _bench(task: str, precision: str, model: str | None) -> Bench:
+    clip = load_clip(model)
     return Bench(clip, load_task(task, clip), precision=precision)

@@ -32,14 +32,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
     parser.add_argument(
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
     )
+    parser.add_argument(
+        "--model", metavar="NAME", help="another CLIP than the bundled one, as load_clip takes it; give adapters made from it with --adapters"
+    )
     parser.add_argument("--mcp", action="store_true", help="let assistants use what the page measures, too, as tools (Model Context Protocol)")
     args = parser.parse_args(arguments)
     if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
         parser.error(f"no folder {missing[0]}")
     if args.mcp and not find_spec("mcp"):
         parser.error('--mcp needs one more package: pip install "gradio[mcp]"')
-    lab = Lab((FOLDER, *args.adapters), args.precision)
-    if page is None or args.adapters or args.precision != "auto":
+    lab = Lab((FOLDER, *args.adapters), args.precision, model=args.model)
+    if args.model:
+        check(lab, parser)
+    if page is None or args.adapters or args.model or args.precision != "auto":
         page = build(lab)
     # Wake the first task while the server starts; a first rendering of the drawings shows its progress here.
     threading.Thread(target=wake, args=(lab,), daemon=True).start()
@@ -53,6 +58,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
     if mcp:
         print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)
     page.block_thread()
+
+
+def check(lab: Lab, parser: argparse.ArgumentParser) -> None:
+    """Ends the program, in a sentence, where the model cannot be loaded or no adapter was made from it."""
+    try:
+        clip = lab.clip
+    except (OSError, ValueError) as e:
+        parser.error(str(e))
+    if not lab.tasks():
+        parser.error(
+            f"no adapter was made from {clip.name} (weights {clip.hash}); make one with copra_lab.fit, save it as FOLDER/task/label, "
+            "where task is the name of one of copra-lab's, and give --adapters FOLDER"
+        )
 
 
 def wake(lab: Lab) -> None:
