@@ -6,11 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any, TypedDict
+from typing import Any
 
 import gradio as gr
 
 from copra_lab.page import own
+from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.live import MODEL
 from copra_lab.page.measure import traffic
@@ -22,74 +23,6 @@ from copra_lab.tasks import MEGAPIXELS, photo
 
 LARGEST = 10_000_000
 """Bytes that a picture may have."""
-
-
-class Number(TypedDict):
-    """``correct`` of ``n`` test images are right; the 95 % interval is Wilson's, in shares of 1 like the accuracy."""
-
-    accuracy: float
-    correct: int
-    n: int
-    interval: list[float]
-
-
-class Task(TypedDict):
-    name: str
-    title: str
-    about: str
-
-
-class AdapterEntry(TypedDict):
-    """``trouble``: why its file cannot be used, if that is so."""
-
-    key: str
-    label: str
-    layers: list[int]
-    kinds: list[str]
-    trouble: str | None
-
-
-class PromptEntry(TypedDict):
-    key: str
-    label: str
-    vectors: int
-    trouble: str | None
-
-
-class BlendAnswer(Number):
-    weight: float
-
-
-class PruneAnswer(Number):
-    layers: list[int]
-    kinds: list[str]
-    sparsity: int
-    left: float
-
-
-class PromptAnswer(Number):
-    percents: list[int]
-
-
-class ShapleyAnswer(TypedDict):
-    """``values`` and their ``halves`` (of 95 % intervals; null as long as one order was drawn) are shares of 1, one a layer."""
-
-    layers: list[int]
-    values: list[float]
-    halves: list[float | None]
-    none: float
-    all: float
-    images: int
-    coalitions: int
-    of_coalitions: int
-    exact: bool
-
-
-class Opinion(TypedDict):
-    model: str
-    names: list[str]
-    probabilities: list[float]
-    trouble: str | None
 
 
 def in_words(f: Callable[..., Any]) -> Callable[..., Any]:
