@@ -28,13 +28,21 @@ def seconds(f: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def race(what: str, ours: Callable[[], object], theirs: Callable[[], object], repeats: int, precision: str = "float32", per: float = 1.0) -> Row:
-    """Seconds of each, divided by `per`; one turn before the first that counts."""
+def race(
+    what: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    repeats: int,
+    precision: str = "float32",
+    per: float = 1.0,
+    clock: Callable[[Callable], float] = seconds,
+) -> Row:
+    """Seconds of each, divided by `per`; one turn before the first that counts. ``clock``: how a turn is timed."""
     ours(), theirs()
     turns = []
     for i in range(repeats):
         first, second = (ours, theirs) if i % 2 == 0 else (theirs, ours)
-        a, b = seconds(first), seconds(second)
+        a, b = clock(first), clock(second)
         turns.append((a, b) if i % 2 == 0 else (b, a))
     ratios = sorted(b / a for a, b in turns)
     a, b = (statistics.median(t) / per for t in zip(*turns, strict=True))
