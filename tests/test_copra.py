@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.copra import PLAIN, CopRA, Dropout, ProgressiveDropout, StochasticDepth, group
+from copra_lab.devices import Place
 from copra_lab.loop import generator
 from copra_lab.lora import LoRA
 from copra_lab.show import masks as picture
@@ -92,7 +93,7 @@ def test_settings_that_make_no_sense_are_named(bad):
 def run_of(dropping, lora=LoRA(rank=2), views=0, precision="float32", steps=16, task=None):  # noqa: B008
     return _LoRATraining(
         tiny_clip(), task or tiny_task(), lora, dropping, seed=0, lr=1e-2, steps=steps, weight_decay=1e-2, views=views, precision=precision,
-        schedule="cosine",
+        schedule="cosine", place=Place(torch.device("cpu")),
     )  # fmt: skip
 
 
