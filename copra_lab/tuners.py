@@ -56,7 +56,8 @@ def tuner_layers(model: nn.Module, unit: str = "layer", block_of: BlockOf = bloc
 
     if unit not in ("layer", "module"):
         raise ValueError(f"unit must be 'layer' or 'module', got {unit!r}")
-    for config in getattr(model, "peft_config", {}).values():
+    configs = next((c for m in model.modules() if isinstance(c := getattr(m, "peft_config", None), dict)), {})
+    for config in configs.values():
         kind = getattr(config.peft_type, "value", config.peft_type)
         if kind in _REFUSED:
             raise ValueError(f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or another method with layers")

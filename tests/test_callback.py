@@ -1,14 +1,17 @@
 """CopRA in transformers' Trainer: accumulation, evaluation, checkpoints, several groups of parameters, two processes."""
 
 import json
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 import torch
-from tiny_peft import adapted, logits
-from trainer_run import trainer
+from tiny_peft import adapted, bert, logits, tokens
+from trainer_run import Words, trainer
 from transformers import TrainerCallback
 
 from copra_lab.callback import CopRACallback
@@ -100,10 +103,30 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path):
 def test_two_processes_draw_the_same_and_end_the_same(tmp_path):
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(TESTS / "trainer_run.py"), str(tmp_path / "said")]
     env = {"PYTHONPATH": str(TESTS.parent), "OMP_NUM_THREADS": "1"}
-    import os
-
     done = subprocess.run(run, cwd=TESTS, env=os.environ | env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     one, two = (json.loads((tmp_path / f"said.{rank}").read_text(encoding="utf-8")) for rank in (0, 1))
     assert one == two and one["world"] == 2 and one["wrong"] == []
     assert one["on"] == [[s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 10, seed=42))]
+
+
+def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
+    from transformers import TrainingArguments
+
+    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    snippets = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", readme, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    adapted("LoRA and a head", seed=1).save_pretrained("yours")
+    settings = {"max_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False, "save_strategy": "no"}
+    given = {"base": bert(), "args": TrainingArguments("out", **settings), "data": Words(), "accuracy": lambda m: float(logits(m).mean())}
+    exec(snippets["trainer"], given)
+    assert given["game"].n_players == 4
+    for folder in ("half", "middle"):
+        assert torch.isfinite(logits(peft.PeftModel.from_pretrained(bert(), folder).eval())).all()
+
+    before = [p.detach().clone() for p in given["model"].parameters() if p.requires_grad]
+    given["optimiser"] = torch.optim.AdamW([p for p in given["model"].parameters() if p.requires_grad])
+    given["batches"] = [{"input_ids": tokens(), "labels": torch.arange(6) % 3}] * 6
+    exec(snippets["loop"], given)
+    after = [p for p in given["model"].parameters() if p.requires_grad]
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) and all(given["drops"].on.values())

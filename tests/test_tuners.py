@@ -237,3 +237,27 @@ def test_checkpointed_activations_are_computed_anew_with_the_same_layers():
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b)
+
+
+def test_accelerate_accumulates_under_one_draw():
+    from accelerate import Accelerator
+
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    model = adapted("LoRA and a head").train()
+    drops = Progressive(model, 4)
+    learning = [p for p in model.parameters() if p.requires_grad]
+    loader = torch.utils.data.DataLoader(tokens(32), batch_size=4)
+    wrapped, optimiser, loader = accelerator.prepare(model, torch.optim.AdamW(learning, lr=1e-2, weight_decay=0.5), loader)
+    done, drawn = 0, []
+    for x in loader:
+        before = [p.detach().clone() for p in learning]
+        with drops.step(done) as draw, accelerator.accumulate(wrapped):
+            accelerator.backward(wrapped(input_ids=x).logits.square().mean())
+            off = set(drops.switches.parameters([not on for on in draw.on]))
+            optimiser.step()
+            optimiser.zero_grad()
+        moved = {p for p, was in zip(learning, before, strict=True) if not torch.equal(p, was)}
+        assert moved == (set(learning) - off if accelerator.sync_gradients else set())
+        drawn.append(draw.on)
+        done += accelerator.sync_gradients
+    assert done == 4 and drawn == [on for on in masks(CopRA(min_active=1), 4, 4) for _ in range(2)]

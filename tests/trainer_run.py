@@ -63,7 +63,6 @@ def trainer(
         train_dataset=Words(),
         eval_dataset=Words(),
         callbacks=[copra, watch, *more],
-        optimizers=optimizers,
     )
     return made, watch
 
