@@ -88,7 +88,7 @@ class PeftAdapter:
         out: dict[str, tuple[str, ...]] = {}
         for key in self.tensors:
             name, found, _ = key.removeprefix(_ROOT).partition(f".{prefix}")
-            if found:
+            if found and key.startswith(_ROOT):  # what a method's layers share (VB-LoRA's bank, say) is the tuner's own
                 out[name] = (*out.get(name, ()), key)
         return out
 
@@ -165,7 +165,7 @@ def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = N
     """
     if space not in ("delta", "parameters"):
         raise ValueError(f"space must be 'delta' or 'parameters', got {space!r}")
-    weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
+    weights = [1 / max(1, len(adapters))] * len(adapters) if weights is None else list(weights)
     if not adapters or len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
         raise ValueError(f"expected one finite weight for each adapter, got {len(adapters)} adapters and the weights {weights}")
     bases = {b for a in adapters if (b := a.config.get("base_model_name_or_path"))}
@@ -217,6 +217,11 @@ def _targets(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any
     names = sorted(modules)
     out = {**config, "target_modules": names}
     out |= {k: None for k in ("exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters") if k in config}
+    out |= {
+        k: {pattern: v for pattern, v in config[k].items() if any(re.match(rf"(.*\.)?({pattern})$", n) for n in names)}
+        for k in ("rank_pattern", "alpha_pattern")
+        if config.get(k)
+    }
     if feedforward := config.get("feedforward_modules"):  # of IA³: those whose input it scales
         ends = tuple(f".{f}" for f in feedforward)
         out["feedforward_modules"] = [n for n in names if (re.fullmatch(feedforward, n) if isinstance(feedforward, str) else f".{n}".endswith(ends))]

@@ -17,6 +17,8 @@ from copra_lab.shapley import estimate, exact
 from copra_lab.storage import AdapterError
 from copra_lab.tuners import Switches, tuner_layers
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft, of the layer norms that it does support
+
 
 def loaded(folder) -> peft.PeftModel:
     return peft.PeftModel.from_pretrained(bert(), folder).eval()

@@ -12,6 +12,8 @@ from copra_lab.copra import CopRA, Dropout, StochasticDepth
 from copra_lab.train import masks
 from copra_lab.tuners import Progressive, Switches, block_of, tuner_layers
 
+pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft, of the layer norms that it does support
+
 
 @pytest.mark.parametrize(
     ("name", "block"),
@@ -47,7 +49,7 @@ def test_units_are_blocks_or_modules_in_order_of_depth():
 
 def test_models_that_peft_adapted_in_place_have_the_same_units():
     model = bert()
-    model.add_adapter(peft.LoraConfig(target_modules=ATTENTION))
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=ATTENTION), model)
     assert list(tuner_layers(model)) == [f"bert.encoder.layer.{i}" for i in range(4)]
 
 
@@ -225,7 +227,8 @@ def test_checkpointed_activations_are_computed_anew_with_the_same_layers():
     for checkpointing in (False, True):
         model = adapted("LoRA")
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            bert_itself = model.get_base_model()  # older releases of transformers say gradient, newer ones activation
+            getattr(bert_itself, "activation_checkpointing_enable", bert_itself.gradient_checkpointing_enable)({"use_reentrant": False})
         model.train()
         for module in model.modules():
             if isinstance(module, nn.Dropout):

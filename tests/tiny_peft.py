@@ -39,7 +39,6 @@ METHODS: dict[str, peft.PeftConfig] = {
     "RandLoRA": peft.RandLoraConfig(r=4, target_modules=ATTENTION),
     "IA3": peft.IA3Config(target_modules=["value", "intermediate.dense"], feedforward_modules=["intermediate.dense"]),
     "OFT": peft.OFTConfig(r=0, oft_block_size=8, target_modules=ATTENTION),
-    "BOFT": peft.BOFTConfig(boft_block_size=8, target_modules=ATTENTION),
     "HRA": peft.HRAConfig(r=2, target_modules=ATTENTION),
     "FourierFT": peft.FourierFTConfig(n_frequency=20, target_modules=ATTENTION),
     "VB-LoRA": peft.VBLoRAConfig(r=2, num_vectors=16, vector_length=4, topk=2, target_modules=ATTENTION),
