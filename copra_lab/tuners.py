@@ -91,8 +91,7 @@ class Switches:
 
     def __init__(self, model: nn.Module, unit: str = "layer", block_of: BlockOf = block_of):
         units = tuner_layers(model, unit, block_of)
-        self.names, self.units = tuple(units), tuple(units.values())
-        self._learns = [(p, p.requires_grad) for p in model.parameters()]
+        self.model, self.names, self.units = model, tuple(units), tuple(units.values())
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,13 +102,14 @@ class Switches:
 
     def set(self, on: Sequence[bool]) -> None:
         """Switch each unit on or off."""
+        learns = [(p, p.requires_grad) for p in self.model.parameters()]
         for unit, is_on in zip(self.units, on, strict=True):
             for layer in unit:
                 if layer.disable_adapters == is_on:
                     layer.enable_adapters(bool(is_on))
-        for p, learns in self._learns:
-            if p.requires_grad != learns:
-                p.requires_grad_(learns)
+        for p, did in learns:
+            if p.requires_grad != did:
+                p.requires_grad_(did)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

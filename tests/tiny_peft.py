@@ -48,8 +48,9 @@ METHODS: dict[str, peft.PeftConfig] = {
 
 def adapted(method: str, seed: int = 0, layers: int = 4) -> peft.PeftModel:
     """A classifier with random, non-zero adapters, in evaluation mode. The base is the same for every seed."""
-    torch.manual_seed(0)  # what a method draws once for good (VeRA's projections) is the same for every seed
-    model = peft.get_peft_model(bert(layers), copy.deepcopy(METHODS[method]))
+    base = bert(layers)
+    torch.manual_seed(0)  # what a method draws once for good is the same for every seed
+    model = peft.get_peft_model(base, copy.deepcopy(METHODS[method]))
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
