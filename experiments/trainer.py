@@ -75,6 +75,8 @@ def emoji_groups() -> Work:
         names = sorted(by_group[group], key=lambda n: rank(f"trainer/{n}"))
         for part, some in (("train", names[:SHOTS]), ("val", names[SHOTS : 2 * SHOTS]), ("test", names[2 * SHOTS :])):
             parts[part] += [(name, label) for name in some]
+    for part in ("val", "test"):
+        parts[part].sort(key=lambda row: len(row[0]))  # less padding
 
     def collate(rows: Sequence[tuple[str, int]], training: bool = True) -> Batch:
         names, labels = zip(*rows, strict=True)
