@@ -20,6 +20,9 @@ _HOME = {
     "tasks": ("Task", "load_task"),
     "train": ("fit",),
     "bench": ("Bench",),
+    "callback": ("CopRACallback",),
+    "tuners": ("Progressive",),
+    "anypeft": ("PeftAdapter",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

@@ -91,7 +91,7 @@ def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str
         return adapter
     groups: dict[object, list[str]] = {}
     for name in adapter.deltas:
-        groups.setdefault({"adapter": 0, "layer": place(name)[:2], "site": name}[within], []).append(name)
+        groups.setdefault(0 if within == "adapter" else place(name)[:2] if within == "layer" else name, []).append(name)
     kept: dict[str, LowRank] = {}
     for names in groups.values():
         own = {n: adapter.deltas[n] for n in names}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import report_nemesis
+import report_trainer
 from common import RESULTS, read
 from matplotlib.figure import Figure
 
@@ -371,6 +372,7 @@ def sections(save: Save) -> list[str]:
         out.append(federated_section(save))
     if have("minilm.csv"):
         out.append(minilm_section())
+    out += report_trainer.sections()
     out += report_nemesis.sections(save)
     if have("regimes.csv"):
         out.append(regimes_section())
@@ -378,7 +380,20 @@ def sections(save: Save) -> list[str]:
 
 
 def missing() -> str:
-    names = ("lines", "structured", "unstructured", "rates", "multitask", "generalisation", "federated", "minilm", "shapley", "nemesis", "lownorm")
+    names = (
+        "lines",
+        "structured",
+        "unstructured",
+        "rates",
+        "multitask",
+        "generalisation",
+        "federated",
+        "minilm",
+        "trainer",
+        "shapley",
+        "nemesis",
+        "lownorm",
+    )
     absent = [f"`{n}.csv`" for n in names if not (RESULTS / f"{n}.csv").exists()]
     return f"**Not run yet with the present model**: {', '.join(absent)}." if absent else ""
 
