@@ -92,7 +92,7 @@ def noise() -> str:
     cells, words = values("nemesis_noise.csv"), values("nemesis.csv")
     both = {(m, kind): own[m, "16"] for m in COLOURS for kind, own in (("noise", cells), ("words", words)) if (m, "16") in own}
     return (
-        "### Sixteen vectors that begin as noise\n\nAs the papers have them (sixteen shots), at the rate of 0.01, the best for CoOp there on the development tasks too; A as chosen for words. Below four vectors that begin as words.\n\n"
+        "### Sixteen vectors that begin as noise\n\nAs the papers have them (sixteen shots), at the rate of 0.01, the best for CoOp there on the development tasks too; penalties as chosen for words. Below four vectors that begin as words.\n\n"
         + table(both, ["words", "noise"], ["four, words", "sixteen, noise"], "coop")
     )
 

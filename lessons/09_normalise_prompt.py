@@ -47,7 +47,7 @@ task = cl.load_task("digits")
 bench = cl.Bench(clip, task)
 
 WORDS = cl.CoOp(words="a drawing of a")
-PENALTIES = {  # A as chosen on three tasks, this one among them (`experiments/README.md`)
+PENALTIES = {  # settings that do well on three tasks, this one among them: `experiments/README.md`
     "CoOp": None,
     "PUN": cl.Nemesis(beta=1.0, weight=0.3),
     "PAN": cl.Nemesis(beta=0.0, weight=2.0),

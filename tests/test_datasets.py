@@ -285,7 +285,7 @@ def test_fit_runs_on_a_data_set(built):
 
 def test_the_readme_shows_what_runs(built, tmp_path, monkeypatch):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### On other images")[2].partition("\n## ")[0]
+    section = readme.partition("### On other images")[2].partition("\n##")[0]
     assert set(re.findall(r"`([a-z-]+\d*)`", section)) >= set(SETS)
     (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     for name in ("cat", "dog"):
