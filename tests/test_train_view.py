@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from test_app import ONE, TINY, TWO, TinyLab, Visitor, browser, cells, fresh, url  # noqa: F401 (fixtures)
-from test_prune_view import handler
+from test_prune_view import ALL, handler
 from tiny import tiny_clip, tiny_task
 
 from copra_lab.copra import CopRA
@@ -276,10 +276,10 @@ def test_results_are_in_the_visitors_own_menus_and_in_nobody_elses():
     assert [key for _, key in one.walk.lab(LAB).menu("colours")] == ["0/one", "0/two", *mine, BASE]
     assert one.walk.lab(LAB).menu("colours")[2][0] == "Your LoRA 1"
     assert two.walk.lab(LAB) is LAB and not {key for _, key in two.walk.lab(LAB).menu("colours")} & set(mine)
-    switches = ("colours", mine[0], [0], ["q"], 0)
+    switches = ("colours", mine[0], [0], ["q"], 0, ALL)
     assert prune.ask(LAB, one.walk, *switches)[0].key == mine[0] and prune.ask(LAB, two.walk, *switches)[0].key == "0/one"
-    assert blend.ask(LAB, one.walk, "colours", *mine, 0.5)[0] == Blended("colours", *mine, 0.5)
-    assert blend.ask(LAB, two.walk, "colours", *mine, 0.5)[0] == Blended("colours", "0/one", "0/two", 0.5)
+    assert blend.ask(LAB, one.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended("colours", *mine, 0.5)
+    assert blend.ask(LAB, two.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended("colours", "0/one", "0/two", 0.5)
 
 
 def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
