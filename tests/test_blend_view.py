@@ -180,8 +180,7 @@ def test_swapping_turns_every_line_round(rested):
 
 
 def test_the_legend_says_what_each_line_is_and_its_number_where_the_visitor_is(rested):
-    html = blend_parts.chart(rested)
-    legend = ElementTree.fromstring(html[: html.index("</table>") + 8].replace("scope=row", 's="r"').replace("scope=col", 's="c"'))
+    legend = ElementTree.fromstring(blend_parts.chart(rested)).find("table")
     rows = [["".join(cell.itertext()) for cell in row] for row in legend.iter("tr")]
     assert [row[0] for row in rows] == ["lines from A to B", "in ΔW", "in the factors", "CopRA’s, in ΔW"]
     for row, line in zip(rows[1:], (rested.place, *(b.line for b in rested.place.beside)), strict=True):
@@ -205,9 +204,16 @@ def test_lines_beside_are_told_apart_without_colour_and_in_words():
 def test_the_table_has_the_numbers_of_every_line(rested):
     rows = cells(blend_parts.table(rested))
     n = len(blend.GRID) + 1
-    assert [row[0] for row in rows if row[0] not in ("", "A", "B", "base")] == ["in the factors"] * n + ["CopRA’s, in ΔW"] * n
-    own = replace(rested.place, space="factors")
-    assert [int(row[5]) for row in rows if row[0] == "in the factors"] == [p.accuracy.correct for p in blend_parts.curve(rested, own).values()]
+    assert [row[0] for row in rows if row[0] not in ("", "A", "B", "base")] == ["in the factors"] * (n - 2) + ["CopRA’s, in ΔW"] * n
+    bent = blend_parts.curve(rested, replace(rested.place, space="factors"))
+    assert [int(row[5]) for row in rows if row[0] == "in the factors"] == [p.accuracy.correct for w, p in bent.items() if w not in (0.0, 1.0)]
+
+
+def test_two_ends_are_no_line_beside(rested):
+    walk = rested.cleared()
+    beside = ElementTree.fromstring(blend_parts.chart(walk)).iter("circle")
+    assert not [e for e in beside if e.get("class") == "mark space" and e.get("cx") != "17"]  # that one is the legend's
+    assert "in the factors" not in [row[0] for row in cells(blend_parts.table(walk))]
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------------

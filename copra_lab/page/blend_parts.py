@@ -13,6 +13,8 @@ from copra_lab.stats import Accuracy
 NAMES = {"delta": "in ΔW", "factors": "in the factors"}
 """What a line is called by what it mixes, one of `copra_lab.page.places.SPACES`."""
 
+ENDS = {0.0: "A", 1.0: "B"}
+
 
 def curve(walk: Walk, line: Blended | None = None) -> dict[float, Point]:
     """What was measured on `line`, or else where the visitor stands, by λ. In the factors too it ends at the two adapters."""
@@ -20,7 +22,7 @@ def curve(walk: Walk, line: Blended | None = None) -> dict[float, Point]:
     if line is None:
         return {}
     points = {p.weight: point for p, point in walk.points.items() if isinstance(p, Blended) and p.line == line.line}
-    points |= {w: walk.points[line.at(w)] for w in (0.0, 1.0) if line.at(w) in walk.points}
+    points |= {w: walk.points[line.at(w)] for w in ENDS if line.at(w) in walk.points}
     return dict(sorted(points.items()))
 
 
@@ -33,9 +35,10 @@ def _here(walk: Walk) -> Blended | None:
 
 
 def _beside(walk: Walk) -> list[Line]:
-    """The lines beside the visitor's own, as far as they were measured."""
+    """The lines beside the visitor's own, as far as they were measured: two ends make none."""
     here = _here(walk)
-    return [Line(b.kind, b.name, accuracies(walk, b.line)) for b in here.beside] if here else []
+    lines = [Line(b.kind, b.name, accuracies(walk, b.line)) for b in here.beside] if here else []
+    return [line if any(w not in ENDS for w, _ in line.points) else line._replace(points=()) for line in lines]
 
 
 def number(walk: Walk) -> str:
@@ -79,7 +82,7 @@ def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "
 def chart(walk: Walk) -> str:
     base = walk.base.accuracy if walk.base else None
     drawing = path_svg(accuracies(walk), total=walk.total, base=base, at=walk.position, low=LOW, high=HIGH, beside=_beside(walk))
-    return f'{_legend(walk)}<div class="chart">{drawing}</div>'
+    return f'<div>{_legend(walk)}<div class="chart">{drawing}</div></div>'
 
 
 def _legend(walk: Walk) -> str:
@@ -92,9 +95,9 @@ def _legend(walk: Walk) -> str:
         value = "…" if a is None else percent(a.value)
         part = "" if a is None or a.n >= walk.total else ' class="first"'
         rows.append(
-            f'<tr class="{kind}"><th scope=row>{_sample(kind)}{escape(name)}</th><td{part}>{value}</td><td>{_barrier(points, walk.total)}</td></tr>'
+            f'<tr class="{kind}"><th scope="row">{_sample(kind)}{escape(name)}</th><td{part}>{value}</td><td>{_barrier(points, walk.total)}</td></tr>'
         )
-    heads = f"<th scope=col>lines from A to B</th><th scope=col>at λ = {signed(walk.position)}</th><th scope=col>barrier</th>"
+    heads = f'<th scope="col">lines from A to B</th><th scope="col">at λ = {signed(walk.position)}</th><th scope="col">barrier</th>'
     return f'<table class="legend"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
 
 
@@ -125,10 +128,9 @@ def _where(place: Place | None, other: Place | None) -> str:
 
 
 def table(walk: Walk) -> str:
-    """The curve's numbers, those of the base first, and those of the lines beside it last."""
-    names = {0.0: "A", 1.0: "B"}
+    """The curve's numbers, those of the base first, and those of the lines beside it last; in the other space the ends are the same."""
     rows = [(("base", ""), walk.base.accuracy)] if walk.base else []
-    rows += [((names.get(w, ""), signed(w)), a) for w, a in accuracies(walk)]
+    rows += [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(walk)]
     for line in _beside(walk):
-        rows += [((escape(line.name), signed(w)), a) for w, a in line.points]
+        rows += [((escape(line.name), signed(w)), a) for w, a in line.points if line.kind != "space" or w not in ENDS]
     return parts.table(("", "λ"), rows)

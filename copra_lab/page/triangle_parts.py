@@ -71,12 +71,15 @@ def _facts(walk: Walk) -> str:
     elif found[0] * walk.total < 1:  # less than one image
         words = "none so far"
     else:
-        words = f"{100 * found[0]:.1f} points <span>at {' '.join(signed(w) for w in found[1].weights)}</span>"
+        words = f"{100 * found[0]:.1f} points"
+    title = "How far the landscape falls below the plane through its three corners"
+    if found and found[0] > 0:
+        title += f", at weights {', '.join(signed(w) for w in found[1].weights)}"
     corners = [walk.points.get(corner) for corner in here.corners] if here else [None] * 3
     return parts.facts(
         parts.measured("base", walk.base, "base"),
         *(parts.measured(name, point, name.lower()) for name, point in zip("ABC", corners, strict=True)),
-        parts.fact("deepest dip", words, "barrier wide", "How far the landscape falls below the plane through its three corners"),
+        parts.fact("deepest dip", words, "barrier wide", title),
     )
 
 
