@@ -70,7 +70,7 @@ def few_shot(save: Save) -> str:
     tasks = len(cells["coop", "1"])
     return (
         f"## Soft prompts and Nemesis\n\n{tasks} tasks, three seeds (a seed chooses the shots too), four vectors before the class name that begin as `a drawing of a`. A task that "
-        f"has fewer drawings of a class than shots gives what it has. Plain words: {zero:.1f}.\n\n{table(cells, shots, [f'{s} shots' for s in shots], 'coop')}\n\n"
+        f"has fewer drawings of a class than shots gives what it has. Plain words: {zero:.1f}.\n\n{table(cells, shots, [f'{s} shots' if s != '1' else '1 shot' for s in shots], 'coop')}\n\n"
         f"The paper's means over eleven data sets: {paper}.\n\n{save('nemesis', fig)}\n\n{by_task(cells)}"
     )
 
