@@ -26,7 +26,7 @@ EXPERIMENTS = {
     "multitask.csv": "multitask.py", "generalisation.csv": "generalisation.py", "federated.csv": "federated/run.py",
     "shapley.csv": "shapley.py", "sizes.csv": "shapley.py", "ranked.csv": "shapley.py",
     "nemesis_tuning.csv": "nemesis.py", "nemesis.csv": "nemesis.py", "nemesis_new.csv": "nemesis.py", "nemesis_epochs.csv": "nemesis.py",
-    "lownorm.csv": "nemesis.py", "nemesis_visual.csv": "nemesis.py",
+    "lownorm.csv": "nemesis.py", "nemesis_visual.csv": "nemesis.py", "trainer.csv": "trainer.py",
 }  # fmt: skip
 """File of results → the script that writes it; `minilm.csv` hangs on no CLIP."""
 
@@ -69,7 +69,7 @@ def results_are_stale(clip: Clip, name: str) -> str | None:
     if not (RESULTS / name).exists():
         return None
     with open(RESULTS / name, encoding="utf-8") as f:
-        bases = {r["base"] for r in csv.DictReader(f)}
+        bases = {r["base"].rpartition(", ")[2] for r in csv.DictReader(f)}  # `trainer.csv` names MiniLM before it
     return None if bases == {clip.hash} else f"{name} measures base {', '.join(sorted(bases))}, the bundled CLIP is {clip.hash}"
 
 
