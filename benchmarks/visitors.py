@@ -75,11 +75,11 @@ class Visitor:
         self._pending: set[str] = set()
         self._listener: asyncio.Task[None] | None = None
         self._thumb = (0.0, time.monotonic())
-        self._moved, self._rested, self._whole = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._moved, self._rested, self._whole, self._idle = (asyncio.Event() for _ in range(4))
 
     async def come(self) -> None:
         """Open the view and wait for its first number on all images."""
-        self._tasks = [asyncio.create_task(follow) for follow in (self._follow(), self._rest())]
+        self._tasks = [asyncio.create_task(follow) for follow in (self._follow(), self._rest(), self._fill())]
         await self._to(0.0)
         if not await self._settled(5 * PATIENCE):
             raise RuntimeError("the page gave no first number within five minutes")
@@ -137,6 +137,13 @@ class Visitor:
                 if self._saw(output) == weight and self.shown[-1].n == self.shown[-1].total and not self._whole.is_set():
                     self.wholes.append(time.monotonic() - since)
                     self._whole.set()
+            self._idle.set()
+
+    async def _fill(self) -> None:
+        """Curves are filled in beside all else, which does not wait for them."""
+        while True:
+            await self._idle.wait()
+            self._idle.clear()
             async for _ in self._call(self.handlers.fill, [None]):
                 pass
 
