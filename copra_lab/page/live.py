@@ -19,6 +19,8 @@ NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
+REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
+"""Apart, so that no first number waits in the queue behind all images of others."""
 """Everything that runs the model shares one small limit."""
 
 REDRAWN = 0.3
@@ -111,7 +113,7 @@ def follow(
     triggers = [opened, *(i.change for i in inputs)]
     shown = [p.where for p in live]
     moved = gr.on(triggers, move, [*inputs, session, turn], [*shown, *controls], js=NUMBERED, preprocess=False, **MODEL)
-    rested = moved.success(rest, session, [p.where for p in everything], **MODEL)
+    rested = moved.success(rest, session, [p.where for p in everything], **REST)
     rested.success(fill, session, [p.where for p in growing], concurrency_limit=1, concurrency_id="background", **EVENT)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)
     return rested

@@ -23,6 +23,10 @@ PAUSE = 0.06
 """Seconds that a slider or switch must rest before all images are run: one that is still moving soon asks for another position."""
 
 
+PATIENCE = 0.2
+"""Seconds that a hundred images wait at most for the first numbers of others."""
+
+
 class Traffic:
     """How many visitors wait for a number, so that filling in curves gives way to them."""
 
@@ -44,7 +48,8 @@ class Traffic:
             self._changed.wait_for(lambda: not self._waiting, seconds)
 
 
-traffic = Traffic()
+traffic, firsts = Traffic(), Traffic()
+"""Those who wait for any number, and those of them who wait for a first one: all images of another visitor give way to these."""
 
 
 @cache
@@ -81,7 +86,7 @@ def first_numbers(lab: Lab, session: Session, place: Place) -> Iterator[Walk]:
         if session.stands(place):
             yield session.walk
     if place not in session.walk.points and session.stands(place):
-        with traffic:
+        with traffic, firsts:
             session.add(place, _point(bench, model.predictions(bench, 0, first_images(bench))))
     if session.stands(place):
         yield session.walk
@@ -93,9 +98,14 @@ def remaining(lab: Lab, session: Session) -> Walk | None:
     place = walk.place
     if place is None or place not in walk.points or not (walk.whole(place) or session.rests(PAUSE)):
         return None
+
+    def stays() -> bool:
+        firsts.give_way(PATIENCE)
+        return session.stands(place)
+
     with traffic:
         bench = lab.bench(place.task)
-        return session.walk if _measured(lab, session, place, len(bench), lambda: session.stands(place)) else None
+        return session.walk if _measured(lab, session, place, len(bench), stays) else None
 
 
 Ahead = Callable[[Walk], Sequence[Sequence[Place]]]
