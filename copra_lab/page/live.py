@@ -17,6 +17,9 @@ from copra_lab.page.walk import Session, Walk
 NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 """Numbers a request as it leaves; see `Session.take`."""
 
+LATE = 0.5
+"""Seconds after which nothing can be on its way any more that was drawn for another place."""
+
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
@@ -89,7 +92,10 @@ def follow(
             if place is None or session.stands(place):
                 session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
                 said = True
-                yield [parts.trouble(e), *[gr.skip()] * (width - 1)]
+                words = [parts.trouble(e), *[gr.skip()] * (width - 1)]
+            yield words
+            if session.rests(LATE):  # a number of the place before that was on its way would hide the words
+                yield words
         if not said:
             yield [gr.skip()] * width
 
