@@ -61,7 +61,8 @@ def inline(self, node):
 
 
 def block(self, node):
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    # On a phone a long equation is moved sideways, not cut.
+    self.body.append(f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode
 
 
