@@ -45,11 +45,12 @@ PUBLIC = {
 }
 
 
-def shown() -> dict[str, set[str]]:
-    """Module → what the reference shows of it."""
+def shown() -> dict[str, dict[str, str]]:
+    """Module → what the reference shows of it, and as what."""
     pages = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs" / "reference").glob("*.md")))
     parts = re.split(r"\.\. automodule:: copra_lab\.(\w+)", pages)[1:]
-    return {m: set(re.findall(r"\.\. auto(?:function|class|data|exception):: (\w+)", text)) for m, text in zip(parts[::2], parts[1::2], strict=True)}
+    directives = (re.findall(r"\.\. auto(function|class|data|exception):: (\w+)", text) for text in parts[1::2])
+    return {module: {name: kind for kind, name in found} for module, found in zip(parts[::2], directives, strict=True)}
 
 
 def test_the_package_has_these_names_and_no_others():
@@ -76,9 +77,17 @@ def _assigned(file: Path) -> set[str]:
 def test_a_module_promises_these_names_shows_them_and_says_what_they_are(name):
     module, promised = import_module(f"copra_lab.{name}"), set(PUBLIC[name].split())
     assert set(module.__all__) == promised
-    called = {n for n in promised if inspect.isclass(v := getattr(module, n)) or inspect.isroutine(v)}
-    assert called <= shown()[name] <= promised
-    assert [n for n in called if any(_silent(n, getattr(module, n)))] == [] and module.__doc__
+    things = {n: getattr(module, n) for n in promised}
+    called = {n: _kind(v) for n, v in things.items() if _kind(v)}
+    found = shown()[name]
+    assert set(found) <= promised and {n: kind for n, kind in found.items() if kind != "data" or n in called} == called
+    assert [n for n in called if any(_silent(n, things[n]))] == [] and module.__doc__
+
+
+def _kind(thing: object) -> str:
+    if inspect.isclass(thing):
+        return "exception" if issubclass(thing, Exception) else "class"
+    return "function" if inspect.isroutine(thing) else ""
 
 
 def _silent(name: str, thing: object) -> list[bool]:
