@@ -22,6 +22,8 @@ from copra_lab.tasks import Task
 from copra_lab.texts import Encoder, beside, encode_texts
 from copra_lab.tower import CHUNK, Forest, Tower, cores, workers
 
+__all__ = ["Bench", "Path"]
+
 LINE = tuple(i / 10 for i in range(11))
 
 

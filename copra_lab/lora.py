@@ -20,6 +20,8 @@ from torch.nn.utils import parametrize
 
 from copra_lab.sites import Site, choose, find_sites
 
+__all__ = ["NONE", "Adapter", "Attached", "LoRA", "LowRank"]
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -48,6 +50,7 @@ class LoRA:
 
     @property
     def scale(self) -> float:
+        """s, by which B·A is multiplied."""
         if self.alpha is None:
             return 1.0
         return self.alpha / (self.rank if self.scaling == "alpha/r" else math.sqrt(self.rank))
@@ -67,10 +70,12 @@ class LowRank:
 
     @property
     def rank(self) -> int:
+        """r, of A and B; that of the delta is as high at most."""
         return self.A.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(out, in) of the delta."""
         return self.B.shape[0], self.A.shape[1]
 
     def delta(self) -> Tensor:
@@ -121,6 +126,7 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
+        """How many numbers A and B hold."""
         return sum(d.A.numel() + d.B.numel() for d in self.deltas.values())
 
     def keep(self, sites: Iterable[str]) -> "Adapter":

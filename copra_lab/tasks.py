@@ -47,6 +47,7 @@ class Split:
         return len(self.sources)
 
     def pick(self, rows: Sequence[int]) -> "Split":
+        """The split with these rows only, in this order."""
         index = torch.tensor(rows, dtype=torch.int64)
         return Split(self.images[index], self.labels[index], tuple(self.sources[i] for i in rows))
 
@@ -73,6 +74,7 @@ class Task:
 
     @property
     def prompts(self) -> list[str]:
+        """A text for each class, in order: the template with its name."""
         return [self.template.format(c) for c in self.classes]
 
     def with_classes(self, which: Sequence[int]) -> "Task":
@@ -100,6 +102,7 @@ class Task:
 
 
 def task_names() -> tuple[str, ...]:
+    """The bundled tasks."""
     return tuple(TASKS)
 
 

@@ -28,6 +28,8 @@ from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower
 from copra_lab.tuning import PromptTraining, name_of
 
+__all__ = ["DEFAULTS", "Step", "drawn", "fit", "masks"]
+
 
 @dataclass(frozen=True)
 class Step:
