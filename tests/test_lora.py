@@ -9,6 +9,7 @@ from torch.func import functional_call
 from copra_lab.bench import NONE, Bench
 from copra_lab.hf import to_hugging_face
 from copra_lab.lora import Adapter, Attached, LoRA, LowRank, merged_weights
+from copra_lab.prompts import SoftPrompt
 from copra_lab.sites import KINDS, TOWERS, choose, find_sites
 
 
@@ -177,6 +178,18 @@ def test_training_attaches_to_hugging_faces_clip():
         Attached(model, everywhere(), torch.Generator().manual_seed(0)).load(adapter)
     got = theirs(pixel_values=x, input_ids=tokens).logits_per_image
     torch.testing.assert_close(got, clip.logit_scale * all_logits(ours, x, tokens), atol=1e-4, rtol=0)
+
+
+def test_what_holds_tensors_shows_itself_in_a_line():
+    clip, task = tiny_clip(), tiny_task()
+    adapter = random_adapter(clip, rank=2)
+    prompt = SoftPrompt(torch.zeros(3, 8), provenance={"method": "coop", "task": "pets"})
+    trained = Adapter(adapter.deltas, clip.hash, {"method": "copra", "task": "pets"})
+    things = (clip, task, task.train, adapter, trained, next(iter(adapter.deltas.values())), prompt)
+    assert all(len(repr(x)) < 140 and "tensor" not in repr(x) and "\n" not in repr(x) for x in things)
+    assert repr(task).count(str(len(task.test))) and f"{len(task.classes)} classes" in repr(task)
+    assert repr(trained) == f"Adapter(copra, pets, {len(adapter)} sites, rank 2, {adapter.parameters:,} numbers)"
+    assert repr(prompt) == "SoftPrompt(coop, pets, text tower, 3×8 numbers)"
 
 
 def test_an_adapter_is_a_value():
