@@ -45,7 +45,8 @@ class Bench:
     where it is faster on this processor and the base predicts the same on at least 95 of 100 images; ``dtype`` tells
     which it is, ``agreement`` how often the two agree.
 
-    Images come in a fixed shuffled order, so the first k of them are a fair sample.
+    Images come in a fixed shuffled order, so the first k of them are a fair sample: ``order`` (n,) holds the row of each in
+    ``split`` and ``labels`` (n,) its class, so ``split.images[order]`` are what `logits` is about.
     """
 
     def __init__(self, clip: Clip, task: Task, split: str = "test", precision: str = "auto"):
