@@ -151,7 +151,7 @@ def prune(
         "of sites": len(whole), "layers": list(p.layers_of(pruned, tower)), "zeros": zeros, "test": given.numbers(after), "before": given.numbers(before),
     }  # fmt: skip
     rows = [("whole", len(whole), "0 %", before), ("pruned", len(pruned), f"{100 * zeros:.0f} %", after)]
-    kept_layers = ", ".join(map(str, document["layers"])) or "none"
+    kept_layers = ", ".join(map(str, p.layers_of(pruned, tower))) or "none"
     ends = [f"layers kept: {kept_layers}", *([f"adapter saved in {out}"] if out else [])]
     return Told(document, "\n".join([given.columns(rows, ("", "matrices", "zeros", "accuracy")), *ends]))
 
