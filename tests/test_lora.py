@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 from torch.func import functional_call
 
+from copra_lab import bench as benches
 from copra_lab.bench import NONE, Bench
 from copra_lab.hf import to_hugging_face
 from copra_lab.lora import Adapter, Attached, LoRA, LowRank, merged_weights
@@ -135,6 +137,26 @@ def test_the_bench_streams_the_same_predictions_and_refuses_strangers():
         bench.accuracy(random_adapter(tiny_clip(1)))
     path = bench.path(adapter, random_adapter(clip, seed=1), (0, 0.5, 1))
     assert path.accuracies[0] == bench.accuracy(adapter) and path.barrier >= 0
+
+
+def test_choosing_the_arithmetic_of_a_large_tower_takes_moments(monkeypatch):
+    """A ViT-B-32 kept a small task waiting for minutes."""
+
+    class Tower:
+        ln_post = (torch.zeros(8),)
+
+    full, half, seen = Tower(), Tower(), []
+
+    def slow(tower, x):
+        seen.append(len(x))
+        time.sleep(len(x) * (0.2 if tower is full else 0.02))
+
+    monkeypatch.setattr(benches, "_features", slow)
+    assert benches._bfloat16_is_faster(5, full, half)
+    assert max(seen) <= 2
+    monkeypatch.setattr(benches, "_features", lambda tower, x: seen.append(len(x)))
+    benches._bfloat16_is_faster(6, full, half)
+    assert max(seen) == 2 * benches.CHUNK  # a small one fills both workers
 
 
 def test_two_threads_get_their_own_answers():
