@@ -39,6 +39,9 @@ class Clip:
     interpolation: str = "bicubic"
     resize: str = "shortest"
 
+    def __repr__(self) -> str:
+        return f"Clip({self.name}, {self.layers} layers, {self.side} pixels)"
+
     @cached_property
     def sites(self) -> dict[str, Site]:
         """Every matrix that LoRA can sit on, by name."""

@@ -68,6 +68,9 @@ class LowRank:
         if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1] or self.A.shape[0] < 1:
             raise ValueError(f"A (r, in) and B (out, r) must share a rank of at least 1, got {tuple(self.A.shape)} and {tuple(self.B.shape)}")
 
+    def __repr__(self) -> str:
+        return f"LowRank({self.shape[0]}×{self.shape[1]}, rank {self.rank}, scale {self.scale:g})"
+
     @property
     def rank(self) -> int:
         """r, of A and B; that of the delta is as high at most."""
@@ -118,6 +121,10 @@ class Adapter:
 
     def __len__(self) -> int:
         return len(self.deltas)
+
+    def __repr__(self) -> str:
+        words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
+        return f"Adapter({', '.join([*words, f'{len(self)} sites', f'rank {self.rank}', f'{self.parameters:,} numbers'])})"
 
     @property
     def rank(self) -> int:

@@ -114,6 +114,10 @@ class SoftPrompt:
         if self.class_specific and (self.tower == "vision" or len(self.context) != len(self.classes)):
             raise ValueError(f"a context for each of {len(self.context)} classes needs their names, and the text tower")
 
+    def __repr__(self) -> str:
+        words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
+        return f"SoftPrompt({', '.join([*words, f'{self.tower} tower', '×'.join(map(str, self.context.shape)) + ' numbers'])})"
+
     @property
     def length(self) -> int:
         """How many vectors a class sees."""
