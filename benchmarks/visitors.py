@@ -122,7 +122,7 @@ class Visitor:
             self._moved.clear()
             weight, since = self._thumb
             p, first = self.place, True
-            async for output in self._call(self.handlers.move, [p.task, p.a, p.b, weight, "delta", False, None, 1000 * time.monotonic()]):
+            async for output in self._call(self.handlers.move, [p.task, p.a, p.b, weight, "delta", False, None, "", 1000 * time.monotonic()]):
                 if self._saw(output) == weight and first:
                     self.firsts.append(time.monotonic() - since)
                     first = False

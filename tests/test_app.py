@@ -28,9 +28,10 @@ from copra_lab.clip import load_clip
 from copra_lab.lora import NONE, Adapter, LoRA, LowRank, merged_weights
 from copra_lab.merge import barrier, interpolate
 from copra_lab.page import VIEWS, blend, blend_parts, build, parts
+from copra_lab.page.checks import position
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
-from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror, position
+from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror
 from copra_lab.page.walk import KEPT, Change, Point, Session, Walk, changes
 from copra_lab.plots import highest_barrier, path_svg
 from copra_lab.prune import layers_of
@@ -458,8 +459,9 @@ class Visitor:
         self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.goto(f"{url}/?view={view}" if view else url)
-        self.thumb = self.page.locator(f"#{'prune-sparsity' if view == 'prune' else 'blend-weight'} input[type=range]")
-        self.low, self.high = (0, 100) if view == "prune" else (LOW, HIGH)
+        prunes = bool(view) and view.partition("&")[0] == "prune"
+        self.thumb = self.page.locator(f"#{'prune-sparsity' if prunes else 'blend-weight'} input[type=range]")
+        self.low, self.high = (0, 100) if prunes else (LOW, HIGH)
 
     def _request(self, request) -> None:
         parts = urlsplit(request.url)
@@ -650,9 +652,8 @@ def test_typing_swapping_clearing_and_the_table(visit):
     visitor.page.click("#blend-swap")
     swapped = visitor.settled(0.7)
     assert swapped["correct"] == shown["correct"]
-    # What was on its way when the ends were swapped may come once more.
-    mirrored = "want => [...document.querySelectorAll('#blend-number dd')].slice(0, 3).every((d, i) => d.innerText === want[i])"
-    visitor.page.wait_for_function(mirrored, arg=[facts[0], facts[2], facts[1]])
+    after = visitor.page.locator("#blend-number dd").all_inner_texts()
+    assert after[:3] == [facts[0], facts[2], facts[1]]
     visitor.quiet()
     visitor.page.wait_for_function("document.querySelectorAll('#blend-chart .point').length >= 4")
     visitor.page.click("#blend-clear")

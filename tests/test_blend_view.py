@@ -227,7 +227,6 @@ def test_the_other_lines_in_a_browser(visit, fresh):  # noqa: F811
     visitor.page.locator("#blend-weight input[type=number]").fill("0.5")
     straight = visitor.settled(0.5)
     visitor.page.get_by_label("the factors").check()
-    # What was on its way when the choice was made may come once more.
     now = "{...document.querySelector('#blend-number .now').dataset}"
     shown = visitor.page.wait_for_function(f"() => {{ const d = {now}; return d.space === 'factors' && d.n === d.total && d; }}").json_value()
     one, two = (lab.adapter(task.name, key) for key in lab.pair(task.name, None, None))

@@ -120,7 +120,7 @@ def test_another_task_keeps_ones_own_picture_and_opening_leaves_the_other_views(
     *_, mine = own.given(LAB, "colours", red)
     session = Session()
     session.visit(Base("colours"))
-    *_, kept = own.opening(LAB, "colours", mine, session)
+    *_, kept, _, _ = own.opening(LAB, "colours", mine, session)
     assert kept is mine and session.walk.place is None
     *_, fresh_one = own.chosen(LAB, "colours", Picture(mine.pixels, truth=2))
     assert fresh_one.truth is not None and not fresh_one.pixels.equal(mine.pixels)

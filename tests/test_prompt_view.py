@@ -18,8 +18,9 @@ from tiny import tiny_clip, tiny_task
 from copra_lab.clip import load_clip
 from copra_lab.nemesis import replace, rescale
 from copra_lab.page import against, prompt, prompt_parts
+from copra_lab.page.checks import stretched
 from copra_lab.page.lab import Lab
-from copra_lab.page.places import Base, Bent, Model, stretched
+from copra_lab.page.places import Base, Bent, Model
 from copra_lab.page.walk import Session, Walk
 from copra_lab.prompts import FILE, PromptError, SoftPrompt
 from copra_lab.shipped import shipped_prompts
@@ -204,9 +205,9 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     length = shipped_prompts("digits")[0].load(load_clip()).length
     assert lab.longest_prompt() == length
     move, session = handler(lab, "move", "prompt"), Session()
-    *_, last = move("digits", "coop-seed-0", [], 0.1, *[100] * length, session, None)
+    *_, last = move("digits", "coop-seed-0", [], 0.1, *[100] * length, session, "", None)
     assert 'role="alert"' in last[0] and "copy or save it anew" in last[0]
-    *_, last = move("digits", "pun-seed-0", [], 0.1, *[100] * length, session, None)
+    *_, last = move("digits", "pun-seed-0", [], 0.1, *[100] * length, session, "", None)
     assert "as learned" in last[0] and "alert" not in last[0]
 
 
@@ -214,11 +215,11 @@ def test_the_page_goes_on_after_junk():
     move, rest = (handler(LAB, name, "prompt") for name in ("move", "rest"))
     assert inspect.isgeneratorfunction(move)
     for values in [values for values, _ in JUNK]:
-        *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), None)
-        assert 'role="alert"' in last[0] and len(last) == 3 + 7
+        *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), "", None)
+        assert 'role="alert"' in last[0] and len(last) == 3 + 7 + 3
     session = Session()
-    *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, None)
-    *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, None)
+    *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, "", None)
+    *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, "", None)
     assert 'data-percents="100 50 100 0"' in last[0] and "2 vectors bent" in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 

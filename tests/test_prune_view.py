@@ -21,10 +21,11 @@ from copra_lab.clip import load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
 from copra_lab.page import best, build, prune, prune_parts
+from copra_lab.page.checks import percentage, switched_on, switches_of
 from copra_lab.page.controls import kept_sites, matrices_of, named
 from copra_lab.page.lab import Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
-from copra_lab.page.places import Base, Blended, Pruned, percentage, switched_on, switches_of
+from copra_lab.page.places import Base, Blended, Pruned
 from copra_lab.page.solving import Solving
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Session, Walk
@@ -240,12 +241,12 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     assert inspect.isgeneratorfunction(move)
     session = Session()
     for values in [values for values, _ in JUNK]:
-        *_, last = move(*values, ALL, walked(WHOLE), None)
-        assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 11
-    *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, session, None)
+        *_, last = move(*values, ALL, walked(WHOLE), "", None)
+        assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 13
+    *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, session, "", None)
     assert "copy it anew" in last[0] and session.walk.place is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
-    *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, session, None)
+    *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, session, "", None)
     assert 'data-layers="1"' in last[0] and 'data-sparsity="25"' in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
@@ -258,8 +259,8 @@ def test_a_view_draws_no_place_of_another():
 
 def test_a_request_that_was_overtaken_is_dropped():
     move, session = handler(LAB, "move", "prune"), Session()
-    list(move("colours", "0/one", [0], ["q"], 5, ALL, session, 20.0))
-    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, session, 10.0))) == 1 and session.walk.place.layers == (0,)
+    list(move("colours", "0/one", [0], ["q"], 5, ALL, session, "", 20.0))
+    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, session, "", 10.0))) == 1 and session.walk.place.layers == (0,)
 
 
 # --- the best layers ---------------------------------------------------------------------------------------------------

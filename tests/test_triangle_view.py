@@ -10,9 +10,10 @@ from tiny import tiny_clip, tiny_task
 
 from copra_lab.clip import load_clip
 from copra_lab.page import triangle, triangle_parts
+from copra_lab.page.checks import point_of
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import filled_in, first_images
-from copra_lab.page.places import BEYOND, UNITS, Base, Mixed, point_of
+from copra_lab.page.places import BEYOND, UNITS, Base, Mixed
 from copra_lab.page.walk import Point, Session, Walk
 from copra_lab.stats import Accuracy
 
@@ -103,9 +104,9 @@ def test_the_page_answers_junk_in_words_and_goes_on():
     move, rest = (handler(LAB, name, "triangle") for name in ("move", "rest"))
     session = Session()
     for values in [("elsewhere", *KEYS, "0 0"), ("colours", *KEYS, "<b> 0"), ("colours", *KEYS, None)]:
-        *_, last = move(*values, session, None)
+        *_, last = move(*values, session, "", None)
         assert 'role="alert"' in last[0] and "<b> 0" not in last[0]
-    *_, last = move("colours", *KEYS, "0.5 0", session, None)
+    *_, last = move("colours", *KEYS, "0.5 0", session, "", None)
     assert 'data-b="0.5000"' in last[0] and f'data-n="{len(TINY)}"' in rest(session)[0]
 
 

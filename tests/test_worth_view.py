@@ -99,7 +99,7 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     so.solving.cache_clear()
     session = Session()
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert all(len(f) == 8 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
+    assert all(len(f) == 11 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
     looked_at = session.walk.place.layer
     assert looked_at in layers_of(ADAPTER) and f"by layer {looked_at}" in frames[-1][3]
     again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
@@ -111,7 +111,7 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     session.take(4)  # asked for something else
     assert list(watching) == []
     late = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert len(late) == 1 and len(late[0]) == 8  # an older request changes nothing
+    assert len(late) == 1 and len(late[0]) == 11  # an older request changes nothing
 
 
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
@@ -120,7 +120,7 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 @pytest.mark.parametrize("values", JUNK)
 def test_junk_is_answered_in_words(values):
     *_, last = worth.watching(LAB, *values, Session(), None)
-    assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 8
+    assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 11
     assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
     assert handler(LAB, "watch", "worth") and handler(LAB, "look", "worth")

@@ -12,10 +12,11 @@ import gradio as gr
 
 from copra_lab.page import own
 from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
-from copra_lab.page.lab import BASE, Lab
+from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on, switches_of
+from copra_lab.page.lab import Lab
 from copra_lab.page.live import MODEL
 from copra_lab.page.measure import traffic
-from copra_lab.page.places import MOST, Base, Bent, Blended, Place, Pruned, duration, percentage, position, stretched, switched_on, switches_of
+from copra_lab.page.places import Base, Bent, Blended, Place, Pruned
 from copra_lab.page.prune_parts import left
 from copra_lab.page.solving import solving
 from copra_lab.stats import Accuracy
@@ -158,13 +159,8 @@ class Api:
             percents: for each of its vectors the percent of its learned length, from 0 to 200; without it all stay as learned
         """
         self.lab.check(task)
-        keys = [key for _, key in self.lab.prompt_menu(task)]
-        if prompt not in keys:
-            raise ValueError(f"the task has no soft prompt {prompt!r:.40}; it has {', '.join(keys) or 'none'}")
-        length = self.lab.prompt(task, prompt).length
-        if percents is not None and not (isinstance(percents, list) and len(percents) == length):
-            raise ValueError(f"percents must be a list of {length} numbers from 0 to {MOST}, one for each vector of the prompt")
-        place = Bent(task, prompt, None if percents is None else stretched(percents, length))
+        length = self.lab.prompt(task, prompt_of(self.lab, task, prompt)).length
+        place = Bent(task, prompt, None if percents is None else shares_of(percents, length))
         return PromptAnswer(**self._measured(place), percents=[100] * length if place.percents is None else list(place.percents))
 
     @in_words
@@ -192,10 +188,7 @@ class Api:
 
     def _key(self, task: str, key: object, base: bool = False) -> str:
         self.lab.check(task)
-        keys = [k for _, k in self.lab.adapters(task)] + [BASE] * base
-        if key not in keys:
-            raise ValueError(f"the task has no adapter {key!r:.40}; it has {', '.join(keys)}")
-        return str(key)
+        return adapter_of(self.lab, task, key, base)
 
     def _measured(self, place: Place) -> Number:
         """The model at `place`, run on all test images."""

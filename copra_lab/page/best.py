@@ -7,10 +7,11 @@ from typing import Any
 
 import gradio as gr
 
+from copra_lab.page.checks import whole_number
 from copra_lab.page.controls import matrices_of, named
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, NUMBERED
-from copra_lab.page.places import Pruned, whole_number
+from copra_lab.page.places import Pruned
 from copra_lab.page.solving import Values, solving
 from copra_lab.page.walk import Session
 from copra_lab.page.worth import sharpened

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from copra_lab.page import blend_parts as draw
+from copra_lab.page.checks import position, space_of
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
+from copra_lab.page.live import EVENT, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import HIGH, LOW, SPACES, STEP, Beside, Blended, Place, position, space_of
-from copra_lab.page.views import View
+from copra_lab.page.places import HIGH, LOW, SPACES, STEP, Beside, Blended, Place
+from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Session, Walk
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> At every stop the weights of A and B are mixed, ΔW = (1 − λ)·ΔW<sub>A</sub> + λ·ΔW<sub>B</sub>,
@@ -33,7 +34,7 @@ GRID = tuple(round(LOW + i / 10, 1) + 0.0 for i in range(round(10 * (HIGH - LOW)
 """Where lines are measured while the visitor rests."""
 
 
-def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     menu = lab.menu(first)
     with gr.Row(elem_classes="choice", equal_height=False):
@@ -62,22 +63,21 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         place = session.change(swapped).place
         return [place.a, place.b, place.weight] if isinstance(place, Blended) else [gr.skip()] * 3
 
-    stage = Stage(Blended, number, chart, changed, table, ahead)
-    follow(lab, session, stage, partial(ask, lab), opened, [task, a, b, weight, space, compare], [about, a, b, weight, compare], clear)
+    stage = Stage(Blended, number, chart, changed, table, arrives, ahead)
+    inputs, controls = [task, a, b, weight, space, compare], [about, a, b, weight, compare, task, space]
+    follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     swap.click(turned, session, [a, b, weight], **EVENT)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any, compare: Any) -> tuple[Place, list[Any]] | None:
+def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any, compare: Any) -> Shown | None:
     """See `copra_lab.page.live.Ask`."""
     lab = walk.lab(lab)
     lab.check(task)
     if weight is None:  # an empty field is somebody typing
         return None
-    place, here = Blended(task, *lab.pair(task, a, b), position(weight), space_of(space)), walk.place
+    place, here = Blended(task, *lab.pair(task, a, b), position(weight), space_of(space), compare=compare is True), walk.place
     other = rival(lab, task, place.a, place.b)
-    lines = _beside(place, other if compare is True else None)
-    known = here.beside if isinstance(here, Blended) else ()
-    place = replace(place, beside=tuple(b for b in lines if b in known or _can_be_made(lab, b.line)))
+    place = _among(lab, place, other, here.beside if isinstance(here, Blended) else ())
     updates = [gr.skip()] * 5
     if not isinstance(here, Blended) or here.task != task or (place.a, place.b) != (a, b):
         menu = lab.menu(task)
@@ -87,6 +87,14 @@ def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any
     if abs(place.weight - float(weight)) > 1e-6:
         updates[3] = gr.update(value=place.weight)
     return place, updates
+
+
+def arrives(lab: Lab, place: Blended) -> Shown:
+    """See `copra_lab.page.live.Stage`."""
+    menu, other = lab.menu(place.task), rival(lab, place.task, place.a, place.b)
+    ends = [gr.update(choices=menu, value=key) for key in (place.a, place.b)]
+    compare = gr.update(label=_offer(other), interactive=other is not None, value=place.compare)
+    return _among(lab, place, other), [lab.about(place.task), *ends, place.weight, compare, place.task, place.space]
 
 
 class Rival(NamedTuple):
@@ -110,6 +118,12 @@ def rival(lab: Lab, task: str, a: str, b: str) -> Rival | None:
 
 def _offer(other: Rival | None) -> str:
     return f"compare with {other.method}" if other else "no other method to compare with"
+
+
+def _among(lab: Lab, place: Blended, other: Rival | None, known: tuple[Beside, ...] = ()) -> Blended:
+    """`place`, with the lines that are wanted beside it and can be made, as those ``known`` can."""
+    lines = _beside(place, other if place.compare else None)
+    return replace(place, beside=tuple(b for b in lines if b in known or _can_be_made(lab, b.line)))
 
 
 def _beside(place: Blended, other: Rival | None) -> list[Beside]:
@@ -149,7 +163,7 @@ def swapped(walk: Walk) -> Walk:
         return walk
     turned = {here.subject, *(b.line.subject for b in here.beside)}
     points = {p.swapped() if isinstance(p, Blended) and p.subject in turned else p: point for p, point in walk.points.items()}
-    return replace(walk, place=here.swapped(), since=since.swapped(), points=points)
+    return replace(walk, place=here.swapped(), since=since.swapped(), points=points, turns=walk.turns + 1)
 
 
 VIEW = View(

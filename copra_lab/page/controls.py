@@ -4,16 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from copra_lab.lora import Adapter
-from copra_lab.nemesis import SIGMAS
 from copra_lab.sites import KINDS
 from copra_lab.sites import place as site
-
-
-def noise(value: object) -> float:
-    """What came from the choice of σ. Raises ValueError for what is not on it."""
-    if value not in SIGMAS:
-        raise ValueError(f"σ must be one of {', '.join(f'{s:g}' for s in SIGMAS)}")
-    return SIGMAS[SIGMAS.index(value)]
 
 
 def corrupted(percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int) -> tuple[Any, ...]:

@@ -28,6 +28,11 @@ OPENING = "things-mosaic"
 PROMPT_OPENING = "digits"
 """The task that the Prompt view opens with: words fail there, and a learned prompt does not."""
 
+OWN = "own/"
+"""How the keys of what visitors trained begin."""
+
+NO_LONGER = "what you trained there is no longer kept; choose another adapter, or train it again"
+
 _making = threading.Lock()
 
 
@@ -46,7 +51,7 @@ class Own:
     number: int
     adapter: Adapter
     steps: int
-    key: str = field(default_factory=lambda: f"own/{secrets.token_urlsafe(12)}")
+    key: str = field(default_factory=lambda: f"{OWN}{secrets.token_urlsafe(12)}")
 
     def __post_init__(self) -> None:
         _trained[self.key] = self
@@ -57,6 +62,11 @@ class Own:
 
     def load(self, clip: Clip) -> Adapter:
         return self.adapter
+
+
+def trained(key: str) -> Own | None:
+    """What a visitor trained, by its key; None if no visitor keeps it any more."""
+    return _trained.get(key)
 
 
 METHODS = {"lora": "LoRA", "copra": "CopRA"}
@@ -139,8 +149,8 @@ class Lab:
         """Raises AdapterError for one that does not fit the CLIP or is no longer kept, and KeyError for a key that is none."""
         if key in _trained:
             return _trained[key].adapter
-        if key.startswith("own/"):
-            raise AdapterError("what you trained there is no longer kept; choose another adapter, or train it again")
+        if key.startswith(OWN):
+            raise AdapterError(NO_LONGER)
         return NONE if key == BASE else self.shelf(task)[key].load(self.clip)
 
     def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:

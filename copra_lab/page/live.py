@@ -8,17 +8,16 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from copra_lab.bench import Bench
-from copra_lab.page import parts
+from copra_lab.page import link, parts
 from copra_lab.page.lab import Lab
 from copra_lab.page.measure import Ahead, filled_in, first_numbers, remaining
 from copra_lab.page.places import Place
+from copra_lab.page.turns import newest, stamped
+from copra_lab.page.views import Entrance, refusal
 from copra_lab.page.walk import Session, Walk
 
 NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 """Numbers a request as it leaves; see `Session.take`."""
-
-LATE = 0.5
-"""Seconds after which nothing can be on its way any more that was drawn for another place."""
 
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
@@ -38,7 +37,7 @@ class Panel(NamedTuple):
 
 
 def panel(draw: Callable[[Walk], str], elem_id: str) -> Panel:
-    return Panel(parts.html(draw(Walk()), elem_id=elem_id), draw)
+    return Panel(newest(draw(Walk()), elem_id), draw)
 
 
 def bench_of(lab: Lab, walk: Walk) -> Bench | None:
@@ -46,61 +45,81 @@ def bench_of(lab: Lab, walk: Walk) -> Bench | None:
     return lab.bench(walk.place.task) if walk.place and walk.base else None
 
 
+Shown = tuple[Place, Sequence[Any]]
+"""A place, and an update for each of a view's controls."""
+
+
 @dataclass(frozen=True)
 class Stage:
-    """Where a view shows what a visitor walks, the class of the places that it can show, and what it measures meanwhile."""
+    """Where a view shows what a visitor walks, the class of the places that it can show, what it measures meanwhile, and how it ``arrives``
+    at the place of an address: the place as the view wants it, and its controls as they then stand."""
 
     kind: type
     number: Panel
     chart: Panel
     changed: Panel
     table: Panel
+    arrives: Callable[[Lab, Any], Shown]
     ahead: Ahead = lambda walk: ()
 
 
-Ask = Callable[..., tuple[Place, Sequence[Any]] | None]
-"""(walk, *values of the inputs) → the place asked for and an update for each control; None for nothing to do. Raises
-ValueError, which is shown in place of the number."""
+Ask = Callable[..., Shown | None]
+"""(walk, *values of the inputs) → the place asked for and an update for each control, the last of which may be missing; None for nothing
+to do. Raises ValueError, which is shown in place of the number."""
 
 
 def follow(
-    lab: Lab, session: gr.State, stage: Stage, ask: Ask, opened: Callable[..., Any], inputs: Sequence[Any], controls: Sequence[Any], clear: gr.Button
+    lab: Lab, session: gr.State, stage: Stage, ask: Ask, entrance: Entrance, inputs: Sequence[Any], controls: Sequence[Any], clear: gr.Button
 ) -> Any:
-    """Whenever the view is `opened` or one of its `inputs` changes, go to the place that they `ask` for. Returns the event after which the place
-    is known on all images, if the visitor stayed."""
+    """Whenever the view is entered or one of its `inputs` changes, go to the place that they, or the address, `ask` for. Returns the event
+    after which the place is known on all images, if the visitor stayed."""
     live = [stage.number, stage.chart, stage.changed]
     everything, growing = [*live, stage.table], [stage.number, stage.chart, stage.table]
-    width = len(live) + len(controls)
-    turn = gr.Number(visible=False)
+    hands = len(controls) + 1
 
-    def draw(walk: Walk | None, panels: Sequence[Panel]) -> list[Any]:
-        # All views share one session: by now the visitor may be in another one.
-        return [p.draw(walk) for p in panels] if walk and isinstance(walk.place, stage.kind) else [gr.skip()] * len(panels)
+    def draw(session: Session, walk: Walk | None, panels: Sequence[Panel]) -> list[Any]:
+        # All views share one session: by now the visitor may be in another one, or have gone on.
+        if walk is None or walk.turns != session.walk.turns or not isinstance(walk.place, stage.kind):
+            return [gr.skip()] * len(panels)
+        return stamped(walk.turns, [p.draw(walk) for p in panels])
+
+    def asked(session: Session, query: Any, given: Sequence[Any]) -> Shown | None:
+        """Where to go, and an update for each control and for what of the address was refused."""
+        refused, found = gr.skip(), None
+        if query:
+            own = session.change(lambda walk: link.adopt(walk, query)).lab(lab)
+            state, sentences = link.read(own, entrance.name, query)
+            refused, found = refusal(sentences), state and stage.arrives(own, state)
+        if found := found or ask(session.walk, *given):
+            place, updates = found
+            missing = [gr.skip()] * (len(controls) - len(updates))
+            return place, [*updates, *missing, refused]
+        return None
 
     def move(*values: Any) -> Iterator[list[Any]]:
         """The first numbers. It always yields: a generator that does not would empty its outputs."""
-        *given, session, number = values
+        *given, session, query, number = values
         place, said = None, False
         try:
-            asked = ask(session.walk, *given) if session.take(number) else None
-            if asked is not None:
-                place, updates = asked
+            to = asked(session, query, given) if session.take(number) else None
+            if to is not None:
+                place, updates = to
                 for walk in first_numbers(lab, session, place):
-                    yield [*draw(walk, live), *updates]
-                    said, updates = True, [gr.skip()] * len(controls)
+                    yield [*draw(session, walk, live), *updates]
+                    said, updates = True, [gr.skip()] * hands
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
             if place is None or session.stands(place):
-                session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
+                turn = session.change(Walk.nowhere).turns  # so that no number from before is shown in place of the words
                 said = True
-                words = [parts.trouble(e), *[gr.skip()] * (width - 1)]
-            yield words
-            if session.rests(LATE):  # a number of the place before that was on its way would hide the words
-                yield words
+                yield [*stamped(turn, [parts.trouble(e)]), *[gr.skip()] * (len(live) - 1 + hands)]
         if not said:
-            yield [gr.skip()] * width
+            yield [gr.skip()] * (len(live) + hands)
 
     def rest(session: Session) -> list[Any]:
-        return draw(remaining(lab, session), everything)
+        """All images, and the address of the place: a thumb that moves on does not wait for it."""
+        walk = remaining(lab, session)
+        here = walk.place if walk and isinstance(walk.place, stage.kind) else None
+        return [*draw(session, walk, everything), link.write(session.walk.lab(lab), here) if here else gr.skip()]
 
     def fill(session: Session) -> Iterator[list[Any]]:
         yield [gr.skip()] * len(growing)
@@ -108,18 +127,18 @@ def follow(
         for walk in filled_in(lab, session, stage.ahead):
             if time.monotonic() - shown >= REDRAWN:
                 shown = time.monotonic()
-                yield draw(walk, growing)
-        if walk and walk.turns == session.walk.turns:  # the last may have come too soon after the one before
-            yield draw(walk, growing)
+                yield draw(session, walk, growing)
+        if walk:  # the last may have come too soon after the one before
+            yield draw(session, walk, growing)
 
     def cleared(session: Session) -> list[Any]:
-        return draw(session.change(Walk.cleared), everything)
+        return draw(session, session.change(Walk.cleared), everything)
 
     # What controls send is checked by `ask`, in words: a Gradio error would also lose the request that waits behind it.
-    triggers = [opened, *(i.change for i in inputs)]
-    shown = [p.where for p in live]
-    moved = gr.on(triggers, move, [*inputs, session, turn], [*shown, *controls], js=NUMBERED, preprocess=False, **MODEL)
-    rested = moved.success(rest, session, [p.where for p in everything], **REST)
+    triggers = [entrance.opened, *(i.change for i in inputs)]
+    outputs = [*(p.where for p in live), *controls, entrance.refused]
+    moved = gr.on(triggers, move, [*inputs, session, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
+    rested = moved.success(rest, session, [*(p.where for p in everything), entrance.link], **REST)
     rested.success(fill, session, [p.where for p in growing], concurrency_limit=1, concurrency_id="background", **EVENT)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)
     return rested

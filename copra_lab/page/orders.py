@@ -1,6 +1,6 @@
 """What a visitor can have trained, as a value: checked, and bounded, so that nobody waits for it long."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,22 +42,6 @@ class Order:
         return self.lr or RATES[method]
 
 
-def ordered(lab: Lab, task: Any, method: Any, rank: Any, lr: Any, steps: Any, batch: Any, sites: Any, shots: Any, seed: Any) -> Order:
-    """What came from the controls as an order. Raises ValueError, one sentence, for what is not offered."""
-    lab.check(task)
-    return Order(
-        task,
-        tuple(DROPPING) if _one_of(method, (BOTH, *DROPPING), "the method") == BOTH else (method,),
-        _whole(rank, 1, MOST_RANK, "the rank"),
-        LEARNING_RATES[_one_of(lr, tuple(LEARNING_RATES), "the learning rate")],
-        _whole(steps, *STEPS, "the number of steps"),
-        _one_of(batch, BATCHES, "the batch size"),
-        SITES[_one_of(sites, tuple(SITES), "the choice of matrices")],
-        _one_of(shots, SHOTS, "the number of shots"),
-        _whole(seed, 0, MOST_SEED, "the seed"),
-    )
-
-
 def _whole(value: object, low: int, high: int, name: str) -> int:
     if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
         raise ValueError(f"{name} must be a whole number from {low} to {high}")
@@ -68,3 +52,38 @@ def _one_of(value: Any, offered: Sequence[Any], name: str) -> Any:
     if isinstance(value, bool) or value not in offered:
         raise ValueError(f"{name} must be one of {', '.join(map(str, offered))}")
     return offered[offered.index(value)]
+
+
+CHECKS: dict[str, Callable[[Any], Any]] = {
+    "method": lambda v: tuple(DROPPING) if _one_of(v, (BOTH, *DROPPING), "the method") == BOTH else (v,),
+    "rank": lambda v: _whole(v, 1, MOST_RANK, "the rank"),
+    "lr": lambda v: LEARNING_RATES[_one_of(v, tuple(LEARNING_RATES), "the learning rate")],
+    "steps": lambda v: _whole(v, *STEPS, "the number of steps"),
+    "batch": lambda v: _one_of(v, BATCHES, "the batch size"),
+    "sites": lambda v: SITES[_one_of(v, tuple(SITES), "the choice of matrices")],
+    "shots": lambda v: _one_of(v, SHOTS, "the number of shots"),
+    "seed": lambda v: _whole(v, 0, MOST_SEED, "the seed"),
+}
+"""What each control of the view says → the field of `Order`, in their order. Each raises ValueError, one sentence, for what is not offered."""
+
+
+def ordered(lab: Lab, task: Any, *settings: Any) -> Order:
+    """What came from the controls, in the order of `CHECKS`, as an order. Raises ValueError, one sentence, for what is not offered."""
+    lab.check(task)
+    return Order(task, *(check(value) for check, value in zip(CHECKS.values(), settings, strict=True)))
+
+
+def settings(order: Order) -> dict[str, Any]:
+    """What the controls say for an order, by the names of `CHECKS`."""
+    method = BOTH if len(order.methods) > 1 else order.methods[0]
+    lr, sites = (next(k for k, v in offered.items() if v == value) for offered, value in ((LEARNING_RATES, order.lr), (SITES, order.sites)))
+    return {
+        "method": method,
+        "rank": order.rank,
+        "lr": lr,
+        "steps": order.steps,
+        "batch": order.batch,
+        "sites": sites,
+        "shots": order.shots,
+        "seed": order.seed,
+    }

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,12 +9,13 @@ import torch
 from torch import Tensor
 
 from copra_lab.bench import Bench
-from copra_lab.page import folders, parts, sketch
+from copra_lab.page import folders, link, parts, sketch
 from copra_lab.page import own_parts as draw
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import MODEL
+from copra_lab.page.link import Tried
+from copra_lab.page.live import EVENT, MODEL
 from copra_lab.page.parts import html
-from copra_lab.page.views import View
+from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Session, Walk
 from copra_lab.tasks import IMAGE_FILES, MEGAPIXELS, Split, photo
 
@@ -32,7 +32,7 @@ class Picture:
     truth: int | None = None
 
 
-def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(lab.titles(), value=first, label="Task: whose names to choose from", min_width=220, elem_id="try-task")
@@ -54,17 +54,29 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         """`handle`, which is asked about the adapters of the visitor's own too; their session is the last input."""
         return lambda *values: handle(values[-1].walk.lab(lab), *values[:-1])
 
-    opened(partial(opening, lab), [task, picture, session], [*panels, picture], **MODEL)
-    task.change(theirs(chosen), [task, picture, session], [*panels, picture], preprocess=False, **MODEL)
+    def enter(task: Any, picture: Picture | None, session: Session, query: Any, number: Any) -> list[Any]:
+        return opening(lab, task, picture, session, query, number)
+
+    def told(task: Any) -> Any:
+        return link.write(lab, Tried(task)) if isinstance(task, str) and task in lab.tasks() else gr.skip()
+
+    outputs = [*panels, picture, task, entrance.refused]
+    entrance.opened(enter, [task, picture, session, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
+    task.change(told, task, entrance.link, preprocess=False, **EVENT)
+    task.input(theirs(chosen), [task, picture, session], [*panels, picture], preprocess=False, **MODEL)
     file.upload(theirs(given), [task, file, session], [*panels, picture], **MODEL)
     paper.change(theirs(sketched), [task, paper, session], [*panels, picture], preprocess=False, **MODEL)
     another.click(theirs(drawn), [task, turn, session], [*panels, picture, turn], **MODEL)
 
 
-def opening(lab: Lab, task: Any, picture: Picture | None, session: Session) -> list[Any]:
-    """When the view opens: what was there before, or else the first picture of the test set."""
+def opening(lab: Lab, task: Any, picture: Picture | None, session: Session, query: Any = "", number: Any = None) -> list[Any]:
+    """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
+    if not session.take(number):
+        return [gr.skip(), gr.skip(), gr.skip(), picture, gr.skip(), gr.skip()]
     session.change(Walk.nowhere)  # what other views were measuring is not looked at
-    return chosen(session.walk.lab(lab), task, picture)
+    asked, refused = link.read(lab, "try", query)
+    task = asked.task if asked else task
+    return [*chosen(session.walk.lab(lab), task, picture), task, refusal(refused)]
 
 
 def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:

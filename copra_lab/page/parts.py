@@ -135,14 +135,19 @@ def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) 
     return f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
+COPY = """(text => {
+  const area = Object.assign(document.createElement('textarea'), {value: text});
+  document.body.append(area); area.select(); document.execCommand('copy'); area.remove();
+})"""
+"""Copies a text, where navigator.clipboard is missing too: on a page that is served without TLS."""
+
+
 def copy_button(table: str) -> None:
-    """A button that copies the table in the element of that id, where navigator.clipboard is missing too: on a page that
-    is served without TLS."""
+    """A button that copies the table in the element of that id."""
     gr.Button("Copy the table", size="sm", scale=0, min_width=140).click(
         None,
         js=f"""() => {{
           const rows = [...document.querySelectorAll('#{table} tr')].map(r => [...r.children].map(c => c.innerText.trim()).join('\\t'));
-          const area = Object.assign(document.createElement('textarea'), {{value: rows.join('\\n')}});
-          document.body.append(area); area.select(); document.execCommand('copy'); area.remove();
+          {COPY}(rows.join('\\n'));
         }}""",
     )

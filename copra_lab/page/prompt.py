@@ -9,12 +9,13 @@ import gradio as gr
 from copra_lab.nemesis import SIGMAS
 from copra_lab.page import against
 from copra_lab.page import prompt_parts as draw
-from copra_lab.page.controls import corrupted, noise
+from copra_lab.page.checks import noise, stretched, switched_on
+from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, MODEL, Stage, bench_of, follow, panel
+from copra_lab.page.live import EVENT, MODEL, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import MOST, Bent, Place, stretched, switched_on
-from copra_lab.page.views import View
+from copra_lab.page.places import MOST, Bent
+from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Walk
 
 BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
@@ -28,7 +29,7 @@ PUN and PAN (<b>Nemesis</b>) make length cost something while the prompt is lear
 each, but noise of one σ is more to a short vector than to a long one. An image more or less means nothing: look at the interval.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     tasks = lab.prompt_tasks()
     if not tasks:
         html('<p class="about">There is no soft prompt to show; make some with <code>recipes/prompts.py</code>.</p>')
@@ -64,15 +65,15 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         table = panel(partial(draw.table, lab), "prompt-table")
         copy_button("prompt-table")
 
-    stage = Stage(Bent, number, chart, changed, table)
-    inputs, shown = [task, key, replaced, sigma, *sliders], [about, key, replaced, *sliders]
-    rested = follow(lab, session, stage, partial(ask, lab), opened, inputs, shown, clear)
+    stage = Stage(Bent, number, chart, changed, table, partial(arrives, longest))
+    inputs, controls = [task, key, replaced, sigma, *sliders], [about, key, replaced, *sliders, task, sigma]
+    rested = follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     rested.success(partial(against.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
         button.click(lambda percent=percent: [[], *[percent] * longest], None, [replaced, *sliders], **EVENT)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any) -> tuple[Place, list[Any]] | None:
+def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any) -> Shown | None:
     """See `copra_lab.page.live.Ask`."""
     lab.check(task)
     if any(p is None for p in percents):  # an empty field is somebody typing
@@ -88,14 +89,22 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *p
     place = Bent(task, key_, *corrupted(shares, noised, noise(sigma), length)) if stays or came_back else Bent(task, key_)
     if not stays:
         left = (shares, noised) if came_back else (None, [])
-        updates[:2] = [lab.about(task), gr.update(choices=lab.prompt_menu(task), value=key_)]
-        updates[2] = gr.update(choices=[(str(i), i) for i in vectors], value=[i + 1 for i in left[1]])
-        updates[3:] = [gr.update(visible=i < length, value=p) for i, p in enumerate(_shown(left[0], len(percents)))]
+        updates = _controls(lab, place, len(percents), *left)
     return place, updates
 
 
-def _shown(shares: Sequence[int] | None, sliders: int) -> Sequence[int]:
-    return [100] * sliders if shares is None else [*shares, *[100] * (sliders - len(shares))]
+def arrives(sliders: int, lab: Lab, place: Bent) -> Shown:
+    """See `copra_lab.page.live.Stage`."""
+    return place, [*_controls(lab, place, sliders, place.percents, place.replaced), place.task, place.sigma or SIGMAS[-1]]
+
+
+def _controls(lab: Lab, place: Bent, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]) -> list[Any]:
+    """An update for every control but the task and σ, with these ``shares`` in percent and the vectors ``noised`` switched on."""
+    length = lab.prompt(place.task, place.key).length
+    values = [*(shares or [100] * length), *[100] * (sliders - length)]
+    menu = gr.update(choices=lab.prompt_menu(place.task), value=place.key)
+    replaced = gr.update(choices=[(str(i), i) for i in range(1, length + 1)], value=[i + 1 for i in noised])
+    return [lab.about(place.task), menu, replaced, *(gr.update(visible=i < length, value=p) for i, p in enumerate(values))]
 
 
 VIEW = View(

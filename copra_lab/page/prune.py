@@ -8,12 +8,13 @@ import gradio as gr
 
 from copra_lab.page import best
 from copra_lab.page import prune_parts as draw
+from copra_lab.page.checks import percentage, switched_on, switches_of
 from copra_lab.page.controls import kept_sites, matrices_of, named
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, Stage, bench_of, follow, panel
+from copra_lab.page.live import EVENT, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import Place, Pruned, percentage, switched_on, switches_of
-from copra_lab.page.views import View
+from copra_lab.page.places import Pruned
+from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Session, Walk
 from copra_lab.prune import layers_of, preset
 
@@ -30,7 +31,7 @@ judge it. Every setting is a new model, run on test images that the adapter did 
 As long as the curve stays near the dotted line, what was cut away <b>was not needed</b>.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="prune-task")
@@ -62,16 +63,16 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         table = panel(partial(draw.table, lab), "prune-table")
         copy_button("prune-table")
 
-    stage = Stage(Pruned, number, chart, changed, table)
-    inputs, shown = [task, adapter, layers, kinds, sparsity, single], [about, adapter, layers, kinds, sparsity, single, count, said]
-    follow(lab, session, stage, partial(ask, lab), opened, inputs, shown, clear)
+    stage = Stage(Pruned, number, chart, changed, table, arrives)
+    inputs, controls = [task, adapter, layers, kinds, sparsity, single], [about, adapter, layers, kinds, sparsity, single, count, said, task]
+    follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     for name, button in buttons.items():
         button.click(partial(pressed, lab, name), [task, adapter, session], [layers, single], preprocess=False, **EVENT)
     by_hand = [layers.input, single.input, *(b.click for b in buttons.values())]
     best.keeping(lab, session, count, [task, adapter], [said, layers, single], by_hand)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any, single: Any) -> tuple[Place, list[Any]] | None:
+def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any, single: Any) -> Shown | None:
     """See `copra_lab.page.live.Ask`."""
     lab = walk.lab(lab)
     lab.check(task)
@@ -87,17 +88,25 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
         on = [some or None for some in on]
     rows, columns, off = kept_sites(list(matrices.values()), on[0], on[1], None if on[2] is None else [matrices[m] for m in on[2]])
     place = Pruned(task, whole.key, rows, columns, percentage(percent), off)
-    updates = [gr.skip()] * 8
-    if not stays:
-        updates[:4] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), *map(_switches, have, on[:2])]
-        updates[5:] = [
-            _switches(tuple(matrices), on[2]),
-            gr.update(maximum=max(1, len(have[0])), value=len(have[0] if on[0] is None else on[0])),
-            best.words(None, 0),
-        ]
-    if place.percent != percent:
-        updates[4] = gr.update(value=place.percent)
+    updates = [gr.skip()] * 8 if stays else _controls(lab, place, on)
+    updates[4] = gr.skip() if place.percent == percent else gr.update(value=place.percent)
     return place, updates
+
+
+def arrives(lab: Lab, place: Pruned) -> Shown:
+    """See `copra_lab.page.live.Stage`."""
+    matrices = matrices_of(lab.adapter(place.task, place.key))
+    on = [place.layers, place.kinds, [named(m) for m in matrices if m not in place.off]]
+    return place, [*_controls(lab, place, on), place.task]
+
+
+def _controls(lab: Lab, place: Pruned, on: Sequence[Sequence[Any] | None]) -> list[Any]:
+    """An update for every control but the task, with these layers, kinds and single matrices ``on`` (None: all)."""
+    adapter = lab.adapter(place.task, place.key)
+    layers, kinds, single = map(_switches, (*switches_of(adapter), tuple(map(named, matrices_of(adapter)))), on)
+    count = gr.update(maximum=max(1, len(layers["choices"])), value=len(layers["value"]))
+    menu = gr.update(choices=lab.adapters(place.task), value=place.key)
+    return [lab.about(place.task), menu, layers, kinds, place.percent, single, count, best.words(None, 0)]
 
 
 def pressed(lab: Lab, name: str, task: Any, key: Any, session: Session) -> list[Any]:

@@ -12,9 +12,10 @@ from torch import Tensor
 from copra_lab.bench import Bench
 from copra_lab.lora import Adapter
 from copra_lab.page import parts
+from copra_lab.page.checks import switches_of
 from copra_lab.page.controls import named
 from copra_lab.page.lab import Lab
-from copra_lab.page.places import Pruned, switches_of
+from copra_lab.page.places import Pruned
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Walk
 from copra_lab.plots import percent

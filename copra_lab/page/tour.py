@@ -65,7 +65,7 @@ SCRIPT = """() => {
   const show = to => {
     at = Math.max(0, Math.min(to, steps.length - 1));
     const step = steps[at], address = new URL(location);
-    address.searchParams.set('view', step.view);
+    address.search = '?view=' + step.view;  // and nothing of what was set in another one
     visit(address.href);
     one('tour-title').textContent = step.title;
     one('tour-words').textContent = step.words;

@@ -12,7 +12,7 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from copra_lab.lora import Adapter
-from copra_lab.page import orders, parts
+from copra_lab.page import link, orders, parts
 from copra_lab.page import train_parts as draw
 from copra_lab.page.lab import METHODS, Lab, Own
 from copra_lab.page.line import MOST, Line
@@ -20,7 +20,7 @@ from copra_lab.page.live import EVENT
 from copra_lab.page.orders import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.training import Progress, trained
-from copra_lab.page.views import View
+from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
 from copra_lab.sweep import RATES
@@ -35,7 +35,7 @@ learn. After the same number of steps CopRA has learned less, and its curve lags
 steps.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, opened: Any, line: Line | None = None) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = None) -> None:
     first, usual, line = next(iter(lab.tasks())), Order(""), line or Line()
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="train-task")
@@ -90,13 +90,41 @@ def fill(lab: Lab, session: gr.State, opened: Any, line: Line | None = None) -> 
     def enough(session: Session) -> None:
         line.stop(session)
 
-    opened(lambda session: shelf(lab, session.change(Walk.nowhere).own), session, results, **EVENT)
+    def enter(session: Session, query: Any, number: Any) -> list[Any]:
+        return entered(lab, session, query, number)
+
+    def say(*values: Any) -> Any:
+        return address(lab, *values)
+
+    chosen_by_hand = [task, method, rank, lr, steps, batch, sites, shots, seed]
+    shown = [*results, about, *chosen_by_hand, entrance.link, entrance.refused]
+    entrance.opened(enter, [session, *entrance.request], shown, js=entrance.js, preprocess=False, **EVENT)
+    gr.on([c.change for c in chosen_by_hand], say, chosen_by_hand, entrance.link, preprocess=False, **EVENT)
     task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
-    go.click(run, [task, method, rank, lr, steps, batch, sites, shots, seed, session], [*panels, *hands, *results], preprocess=False, **everyone)
+    go.click(run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone)
     stop.click(enough, session, None, **EVENT)
     own.input(lambda key, session: described(lab, mine(session, key)), [own, session], told, preprocess=False, **EVENT)
     fetched = fetch.click(partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT)
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
+
+
+def entered(lab: Lab, session: Session, query: Any, number: Any) -> list[Any]:
+    """What the visitor trained, and the controls as the address has them: nothing is trained before Train is pressed."""
+    stays = [gr.skip()] * (2 + len(orders.CHECKS))
+    if not session.take(number):
+        return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
+    order, refused = link.read(lab, "train", query)
+    updates = stays if order is None else [lab.about(order.task), order.task, *orders.settings(order).values()]
+    own = session.change(Walk.nowhere).own  # what other views were measuring is not looked at
+    return [*shelf(lab, own), *updates, gr.skip() if order is None else link.write(lab, order), refusal(refused)]
+
+
+def address(lab: Lab, *values: Any) -> Any:
+    """Of the controls as they stand, if that can be trained."""
+    try:
+        return link.write(lab, ordered(lab, *values))
+    except ValueError:
+        return gr.skip()
 
 
 def training(lab: Lab, line: Line, session: Session, *values: Any) -> Iterator[list[Any]]:

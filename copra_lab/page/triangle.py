@@ -6,16 +6,15 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.page import triangle_parts as draw
+from copra_lab.page.checks import point_of
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import Stage, bench_of, follow, panel
+from copra_lab.page.link import MIDDLE
+from copra_lab.page.live import Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import BEYOND, UNITS, Mixed, Place, point_of
+from copra_lab.page.places import BEYOND, UNITS, Mixed, Place
 from copra_lab.page.triangle_hands import HANDS, SCRIPT
-from copra_lab.page.views import View
+from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Walk
-
-MIDDLE = "0.333 0.333"
-"""Where a visitor begins."""
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Three adapters span a plane. Each place in it is a model of its own, ΔW = w<sub>A</sub>·ΔW<sub>A</sub> + w<sub>B</sub>·ΔW<sub>B</sub> +
 w<sub>C</sub>·ΔW<sub>C</sub>, whose weights add up to 1; it is run on test images that none of the three saw in training. At a corner stands one adapter, on an edge a blend of two, in the middle
@@ -25,7 +24,7 @@ be chosen among many, on test images. The mean of adapters of <i>one task</i> is
 (<i>Walk the line between two fine-tuned models</i>) draws this plane, lesson 7 (<i>Merge seeds, tasks and clients</i>) averages further.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.three(first, None, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
@@ -42,7 +41,7 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
                 chart = panel(draw.chart, "triangle-chart")
                 html(HANDS, elem_id="triangle-hands", js_on_load=SCRIPT)
                 clear = gr.Button("Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear")
-            point = gr.Textbox(MIDDLE, visible="hidden", elem_id="triangle-point")
+            point = gr.Textbox(_text(MIDDLE, MIDDLE), visible="hidden", elem_id="triangle-point")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "triangle-changed")
     html(HOW_TO_READ)
@@ -50,22 +49,33 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
         table = panel(draw.table, "triangle-table")
         copy_button("triangle-table")
 
-    stage = Stage(Mixed, number, chart, changed, table, ahead)
-    follow(lab, session, stage, partial(ask, lab), opened, [task, *corners, point], [about, *corners, point], clear)
+    stage = Stage(Mixed, number, chart, changed, table, arrives, ahead)
+    follow(lab, session, stage, partial(ask, lab), entrance, [task, *corners, point], [about, *corners, point, task], clear)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, c: Any, point: Any) -> tuple[Place, list[Any]] | None:
+def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, c: Any, point: Any) -> Shown | None:
     """See `copra_lab.page.live.Ask`."""
     lab = walk.lab(lab)
     lab.check(task)
     place, here = Mixed(task, lab.three(task, a, b, c), *point_of(point)), walk.place
     updates: list[Any] = [gr.skip()] * 5
     if not isinstance(here, Mixed) or here.task != task or place.keys != (a, b, c):
-        menu = lab.menu(task)
-        updates[:4] = [lab.about(task), *(gr.update(choices=menu, value=key) for key in place.keys)]
+        updates[:4] = arrives(lab, place)[1][:4]
     if any(abs(w - float(x)) > 0.01 for w, x in zip(place.weights[1:], point.split(), strict=True)):
-        updates[4] = gr.update(value=" ".join(f"{w:.3f}" for w in place.weights[1:]))
+        updates[4] = gr.update(value=_text(place.b, place.c))
     return place, updates
+
+
+def arrives(lab: Lab, place: Mixed) -> Shown:
+    """See `copra_lab.page.live.Stage`."""
+    menu = lab.menu(place.task)
+    corners = [gr.update(choices=menu, value=key) for key in place.keys]
+    return place, [lab.about(place.task), *corners, _text(place.b, place.c), place.task]
+
+
+def _text(*units: int) -> str:
+    """A point as the text box has it, and as `copra_lab.page.checks.point_of` reads it."""
+    return " ".join(f"{n / UNITS:.3f}" for n in units)
 
 
 def lattice(place: Mixed, step: int) -> list[Mixed]:

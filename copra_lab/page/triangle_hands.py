@@ -104,5 +104,5 @@ read();
 show();
 """
 )
-"""Run by gr.HTML where `HANDS` stand: writes the weights of B and C, as `copra_lab.page.places.point_of` reads them, into the text box
+"""Run by gr.HTML where `HANDS` stand: writes the weights of B and C, as `copra_lab.page.checks.point_of` reads them, into the text box
 that is named triangle-point, and follows it where the server or an address says something else."""

@@ -2,6 +2,7 @@
 
 import math
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -30,7 +31,7 @@ class Point:
 class Walk:
     """``place`` is where the visitor stands, ``since`` the place of the same subject that it is compared with: the last one
     that was measured on all images before the slider left it. ``turns`` counts how often the visitor went on or cleared
-    what was there: work in the background that was begun before is then over. ``own`` is what the visitor trained, the last first."""
+    what was there: work in the background that was begun before is then over, and what was drawn before is old. ``own`` is what the visitor trained, the last first."""
 
     place: Place | None = None
     since: Place | None = None
@@ -136,7 +137,8 @@ class Session:
     that run for the same visitor at once, each sees a whole `Walk`."""
 
     def __init__(self) -> None:
-        self.walk, self.turn = Walk(), -math.inf
+        # Turns are counted on from the clock: a visitor's page may outlive the server, and with it the session.
+        self.walk, self.turn = Walk(turns=time.time_ns() // 1_000_000), -math.inf
         self._lock = threading.Condition()
 
     def __deepcopy__(self, memo: object) -> "Session":

@@ -2,20 +2,22 @@
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import parts
+from copra_lab.page import link, parts
 from copra_lab.page import worth_parts as draw
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, NUMBERED
+from copra_lab.page.live import EVENT
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Valued
 from copra_lab.page.solving import Solving, Values, solving
-from copra_lab.page.views import View
-from copra_lab.page.walk import Session
+from copra_lab.page.turns import newest, stamped
+from copra_lab.page.views import Entrance, View, refusal
+from copra_lab.page.walk import Session, Walk
 from copra_lab.prune import layers_of
 
 REDRAWN = 0.4
@@ -29,7 +31,7 @@ they would differ by a few points. The curve below shows the mean accuracy when 
 area is what CopRA’s ramp trains.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, opened: Any) -> None:
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="worth-task")
@@ -37,72 +39,94 @@ def fill(lab: Lab, session: gr.State, opened: Any) -> None:
     about = html(lab.about(first), elem_id="worth-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
-            number = html(draw.number(None), elem_id="worth-number")
-            bars = html(draw.bars(None, 0), elem_id="worth-bars")
+            number = newest(draw.number(None), "worth-number")
+            bars = newest(draw.bars(None, 0), "worth-bars")
             layer = gr.Radio(
                 [],
                 label="Layers, from the image on: choose one to see the images that it decides",
                 elem_id="worth-layer",
                 elem_classes="switches one",
             )
-            curve = html(draw.curve(None), elem_id="worth-curve")
+            curve = newest(draw.curve(None), "worth-curve")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            decided = html(draw.decided(None, None, 0), elem_id="worth-decided")
+            decided = newest(draw.decided(None, None, 0), "worth-decided")
     html(HOW_TO_READ)
     with gr.Accordion("The values in numbers", open=False, elem_id="worth-more"):
-        table = html(draw.table(None), elem_id="worth-table")
+        table = newest(draw.table(None), "worth-table")
         copy_button("worth-table")
 
-    panels, controls, turn = [number, bars, curve, decided, table], [about, adapter, layer], gr.Number(visible=False)
+    panels, controls = [number, bars, curve, decided, table], [about, adapter, layer, task, entrance.link, entrance.refused]
     watched: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
 
-    def watch(task: Any, key: Any, layer: Any, session: Session, number: Any) -> Iterator[list[Any]]:
-        yield from watching(lab, task, key, layer, session, number)
+    def watch(task: Any, key: Any, layer: Any, session: Session, query: Any, number: Any) -> Iterator[list[Any]]:
+        yield from watching(lab, task, key, layer, session, number, query)
 
     def look(task: Any, key: Any, layer: Any, session: Session) -> list[Any]:
         return looked(lab, task, key, layer, session)
 
-    # A new question must not wait until the last one is answered, which takes half a minute: that one ends by itself.
+    def told(task: Any, key: Any, layer: Any, session: Session) -> Any:
+        return address(lab, task, key, layer, session)
+
+    # A new question must not wait until the last one is answered, which takes half a minute: that one ends by itself. Not `change`: what a
+    # handler sets one menu to, another question would ask before the other menu is set.
     gr.on(
-        [opened, task.change, adapter.change],
+        [entrance.opened, task.input, adapter.input],
         watch,
-        [task, adapter, layer, session, turn],
+        [task, adapter, layer, session, *entrance.request],
         [*panels, *controls],
-        js=NUMBERED,
+        js=entrance.js,
         preprocess=False,
         **watched,
     )
     layer.change(look, [task, adapter, layer, session], [bars, decided], preprocess=False, **EVENT | {"trigger_mode": "always_last"})
+    layer.input(told, [task, adapter, layer, session], entrance.link, preprocess=False, **EVENT)
 
 
-def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number: Any) -> Iterator[list[Any]]:
-    """The panels and controls, again and again, until the game is exact or the visitor looks at something else."""
-    stays = [gr.skip()] * 8
+def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number: Any, query: Any = "") -> Iterator[list[Any]]:
+    """The panels, controls, address and what of one was refused, again and again, until the game is exact or the visitor looks at
+    something else. ``query``: of the address that the view is entered with."""
+    stays, asked, refused = [gr.skip()] * 11, None, gr.skip()
     if not session.take(number):
         yield stays
         return
-    lab = session.walk.lab(lab)
+    lab = session.change(lambda walk: link.adopt(walk, query)).lab(lab)
     try:
+        if query:
+            asked, sentences = link.read(lab, "shapley", query)
+            refused = refusal(sentences)
+        if asked:
+            task, key, layer = asked.task, asked.key, asked.layer
         lab.check(task)
         whole = Valued(task, lab.one(task, key))
         have = layers_of(lab.adapter(task, whole.key))
         game = solving(lab, task, whole.key)
-        known = _here(session, whole) and layer in have
+        known = (asked or _here(session.walk, whole)) and layer in have
         place = Valued(task, whole.key, layer if known else _best(game))
-        session.visit(place)
+        turn = session.visit(place).turns
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
-        updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices]
-        yield [*drawn(game.state, game, place.layer), *updates]
-        for values in sharpened(game, lambda: session.turn == number and _here(session, whole)):
-            updates = [gr.skip()] * 3
+        updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices, task]
+        said = link.write(lab, place if known else whole)
+        yield [*stamped(turn, drawn(game.state, game, place.layer)), *updates, said, refused]
+        for values in sharpened(game, lambda: session.turn == number and bool(_here(session.walk, whole))):
+            updates = [gr.skip()] * 6
             if place.layer < 0:  # the first that is known chooses the layer that is looked at
                 place = Valued(task, whole.key, _best(game))
                 session.visit(place)
                 updates[2] = gr.update(value=place.layer)
-            now = session.walk.place
-            yield [*drawn(values, game, now.layer if isinstance(now, Valued) else place.layer), *updates]
+            walk = session.walk
+            if now := _here(walk, whole):
+                yield [*stamped(walk.turns, drawn(values, game, now.layer)), *updates]
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
-        yield [parts.trouble(e), *stays[1:]]
+        yield [*stamped(session.change(Walk.nowhere).turns, [parts.trouble(e)]), *stays[1:]]
+
+
+def address(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Any:
+    """Of a layer that a visitor chose."""
+    walk = session.walk
+    here = walk.place
+    if not isinstance(here, Valued) or (here.task, here.key) != (task, key) or not isinstance(layer, int):
+        return gr.skip()
+    return link.write(walk.lab(lab), replace(here, layer=layer))
 
 
 def _best(game: Solving) -> int:
@@ -110,9 +134,10 @@ def _best(game: Solving) -> int:
     return -1 if game.state is None else game.layers[int(game.state.values.argmax())]
 
 
-def _here(session: Session, place: Valued) -> bool:
-    now = session.walk.place
-    return isinstance(now, Valued) and now.game == place.game
+def _here(walk: Walk, place: Valued) -> Valued | None:
+    """Where a visitor of this game stands in it."""
+    now = walk.place
+    return now if isinstance(now, Valued) and now.game == place.game else None
 
 
 def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
@@ -143,11 +168,12 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[
         game = solving(lab, task, place.key)
         if layer not in game.layers:
             raise ValueError(f"the adapter has no layer {layer!r:.40}; it has {', '.join(map(str, game.layers))}")
-        if _here(session, place):
-            session.visit(Valued(task, place.key, layer))
-        return [draw.bars(game.state, layer), draw.decided(game.state, game.bench, layer)]
+        walk = session.walk
+        if _here(walk, place):
+            walk = session.visit(Valued(task, place.key, layer))
+        return stamped(walk.turns, [draw.bars(game.state, layer), draw.decided(game.state, game.bench, layer)])
     except (ValueError, OSError) as e:
-        return [gr.skip(), parts.trouble(e)]
+        return [gr.skip(), *stamped(session.walk.turns, [parts.trouble(e)])]
 
 
 VIEW = View(
