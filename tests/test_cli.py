@@ -258,7 +258,9 @@ def plain(text: str) -> str:
 def test_work_that_fails_says_why_in_a_sentence(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run(*arguments, code=1)
-    assert says in result.stderr and result.stderr.count("\n") == 1 and not result.stdout
+    *going_on, sentence = result.stderr.splitlines()
+    assert sentence.startswith("copra-lab ") and says in sentence and not result.stdout
+    assert all("images: " in line for line in going_on)  # of a task that was read well, before the rest could fail
     document = json.loads(run(*arguments, "--json", code=1).stdout)
     assert list(document) == ["error"] and document["error"] in result.stderr
 
