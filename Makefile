@@ -38,7 +38,7 @@ lint: $(VENV)/.installed-test ## check style and types
 lessons: $(VENV)/.installed-test ## run the lessons' sources and write their notebooks
 	$(BIN)/python lessons/build.py $(ARGS)
 
-site: $(VENV)/.installed-docs ## make the web site of the lessons in build/site
+site: $(VENV)/.installed-docs ## make the web site (lessons, methods, reference, reports) in build/site
 	$(BIN)/python -m sphinx -W --keep-going -c docs . build/site
 
 rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake everything that ships: model, adapters, tables

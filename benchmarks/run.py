@@ -1,5 +1,5 @@
 """How fast, side by side with the libraries one would use instead, in one run: ``python benchmarks/run.py`` writes
-``results.json`` and the table in ``benchmarks/README.md``; ``--quick`` looks at everything once and writes nothing.
+``results.json`` and the table in ``benchmarks/README.md``; ``--sections`` measures a part again on the same machine; ``--quick`` looks at everything once and writes nothing.
 
 Both sides get the same threads and the same precision, and take turns. What is compared with what is in ``others.py``."""
 
@@ -11,7 +11,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,7 @@ from copra_lab.tower import workers
 from copra_lab.train import DEFAULTS, fit
 
 HERE = Path(__file__).parent
+RESULTS = HERE / "results.json"
 TASK = "digits"
 
 
@@ -270,20 +271,30 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true", help="everything once, on little; writes nothing")
     p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these (prints, writes nothing)")
+    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these; the others stay as they were measured")
     a = p.parse_args()
-    s = Setting(a.quick, a.repeats)
-    rows = []
+    where = {"machine": machine(), "threads": torch.get_num_threads()}
+    kept = [] if a.quick else others_of(a.sections, where)
+    s, measured = Setting(a.quick, a.repeats), []
     for name in tqdm(a.sections, desc="sections"):
         for row in SECTIONS[name](s):
-            rows.append(asdict(row))
-            tqdm.write(table(rows[-1:], "").splitlines()[-1])
-    if not a.quick and set(a.sections) == set(SECTIONS):
-        write_atomically(
-            HERE / "results.json", (json.dumps({"machine": machine(), "threads": torch.get_num_threads(), "rows": rows}, indent=1) + "\n").encode()
-        )
-        page = (HERE / "head.md").read_text(encoding="utf-8").strip() + "\n\n" + table(rows, machine()) + "\n"
+            measured.append({"section": name, **asdict(row)})
+            tqdm.write(table(measured[-1:], "").splitlines()[-1])
+    if not a.quick:
+        rows = sorted(kept + measured, key=lambda r: list(SECTIONS).index(r["section"]))
+        write_atomically(RESULTS, (json.dumps({**where, "rows": rows}, indent=1) + "\n").encode())
+        page = (HERE / "head.md").read_text(encoding="utf-8").strip() + "\n\n" + table(rows, where["machine"]) + "\n"
         write_atomically(HERE / "README.md", page.encode())
+
+
+def others_of(sections: Sequence[str], where: dict) -> list[dict]:
+    """Rows of other sections that were measured already. Exits where that was on another machine: a table is of one."""
+    if set(sections) == set(SECTIONS):
+        return []
+    before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    if {k: before.get(k) for k in where} != where:
+        raise SystemExit(f"{RESULTS.name} was measured elsewhere ({before.get('machine', 'nowhere yet')}): run all sections, or look with --quick")
+    return [r for r in before["rows"] if r["section"] not in sections]
 
 
 if __name__ == "__main__":

@@ -24,6 +24,8 @@ from copra_lab.prune import preset
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, read_weights, write_atomically
 from copra_lab.tuners import BlockOf, block_of
 
+__all__ = ["PeftAdapter", "average", "keep"]
+
 _ROOT = "base_model.model."
 _ABOUT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 """What a configuration says of its making, not of what its numbers mean."""
@@ -31,8 +33,11 @@ _ABOUT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_ver
 
 @dataclass(frozen=True, eq=False)
 class PeftAdapter:
-    """``config``: what adapter_config.json holds. ``tensors``: what adapter_model.safetensors holds, heads that were trained beside the
-    adapter included. Neither is ever changed."""
+    """An adapter of peft's, never changed after it is made.
+
+    ``config``: what adapter_config.json holds. ``tensors``: what adapter_model.safetensors holds, heads that were trained beside the
+    adapter included.
+    """
 
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]

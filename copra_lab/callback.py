@@ -1,8 +1,6 @@
-"""CopRA in transformers' Trainer, on any model that peft has adapted::
+"""CopRA in transformers' Trainer, on any model that peft has adapted.
 
-from copra_lab.callback import CopRACallback
-
-Trainer(model=get_peft_model(base, config), …, callbacks=[CopRACallback()]).train()
+``Trainer(model=get_peft_model(base, config), …, callbacks=[CopRACallback()]).train()``
 """
 
 from typing import Any
@@ -11,6 +9,8 @@ from transformers import TrainerCallback
 
 from copra_lab.copra import CopRA, Dropping
 from copra_lab.tuners import BlockOf, Progressive, block_of
+
+__all__ = ["CopRACallback"]
 
 
 class CopRACallback(TrainerCallback):

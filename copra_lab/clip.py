@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from copra_lab.sites import Site, find_sites
 
+__all__ = ["Clip", "load_clip"]
+
 BUNDLED = "emoji-clip"
 
 
@@ -37,8 +39,12 @@ class Clip:
     interpolation: str = "bicubic"
     resize: str = "shortest"
 
+    def __repr__(self) -> str:
+        return f"Clip({self.name}, {self.layers} layers, {self.side} pixels)"
+
     @cached_property
     def sites(self) -> dict[str, Site]:
+        """Every matrix that LoRA can sit on, by name."""
         return find_sites(self.model)
 
     @cached_property
@@ -48,6 +54,7 @@ class Clip:
 
     @cached_property
     def logit_scale(self) -> float:
+        """What cosine similarities are multiplied by before the softmax."""
         return float(self.model.logit_scale.exp())
 
     @property
@@ -57,6 +64,7 @@ class Clip:
 
     @property
     def device(self) -> torch.device:
+        """Where the weights are."""
         return next(self.model.parameters()).device
 
     def on(self, device: torch.device) -> "Clip":

@@ -7,7 +7,7 @@ always in evaluation.
 
 Why this has to do with Shapley values: with R a random set that holds each layer with probability p, and v the value of
 a set of layers, g(p) = E[v(R)] is the multilinear extension on the diagonal, and layer i's Shapley value is
-∫₀¹ E[v(R ∪ i) − v(R \\ i)] dp (Owen 1972). A training whose p runs from 0 to 1 trains g itself, at every p.
+∫₀¹ E[v(R ∪ i) − v(R ∖ i)] dp (Owen 1972). A training whose p runs from 0 to 1 trains g itself, at every p.
 """
 
 import math
@@ -18,6 +18,8 @@ from typing import ClassVar, Protocol
 import torch
 
 from copra_lab.sites import Site
+
+__all__ = ["PLAIN", "CopRA", "Draw", "Dropout", "Dropping", "ProgressiveDropout", "StochasticDepth", "group", "ramp"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,9 @@ class Dropping(Protocol):
     method: ClassVar[str]
 
     @property
-    def unit(self) -> str: ...
+    def unit(self) -> str:
+        """What is switched together: "layer" or "module"."""
+        ...
 
     def draw(self, units: int, step: int, steps: int, generator: torch.Generator) -> Draw:
         """For step number `step`, counted from 0, of `steps`."""
@@ -118,6 +122,7 @@ class Dropout:
         _within("rate", self.rate, below_one=True)
 
     def draw(self, units: int, step: int, steps: int, generator: torch.Generator) -> Draw:
+        """Everything on, at the fixed rate."""
         return Draw((True,) * units, self.rate)
 
 
@@ -135,6 +140,7 @@ class ProgressiveDropout:
         _within("ramp", self.ramp)
 
     def draw(self, units: int, step: int, steps: int, generator: torch.Generator) -> Draw:
+        """Everything on, at the rate of this step."""
         return Draw((True,) * units, self.rate * (1 - ramp(step, steps, self.ramp)))
 
 
@@ -152,6 +158,7 @@ class StochasticDepth:
         group((), self.unit)
 
     def draw(self, units: int, step: int, steps: int, generator: torch.Generator) -> Draw:
+        """Each unit by itself, the same in every step; all may be off."""
         u = torch.rand(units, generator=generator).tolist()
         return Draw(tuple(u[i] >= self.deepest * (i + 1) / units for i in range(units)))
 

@@ -21,6 +21,8 @@ from copra_lab.gallery import cache_folder
 from copra_lab.listing import Listing, parted
 from copra_lab.photos import Picture
 
+__all__ = ["SETS", "data_folder"]
+
 
 def _file(home: Path, source: str) -> Picture:
     if not (file := home / source).is_file():
@@ -129,6 +131,7 @@ SETS: dict[str, DataSet] = {
         by_hand="ask for it at image-net.org, and unpack it as torchvision does, into train and val with a folder a class (n01440764, …)",
     ),
 }  # fmt: skip
+"""The data sets of the field, by the name that `load_task` takes."""
 
 
 def find(name: object) -> str | None:

@@ -14,6 +14,8 @@ from copra_lab.copra import group
 from copra_lab.lora import Adapter
 from copra_lab.tuners import BlockOf, Switches, block_of
 
+__all__ = ["LayerGame", "SwitchGame"]
+
 
 class _Game(ABC):
     """Remembers what was asked once. ``names`` tells the players in order."""

@@ -1,4 +1,4 @@
-"""A sweep as a TOML file says it: methods × tasks × seeds × settings, as the `Run`s and `PromptRun`s that they come to.
+"""A sweep as a TOML file says it: methods × tasks × seeds × settings, as the runs (`Run`, `PromptRun`) that they come to::
 
     clip = "emoji-clip"              # what load_clip takes; the bundled one if nothing is said
     methods = ["lora", "copra"]      # of METHODS
@@ -34,6 +34,8 @@ from copra_lab.prompts import VPT, CoOp
 from copra_lab.sweep import RATES, PromptRun, Run
 from copra_lab.tuning import name_of
 
+__all__ = ["METHODS", "Grid", "grid", "read_grid"]
+
 DROPPINGS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())}
 """Ways to train LoRA, by name."""
 
@@ -42,6 +44,7 @@ TUNINGS: dict[str, tuple[CoOp | VPT, Nemesis | None]] = {name_of(m, p): (m, p) f
 """Ways to learn a soft prompt, by name."""
 
 METHODS = (*DROPPINGS, *TUNINGS)
+"""All of them: what a sweep's ``methods`` may name."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,8 @@ from copra_lab.hub import HF_INDEX, HF_WEIGHTS
 from copra_lab.loading import finish, hugging_face_tokenizer, read_weights
 from copra_lab.lora import Adapter, check_fits, merged_weights
 
+__all__ = ["merged_into", "to_hugging_face"]
+
 
 def merged_into(clip: Clip, adapter: Adapter) -> Clip:
     """A CLIP of its own, with the deltas of `adapter` added to its weights. Raises ValueError for one of another base or shape."""
@@ -93,8 +95,8 @@ def _rename(rows: Iterator[Row], source: Mapping[str, Tensor], target: Mapping[s
 
 
 def to_hugging_face(clip: Clip):
-    """A ``transformers.CLIPModel`` with the weights of `clip` (a plain ViT and a plain text tower), or of a SigLIP a
-    ``SiglipModel``: equal logits for the same pixels and tokens. Raises ValueError for an architecture that neither has."""
+    """A ``transformers.CLIPModel`` with the weights of `clip` (a plain ViT and a plain text tower), or of a SigLIP
+    a ``SiglipModel``, with equal logits for the same pixels and tokens. Raises ValueError for an architecture that neither has."""
     from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
     no_twin = f"{clip.name} is not a plain CLIP (a ViT with a class token and a text transformer) or SigLIP; it has no Hugging Face twin"

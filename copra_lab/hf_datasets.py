@@ -11,6 +11,8 @@ from copra_lab.listing import PARTS, Listing, parted
 from copra_lab.photos import Picture
 from copra_lab.sources import Entry
 
+__all__ = ["listing"]
+
 PART_OF = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
 """Names of splits on the hub."""
 

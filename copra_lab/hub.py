@@ -13,6 +13,8 @@ from typing import Any
 from copra_lab.lora import Adapter
 from copra_lab.sites import KINDS, TOWERS, place
 
+__all__ = ["model_card", "push_to_hub"]
+
 PREFIX = "hf-hub:"
 CONFIG = "open_clip_config.json"
 WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")

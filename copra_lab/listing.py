@@ -47,7 +47,7 @@ def parted(entries: Sequence[so.Entry]) -> list[so.Entry]:
 
 
 def folder(path: "str | Path", template: str) -> Listing:
-    """A folder with one folder of images a class, named like the class; equal files stay together.
+    """A folder with one folder of images a class, named like the class, with or without folders inside; equal files stay together.
 
     Raises FileNotFoundError where there is no such folder, and ValueError for fewer than two classes, or a class with fewer than
     three different images.
@@ -65,13 +65,16 @@ def folder(path: "str | Path", template: str) -> Listing:
 
 
 def _files(folder: Path) -> list[so.Entry]:
-    """The images of a class, equal files in one group."""
-    files = images_in(folder)
+    """The images of a class, also those in folders inside its own; equal files in one group."""
+    inside = sorted(f for f in folder.rglob("*") if f.is_dir() and not any(p.startswith(".") for p in f.relative_to(folder).parts))
+    files = [image for f in (folder, *inside) for image in images_in(f)]
     if not files:
         raise ValueError(f"{folder} holds no image: put some there ({', '.join(IMAGE_FILES)}) or remove the folder")
-    found = [so.Entry(f"{folder.name}/{f.name}", folder.name, hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files]
+    found = [so.Entry(f.relative_to(folder.parent).as_posix(), folder.name, hashlib.blake2b(f.read_bytes()).hexdigest()) for f in files]
     if (different := len({e.group for e in found})) < 3:
-        raise ValueError(f"{folder} holds {different} different images: it needs three at least, to train, validate and test")
+        raise ValueError(
+            f"{folder} holds {different} different images: it needs three at least, to train, validate and test; add some, or move the folder away"
+        )
     return found
 
 

@@ -80,11 +80,14 @@ def read_folder(folder: Path, name: str) -> Clip:
 def _named(name: str, architecture: str, rest: str) -> Clip:
     """open_clip's architecture with a pretrained tag or a checkpoint file."""
     import open_clip
+    from huggingface_hub import snapshot_download
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     tag = open_clip.get_pretrained_cfg(architecture, rest) if rest else {}
     if tag:
         try:
+            if repo := str(tag.get("hf_hub", "")).rpartition("/")[0]:
+                snapshot_download(repo, allow_patterns=[CONFIG])  # asks once: without a hub, the download asks for a minute
             file = Path(open_clip.download_pretrained(tag))
         except (OSError, RuntimeError) as e:
             raise unreachable(f"the weights of {name!r}", f"them as a file, as {architecture + ':FILE'!r}") from e

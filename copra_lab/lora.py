@@ -20,6 +20,8 @@ from torch.nn.utils import parametrize
 
 from copra_lab.sites import Site, choose, find_sites
 
+__all__ = ["NONE", "Adapter", "Attached", "LoRA", "LowRank"]
+
 
 @dataclass(frozen=True)
 class LoRA:
@@ -48,6 +50,7 @@ class LoRA:
 
     @property
     def scale(self) -> float:
+        """s, by which B·A is multiplied."""
         if self.alpha is None:
             return 1.0
         return self.alpha / (self.rank if self.scaling == "alpha/r" else math.sqrt(self.rank))
@@ -65,12 +68,17 @@ class LowRank:
         if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1] or self.A.shape[0] < 1:
             raise ValueError(f"A (r, in) and B (out, r) must share a rank of at least 1, got {tuple(self.A.shape)} and {tuple(self.B.shape)}")
 
+    def __repr__(self) -> str:
+        return f"LowRank({self.shape[0]}×{self.shape[1]}, rank {self.rank}, scale {self.scale:g})"
+
     @property
     def rank(self) -> int:
+        """r, of A and B; that of the delta is as high at most."""
         return self.A.shape[0]
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(out, in) of the delta."""
         return self.B.shape[0], self.A.shape[1]
 
     def delta(self) -> Tensor:
@@ -114,6 +122,10 @@ class Adapter:
     def __len__(self) -> int:
         return len(self.deltas)
 
+    def __repr__(self) -> str:
+        words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
+        return f"Adapter({', '.join([*words, f'{len(self)} sites', f'rank {self.rank}', f'{self.parameters:,} numbers'])})"
+
     @property
     def rank(self) -> int:
         """The highest rank of any site; 0 for an adapter without sites."""
@@ -121,6 +133,7 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
+        """How many numbers A and B hold."""
         return sum(d.A.numel() + d.B.numel() for d in self.deltas.values())
 
     def keep(self, sites: Iterable[str]) -> "Adapter":

@@ -16,6 +16,11 @@ from torch import Tensor
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.sites import place
 
+__all__ = [
+    "Weight", "average_factors", "barrier", "dare", "interpolate", "interpolate_factors", "plane", "task_arithmetic", "ties", "truncate",
+    "weighted_sum",
+]  # fmt: skip
+
 Weight = float | Mapping[int, float]
 """A number, or one a layer: layer → number, 0 for a layer that is not named."""
 

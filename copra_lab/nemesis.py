@@ -19,6 +19,8 @@ from copra_lab.stats import paired_bootstrap
 if TYPE_CHECKING:
     from copra_lab.bench import Bench
 
+__all__ = ["Corruption", "Nemesis", "Occurrences", "occurrences", "omega", "pan", "pun", "replace", "rescale", "survey"]
+
 NORMS = (1, 2, math.inf)
 
 
@@ -182,6 +184,7 @@ class Nemesis:
 
     @property
     def method(self) -> str:
+        """What tables call it: pun, pan or pun+pan."""
         return {1.0: "pun", 0.0: "pan"}.get(float(self.beta), "pun+pan")
 
     def loss(self, context: Tensor, epoch: float, epochs: float, now: int, hits: Callable[[Tensor], Tensor], g: torch.Generator) -> Tensor:

@@ -28,6 +28,8 @@ from copra_lab.storage import write_atomically
 from copra_lab.sweep import PromptRun, Run, trained
 from copra_lab.table import DONE, FAILED, WAITING, Table
 
+__all__ = ["rows_of", "run_all"]
+
 BACKENDS = ("loky", "ray", "dask")
 TABLE = "results.sqlite"
 _STARTED, _OUTCOME = "started.json", "outcome.json"

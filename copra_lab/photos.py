@@ -26,6 +26,9 @@ UNREADABLE = (
 MANY = 500
 """Pictures whose reading a progress bar shows."""
 
+NAMED = 10
+"""Pictures that an error names, at most, beside the first."""
+
 Picture = str | Path | BinaryIO | Image.Image
 
 
@@ -58,13 +61,21 @@ def _opaque(image: Image.Image) -> Image.Image:
 
 def photos(sources: Sequence[str], open_: Callable[[str], Picture], side: int, what: str = "images") -> torch.Tensor:
     """The pictures of `sources`, uint8 (n, side, side, 3), read on several threads. `open_` is called on the caller's thread
-    alone, shortly before a picture is needed. Raises as `photo` does."""
+    alone, shortly before a picture is needed. Raises as `photo` does, but for all pictures that cannot be read at once."""
     out = torch.empty(len(sources), side, side, 3, dtype=torch.uint8)
+    bad: dict[str, ValueError] = {}
     with ThreadPoolExecutor() as pool, tqdm(total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False) as bar:
         for start in range(0, len(sources), 64):  # a few at a time: a picture as it comes may be a hundred times larger
             some = [open_(s) for s in sources[start : start + 64]]
             names = [str(p) if isinstance(p, str | Path) else s for p, s in zip(some, sources[start : start + 64], strict=True)]
-            for i, pixels in enumerate(pool.map(photo, some, [side] * len(some), names), start):
-                out[i] = pixels
+            for i, (name, read) in enumerate([(n, pool.submit(photo, p, side, n)) for p, n in zip(some, names, strict=True)], start):
+                try:
+                    out[i] = read.result()
+                except ValueError as e:
+                    bad[name] = e
             bar.update(len(some))
+    if bad:
+        first, *others = bad
+        more = f"; nor can {len(others)} more: {', '.join(others[:NAMED])}" + (", …" if len(others) > NAMED else "") if others else ""
+        raise ValueError(f"{bad[first]}{more}") from bad[first]
     return out

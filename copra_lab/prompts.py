@@ -1,5 +1,6 @@
 """Soft prompts: learned vectors in place of a prompt's words (CoOp, Zhou et al., arXiv:2109.01134), or beside an image's
-patches (VPT-shallow, Jia et al., arXiv:2203.12119). A `SoftPrompt` is a value like an `Adapter`.
+patches (VPT-shallow, Jia et al., arXiv:2203.12119). A `SoftPrompt` is a value like an `Adapter`. Where the class name
+stands::
 
     end      [start] v₁ … v_m  class  .  [stop]
     middle   [start] v₁ … v_⌊m/2⌋  class  v_⌊m/2⌋₊₁ … v_m  .  [stop]
@@ -23,6 +24,8 @@ from torch import Tensor
 from copra_lab.clip import Clip
 from copra_lab.storage import write_atomically
 from copra_lab.texts import embedding, token_numbers
+
+__all__ = ["VPT", "CoOp", "PromptError", "SoftPrompt", "norms", "word_norm"]
 
 POSITIONS = ("end", "middle", "front")
 FILE = "soft_prompt.safetensors"
@@ -111,12 +114,18 @@ class SoftPrompt:
         if self.class_specific and (self.tower == "vision" or len(self.context) != len(self.classes)):
             raise ValueError(f"a context for each of {len(self.context)} classes needs their names, and the text tower")
 
+    def __repr__(self) -> str:
+        words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
+        return f"SoftPrompt({', '.join([*words, f'{self.tower} tower', '×'.join(map(str, self.context.shape)) + ' numbers'])})"
+
     @property
     def length(self) -> int:
+        """How many vectors a class sees."""
         return self.context.shape[-2]
 
     @property
     def class_specific(self) -> bool:
+        """Whether each class has vectors of its own."""
         return self.context.ndim == 3
 
     @cached_property

@@ -9,6 +9,8 @@ from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import from_delta, keep_largest
 from copra_lab.sites import KINDS, place
 
+__all__ = ["PRESETS", "keep", "keep_best", "layers_of", "magnitudes", "preset", "sparsify", "sparsity"]
+
 PRESETS = ("even", "odd", "low", "middle", "high")
 """Layers to keep: every other one, counted from 0 (the papers' "every-other" does not say which), or a third of them."""
 

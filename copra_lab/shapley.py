@@ -4,7 +4,7 @@ A *game* is any function from coalitions, a boolean array (m, n) with a row each
 `exact` asks for all 2ⁿ coalitions; the samplers ask for as many as they are given and never stop to improve: each is a
 generator of `Estimate`s. Everything here is NumPy; `copra_lab.games` makes a game of an adapter's layers.
 
-Shapley 1953: φᵢ = Σ_S |S|!·(n−|S|−1)!/n! · (v(S ∪ i) − v(S)) over the S without i.
+Shapley 1953: ``φᵢ = Σ_S |S|!·(n−|S|−1)!/n! · (v(S ∪ i) − v(S))`` over the S without i.
 """
 
 import itertools
@@ -15,7 +15,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["SAMPLERS", "Curve", "Estimate", "Exact", "Game", "all_coalitions", "estimate", "exact", "owen", "permutations", "stratified"]
+
 Game = Callable[[np.ndarray], np.ndarray]
+"""Coalitions, bool (m, n), → what each is worth, float (m,)."""
 
 
 def all_coalitions(n: int) -> np.ndarray:
@@ -33,6 +36,7 @@ class Exact:
 
     @property
     def n(self) -> int:
+        """How many players."""
         return len(self.worth).bit_length() - 1
 
     @property
@@ -48,7 +52,7 @@ class Exact:
     @property
     def interactions(self) -> np.ndarray:
         """Shapley interaction indices of pairs (n, n), symmetric, zero on the diagonal (Grabisch & Roubens 1999):
-        Σ_S |S|!·(n−|S|−2)!/(n−1)! · (v(S ∪ ij) − v(S ∪ i) − v(S ∪ j) + v(S))."""
+        ``Σ_S |S|!·(n−|S|−2)!/(n−1)! · (v(S ∪ ij) − v(S ∪ i) − v(S ∪ j) + v(S))``."""
         n, out = self.n, np.zeros((self.n, self.n))
         if n < 2:
             return out
@@ -63,6 +67,7 @@ class Exact:
 
     @property
     def curve(self) -> "Curve":
+        """g(p), of one game."""
         sizes = all_coalitions(self.n).sum(1)
         return Curve(np.array([self.worth[sizes == k].mean() for k in range(self.n + 1)]))
 
@@ -163,7 +168,7 @@ def permutations(game: Game, n: int, rng: np.random.Generator, antithetic: bool 
 
 
 def owen(game: Game, n: int, rng: np.random.Generator, antithetic: bool = True) -> Iterator[Estimate]:
-    """∫₀¹ E[v(R ∪ i) − v(R \\ i)] dp with p drawn uniformly (Owen 1972; a fixed grid of p would be biased), followed by
+    """∫₀¹ E[v(R ∪ i) − v(R ∖ i)] dp with p drawn uniformly (Owen 1972; a fixed grid of p would be biased), followed by
     1 − p and the complement of R if `antithetic`. One sample costs n + 1 evaluations, twice that in pairs."""
     used, mean = 0, _Mean(n)
     while True:
@@ -208,6 +213,7 @@ SAMPLERS: dict[str, Callable[[Game, int, np.random.Generator], Iterator[Estimate
     "owen": owen,
     "stratified": stratified,
 }
+"""Ways to sample, by the name that `estimate` takes."""
 
 
 def estimate(game: Game, n: int, method: str = "permutations", *, budget: int | None = None, seconds: float | None = None, seed: int = 0) -> Estimate:

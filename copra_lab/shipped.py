@@ -11,6 +11,8 @@ from copra_lab.lora import Adapter
 from copra_lab.prompts import FILE, SoftPrompt
 from copra_lab.storage import CONFIG
 
+__all__ = ["Shipped", "ShippedPrompt", "shipped", "shipped_prompts"]
+
 FOLDER = Path(str(files("copra_lab") / "assets" / "adapters"))
 PROMPTS = FOLDER.with_name("prompts")
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["Accuracy", "bootstrap_interval", "paired_bootstrap"]
+
 Z95 = 1.959963984540054
 
 

@@ -26,6 +26,8 @@ from copra_lab.hub import PREFIX, download_adapter
 from copra_lab.lora import Adapter, LowRank, check_fits
 from copra_lab.sites import hf_name, parse
 
+__all__ = ["AdapterError", "load_adapter", "save_adapter"]
+
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
 

@@ -22,6 +22,8 @@ from copra_lab.tasks import Task, load_task
 from copra_lab.train import fit
 from copra_lab.tuning import name_of
 
+__all__ = ["PromptRun", "Run", "trained"]
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -66,13 +68,16 @@ class Run(_Kept):
 
     @property
     def method(self) -> str:
+        """What tables call it: that of its dropping."""
         return self.dropping.method
 
     def load_task(self, clip: Clip | None = None) -> Task:
+        """The task that it trains on."""
         task = load_task(self.task, clip, shots=self.shots, seed=self.task_seed)
         return task.base_and_new()[0] if self.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter:
+        """Train, or go on from `checkpoint`."""
         return fit(
             clip, self.load_task(clip), self.lora, self.dropping, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
             schedule=self.schedule, views=self.views, precision=self.precision, checkpoint=checkpoint, checkpoint_every=100, progress=False,
@@ -81,6 +86,7 @@ class Run(_Kept):
 
     @staticmethod
     def read(folder: Path, clip: Clip) -> Adapter:
+        """What an earlier training saved."""
         return Adapter.load(folder, clip)
 
 
@@ -100,13 +106,16 @@ class PromptRun(_Kept):
 
     @property
     def method(self) -> str:
+        """What tables call it: coop, vpt, pun, …"""
         return name_of(self.prompt, self.penalty)
 
     def load_task(self, clip: Clip | None = None) -> Task:
+        """The task that it trains on."""
         task = load_task(self.task, clip, shots=self.shots, seed=self.seed)
         return task.base_and_new()[0] if self.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> SoftPrompt:
+        """Train, or go on from `checkpoint`."""
         return fit(
             clip, self.load_task(clip), self.prompt, penalty=self.penalty, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
             views=self.views, checkpoint=checkpoint, checkpoint_every=100, progress=False, device=device,
@@ -114,6 +123,7 @@ class PromptRun(_Kept):
 
     @staticmethod
     def read(folder: Path, clip: Clip) -> SoftPrompt:
+        """What an earlier training saved."""
         return SoftPrompt.load(folder, clip)
 
 

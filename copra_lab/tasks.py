@@ -46,7 +46,11 @@ class Split:
     def __len__(self) -> int:
         return len(self.sources)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images)"
+
     def pick(self, rows: Sequence[int]) -> "Split":
+        """The split with these rows only, in this order."""
         index = torch.tensor(rows, dtype=torch.int64)
         return Split(self.images[index], self.labels[index], tuple(self.sources[i] for i in rows))
 
@@ -71,8 +75,17 @@ class Task:
     seed: int
     flip: bool
 
+    def __repr__(self) -> str:
+        return f"Task({self.name}, {self.counts})"
+
+    @property
+    def counts(self) -> str:
+        """How much there is of everything, in words."""
+        return f"{len(self.classes)} classes, images: {len(self.train)} to train, {len(self.val)} to validate, {len(self.test)} to test"
+
     @property
     def prompts(self) -> list[str]:
+        """A text for each class, in order: the template with its name."""
         return [self.template.format(c) for c in self.classes]
 
     def with_classes(self, which: Sequence[int]) -> "Task":
@@ -100,6 +113,7 @@ class Task:
 
 
 def task_names() -> tuple[str, ...]:
+    """The bundled tasks."""
     return tuple(TASKS)
 
 
@@ -172,7 +186,7 @@ def load_task(
     known = [*TASKS, *datasets.SETS]
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"unknown task {str(name)!r}: {hint}give the path of a folder or one of {', '.join(known)}")
+    raise ValueError(f"unknown task {str(name)!r}: {hint}give the path of a folder (there is none of this name) or one of {', '.join(known)}")
 
 
 def image_folder(
@@ -184,7 +198,7 @@ def image_folder(
     template: str = "a photo of a {}",
     test_images: int | None = so.MOST_TEST,
 ) -> Task:
-    """Your own task: a folder with one folder of images a class, named like the class. The files' names decide which
+    """Your own task: a folder with one folder of images a class, named like the class, with or without folders inside. The files' names decide which
     images train, validate and test; equal files stay together. Images are cropped to a square.
 
     Raises FileNotFoundError where there is no such folder, and ValueError for fewer than two classes, a class with

@@ -28,6 +28,8 @@ from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower
 from copra_lab.tuning import PromptTraining, name_of
 
+__all__ = ["DEFAULTS", "Step", "drawn", "fit", "masks"]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -88,8 +90,8 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
 
     Cross-entropy over the class prompts. LoRA: AdamW (β .9, .999) on augmented batches; a quick look at it needs half of
     the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``); CopRA, whose layers train in five of eight steps, needs it all.
-    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`. The same
-    arguments on the same machine and number of threads give the same bytes.
+    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`; a sweep and
+    ``copra-lab fit`` take ``lr=4e-3`` for CopRA, at which it does best. The same arguments on the same machine and number of threads give the same bytes.
 
     ``dropping``: of LoRA, `copra.CopRA()` or one of its baselines; none by default.
     ``penalty``: of a soft prompt, `nemesis.Nemesis`, what its norms cost; nothing by default.

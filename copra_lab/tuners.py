@@ -16,6 +16,8 @@ from torch import nn
 from copra_lab.copra import CopRA, Draw, Dropping
 from copra_lab.loop import generator
 
+__all__ = ["Progressive", "Switches", "block_of", "tuner_layers"]
+
 _BLOCK = re.compile(r"(?:^|\.)\w*blocks?(?:\.\d+)+(?=\.)")
 _LAYER = re.compile(r"(?:^|\.)\w*layers?(?:\.\d+)+(?=\.)")
 _NUMBER = re.compile(r"\.\d+(?=\.)")
@@ -98,6 +100,7 @@ class Switches:
 
     @property
     def on(self) -> tuple[bool, ...]:
+        """Whether each unit is on, in the order of `names`."""
         return tuple(not any(layer.disable_adapters for layer in unit) for unit in self.units)
 
     def set(self, on: Sequence[bool]) -> None:

@@ -1,27 +1,52 @@
-"""The lessons as a web site that needs nothing from elsewhere: ``make site``, or
+"""The web site, which needs nothing from elsewhere: ``make site``, or
 
-sphinx-build -W -c docs . site
+    sphinx-build -W -c docs . site
 
-Its pages are the notebooks as they lie in ``lessons/``, with the outputs that they have, and the reports; nothing is run.
+Its pages are the lessons' notebooks as they lie in ``lessons/``, with the outputs that they have, a page for each method, the reference,
+which is made from the docstrings, and the reports. No notebook is run.
 """
 
+import inspect
 import re
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parents[1]
-REPORTS = ("experiments/README", "benchmarks/README")
+METHODS = ("lora", "copra", "merging", "pruning", "shapley", "prompts", "nemesis")
+REFERENCE = ("README", "clip", "tasks", "adapters", "training", "bench", "merge", "prune", "shapley", "prompts", "peft", "sweeps", "show")
+MENU = {
+    "Lessons": [f"lessons/{p.stem}" for p in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"))],
+    "Methods": [f"docs/methods/{name}" for name in METHODS],
+    "Reference": [f"docs/reference/{name}" for name in REFERENCE],
+    "Reports": ["experiments/README", "benchmarks/README"],
+}
+
+SHOWN = [m for name in REFERENCE for m in re.findall(r"automodule:: (\S+)", (ROOT / f"docs/reference/{name}.md").read_text(encoding="utf-8"))]
+"""The modules of the reference."""
 
 project, author, copyright = "copra-lab", "copra-lab contributors", "copra-lab contributors"
-extensions = ["myst_nb"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
 root_doc = "lessons/README"
-include_patterns = ["lessons/README.md", "lessons/*.ipynb", *(f"{r}.md" for r in REPORTS)]
+include_patterns = ["lessons/README.md", "lessons/*.ipynb", "docs/*/*.md", *(f"{r}.md" for r in MENU["Reports"])]
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+
+autodoc_default_options = {"members": True}
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False
+autosummary_generate = False
+add_module_names = False
+python_maximum_signature_line_length = 100
+toc_object_entries_show_parents = "hide"
 
 html_theme = "furo"
 html_title = "copra-lab"
@@ -36,7 +61,8 @@ def inline(self, node):
 
 
 def block(self, node):
-    self.body.append(f'<div class="math">{convert(node.astext(), display="block")}</div>')
+    # On a phone a long equation is moved sideways, not cut.
+    self.body.append(f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{convert(node.astext(), display="block")}</div>')
     raise nodes.SkipNode
 
 
@@ -45,9 +71,52 @@ def adapted(app, docname, source):
     pages, which become downloads."""
     source[0] = re.sub(r"\]\((exercises/\w+\.ipynb)\)", r"](path:\1)", source[0])
     if docname == root_doc:
-        pages = [f"/lessons/{p.stem}" for p in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"))]
-        pages += [f"/{r}" for r in REPORTS if (ROOT / f"{r}.md").exists()]
-        source[0] += "\n```{toctree}\n:hidden:\n" + "\n".join(pages) + "\n```\n"
+        for caption, pages in MENU.items():
+            source[0] += "\n```{toctree}\n:hidden:\n:caption: " + caption + "\n" + "".join(f"/{p}\n" for p in pages) + "```\n"
+
+
+def listed(app, what, name, obj, options, lines):
+    """Docstrings are plain text. Where one tells of ``this``: and ``that``: it becomes a list. What stands in single backticks is code,
+    and leads to its own place in the reference if it has one there and is none of the arguments."""
+    try:
+        arguments = set(inspect.signature(obj).parameters)
+    except (TypeError, ValueError):
+        arguments = set()
+
+    def code(found):
+        word, call, glued = found.groups()
+        home = None if word in arguments else place_of(word, name)
+        return (f":py:obj:`{word}{call} <{home}>`" if home else f"``{word}{call}``") + ("\\ " if glued else "")
+
+    text = re.sub(r"(?<![`:])`([A-Za-z_][\w.]*)((?:\([^`]*\))?)`(?!`)(?=(\w|\()?)", code, "\n".join(lines))
+    text = re.sub(r"arXiv:(\d{4}\.\d{5})", r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", text)
+    paragraphs = text.split("\n\n")
+    for i, paragraph in enumerate(paragraphs):
+        first, *items = re.split(r"(?:(?<=[.;]) |\n|^)(?=``[^`]+``(?:(?:,| and) ``[^`]+``)*: )", paragraph)
+        if items:
+            paragraphs[i] = "\n\n".join(filter(None, [first, "\n".join("* " + item.replace("\n", "\n  ") for item in items)]))
+    lines[:] = "\n\n".join(paragraphs).split("\n")
+
+
+def place_of(word, where):
+    """The full name of what `word` means in the docstring of `where`: something of its own, of its class, of its module or of the
+    package, or of the only module with such a name. None for what the reference does not show."""
+    parts = where.split(".")
+    near = [".".join([*parts[:i], word]) for i in range(len(parts), 0, -1)]
+    far = [f"{m}.{word}" for m in SHOWN if is_shown(f"{m}.{word}")]
+    return next(filter(is_shown, [word, *near]), far[0] if len(far) == 1 else None)
+
+
+@cache
+def is_shown(path):
+    for module in SHOWN:
+        if path == module:
+            return True
+        if path.startswith(f"{module}."):
+            first, *rest = path.removeprefix(f"{module}.").split(".")
+            if first in (m := import_module(module)).__all__:
+                return not rest or hasattr(getattr(m, first), rest[0])
+    return False
 
 
 def begun(app, error):
@@ -59,5 +128,10 @@ def begun(app, error):
 def setup(app):
     # Browsers set MathML by themselves; Sphinx's own ways load a script from elsewhere or need LaTeX.
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
+    analyzer = ModuleAnalyzer.for_module("copra_lab.train")  # of `fit` every setting is to be seen, not what type checkers are told
+    analyzer.analyze()
+    analyzer.overloads.clear()
     app.connect("source-read", adapted)
+    app.connect("autodoc-process-docstring", listed)
+    app.connect("autodoc-process-signature", lambda app, what, name, obj, *_: ("", None) if getattr(obj, "_is_protocol", False) else None)
     app.connect("build-finished", begun)

@@ -162,6 +162,15 @@ def test_prompts_pictures_and_values_come_over_the_network_too(client):
     assert client.predict(task, key, 0, api_name="/shapley")["coalitions"] >= values["coalitions"]
 
 
+def test_the_readme_asks_as_it_says(url, capsys):  # noqa: F811
+    code = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
+    names: dict = {}
+    exec(code["programs"].replace("http://127.0.0.1:7860", url), names)
+    names["page"].close()
+    shown = capsys.readouterr().out
+    assert all(f"/{name}" in shown for name in ENDPOINTS)
+
+
 @pytest.mark.parametrize(
     ("name", "given", "said"),
     [("/blend", ["digits", "0/nobody", "base", 0.5], "no adapter '0/nobody'"), ("/prompt", ["digits", "0", [1]], "no soft prompt '0'")],

@@ -10,6 +10,7 @@ from pathlib import Path
 import peft
 import pytest
 import torch
+from tiny import save_images
 from tiny_peft import adapted, bert, logits, tokens
 from trainer_run import Words, trainer
 from transformers import TrainerCallback
@@ -110,11 +111,24 @@ def test_two_processes_draw_the_same_and_end_the_same(tmp_path):
     assert one["on"] == [[s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 10, seed=42))]
 
 
+def snippets_of_the_readme():
+    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    return dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", readme, re.DOTALL))
+
+
+def test_the_readme_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_images(tmp_path / "photos", 8)
+    short, seen = snippets_of_the_readme()["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), {}
+    exec(short, seen)
+    assert "steps=3" in short and len(seen["both"]) == 36
+    assert (seen["logits"] - seen["bench"].logits()).abs().max() > 1e-2  # of the adapter, not of the base
+
+
 def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
     from transformers import TrainingArguments
 
-    readme = (TESTS.parent / "README.md").read_text(encoding="utf-8")
-    snippets = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", readme, re.DOTALL))
+    snippets = snippets_of_the_readme()
     monkeypatch.chdir(tmp_path)
     adapted("LoRA and a head", seed=1).save_pretrained("yours")
     settings = {"max_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False, "save_strategy": "no"}

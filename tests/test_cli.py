@@ -70,6 +70,19 @@ def test_fit_trains_measures_and_keeps(home):
     assert home.fits[1]["hash"] != first["hash"]
 
 
+def test_people_see_what_is_going_on(home, tmp_path):
+    task = load_task(home.task, load_clip(home.clip))
+    fit = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "a", "--steps", 4, "--validate-every", 2, "--figure", tmp_path / "a.svg")
+    first, *later = fit.stderr.splitlines()
+    assert first == f"{task.title}: {task.counts}; 4 steps"
+    assert [line.partition(":")[0] for line in later[:2]] == ["step 2", "step 4"] and f"figure saved in {tmp_path / 'a.svg'}" in later
+    assert "coalitions of 3 players" in run("shapley", home.one, "--clip", home.clip).stderr
+    pruned = run("prune", home.one, "--clip", home.clip, "--best", 2, "--json")
+    kept = ", ".join(map(str, json.loads(pruned.stdout)["layers"]))
+    assert "what 3 layers are worth" in pruned.stderr
+    assert f"layers kept: {kept}" in run("prune", home.one, "--clip", home.clip, "--best", 2).stdout
+
+
 def test_people_read_words(home):
     said = run("prune", home.one, "--clip", home.clip, "--layers", "even").stdout
     assert "whole" in said and "pruned" in said and "%" in said and not said.startswith("{")

@@ -287,7 +287,7 @@ def test_the_readme_shows_what_runs(built, tmp_path, monkeypatch):
     readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
     section = readme.partition("### On other images")[2].partition("\n##")[0]
     assert set(re.findall(r"`([a-z-]+\d*)`", section)) >= set(SETS)
-    (code,) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    code = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", section, re.DOTALL))
     for name in ("cat", "dog"):
         for i in range(4):
             save(tmp_path / "photos" / name / f"{i}.jpg", name, i)
@@ -298,5 +298,5 @@ def test_the_readme_shows_what_runs(built, tmp_path, monkeypatch):
     import copra_lab as cl
 
     names: dict = {"cl": cl, "clip": tiny_clip()}
-    exec(code, names)
+    exec(code["images"], names)
     assert names["mine"].classes == ("cat", "dog") and len(names["pets"].test) == 18

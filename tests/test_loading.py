@@ -375,6 +375,20 @@ def test_without_a_network_one_sentence_says_what_to_do(name):
     refused(ConnectionError, "Hugging Face hub, which cannot be reached from here; connect to the internet .* or give ", name)
 
 
+def test_a_hub_that_is_not_there_is_asked_once(monkeypatch):
+    """huggingface_hub tries a single file again and again."""
+    asked = []
+
+    def nobody(repo, **_):
+        asked.append(repo)
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", nobody)
+    monkeypatch.setattr("open_clip.download_pretrained", lambda *_: pytest.fail("asked again"))
+    refused(ConnectionError, "weights of 'ViT-B-32:laion2b_s34b_b79k' .* cannot be reached", "ViT-B-32:laion2b_s34b_b79k")
+    assert asked == ["laion/CLIP-ViT-B-32-laion2B-s34B-b79K"]
+
+
 def test_a_tokenizer_that_would_come_from_the_hub_is_asked_for(tmp_path):
     cfg = copy.deepcopy(CONFIG)
     cfg["text_cfg"]["hf_tokenizer_name"] = "somebody/something"

@@ -1,4 +1,5 @@
 import copy
+import time
 
 import pytest
 import torch
@@ -6,9 +7,11 @@ import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 from torch.func import functional_call
 
+from copra_lab import bench as benches
 from copra_lab.bench import NONE, Bench
 from copra_lab.hf import to_hugging_face
 from copra_lab.lora import Adapter, Attached, LoRA, LowRank, merged_weights
+from copra_lab.prompts import SoftPrompt
 from copra_lab.sites import KINDS, TOWERS, choose, find_sites
 
 
@@ -136,6 +139,26 @@ def test_the_bench_streams_the_same_predictions_and_refuses_strangers():
     assert path.accuracies[0] == bench.accuracy(adapter) and path.barrier >= 0
 
 
+def test_choosing_the_arithmetic_of_a_large_tower_takes_moments(monkeypatch):
+    """A ViT-B-32 kept a small task waiting for minutes."""
+
+    class Tower:
+        ln_post = (torch.zeros(8),)
+
+    full, half, seen = Tower(), Tower(), []
+
+    def slow(tower, x):
+        seen.append(len(x))
+        time.sleep(len(x) * (0.2 if tower is full else 0.02))
+
+    monkeypatch.setattr(benches, "_features", slow)
+    assert benches._bfloat16_is_faster(5, full, half)
+    assert max(seen) <= 2
+    monkeypatch.setattr(benches, "_features", lambda tower, x: seen.append(len(x)))
+    benches._bfloat16_is_faster(6, full, half)
+    assert max(seen) == 2 * benches.CHUNK  # a small one fills both workers
+
+
 def test_two_threads_get_their_own_answers():
     from concurrent.futures import ThreadPoolExecutor
 
@@ -177,6 +200,18 @@ def test_training_attaches_to_hugging_faces_clip():
         Attached(model, everywhere(), torch.Generator().manual_seed(0)).load(adapter)
     got = theirs(pixel_values=x, input_ids=tokens).logits_per_image
     torch.testing.assert_close(got, clip.logit_scale * all_logits(ours, x, tokens), atol=1e-4, rtol=0)
+
+
+def test_what_holds_tensors_shows_itself_in_a_line():
+    clip, task = tiny_clip(), tiny_task()
+    adapter = random_adapter(clip, rank=2)
+    prompt = SoftPrompt(torch.zeros(3, 8), provenance={"method": "coop", "task": "pets"})
+    trained = Adapter(adapter.deltas, clip.hash, {"method": "copra", "task": "pets"})
+    things = (clip, task, task.train, adapter, trained, next(iter(adapter.deltas.values())), prompt)
+    assert all(len(repr(x)) < 140 and "tensor" not in repr(x) and "\n" not in repr(x) for x in things)
+    assert repr(task).count(str(len(task.test))) and f"{len(task.classes)} classes" in repr(task)
+    assert repr(trained) == f"Adapter(copra, pets, {len(adapter)} sites, rank 2, {adapter.parameters:,} numbers)"
+    assert repr(prompt) == "SoftPrompt(coop, pets, text tower, 3×8 numbers)"
 
 
 def test_an_adapter_is_a_value():

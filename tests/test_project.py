@@ -71,6 +71,43 @@ def test_the_readme_names_commands_that_exist():
     assert set(re.findall(r"\bcl\.(\w+)", README)) <= set(copra_lab.__all__)
 
 
+MARKDOWN = [
+    p.relative_to(ROOT).as_posix() for folder in (".", "docs/*", "lessons", "experiments", "benchmarks") for p in sorted(ROOT.glob(f"{folder}/*.md"))
+]
+
+
+@pytest.mark.parametrize("name", MARKDOWN)
+def test_links_between_files_lead_somewhere(name):
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", t)]
+    assert [t for t in targets if not ((ROOT / name).parent / t.partition("#")[0]).exists()] == []
+
+
+@pytest.mark.parametrize("name", [n for n in MARKDOWN if n.startswith("docs/methods/")])
+def test_a_page_of_a_method_gives_numbers_that_the_reports_have(name):
+    """They are written by hand, and what ships is made anew now and then."""
+    reports = "".join((ROOT / r).read_text(encoding="utf-8") for r in ("README.md", "experiments/README.md", "benchmarks/README.md"))
+    found = (ROOT / name).read_text(encoding="utf-8").partition("## What this project found")[2]
+    number = r"(?<![\d.,:/])\d+\.\d+(?!\d|\.\d)"
+    given = set(re.findall(number, re.sub(r"\]\([^)]*\)", "", found)))
+    assert len(given) >= 5 and sorted(given - set(re.findall(number, reports))) == []
+
+
+def test_whoever_cites_names_the_version_and_the_papers():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0" and citation["version"] == copra_lab.__version__ and citation["license"] == PROJECT["license"]
+    assert (
+        citation["authors"] == PROJECT["authors"] and citation["title"] == PROJECT["name"] and citation["message"] and citation["type"] == "software"
+    )
+    assert f"## {copra_lab.__version__.partition('.dev')[0]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    papers = {paper["url"].rpartition("/")[2]: paper for paper in citation["references"]}
+    for number, paper in papers.items():
+        assert {"type", "title", "year"} <= set(paper) and all(set(a) == {"given-names", "family-names"} for a in paper["authors"])
+        assert paper["identifiers"] == [{"type": "other", "value": f"arXiv:{number}"}]
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "copra_lab").glob("*.py"))
+    assert {n for n in papers if n in sources} >= {"2410.22911", "2506.05713", "2106.09685", "2405.18541", "2109.01134", "2203.12119"}
+
+
 def test_everything_attributed_is_a_dependency():
     attribution = (ROOT / "ATTRIBUTION.md").read_text(encoding="utf-8")
     attributed = names(re.findall(r"^\| `([^`]+)` \|", attribution, re.MULTILINE))

@@ -165,7 +165,7 @@ def test_an_unknown_name_is_told_the_closest(wrong):
 
 @pytest.mark.parametrize("wrong", ["", "x" * 5000, "???"])
 def test_a_name_like_no_task_lists_them(wrong):
-    with pytest.raises(ValueError, match=r"unknown task .*: give the path of a folder or one of known-groups, "):
+    with pytest.raises(ValueError, match=r"unknown task .*: give the path of a folder \(there is none of this name\) or one of known-groups, "):
         load_task(wrong)
 
 
@@ -235,6 +235,15 @@ def test_a_folder_is_a_task(folder):
     assert other.test.sources == task.test.sources and other.test.images.equal(task.test.images)
 
 
+def test_folders_inside_a_class_are_of_it(folder):
+    for where in (folder / "cat" / "at home" / "asleep", folder / "cat" / ".thumbnails"):
+        where.mkdir(parents=True)
+        Image.new("RGB", (30, 30), "red").save(where / "tom.png")
+    task = image_folder(folder)
+    sources = [s for part in (task.train, task.val, task.test) for s in part.sources]
+    assert "cat/at home/asleep/tom.png" in sources and len(sources) == 21
+
+
 def test_equal_files_stay_together(folder):
     for i in range(10):
         (folder / "cat" / f"copy {i}.png").write_bytes((folder / "cat" / f"{i}.png").read_bytes())
@@ -273,5 +282,7 @@ def test_folder_errors_name_the_fix(folder):
 def test_a_damaged_file_is_named(folder, damage):
     for f in (folder / "cat").iterdir():
         f.write_bytes(f.read_bytes()[:500] if damage is None else damage + f.name.encode())
-    with pytest.raises(ValueError, match=r"cat.\d.png cannot be read as an image .*repair or remove"):
+    with pytest.raises(ValueError, match=r"cat.\d.png cannot be read as an image .*repair or remove it; nor can \d more: .*cat.\d.png$") as e:
         image_folder(folder)
+    _, _, more = str(e.value).partition("nor can ")
+    assert more.count(".png") == int(more[0]) >= 2

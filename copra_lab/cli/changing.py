@@ -151,7 +151,9 @@ def prune(
         "of sites": len(whole), "layers": list(p.layers_of(pruned, tower)), "zeros": zeros, "test": given.numbers(after), "before": given.numbers(before),
     }  # fmt: skip
     rows = [("whole", len(whole), "0 %", before), ("pruned", len(pruned), f"{100 * zeros:.0f} %", after)]
-    return Told(document, given.columns(rows, ("", "matrices", "zeros", "accuracy")) + (f"\nadapter saved in {out}" if out else ""))
+    kept_layers = ", ".join(map(str, p.layers_of(pruned, tower))) or "none"
+    ends = [f"layers kept: {kept_layers}", *([f"adapter saved in {out}"] if out else [])]
+    return Told(document, "\n".join([given.columns(rows, ("", "matrices", "zeros", "accuracy")), *ends]))
 
 
 def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: str, whole: "Adapter") -> dict[int, float]:
@@ -165,5 +167,6 @@ def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: s
     players = {str(n): [s for s in adapter.deltas if place(s)[:2] == (tower, n)] for n in have}
     game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players)
     n = len(have)
+    given.note(f"measuring what {n} layers are worth, on {len(game.bench)} validation images")
     values = exact(game, n).values if n <= 12 else estimate(game, n, budget=2000).values
     return dict(zip(have, map(float, values), strict=True))

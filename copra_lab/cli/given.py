@@ -1,5 +1,6 @@
 """From words on the command line to what the library works with, and back to words and numbers."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -84,6 +85,14 @@ def save_figure(picture: "Picture", file: Path) -> None:
     data = io.BytesIO()
     picture.figure.savefig(data, format=file.suffix[1:].lower(), dpi=150, facecolor="white")
     write_atomically(file, data.getvalue())
+    note(f"figure saved in {file}")
+
+
+def note(words: str) -> None:
+    """Say how the work goes: on standard error, and above a progress bar if one is there."""
+    from tqdm import tqdm
+
+    tqdm.write(words, file=sys.stderr)
 
 
 def commas(words: str | None) -> tuple[str, ...]:

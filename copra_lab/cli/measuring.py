@@ -76,6 +76,7 @@ def shapley(
     game = LayerGame(given.load_bench(model, [of], task, split, precision), of, players, value)
     n = game.n_players
     used: str = ("exact" if n <= 12 else "permutations") if method == "auto" else method
+    given.note(f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, on {len(game.bench)} images")
     if used == "exact":
         values, errors, evaluations = exact(game, n).values, np.zeros(n), 2**n
     else:
@@ -95,7 +96,8 @@ def shapley(
         "players": [{"name": p, "value": float(v), "error": float(e)} for p, v, e in zip(game.names, values, errors, strict=True)],
     }  # fmt: skip
     rows = [
-        (p, f"{times * v:+.2f}", "" if used == "exact" else f"± {1.96 * times * e:.2f}") for p, v, e in zip(game.names, values, errors, strict=True)
+        (p, f"{round(times * float(v), 2) + 0.0:+.2f}", "" if used == "exact" else f"± {1.96 * times * e:.2f}")
+        for p, v, e in zip(game.names, values, errors, strict=True)
     ]
     words = f"{used}, {evaluations} coalitions, {len(game.bench)} images; {value} without the adapter {times * empty:.2f}, with it {times * full:.2f}"
     return Told(document, given.columns(rows, (players, unit, "")) + f"\n{words}")

@@ -142,13 +142,23 @@ def _train(
     problem = tasks.load_task(task, model, shots=shots, seed=task_seed)
     steps: list[Step] = []
     default = train.DEFAULTS[type(method[0])]["steps"]
-    every = validate_every or (max(1, (settings["steps"] or default) // 20) if figure else 0)
+    total = settings["steps"] or default
+    every = validate_every or (max(1, total // 20) if figure else 0)
+    first = find_place(settings["device"]).first  # of several processes that train together one keeps and tells
+    if first:
+        given.note(f"{problem.title}: {problem.counts}; {total} steps")
+
+    def on_step(step: "Step") -> None:
+        steps.append(step)
+        if validate_every and first and step.validation is not None:
+            given.note(f"step {step.step}: {100 * step.validation:.1f} % of the validation images")
+
     begun = time.perf_counter()
     result = train.fit(
-        model, problem, *method, **settings, validate_every=every, checkpoint=out / "fit.part", on_step=steps.append, progress=sys.stderr.isatty()
+        model, problem, *method, **settings, validate_every=every, checkpoint=out / "fit.part", on_step=on_step, progress=sys.stderr.isatty()
     )
     seconds = time.perf_counter() - begun
-    if not find_place(settings["device"]).first:  # of several processes that train together one keeps and tells
+    if not first:
         raise typer.Exit
     result.save(out)
     if figure:

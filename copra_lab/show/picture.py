@@ -32,12 +32,14 @@ class Picture:
 
     @cached_property
     def png(self) -> bytes:
+        """The figure as a PNG file, half as large again as it is shown."""
         file = io.BytesIO()  # half as many pixels again as shown: sharp on fine screens
         self.figure.savefig(file, format="png", dpi=1.5 * PIXELS_PER_INCH, facecolor="white", metadata={"Software": None})
         return file.getvalue()
 
     @property
     def html(self) -> str:
+        """An ``<img>`` that holds the figure, with its description."""
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
         return f'<img alt="{alt}" width="{self._width}" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(self.png).decode()}">'
 
