@@ -15,15 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import weighted_sum
 from copra_lab.prune import preset
-from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, write_atomically
+from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, read_weights, write_atomically
 from copra_lab.tuners import BlockOf, block_of
 
 __all__ = ["PeftAdapter", "average", "keep"]
@@ -60,19 +58,12 @@ class PeftAdapter:
         """Read a folder that peft saved. Raises AdapterError, one sentence that names the fix, for one that is missing, cut off or a
         pickle, for numbers that are not finite, and for a method without layers."""
         folder = Path(folder)
-        if not (folder / WEIGHTS).is_file():
-            if (folder / "adapter_model.bin").exists():
-                raise AdapterError(f"{folder} holds a pickle (adapter_model.bin), which is never loaded; save it anew with safe_serialization=True")
-            raise AdapterError(f"{folder / WEIGHTS} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}")
+        tensors, _ = read_weights(folder)
         try:
             config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
             kind = config["peft_type"]
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise AdapterError(f"{folder / CONFIG} is not a peft configuration ({e}); copy it anew") from e
-        try:
-            tensors = load_file(folder / WEIGHTS)
-        except (SafetensorError, OSError) as e:
-            raise AdapterError(f"{folder / WEIGHTS} is not a whole safetensors file ({e}); copy it anew") from e
         if bad := [k for k, t in tensors.items() if not torch.isfinite(t).all()]:
             raise AdapterError(f"{bad[0]} in {folder / WEIGHTS} holds NaN or infinity; lower the learning rate and train again")
         adapter = PeftAdapter(config, tensors)

@@ -12,6 +12,9 @@ import json
 import math
 import os
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +48,17 @@ def write_atomically(path: Path, data: bytes) -> None:
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder for a library that writes several files one after another: they take their places in `folder` when all are whole,
+    the weights last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:  # the same disk, so that moving is renaming
+        yield Path(aside)
+        for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
+            os.replace(file, folder / file.name)
 
 
 def save_adapter(adapter: Adapter, folder: "str | Path") -> None:
@@ -100,18 +114,7 @@ def load_adapter(folder: "str | Path", clip=None) -> Adapter:
         folder = download_adapter(str(folder).removeprefix(PREFIX), [WEIGHTS, CONFIG])
     folder = Path(folder)
     file = folder / WEIGHTS
-    if not folder.is_dir():
-        raise AdapterError(f"no adapter folder at {folder}; check the path")
-    if not file.is_file():
-        if (folder / "adapter_model.bin").exists():
-            raise AdapterError(f"{folder} holds a pickle (adapter_model.bin), which is never loaded; save it anew with safe_serialization=True")
-        raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}")
-    try:
-        with safe_open(file, "pt") as f:
-            header = (f.metadata() or {}).get("copra_lab")
-            tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as e:
-        raise AdapterError(f"{file} is not a whole safetensors file ({e}); copy it anew") from e
+    tensors, header = read_weights(folder)
     if header is not None:
         pairs = _pair_up(file, tensors)
         scales, base, provenance = _from_header(file, header)
@@ -128,6 +131,22 @@ def load_adapter(folder: "str | Path", clip=None) -> Adapter:
     except ValueError as e:
         raise AdapterError(f"{folder}: {e}") from e
     return adapter
+
+
+def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+    """What the weights file of an adapter's folder holds, and our header if it has one. Raises AdapterError for what is missing, cut off or a pickle."""
+    file = folder / WEIGHTS
+    if not folder.is_dir():
+        raise AdapterError(f"no adapter folder at {folder}; check the path")
+    if not file.is_file():
+        if (folder / "adapter_model.bin").exists():
+            raise AdapterError(f"{folder} holds a pickle (adapter_model.bin), which is never loaded; save it anew with safe_serialization=True")
+        raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}")
+    try:
+        with safe_open(file, "pt") as f:
+            return {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get("copra_lab")  # noqa: SIM118 (not a dict)
+    except (SafetensorError, OSError, ValueError) as e:
+        raise AdapterError(f"{file} is not a whole safetensors file ({e}); copy it anew") from e
 
 
 def _pair_up(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:

@@ -12,7 +12,7 @@ from tiny import random_adapter, tiny_clip
 
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import interpolate
-from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter
+from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter, written_aside
 
 
 @pytest.fixture
@@ -275,3 +275,16 @@ def test_a_failed_save_leaves_the_old_adapter(saved, monkeypatch):
         random_adapter(tiny_clip(), seed=5).save(saved)
     monkeypatch.undo()
     assert Adapter.load(saved, tiny_clip()) == random_adapter(tiny_clip()) and not list(saved.glob("*.part"))
+
+
+def test_files_written_aside_appear_together(tmp_path):
+    (tmp_path / "model.safetensors").write_text("old")
+    with pytest.raises(RuntimeError), written_aside(tmp_path) as aside:
+        (aside / "model.safetensors").write_text("half")
+        raise RuntimeError
+    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"] and (tmp_path / "model.safetensors").read_text() == "old"
+    with written_aside(tmp_path) as aside:
+        (aside / "config.json").write_text("{}")
+        (aside / "model.safetensors").write_text("new")
+        assert not (tmp_path / "config.json").exists()
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"config.json": "{}", "model.safetensors": "new"}

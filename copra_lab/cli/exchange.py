@@ -21,18 +21,20 @@ def export(
     """Write an adapter as a folder that peft loads, or merged into a Hugging Face CLIP."""
     from copra_lab.clip import load_clip
     from copra_lab.hf import merged_into, to_hugging_face
-    from copra_lab.storage import WEIGHTS
+    from copra_lab.storage import WEIGHTS, written_aside
 
     given.check_free(out, overwrite, WEIGHTS, "model.safetensors")
     base = load_clip(clip)
     of = given.load_adapter(adapter, base)
     if merged:
-        to_hugging_face(merged_into(base, of)).save_pretrained(out)
+        with written_aside(out) as aside:
+            to_hugging_face(merged_into(base, of)).save_pretrained(aside)
     else:
         of.save(out)
     if model:
         given.check_free(model, overwrite, "model.safetensors")
-        to_hugging_face(base).save_pretrained(model)
+        with written_aside(model) as aside:
+            to_hugging_face(base).save_pretrained(aside)
     if merged:
         use = f'transformers.CLIPModel.from_pretrained("{out}")'
     else:

@@ -1,0 +1,695 @@
+"""Every door from outside, with whatever may come through it: ``python tests/fuzz.py`` tries 6,000 damaged, hostile or senseless
+adapters, prompts, pictures, zips, task folders, command lines, configurations and requests, and says what was not met with a
+sentence.
+
+A case is good when it works, or fails as its door says it may (an error that is raised on purpose, an exit code), within
+`LONGEST` seconds and `LARGEST` megabytes, and when no code that was brought along has run. Cases depend on ``--seed`` and their number alone:
+``--doors adapter --only 41`` repeats one. The exit code is 1 if any case was not good."""
+
+import argparse
+import base64
+import io
+import json
+import logging
+import math
+import multiprocessing as mp
+import os
+import pickle
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import time
+import traceback
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout, suppress
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+LONGEST, LARGEST = 30, 1500
+"""Seconds and megabytes (beyond what the door itself needs) that a case may take."""
+
+Case = Callable[[random.Random], None]
+"""Makes a case and knocks. Returns, or raises what its door may not raise."""
+
+
+class Owned(Exception):
+    """Code that a file brought along has run."""
+
+
+class Bomb:
+    """Unpickling it leaves a mark."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.mark),)
+
+
+def may(error: BaseException) -> None:
+    """Let errors pass that are raised on purpose and say something; raise the others."""
+    if not isinstance(error, ValueError | OSError) or not str(error).strip() or "Traceback" in str(error):
+        raise error
+    if len(str(error)) > 2000:
+        raise AssertionError(f"an error of {len(str(error))} characters is no sentence: {str(error)[:200]}…") from error
+
+
+# --- what can be wrong with anything
+
+
+def bytes_damaged(data: bytes, r: random.Random, mark: Path) -> bytes:
+    out = bytearray(data)
+    way = r.randrange(11)
+    at = r.randrange(len(out)) if out else 0
+    if way <= 2 and out:
+        for _ in range(r.choice((1, 1, 3, 40))):
+            out[r.randrange(len(out) if way else min(len(out), 400))] ^= 1 << r.randrange(8)
+    elif way == 3:
+        del out[at:]
+    elif way == 4:
+        out[at:at] = r.randbytes(r.choice((1, 9, 4000)))
+    elif way == 5:
+        out[at : at + r.choice((1, 8, 300))] = b""
+    elif way == 6:
+        out[at : at + 64] = bytes(len(out[at : at + 64]))
+    elif way == 7:
+        out[:8] = r.choice((2**63 - 1, 2**40, 0, 7, len(out) - 8, 99_999_999)).to_bytes(8, "little")
+    elif way == 8:
+        return pickle.dumps(Bomb(mark))
+    elif way == 9:
+        return r.randbytes(r.choice((0, 1, 8, 100, 5000)))
+    else:
+        out += out[at:] * r.choice((1, 3))
+    return bytes(out)
+
+
+def value(r: random.Random, depth: int = 2) -> Any:
+    """Something that nobody asked for."""
+    plain = [
+        None, True, -1, 0, 1, 3, 2**70, -0.0, 0.5, 1e308, -1e-320, math.nan, math.inf, "", " ", "q", "digits", "base", "NaN", "-1", "../../etc/passwd",
+        "/dev/zero", "/proc/self/mem", "~", "\0", "\ud800", "é" * 300, "x" * 70_000, "<script>alert(1)</script>", "{}", "%s%n", "hf-hub:a/b", "0" * 400, "(((",
+        "(a+)+$", "novel-names", "0/lora-seed-0", "0/copra-seed-0", "own/0", "data:image/png;base64,AAAA", "http://127.0.0.1:1/", [], {}, b"x".decode(),
+    ]  # fmt: skip
+    if depth and r.random() < 0.25:
+        return r.choice(
+            ([value(r, depth - 1) for _ in range(r.randrange(5))], {str(value(r, 0))[:50]: value(r, depth - 1) for _ in range(r.randrange(4))})
+        )
+    if r.random() < 0.02:
+        return deep(r.choice((50, 3000)))
+    return r.choice(plain)
+
+
+def deep(n: int) -> Any:
+    out: Any = 0
+    for _ in range(n):
+        out = [out]
+    return out
+
+
+def json_damaged(x: Any, r: random.Random) -> Any:
+    """The same with one place changed, removed or added."""
+    if isinstance(x, dict) and x and r.random() < 0.9:
+        key, way = r.choice(list(x)), r.random()
+        rest = {k: v for k, v in x.items() if k != key}
+        if way < 0.15:
+            return rest
+        if way < 0.25:
+            return {**x, str(value(r, 0))[:99]: value(r)}
+        return {**x, key: json_damaged(x[key], r)}
+    if isinstance(x, list) and x and r.random() < 0.7:
+        i = r.randrange(len(x))
+        return x[:i] + [json_damaged(x[i], r)] * r.choice((0, 1, 1, 1, 2)) + x[i + 1 :]
+    return value(r)
+
+
+def dumped(x: Any) -> bytes:
+    try:
+        return json.dumps(x).encode(errors="surrogatepass")
+    except RecursionError:
+        return b"[" * 100_000
+
+
+def tensors_damaged(file: Path, r: random.Random) -> None:
+    """A whole safetensors file whose content makes no sense."""
+    import torch
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    with safe_open(file, "pt") as f:
+        header, tensors = f.metadata() or {}, {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
+    for _ in range(r.choice((1, 1, 2, 5))):
+        key = r.choice(list(tensors))
+        t, way = tensors.pop(key), r.randrange(10)
+        if way == 0:
+            t = t.to(
+                r.choice((torch.int64, torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.complex64))
+            )
+        elif way == 1:
+            t = t.clone()
+            t.view(-1)[r.randrange(t.numel())] = r.choice((math.nan, math.inf, -math.inf, 3e38)) if t.numel() and t.is_floating_point() else 0
+        elif way == 2:
+            t = t.T.contiguous() if t.ndim == 2 else t[None].contiguous()
+        elif way == 3:
+            t = torch.zeros(r.choice(((), (0,), (0, 64), (64, 0), (1, 1), (2, 3, 4), (3, 100_000))))
+        elif way == 4:
+            t = t[:-1].clone() if t.ndim else t
+        elif way == 5:
+            t = 1e30 * t.float()
+        if way == 6 and tensors:
+            continue
+        name = (
+            key
+            if way < 8
+            else str(r.choice((key.replace("0", "99"), key.replace("lora_A", "lora_B"), key[:-9], "lora_A", key + ".x", value(r, 0))))[:500]
+        )
+        tensors[name.encode(errors="replace").decode() or "x"] = t
+    if r.random() < 0.6 and "copra_lab" in header:
+        header["copra_lab"] = dumped(json_damaged(json.loads(header["copra_lab"]), r)).decode(errors="replace")
+    save_file(tensors, file, {k: v for k, v in header.items() if r.random() < 0.97})
+
+
+# --- the doors
+
+
+def folder_damaged(folder: Path, r: random.Random, mark: Path) -> None:
+    """A folder of weights and JSON, one of whose files is not what it was."""
+    file = r.choice(sorted(f for f in folder.iterdir() if f.is_file()))
+    way = r.random()
+    if way < 0.05:
+        file.unlink()
+    elif way < 0.1:
+        file.unlink()
+        r.choice((file.mkdir, lambda: file.symlink_to("/dev/zero"), lambda: file.symlink_to(file), lambda: file.symlink_to("/proc/self/mem")))()
+    elif way < 0.5:
+        file.write_bytes(bytes_damaged(file.read_bytes(), r, mark))
+    elif file.suffix == ".json":
+        file.write_bytes(dumped(json_damaged(json.loads(file.read_bytes()), r)))
+    else:
+        tensors_damaged(file, r)
+
+
+def folder_door(home: Path, made: list[Path], open_: Callable[[Path, random.Random], object]) -> Case:
+    def case(r: random.Random) -> None:
+        folder = home / "case"
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(r.choice(made), folder)
+        folder_damaged(folder, r, home / "owned")
+        try:
+            open_(folder, r)
+        except Exception as e:
+            may(e)
+
+    return case
+
+
+def adapter(home: Path) -> Case:
+    """`Adapter.load` and what is done with the result: ours and peft's folders, alone or held against a model."""
+    from tiny import random_adapter, tiny_clip
+
+    from copra_lab.lora import Adapter, LowRank
+    from copra_lab.merge import interpolate
+
+    clip = tiny_clip()
+    sites = random_adapter(clip, rank=2)
+    sites.save(home / "ours")
+    other = Adapter({n: LowRank(d.A, d.B, 2.0 if i % 2 else 1.0) for i, (n, d) in enumerate(sites.deltas.items())}, clip.hash, {})
+    other.save(home / "peft")
+    weights = home / "peft" / "adapter_model.safetensors"
+    from safetensors.torch import load_file, save_file
+
+    save_file(load_file(weights), weights, {"format": "pt"})  # without our header, as peft writes it
+
+    def open_(folder: Path, r: random.Random) -> None:
+        found = Adapter.load(folder, clip if r.random() < 0.7 else None)
+        if found.base:
+            assert all(d.delta().shape == d.shape for d in found.deltas.values())
+            interpolate(found, found, 0.5)
+
+    return folder_door(home, [home / "ours", home / "peft"], open_)
+
+
+def prompt(home: Path) -> Case:
+    """`SoftPrompt.load`, alone or held against a model and its classes."""
+    import torch
+    from tiny import tiny_clip
+
+    from copra_lab.prompts import SoftPrompt
+
+    clip = tiny_clip()
+    g = torch.Generator().manual_seed(0)
+    SoftPrompt(torch.randn(4, 32, generator=g), "text", "front", ("red thing", "green thing"), clip.hash, {"task": "colours"}).save(home / "text")
+
+    def open_(folder: Path, r: random.Random) -> None:
+        SoftPrompt.load(folder, *(r.choice(((), (clip,), (clip, ("red thing", "green thing"))))))
+
+    return folder_door(home, [home / "text"], open_)
+
+
+def model(home: Path) -> Case:
+    """`load_clip` of a folder in open_clip's layout."""
+    from tiny import save_clip
+
+    from copra_lab.clip import load_clip
+
+    save_clip(home / "clip", layers=1)
+
+    def open_(folder: Path, r: random.Random) -> None:
+        load_clip(folder)
+
+    return folder_door(home, [home / "clip"], open_)
+
+
+def pictures(r: random.Random, side: int = 40) -> bytes:
+    """A real picture in one of the formats and modes that there are."""
+    from PIL import Image
+
+    mode, form = r.choice(
+        (("RGB", "PNG"), ("RGBA", "PNG"), ("P", "PNG"), ("1", "PNG"), ("I;16", "PNG"), ("LA", "PNG"), ("RGB", "JPEG"), ("CMYK", "JPEG"), ("L", "JPEG"),
+         ("RGB", "WEBP"), ("RGBA", "WEBP"), ("P", "GIF"), ("RGB", "BMP"), ("RGB", "TIFF"), ("F", "TIFF"), ("YCbCr", "TIFF"), ("I", "TIFF"))
+    )  # fmt: skip
+    w, h = r.choice(((side, side), (1, 1), (1, 300), (97, 3)))
+    image = Image.frombytes("RGB", (w, h), r.randbytes(3 * w * h))
+    image = image.convert("L").convert(mode) if mode in ("I;16", "LA", "F", "I") else image.convert(mode)
+    data = io.BytesIO()
+    image.save(data, form)
+    return data.getvalue()
+
+
+def hostile_picture(r: random.Random, mark: Path) -> bytes:
+    import struct
+    import zlib
+
+    def png(w: int, h: int, body: bytes) -> bytes:
+        def chunk(kind: bytes, x: bytes) -> bytes:
+            return struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x))
+
+        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+    way = r.randrange(8)
+    if way == 0:
+        return png(r.choice((10_000, 65_000, 2**31 - 1)), r.choice((1, 10_000, 65_000)), zlib.compress(bytes(100_000)))
+    if way == 1:
+        return b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+    if way == 2:
+        return b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(/etc/passwd) (r) file\n"
+    if way == 3:
+        return b"BM" + r.randbytes(60)
+    if way == 4:
+        return b"GIF89a" + struct.pack("<HH", 65535, 65535) + r.randbytes(80)
+    if way == 5:
+        return b"II*\0" + r.randbytes(200)
+    return bytes_damaged(pictures(r), r, mark)
+
+
+def picture(home: Path) -> Case:
+    """`photos.photo`, through which every picture from outside goes."""
+    from copra_lab.photos import photo
+
+    def case(r: random.Random) -> None:
+        data = hostile_picture(r, home / "owned")
+        try:
+            made = photo(io.BytesIO(data), r.choice((16, 64)), "picture")
+            assert made.ndim == 3 and made.shape[2] == 3
+        except Exception as e:
+            may(e)
+
+    return case
+
+
+def archive(home: Path) -> Case:
+    """`uploads.zip_task`: a visitor's zip."""
+    from copra_lab.uploads import zip_task
+
+    def zipped(r: random.Random) -> bytes:
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w", r.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))) as z:
+            for kind in range(r.choice((0, 1, 2, 3, 60))):
+                for i in range(r.choice((0, 1, 2, 4))):
+                    name = f"class {kind}/{i}.png"
+                    if r.random() < 0.1:
+                        name = str(r.choice(("../../x.png", "/etc/x.png", "a\\b.png", "c/./d.png", "x" * 300 + "/a.png", "con/aux.png", "a/b/c.png", "__MACOSX/._a",
+                                             "a/\u202e.png", "a/.png", "\0/a.png", "a/b.svg", "é/ü.png", "a//b.png", "C:/a.png")))  # fmt: skip
+                    info = zipfile.ZipInfo(name)
+                    info.compress_type = z.compression
+                    if r.random() < 0.03:
+                        info.external_attr = r.choice((0o120777, 0o020666, 0o010666)) << 16
+                    z.writestr(info, pictures(r) if r.random() < 0.9 else hostile_picture(r, home / "owned"))
+            if r.random() < 0.05:
+                z.writestr("class 0/bomb.png", bytes(80_000_000))
+        return data.getvalue()
+
+    def case(r: random.Random) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the same name twice
+            data = zipped(r)
+        if r.random() < 0.6:
+            data = bytes_damaged(data, r, home / "owned")
+        try:
+            task = zip_task(data, 32)
+            assert len(task.test.images) == len(task.test.labels) <= 500
+        except Exception as e:
+            may(e)
+
+    return case
+
+
+def task(home: Path) -> Case:
+    """`load_task` of a folder: names, depths, links, and pictures that are none."""
+    from tiny import tiny_clip
+
+    from copra_lab.tasks import load_task
+
+    clip = tiny_clip()
+
+    def case(r: random.Random) -> None:
+        folder = home / "photos"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        for kind in range(r.choice((0, 1, 2, 3))):
+            name = r.choice(
+                (f"kind {kind}", f"kind_{kind}", f".kind{kind}", f"kind{kind}" + "x" * 100, f"<b>{kind}</b>", f"{kind}\n", f"ü{kind}", f"{kind} {{}}")
+            )
+            (folder / name).mkdir()
+            for i in range(r.choice((0, 1, 2, 3, 5, 9))):
+                file = folder / name / (f"{i}" + r.choice((".png", ".png", ".png", ".JPG", ".txt", ".png.part", "")))
+                if r.random() < 0.04:
+                    file.symlink_to(r.choice(("/dev/zero", "/proc/self/mem", str(file), "/etc/passwd", str(folder))))
+                else:
+                    file.write_bytes(pictures(r) if r.random() < 0.9 else hostile_picture(r, home / "owned"))
+        try:
+            load_task(folder, clip, shots=r.choice((1, 4, 0, -1, 16)), seed=r.choice((0, 1, -1)), test_images=r.choice((None, 1, 50, 0)))
+        except Exception as e:
+            may(e)
+
+    return case
+
+
+def words_of_commands(home: Path, r: random.Random) -> list[str]:
+    clip, images, one, two = (str(home / n) for n in ("clip", "colours", "one", "two"))
+    out = str(home / "out" / str(r.randrange(10**9)))
+    good = [
+        ["fit", images, "--clip", clip, "--out", out, "--steps", "1", "--batch", "2", "--rank", "1", "--shots", "2"],
+        ["prompt", images, "--clip", clip, "--out", out, "--steps", "1", "--batch", "2", "--shots", "2"],
+        ["path", one, two, "--clip", clip, "--points", "2", "--task", images],
+        ["shapley", one, "--clip", clip, "--task", images],
+        ["merge", one, two, "--clip", clip, "--out", out],
+        ["prune", one, "--clip", clip, "--layers", "even", "--out", out, "--task", images],
+        ["export", one, "--clip", clip, "--out", out],
+        ["import", one, "--clip", clip, "--out", out],
+        ["sweep", str(home / "sweep.toml"), "--work", out, "--jobs", "1"],
+        ["doctor"],
+        ["app", "--help"],
+    ]
+    given = list(r.choice(good))
+    flags = ["--method", "--lr", "--json", "--rank", "--sites", "--layers", "--best", "--sparsity", "--task", "--split", "--points", "--figure", "--shots", "--seed",
+             "--steps", "--batch", "--weights", "--drop", "--density", "--clip", "--out", "-o", "--config", "--penalty", "--precision", "--overwrite", "--nonsense",
+             "--jobs", "--table", "--help", "--", "-", "--samples", "--model", "--start", "--ramp", "--alpha"]  # fmt: skip
+    for _ in range(r.choice((1, 1, 2, 3))):
+        way = r.randrange(6)
+        at = r.randrange(len(given) + 1)
+        if way == 0 and given:
+            del given[min(at, len(given) - 1)]
+        elif way == 1:
+            given[at:at] = [r.choice(flags)]
+        elif way in (2, 3):
+            given += [r.choice(flags), str(value(r, 0))]
+        elif way == 4 and given:
+            given[min(at, len(given) - 1)] = str(value(r, 0))
+        else:
+            given.insert(at, str(value(r, 0)))
+    # What no operating system can hand over, and what would stay: a server, a shell's settings, and work of minutes.
+    given = [w.replace("\0", "").encode(errors="replace").decode()[:5000] for w in given]
+    too_long = {"--steps", "--batch", "--points", "--rank", "--samples", "--jobs", "--shots"}
+    given = [
+        w if i == 0 or given[i - 1] not in too_long or not w.lstrip("-").isdigit() else str(max(min(int(w[:9]), 3), -3)) for i, w in enumerate(given)
+    ]
+    if given[:1] == ["app"] and "--help" not in given[1:2]:
+        given.insert(1, "--help")
+    return given
+
+
+def told(arguments: list[str]) -> None:
+    """Run a command line and make sure that it ends as one may."""
+    from typer.testing import CliRunner
+
+    from copra_lab.cli import app
+
+    result = CliRunner().invoke(app, arguments)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code in (0, 1, 2), f"exit code {result.exit_code}"
+    assert "Traceback" not in result.output, result.output[-2000:]
+    assert "--debug shows where" not in result.output, result.output[-500:]
+    if result.exit_code == 1 and "doctor" not in arguments:
+        assert result.output.strip(), "failed without a word"
+
+
+def home_of_commands(home: Path) -> None:
+    from tiny import random_adapter, save_clip, save_images
+
+    clip = save_clip(home / "clip", layers=2)
+    save_images(home / "colours", 12)
+    for seed, name in enumerate(("one", "two")):
+        random_adapter(clip, rank=2, seed=seed, kinds=("q", "v"), towers=("vision",)).save(home / name)
+    (home / "sweep.toml").write_text(SWEEP.format(clip=home / "clip", task=home / "colours"), encoding="utf-8")
+    os.environ |= {"HOME": str(home), "HF_HUB_OFFLINE": "1"}
+    os.chdir(home)
+
+
+SWEEP = 'clip = "{clip}"\nmethods = ["lora"]\ntasks = ["{task}"]\nseeds = 1\n[settings]\nsteps = 1\nbatch = 2\nshots = 2\n[lora]\nrank = [1]\n'
+
+
+def command(home: Path) -> Case:
+    """`copra-lab` with arguments as they may be mistyped."""
+    home_of_commands(home)
+
+    def case(r: random.Random) -> None:
+        told(words_of_commands(home, r))
+        shutil.rmtree(home / "out", ignore_errors=True)
+
+    return case
+
+
+def config(home: Path) -> Case:
+    """Files of settings, for a verb and for a sweep."""
+    home_of_commands(home)
+    from copra_lab.grid import read_grid
+
+    verb = f'clip = "{home / "clip"}"\nsteps = 1\nbatch = 2\nshots = 2\n[fit]\nrank = 1\nsites = ["q", "v"]\nlr = 1e-3\n'
+    sweep = SWEEP.format(clip=home / "clip", task=home / "colours")
+    values = (
+        "-1",
+        "0",
+        "nan",
+        "inf",
+        "1e400",
+        '"x"',
+        "true",
+        "[]",
+        "[[]]",
+        "{}",
+        "[1, 2]",
+        '["lora", 3]',
+        "9" * 300,
+        "1979-05-27",
+        "''",
+        '"../../x"',
+        "[0.1, true]",
+    )
+
+    def damaged(text: str, r: random.Random) -> bytes:
+        lines = text.splitlines()
+        way, i = r.randrange(6), r.randrange(len(text.splitlines()))
+        if way <= 2:
+            lines[i] = f"{lines[i].partition(' =')[0]} = {r.choice(values)}"
+        elif way == 3:
+            lines[i] = (
+                f"{r.choice(('seeds', 'lora', 'rank', 'method', 'x', 'prompt', 'steps', 'json', 'config', 'out', 'clip'))} = {r.choice(values)}"
+            )
+        elif way == 4:
+            lines.insert(i, r.choice(("[method.copra]", "[method]", "[lora.rank]", "[[settings]]", "[", "=", "# é", "a.b.c = 1", "[fit]")))
+        else:
+            return bytes_damaged(text.encode(), r, home / "owned")
+        return "\n".join(lines).encode()
+
+    def case(r: random.Random) -> None:
+        file = home / "case.toml"
+        if r.random() < 0.75:
+            file.write_bytes(damaged(sweep, r))
+            try:
+                read_grid(file)
+            except Exception as e:
+                may(e)
+        else:
+            file.write_bytes(damaged(verb, r))
+            told(["fit", str(home / "colours"), "--config", str(file), "--out", str(home / "out"), "--overwrite"])
+
+    return case
+
+
+def api(home: Path) -> Case:
+    """The page's endpoints, as a program may call them."""
+    import gradio as gr
+
+    from copra_lab.page.api import ENDPOINTS, Api
+    from copra_lab.page.lab import Lab
+
+    endpoints = Api(Lab())
+    where = "novel-names"
+    keys = [key for _, key in endpoints.lab.adapters(where)]
+    good: dict[str, dict[str, Any]] = {
+        "tasks": {},
+        "adapters": {"task": where},
+        "prompts": {"task": where},
+        "base": {"task": where},
+        "blend": {"task": where, "a": keys[0], "b": keys[1], "weight": 0.5},
+        "prune": {"task": where, "adapter": keys[0], "layers": [0, 2, 4], "kinds": ["q", "v"], "sparsity": 50},
+        "shapley": {"task": where, "adapter": keys[0], "seconds": 0},
+        "prompt": {"task": "digits", "prompt": "x", "percents": [100, 0, 50, 200]},
+        "classify": {"task": where, "image": ""},
+    }
+    assert set(good) == set(ENDPOINTS)
+
+    def case(r: random.Random) -> None:
+        name = r.choice(ENDPOINTS)
+        given = dict(good[name])
+        if name == "classify":
+            given["image"] = base64.b64encode(hostile_picture(r, home / "owned")).decode()
+        for _ in range(r.choice((0, 1, 1, 2)) if given else 0):
+            key = r.choice(list(given))
+            given[key] = json_damaged(given[key], r) if isinstance(given[key], list) and r.random() < 0.5 else value(r)
+        if isinstance(given.get("seconds"), int | float):
+            given["seconds"] = min(given["seconds"], 0.05) if given["seconds"] == given["seconds"] else given["seconds"]
+        try:
+            dumped(getattr(endpoints, name)(**given))
+        except gr.Error as e:
+            may(ValueError(str(e)))
+
+    return case
+
+
+DOORS: dict[str, tuple[Callable[[Path], Case], int]] = {
+    "adapter": (adapter, 1500),
+    "prompt": (prompt, 700),
+    "model": (model, 200),
+    "picture": (picture, 1200),
+    "archive": (archive, 600),
+    "task": (task, 400),
+    "command": (command, 500),
+    "config": (config, 600),
+    "api": (api, 300),
+}
+"""What is behind each, and its share of the 6,000."""
+
+
+# --- knocking
+
+
+def knock(door: str, seed: int, numbers: list[int], line: Connection) -> None:
+    """In a process of its own: say "start" and "end" of every case, with what was not good about it."""
+    home = Path(tempfile.mkdtemp(prefix=f"fuzz-{door}-"))
+    try:
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("ignore")
+        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            case = DOORS[door][0](home)
+            case(random.Random(f"{seed}/{door}/warm"))  # what is loaded once is nobody's fault
+            line.send(("ready", None, None))
+            before = memory()
+            for i in numbers:
+                line.send(("start", i, None))
+                fault = None
+                try:
+                    case(random.Random(f"{seed}/{door}/{i}"))
+                    if (home / "owned").exists():
+                        raise Owned("code that the file brought along has run")
+                except BaseException as e:
+                    fault = "".join(traceback.format_exception(e)[-6:])
+                    with suppress(OSError):
+                        (home / "owned").rmdir()
+                if fault is None and (more := memory() - before) > LARGEST:
+                    fault, before = f"took {more:.0f} MB", memory()
+                line.send(("end", i, fault))
+            line.send(("done", None, None))
+    finally:
+        os.chdir("/")
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def memory() -> float:
+    """The most that this process ever held, MB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+
+
+def tried(door: str, seed: int, numbers: list[int]) -> Iterator[tuple[int, str | None]]:
+    """(number, what was not good) of each case; a process that hangs or dies costs one case, and another goes on."""
+    spawn = mp.get_context("spawn")
+    left = list(numbers)
+    while left:
+        here, there = spawn.Pipe(duplex=False)
+        process = spawn.Process(target=knock, args=(door, seed, left, there), daemon=True)
+        process.start()
+        there.close()
+        at, patience = left[0], 300.0
+        while True:
+            try:
+                if not here.poll(patience):
+                    process.kill()
+                    yield at, f"took longer than {patience:.0f} s"
+                    break
+                said, number, fault = here.recv()
+            except EOFError:
+                process.join()
+                yield at, f"the process died (exit code {process.exitcode})"
+                break
+            patience = LONGEST
+            if said == "done":
+                left = []
+                break
+            if said == "start":
+                at = number
+            elif said == "end":
+                left = [i for i in left if i != number]
+                yield number, fault
+        process.join(10)
+        left = [i for i in left if i != at] if left else left
+
+
+def main(given: list[str] | None = None) -> int:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--cases", type=int, default=6000, help="how many, over all doors (default: %(default)s)")
+    p.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), help="only these")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--only", type=int, nargs="+", help="only the cases of these numbers")
+    a = p.parse_args(given)
+    if a.cases < 1:
+        p.error("give one case at least")
+    from tqdm.auto import tqdm
+
+    whole, rows, bad = sum(n for _, n in DOORS.values()), [], 0
+    for door in a.doors:
+        numbers = a.only or list(range(max(1, round(a.cases * DOORS[door][1] / whole))))
+        began, faults, slowest, last = time.monotonic(), 0, 0.0, time.monotonic()
+        for number, fault in tqdm(tried(door, a.seed, numbers), desc=f"{door:8}", total=len(numbers)):
+            slowest, last = max(slowest, time.monotonic() - last), time.monotonic()
+            if fault is not None:
+                faults += 1
+                print(f"\n{door} {number} (--doors {door} --only {number} --seed {a.seed}): {fault}", flush=True)
+        rows.append(
+            f"| {door} | {(DOORS[door][0].__doc__ or '').strip().splitlines()[0]} | {len(numbers):,} | {faults} | {time.monotonic() - began:.0f} |"
+        )
+        bad += faults
+    print("\n| door | what is behind it | cases | not good | seconds |\n|---|---|---|---|---|\n" + "\n".join(rows))
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
