@@ -120,9 +120,23 @@ def is_shown(path):
 
 
 def begun(app, error):
-    """The site's address leads to the first page."""
-    if error is None and app.builder.format == "html":
-        (Path(app.outdir) / "index.html").write_text(f'<meta http-equiv="refresh" content="0; url={root_doc}.html">\n', encoding="utf-8")
+    """The site's address leads to the first page; and what the theme leaves out for those who use a keyboard or a screen reader."""
+    if error is not None or app.builder.format != "html":
+        return
+    out = Path(app.outdir)
+    (out / "index.html").write_text(
+        '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>copra-lab</title>'
+        f'<meta http-equiv="refresh" content="0; url={root_doc}.html"></head><body><main><a href="{root_doc}.html">copra-lab</a></main></body></html>\n',
+        encoding="utf-8",
+    )
+    for page in out.rglob("*.html"):
+        text = old = page.read_text(encoding="utf-8")
+        text = text.replace(' role="heading"><span class="caption-text">', ' role="heading" aria-level="2"><span class="caption-text">')
+        # What can be moved sideways must be reachable by keys.
+        text = re.sub(r"<pre(?! tabindex)", '<pre tabindex="0"', text)
+        text = re.sub(r'<div (?=class="(?:math|table-wrapper)\b)', '<div tabindex="0" ', text)
+        if text != old:
+            page.write_text(text, encoding="utf-8")
 
 
 def setup(app):

@@ -17,7 +17,10 @@ def serious(page) -> list[str]:
     """What axe finds that keeps somebody out, with where it is and why."""
     found = Axe().run(page).response["violations"]
     return [
-        f"{v['id']}: {node['html'][:200]} {node.get('failureSummary', '')}" for v in found if v["impact"] in ("serious", "critical") for node in v["nodes"]
+        f"{v['id']}: {node['html'][:200]} {node.get('failureSummary', '')}"
+        for v in found
+        if v["impact"] in ("serious", "critical")
+        for node in v["nodes"]
     ]
 
 
