@@ -135,6 +135,10 @@ def begun(app, error):
         # What can be moved sideways must be reachable by keys.
         text = re.sub(r"<pre(?! tabindex)", '<pre tabindex="0"', text)
         text = re.sub(r'<div (?=class="(?:math|table-wrapper)\b)', '<div tabindex="0" ', text)
+        # Sphinx writes the arguments of a long signature as definitions of nothing.
+        text = re.sub(
+            r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>", lambda m: m[1].replace("<dd>", '<div style="margin-left: 2em">').replace("</dd>", "</div>"), text
+        )
         if text != old:
             page.write_text(text, encoding="utf-8")
 
