@@ -119,9 +119,9 @@ def snippets_of_the_readme():
 def test_the_readme_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_images(tmp_path / "photos", 8)
-    short, seen = snippets_of_the_readme()["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), {}
-    exec(short, seen)
-    assert "steps=3" in short and len(seen["both"]) == 36
+    snippets, seen = snippets_of_the_readme(), {}
+    exec(snippets["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), seen)
+    assert seen["one"].provenance["steps"] == 3 and len(seen["both"]) == 36
     assert (seen["logits"] - seen["bench"].logits()).abs().max() > 1e-2  # of the adapter, not of the base
 
 

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
 BLOCK = re.compile(r"(?:<!-- tested: (\w+) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 CODE = {name: code for name, _, code in BLOCK.findall(README)}
-ELSEWHERE = {"trainer": "test_callback", "loop": "test_callback", "images": "test_datasets", "programs": "test_api"}
+ELSEWHERE = {"trainer": "test_callback", "loop": "test_callback", "folder": "test_callback", "images": "test_datasets", "programs": "test_api"}
 HERE = {"setup", "use", "commands", "sweep"}
 COMMAND = typer.main.get_command(app)
 
