@@ -229,7 +229,11 @@ def larger(s: Setting) -> Iterator[Row]:
     for what, dropping in (("LoRA", PLAIN), ("CopRA, against LoRA", CopRA())):
         with_what = f"{what} by peft" if dropping != PLAIN else f"{what}, against peft"
         yield race(f"ViT-B-32: a training step of 8 images, {with_what}", partial(a_step, dropping), their_step, few, clock=lambda f: f())
-    for what, images in (("evaluate", len(many)), ("train", 8)):
+
+
+def memories(s: Setting) -> Iterator[Row]:
+    """What the same CLIP takes of memory."""
+    for what, images in (("evaluate", 16 if s.quick else 400), ("train", 8)):
         ours, theirs = (memory(side, what, images) for side in ("ours", "peft"))
         doing = f"accuracy of an adapter, {images} images" if what == "evaluate" else "LoRA steps of 8 images"
         yield Row(f"ViT-B-32: memory at most, {doing}, against peft", ours, theirs, "MiB", "float32", theirs / ours)
@@ -243,6 +247,7 @@ def memory(side: str, what: str, images: int) -> float:
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
     "games": games, "paths": paths, "training": training, "prompts": prompts, "forward": forward, "growth": growth, "imports": imports, "larger": larger,
+    "memory": memories,
 }  # fmt: skip
 
 
