@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import weighted_sum
 from copra_lab.prune import preset
-from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, read_weights, write_atomically
+from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, read_json, read_weights, write_atomically
 from copra_lab.tuners import BlockOf, block_of
 
 __all__ = ["PeftAdapter", "average", "keep"]
@@ -60,7 +60,7 @@ class PeftAdapter:
         folder = Path(folder)
         tensors, _ = read_weights(folder)
         try:
-            config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+            config = read_json(folder / CONFIG)
             kind = config["peft_type"]
         except (OSError, ValueError, KeyError, TypeError) as e:
             raise AdapterError(f"{folder / CONFIG} is not a peft configuration ({e}); copy it anew") from e

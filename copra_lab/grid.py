@@ -44,6 +44,9 @@ TUNINGS: dict[str, tuple[CoOp | VPT, Nemesis | None]] = {name_of(m, p): (m, p) f
 """Ways to learn a soft prompt, by name."""
 
 METHODS = (*DROPPINGS, *TUNINGS)
+
+MOST_SEEDS = 100_000
+"""Of a sweep: more is a slip of the keyboard."""
 """All of them: what a sweep's ``methods`` may name."""
 
 
@@ -74,9 +77,9 @@ def grid(table: Mapping[str, Any]) -> Grid:
     _known(table, ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method"), "")
     methods, tasks = _words(table, "methods"), _words(table, "tasks")
     seeds = table.get("seeds", 1)
-    seeds = list(range(seeds)) if isinstance(seeds, int) else seeds
-    if not isinstance(seeds, list) or not seeds or not all(isinstance(s, int) and s >= 0 for s in seeds):
-        raise ValueError(f"seeds must be a number, or a list of numbers, got {table['seeds']!r}")
+    seeds = list(range(min(seeds, MOST_SEEDS + 1))) if isinstance(seeds, int) else seeds
+    if not isinstance(seeds, list) or not 1 <= len(seeds) <= MOST_SEEDS or not all(isinstance(s, int) and 0 <= s < 2**63 for s in seeds):
+        raise ValueError(f"seeds must be a number, or a list of at most {MOST_SEEDS:,} numbers, got {table['seeds']!r:.60}")
     _known(methods, METHODS, "method ")
     own = _table(table, "method")
     _known(own, methods, "method.")

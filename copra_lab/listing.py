@@ -80,4 +80,4 @@ def _files(folder: Path) -> list[so.Entry]:
 
 def images_in(folder: Path) -> list[Path]:
     """The image files of a folder, by name."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_FILES and not f.name.startswith("."))
+    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGE_FILES and not f.name.startswith(".") and f.is_file())

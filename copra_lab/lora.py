@@ -41,8 +41,8 @@ class LoRA:
     train_a: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or self.rank < 1:
-            raise ValueError(f"rank must be a whole number of at least 1, got {self.rank!r}")
+        if not isinstance(self.rank, int) or not 1 <= self.rank <= 2**16:
+            raise ValueError(f"rank must be a whole number of at least 1 (and no more than a matrix has), got {self.rank!r:.40}")
         if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
             raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -170,7 +170,7 @@ NONE = Adapter({})
 def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> None:
     """Raises ValueError if `adapter` was made for another base or has a site that is unknown or of another shape."""
     if base and adapter.base and adapter.base != base:
-        raise ValueError(f"this adapter was trained on base {adapter.base}, not on {base}; load the CLIP it was made from, or train it anew")
+        raise ValueError(f"this adapter was trained on base {adapter.base:.16}, not on {base}; load the CLIP it was made from, or train it anew")
     for name, d in adapter.deltas.items():
         if name not in sites:
             raise ValueError(f"this CLIP has no site {name!r}; the adapter was made for another architecture")

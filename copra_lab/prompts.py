@@ -106,7 +106,9 @@ class SoftPrompt:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         if self.tower not in ("text", "vision") or self.position not in POSITIONS:
-            raise ValueError(f"tower must be text or vision and position one of {', '.join(POSITIONS)}, got {self.tower!r} and {self.position!r}")
+            raise ValueError(
+                f"tower must be text or vision and position one of {', '.join(POSITIONS)}, got {self.tower!r:.40} and {self.position!r:.40}"
+            )
         if self.context.ndim not in (2, 3) or self.context.shape[-2] < 1 or not self.context.is_floating_point():
             raise ValueError(
                 f"a context is (length, d) or (classes, length, d), of floating point, got {self.context.dtype} {tuple(self.context.shape)}"
@@ -172,7 +174,7 @@ class SoftPrompt:
                 h = json.loads((f.metadata() or {})["copra_lab"])
                 context = f.get_tensor("context").float()
             prompt = SoftPrompt(context, h["tower"], h["position"], tuple(map(str, h["classes"])), str(h["base"]), dict(h["provenance"]))
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
             raise PromptError(f"{file} is not a whole soft prompt ({e}); copy or save it anew") from e
         if not torch.isfinite(context).all():
             raise PromptError(f"{file} holds NaN or infinity; the training diverged, so lower its learning rate and train again")
@@ -203,7 +205,9 @@ def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None
     """Raises ValueError if `prompt` was made for another base, for vectors of another width, or, where each class has its own
     vectors, for other classes."""
     if prompt.base and prompt.base != clip.hash:
-        raise ValueError(f"this soft prompt was trained on base {prompt.base}, not on {clip.hash}; load the CLIP it was made from, or train it anew")
+        raise ValueError(
+            f"this soft prompt was trained on base {prompt.base:.16}, not on {clip.hash}; load the CLIP it was made from, or train it anew"
+        )
     width = _width(clip, prompt.tower)
     if prompt.context.shape[-1] != width:
         raise ValueError(f"its vectors have {prompt.context.shape[-1]} numbers, those of this CLIP's {prompt.tower} tower {width}; train it anew")

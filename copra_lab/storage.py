@@ -30,6 +30,8 @@ __all__ = ["AdapterError", "load_adapter", "save_adapter"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 _PREFIX = "base_model.model."
+LARGEST_JSON = 10_000_000
+"""Bytes of a configuration, at most."""
 
 
 class AdapterError(ValueError):
@@ -156,11 +158,12 @@ def _pair_up(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[to
         if half not in ("A", "B") or not name:
             hint = "it is DoRA, which has no low-rank delta alone" if "magnitude" in key else "only plain LoRA is read"
             raise AdapterError(f"{file} holds {key!r}; {hint}")
-        if not t.is_floating_point():
-            raise AdapterError(f"{key} in {file} is {t.dtype}, not floating point; save the adapter anew")
+        if not t.is_floating_point() or t.ndim != 2 or not t.numel():
+            raise AdapterError(f"{key} in {file} is {t.dtype} {tuple(t.shape)}, no matrix of floating point; save the adapter anew")
+        t = t.float()
         if not torch.isfinite(t).all():
             raise AdapterError(f"{key} in {file} holds NaN or infinity; the training diverged, so lower its learning rate and train again")
-        halves.setdefault(name, {})[half] = t.float()
+        halves.setdefault(name, {})[half] = t
     if not halves:
         raise AdapterError(f"{file} holds no LoRA weights; save the adapter anew")
     for name, pair in halves.items():
@@ -174,24 +177,36 @@ def _from_header(file: Path, header: str) -> tuple[dict[str, float], str, dict[s
         h = json.loads(header)
         scales = {str(n): float(s) for n, s in h["scales"].items()}
         base, provenance = str(h["base"]), dict(h["provenance"])
-    except (ValueError, KeyError, TypeError, AttributeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise AdapterError(f"the header of {file} is damaged ({e}); save the adapter anew") from e
     if bad := [n for n, s in scales.items() if not math.isfinite(s)]:
         raise AdapterError(f"the scale of {bad[0]} in {file} is not a finite number; save the adapter anew")
     return scales, base, provenance
 
 
+def read_json(file: Path) -> Any:
+    """What a small JSON file holds. Raises FileNotFoundError for what is no file, ValueError for one that is too large or nested too deep."""
+    if not file.is_file():  # a device would be read for ever
+        raise FileNotFoundError(f"there is no file {file}")
+    if file.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"it has more than {LARGEST_JSON / 1e6:.0f} MB")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as e:
+        raise ValueError("it is nested too deep") from e
+
+
 def _read_config(file: Path) -> dict[str, Any]:
     """What peft says of its adapter. Raises AdapterError for one that is more than, or other than, low-rank deltas."""
     try:
-        c = json.loads(file.read_text(encoding="utf-8"))
+        c = read_json(file)
         reason = _more_than_lora(c)
         float(c["lora_alpha"])
         for a in dict(c.get("alpha_pattern") or {}).items():
             re.compile(a[0]), float(a[1])
     except FileNotFoundError as e:
         raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}") from e
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, re.error) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, OverflowError, re.error) as e:
         raise AdapterError(f"{file} is not a peft configuration ({e}); copy it anew") from e
     if reason:
         raise AdapterError(f"{file} describes {reason}; only plain LoRA is read")

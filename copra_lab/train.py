@@ -119,9 +119,9 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     steps, lr, batch = int(settings["steps"]), float(settings["lr"]), int(settings.pop("batch"))
     place = find_place(device)
     clip = clip.on(place.device)
-    if steps < 1 or batch < 1 or not lr > 0 or views < 0:
+    if not 1 <= steps <= 10**9 or not 1 <= batch <= 10**6 or not 0 < lr < math.inf or not 0 <= views <= 10**4:
         raise ValueError(
-            f"steps and batch must be at least 1, lr positive, views 0 or more; got steps={steps}, batch={batch}, lr={lr}, views={views}"
+            f"steps and batch must be at least 1, lr positive, views 0 or more, and none of them endless; got steps={steps}, batch={batch}, lr={lr}, views={views}"
         )
     if batch < place.world:
         raise ValueError(f"a batch of {batch} images cannot be shared by {place.world} processes; make it larger")

@@ -102,7 +102,7 @@ def value(r: random.Random, depth: int = 2) -> Any:
         return r.choice(
             ([value(r, depth - 1) for _ in range(r.randrange(5))], {str(value(r, 0))[:50]: value(r, depth - 1) for _ in range(r.randrange(4))})
         )
-    if r.random() < 0.02:
+    if depth and r.random() < 0.02:
         return deep(r.choice((50, 3000)))
     return r.choice(plain)
 
@@ -154,7 +154,9 @@ def tensors_damaged(file: Path, r: random.Random) -> None:
             )
         elif way == 1:
             t = t.clone()
-            t.view(-1)[r.randrange(t.numel())] = r.choice((math.nan, math.inf, -math.inf, 3e38)) if t.numel() and t.is_floating_point() else 0
+            t.view(-1)[r.randrange(max(1, t.numel())) :][:1] = (
+                r.choice((math.nan, math.inf, -math.inf, 3e38)) if t.numel() and t.is_floating_point() else 0
+            )
         elif way == 2:
             t = t.T.contiguous() if t.ndim == 2 else t[None].contiguous()
         elif way == 3:
@@ -375,7 +377,7 @@ def task(home: Path) -> Case:
         folder.mkdir()
         for kind in range(r.choice((0, 1, 2, 3))):
             name = r.choice(
-                (f"kind {kind}", f"kind_{kind}", f".kind{kind}", f"kind{kind}" + "x" * 100, f"<b>{kind}</b>", f"{kind}\n", f"ü{kind}", f"{kind} {{}}")
+                (f"kind {kind}", f"kind_{kind}", f".kind{kind}", f"kind{kind}" + "x" * 100, f"<b {kind}>", f"{kind}\n", f"ü{kind}", f"{kind} {{}}")
             )
             (folder / name).mkdir()
             for i in range(r.choice((0, 1, 2, 3, 5, 9))):
@@ -543,7 +545,7 @@ def api(home: Path) -> Case:
     from copra_lab.page.lab import Lab
 
     endpoints = Api(Lab())
-    where = "novel-names"
+    where = "faces-noise"
     keys = [key for _, key in endpoints.lab.adapters(where)]
     good: dict[str, dict[str, Any]] = {
         "tasks": {},

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import typer
 from packaging.requirements import Requirement
+from tiny import save_clip, save_images
 from typer.testing import CliRunner
 
 import copra_lab
@@ -73,6 +74,8 @@ def test_commands(small):
         assert n == 1, key
     (small / "sweep.toml").write_text(table, encoding="utf-8")
     assert tomllib.loads(CODE["sweep"])["seeds"] == 3
+    save_images(small / "photos")
+    save_clip(small / "my-clip")
     lines = [shlex.split(line, comments=True) for line in CODE["commands"].splitlines()]
     for _, *words in lines:
         if words[0].startswith("-"):  # changes the files of a shell
@@ -84,6 +87,7 @@ def test_commands(small):
     assert {line[1] for line in lines if line[1] in COMMAND.commands} == set(COMMAND.commands)
     assert {f.name for f in small.iterdir()} == {
         "digits-copra", "path.svg", "both", "half", "digits-pun", "both-peft", "clip-hf", "mine", "sweep.toml", "sweep", "results.csv",
+        "photos", "my-clip", "photos-lora",
     }  # fmt: skip
     assert (small / "results.csv").read_text(encoding="utf-8").count("done") == 2
 
@@ -135,7 +139,7 @@ def _arguments(words: list[str]) -> list[str]:
         if flag in ("-e", "-r"):
             assert (ROOT / word.partition("[")[0]).exists()
         if flag in ("", "-e"):
-            out += [word.replace(".[", "copra-lab[", 1)] if not word.startswith("-") else []
+            out += [re.sub(r"^\.(?=$|\[)", "copra-lab", word)] if not word.startswith("-") else []
         flag = word if word.startswith("-") else ""
     return out
 

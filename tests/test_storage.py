@@ -8,6 +8,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from safetensors.torch import save as to_bytes
 from tiny import random_adapter, tiny_clip
 
 from copra_lab.lora import Adapter, LowRank
@@ -171,7 +172,7 @@ CASES = {
     "rank": (break_rank, "share a rank"),
     "nan": (break_nan, "NaN or infinity"),
     "half": (lambda t: t.pop(next(iter(t))), "only one of A and B"),
-    "integers": (lambda t: t.update({k: v.to(torch.int32) for k, v in t.items()}), "not floating point"),
+    "integers": (lambda t: t.update({k: v.to(torch.int32) for k, v in t.items()}), "no matrix of floating point"),
     "empty": (lambda t: t.clear(), "holds no LoRA weights"),
     "unknown": (rename, "only one of A and B|has no site"),
     "dora": (lambda t: t.update({"base_model.model.x.lora_magnitude_vector.weight": torch.ones(3)}), "DoRA"),
@@ -288,3 +289,29 @@ def test_files_written_aside_appear_together(tmp_path):
         (aside / "model.safetensors").write_text("new")
         assert not (tmp_path / "config.json").exists()
     assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"config.json": "{}", "model.safetensors": "new"}
+
+
+def test_a_configuration_that_is_nested_or_endless_is_refused(tmp_path):
+    clip = tiny_clip()
+    random_adapter(clip).save(tmp_path)
+    (tmp_path / WEIGHTS).write_bytes(to_bytes(load_file(tmp_path / WEIGHTS), {"format": "pt"}))  # as peft writes it, so that the other file is read
+    (tmp_path / CONFIG).write_text("[" * 100_000, encoding="utf-8")
+    with pytest.raises(AdapterError, match="nested too deep"):
+        load_adapter(tmp_path)
+    (tmp_path / CONFIG).unlink()
+    (tmp_path / CONFIG).symlink_to("/dev/zero")
+    with pytest.raises(AdapterError, match="is missing"):
+        load_adapter(tmp_path)
+
+
+def test_numbers_that_torch_cannot_compare_are_read_or_refused(tmp_path):
+    key = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
+    for tensor, says in (
+        (torch.zeros(0, 4), "no matrix"),
+        (torch.zeros(4), "no matrix"),
+        (torch.zeros(2, 4).to(torch.float8_e4m3fn), "only one of A and B"),
+    ):
+        (tmp_path / WEIGHTS).write_bytes(to_bytes({key: tensor}, {"format": "pt"}))
+        (tmp_path / CONFIG).write_text('{"peft_type": "LORA", "lora_alpha": 1}', encoding="utf-8")
+        with pytest.raises(AdapterError, match=says):
+            load_adapter(tmp_path)

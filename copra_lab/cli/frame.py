@@ -49,6 +49,8 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise typer.BadParameter(f"{file} is not a readable TOML file ({e})") from e
     verb = str(ctx.info_name)
+    if unknown := [k for k, v in table.items() if isinstance(v, dict) and k not in EXAMPLES]:
+        raise typer.BadParameter(f"{file} has a table [{unknown[0]}], which is no verb; choose from {', '.join(EXAMPLES)}")
     options = {o.removeprefix("--"): p for p in ctx.command.params for o in (p.name or "", *p.opts) if not o.startswith("-") or o.startswith("--")}
     given: dict[str, Any] = {}
     for key, value in ({k: v for k, v in table.items() if not isinstance(v, dict)} | dict(table.get(verb, {}))).items():
