@@ -377,7 +377,7 @@ def test_links_to_layers_settings_and_tasks(browser, url):  # noqa: F811
     page.locator("#worth-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator("input").check()
     page.wait_for_url("**/?view=shapley&task=faces-noise&adapter=copra-seed-1&layer=5")
     load_anew(visitor, f"{url}/?view=train&task=digits&method=copra&rank=2&lr=0.004&steps=100&sites=all+six&shots=4&seed=7")
-    page.wait_for_function("document.querySelector('#train-seed input').value === '7'")
+    page.wait_for_function("document.querySelector('#train-seed input')?.value === '7'")
     assert page.locator("#train-rank input[type=range]").input_value() == "2" and page.get_by_label("all six").is_checked()
     page.locator("#train-rank input[type=range]").press("ArrowRight")
     page.wait_for_url("**/?view=train&task=digits&method=copra&rank=3&lr=0.004&steps=100&sites=all+six&shots=4&seed=7")
@@ -385,7 +385,7 @@ def test_links_to_layers_settings_and_tasks(browser, url):  # noqa: F811
     visitor.choose("try-task", Lab().tasks()["digits"])
     page.wait_for_url("**/?view=try&task=digits")
     load_anew(visitor)
-    page.wait_for_function("words => document.querySelector('#try-task input').value === words", arg=Lab().tasks()["digits"])
+    page.wait_for_function("words => document.querySelector('#try-task input')?.value === words", arg=Lab().tasks()["digits"])
     visitor.leave()
 
 
