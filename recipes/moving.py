@@ -22,11 +22,11 @@ from tqdm.auto import tqdm
 from copra_lab.storage import write_atomically
 
 ROOT = Path(__file__).parents[1]
-WIDTH, HEIGHT = 1180, 860
+WIDTH, HEIGHT = 1180, 1010
 FRAMES, EVERY = 48, 0.11
 """How many pictures, and the seconds between two."""
 
-COLOURS = 96
+COLOURS = 200
 
 
 @contextmanager
@@ -63,6 +63,7 @@ def recorded(page: Page) -> list[Image.Image]:
         "(n => n && n.dataset.n && n.dataset.n === n.dataset.total)(document.querySelector('#blend-number .now'))", timeout=120_000
     )
     page.locator("#blend-clear").click()
+    page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(1500)
     track = thumb.bounding_box()
     assert track
@@ -94,7 +95,10 @@ def main() -> None:
         page.goto(f"{url}/?view=blend&tour=0")
         shots = [s.resize((WIDTH * 2 // 3, HEIGHT * 2 // 3), Image.Resampling.LANCZOS) for s in recorded(page)]
         browser.close()
-    palette = shots[FRAMES // 2].quantize(COLOURS)
+    several = Image.new("RGB", (3 * shots[0].width, shots[0].height))
+    for i, shot in enumerate((shots[0], shots[FRAMES // 2], shots[-1])):
+        several.paste(shot, (i * shot.width, 0))
+    palette = several.quantize(COLOURS)
     frames = [s.quantize(palette=palette, dither=Image.Dither.NONE) for s in shots]
     data = io.BytesIO()
     frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=[int(1000 * EVERY)] * FRAMES + [3000], loop=0, optimize=True)
