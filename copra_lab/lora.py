@@ -42,7 +42,7 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or not 1 <= self.rank <= 2**16:
-            raise ValueError(f"rank must be a whole number of at least 1 (and no more than a matrix has), got {self.rank!r:.40}")
+            raise ValueError(f"rank must be a whole number of at least 1 and at most 65536, got {self.rank!r:.40}")
         if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
             raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
