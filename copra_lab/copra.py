@@ -17,9 +17,10 @@ from typing import ClassVar, Protocol
 
 import torch
 
+from copra_lab.seeds import generator
 from copra_lab.sites import Site
 
-__all__ = ["PLAIN", "CopRA", "Draw", "Dropout", "Dropping", "ProgressiveDropout", "StochasticDepth", "group", "ramp"]
+__all__ = ["PLAIN", "CopRA", "Draw", "Dropout", "Dropping", "ProgressiveDropout", "StochasticDepth", "drawn", "group", "masks", "ramp"]
 
 
 @dataclass(frozen=True)
@@ -174,6 +175,16 @@ class _Nothing:
 
 PLAIN: Dropping = _Nothing()
 """Plain LoRA: everything always on."""
+
+
+def drawn(dropping: Dropping, units: int, seed: int, step: int, steps: int) -> Draw:
+    """What `fit` switches on in one step: the same whoever asks."""
+    return dropping.draw(units, step, steps, generator(seed, step, "layers"))
+
+
+def masks(dropping: Dropping, units: int, steps: int, seed: int = 0) -> list[tuple[bool, ...]]:
+    """Which of so many units `fit` has on in each step, without training: (steps, units)."""
+    return [drawn(dropping, units, seed, step, steps).on for step in range(steps)]
 
 
 def _within(name: str, value: float, below_one: bool = False) -> None:

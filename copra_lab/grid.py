@@ -30,9 +30,9 @@ from typing import Any
 from copra_lab.copra import PLAIN, CopRA, Dropout, Dropping, ProgressiveDropout, StochasticDepth
 from copra_lab.lora import LoRA
 from copra_lab.nemesis import Nemesis
+from copra_lab.prompt_training import name_of
 from copra_lab.prompts import VPT, CoOp
 from copra_lab.sweep import RATES, PromptRun, Run
-from copra_lab.tuning import name_of
 
 __all__ = ["METHODS", "Grid", "grid", "read_grid"]
 

@@ -1,6 +1,5 @@
-"""What every training has: randomness that an interruption cannot lose, a rate that falls, and a checkpoint."""
+"""What every training has: batches, a rate that falls, and a checkpoint."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -13,13 +12,6 @@ from torch import Tensor
 
 from copra_lab.devices import Place
 from copra_lab.storage import write_atomically
-
-
-def generator(seed: int, step: int, use: str) -> torch.Generator:
-    """Randomness for one step of one run: it depends on nothing that an interruption could lose."""
-    words = hashlib.blake2b(f"{use} {seed} {step}".encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(words, "little") >> 1)
-
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),

@@ -42,7 +42,7 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adap
     parts = [(a, w) for a, w in zip(adapters, weights, strict=True) if w != 0]
     if len(parts) == 1 and parts[0][1] == 1.0:
         return Adapter(deltas, parts[0][0].base, parts[0][0].provenance)
-    return _made("weighted_sum", deltas, [a for a, _ in parts] or adapters, weights=[w if isinstance(w, float | int) else dict(w) for _, w in parts])
+    return made("weighted_sum", deltas, [a for a, _ in parts] or adapters, weights=[w if isinstance(w, float | int) else dict(w) for _, w in parts])
 
 
 def interpolate(a: Adapter, b: Adapter, weight: float) -> Adapter:
@@ -79,7 +79,7 @@ def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None
         ]
         a, b = (sum((p[i] if p[2] == 1.0 else p[2] * p[i]) for p in pairs) for i in (0, 1))
         deltas[name] = LowRank(torch.as_tensor(a), torch.as_tensor(b), scale)
-    return _made("average_factors", deltas, adapters, weights=weights)
+    return made("average_factors", deltas, adapters, weights=weights)
 
 
 def interpolate_factors(a: Adapter, b: Adapter, weight: float) -> Adapter:
@@ -105,7 +105,7 @@ def ties(adapters: Sequence[Adapter], density: float = 0.2, scale: float = 1.0) 
         stack = torch.stack([t[name] for t in trimmed if name in t])
         agrees = (stack.sign() == stack.sum(0).sign()) & (stack != 0)
         deltas[name] = from_delta(scale * (stack * agrees).sum(0) / agrees.sum(0).clamp_min(1))
-    return _made("ties", deltas, adapters, density=density, scale=scale)
+    return made("ties", deltas, adapters, density=density, scale=scale)
 
 
 def keep_largest(tensors: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
@@ -128,7 +128,7 @@ def dare(adapter: Adapter, rate: float, generator: torch.Generator) -> Adapter:
     for name, d in adapter.deltas.items():
         delta = d.delta()
         deltas[name] = from_delta(delta * (torch.rand(delta.shape, generator=generator) >= rate) / (1 - rate))
-    return _made("dare", deltas, [adapter], rate=rate)
+    return made("dare", deltas, [adapter], rate=rate)
 
 
 def truncate(adapter: Adapter, rank: int) -> Adapter:
@@ -136,7 +136,7 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
     rank is no higher stays as it is. Raises ValueError for a rank below 1."""
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}")
-    return _made("truncate", {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()}, [adapter], rank=rank)
+    return made("truncate", {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()}, [adapter], rank=rank)
 
 
 def _truncated(d: LowRank, rank: int) -> LowRank:
@@ -190,7 +190,13 @@ def _by_site(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> dict[str
     return out
 
 
-def _made(how: str, deltas: Mapping[str, LowRank], of: Iterable[Adapter], **more: Any) -> Adapter:
+_AGREED = ("clip", "task", "classes", "shots", "task seed")
+"""What an adapter made of others still says, where they agree: the model that it is for, and the images that they have seen."""
+
+
+def made(how: str, deltas: Mapping[str, LowRank], of: Iterable[Adapter], **more: Any) -> Adapter:
+    """The adapter with these deltas, and how it came to be."""
     of = list(of)
     base = next((a.base for a in of if a.base), "")
-    return Adapter(deltas, base, {"made by": how, "of": [a.hash for a in of], **more})
+    agreed = {k: of[0].provenance[k] for k in _AGREED if all(k in a.provenance and a.provenance[k] == of[0].provenance[k] for a in of)}
+    return Adapter(deltas, base, {**agreed, "made by": how, "of": [a.hash for a in of], **more})

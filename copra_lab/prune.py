@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from copra_lab.lora import Adapter, LowRank
-from copra_lab.merge import from_delta, keep_largest
+from copra_lab.merge import from_delta, keep_largest, made
 from copra_lab.sites import KINDS, place
 
 __all__ = ["PRESETS", "keep", "keep_best", "layers_of", "magnitudes", "preset", "sparsify", "sparsity"]
@@ -102,8 +102,7 @@ def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str
         else:
             a, b = (keep_largest({n: getattr(d, half) for n, d in own.items()}, 1 - sparsity) for half in "AB")
             kept |= {n: LowRank(a[n], b[n], d.scale) for n, d in own.items()}
-    provenance = {"made by": "sparsify", "of": [adapter.hash], "sparsity": sparsity, "entries": of, "within": within}
-    return Adapter({n: kept[n] for n in adapter.deltas}, adapter.base, provenance)
+    return made("sparsify", {n: kept[n] for n in adapter.deltas}, [adapter], sparsity=sparsity, entries=of, within=within)
 
 
 def sparsity(adapter: Adapter) -> float:

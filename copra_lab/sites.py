@@ -11,7 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+__all__ = ["KINDS", "TOWERS", "Site", "choose", "find_sites", "hf_name", "place"]
+
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
+"""Of a block's matrices: query, key, value, output projection, and the two of the MLP."""
+
 TOWERS = ("vision", "text")
 
 _PARTS = {
@@ -38,6 +42,7 @@ class Site:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(out, in)."""
         return self.stop - self.start, self.width
 
     @property

@@ -17,6 +17,8 @@ from copra_lab.lora import NONE, Adapter, merged_weights
 from copra_lab.plain import plain_text
 from copra_lab.tower import TextTower, workers
 
+__all__ = ["Encoder"]
+
 
 def embedding(model: nn.Module) -> nn.Embedding:
     """The embedding of tokens. Raises ValueError for a text tower that has none by that name."""

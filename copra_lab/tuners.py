@@ -13,8 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from copra_lab.copra import CopRA, Draw, Dropping
-from copra_lab.loop import generator
+from copra_lab.copra import CopRA, Draw, Dropping, drawn
 
 __all__ = ["Progressive", "Switches", "block_of", "tuner_layers"]
 
@@ -189,19 +188,19 @@ class Progressive:
     def draw(self, step: int) -> Draw:
         """Switch on what step number `step`, counted from 0, uses; asked again, the same. Raises ValueError where nothing at all would
         have a gradient."""
-        drawn = self.dropping.draw(len(self.switches), step, self.steps, generator(self.seed, step, "layers"))
-        if drawn.dropout:
+        what = drawn(self.dropping, len(self.switches), self.seed, step, self.steps)
+        if what.dropout:
             raise ValueError(f"{type(self.dropping).__name__} drops inputs, not layers; set lora_dropout in peft's configuration instead")
-        if not any(drawn.on) and not self._more_learns:
+        if not any(what.on) and not self._more_learns:
             raise ValueError(f"no layer is on in step {step}, and nothing else learns; use CopRA(min_active=1)")
         self._release()
-        self.switches.set(drawn.on)
-        self._drawn = drawn.on
-        self._off = self.switches.parameters([not x for x in drawn.on])
-        off = [layer for unit, is_on in zip(self.switches.units, drawn.on, strict=True) if not is_on for layer in unit]
+        self.switches.set(what.on)
+        self._drawn = what.on
+        self._off = self.switches.parameters([not x for x in what.on])
+        off = [layer for unit, is_on in zip(self.switches.units, what.on, strict=True) if not is_on for layer in unit]
         self._hooks = [layer.register_forward_pre_hook(self._before) for layer in off]
         self.clear_gradients()
-        return drawn
+        return what
 
     def clear_gradients(self) -> None:
         """Whatever gave a gradient to what is off (zeros that were left, a penalty on weights) takes it back. To be called before the

@@ -22,16 +22,16 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
+from copra_lab.attached import Attached
 from copra_lab.concepts import concepts
-from copra_lab.copra import group
-from copra_lab.loop import generator
-from copra_lab.lora import Adapter, Attached, LoRA
+from copra_lab.copra import drawn, group
+from copra_lab.lora import Adapter, LoRA
 from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import PRESETS, keep, sparsify
+from copra_lab.seeds import generator
 from copra_lab.sites import Site, hf_name
 from copra_lab.sources import rank
 from copra_lab.stats import Accuracy
-from copra_lab.train import drawn
 
 SHOTS, BATCH, STEPS, LORA_RANK, SCALE = 5, 32, 600, 2, 20.0
 RATES, HEADLINE = (1e-3, 2e-3, 5e-3, 1e-2), 5e-3

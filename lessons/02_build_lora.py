@@ -39,9 +39,9 @@ from torch.nn.utils import parametrize
 
 from copra_lab import show
 from copra_lab.checks import build_lora as check
-from copra_lab.loop import generator
 from copra_lab.lora import LowRank
 from copra_lab.merge import truncate, weighted_sum
+from copra_lab.seeds import generator
 from copra_lab.shipped import shipped
 from copra_lab.sites import hf_name
 from copra_lab.stats import Accuracy, bootstrap_interval

@@ -40,16 +40,16 @@ from IPython.display import Markdown
 from torch.nn.utils import parametrize
 
 from copra_lab import show
+from copra_lab.attached import Attached
 from copra_lab.checks import drop_layers as check
-from copra_lab.copra import group
-from copra_lab.loop import generator
-from copra_lab.lora import NONE, Attached
+from copra_lab.copra import drawn, group, masks
+from copra_lab.lora import NONE
 from copra_lab.merge import interpolate_factors
 from copra_lab.prune import keep
+from copra_lab.seeds import generator
 from copra_lab.shapley import Curve
 from copra_lab.shipped import shipped
 from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.train import drawn, masks
 from copra_lab.widgets import live
 
 # %% [markdown]

@@ -37,8 +37,9 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 from copra_lab import merge, show
+from copra_lab.attached import Attached
 from copra_lab.checks import merge_models as check
-from copra_lab.lora import NONE, Adapter, Attached, LoRA, LowRank
+from copra_lab.lora import NONE, Adapter, LoRA, LowRank
 from copra_lab.shipped import shipped
 from copra_lab.stats import Accuracy, bootstrap_interval
 from copra_lab.widgets import live

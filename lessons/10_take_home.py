@@ -564,7 +564,7 @@ print(model_card(own["CopRA"][0], REPO or "you/your-adapter"))
 #
 # ```sh
 # copra-lab fit digits --clip ViT-B-32:laion2b_s34b_b79k --out mine/digits/lora-seed-0
-# copra-lab app --model ViT-B-32:laion2b_s34b_b79k --adapters mine
+# copra-lab app --clip ViT-B-32:laion2b_s34b_b79k --adapters mine
 # ```
 #
 # Your folder has its place there too: as a zip, in the view *Try*, every adapter on the shelf is asked about it. So it is about a single

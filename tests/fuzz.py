@@ -413,7 +413,7 @@ def words_of_commands(home: Path, r: random.Random) -> list[str]:
     given = list(r.choice(good))
     flags = ["--method", "--lr", "--json", "--rank", "--sites", "--layers", "--best", "--sparsity", "--task", "--split", "--points", "--figure", "--shots", "--seed",
              "--steps", "--batch", "--weights", "--drop", "--density", "--clip", "--out", "-o", "--config", "--penalty", "--precision", "--overwrite", "--nonsense",
-             "--jobs", "--table", "--help", "--", "-", "--samples", "--model", "--start", "--ramp", "--alpha"]  # fmt: skip
+             "--jobs", "--table", "--help", "--", "-", "--samples", "--clip-out", "--start", "--ramp", "--alpha"]  # fmt: skip
     for _ in range(r.choice((1, 1, 2, 3))):
         way = r.randrange(6)
         at = r.randrange(len(given) + 1)

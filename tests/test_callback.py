@@ -16,8 +16,7 @@ from trainer_run import Words, trainer
 from transformers import TrainerCallback
 
 from copra_lab.callback import CopRACallback
-from copra_lab.copra import CopRA
-from copra_lab.train import masks
+from copra_lab.copra import CopRA, masks
 
 TESTS = Path(__file__).parent
 

@@ -163,7 +163,7 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
     from peft import PeftModel
     from transformers import CLIPModel
 
-    told("export", home.one, "-o", tmp_path / "peft", "--model", tmp_path / "hf", "--clip", home.clip)
+    told("export", home.one, "-o", tmp_path / "peft", "--clip-out", tmp_path / "hf", "--clip", home.clip)
     told("export", home.one, "-o", tmp_path / "merged", "--merged", "--clip", home.clip)
     clip = load_clip(home.clip)
     pixels = clip.pixels(load_task(home.task, clip).test.images[:5])
@@ -295,12 +295,12 @@ def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
     from copra_lab import train
 
     arguments = ("fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 60, "--batch", 16)
-    learn = train._LoRATraining.step
-    monkeypatch.setattr(train._LoRATraining, "step", lambda self, step, batch: _until(55, step) or learn(self, step, batch))
+    learn = train.LoRATraining.step
+    monkeypatch.setattr(train.LoRATraining, "step", lambda self, step, batch: _until(55, step) or learn(self, step, batch))
     run(*arguments, code=130)
     assert (tmp_path / "x" / "fit.part").exists()
     seen = []
-    monkeypatch.setattr(train._LoRATraining, "step", lambda self, step, batch: seen.append(step) or learn(self, step, batch))
+    monkeypatch.setattr(train.LoRATraining, "step", lambda self, step, batch: seen.append(step) or learn(self, step, batch))
     resumed = told(*arguments)
     assert seen[0] == 50
     monkeypatch.undo()

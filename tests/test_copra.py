@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.copra import PLAIN, CopRA, Dropout, ProgressiveDropout, StochasticDepth, group
+from copra_lab.copra import PLAIN, CopRA, Dropout, ProgressiveDropout, StochasticDepth, group, masks
 from copra_lab.devices import Place
-from copra_lab.loop import generator
 from copra_lab.lora import LoRA
+from copra_lab.lora_training import LoRATraining
+from copra_lab.seeds import generator
 from copra_lab.show import masks as picture
-from copra_lab.train import _LoRATraining, fit, masks
+from copra_lab.train import fit
 
 QUICK = {"steps": 16, "lr": 1e-2, "batch": 16, "progress": False}
 
@@ -91,7 +92,7 @@ def test_settings_that_make_no_sense_are_named(bad):
 
 
 def run_of(dropping, lora=LoRA(rank=2), views=0, precision="float32", steps=16, task=None):  # noqa: B008
-    return _LoRATraining(
+    return LoRATraining(
         tiny_clip(), task or tiny_task(), lora, dropping, seed=0, lr=1e-2, steps=steps, weight_decay=1e-2, views=views, precision=precision,
         schedule="cosine", place=Place(torch.device("cpu")),
     )  # fmt: skip

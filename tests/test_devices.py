@@ -125,7 +125,7 @@ def test_no_tensor_stays_behind(monkeypatch):
     options = {"seed": 0, "lr": 1e-2, "steps": 4, "weight_decay": 0.0, "schedule": "cosine", "place": meta}
     for lora in (LoRA(2), LoRA(2, sites=("q", "out", "fc1"), towers=("vision", "text"))):
         for views in (0, 2):
-            training = train._LoRATraining(clip, task, lora, Dropout(), views=views, precision="float32", **options)
+            training = train.LoRATraining(clip, task, lora, Dropout(), views=views, precision="float32", **options)
             assert (training.tower is None) == ("text" in lora.towers)
             training.step(0, 8)
     for method in (CoOp(2), CoOp(2, position="middle", class_specific=True), VPT(2)):

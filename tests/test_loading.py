@@ -14,11 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from tiny import perturb, random_adapter, save_siglip, siglip_tokenizer, tiny_task
 
+from copra_lab.attached import Attached
 from copra_lab.bench import NONE, Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import CopRA
 from copra_lab.hf import to_hugging_face
-from copra_lab.lora import Attached, LoRA, merged_weights
+from copra_lab.lora import LoRA, merged_weights
 from copra_lab.plain import plain_text, plain_tower
 from copra_lab.prompts import VPT, CoOp
 from copra_lab.sites import KINDS, TOWERS

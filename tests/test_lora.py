@@ -8,9 +8,10 @@ from tiny import random_adapter, tiny_clip, tiny_task
 from torch.func import functional_call
 
 from copra_lab import bench as benches
+from copra_lab.attached import Attached
 from copra_lab.bench import NONE, Bench
 from copra_lab.hf import to_hugging_face
-from copra_lab.lora import Adapter, Attached, LoRA, LowRank, merged_weights
+from copra_lab.lora import Adapter, LoRA, LowRank, merged_weights
 from copra_lab.prompts import SoftPrompt
 from copra_lab.sites import KINDS, TOWERS, choose, find_sites
 

@@ -1,5 +1,7 @@
 """Every merge at its identity points with random non-zero adapters, and against worked examples."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -160,6 +162,14 @@ def test_adapters_of_any_ranks_and_sites_add_up(rank_a, rank_b, u, v):
         expected = sum(w * x.deltas[name].delta() for w, x in ((u, a), (v, b)) if name in x.deltas)
         got = mixed.deltas[name].delta() if name in mixed.deltas else torch.zeros_like(expected)
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_what_adapters_agree_on_is_said_of_what_is_made_of_them():
+    clip = tiny_clip()
+    silent, *said = (random_adapter(clip, seed=seed) for seed in range(3))
+    a, b = (replace(x, provenance={"task": "digits", "shots": n, "method": "lora"}) for x, n in zip(said, (4, 16), strict=True))
+    assert interpolate(a, b, 0.5).provenance == {"task": "digits", "made by": "weighted_sum", "of": [a.hash, b.hash], "weights": [0.5, 0.5]}
+    assert sparsify(a, 0.5).provenance["shots"] == 4 and "task" not in interpolate(a, silent, 0.5).provenance
 
 
 def test_merging_refuses_what_does_not_belong_together():

@@ -28,7 +28,7 @@ def own(tmp_path_factory) -> tuple[str, Path]:
 
 def test_adapters_of_another_base_are_left_out(own):
     model, adapters = own
-    lab = Lab((adapters,), "float32", model=model)
+    lab = Lab((adapters,), "float32", clip_name=model)
     assert list(lab.tasks()) == ["digits"] and lab.clip is load_clip(model)
     assert [label for label, _ in lab.menu("digits")][:2] == ["LoRA, seed 0", "LoRA, seed 2"]  # the broken one says so when it is chosen
     key = lab.adapters("digits")[0][1]

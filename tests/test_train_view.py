@@ -14,7 +14,7 @@ from test_app import ONE, TINY, TWO, TinyLab, Visitor, browser, cells, fresh, ur
 from test_prune_view import ALL, handler
 from tiny import tiny_clip, tiny_task
 
-from copra_lab.copra import CopRA
+from copra_lab.copra import CopRA, masks
 from copra_lab.hf import to_hugging_face
 from copra_lab.lora import LoRA
 from copra_lab.page import blend, own, prune, train, train_charts, train_parts, worth
@@ -30,7 +30,7 @@ from copra_lab.page.walk import OWN, Session, Walk
 from copra_lab.stats import Accuracy
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError
 from copra_lab.sweep import RATES
-from copra_lab.train import fit, masks
+from copra_lab.train import fit
 
 
 @dataclass(frozen=True)

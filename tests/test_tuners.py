@@ -8,8 +8,7 @@ import torch
 from tiny_peft import ATTENTION, METHODS, adapted, bert, logits, tokens
 from torch import nn
 
-from copra_lab.copra import CopRA, Dropout, StochasticDepth
-from copra_lab.train import masks
+from copra_lab.copra import CopRA, Dropout, StochasticDepth, masks
 from copra_lab.tuners import Progressive, Switches, block_of, tuner_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft, of the layer norms that it does support

@@ -9,11 +9,11 @@ from copra_lab.cli import given
 from copra_lab.cli.frame import Told, verb
 
 
-@verb("copra-lab export digits/lora-seed-0 --out digits-peft --model clip-hf")
+@verb("copra-lab export digits/lora-seed-0 --out digits-peft --clip-out clip-hf")
 def export(
     adapter: given.AdapterName,
     out: given.Out,
-    model: Annotated[Path | None, typer.Option(help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel.")] = None,
+    clip_out: Annotated[Path | None, typer.Option(help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel.")] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write a CLIPModel with the adapter merged into it, in place of a PEFT folder.")] = False,
     clip: given.ClipName = None,
     overwrite: given.Overwrite = False,
@@ -31,17 +31,17 @@ def export(
             to_hugging_face(merged_into(base, of)).save_pretrained(aside)
     else:
         of.save(out)
-    if model:
-        given.check_free(model, overwrite, "model.safetensors")
-        with written_aside(model) as aside:
+    if clip_out:
+        given.check_free(clip_out, overwrite, "model.safetensors")
+        with written_aside(clip_out) as aside:
             to_hugging_face(base).save_pretrained(aside)
     if merged:
         use = f'transformers.CLIPModel.from_pretrained("{out}")'
     else:
-        use = f'peft.PeftModel.from_pretrained(transformers.CLIPModel.from_pretrained("{model or "the CLIP"}"), "{out}")'
+        use = f'peft.PeftModel.from_pretrained(transformers.CLIPModel.from_pretrained("{clip_out or "the CLIP"}"), "{out}")'
     document = {
         "verb": "export", "adapter": adapter, "hash": of.hash, "base": base.hash, "folder": str(out), "merged": merged,
-        "model": str(model) if model else None,
+        "clip": str(clip_out) if clip_out else None,
     }  # fmt: skip
     return Told(document, f"written to {out}; in Python: {use}")
 

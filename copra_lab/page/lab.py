@@ -75,24 +75,24 @@ METHODS = {"lora": "LoRA", "copra": "CopRA"}
 
 @dataclass(frozen=True)
 class Lab:
-    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``model``: another CLIP
+    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``clip_name``: another CLIP
     than the bundled one, as `load_clip` takes it; then only what was made from it is shown. ``own``: what one visitor trained, in
     that visitor's copy alone."""
 
     folders: tuple[Path, ...] = (FOLDER,)
     precision: str = "auto"
     prompts: Path = PROMPTS
-    model: str | None = None
+    clip_name: str | None = None
     # Not compared: a key means the same adapter in every copy, so what was computed for one visitor serves all.
     own: tuple[Own, ...] = field(default=(), compare=False)
 
     @property
     def clip(self) -> Clip:
-        return load_clip(self.model)
+        return load_clip(self.clip_name)
 
     def _ours(self, folder: Path) -> bool:
         """Whether what is in `folder` may be shown: with the bundled CLIP all, since a misfit is told when it is chosen."""
-        return self.model is None or _base(folder) in ("", self.clip.hash)
+        return self.clip_name is None or _base(folder) in ("", self.clip.hash)
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
@@ -192,7 +192,7 @@ class Lab:
         """
         torch.set_num_threads(1)
         with _making:
-            return _bench(task, self.precision, self.model)
+            return _bench(task, self.precision, self.clip_name)
 
     def few_shot(self, task: str, shots: int) -> Task:
         """`task` with so many training images a class; those to test on are those of its bench."""
@@ -215,6 +215,6 @@ def _base(folder: Path) -> str:
 
 
 @cache
-def _bench(task: str, precision: str, model: str | None) -> Bench:
-    clip = load_clip(model)
+def _bench(task: str, precision: str, clip_name: str | None) -> Bench:
+    clip = load_clip(clip_name)
     return Bench(clip, load_task(task, clip), precision=precision)

@@ -33,7 +33,7 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
     )
     parser.add_argument(
-        "--model", metavar="NAME", help="another CLIP than the bundled one, as load_clip takes it; give adapters made from it with --adapters"
+        "--clip", "--model", metavar="NAME", help="another CLIP than the bundled one, as load_clip takes it; give adapters made from it with --adapters"
     )
     parser.add_argument("--mcp", action="store_true", help="let assistants use what the page measures, too, as tools (Model Context Protocol)")
     args = parser.parse_args(arguments)
@@ -41,10 +41,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
         parser.error(f"no folder {missing[0]}")
     if args.mcp and not find_spec("mcp"):
         parser.error('--mcp needs one more package: pip install "gradio[mcp]"')
-    lab = Lab((FOLDER, *args.adapters), args.precision, model=args.model)
-    if args.model:
+    lab = Lab((FOLDER, *args.adapters), args.precision, clip_name=args.clip)
+    if args.clip:
         check(lab, parser)
-    if page is None or args.adapters or args.model or args.precision != "auto":
+    if page is None or args.adapters or args.clip or args.precision != "auto":
         page = build(lab)
     # Wake the first task while the server starts; a first rendering of the drawings shows its progress here.
     threading.Thread(target=wake, args=(lab,), daemon=True).start()
