@@ -78,7 +78,9 @@ WORKS = {
     "sweep": Work(lambda home, at: lab("sweep", home / "sweep.toml", "--work", at / "work", "--jobs", 2, "--json"), rows, 12),
     "render": Work(lambda home, at: [sys.executable, "-c", RENDER], lambda folder, said: said.split()[-1], 11),
     "export": Work(
-        lambda home, at: lab("export", home / "one", "--clip", home / "clip", "--out", at / "out", "--clip-out", at / "model", "--overwrite"), files, 6
+        lambda home, at: lab("export", home / "one", "--clip", home / "clip", "--out", at / "out", "--clip-out", at / "model", "--overwrite"),
+        files,
+        6,
     ),
     "export merged": Work(
         lambda home, at: lab("export", home / "one", "--clip", home / "clip", "--out", at / "out", "--merged", "--overwrite"), files, 6
