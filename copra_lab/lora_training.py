@@ -41,7 +41,8 @@ class LoRATraining(Training):
         place: Place,
     ):
         self.clip, self.task, self.dropping = clip, task, dropping
-        self.model = copy.deepcopy(clip.model)
+        # Modules of its own around the same weights, which nothing here writes to.
+        self.model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
         self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))

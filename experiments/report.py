@@ -151,6 +151,8 @@ def rates_section(save: "Save") -> str:
             cells = gather((r for r in rows if r["setting"] == setting), _by_rate)
             ax.plot(rates, [100 * mean(cells[m, f"{x:g}"]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m])
         ax.set(xscale="log", xlabel="learning rate", title=setting)
+        ax.set_xticks(rates, [f"{x:g}" for x in rates])
+        ax.minorticks_off()
         ax.grid(alpha=0.25)
     fig.axes[0].set_ylabel("accuracy, % (mean over tasks)")
     fig.axes[0].legend(frameon=False)

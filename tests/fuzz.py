@@ -1,5 +1,5 @@
-"""Every door from outside, with whatever may come through it: ``python tests/fuzz.py`` tries 6,000 damaged, hostile or senseless
-adapters, prompts, pictures, zips, task folders, command lines, configurations and requests, and says what was not met with a
+"""Every door from outside, with whatever may come through it: ``python tests/fuzz.py`` tries 6,500 damaged, hostile or senseless
+adapters, prompts, pictures, zips, task folders, command lines, configurations, requests and addresses, and says what was not met with a
 sentence.
 
 A case is good when it works, or fails as its door says it may (an error that is raised on purpose, an exit code), within
@@ -578,6 +578,50 @@ def api(home: Path) -> Case:
     return case
 
 
+def address(home: Path) -> Case:
+    """Addresses of the page, as anybody may type them."""
+    from urllib.parse import quote, quote_plus
+
+    from copra_lab.page import link
+    from copra_lab.page.lab import Lab
+
+    lab = Lab()
+    good = [
+        "view=blend&task=digits&a=lora-seed-0&b=copra-seed-1&weight=0.5&mix=factors&compare=no",
+        "view=triangle&task=digits&a=lora-seed-0&b=copra-seed-1&c=lora-seed-1&point=40,40",
+        "view=prune&task=digits&adapter=copra-seed-0&off=0,3,k,q7&sparsity=80",
+        "view=shapley&task=digits&adapter=copra-seed-0&layer=3",
+        "view=prompt&task=digits&percents=100,0,50,200&replaced=2&sigma=0.1",
+        "view=train&task=digits&method=copra&rank=4&lr=0.004&steps=300&batch=8&sites=q,v&shots=16&seed=3",
+        "view=try&task=digits",
+    ]
+    values = ("", "nan", "inf", "-1", "1e999", "0x10", "٣", "1,2,3", "q7,q7", ",,,", "../../etc/passwd", "<script>", "none", "yes", "\x00", "q" * 400)
+
+    def case(r: random.Random) -> None:
+        view = r.choice(list(link.CODES))
+        pairs = [tuple(p.split("=")) for p in r.choice(good).split("&")]
+        for _ in range(r.choice((0, 1, 1, 2, 4))):
+            i, way = r.randrange(len(pairs)), r.randrange(4)
+            name, said = pairs[i]
+            if way == 0:
+                pairs[i] = name, r.choice((*values, str(value(r)), r.choice(r.choice(good).split("=")[1:])))
+            elif way == 1:
+                pairs.insert(i, (r.choice(pairs)[0], r.choice(pairs)[1]))
+            elif way == 2:
+                pairs[i] = name, "".join(r.choice((c, c, c, "", c + c, chr(r.randrange(0x3000)))) for c in said)
+            elif len(pairs) > 1:
+                del pairs[i]
+        text = "&".join(f"{n}={r.choice((str, quote, quote_plus))(v)}" for n, v in pairs)
+        query = r.choice((f"?{text}", text, text[: r.randrange(len(text) + 1)], text * 30, value(r)))
+        state, refused = link.read(lab, view, query)
+        assert all(isinstance(words, str) and 0 < len(words) < 500 for words in refused), refused
+        if state is not None:  # what was taken can be shared again, and is the same then
+            again, refused = link.read(lab, view, link.write(lab, state))
+            assert not refused and (again is None or again == state), (state, again, refused)
+
+    return case
+
+
 DOORS: dict[str, tuple[Callable[[Path], Case], int]] = {
     "adapter": (adapter, 1500),
     "prompt": (prompt, 700),
@@ -588,8 +632,9 @@ DOORS: dict[str, tuple[Callable[[Path], Case], int]] = {
     "command": (command, 500),
     "config": (config, 600),
     "api": (api, 300),
+    "address": (address, 500),
 }
-"""What is behind each, and its share of the 6,000."""
+"""What is behind each, and its share of the 6,500."""
 
 
 # --- knocking
@@ -667,7 +712,7 @@ def tried(door: str, seed: int, numbers: list[int]) -> Iterator[tuple[int, str |
 
 def main(given: list[str] | None = None) -> int:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--cases", type=int, default=6000, help="how many, over all doors (default: %(default)s)")
+    p.add_argument("--cases", type=int, default=6500, help="how many, over all doors (default: %(default)s)")
     p.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), help="only these")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--only", type=int, nargs="+", help="only the cases of these numbers")

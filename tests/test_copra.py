@@ -168,7 +168,7 @@ def test_the_quick_way_is_the_models_own_way(kinds):
 
 def test_kept_views_give_the_same_with_and_without_their_prefixes(monkeypatch):
     kept = fit(tiny_clip(), tiny_task(), LoRA(rank=2), CopRA(start=0.2), views=3, **QUICK)
-    monkeypatch.setattr("copra_lab.train._Prefixes.MOST", 0)
+    monkeypatch.setattr("copra_lab.lora_training._Prefixes.MOST", 0)
     again = fit(tiny_clip(), tiny_task(), LoRA(rank=2), CopRA(start=0.2), views=3, **QUICK)
     for name, d in kept.deltas.items():
         torch.testing.assert_close(d.delta(), again.deltas[name].delta(), atol=1e-4, rtol=1e-3)

@@ -110,7 +110,7 @@ def test_a_batch_too_small_to_share_is_refused(monkeypatch):
 
 def test_no_tensor_stays_behind(monkeypatch):
     """On the meta device, where nothing has a value, an operation on tensors of two devices is refused all the same."""
-    from copra_lab import train, tuning
+    from copra_lab import prompt_training, train
     from copra_lab.copra import Dropout
     from copra_lab.devices import Place
     from copra_lab.lora import LoRA
@@ -130,6 +130,6 @@ def test_no_tensor_stays_behind(monkeypatch):
             training.step(0, 8)
     for method in (CoOp(2), CoOp(2, position="middle", class_specific=True), VPT(2)):
         for views in (0, 2):
-            prompt = tuning.PromptTraining(clip, task, method, None, random_adapter(tiny_clip()), views=views, **options)
+            prompt = prompt_training.PromptTraining(clip, task, method, None, random_adapter(tiny_clip()), views=views, **options)
             prompt.step(0, 8)
             assert prompt.context.grad.device.type == "meta"

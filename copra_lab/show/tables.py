@@ -12,7 +12,7 @@ from copra_lab.stats import Accuracy
 
 
 def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = None) -> Picture:
-    """Which layers each training step had on: `on` (steps, layers), as `copra_lab.train.masks` or `Step.units` give it; a
+    """Which layers each training step had on: `on` (steps, layers), as `copra_lab.copra.masks` or `Step.units` give it; a
     dark cell is on. ``probability``: the schedule's p at each step, drawn above. (After Figure 1 of arXiv:2410.22911.)"""
     m = np.array(on, dtype=bool)
     fig = Figure(figsize=(7.6, 1.1 + 0.16 * m.shape[1] + (0.9 if probability else 0)), layout="constrained")
