@@ -29,9 +29,9 @@ from visitors import Handlers, Shown, Visitor  # noqa: E402 (after the path)
 
 from copra_lab.bench import Bench  # noqa: E402
 from copra_lab.clip import load_clip  # noqa: E402
+from copra_lab.files import write_atomically  # noqa: E402
 from copra_lab.page.lab import Lab  # noqa: E402
 from copra_lab.page.places import Blended  # noqa: E402
-from copra_lab.storage import write_atomically  # noqa: E402
 from copra_lab.tasks import load_task  # noqa: E402
 
 TIE = {"float32": 1e-3, "bfloat16": 0.1}

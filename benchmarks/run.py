@@ -25,13 +25,13 @@ from tqdm.auto import tqdm
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.files import write_atomically
 from copra_lab.games import LayerGame
 from copra_lab.nemesis import Nemesis
 from copra_lab.prompts import CoOp
 from copra_lab.prune import keep, layers_of
 from copra_lab.shapley import exact
 from copra_lab.shipped import shipped
-from copra_lab.storage import write_atomically
 from copra_lab.tasks import load_task
 from copra_lab.tower import workers
 from copra_lab.train import DEFAULTS, fit

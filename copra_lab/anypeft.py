@@ -18,15 +18,15 @@ import torch
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from copra_lab.files import read_json, write_atomically
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import weighted_sum
 from copra_lab.prune import preset
-from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, read_json, read_weights, write_atomically
+from copra_lab.storage import CONFIG, PEFT_ROOT, WEIGHTS, AdapterError, for_module, peft_scale, read_adapter_file
 from copra_lab.tuners import BlockOf, block_of
 
 __all__ = ["PeftAdapter", "average", "keep"]
 
-_ROOT = "base_model.model."
 _ABOUT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 """What a configuration says of its making, not of what its numbers mean."""
 
@@ -58,7 +58,7 @@ class PeftAdapter:
         """Read a folder that peft saved. Raises AdapterError, one sentence that names the fix, for one that is missing, cut off or a
         pickle, for numbers that are not finite, and for a method without layers."""
         folder = Path(folder)
-        tensors, _ = read_weights(folder)
+        tensors, _ = read_adapter_file(folder)
         try:
             config = read_json(folder / CONFIG)
             kind = config["peft_type"]
@@ -83,8 +83,8 @@ class PeftAdapter:
         prefix = _prefix(self.config["peft_type"])
         out: dict[str, tuple[str, ...]] = {}
         for key in self.tensors:
-            name, found, _ = key.removeprefix(_ROOT).partition(f".{prefix}")
-            if found and key.startswith(_ROOT):  # what a method's layers share (VB-LoRA's bank, say) is the tuner's own
+            name, found, _ = key.removeprefix(PEFT_ROOT).partition(f".{prefix}")
+            if found and key.startswith(PEFT_ROOT):  # what a method's layers share (VB-LoRA's bank, say) is the tuner's own
                 out[name] = (*out.get(name, ()), key)
         return out
 
@@ -111,11 +111,11 @@ class PeftAdapter:
             raise AdapterError(f"{kind} has no low-rank delta alone; convert it with peft's convert_to_lora, or average its parameters")
         out = {}
         for name, keys in self.modules.items():
-            pair = [f"{_ROOT}{name}.lora_{half}.weight" for half in "AB"]
+            pair = [f"{PEFT_ROOT}{name}.lora_{half}.weight" for half in "AB"]
             if set(keys) != set(pair) or self.tensors[pair[0]].ndim != 2:
                 raise AdapterError(f"the LoRA at {name!r} is not that of a linear layer without a bias of its own; average its parameters instead")
             a, b = (self.tensors[k].float() for k in pair)
-            out[name] = LowRank(a, b, _scale(self.config, name, a.shape[0]))
+            out[name] = LowRank(a, b, peft_scale(self.config, name, a.shape[0]))
         return Adapter(out, provenance={"source": "peft"})
 
     def with_deltas(self, deltas: Adapter) -> "PeftAdapter":
@@ -125,7 +125,7 @@ class PeftAdapter:
         tensors = self.head
         for name, d in deltas.deltas.items():
             # peft's scale is alpha / r; ours goes into B, so that the same configuration holds for every module.
-            tensors |= {f"{_ROOT}{name}.lora_A.weight": d.A, f"{_ROOT}{name}.lora_B.weight": d.B * d.scale}
+            tensors |= {f"{PEFT_ROOT}{name}.lora_A.weight": d.A, f"{PEFT_ROOT}{name}.lora_B.weight": d.B * d.scale}
         ranks = {n: d.rank for n, d in deltas.deltas.items()}
         rank = max(ranks.values())
         plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "init_lora_weights": True}
@@ -199,22 +199,13 @@ def _prefix(kind: str) -> str:
     return next((p for t, p in PEFT_TYPE_TO_PREFIX_MAPPING.items() if t.value == kind and p), "")
 
 
-def _scale(config: Mapping[str, Any], name: str, rank: int) -> float:
-    """As peft computes it."""
-    from peft.utils.other import get_pattern_key
-
-    alphas = config.get("alpha_pattern") or {}
-    alpha = float(alphas.get(get_pattern_key(alphas, name), config["lora_alpha"]))
-    return alpha / (math.sqrt(rank) if config.get("use_rslora") else rank)
-
-
 def _targets(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any]:
     """A configuration that names its modules one by one and nothing else."""
     names = sorted(modules)
     out = {**config, "target_modules": names}
     out |= {k: None for k in ("exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters") if k in config}
     out |= {
-        k: {pattern: v for pattern, v in config[k].items() if any(re.match(rf"(.*\.)?({pattern})$", n) for n in names)}
+        k: {pattern: v for pattern, v in config[k].items() if any(for_module(pattern, n) for n in names)}
         for k in ("rank_pattern", "alpha_pattern")
         if config.get(k)
     }

@@ -140,7 +140,6 @@ class Attached:
 
     def detach(self) -> None:
         """Take LoRA off again and leave the base weights as they were."""
-        for module in list(self.model.modules()):
-            if parametrize.is_parametrized(module):
-                for name in list(module.parametrizations):
-                    parametrize.remove_parametrizations(module, name, leave_parametrized=False)
+        for d in self._deltas:
+            site = d.sites[0]
+            parametrize.remove_parametrizations(self.model.get_submodule(site.module), site.parameter, leave_parametrized=False)

@@ -15,11 +15,11 @@ from torch.func import functional_call
 from copra_lab.clip import Clip
 from copra_lab.lora import NONE, Adapter, check_fits, merged_weights
 from copra_lab.merge import barrier, interpolate, interpolate_factors, plane
-from copra_lab.plain import embed, plain_tower
+from copra_lab.plain import beside, embed, plain_tower
 from copra_lab.prompts import SoftPrompt, check_prompt
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
-from copra_lab.texts import Encoder, beside, encode_texts
+from copra_lab.texts import Encoder, encode_texts
 from copra_lab.tower import CHUNK, Forest, Tower, cores, workers
 
 __all__ = ["Bench", "Path"]

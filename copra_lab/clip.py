@@ -69,7 +69,16 @@ class Clip:
 
     def on(self, device: torch.device) -> "Clip":
         """The same CLIP on another device, of which only its model knows; itself if it is there."""
-        return self if self.device == device else replace(self, model=copy.deepcopy(self.model).to(device))
+        if self.device == device:
+            return self
+        if device not in self._elsewhere:
+            self._elsewhere[device] = replace(self, model=copy.deepcopy(self.model).to(device))
+        return self._elsewhere[device]
+
+    @cached_property
+    def _elsewhere(self) -> "dict[torch.device, Clip]":
+        """One copy a device, however often it is asked for: what others remember of a CLIP, they remember of its copies."""
+        return {}
 
     def pixels(self, images: Tensor) -> Tensor:
         """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side), resized if need be."""

@@ -20,7 +20,7 @@ import torch
 from copra_lab.seeds import generator
 from copra_lab.sites import Site
 
-__all__ = ["PLAIN", "CopRA", "Draw", "Dropout", "Dropping", "ProgressiveDropout", "StochasticDepth", "drawn", "group", "masks", "ramp"]
+__all__ = ["DROPPINGS", "PLAIN", "CopRA", "Draw", "Dropout", "Dropping", "ProgressiveDropout", "StochasticDepth", "drawn", "group", "masks", "ramp"]
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,9 @@ class _Nothing:
 
 PLAIN: Dropping = _Nothing()
 """Plain LoRA: everything always on."""
+
+DROPPINGS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())}
+"""Ways to train LoRA, by what tables call them."""
 
 
 def drawn(dropping: Dropping, units: int, seed: int, step: int, steps: int) -> Draw:

@@ -6,7 +6,7 @@ The art itself comes from ordinary Python packages and is attributed in ``ATTRIB
 
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -180,15 +180,3 @@ def _icons(style: str) -> tuple[list[tuple[str, str]], Painter]:
         return out
 
     return [(name, plain(name)) for name in by_name], paint
-
-
-def contact_sheet(images: Iterable[np.ndarray], columns: int = 16) -> np.ndarray:
-    """Images (h, w, 3) of one size side by side, `columns` a row: uint8 (rows·h, columns·w, 3), white where empty."""
-    tiles = list(images)
-    h, w = tiles[0].shape[:2]
-    rows = -(-len(tiles) // columns)
-    sheet = np.full((rows * h, columns * w, 3), 255, np.uint8)
-    for i, tile in enumerate(tiles):
-        y, x = divmod(i, columns)
-        sheet[y * h : (y + 1) * h, x * w : (x + 1) * w] = tile
-    return sheet

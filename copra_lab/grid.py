@@ -27,7 +27,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from copra_lab.copra import PLAIN, CopRA, Dropout, Dropping, ProgressiveDropout, StochasticDepth
+from copra_lab.copra import DROPPINGS
 from copra_lab.lora import LoRA
 from copra_lab.nemesis import Nemesis
 from copra_lab.prompt_training import name_of
@@ -36,18 +36,15 @@ from copra_lab.sweep import RATES, PromptRun, Run
 
 __all__ = ["METHODS", "Grid", "grid", "read_grid"]
 
-DROPPINGS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())}
-"""Ways to train LoRA, by name."""
-
 _PENALTIES = (None, Nemesis(beta=1.0), Nemesis(beta=0.0), Nemesis(beta=0.5))
 TUNINGS: dict[str, tuple[CoOp | VPT, Nemesis | None]] = {name_of(m, p): (m, p) for m in (CoOp(), VPT()) for p in _PENALTIES}
 """Ways to learn a soft prompt, by name."""
 
 METHODS = (*DROPPINGS, *TUNINGS)
+"""All of them: what a sweep's ``methods`` may name."""
 
 MOST_SEEDS = 100_000
 """Of a sweep: more is a slip of the keyboard."""
-"""All of them: what a sweep's ``methods`` may name."""
 
 
 @dataclass(frozen=True)

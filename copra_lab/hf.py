@@ -2,10 +2,8 @@
 from a folder of one. It is a renaming and nothing else, so both ways are exact.
 """
 
-import copy
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,21 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from copra_lab.clip import Clip
-from copra_lab.hub import HF_INDEX, HF_WEIGHTS
+from copra_lab.fetching import HF_INDEX, HF_WEIGHTS
 from copra_lab.loading import finish, hugging_face_tokenizer, read_weights
-from copra_lab.lora import Adapter, check_fits, merged_weights
 
-__all__ = ["merged_into", "to_hugging_face"]
-
-
-def merged_into(clip: Clip, adapter: Adapter) -> Clip:
-    """A CLIP of its own, with the deltas of `adapter` added to its weights. Raises ValueError for one of another base or shape."""
-    check_fits(adapter, clip.sites, clip.hash)
-    model = copy.deepcopy(clip.model)
-    with torch.no_grad():
-        for name, weight in merged_weights(clip.model, adapter).items():
-            model.get_parameter(name).copy_(weight)
-    return replace(clip, model=model)
+__all__ = ["to_hugging_face"]
 
 
 Row = tuple[tuple[str, ...], tuple[str, ...], bool]

@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping
 from typing import Any
 
-from copra_lab.listing import PARTS, Listing, parted
+from copra_lab.listing import PARTS, TEMPLATE, Listing, parted
 from copra_lab.photos import Picture
 from copra_lab.sources import Entry
 
@@ -23,7 +23,7 @@ def is_dataset(data: object) -> bool:
     return bool(splits) and all(hasattr(s, "features") and hasattr(s, "column_names") for s in splits)
 
 
-def listing(data: Any, *, image: str | None = None, label: str | None = None, name: str | None = None, template: str = "a photo of a {}.") -> Listing:
+def listing(data: Any, *, image: str | None = None, label: str | None = None, name: str | None = None, template: str = TEMPLATE) -> Listing:
     """The rows of `data`, for `tasks.load_task`. `image` and `label` name its columns: where they are not given, the only
     one of images, and the only one of classes or else the one called "label". Rows without a label are left out.
 

@@ -8,6 +8,9 @@ from pathlib import Path
 from copra_lab import sources as so
 from copra_lab.photos import IMAGE_FILES, Picture
 
+TEMPLATE = "a photo of a {}"
+"""The prompt of images that come without one."""
+
 PARTS = ("train", "val", "test")
 TEST_SHARE, VAL_SHARE = 0.3, 0.2
 """Of a data set without a split of its own, as CoOp deals it (arXiv:2109.01134); and of training images that have none to validate."""

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from copra_lab.clip import Clip
-from copra_lab.hub import CONFIG, PREFIX, WEIGHTS, download_clip, tokenizer_files, unreachable
+from copra_lab.fetching import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, PREFIX, download_clip, tokenizer_files, unreachable
 from copra_lab.sites import find_sites
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
@@ -55,14 +55,14 @@ def read(name: str, called: str | None = None) -> Clip:
 
 def read_folder(folder: Path, name: str) -> Clip:
     """A folder in open_clip's layout, or else in Hugging Face's."""
-    config_file = folder / CONFIG
+    config_file = folder / OPEN_CLIP_CONFIG
     if not config_file.is_file() and (folder / "config.json").is_file():
         from copra_lab.hf import read_hugging_face
 
         return read_hugging_face(folder, name)
     if not config_file.is_file():
         raise FileNotFoundError(
-            f"{config_file} is missing; a CLIP folder holds {CONFIG} and {WEIGHTS[0]}, or Hugging Face's config.json and model.safetensors"
+            f"{config_file} is missing; a CLIP folder holds {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]}, or Hugging Face's config.json and model.safetensors"
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
@@ -70,9 +70,9 @@ def read_folder(folder: Path, name: str) -> Clip:
         model = _build(model_cfg)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
         raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
-    weights = next((folder / w for w in WEIGHTS if (folder / w).is_file()), None)
+    weights = next((folder / w for w in OPEN_CLIP_WEIGHTS if (folder / w).is_file()), None)
     if weights is None:
-        raise FileNotFoundError(f"{folder / WEIGHTS[0]} is missing; a CLIP folder holds {CONFIG} and {WEIGHTS[0]}")
+        raise FileNotFoundError(f"{folder / OPEN_CLIP_WEIGHTS[0]} is missing; a CLIP folder holds {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]}")
     _load(model, weights)
     return finish(model, _tokenizer(model_cfg["text_cfg"], folder, name), name, preprocess)
 
@@ -87,7 +87,7 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
     if tag:
         try:
             if repo := str(tag.get("hf_hub", "")).rpartition("/")[0]:
-                snapshot_download(repo, allow_patterns=[CONFIG])  # asks once: without a hub, the download asks for a minute
+                snapshot_download(repo, allow_patterns=[OPEN_CLIP_CONFIG])  # asks once: without a hub, the download asks for a minute
             file = Path(open_clip.download_pretrained(tag))
         except (OSError, RuntimeError) as e:
             raise unreachable(f"the weights of {name!r}", f"them as a file, as {architecture + ':FILE'!r}") from e

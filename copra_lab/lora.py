@@ -4,19 +4,22 @@ LoRA (Hu et al., arXiv:2106.09685) adds to a weight matrix W (out, in) a product
 A (r, in) random, B (out, r) zero at the start, so that training starts exactly at the base.
 """
 
+import copy
 import hashlib
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from copra_lab.clip import Clip
 from copra_lab.sites import Site, find_sites
 
-__all__ = ["NONE", "Adapter", "LoRA", "LowRank"]
+__all__ = ["NONE", "Adapter", "LoRA", "LowRank", "merged_into"]
 
 
 @dataclass(frozen=True)
@@ -186,3 +189,13 @@ def merged_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
             out[key] = params[key].detach().clone()
         out[key][site.start : site.stop] += d.delta().to(out[key].dtype)
     return out
+
+
+def merged_into(clip: Clip, adapter: Adapter) -> Clip:
+    """A CLIP of its own, with the deltas of `adapter` added to its weights. Raises ValueError for one of another base or shape."""
+    check_fits(adapter, clip.sites, clip.hash)
+    model = copy.deepcopy(clip.model)
+    with torch.no_grad():
+        for name, weight in merged_weights(clip.model, adapter).items():
+            model.get_parameter(name).copy_(weight)
+    return replace(clip, model=model)

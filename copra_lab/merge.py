@@ -17,12 +17,12 @@ from copra_lab.lora import Adapter, LowRank
 from copra_lab.sites import place
 
 __all__ = [
-    "Weight", "average_factors", "barrier", "dare", "interpolate", "interpolate_factors", "plane", "task_arithmetic", "ties", "truncate",
+    "Weight", "average_factors", "barrier", "dare", "highest_barrier", "interpolate", "interpolate_factors", "plane", "task_arithmetic", "ties", "truncate",
     "weighted_sum",
 ]  # fmt: skip
 
 Weight = float | Mapping[int, float]
-"""A number, or one a layer: layer → number, 0 for a layer that is not named."""
+"""A number, or one a layer: layer → number, the same for both towers, 0 for a layer that is not named."""
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adapter:
@@ -110,6 +110,8 @@ def ties(adapters: Sequence[Adapter], density: float = 0.2, scale: float = 1.0) 
 
 def keep_largest(tensors: Mapping[str, Tensor], density: float) -> dict[str, Tensor]:
     """Of all entries of several tensors together, the share `density` of largest magnitude; the others zero."""
+    if not tensors:
+        return {}
     flat = torch.cat([t.flatten() for t in tensors.values()])
     at = flat.abs().topk(round(density * flat.numel())).indices
     kept = torch.zeros_like(flat)
@@ -160,10 +162,17 @@ def barrier(weights: Sequence[float], values: Sequence[float]) -> float:
     `weights` must contain 0 and 1; points outside 0…1 do not count. Never negative, since the ends give 0.
     Entezari et al., arXiv:2110.06296 (of losses there). Frankle et al., arXiv:1912.05671, hold the path against the mean of its ends.
     """
+    return highest_barrier(weights, values)[0]
+
+
+def highest_barrier(weights: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
+    """`barrier`, and the λ where it is; of equals the first given."""
     at = dict(zip(weights, values, strict=True))
     if 0.0 not in at or 1.0 not in at:
         raise ValueError("a barrier needs the values at λ = 0 and λ = 1")
-    return max((1 - w) * at[0.0] + w * at[1.0] - v for w, v in at.items() if 0 <= w <= 1)
+    depths = {w: (1 - w) * at[0.0] + w * at[1.0] - v for w, v in at.items() if 0 <= w <= 1}
+    where = max(depths, key=depths.__getitem__)
+    return depths[where], where
 
 
 def _check(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> None:

@@ -97,7 +97,7 @@ def survey(
     raises accuracy.
 
     Accuracy moves by an image or two whatever is done, so each difference comes with its paired bootstrap: the same images are
-    drawn for both. Without one for many corruptions at once, 5 of 100 that do nothing have p < 0.05.
+    drawn for both. p is not corrected for many corruptions at once: of 100 that do nothing 5 have p < 0.05.
     """
     plan = [("rescale", i, t, rescale(prompt, i, t)) for i in range(prompt.length) for t in taus]
     plan += [("replace", i, s, replace(prompt, i, s, seed)) for i in range(prompt.length) for s in sigmas]

@@ -23,8 +23,8 @@ from tqdm.auto import tqdm
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.devices import spread
+from copra_lab.files import write_atomically
 from copra_lab.lora import Adapter
-from copra_lab.storage import write_atomically
 from copra_lab.sweep import PromptRun, Run, trained
 from copra_lab.table import DONE, FAILED, WAITING, Table
 

@@ -54,6 +54,11 @@ def embed(visual: nn.Module, x: Tensor) -> Tensor:
     return visual.ln_pre(x)
 
 
+def beside(tokens: Tensor, context: Tensor | None) -> Tensor:
+    """Tokens (n, t, d) of images as they enter the first block, and after them those of a soft prompt."""
+    return tokens if context is None else torch.cat([tokens, context.expand(len(tokens), -1, -1)], 1)
+
+
 def _tower(found: nn.ModuleList, last_norm: nn.Module, head: Callable[[Tensor], Tensor], dtype: torch.dtype = torch.float32) -> Tower:
     blocks = _blocks(
         ((b.ln_1, (b.attn.in_proj_weight, b.attn.in_proj_bias), b.attn.out_proj, b.ln_2, b.mlp.c_fc, b.mlp.c_proj) for b in found), dtype

@@ -12,11 +12,11 @@ from copra_lab.devices import Place
 from copra_lab.loop import Training
 from copra_lab.lora import NONE, Adapter, check_fits
 from copra_lab.nemesis import Nemesis
-from copra_lab.plain import embed, plain_tower
+from copra_lab.plain import beside, embed, plain_tower
 from copra_lab.prompts import VPT, CoOp, SoftPrompt, norms
 from copra_lab.seeds import generator
 from copra_lab.tasks import Split, Task
-from copra_lab.texts import Encoder, beside, encode_texts
+from copra_lab.texts import Encoder, encode_texts
 from copra_lab.tower import CHUNK
 
 

@@ -22,7 +22,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from copra_lab.clip import Clip
-from copra_lab.storage import write_atomically
+from copra_lab.files import write_atomically
 from copra_lab.texts import embedding, token_numbers
 
 __all__ = ["VPT", "CoOp", "PromptError", "SoftPrompt", "norms", "word_norm"]

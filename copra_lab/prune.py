@@ -49,7 +49,10 @@ def keep(adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "
     if kinds != KINDS and (missing := [k for k in kinds if k not in own]):
         raise ValueError(f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}")
     kept = {n for n in adapter.deltas if (at := place(n))[0] != tower or (at[1] in chosen and at[2] in kinds)}
-    return adapter if kept == set(adapter.deltas) else adapter.keep(kept)
+    if kept == set(adapter.deltas):
+        return adapter
+    deltas = {n: d for n, d in adapter.deltas.items() if n in kept}
+    return made("keep", deltas, [adapter], tower=tower, layers=sorted(map(int, chosen)), kinds=list(kinds))
 
 
 def keep_best(adapter: Adapter, worth: Mapping[int, float], count: int, tower: str = "vision") -> Adapter:

@@ -10,11 +10,8 @@ alpha for any matrix.
 
 import json
 import math
-import os
 import re
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,45 +19,20 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
-from copra_lab.hub import PREFIX, download_adapter
+from copra_lab.fetching import PREFIX, download_adapter
+from copra_lab.files import read_json, write_atomically
 from copra_lab.lora import Adapter, LowRank, check_fits
 from copra_lab.sites import hf_name, parse
 
 __all__ = ["AdapterError", "load_adapter", "save_adapter"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
-_PREFIX = "base_model.model."
-LARGEST_JSON = 10_000_000
-"""Bytes of a configuration, at most."""
+PEFT_ROOT = "base_model.model."
+"""What peft puts before a module's own name."""
 
 
 class AdapterError(ValueError):
     """An adapter folder that cannot be used; the message says why and what to do."""
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader finds the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    try:
-        with open(part, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-@contextmanager
-def written_aside(folder: Path) -> Iterator[Path]:
-    """A new folder for a library that writes several files one after another: they take their places in `folder` when all are whole,
-    the weights last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:  # the same disk, so that moving is renaming
-        yield Path(aside)
-        for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
-            os.replace(file, folder / file.name)
 
 
 def save_adapter(adapter: Adapter, folder: "str | Path") -> None:
@@ -76,8 +48,8 @@ def weights_file(adapter: Adapter) -> bytes:
     """What `save_adapter` writes as the weights of `adapter`, zeros and all."""
     tensors = {}
     for name, d in adapter.deltas.items():
-        tensors[f"{_PREFIX}{name}.lora_A.weight"] = d.A.detach().float().contiguous()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = d.B.detach().float().contiguous()
+        tensors[f"{PEFT_ROOT}{name}.lora_A.weight"] = d.A.detach().float().contiguous()
+        tensors[f"{PEFT_ROOT}{name}.lora_B.weight"] = d.B.detach().float().contiguous()
     header = {"base": adapter.base, "scales": {n: d.scale for n, d in adapter.deltas.items()}, "provenance": dict(adapter.provenance)}
     # One key only: the order of several is not fixed, and the same adapter shall give the same bytes.
     return to_bytes(tensors, {"copra_lab": json.dumps(header, sort_keys=True)})
@@ -116,7 +88,7 @@ def load_adapter(folder: "str | Path", clip=None) -> Adapter:
         folder = download_adapter(str(folder).removeprefix(PREFIX), [WEIGHTS, CONFIG])
     folder = Path(folder)
     file = folder / WEIGHTS
-    tensors, header = read_weights(folder)
+    tensors, header = read_adapter_file(folder)
     if header is not None:
         pairs = _pair_up(file, tensors)
         scales, base, provenance = _from_header(file, header)
@@ -135,7 +107,7 @@ def load_adapter(folder: "str | Path", clip=None) -> Adapter:
     return adapter
 
 
-def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
+def read_adapter_file(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     """What the weights file of an adapter's folder holds, and our header if it has one. Raises AdapterError for what is missing, cut off or a pickle."""
     file = folder / WEIGHTS
     if not folder.is_dir():
@@ -154,7 +126,7 @@ def read_weights(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
 def _pair_up(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     halves: dict[str, dict[str, torch.Tensor]] = {}
     for key, t in tensors.items():
-        name, _, half = key.removeprefix(_PREFIX).removesuffix(".weight").removesuffix(".default").rpartition(".lora_")
+        name, _, half = key.removeprefix(PEFT_ROOT).removesuffix(".weight").removesuffix(".default").rpartition(".lora_")
         if half not in ("A", "B") or not name:
             hint = "it is DoRA, which has no low-rank delta alone" if "magnitude" in key else "only plain LoRA is read"
             raise AdapterError(f"{file} holds {key!r}; {hint}")
@@ -182,18 +154,6 @@ def _from_header(file: Path, header: str) -> tuple[dict[str, float], str, dict[s
     if bad := [n for n, s in scales.items() if not math.isfinite(s)]:
         raise AdapterError(f"the scale of {bad[0]} in {file} is not a finite number; save the adapter anew")
     return scales, base, provenance
-
-
-def read_json(file: Path) -> Any:
-    """What a small JSON file holds. Raises FileNotFoundError for what is no file, ValueError for one that is too large or nested too deep."""
-    if not file.is_file():  # a device would be read for ever
-        raise FileNotFoundError(f"there is no file {file}")
-    if file.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"it has more than {LARGEST_JSON / 1e6:.0f} MB")
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except RecursionError as e:
-        raise ValueError("it is nested too deep") from e
 
 
 def _read_config(file: Path) -> dict[str, Any]:
@@ -242,13 +202,11 @@ def _as_sites(
 
     A matrix that is no CLIP's keeps its name. Of one that holds q, k and v together, each gets its rows of B and shares A.
     """
-    alphas, root = dict(config.get("alpha_pattern") or {}), bool(config.get("use_rslora"))
     own = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
     alone = "text" if "Text" in own else "vision" if "Vision" in own or "ImageClassification" in own else None
     out, scales = {}, {}
     for path, (a, b) in pairs.items():
         path = path.replace(".base_layer", "")
-        alpha = next((v for pattern, v in alphas.items() if re.match(rf"(.*\.)?({pattern})$", path)), config["lora_alpha"])
         found, members = parse(path), {path: b}
         if found:
             tower, layer, part = found
@@ -263,5 +221,17 @@ def _as_sites(
                 members = {hf_name(tower, layer, part): b}
         for name, rows in members.items():
             out[name] = a, rows.contiguous()
-            scales[name] = float(alpha) / (math.sqrt(len(a)) if root else len(a))
+            scales[name] = peft_scale(config, path, len(a))
     return out, scales
+
+
+def for_module(pattern: str, path: str) -> bool:
+    """Whether a key of peft's ``alpha_pattern`` or ``rank_pattern`` is about the module at `path`."""
+    return re.match(rf"(.*\.)?({pattern})$", path) is not None
+
+
+def peft_scale(config: Mapping[str, Any], path: str, rank: int) -> float:
+    """What peft multiplies B·A of this rank by, at the module of this path."""
+    alphas = config.get("alpha_pattern") or {}
+    alpha = next((a for pattern, a in alphas.items() if for_module(pattern, path)), config["lora_alpha"])
+    return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

@@ -14,11 +14,11 @@ from tqdm.auto import tqdm
 
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, Dropping
+from copra_lab.files import write_atomically
 from copra_lab.lora import Adapter, LoRA
 from copra_lab.nemesis import Nemesis
 from copra_lab.prompt_training import name_of
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
-from copra_lab.storage import write_atomically
 from copra_lab.tasks import Task, load_task
 from copra_lab.train import fit
 

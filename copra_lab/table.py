@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from copra_lab.storage import write_atomically
+from copra_lab.files import write_atomically
 
 COLUMNS = {
     "key": "TEXT PRIMARY KEY", "task": "TEXT", "method": "TEXT", "seed": "INTEGER", "state": "TEXT NOT NULL", "accuracy": "REAL", "low": "REAL",

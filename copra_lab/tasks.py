@@ -13,7 +13,7 @@ import difflib
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ import torch
 from copra_lab import datasets, hf_datasets
 from copra_lab import sources as so
 from copra_lab.catalogue import TASKS, Drawn, drawn
-from copra_lab.listing import Listing, folder
+from copra_lab.listing import TEMPLATE, Listing, folder
 from copra_lab.nuisances import random_crop
 from copra_lab.photos import IMAGE_FILES, MEGAPIXELS, photo, photos
 
@@ -130,7 +130,7 @@ def _split(d: Drawn, part: str, entries: Sequence[so.Entry]) -> Split:
     return Split(images, labels, tuple(e.source for e in entries))
 
 
-@cache
+@lru_cache(64)  # each holds its training images, and a sweep may go through many seeds
 def _load(name: str, shots: int, seed: int, side: int) -> Task:
     recipe, d = TASKS[name], drawn(name, side)
     train = _split(d, "train", so.first(d.entries["train"], shots, f"{seed}/"))
@@ -195,7 +195,7 @@ def image_folder(
     shots: int = 16,
     seed: int = 0,
     side: int = 64,
-    template: str = "a photo of a {}",
+    template: str = TEMPLATE,
     test_images: int | None = so.MOST_TEST,
 ) -> Task:
     """Your own task: a folder with one folder of images a class, named like the class, with or without folders inside. The files' names decide which

@@ -150,8 +150,3 @@ class _General:
                 return F.normalize(functional_call(self.model, self.weights, (tokens,)), dim=-1)
             finally:
                 hook.remove()
-
-
-def beside(tokens: Tensor, context: Tensor | None) -> Tensor:
-    """Tokens (n, t, d) of images as they enter the first block, and after them those of a soft prompt."""
-    return tokens if context is None else torch.cat([tokens, context.expand(len(tokens), -1, -1)], 1)

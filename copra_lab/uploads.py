@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 import torch
 from PIL import Image
 
+from copra_lab.listing import TEMPLATE
 from copra_lab.photos import FORMATS, IMAGE_FILES, UNREADABLE, photo
 from copra_lab.tasks import Split, Task
 
@@ -36,7 +37,7 @@ class UploadError(ValueError):
     """A zip that makes no task; the message says why and what to do."""
 
 
-def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str = "a photo of a {}") -> Task:
+def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str = TEMPLATE) -> Task:
     """A task out of a zip of class folders (``cats/1.png``, …, or all of them inside one folder), given as a file or as its bytes.
 
     It is zero-shot: the folders' names are the classes, with _ for a space, and every image is a test image, uint8 (side, side, 3), its

@@ -16,10 +16,10 @@ from platformdirs import user_cache_path
 
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
-from copra_lab.copra import PLAIN, CopRA, Dropout, Dropping, ProgressiveDropout, StochasticDepth
+from copra_lab.copra import DROPPINGS
+from copra_lab.files import write_atomically
 from copra_lab.lora import Adapter
 from copra_lab.stats import Accuracy
-from copra_lab.storage import write_atomically
 from copra_lab.sweep import Run, chosen, train_all, trained
 from copra_lab.tasks import load_task, task_names
 
@@ -34,7 +34,7 @@ NOT_REPORTED = (*DEVELOPMENT, "same-drawings")
 SEEDS = {"lora": 5, "copra": 5}
 """How many seeds a method has; three where nothing is said."""
 
-METHODS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())}
+METHODS = DROPPINGS
 
 
 def headline(tasks: Sequence[str], methods: Sequence[str] = tuple(METHODS), seeds: int | None = None) -> list[Run]:

@@ -13,12 +13,12 @@ from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
+from copra_lab.files import write_atomically
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
 from copra_lab.prune import keep, keep_best, layers_of, magnitudes
 from copra_lab.shapley import Exact, exact
 from copra_lab.shipped import shipped
-from copra_lab.storage import write_atomically
 from copra_lab.sweep import Run, chosen
 
 COUNTS = (3, 6, 9)

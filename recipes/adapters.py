@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.files import write_atomically
 from copra_lab.shipped import FOLDER
 from copra_lab.stats import Accuracy
-from copra_lab.storage import write_atomically
 from copra_lab.sweep import Run, chosen, train_all, trained
 from copra_lab.tasks import load_task, task_names
 

@@ -19,7 +19,7 @@ from PIL import Image
 from playwright.sync_api import Page, sync_playwright
 from tqdm.auto import tqdm
 
-from copra_lab.storage import write_atomically
+from copra_lab.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 1180, 1010

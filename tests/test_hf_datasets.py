@@ -72,7 +72,7 @@ def check(task):
 @MAKE
 def test_a_single_data_set_is_dealt(make):
     task = load_task(make(60), side=16, shots=10**6)
-    assert task.classes == ("cat", "red panda", "zebra") and task.prompts[1] == "a photo of a red panda."
+    assert task.classes == ("cat", "red panda", "zebra") and task.prompts[1] == "a photo of a red panda"
     assert [len(s) for s in (task.train, task.val, task.test)] == [30, 12, 18]
     assert len({*task.train.sources, *task.val.sources, *task.test.sources}) == 60 and "half train" in task.about
     check(task)

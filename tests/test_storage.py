@@ -11,9 +11,10 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as to_bytes
 from tiny import random_adapter, tiny_clip
 
+from copra_lab.files import written_aside
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import interpolate
-from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter, written_aside
+from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter
 
 
 @pytest.fixture

@@ -20,8 +20,10 @@ def export(
 ) -> Told:
     """Write an adapter as a folder that peft loads, or merged into a Hugging Face CLIP."""
     from copra_lab.clip import load_clip
-    from copra_lab.hf import merged_into, to_hugging_face
-    from copra_lab.storage import WEIGHTS, written_aside
+    from copra_lab.files import written_aside
+    from copra_lab.hf import to_hugging_face
+    from copra_lab.lora import merged_into
+    from copra_lab.storage import WEIGHTS
 
     given.check_free(out, overwrite, WEIGHTS, "model.safetensors")
     base = load_clip(clip)

@@ -80,7 +80,7 @@ def save_figure(picture: "Picture", file: Path) -> None:
     """All at once, in the format that the file's name ends in."""
     import io
 
-    from copra_lab.storage import write_atomically
+    from copra_lab.files import write_atomically
 
     data = io.BytesIO()
     picture.figure.savefig(data, format=file.suffix[1:].lower(), dpi=150, facecolor="white")

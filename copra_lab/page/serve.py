@@ -33,7 +33,10 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
         "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
     )
     parser.add_argument(
-        "--clip", "--model", metavar="NAME", help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from it with --adapters"
+        "--clip",
+        "--model",
+        metavar="NAME",
+        help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from it with --adapters",
     )
     parser.add_argument("--mcp", action="store_true", help="let assistants use what the page measures, too, as tools (Model Context Protocol)")
     args = parser.parse_args(arguments)

@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
+from copra_lab.files import write_atomically
 from copra_lab.lora import Adapter
 from copra_lab.stats import Accuracy
-from copra_lab.storage import write_atomically
 from copra_lab.tasks import load_task
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

@@ -1,0 +1,49 @@
+"""Files that are whole or not there, and small ones that are read with care."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+LARGEST_JSON = 10_000_000
+"""Bytes of a configuration, at most."""
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader finds the old file or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with open(part, "wb") as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_aside(folder: Path) -> Iterator[Path]:
+    """A new folder for a library that writes several files one after another: they take their places in `folder` when all are whole,
+    the weights last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:  # the same disk, so that moving is renaming
+        yield Path(aside)
+        for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
+            os.replace(file, folder / file.name)
+
+
+def read_json(file: Path) -> Any:
+    """What a small JSON file holds. Raises FileNotFoundError for what is no file, ValueError for one that is too large or nested too deep."""
+    if not file.is_file():  # a device would be read for ever
+        raise FileNotFoundError(f"there is no file {file}")
+    if file.stat().st_size > LARGEST_JSON:
+        raise ValueError(f"it has more than {LARGEST_JSON / 1e6:.0f} MB")
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except RecursionError as e:
+        raise ValueError("it is nested too deep") from e
