@@ -67,6 +67,11 @@ def ramp(step: int, steps: int, share: float, shape: str = "linear") -> float:
     return x if shape == "linear" else math.expm1(3 * x) / math.expm1(3)
 
 
+def _within(name: str, value: float, below_one: bool = False) -> None:
+    if not 0 <= value <= 1 or (below_one and value == 1):
+        raise ValueError(f"{name} must be at least 0 and {'below' if below_one else 'at most'} 1, got {value!r}")
+
+
 @dataclass(frozen=True)
 class CopRA:
     """Progressive random layer dropping. p(t) = start + (1 − start)·`ramp`(t).
@@ -188,8 +193,3 @@ def drawn(dropping: Dropping, units: int, seed: int, step: int, steps: int) -> D
 def masks(dropping: Dropping, units: int, steps: int, seed: int = 0) -> list[tuple[bool, ...]]:
     """Which of so many units `fit` has on in each step, without training: (steps, units)."""
     return [drawn(dropping, units, seed, step, steps).on for step in range(steps)]
-
-
-def _within(name: str, value: float, below_one: bool = False) -> None:
-    if not 0 <= value <= 1 or (below_one and value == 1):
-        raise ValueError(f"{name} must be at least 0 and {'below' if below_one else 'at most'} 1, got {value!r}")
