@@ -7,7 +7,7 @@ the import itself stays light.
 from importlib import import_module
 from typing import Any
 
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOME = {
     "clip": ("Clip", "load_clip"),
