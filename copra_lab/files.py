@@ -1,40 +1,64 @@
 """Files that are whole or not there, and small ones that are read with care."""
 
+import errno
 import json
 import os
+import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 LARGEST_JSON = 10_000_000
 """Bytes of a configuration, at most."""
 
 
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader finds the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+_ROOM, _ELSEWHERE = "make room on that disk, and do it again", "choose a folder that you may write to"
+_WHAT_TO_DO = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM} | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE)
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Turns what the system, safetensors or SQLite say of a write that failed into one sentence: OSError, of the kind that it was."""
     try:
-        with open(part, "wb") as f:
-            f.write(data)
-            f.flush()
-            os.fsync(f.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+        yield
+    except OSError as e:
+        raise type(e)(f"{path} cannot be written ({e.strerror or e}); {_WHAT_TO_DO.get(e.errno or 0, _ELSEWHERE)}") from e
+    except (SafetensorError, sqlite3.OperationalError) as e:
+        full = "full" in str(e) or "No space" in str(e)
+        raise OSError(f"{path} cannot be written ({e}); {_ROOM if full else _ELSEWHERE}") from e
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write `data` to `path` so that a reader finds the old file or the new one, never a part. Raises OSError, in one sentence, where the
+    disk is full or the folder is not to be written to."""
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(part, "wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            os.replace(part, path)
+        finally:
+            with suppress(OSError):  # what was wrong is said already
+                part.unlink(missing_ok=True)
 
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
     """A new folder for a library that writes several files one after another: they take their places in `folder` when all are whole,
     the weights last."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:  # the same disk, so that moving is renaming
-        yield Path(aside)
-        for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
-            os.replace(file, folder / file.name)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:  # the same disk, so that moving is renaming
+            yield Path(aside)
+            for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
+                os.replace(file, folder / file.name)
 
 
 def read_json(file: Path) -> Any:

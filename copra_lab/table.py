@@ -6,11 +6,12 @@ import io
 import json
 import sqlite3
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from copra_lab.files import write_atomically
+from copra_lab.files import write_atomically, writing
 
 COLUMNS = {
     "key": "TEXT PRIMARY KEY", "task": "TEXT", "method": "TEXT", "seed": "INTEGER", "state": "TEXT NOT NULL", "accuracy": "REAL", "low": "REAL",
@@ -26,32 +27,38 @@ WAITING, DONE, FAILED = "waiting", "done", "failed"
 class Table:
     """The table in `file`, made if need be. Each change is one transaction: a reader, or a process that is killed, finds it whole.
 
-    Raises ValueError for a file that is no such table.
+    Raises ValueError for a file that is no such table, and OSError, here and in every change, where it cannot be written.
     """
 
     def __init__(self, file: Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        self._lock = threading.Lock()  # a connection's transaction is shared by all threads
+        self._file, self._lock = file, threading.Lock()  # a connection's transaction is shared by all threads
         try:
-            self._db = sqlite3.connect(file, timeout=60, check_same_thread=False)
-            with self._db:
+            with writing(file):
+                file.parent.mkdir(parents=True, exist_ok=True)
+                self._db = sqlite3.connect(file, timeout=60, check_same_thread=False)
+            with self._change():
                 self._db.execute(f"CREATE TABLE IF NOT EXISTS runs ({', '.join(f'{n} {kind}' for n, kind in COLUMNS.items())})")
             self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM runs LIMIT 1")
         except sqlite3.Error as e:
             raise ValueError(f"{file} is not a table of runs ({e}); remove it, and what is trained already is put into a new one") from e
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        with self._lock, writing(self._file), self._db:
+            yield
 
     def close(self) -> None:
         self._db.close()
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Runs that are to be done, where they are not in the table yet."""
-        with self._lock, self._db:
+        with self._change():
             for row in rows:
                 self._put("INSERT OR IGNORE", {**row, "state": WAITING})
 
     def record(self, row: Mapping[str, Any]) -> None:
         """What came of a run: its ``state``, and what is measured of it."""
-        with self._lock, self._db:
+        with self._change():
             self._put("INSERT OR REPLACE", row)
 
     def _put(self, how: str, row: Mapping[str, Any]) -> None:
@@ -60,7 +67,7 @@ class Table:
 
     def forget_failures(self, keys: Iterable[str]) -> None:
         """Let failed runs wait again."""
-        with self._lock, self._db:
+        with self._change():
             self._db.executemany(f"UPDATE runs SET state = '{WAITING}', error = NULL WHERE key = ? AND state = '{FAILED}'", [(k,) for k in keys])
 
     def rows(self, keys: "Iterable[str] | None" = None) -> list[dict[str, Any]]:

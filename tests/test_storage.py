@@ -1,17 +1,21 @@
 import contextlib
 import copy
+import errno
 import json
+import os
 import pickle
+import sqlite3
 
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as to_bytes
 from tiny import random_adapter, tiny_clip
 
-from copra_lab.files import written_aside
+from copra_lab.files import write_atomically, written_aside
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import interpolate
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter
@@ -316,3 +320,26 @@ def test_numbers_that_torch_cannot_compare_are_read_or_refused(tmp_path):
         (tmp_path / CONFIG).write_text('{"peft_type": "LORA", "lora_alpha": 1}', encoding="utf-8")
         with pytest.raises(AdapterError, match=says):
             load_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "make room on that disk"),
+        (PermissionError(errno.EACCES, "Permission denied"), "choose a folder that you may write to"),
+        (OSError(errno.EROFS, "Read-only file system"), "choose a folder that you may write to"),
+        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "make room on that disk"),
+        (sqlite3.OperationalError("database or disk is full"), "make room on that disk"),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch, fault, words):
+    write_atomically(tmp_path / "kept", b"before")
+
+    def refuse(_):
+        raise fault
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=words) as caught:
+        write_atomically(tmp_path / "kept", b"after")
+    assert str(caught.value).startswith(f"{tmp_path / 'kept'} cannot be written (") and "Errno" not in str(caught.value)
+    assert (tmp_path / "kept").read_bytes() == b"before" and [f.name for f in tmp_path.iterdir()] == ["kept"]
