@@ -72,6 +72,15 @@ def _within(name: str, value: float, below_one: bool = False) -> None:
         raise ValueError(f"{name} must be at least 0 and {'below' if below_one else 'at most'} 1, got {value!r}")
 
 
+def _binomial(n: int, p: float, least: int) -> torch.Tensor:
+    """What `least` to n of n count in the binomial law, divided by pˡᵉᵃˢᵗ and, of many, by their largest."""
+    if n <= 1000:
+        return torch.tensor([math.comb(n, k) * p ** (k - least) * (1 - p) ** (n - k) for k in range(least, n + 1)])
+    k = torch.arange(least, n + 1, dtype=torch.float64)  # the coefficients are beyond what a float can hold
+    logs = torch.xlogy(k - least, torch.tensor(p)) + torch.xlogy(n - k, torch.tensor(1 - p)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+    return (logs - logs.max()).exp()
+
+
 @dataclass(frozen=True)
 class CopRA:
     """Progressive random layer dropping. p(t) = start + (1 − start)·`ramp`(t).
@@ -110,9 +119,8 @@ class CopRA:
         p, least = self.probability(step, steps), self.min_active
         if least > units:
             raise ValueError(f"min_active={least} asks for more than the {units} units there are")
-        weights = torch.tensor([math.comb(units, k) * p ** (k - least) * (1 - p) ** (units - k) for k in range(least, units + 1)])
-        count = least + int(torch.multinomial(weights, 1, generator=generator))
-        chosen = torch.randperm(units, generator=generator)[:count].tolist()
+        count = least + int(torch.multinomial(_binomial(units, p, least), 1, generator=generator))
+        chosen = set(torch.randperm(units, generator=generator)[:count].tolist())
         return Draw(tuple(i in chosen for i in range(units)))
 
 

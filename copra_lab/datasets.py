@@ -19,12 +19,12 @@ from copra_lab import layouts as la
 from copra_lab.download import Archive, install
 from copra_lab.gallery import cache_folder
 from copra_lab.listing import Listing, parted
-from copra_lab.photos import Picture
+from copra_lab.photos import Readable
 
 __all__ = ["SETS", "data_folder"]
 
 
-def _file(home: Path, source: str) -> Picture:
+def _file(home: Path, source: str) -> Readable:
     if not (file := home / source).is_file():
         raise FileNotFoundError(f"{file} is missing, so this copy of the data set is incomplete: unpack it anew")
     return file
@@ -45,7 +45,7 @@ class DataSet:
     archives: tuple[Archive, ...] = ()
     by_hand: str = ""
     also: tuple[str, ...] = ()
-    open: Callable[[Path, str], Picture] = _file
+    open: Callable[[Path, str], Readable] = _file
 
 
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from copra_lab.listing import PARTS, TEMPLATE, Listing, parted
-from copra_lab.photos import Picture
+from copra_lab.photos import Readable
 from copra_lab.sources import Entry
 
 __all__ = ["listing"]
@@ -55,7 +55,7 @@ def listing(data: Any, *, image: str | None = None, label: str | None = None, na
         part_of["val"], origin = "test", "Its validation part is the test."
     entries = [Entry(f"{part}:{row}", classes[value] if names else value, f"{part}:{row}", part_of[part]) for part, row, value in rows]
 
-    def open_(source: str) -> Picture:
+    def open_(source: str) -> Readable:
         part, _, row = source.partition(":")
         return _picture(splits[part][int(row)][image], image)
 
@@ -84,7 +84,7 @@ def _column(split: Any, what: str, candidates: list[str]) -> str:
     return chosen
 
 
-def _picture(value: Any, column: str) -> Picture:
+def _picture(value: Any, column: str) -> Readable:
     """A picture as the library gives it, decoded or not."""
     if isinstance(value, Mapping):
         value = io.BytesIO(value["bytes"]) if value.get("bytes") else value.get("path")

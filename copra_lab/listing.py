@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from copra_lab import sources as so
-from copra_lab.photos import IMAGE_FILES, Picture
+from copra_lab.photos import IMAGE_FILES, Readable
 
 TEMPLATE = "a photo of a {}"
 """The prompt of images that come without one."""
@@ -27,7 +27,7 @@ class Listing:
     classes: Mapping[str, str]
     template: str
     entries: Sequence[so.Entry]
-    open: Callable[[str], Picture]
+    open: Callable[[str], Readable]
 
 
 def parted(entries: Sequence[so.Entry]) -> list[so.Entry]:

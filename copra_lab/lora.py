@@ -177,6 +177,11 @@ def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> N
             raise ValueError(f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; it was made for another architecture")
 
 
+def deltas_in(adapter: Adapter, sites: Mapping[str, Site], tower: str) -> dict[Site, LowRank]:
+    """What `adapter` adds to one tower, by site."""
+    return {sites[n]: d for n, d in adapter.deltas.items() if sites[n].tower == tower}
+
+
 def merged_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
     """The weights that `adapter` changes, by parameter name, with its deltas added; `model` is only read."""
     sites, params = find_sites(model), dict(model.named_parameters())

@@ -29,10 +29,10 @@ MANY = 500
 NAMED = 10
 """Pictures that an error names, at most, beside the first."""
 
-Picture = str | Path | BinaryIO | Image.Image
+Readable = str | Path | BinaryIO | Image.Image
 
 
-def photo(picture: Picture, side: int = 64, name: str = "") -> torch.Tensor:
+def photo(picture: Readable, side: int = 64, name: str = "") -> torch.Tensor:
     """An image, or a file of one, as uint8 (side, side, 3): its middle square, transparency on white. `name` is what an error calls it.
 
     Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
@@ -59,7 +59,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def photos(sources: Sequence[str], open_: Callable[[str], Picture], side: int, what: str = "images") -> torch.Tensor:
+def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images") -> torch.Tensor:
     """The pictures of `sources`, uint8 (n, side, side, 3), read on several threads. `open_` is called on the caller's thread
     alone, shortly before a picture is needed. Raises as `photo` does, but for all pictures that cannot be read at once."""
     out = torch.empty(len(sources), side, side, 3, dtype=torch.uint8)

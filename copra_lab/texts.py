@@ -3,8 +3,8 @@ merged into it."""
 
 import copy
 import threading
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from copra_lab.clip import Clip
-from copra_lab.lora import NONE, Adapter, merged_weights
+from copra_lab.lora import NONE, Adapter, LowRank, deltas_in, merged_weights
 from copra_lab.plain import plain_text
+from copra_lab.sites import Site
 from copra_lab.tower import TextTower, workers
 
 __all__ = ["Encoder"]
@@ -84,12 +85,8 @@ class Encoder:
 
     def __init__(self, clip: Clip, classes: Sequence[str], length: int, position: str, adapter: Adapter = NONE):
         self.layout = layout(clip, classes, length, position)
-        deltas = {clip.sites[n]: d for n, d in adapter.deltas.items() if clip.sites[n].tower == "text"}
-        run: TextTower | _General
-        if plain := _plain(clip):
-            run = TextTower(plain.tower.with_deltas(plain.tower, deltas), plain.words, plain.places)
-        else:
-            run = _General(clip, self.layout, Adapter({s.name: d for s, d in deltas.items()}))
+        deltas = deltas_in(adapter, clip.sites, "text")
+        run: TextTower | _General = _plain_with(clip, deltas) or _General(clip, self.layout.tokens, deltas)
         self._run, self._alike = run, position == "end"
         self._embedded = embedding(clip.model).weight.detach()[run.tokens if isinstance(run, _General) else self.layout.tokens]
 
@@ -115,17 +112,22 @@ class Encoder:
 
 def encode_texts(clip: Clip, texts: Sequence[str], adapter: Adapter) -> Tensor:
     """Normalised features (n, e) of whole texts, by the text tower with an adapter merged into it."""
-    tokens = clip.tokenizer(list(texts))
-    deltas = {clip.sites[n]: d for n, d in adapter.deltas.items() if clip.sites[n].tower == "text"}
+    deltas = deltas_in(adapter, clip.sites, "text")
     if not deltas:
         return clip.text_features(texts)
+    tokens = clip.tokenizer(list(texts))
+    ends = tokens.argmax(-1)
     with torch.inference_mode():
-        if plain := _plain(clip):
-            ends = tokens.argmax(-1)
-            run = TextTower(plain.tower.with_deltas(plain.tower, deltas), plain.words, plain.places)
-            return run.features(plain.words[tokens[:, : int(ends.max()) + 1]], ends)
-        general = _General(clip, Layout(tokens, tokens, tokens), Adapter({s.name: d for s, d in deltas.items()}))
-        return general.features(embedding(clip.model).weight[tokens], tokens)
+        if plain := _plain_with(clip, deltas):
+            return plain.features(plain.words[tokens[:, : int(ends.max()) + 1]], ends)
+        return _General(clip, tokens, deltas).features(embedding(clip.model).weight[tokens], ends)
+
+
+def _plain_with(clip: Clip, deltas: Mapping[Site, LowRank]) -> TextTower | None:
+    """The text tower with deltas added, if it is a plain one."""
+    if plain := _plain(clip):
+        return replace(plain, tower=plain.tower.with_deltas(plain.tower, deltas))
+    return None
 
 
 @cache
@@ -136,11 +138,11 @@ def _plain(clip: Clip) -> TextTower | None:
 class _General:
     """The slow way for any text tower: the model's own code, its embedding exchanged by a hook, on a private copy."""
 
-    def __init__(self, clip: Clip, room: Layout, adapter: Adapter):
+    def __init__(self, clip: Clip, tokens: Tensor, deltas: Mapping[Site, LowRank]):
         self.model, self.lock = copy.deepcopy(clip.model), threading.Lock()
         self.model.forward = self.model.encode_text  # what functional_call calls
-        self.weights = merged_weights(clip.model, adapter)
-        self.tokens = F.pad(room.tokens, (0, clip.tokenizer.context_length - room.tokens.shape[1]))
+        self.weights = merged_weights(clip.model, Adapter({site.name: d for site, d in deltas.items()}))
+        self.tokens = F.pad(tokens, (0, clip.tokenizer.context_length - tokens.shape[1]))
 
     def features(self, embedded: Tensor, ends: Tensor) -> Tensor:
         tokens = self.tokens.repeat(len(embedded) // len(self.tokens), 1)

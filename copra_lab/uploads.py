@@ -23,7 +23,7 @@ MEGABYTES, UNPACKED = 10, 50
 IMAGES, CLASSES, LONGEST = 500, 50, 60
 """At most; the last is characters of a class's name."""
 
-MEGAPIXELS = 200
+ALL_MEGAPIXELS = 200
 """Of all images together, at most: a flat picture takes few bytes and much time."""
 
 MORE = 3
@@ -121,7 +121,7 @@ def _left_behind(info: zipfile.ZipInfo) -> bool:
 def _images(z: zipfile.ZipFile, members: list[tuple[str, zipfile.ZipInfo]], side: int) -> torch.Tensor:
     """The members as (n, side, side, 3). What is counted are the bytes that come out, not those that the zip promises, and all pixels
     before any picture is decoded."""
-    room, pixels, files = int(1e6 * UNPACKED), 1e6 * MEGAPIXELS, []
+    room, pixels, files = int(1e6 * UNPACKED), 1e6 * ALL_MEGAPIXELS, []
     for _, info in members:
         with z.open(info) as f:
             raw = f.read(room + 1)
@@ -131,7 +131,7 @@ def _images(z: zipfile.ZipFile, members: list[tuple[str, zipfile.ZipInfo]], side
         with _readable(info), Image.open(io.BytesIO(raw), formats=FORMATS) as opened:
             pixels -= opened.width * opened.height
         if pixels < 0:
-            raise UploadError(f"the images have more than {MEGAPIXELS} megapixels together; make them smaller")
+            raise UploadError(f"the images have more than {ALL_MEGAPIXELS} megapixels together; make them smaller")
         files.append(raw)
     images = []
     for (_, info), raw in zip(members, files, strict=True):

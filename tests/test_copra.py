@@ -204,3 +204,10 @@ def test_the_masks_can_be_looked_at():
     shown = picture(masks(CopRA(), 12, 120), [CopRA().probability(t, 120) for t in range(120)])
     assert shown.png[:4] == b"\x89PNG" and "12 layers" in shown.alt and shown.alt.endswith("100 % of them.")
     assert len(picture(masks(CopRA(), 3, 10)).figure.axes) == 1
+
+
+@pytest.mark.parametrize(("least", "step"), [(0, 0), (1, 0), (0, 300), (2, 300), (0, 750)])
+def test_thousands_of_units_follow_the_same_law(least, step):
+    on = [sum(CopRA(min_active=least).draw(4000, step, 1000, generator(seed, step, "layers")).on) for seed in range(20)]
+    p = CopRA().probability(step, 1000)
+    assert min(on) >= least and abs(sum(on) / len(on) - max(least, 4000 * p)) <= 4 * (4000 * p * (1 - p) / 20) ** 0.5
