@@ -21,7 +21,7 @@ from copra_lab.prompt_training import PromptTraining, name_of
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.tasks import Task
 
-__all__ = ["DEFAULTS", "Step", "fit"]
+__all__ = ["DEFAULTS", "RATES", "Step", "fit"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,13 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     CoOp: {"steps": 200, "lr": 1e-2, "batch": 32, "weight_decay": 5e-4, "schedule": "cosine"},
     VPT: {"steps": 400, "lr": 2e-2, "batch": 16, "weight_decay": 5e-4, "schedule": "cosine"},
 }
-"""What `fit` takes where nothing is said. LoRA's are those of everything that ships: of four rates this one did best for plain
-LoRA, 4e-3 for CopRA (``experiments/regimes.py``). A prompt's rate suits vectors with a penalty; without one five times as much is a
-little better (``experiments/nemesis.py``)."""
+"""What `fit`, a sweep and the command line take where nothing is said; of LoRA the rate depends on what is dropped, see `RATES`. LoRA's are those
+of everything that ships. A prompt's rate suits vectors with a penalty; without one five times as much is a little better
+(``experiments/nemesis.py``)."""
+
+RATES = {"lora": DEFAULTS[LoRA]["lr"], "copra": 4e-3}
+"""LoRA's learning rate by the `method` of its dropping, that of plain LoRA for any other: of 1e-3, 2e-3, 4e-3 and 8e-3 the one that does best
+alone on validation images (``experiments/regimes.py``)."""
 
 
 @overload
@@ -83,8 +87,8 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
 
     Cross-entropy over the class prompts. LoRA: AdamW (β .9, .999) on augmented batches; a quick look at it needs half of
     the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``); CopRA, whose layers train in five of eight steps, needs it all.
-    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`; a sweep and
-    ``copra-lab fit`` take ``lr=4e-3`` for CopRA, at which it does best. The same arguments on the same machine and number of threads give the same bytes.
+    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`, and LoRA's rate from `RATES`:
+    CopRA's is twice that of plain LoRA. The same arguments on the same machine and number of threads give the same bytes.
 
     ``dropping``: of LoRA, `copra.CopRA()` or one of its baselines; none by default.
     ``penalty``: of a soft prompt, `nemesis.Nemesis`, what its norms cost; nothing by default.
@@ -107,6 +111,8 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     Raises ValueError for settings that make no sense, for a checkpoint of another run or one that is damaged, and if
     the training diverges.
     """
+    if lr is None and isinstance(method, LoRA):
+        lr = RATES.get(dropping.method)
     given = {"steps": steps, "lr": lr, "batch": batch, "weight_decay": weight_decay, "schedule": schedule}
     settings: dict[str, Any] = DEFAULTS[type(method)] | {k: v for k, v in given.items() if v is not None}
     steps, lr, batch = int(settings["steps"]), float(settings["lr"]), int(settings.pop("batch"))

@@ -328,8 +328,7 @@ def test_every_verb_shows_an_example_that_is_right():
 def test_help_tells_the_defaults_that_training_has():
     from copra_lab.lora import LoRA
     from copra_lab.prompts import VPT, CoOp
-    from copra_lab.sweep import RATES
-    from copra_lab.train import DEFAULTS
+    from copra_lab.train import DEFAULTS, RATES
 
     for verb, first, second in (("fit", DEFAULTS[LoRA], {"lr": RATES["copra"]}), ("prompt", DEFAULTS[CoOp], DEFAULTS[VPT])):
         shown = {p.name: p.show_default for p in COMMAND.commands[verb].params}

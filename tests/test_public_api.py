@@ -44,7 +44,7 @@ PUBLIC = {
     "sweep": "Run PromptRun trained",
     "tasks": "load_task task_names image_folder Task Split photo IMAGE_FILES MEGAPIXELS",
     "texts": "Encoder",
-    "train": "fit DEFAULTS Step",
+    "train": "fit DEFAULTS RATES Step",
     "tuners": "Progressive Switches tuner_layers block_of",
 }
 

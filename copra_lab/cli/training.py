@@ -64,7 +64,6 @@ def fit(
     from copra_lab.grid import DROPPINGS
     from copra_lab.lora import LoRA
     from copra_lab.storage import WEIGHTS
-    from copra_lab.sweep import RATES
 
     dropping: Any = DROPPINGS[method]
     own = {"start": start, "ramp": ramp, "shape": shape, "min_active": min_active, "unit": unit, "rate": rate, "deepest": deepest}
@@ -75,8 +74,7 @@ def fit(
     given.check_free(out, overwrite, WEIGHTS)
     return _train(
         task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, seed=seed, steps=steps,
-        lr=RATES.get(method) if lr is None else lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision,
-        device=device,
+        lr=lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision, device=device,
     )  # fmt: skip
 
 
