@@ -75,8 +75,6 @@ class LoRATraining(Training):
         """Which units were on in the last step."""
         return dict(zip(self.units, self.drawn.on, strict=True))
 
-    norms: tuple[float, ...] = ()
-
     def features(self, x: Tensor) -> Tensor:
         """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
         if self.tower is None:
@@ -103,7 +101,7 @@ class LoRATraining(Training):
     def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
         labels = self.task.train.labels
-        rows = self.rows(step, len(labels), batch, g)
+        rows = self.rows(len(labels), batch, g)
         self.drawn = drawn(self.dropping, len(self.units), self.seed, step, self.steps)
         if not any(self.drawn.on):
             return None  # nothing has a gradient

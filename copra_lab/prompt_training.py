@@ -65,16 +65,12 @@ class PromptTraining(Training):
             self.context.copy_(prompt.context)
 
     @property
-    def on(self) -> dict[str, bool]:
-        return {}
-
-    @property
     def norms(self) -> tuple[float, ...]:
         return tuple(norms(self.context.detach()).tolist())
 
     def step(self, step: int, batch: int) -> float:
         g, n = generator(self.seed, step, "batch"), len(self.task.train)
-        rows = self.rows(step, n, batch, g)
+        rows = self.rows(n, batch, g)
         labels = self.task.train.labels[rows].to(self.place.device)
         self.set_rate(step)
         view = self.side.see(rows, g)

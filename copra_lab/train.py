@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from copra_lab.clip import Clip
 from copra_lab.copra import PLAIN, Dropping
 from copra_lab.devices import find_place
+from copra_lab.loop import Training
 from copra_lab.lora import Adapter, LoRA
 from copra_lab.lora_training import LoRATraining
 from copra_lab.nemesis import Nemesis
@@ -128,7 +129,7 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
         "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots, "task seed": task.seed, "seed": seed,
         "steps": steps, "lr": lr, "batch": batch, "weight decay": settings["weight_decay"], "schedule": settings["schedule"], "views": views,
     }  # fmt: skip
-    run: LoRATraining | PromptTraining
+    run: Training
     if isinstance(method, LoRA):
         if penalty or adapter:
             raise ValueError("penalty and adapter are for soft prompts; of LoRA, give dropping, and start_from to go on from an adapter")
