@@ -13,7 +13,7 @@ from copra_lab.loop import Training
 from copra_lab.lora import NONE, Adapter, check_fits
 from copra_lab.nemesis import Nemesis
 from copra_lab.plain import embed, plain_tower
-from copra_lab.prompts import VPT, CoOp, SoftPrompt, norms
+from copra_lab.prompts import VPT, CoOp, SoftPrompt, check_prompt, norms
 from copra_lab.seeds import generator
 from copra_lab.tasks import Split, Task
 from copra_lab.texts import Encoder, beside, encode_texts
@@ -57,10 +57,12 @@ class PromptTraining(Training):
         self.side: _Beside | _Instead = kind(clip, task, self.context.shape[-2], self.position, adapter, views, seed)
 
     def start_from(self, prompt: "Adapter | SoftPrompt") -> None:
-        """Take the vectors of `prompt`, which must have the same shape and the same place."""
+        """Take the vectors of `prompt`, which must have the same shape, the same place and the same base; where each class has its own, the
+        same classes."""
         have = (self.tower, self.position, tuple(self.context.shape))
         if not isinstance(prompt, SoftPrompt) or (prompt.tower, prompt.position, tuple(prompt.context.shape)) != have:
             raise ValueError(f"the prompt to start from does not match these settings: {have[0]} tower, position {have[1]}, shape {have[2]}")
+        check_prompt(prompt, self.clip, self.task.classes)
         with torch.no_grad():
             self.context.copy_(prompt.context)
 

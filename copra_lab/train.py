@@ -105,13 +105,16 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     ``accelerate launch`` all processes share each of LoRA's batches, draw the same layers, and end with the same adapter, that of one
     process up to rounding.
     ``start_from``: the adapter or prompt to begin with, of the same sites, rank and scale, or shape, in place of a new one.
-    ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never.
+    ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never. The accuracy at the end stands in the
+    provenance, if the task has validation images.
     ``checkpoint``: a file to go on from after an interruption; written every `checkpoint_every` steps, removed at the
     end. A resumed run ends with the same numbers as an unbroken one.
 
-    Raises ValueError for settings that make no sense, for a checkpoint of another run or one that is damaged, and if
-    the training diverges.
+    Raises ValueError for settings that make no sense, for a task without training images, for a checkpoint of another run or one that is
+    damaged, and if the training diverges.
     """
+    if type(method) not in DEFAULTS:
+        raise ValueError(f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; what is dropped in training goes into dropping=")
     if lr is None and isinstance(method, LoRA):
         lr = RATES.get(dropping.method)
     given = {"steps": steps, "lr": lr, "batch": batch, "weight_decay": weight_decay, "schedule": schedule}
@@ -123,6 +126,12 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
         raise ValueError(
             f"steps and batch must be at least 1, lr positive, views 0 or more, and none of them endless; got steps={steps}, batch={batch}, lr={lr}, views={views}"
         )
+    if checkpoint_every < 1 or validate_every < 0:
+        raise ValueError(f"checkpoint_every must be at least 1 and validate_every 0 or more, got {checkpoint_every} and {validate_every}")
+    if not len(task.train):
+        raise ValueError(f"{task.name} has no training images; give a task that has some")
+    if validate_every and not len(task.val):
+        raise ValueError(f"{task.name} has no validation images; leave out validate_every")
     if batch < place.world:
         raise ValueError(f"a batch of {batch} images cannot be shared by {place.world} processes; make it larger")
     recipe: dict[str, Any] = {
@@ -157,7 +166,9 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
             measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
             learned = partial(run.result, {**recipe, "steps done": step + 1})
             on_step(Step(step + 1, steps, loss, run.on, measured, run.norms, learned))
-    result = run.result({**recipe, "validation accuracy": round(run.validate(), 4)})
+    if len(task.val):
+        recipe["validation accuracy"] = round(run.validate(), 4)
+    result = run.result(recipe)
     if path and place.first:
         path.unlink(missing_ok=True)
     return result
