@@ -89,7 +89,8 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     Cross-entropy over the class prompts. LoRA: AdamW (β .9, .999) on augmented batches; a quick look at it needs half of
     the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``); CopRA, whose layers train in five of eight steps, needs it all.
     Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`, and LoRA's rate from `RATES`:
-    CopRA's is twice that of plain LoRA. The same arguments on the same machine and number of threads give the same bytes.
+    CopRA's is twice that of plain LoRA. The same arguments on the same machine and number of threads give the same bytes. Several
+    may run in threads of one process: steps of LoRA then take turns.
 
     ``dropping``: of LoRA, `copra.CopRA()` or one of its baselines; none by default.
     ``penalty``: of a soft prompt, `nemesis.Nemesis`, what its norms cost; nothing by default.

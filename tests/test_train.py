@@ -3,7 +3,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from copra_lab.loop import Training
 from copra_lab.lora import LoRA
 from copra_lab.prompts import VPT, CoOp
 from copra_lab.stats import Accuracy, bootstrap_interval
+from copra_lab.tasks import Task
 from copra_lab.train import fit
 
 QUICK = {"steps": 40, "lr": 1e-2, "batch": 16, "progress": False}
@@ -79,6 +82,24 @@ def test_training_goes_on_from_an_adapter_and_may_leave_a_alone():
         fit(clip, task, LoRA(rank=3), start_from=first, **QUICK)
     with pytest.raises(ValueError, match="trained on base"):
         fit(tiny_clip(1), task, LoRA(rank=2), start_from=first, **QUICK)
+
+
+def test_trainings_in_threads_learn_what_each_learns_alone():
+    """One thread stays inside a step until another has done some: what torch then remembers of a weight must be neither's of before."""
+    clip, lora, quick = tiny_clip(), LoRA(rank=2, towers=("vision", "text")), QUICK | {"steps": 6, "batch": 8}
+    alone = [fit(clip, tiny_task(), lora, seed=seed, **quick).hash for seed in (0, 1)]
+    others = threading.Event()
+
+    class Slow(Task):
+        def augment(self, pixels, generator):
+            others.wait(0.2)
+            return super().augment(pixels, generator)
+
+    slow = Slow(**vars(tiny_task()))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fit, clip, slow, lora, seed=0, **quick)
+        second = pool.submit(fit, clip, tiny_task(), lora, seed=1, on_step=lambda s: others.set() if s.step == 3 else None, **quick)
+        assert [first.result().hash, second.result().hash] == alone
 
 
 CHILD = """
