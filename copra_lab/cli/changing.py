@@ -158,15 +158,9 @@ def prune(
 
 def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: str, whole: "Adapter") -> dict[int, float]:
     """The Shapley value of each layer of a tower on the validation images."""
-    from copra_lab.games import LayerGame
-    from copra_lab.prune import layers_of
-    from copra_lab.shapley import estimate, exact
-    from copra_lab.sites import place
+    from copra_lab.games import LayerGame, players_of
+    from copra_lab.shapley import solve
 
-    have = layers_of(adapter, tower)
-    players = {str(n): [s for s in adapter.deltas if place(s)[:2] == (tower, n)] for n in have}
-    game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players)
-    n = len(have)
-    given.note(f"measuring what {n} layers are worth, on {len(game.bench)} validation images")
-    values = exact(game, n).values if n <= 12 else estimate(game, n, budget=2000).values
-    return dict(zip(have, map(float, values), strict=True))
+    game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players_of(adapter, tower))
+    given.note(f"measuring what {game.n_players} layers are worth, on {len(game.bench)} validation images")
+    return {int(name): float(v) for name, v in zip(game.names, solve(game, game.n_players).values, strict=True)}
