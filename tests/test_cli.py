@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
-from tiny import save_clip, save_images
+from tiny import random_adapter, save_clip, save_images
 from typer.testing import CliRunner
 
 from copra_lab.bench import Bench
@@ -129,6 +129,43 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
     (measured,) = found["test"].values()
     assert measured["merged"]["correct"] == Bench(clip, load_task(home.task, clip), precision="float32").accuracy(written).correct
     assert set(measured) == {"merged", str(home.one), str(home.two)}
+
+
+@pytest.fixture
+def strangers(home, tmp_path) -> list[Path]:
+    """Two adapters that say nothing, or something that is not there any more, about what they were trained on."""
+    clip = load_clip(home.clip)
+    folders = [tmp_path / "silent", tmp_path / "moved"]
+    for seed, (folder, about) in enumerate(zip(folders, ({}, {"task": str(tmp_path / "gone")}), strict=True)):
+        made = random_adapter(clip, rank=2, seed=seed)
+        Adapter(made.deltas, made.base, about).save(folder)
+    return folders
+
+
+def test_a_merge_is_saved_when_all_else_is_done(home, tmp_path, strangers):
+    silent, moved = strangers
+    command = ("merge", silent, silent, "-o", tmp_path / "out", "--clip", home.clip)
+    assert "nothing to draw" in plain(run(*command, "--figure", tmp_path / "x.png", code=2).stderr)
+    assert "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr and not (tmp_path / "out").exists()
+    assert told(*command)["test"] == {} and Adapter.load(tmp_path / "out")
+
+
+def test_a_merge_goes_on_without_a_task_that_nobody_asked_for(home, tmp_path, strangers):
+    result = run("merge", strangers[1], home.one, "-o", tmp_path / "out", "--clip", home.clip, "--json")
+    assert f"not measured on {tmp_path / 'gone'}" in result.stderr and "unknown task" in result.stderr
+    assert list(json.loads(result.stdout)["test"]) == [str(home.task)] and Adapter.load(tmp_path / "out")
+
+
+def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.safetensors").touch()
+    out = ("-o", tmp_path / "out", "--clip", home.clip)
+    run("prune", home.one, *out, "--layers", "even", "--figure", tmp_path / "file" / "x.png", code=1)
+    assert "another folder with --clip-out" in run("export", home.one, *out, "--clip-out", tmp_path / "full", code=1).stderr
+    assert "a folder of its own" in plain(run("export", home.one, *out, "--clip-out", tmp_path / "out", "--merged", code=2).stderr)
+    assert "unknown task" in run("import", home.one, *out, "--task", tmp_path / "gone", code=1).stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_prune_keeps_what_is_asked(home, tmp_path):

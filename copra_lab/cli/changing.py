@@ -1,7 +1,7 @@
 """``copra-lab merge`` and ``copra-lab prune``: adapters made of adapters."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -67,10 +67,17 @@ def merge(
         merged = m.task_arithmetic(dared, 0.3 if scale is None else scale)
     if rank:
         merged = m.truncate(merged, rank)
-    merged.save(out)
-    names = task or list(dict.fromkeys(str(a.provenance["task"]) for a in parts if "task" in a.provenance))
     rows = dict(zip(["merged", *adapters], [merged, *parts], strict=True))
-    measured = {name: _measure(rows, model, name, precision) for name in names}
+    measured = {}
+    for name in task or dict.fromkeys(str(a.provenance["task"]) for a in parts if "task" in a.provenance):
+        try:
+            bench = given.load_bench(model, (), name, precision=precision)
+        except (ValueError, OSError) as e:
+            if task:
+                raise
+            given.note(f"not measured on {name}, which an adapter was trained on: {e}")
+        else:
+            measured[name] = dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
     if figure:
         from copra_lab import show
 
@@ -78,6 +85,7 @@ def merge(
             raise typer.BadParameter("there is nothing to draw: name a task to measure on", param_hint="--task")
         bars = {f"{row}, {Path(t).name}": a for t, found in measured.items() for row, a in found.items()}
         given.save_figure(show.accuracies(bars), figure)
+    merged.save(out)
     document = {
         "verb": "merge", "folder": str(out), "hash": merged.hash, "base": merged.base, "rank": merged.rank, "how": how,
         "adapters": [{"name": n, "hash": a.hash} for n, a in zip(adapters, parts, strict=True)],
@@ -85,11 +93,6 @@ def merge(
     }  # fmt: skip
     lines = [given.columns([(row, *(str(found[row]) for found in measured.values())) for row in rows], ("", *measured))] if measured else []
     return Told(document, "\n".join([*lines, f"adapter of rank {merged.rank} saved in {out}"]))
-
-
-def _measure(rows: "dict[str, Adapter]", clip: "Clip", task: str, precision: str) -> dict[str, Any]:
-    bench = given.load_bench(clip, (), task, precision=precision)
-    return dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
 
 
 @verb("copra-lab prune digits/copra-seed-0 --layers even --out digits-half")
@@ -138,13 +141,13 @@ def prune(
     if sparsity:
         pruned = p.sparsify(pruned, sparsity, of, within)
     before, after = bench.accuracies([whole, pruned])
-    if out:
-        pruned.save(out)
     if figure:
         from copra_lab import show
 
         curve = {f"entries of {'A and B' if of == 'factors' else 'ΔW'}": bench.accuracies([p.sparsify(kept, s, of, within) for s in SPARSITIES])}
         given.save_figure(show.curve([100 * s for s in SPARSITIES], curve, "sparsity, %"), figure)
+    if out:
+        pruned.save(out)
     zeros = p.sparsity(pruned)
     document = {
         "verb": "prune", "adapter": adapter, "folder": str(out) if out else None, "hash": pruned.hash, "task": bench.task.name, "sites": len(pruned),

@@ -70,10 +70,10 @@ def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()
     )
 
 
-def check_free(folder: Path, overwrite: bool, *files: str) -> None:
-    """Raises ValueError if any of these files stands in `folder` already."""
+def check_free(folder: Path, overwrite: bool, *files: str, option: str = "--out") -> None:
+    """Raises ValueError if any of these files stands in `folder`, which `option` names, already."""
     if not overwrite and (there := [f for f in files if (folder / f).exists()]):
-        raise ValueError(f"{folder} holds {there[0]} already; choose another folder with --out, or replace it with --overwrite")
+        raise ValueError(f"{folder} holds {there[0]} already; choose another folder with {option}, or replace it with --overwrite")
 
 
 def save_figure(picture: "Picture", file: Path) -> None:
