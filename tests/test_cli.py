@@ -143,8 +143,7 @@ def strangers(home, tmp_path) -> list[Path]:
 
 
 def test_a_merge_is_saved_when_all_else_is_done(home, tmp_path, strangers):
-    silent, moved = strangers
-    command = ("merge", silent, silent, "-o", tmp_path / "out", "--clip", home.clip)
+    command = ("merge", strangers[0], strangers[0], "-o", tmp_path / "out", "--clip", home.clip)
     assert "nothing to draw" in plain(run(*command, "--figure", tmp_path / "x.png", code=2).stderr)
     assert "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr and not (tmp_path / "out").exists()
     assert told(*command)["test"] == {} and Adapter.load(tmp_path / "out")
@@ -218,6 +217,18 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
     assert found["test"]["correct"] == home.fits[0]["test"]["correct"]
 
 
+def test_adapters_come_from_the_hub_too(home, tmp_path, monkeypatch):
+    from copra_lab import storage
+
+    monkeypatch.setattr(storage, "download_adapter", lambda repo, names: {"me/one": home.one}[repo])
+    there, here = (told("path", name, home.two, "--points", 2, "--clip", home.clip) for name in ("hf-hub:me/one", home.one))
+    assert there["paths"] == here["paths"]
+    told("import", "hf-hub:me/one", "-o", tmp_path / "mine", "--clip", home.clip)
+    assert Adapter.load(tmp_path / "mine") == Adapter.load(home.one)
+    for verb in ("path", "shapley", "merge", "prune", "export", "import"):
+        assert "hf-hub:owner/name" in plain(run(verb, "--help").stdout), verb
+
+
 # --- options, files, errors ------------------------------------------------------------------------------------------
 
 
@@ -258,6 +269,13 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
         (["fit", "digits", "-o", "x", "--rank", "0"], "--rank"),
         (["fit", "digits", "-o", "x", "--method", "copa"], "'copa' is not one of"),
         (["fit", "digits", "-o", "x", "--rate", "0.5"], "--method lora has no such setting"),
+        (["prompt", "digits", "-o", "x", "--tower", "vision", "--words", "a photo"], "--tower vision has no such setting"),
+        (["prompt", "digits", "-o", "x", "--tower", "vision", "--position", "end"], "--position: --tower vision has no such setting"),
+        (["prompt", "digits", "-o", "x", "--tower", "vision", "--class-specific"], "--class-specific: --tower vision has no such setting"),
+        (["prompt", "digits", "-o", "x", "--weight", "2"], "--penalty none has no such setting"),
+        (["prompt", "digits", "-o", "x", "--norm", "1"], "--norm: --penalty none has no such setting"),
+        (["prompt", "digits", "-o", "x", "--penalty", "pun", "--tau", "0.1"], "--tau: --penalty pun has no such setting"),
+        (["prompt", "digits", "-o", "x", "--samples", "2"], "--samples: --penalty none has no such setting"),
         (["prune", "digits/lora-seed-0"], "say what to remove"),
         (["prune", "digits/lora-seed-0", "--layers", "even", "--best", "2"], "not both"),
         (["prune", "digits/lora-seed-0", "--layers", "some"], "numbers with commas"),

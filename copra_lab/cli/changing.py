@@ -17,7 +17,7 @@ SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @verb("copra-lab merge digits/lora-seed-0 digits/lora-seed-1 --out digits-merged")
 def merge(
-    adapters: Annotated[list[str], typer.Argument(help="Adapters: folders, or ones that ship, such as digits/lora-seed-0.")],
+    adapters: Annotated[list[str], typer.Argument(help="Adapters: folders, hf-hub:owner/name, or ones that ship, such as digits/lora-seed-0.")],
     out: given.Out,
     how: Annotated[
         Literal["sum", "task-arithmetic", "ties", "factors"],

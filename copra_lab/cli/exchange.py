@@ -51,7 +51,7 @@ def export(
 
 @verb("copra-lab import digits-peft --out digits-mine --task digits", name="import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A LoRA folder as peft writes it.")],
+    folder: Annotated[str, typer.Argument(help="A LoRA folder as peft writes it, or hf-hub:owner/name.")],
     out: given.Out,
     task: Annotated[str | None, typer.Option(help="Measure on it: a task or a folder of images.", show_default="do not measure")] = None,
     precision: given.Precision = "auto",
