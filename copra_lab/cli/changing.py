@@ -45,9 +45,7 @@ def merge(
     from copra_lab.storage import WEIGHTS
 
     allowed = {"sum": {"weights"}, "factors": {"weights"}, "task-arithmetic": {"scale"}, "ties": {"scale", "density"}}[how]
-    for name, option in (("weights", weights), ("scale", scale), ("density", density)):
-        if option is not None and name not in allowed:
-            raise typer.BadParameter(f"--how {how} has no such setting", param_hint=f"--{name}")
+    given.check_known(f"--how {how}", allowed, {"weights": weights, "scale": scale, "density": density})
     given.check_free(out, overwrite, WEIGHTS)
     model = load_clip(clip)
     parts = [given.load_adapter(name, model) for name in adapters]

@@ -1,7 +1,7 @@
 """From words on the command line to what the library works with, and back to words and numbers."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -69,6 +69,13 @@ def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()
     return tasks.load_task(
         name or about["task"], clip, shots=int(about.get("shots", 16)) if same else 16, seed=int(about.get("task seed", 0)) if same else 0
     )
+
+
+def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:
+    """Raises typer.BadParameter for an option that is given (not None) and that `choice`, which has the `known` ones, would ignore."""
+    for name, value in options.items():
+        if value is not None and name not in known:
+            raise typer.BadParameter(f"{choice} has no such setting", param_hint="--" + name.replace("_", "-"))
 
 
 def check_free(folder: Path, overwrite: bool, *files: str, option: str = "--out") -> None:
