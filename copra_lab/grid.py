@@ -32,7 +32,8 @@ from copra_lab.lora import LoRA
 from copra_lab.nemesis import Nemesis
 from copra_lab.prompt_training import name_of
 from copra_lab.prompts import VPT, CoOp
-from copra_lab.sweep import RATES, PromptRun, Run
+from copra_lab.sweep import PromptRun, Run
+from copra_lab.train import DEFAULTS, RATES
 
 __all__ = ["METHODS", "Grid", "grid", "read_grid"]
 
@@ -102,7 +103,7 @@ def _runs_of(
         inner = {"lora": lora}
     else:
         vectors, penalty = TUNINGS[method]
-        run = PromptRun("", prompt=vectors, penalty=penalty)
+        run = PromptRun("", prompt=vectors, penalty=penalty, **{k: DEFAULTS[type(vectors)][k] for k in ("steps", "lr", "batch")})
         parts = {"prompt": vectors} | ({"penalty": penalty} if penalty else {})
         inner = {"prompt": prompt}
     # Where a setting belongs: to the run, or to what the run holds (its LoRA, its dropping, …).

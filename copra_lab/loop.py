@@ -2,8 +2,10 @@
 
 import json
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +14,8 @@ from torch import Tensor
 
 from copra_lab.devices import Place
 from copra_lab.files import write_atomically
+from copra_lab.lora import Adapter
+from copra_lab.prompts import SoftPrompt
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
@@ -20,9 +24,9 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 """What is left of the learning rate when the share x of all steps is done."""
 
 
-class Training:
+class Training(ABC):
     """Parameters and their optimiser, whose rate follows a schedule over so many steps. ``place`` says where, and which of several
-    processes this is."""
+    processes this is. What is learned, and how a step of it goes, a subclass says."""
 
     def __init__(self, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, seed: int, steps: int, schedule: str, place: Place):
         if schedule not in SCHEDULES:
@@ -30,7 +34,33 @@ class Training:
         self.parameters, self.optimiser, self.seed, self.steps, self.place = parameters, optimiser, seed, steps, place
         self._rates, self._lr = SCHEDULES[schedule], optimiser.param_groups[0]["lr"]
 
-    def rows(self, step: int, n: int, batch: int, g: torch.Generator) -> Tensor:
+    @abstractmethod
+    def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
+        """Begin with these numbers. Raises ValueError for what does not match the settings."""
+
+    @abstractmethod
+    def step(self, step: int, batch: int) -> float | None:
+        """Learn from one batch, in step number `step`, counted from 0: its loss, None where nothing was switched on."""
+
+    @abstractmethod
+    def validate(self) -> float:
+        """Accuracy on the validation images, 0…1."""
+
+    @abstractmethod
+    def result(self, recipe: dict[str, Any]) -> Adapter | SoftPrompt:
+        """What is learned by now, a copy, with `recipe` as its provenance."""
+
+    @property
+    def on(self) -> dict[str, bool]:
+        """Which units were on in the last step; none of what drops nothing."""
+        return {}
+
+    @property
+    def norms(self) -> tuple[float, ...]:
+        """The L2 norm of each vector; none of what has no vectors."""
+        return ()
+
+    def rows(self, n: int, batch: int, g: torch.Generator) -> Tensor:
         """A batch of n training images: every image once before any comes twice, also where a batch is larger than n."""
         return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
 

@@ -1,6 +1,7 @@
 """The training of LoRA: what `copra_lab.train.fit` drives where it is given LoRA's settings."""
 
 import copy
+import threading
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from copra_lab.prompts import SoftPrompt
 from copra_lab.seeds import generator
 from copra_lab.tasks import Task
 from copra_lab.tower import CHUNK, Tower
+
+_TURN = threading.Lock()
+"""What `parametrize.cached` remembers lies in one dictionary for all threads, and a step must not be given another one's weights."""
 
 
 class LoRATraining(Training):
@@ -75,8 +79,6 @@ class LoRATraining(Training):
         """Which units were on in the last step."""
         return dict(zip(self.units, self.drawn.on, strict=True))
 
-    norms: tuple[float, ...] = ()
-
     def features(self, x: Tensor) -> Tensor:
         """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
         if self.tower is None:
@@ -103,14 +105,14 @@ class LoRATraining(Training):
     def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
         labels = self.task.train.labels
-        rows = self.rows(step, len(labels), batch, g)
+        rows = self.rows(len(labels), batch, g)
         self.drawn = drawn(self.dropping, len(self.units), self.seed, step, self.steps)
         if not any(self.drawn.on):
             return None  # nothing has a gradient
         self.set_rate(step)
         self.attached.activate([s for sites, on in zip(self.units.values(), self.drawn.on, strict=True) if on for s in sites])
         self.attached.drop_inputs(self.drawn.dropout, g)
-        with parametrize.cached():
+        with _TURN, parametrize.cached():
             own = self.place.share(labels[rows])
             return self.learn(F.cross_entropy(self.logits(self.batch_features(rows, g)), own), len(own), batch)
 
@@ -118,7 +120,7 @@ class LoRATraining(Training):
     def validate(self) -> float:
         """Accuracy on the validation images, 0…1, with everything on."""
         val = self.task.val
-        with self.attached.whole(), parametrize.cached():
+        with _TURN, self.attached.whole(), parametrize.cached():
             hits = [
                 self.logits(self.features(self.clip.pixels(x))).argmax(-1).cpu() == y
                 for x, y in zip(val.images.split(100), val.labels.split(100), strict=True)

@@ -10,10 +10,10 @@ from torch import Tensor
 from copra_lab.clip import Clip
 from copra_lab.devices import Place
 from copra_lab.loop import Training
-from copra_lab.lora import NONE, Adapter, check_fits
+from copra_lab.lora import NONE, Adapter, check_fits, deltas_in
 from copra_lab.nemesis import Nemesis
 from copra_lab.plain import beside, embed, plain_tower
-from copra_lab.prompts import VPT, CoOp, SoftPrompt, norms
+from copra_lab.prompts import VPT, CoOp, SoftPrompt, check_prompt, norms
 from copra_lab.seeds import generator
 from copra_lab.tasks import Split, Task
 from copra_lab.texts import Encoder, encode_texts
@@ -57,16 +57,14 @@ class PromptTraining(Training):
         self.side: _Beside | _Instead = kind(clip, task, self.context.shape[-2], self.position, adapter, views, seed)
 
     def start_from(self, prompt: "Adapter | SoftPrompt") -> None:
-        """Take the vectors of `prompt`, which must have the same shape and the same place."""
+        """Take the vectors of `prompt`, which must have the same shape, the same place and the same base; where each class has its own, the
+        same classes."""
         have = (self.tower, self.position, tuple(self.context.shape))
         if not isinstance(prompt, SoftPrompt) or (prompt.tower, prompt.position, tuple(prompt.context.shape)) != have:
             raise ValueError(f"the prompt to start from does not match these settings: {have[0]} tower, position {have[1]}, shape {have[2]}")
+        check_prompt(prompt, self.clip, self.task.classes)
         with torch.no_grad():
             self.context.copy_(prompt.context)
-
-    @property
-    def on(self) -> dict[str, bool]:
-        return {}
 
     @property
     def norms(self) -> tuple[float, ...]:
@@ -74,7 +72,7 @@ class PromptTraining(Training):
 
     def step(self, step: int, batch: int) -> float:
         g, n = generator(self.seed, step, "batch"), len(self.task.train)
-        rows = self.rows(step, n, batch, g)
+        rows = self.rows(n, batch, g)
         labels = self.task.train.labels[rows].to(self.place.device)
         self.set_rate(step)
         view = self.side.see(rows, g)
@@ -163,7 +161,7 @@ class _ImageFeatures:
         if tower is None:
             raise ValueError("soft prompts need a plain ViT as image tower, which this CLIP does not have")
         self.clip = clip
-        self.tower = tower.with_deltas(tower, {clip.sites[n]: d for n, d in adapter.deltas.items() if clip.sites[n].tower == "vision"})
+        self.tower = tower.with_deltas(tower, deltas_in(adapter, clip.sites, "vision"))
 
     def __call__(self, pixels: Tensor, context: Tensor | None = None) -> Tensor:
         return torch.cat([self.tower.features(beside(embed(self.clip.model.visual, x), context)) for x in pixels.split(CHUNK)])

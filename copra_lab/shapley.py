@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["SAMPLERS", "Curve", "Estimate", "Exact", "Game", "all_coalitions", "estimate", "exact", "owen", "permutations", "stratified"]
+__all__ = ["SAMPLERS", "Curve", "Estimate", "Exact", "Game", "all_coalitions", "estimate", "exact", "owen", "permutations", "solve", "stratified"]
 
 Game = Callable[[np.ndarray], np.ndarray]
 """Coalitions, bool (m, n), → what each is worth, float (m,)."""
@@ -121,8 +121,8 @@ def _ask(game: Game, coalitions: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
-    """Shapley values (n,) with their standard errors (n,; infinite after a single sample), from so many evaluations of the
-    game, counted as it was asked."""
+    """Shapley values (n,) with their standard errors (n,; infinite after a single sample, 0 where the values are exact), from so many
+    evaluations of the game, counted as it was asked."""
 
     values: np.ndarray
     errors: np.ndarray
@@ -235,3 +235,19 @@ def estimate(game: Game, n: int, method: str = "permutations", *, budget: int | 
             break
     assert found is not None
     return found
+
+
+def solve(game: Game, n: int, method: str = "auto", budget: int = 2000, seed: int = 0) -> Estimate:
+    """Shapley values by ``method``: "exact", one of `SAMPLERS` within `budget` evaluations, or "auto", which is exact up to 12 players, of whose
+    4,096 coalitions all can be asked, and permutations beyond.
+
+    Raises ValueError for an unknown method, and where `exact` does.
+    """
+    if way(n, method) == "exact":
+        return Estimate(exact(game, n).values, np.zeros(n), 2**n)
+    return estimate(game, n, way(n, method), budget=budget, seed=seed)
+
+
+def way(n: int, method: str) -> str:
+    """What `solve` does with so many players."""
+    return method if method != "auto" else "exact" if n <= 12 else "permutations"

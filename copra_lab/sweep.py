@@ -20,7 +20,7 @@ from copra_lab.nemesis import Nemesis
 from copra_lab.prompt_training import name_of
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.tasks import Task, load_task
-from copra_lab.train import fit
+from copra_lab.train import DEFAULTS, RATES, fit
 
 __all__ = ["PromptRun", "Run", "trained"]
 
@@ -51,15 +51,15 @@ class Run(_Kept):
     """One training of LoRA: the arguments of `load_task` and of `fit`. ``part``: "all" classes, or "base", the first half.
 
     `seed` varies A, the order of the images and the masks; the training images are those of ``task_seed``, so that runs
-    of different seeds may be put on one line.
+    of different seeds may be put on one line. The defaults are those of plain LoRA; a sweep and `fit` have a rate of its own for CopRA.
     """
 
     lora: LoRA = LoRA()  # noqa: RUF009 (frozen)
     dropping: Dropping = PLAIN
-    steps: int = 1200
-    lr: float = 2e-3
-    batch: int = 8
-    schedule: str = "cooldown"
+    steps: int = DEFAULTS[LoRA]["steps"]
+    lr: float = DEFAULTS[LoRA]["lr"]
+    batch: int = DEFAULTS[LoRA]["batch"]
+    schedule: str = DEFAULTS[LoRA]["schedule"]
     views: int = 0
     precision: str = "float32"
     shots: int = 16
@@ -93,14 +93,14 @@ class Run(_Kept):
 @dataclass(frozen=True)
 class PromptRun(_Kept):
     """One training of a soft prompt: the arguments of `load_task` and of `fit`, `part` as `Run` has it. A `seed` chooses the
-    training images too, as is usual for few shots."""
+    training images too, as is usual for few shots. The defaults are CoOp's; a sweep has VPT's own for VPT."""
 
     prompt: CoOp | VPT = CoOp()  # noqa: RUF009 (frozen)
     penalty: Nemesis | None = None
     shots: int = 16
-    steps: int = 200
-    lr: float = 1e-2
-    batch: int = 32
+    steps: int = DEFAULTS[CoOp]["steps"]
+    lr: float = DEFAULTS[CoOp]["lr"]
+    batch: int = DEFAULTS[CoOp]["batch"]
     views: int = 4
     part: str = "all"
 
@@ -127,16 +127,10 @@ class PromptRun(_Kept):
         return SoftPrompt.load(folder, clip)
 
 
-TRAINING: dict[str, Any] = {"steps": 1200, "batch": 8, "schedule": "cooldown"}
-"""Half a minute to a minute and a half of one core: how everything that ships, and every table, is trained."""
-
-RATES = {"lora": 2e-3, "copra": 4e-3}
-"""By method, of 1e-3, 2e-3, 4e-3 and 8e-3 the one that does best alone on validation images (``experiments/regimes.py``)."""
-
-
 def chosen(task: str, seed: int, dropping: Dropping = PLAIN, **more: Any) -> Run:
-    """A run with the settings that everything that ships was trained with; `more` differs from them."""
-    return Run(task, seed, dropping=dropping, **{**TRAINING, "lr": RATES.get(dropping.method, RATES["lora"]), **more})
+    """A run with the settings that everything that ships was trained with; `more` differs from them. It takes half a minute to a minute
+    and a half of one core."""
+    return Run(task, seed, dropping=dropping, **{"lr": RATES.get(dropping.method, RATES["lora"]), **more})
 
 
 @overload

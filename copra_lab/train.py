@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from copra_lab.clip import Clip
 from copra_lab.copra import PLAIN, Dropping
 from copra_lab.devices import find_place
+from copra_lab.loop import Training
 from copra_lab.lora import Adapter, LoRA
 from copra_lab.lora_training import LoRATraining
 from copra_lab.nemesis import Nemesis
@@ -21,7 +22,7 @@ from copra_lab.prompt_training import PromptTraining, name_of
 from copra_lab.prompts import VPT, CoOp, SoftPrompt
 from copra_lab.tasks import Task
 
-__all__ = ["DEFAULTS", "Step", "fit"]
+__all__ = ["DEFAULTS", "RATES", "Step", "fit"]
 
 
 @dataclass(frozen=True)
@@ -45,9 +46,13 @@ DEFAULTS: dict[type, dict[str, Any]] = {
     CoOp: {"steps": 200, "lr": 1e-2, "batch": 32, "weight_decay": 5e-4, "schedule": "cosine"},
     VPT: {"steps": 400, "lr": 2e-2, "batch": 16, "weight_decay": 5e-4, "schedule": "cosine"},
 }
-"""What `fit` takes where nothing is said. LoRA's are those of everything that ships: of four rates this one did best for plain
-LoRA, 4e-3 for CopRA (``experiments/regimes.py``). A prompt's rate suits vectors with a penalty; without one five times as much is a
-little better (``experiments/nemesis.py``)."""
+"""What `fit`, a sweep and the command line take where nothing is said; of LoRA the rate depends on what is dropped, see `RATES`. LoRA's are those
+of everything that ships. A prompt's rate suits vectors with a penalty; without one five times as much is a little better
+(``experiments/nemesis.py``)."""
+
+RATES = {"lora": DEFAULTS[LoRA]["lr"], "copra": 4e-3}
+"""LoRA's learning rate by the `method` of its dropping, that of plain LoRA for any other: of 1e-3, 2e-3, 4e-3 and 8e-3 the one that does best
+alone on validation images (``experiments/regimes.py``)."""
 
 
 @overload
@@ -83,8 +88,9 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
 
     Cross-entropy over the class prompts. LoRA: AdamW (β .9, .999) on augmented batches; a quick look at it needs half of
     the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``); CopRA, whose layers train in five of eight steps, needs it all.
-    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`; a sweep and
-    ``copra-lab fit`` take ``lr=4e-3`` for CopRA, at which it does best. The same arguments on the same machine and number of threads give the same bytes.
+    Prompts: SGD (momentum .9), the images' features computed once. What is not given is taken from `DEFAULTS`, and LoRA's rate from `RATES`:
+    CopRA's is twice that of plain LoRA. The same arguments on the same machine and number of threads give the same bytes. Several
+    may run in threads of one process: steps of LoRA then take turns.
 
     ``dropping``: of LoRA, `copra.CopRA()` or one of its baselines; none by default.
     ``penalty``: of a soft prompt, `nemesis.Nemesis`, what its norms cost; nothing by default.
@@ -100,13 +106,18 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     ``accelerate launch`` all processes share each of LoRA's batches, draw the same layers, and end with the same adapter, that of one
     process up to rounding.
     ``start_from``: the adapter or prompt to begin with, of the same sites, rank and scale, or shape, in place of a new one.
-    ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never.
+    ``validate_every``: measure the validation accuracy every so many steps, for `on_step`; 0 never. The accuracy at the end stands in the
+    provenance, if the task has validation images.
     ``checkpoint``: a file to go on from after an interruption; written every `checkpoint_every` steps, removed at the
     end. A resumed run ends with the same numbers as an unbroken one.
 
-    Raises ValueError for settings that make no sense, for a checkpoint of another run or one that is damaged, and if
-    the training diverges.
+    Raises ValueError for settings that make no sense, for a task without training images, for a checkpoint of another run or one that is
+    damaged, and if the training diverges.
     """
+    if type(method) not in DEFAULTS:
+        raise ValueError(f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; what is dropped in training goes into dropping=")
+    if lr is None and isinstance(method, LoRA):
+        lr = RATES.get(dropping.method)
     given = {"steps": steps, "lr": lr, "batch": batch, "weight_decay": weight_decay, "schedule": schedule}
     settings: dict[str, Any] = DEFAULTS[type(method)] | {k: v for k, v in given.items() if v is not None}
     steps, lr, batch = int(settings["steps"]), float(settings["lr"]), int(settings.pop("batch"))
@@ -116,13 +127,19 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
         raise ValueError(
             f"steps and batch must be at least 1, lr positive, views 0 or more, and none of them endless; got steps={steps}, batch={batch}, lr={lr}, views={views}"
         )
+    if checkpoint_every < 1 or validate_every < 0:
+        raise ValueError(f"checkpoint_every must be at least 1 and validate_every 0 or more, got {checkpoint_every} and {validate_every}")
+    if not len(task.train):
+        raise ValueError(f"{task.name} has no training images; give a task that has some")
+    if validate_every and not len(task.val):
+        raise ValueError(f"{task.name} has no validation images; leave out validate_every")
     if batch < place.world:
         raise ValueError(f"a batch of {batch} images cannot be shared by {place.world} processes; make it larger")
     recipe: dict[str, Any] = {
         "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots, "task seed": task.seed, "seed": seed,
         "steps": steps, "lr": lr, "batch": batch, "weight decay": settings["weight_decay"], "schedule": settings["schedule"], "views": views,
     }  # fmt: skip
-    run: LoRATraining | PromptTraining
+    run: Training
     if isinstance(method, LoRA):
         if penalty or adapter:
             raise ValueError("penalty and adapter are for soft prompts; of LoRA, give dropping, and start_from to go on from an adapter")
@@ -150,7 +167,9 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
             measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
             learned = partial(run.result, {**recipe, "steps done": step + 1})
             on_step(Step(step + 1, steps, loss, run.on, measured, run.norms, learned))
-    result = run.result({**recipe, "validation accuracy": round(run.validate(), 4)})
+    if len(task.val):
+        recipe["validation accuracy"] = round(run.validate(), 4)
+    result = run.result(recipe)
     if path and place.first:
         path.unlink(missing_ok=True)
     return result

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from copra_lab.lora import LoRA
 from copra_lab.merge import average_factors, interpolate
 from copra_lab.prune import keep, sparsify
-from copra_lab.sweep import TRAINING, Run
+from copra_lab.sweep import Run
 
 PARTS = ("rates", "steps", "shapes", "cosine")
 SEEDS = (100, 101)  # of no other experiment
@@ -42,7 +42,7 @@ def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
         ],
     }[part]
     return {
-        Run(task, seed, lora, METHODS[method], **{**TRAINING, **settings, "lr": lr}): shape
+        Run(task, seed, lora, METHODS[method], lr=lr, **settings): shape
         for shape, lora, settings, rates in regimes
         for method, task, lr, seed in itertools.product(methods, DEVELOPMENT, rates, SEEDS)
     }

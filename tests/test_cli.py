@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import typer
-from tiny import save_clip, save_images
+from tiny import random_adapter, save_clip, save_images
 from typer.testing import CliRunner
 
 from copra_lab.bench import Bench
@@ -131,6 +131,42 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
     assert set(measured) == {"merged", str(home.one), str(home.two)}
 
 
+@pytest.fixture
+def strangers(home, tmp_path) -> list[Path]:
+    """Two adapters that say nothing, or something that is not there any more, about what they were trained on."""
+    clip = load_clip(home.clip)
+    folders = [tmp_path / "silent", tmp_path / "moved"]
+    for seed, (folder, about) in enumerate(zip(folders, ({}, {"task": str(tmp_path / "gone")}), strict=True)):
+        made = random_adapter(clip, rank=2, seed=seed)
+        Adapter(made.deltas, made.base, about).save(folder)
+    return folders
+
+
+def test_a_merge_is_saved_when_all_else_is_done(home, tmp_path, strangers):
+    command = ("merge", strangers[0], strangers[0], "-o", tmp_path / "out", "--clip", home.clip)
+    assert "nothing to draw" in plain(run(*command, "--figure", tmp_path / "x.png", code=2).stderr)
+    assert "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr and not (tmp_path / "out").exists()
+    assert told(*command)["test"] == {} and Adapter.load(tmp_path / "out")
+
+
+def test_a_merge_goes_on_without_a_task_that_nobody_asked_for(home, tmp_path, strangers):
+    result = run("merge", strangers[1], home.one, "-o", tmp_path / "out", "--clip", home.clip, "--json")
+    assert f"not measured on {tmp_path / 'gone'}" in result.stderr and "unknown task" in result.stderr
+    assert list(json.loads(result.stdout)["test"]) == [str(home.task)] and Adapter.load(tmp_path / "out")
+
+
+def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
+    (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "model.safetensors").touch()
+    out = ("-o", tmp_path / "out", "--clip", home.clip)
+    run("prune", home.one, *out, "--layers", "even", "--figure", tmp_path / "file" / "x.png", code=1)
+    assert "another folder with --clip-out" in run("export", home.one, *out, "--clip-out", tmp_path / "full", code=1).stderr
+    assert "a folder of its own" in plain(run("export", home.one, *out, "--clip-out", tmp_path / "out", "--merged", code=2).stderr)
+    assert "unknown task" in run("import", home.one, *out, "--task", tmp_path / "gone", code=1).stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_prune_keeps_what_is_asked(home, tmp_path):
     half = told("prune", home.one, "-o", tmp_path / "half", "--clip", home.clip, "--layers", "0,2", "--kinds", "q,v", "--sparsity", 0.5)
     assert half["layers"] == [0, 2] and half["sites"] == 4 and half["of sites"] == 9 and half["zeros"] == pytest.approx(0.5, abs=0.01)
@@ -181,6 +217,18 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
     assert found["test"]["correct"] == home.fits[0]["test"]["correct"]
 
 
+def test_adapters_come_from_the_hub_too(home, tmp_path, monkeypatch):
+    from copra_lab import storage
+
+    monkeypatch.setattr(storage, "download_adapter", lambda repo, names: {"me/one": home.one}[repo])
+    there, here = (told("path", name, home.two, "--points", 2, "--clip", home.clip) for name in ("hf-hub:me/one", home.one))
+    assert there["paths"] == here["paths"]
+    told("import", "hf-hub:me/one", "-o", tmp_path / "mine", "--clip", home.clip)
+    assert Adapter.load(tmp_path / "mine") == Adapter.load(home.one)
+    for verb in ("path", "shapley", "merge", "prune", "export", "import"):
+        assert "hf-hub:owner/name" in plain(run(verb, "--help").stdout), verb
+
+
 # --- options, files, errors ------------------------------------------------------------------------------------------
 
 
@@ -221,6 +269,13 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
         (["fit", "digits", "-o", "x", "--rank", "0"], "--rank"),
         (["fit", "digits", "-o", "x", "--method", "copa"], "'copa' is not one of"),
         (["fit", "digits", "-o", "x", "--rate", "0.5"], "--method lora has no such setting"),
+        (["prompt", "digits", "-o", "x", "--tower", "vision", "--words", "a photo"], "--tower vision has no such setting"),
+        (["prompt", "digits", "-o", "x", "--tower", "vision", "--position", "end"], "--position: --tower vision has no such setting"),
+        (["prompt", "digits", "-o", "x", "--tower", "vision", "--class-specific"], "--class-specific: --tower vision has no such setting"),
+        (["prompt", "digits", "-o", "x", "--weight", "2"], "--penalty none has no such setting"),
+        (["prompt", "digits", "-o", "x", "--norm", "1"], "--norm: --penalty none has no such setting"),
+        (["prompt", "digits", "-o", "x", "--penalty", "pun", "--tau", "0.1"], "--tau: --penalty pun has no such setting"),
+        (["prompt", "digits", "-o", "x", "--samples", "2"], "--samples: --penalty none has no such setting"),
         (["prune", "digits/lora-seed-0"], "say what to remove"),
         (["prune", "digits/lora-seed-0", "--layers", "even", "--best", "2"], "not both"),
         (["prune", "digits/lora-seed-0", "--layers", "some"], "numbers with commas"),
@@ -328,8 +383,7 @@ def test_every_verb_shows_an_example_that_is_right():
 def test_help_tells_the_defaults_that_training_has():
     from copra_lab.lora import LoRA
     from copra_lab.prompts import VPT, CoOp
-    from copra_lab.sweep import RATES
-    from copra_lab.train import DEFAULTS
+    from copra_lab.train import DEFAULTS, RATES
 
     for verb, first, second in (("fit", DEFAULTS[LoRA], {"lr": RATES["copra"]}), ("prompt", DEFAULTS[CoOp], DEFAULTS[VPT])):
         shown = {p.name: p.show_default for p in COMMAND.commands[verb].params}

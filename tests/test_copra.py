@@ -15,7 +15,7 @@ from copra_lab.lora import LoRA
 from copra_lab.lora_training import LoRATraining
 from copra_lab.seeds import generator
 from copra_lab.show import masks as picture
-from copra_lab.train import fit
+from copra_lab.train import DEFAULTS, RATES, fit
 
 QUICK = {"steps": 16, "lr": 1e-2, "batch": 16, "progress": False}
 
@@ -126,6 +126,15 @@ def test_a_step_with_nothing_on_is_counted_and_learns_nothing():
     assert seen[0].loss is None and not any(seen[0].units.values())  # p(0) = 0
     assert [s.step for s in seen] == list(range(1, 17)) and all(all(s.units.values()) and s.loss for s in seen[12:])
     assert masks(CopRA(), 3, 16) == [tuple(s.units.values()) for s in seen]  # can be had without training
+
+
+@pytest.mark.parametrize("dropping", [PLAIN, CopRA(), CopRA(start=0.1), Dropout()])
+def test_the_rate_is_the_one_that_was_tuned_for_the_method_unless_it_is_given(dropping):
+    quick = {"steps": 2, "batch": 4, "progress": False}
+    expected = RATES.get(dropping.method, DEFAULTS[LoRA]["lr"])
+    assert fit(tiny_clip(), tiny_task(), LoRA(rank=2), dropping, **quick).provenance["lr"] == expected
+    assert fit(tiny_clip(), tiny_task(), LoRA(rank=2), dropping, lr=1e-3, **quick).provenance["lr"] == 1e-3
+    assert RATES["copra"] != RATES["lora"]
 
 
 def test_validation_has_everything_on_and_restores_what_was():

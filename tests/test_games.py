@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.bench import Bench
-from copra_lab.games import LayerGame
+from copra_lab.games import LayerGame, players_of
 from copra_lab.lora import NONE, merged_weights
 from copra_lab.merge import interpolate, task_arithmetic
 from copra_lab.shapley import all_coalitions, exact
@@ -102,6 +102,17 @@ def test_values_of_layers_share_out_the_gain():
         assert solved.values.sum() == pytest.approx(solved.worth[-1] - solved.worth[0], abs=1e-9)
         assert solved.worth[0] == pytest.approx(BENCH.outcomes([NONE], value).double().mean().item())
         assert solved.worth[-1] == pytest.approx(BENCH.outcomes([game.adapter], value).double().mean().item())
+
+
+def test_layers_of_one_tower_as_players():
+    a = adapter(towers=("vision", "text"), kinds="qv")
+    held = {tower: players_of(a, tower) for tower in ("vision", "text")}
+    assert [list(h) for h in held.values()] == [["0", "1", "2"], ["0", "1"]] and players_of(a) == held["vision"]
+    assert sorted(n for h in held.values() for sites in h.values() for n in sites) == sorted(a.deltas)
+    both, alone = LayerGame(BENCH, a), LayerGame(BENCH, a, held["vision"])
+    for c in all_coalitions(3):  # what the other tower has stays on
+        assert alone(c) == both(np.array([*c, True, True]))
+    assert players_of(adapter(), "text") == {}
 
 
 def test_any_grouping_and_a_layer_that_does_nothing():

@@ -1,6 +1,7 @@
 """Soft prompts against references built token by token, by the model's own code."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -166,6 +167,11 @@ def test_a_prompt_learns_on_an_adapter_and_goes_on_from_another():
     for bad in ({"start_from": adapter}, {"start_from": fit(clip, task, CoOp(3), **QUICK | {"steps": 1})}):
         with pytest.raises(ValueError, match="does not match these settings"):
             fit(clip, task, CoOp(4), **QUICK | bad)
+    with pytest.raises(ValueError, match="trained on base"):
+        fit(tiny_clip(1), task, CoOp(4), start_from=learnt, **QUICK)
+    own = fit(clip, task, CoOp(4, class_specific=True), **QUICK | {"steps": 1})
+    with pytest.raises(ValueError, match="the classes changed"):
+        fit(clip, replace(task, classes=task.classes[::-1]), CoOp(4, class_specific=True), start_from=own, **QUICK)
     with pytest.raises(ValueError, match="LoRA can only start from an adapter"):
         fit(clip, task, LoRA(2), start_from=learnt, **QUICK)
 

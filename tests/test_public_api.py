@@ -22,7 +22,7 @@ PUBLIC = {
     "clip": "load_clip Clip",
     "copra": "CopRA Dropout ProgressiveDropout StochasticDepth PLAIN DROPPINGS Dropping Draw ramp group masks drawn",
     "datasets": "SETS data_folder",
-    "games": "LayerGame SwitchGame",
+    "games": "LayerGame SwitchGame players_of",
     "grid": "read_grid grid Grid METHODS",
     "hf": "to_hugging_face",
     "hf_datasets": "listing",
@@ -34,7 +34,7 @@ PUBLIC = {
     "prompts": "CoOp VPT SoftPrompt PromptError norms word_norm",
     "prune": "keep PRESETS preset layers_of keep_best magnitudes sparsify sparsity",
     "seeds": "generator",
-    "shapley": "Game exact Exact Curve all_coalitions estimate Estimate SAMPLERS permutations owen stratified",
+    "shapley": "Game solve exact Exact Curve all_coalitions estimate Estimate SAMPLERS permutations owen stratified",
     "shipped": "shipped Shipped shipped_prompts ShippedPrompt",
     "show": """Picture titled answers grid matrices walk curve bands lines accuracies differences dots estimates masks landscape changes table
         BLUE GREEN GREY PALE VERMILION""",
@@ -44,7 +44,7 @@ PUBLIC = {
     "sweep": "Run PromptRun trained",
     "tasks": "load_task task_names image_folder Task Split photo IMAGE_FILES MEGAPIXELS",
     "texts": "Encoder",
-    "train": "fit DEFAULTS Step",
+    "train": "fit DEFAULTS RATES Step",
     "tuners": "Progressive Switches tuner_layers block_of",
 }
 

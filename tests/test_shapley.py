@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copra_lab.shapley import SAMPLERS, Exact, all_coalitions, estimate, exact, owen, permutations, stratified
+from copra_lab.shapley import SAMPLERS, Exact, all_coalitions, estimate, exact, owen, permutations, solve, stratified
 
 
 def glove(x):
@@ -150,6 +150,18 @@ def test_budgets_count_what_the_game_was_asked(method):
     assert (again.values == found.values).all()
     assert np.isinf(estimate(random_game(5), 5, method, budget=1).errors).all() or method == "stratified"
     assert estimate(random_game(5), 5, method, seconds=0.05).evaluations > 0
+
+
+def test_solve_is_exact_for_few_players_and_samples_for_many():
+    few, many = additive(range(12)), additive(range(13))
+    solved = solve(few, 12)
+    assert solved.evaluations == 4096 and not solved.errors.any() and (solved.values == exact(few, 12).values).all()
+    sampled, expected = solve(many, 13, seed=5), estimate(many, 13, "permutations", budget=2000, seed=5)
+    assert sampled.evaluations == expected.evaluations <= 2000 and (sampled.values == expected.values).all()
+    assert solve(many, 13, "exact").evaluations == 2**13
+    assert (solve(few, 12, "owen", 100, 3).values == estimate(few, 12, "owen", budget=100, seed=3).values).all()
+    with pytest.raises(ValueError, match="unknown method"):
+        solve(few, 12, "kernel")
 
 
 def test_bad_games_are_named():

@@ -22,9 +22,10 @@ from copra_lab.clip import load_clip
 from copra_lab.copra import CopRA
 from copra_lab.grid import METHODS, Grid, grid, read_grid
 from copra_lab.lora import Adapter, LoRA
-from copra_lab.prompts import VPT
-from copra_lab.sweep import RATES, Run
+from copra_lab.prompts import VPT, CoOp
+from copra_lab.sweep import PromptRun, Run, chosen
 from copra_lab.table import DONE, FAILED, WAITING, Table, flat
+from copra_lab.train import DEFAULTS, RATES
 
 SMALL = {"methods": ["lora"], "tasks": ["digits"]}
 
@@ -53,7 +54,23 @@ def test_every_method_has_its_name_and_its_defaults(method):
     (found,) = grid(SMALL | {"methods": [method]}).runs
     assert found.method == method and found.task == "digits" and found.seed == 0
     if method == "copra":
-        assert found == Run("digits", 0, dropping=CopRA(), lr=RATES["copra"])
+        assert found == Run("digits", 0, dropping=CopRA(), lr=RATES["copra"]) == chosen("digits", 0, CopRA())
+    kind = LoRA if isinstance(found, Run) else VPT if method.startswith("vpt") else CoOp
+    expected = DEFAULTS[kind] | ({"lr": RATES[method]} if method in RATES else {})  # what `fit` takes of itself
+    assert {k: getattr(found, k) for k in ("steps", "lr", "batch")} == {k: expected[k] for k in ("steps", "lr", "batch")}
+
+
+def test_the_settings_that_name_a_folder_are_these():
+    """Whatever is changed here, what was trained before is not found any more."""
+    assert Run("digits", 0).settings() == {
+        "task": "digits", "seed": 0, "method": "lora", "dropping": {}, "steps": 1200, "lr": 0.002, "batch": 8, "schedule": "cooldown", "views": 0,
+        "lora": {"rank": 4, "alpha": None, "scaling": "alpha/r", "sites": ["q", "k", "v"], "towers": ["vision"], "train_a": True},
+        "precision": "float32", "shots": 16, "task_seed": 0, "part": "all",
+    }  # fmt: skip
+    assert PromptRun("digits", 0).settings() == {
+        "task": "digits", "seed": 0, "method": "coop", "penalty": None, "steps": 200, "lr": 0.01, "batch": 32, "views": 4, "shots": 16, "part": "all",
+        "prompt": {"length": None, "position": "end", "class_specific": False, "words": None, "std": 0.02},
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,10 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +16,11 @@ from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.bench import Bench
 from copra_lab.copra import PLAIN, CopRA, Dropout
+from copra_lab.loop import Training
 from copra_lab.lora import LoRA
+from copra_lab.prompts import VPT, CoOp
 from copra_lab.stats import Accuracy, bootstrap_interval
+from copra_lab.tasks import Task
 from copra_lab.train import fit
 
 QUICK = {"steps": 40, "lr": 1e-2, "batch": 16, "progress": False}
@@ -78,6 +84,24 @@ def test_training_goes_on_from_an_adapter_and_may_leave_a_alone():
         fit(tiny_clip(1), task, LoRA(rank=2), start_from=first, **QUICK)
 
 
+def test_trainings_in_threads_learn_what_each_learns_alone():
+    """One thread stays inside a step until another has done some: what torch then remembers of a weight must be neither's of before."""
+    clip, lora, quick = tiny_clip(), LoRA(rank=2, towers=("vision", "text")), QUICK | {"steps": 6, "batch": 8}
+    alone = [fit(clip, tiny_task(), lora, seed=seed, **quick).hash for seed in (0, 1)]
+    others = threading.Event()
+
+    class Slow(Task):
+        def augment(self, pixels, generator):
+            others.wait(0.2)
+            return super().augment(pixels, generator)
+
+    slow = Slow(**vars(tiny_task()))
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(fit, clip, slow, lora, seed=0, **quick)
+        second = pool.submit(fit, clip, tiny_task(), lora, seed=1, on_step=lambda s: others.set() if s.step == 3 else None, **quick)
+        assert [first.result().hash, second.result().hash] == alone
+
+
 CHILD = """
     import sys, torch
     sys.path.insert(0, sys.argv[2])
@@ -118,6 +142,11 @@ def test_wrong_settings_and_strange_checkpoints_are_refused(tmp_path):
     for bad in ({"steps": 0}, {"batch": 0}, {"lr": 0.0}, {"lr": float("nan")}):
         with pytest.raises(ValueError, match="at least 1, lr positive"):
             fit(clip, task, **QUICK | bad)
+    for bad in ({"checkpoint_every": 0}, {"validate_every": -1}):
+        with pytest.raises(ValueError, match="checkpoint_every must be at least 1 and validate_every 0 or more"):
+            fit(clip, task, checkpoint=file, **QUICK | bad)
+    with pytest.raises(ValueError, match=r"method must be LoRA\(\), CoOp\(\) or VPT\(\), got CopRA\(.*dropping="):
+        fit(clip, task, CopRA(), **QUICK)
     with pytest.raises(ValueError, match="schedule must be one of cosine, cooldown, got 'linear'"):
         fit(clip, task, **QUICK | {"schedule": "linear"})
     file.write_bytes(b"\x80\x04 not a checkpoint")
@@ -130,6 +159,23 @@ def test_wrong_settings_and_strange_checkpoints_are_refused(tmp_path):
         fit(clip, task, checkpoint=file, checkpoint_every=1, seed=1, **QUICK)
     with pytest.raises(ValueError, match="lower the learning rate"):
         fit(clip, task, **QUICK | {"lr": 1e30})
+
+
+@pytest.mark.parametrize("method", [LoRA(rank=2), LoRA(rank=2, towers=("text",)), CoOp(2), VPT(2)], ids=["vision", "text", "coop", "vpt"])
+def test_a_task_needs_images_to_train_on_but_none_to_validate_on(method):
+    clip, task = tiny_clip(), tiny_task()
+    quick = QUICK | {"steps": 2, "batch": 4}
+    with pytest.raises(ValueError, match="colours has no training images"):
+        fit(clip, replace(task, train=task.train.pick([])), method, **quick)
+    unseen = replace(task, val=task.val.pick([]))
+    found = fit(clip, unseen, method, **quick)
+    assert found == fit(clip, task, method, **quick) and "validation accuracy" not in found.provenance
+    with pytest.raises(ValueError, match="colours has no validation images; leave out validate_every"):
+        fit(clip, unseen, method, validate_every=1, **quick)
+
+
+def test_a_training_says_what_fit_asks_of_it():
+    assert Training.__abstractmethods__ == {"start_from", "step", "validate", "result"}
 
 
 def test_the_rate_follows_its_schedule(monkeypatch):

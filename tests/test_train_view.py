@@ -29,8 +29,7 @@ from copra_lab.page.training import Course, Progress, trained
 from copra_lab.page.walk import OWN, Session, Walk
 from copra_lab.stats import Accuracy
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError
-from copra_lab.sweep import RATES
-from copra_lab.train import fit
+from copra_lab.train import RATES, fit
 
 
 @dataclass(frozen=True)

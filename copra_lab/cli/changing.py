@@ -1,7 +1,7 @@
 """``copra-lab merge`` and ``copra-lab prune``: adapters made of adapters."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @verb("copra-lab merge digits/lora-seed-0 digits/lora-seed-1 --out digits-merged")
 def merge(
-    adapters: Annotated[list[str], typer.Argument(help="Adapters: folders, or ones that ship, such as digits/lora-seed-0.")],
+    adapters: Annotated[list[str], typer.Argument(help="Adapters: folders, hf-hub:owner/name, or ones that ship, such as digits/lora-seed-0.")],
     out: given.Out,
     how: Annotated[
         Literal["sum", "task-arithmetic", "ties", "factors"],
@@ -45,9 +45,7 @@ def merge(
     from copra_lab.storage import WEIGHTS
 
     allowed = {"sum": {"weights"}, "factors": {"weights"}, "task-arithmetic": {"scale"}, "ties": {"scale", "density"}}[how]
-    for name, option in (("weights", weights), ("scale", scale), ("density", density)):
-        if option is not None and name not in allowed:
-            raise typer.BadParameter(f"--how {how} has no such setting", param_hint=f"--{name}")
+    given.check_known(f"--how {how}", allowed, {"weights": weights, "scale": scale, "density": density})
     given.check_free(out, overwrite, WEIGHTS)
     model = load_clip(clip)
     parts = [given.load_adapter(name, model) for name in adapters]
@@ -67,10 +65,17 @@ def merge(
         merged = m.task_arithmetic(dared, 0.3 if scale is None else scale)
     if rank:
         merged = m.truncate(merged, rank)
-    merged.save(out)
-    names = task or list(dict.fromkeys(str(a.provenance["task"]) for a in parts if "task" in a.provenance))
     rows = dict(zip(["merged", *adapters], [merged, *parts], strict=True))
-    measured = {name: _measure(rows, model, name, precision) for name in names}
+    measured = {}
+    for name in task or dict.fromkeys(str(a.provenance["task"]) for a in parts if "task" in a.provenance):
+        try:
+            bench = given.load_bench(model, (), name, precision=precision)
+        except (ValueError, OSError) as e:
+            if task:
+                raise
+            given.note(f"not measured on {name}, which an adapter was trained on: {e}")
+        else:
+            measured[name] = dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
     if figure:
         from copra_lab import show
 
@@ -78,6 +83,7 @@ def merge(
             raise typer.BadParameter("there is nothing to draw: name a task to measure on", param_hint="--task")
         bars = {f"{row}, {Path(t).name}": a for t, found in measured.items() for row, a in found.items()}
         given.save_figure(show.accuracies(bars), figure)
+    merged.save(out)
     document = {
         "verb": "merge", "folder": str(out), "hash": merged.hash, "base": merged.base, "rank": merged.rank, "how": how,
         "adapters": [{"name": n, "hash": a.hash} for n, a in zip(adapters, parts, strict=True)],
@@ -85,11 +91,6 @@ def merge(
     }  # fmt: skip
     lines = [given.columns([(row, *(str(found[row]) for found in measured.values())) for row in rows], ("", *measured))] if measured else []
     return Told(document, "\n".join([*lines, f"adapter of rank {merged.rank} saved in {out}"]))
-
-
-def _measure(rows: "dict[str, Adapter]", clip: "Clip", task: str, precision: str) -> dict[str, Any]:
-    bench = given.load_bench(clip, (), task, precision=precision)
-    return dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
 
 
 @verb("copra-lab prune digits/copra-seed-0 --layers even --out digits-half")
@@ -138,13 +139,13 @@ def prune(
     if sparsity:
         pruned = p.sparsify(pruned, sparsity, of, within)
     before, after = bench.accuracies([whole, pruned])
-    if out:
-        pruned.save(out)
     if figure:
         from copra_lab import show
 
         curve = {f"entries of {'A and B' if of == 'factors' else 'ΔW'}": bench.accuracies([p.sparsify(kept, s, of, within) for s in SPARSITIES])}
         given.save_figure(show.curve([100 * s for s in SPARSITIES], curve, "sparsity, %"), figure)
+    if out:
+        pruned.save(out)
     zeros = p.sparsity(pruned)
     document = {
         "verb": "prune", "adapter": adapter, "folder": str(out) if out else None, "hash": pruned.hash, "task": bench.task.name, "sites": len(pruned),
@@ -158,15 +159,9 @@ def prune(
 
 def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: str, whole: "Adapter") -> dict[int, float]:
     """The Shapley value of each layer of a tower on the validation images."""
-    from copra_lab.games import LayerGame
-    from copra_lab.prune import layers_of
-    from copra_lab.shapley import estimate, exact
-    from copra_lab.sites import place
+    from copra_lab.games import LayerGame, players_of
+    from copra_lab.shapley import solve
 
-    have = layers_of(adapter, tower)
-    players = {str(n): [s for s in adapter.deltas if place(s)[:2] == (tower, n)] for n in have}
-    game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players)
-    n = len(have)
-    given.note(f"measuring what {n} layers are worth, on {len(game.bench)} validation images")
-    values = exact(game, n).values if n <= 12 else estimate(game, n, budget=2000).values
-    return dict(zip(have, map(float, values), strict=True))
+    game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players_of(adapter, tower))
+    given.note(f"measuring what {game.n_players} layers are worth, on {len(game.bench)} validation images")
+    return {int(name): float(v) for name, v in zip(game.names, solve(game, game.n_players).values, strict=True)}

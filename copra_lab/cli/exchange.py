@@ -25,7 +25,11 @@ def export(
     from copra_lab.lora import merged_into
     from copra_lab.storage import WEIGHTS
 
+    if merged and clip_out and clip_out.resolve() == out.resolve():
+        raise typer.BadParameter("of two CLIPModels each needs a folder of its own", param_hint="--clip-out")
     given.check_free(out, overwrite, WEIGHTS, "model.safetensors")
+    if clip_out:
+        given.check_free(clip_out, overwrite, "model.safetensors", option="--clip-out")
     base = load_clip(clip)
     of = given.load_adapter(adapter, base)
     if merged:
@@ -34,7 +38,6 @@ def export(
     else:
         of.save(out)
     if clip_out:
-        given.check_free(clip_out, overwrite, "model.safetensors")
         with written_aside(clip_out) as aside:
             to_hugging_face(base).save_pretrained(aside)
     if merged:
@@ -50,7 +53,7 @@ def export(
 
 @verb("copra-lab import digits-peft --out digits-mine --task digits", name="import")
 def import_(
-    folder: Annotated[Path, typer.Argument(help="A LoRA folder as peft writes it.")],
+    folder: Annotated[str, typer.Argument(help="A LoRA folder as peft writes it, or hf-hub:owner/name.")],
     out: given.Out,
     task: Annotated[str | None, typer.Option(help="Measure on it: a task or a folder of images.", show_default="do not measure")] = None,
     precision: given.Precision = "auto",
@@ -69,14 +72,15 @@ def import_(
     found = load(folder, base)
     # From here on it is an adapter of this base: another CLIP of the same shape will be refused.
     adapter = replace(found, base=base.hash, provenance={"clip": base.name, **found.provenance})
+    bench = given.load_bench(base, [adapter], task, precision=precision) if task else None
     adapter.save(out)
     document = {
         "verb": "import", "folder": str(out), "hash": adapter.hash, "base": adapter.base, "rank": adapter.rank, "sites": len(adapter),
         "parameters": adapter.parameters, "test": None,
     }  # fmt: skip
     words = f"{len(adapter)} matrices of rank up to {adapter.rank} saved in {out}"
-    if task:
-        accuracy = given.load_bench(base, [adapter], task, precision=precision).accuracy(adapter)
+    if bench:
+        accuracy = bench.accuracy(adapter)
         document["test"] = given.numbers(accuracy)
         words += f"\naccuracy on {task}: {accuracy}"
     return Told(document, words)

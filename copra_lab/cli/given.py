@@ -1,7 +1,7 @@
 """From words on the command line to what the library works with, and back to words and numbers."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -24,7 +24,7 @@ def _figure_file(file: Path | None) -> Path | None:
     return file
 
 
-AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder, or one that ships, such as digits/lora-seed-0.")]
+AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0.")]
 ClipName = Annotated[str | None, typer.Option("--clip", help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one")]
 TaskName = Annotated[str | None, typer.Option("--task", help="A task or a folder of images.", show_default="what the adapter was trained on")]
 Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
@@ -37,16 +37,17 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stand
 
 
 def load_adapter(name: str, clip: "Clip") -> "Adapter":
-    """From a folder, or one that ships, held against `clip`. Raises AdapterError."""
+    """From a folder, the hub, or one that ships, held against `clip`. Raises AdapterError, and OSError where the hub cannot be asked."""
+    from copra_lab.hub import PREFIX
     from copra_lab.lora import Adapter
     from copra_lab.shipped import FOLDER
     from copra_lab.storage import AdapterError
 
-    if Path(name).is_dir():
+    if name.startswith(PREFIX) or Path(name).is_dir():
         return Adapter.load(name, clip)
     if (FOLDER / name).is_dir() and (FOLDER / name).resolve().is_relative_to(FOLDER.resolve()) and name.count("/") == 1:
         return Adapter.load(FOLDER / name, clip)
-    raise AdapterError(f"no adapter folder at {name}; give a folder, or one that ships, such as digits/lora-seed-0")
+    raise AdapterError(f"no adapter folder at {name}; give a folder, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0")
 
 
 def load_bench(clip: "Clip", adapters: Sequence["Adapter"], task: str | None, split: str = "test", precision: str = "auto") -> "Bench":
@@ -70,10 +71,17 @@ def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()
     )
 
 
-def check_free(folder: Path, overwrite: bool, *files: str) -> None:
-    """Raises ValueError if any of these files stands in `folder` already."""
+def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:
+    """Raises typer.BadParameter for an option that is given (not None) and that `choice`, which has the `known` ones, would ignore."""
+    for name, value in options.items():
+        if value is not None and name not in known:
+            raise typer.BadParameter(f"{choice} has no such setting", param_hint="--" + name.replace("_", "-"))
+
+
+def check_free(folder: Path, overwrite: bool, *files: str, option: str = "--out") -> None:
+    """Raises ValueError if any of these files stands in `folder`, which `option` names, already."""
     if not overwrite and (there := [f for f in files if (folder / f).exists()]):
-        raise ValueError(f"{folder} holds {there[0]} already; choose another folder with --out, or replace it with --overwrite")
+        raise ValueError(f"{folder} holds {there[0]} already; choose another folder with {option}, or replace it with --overwrite")
 
 
 def save_figure(picture: "Picture", file: Path) -> None:

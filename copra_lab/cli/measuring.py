@@ -69,35 +69,33 @@ def shapley(
 
     from copra_lab.clip import load_clip
     from copra_lab.games import LayerGame
-    from copra_lab.shapley import estimate, exact
+    from copra_lab.shapley import solve, way
+    from copra_lab.stats import Z95
 
     model = load_clip(clip)
     of = given.load_adapter(adapter, model)
     game = LayerGame(given.load_bench(model, [of], task, split, precision), of, players, value)
     n = game.n_players
-    used: str = ("exact" if n <= 12 else "permutations") if method == "auto" else method
+    used = way(n, method)
     given.note(f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, on {len(game.bench)} images")
-    if used == "exact":
-        values, errors, evaluations = exact(game, n).values, np.zeros(n), 2**n
-    else:
-        found = estimate(game, n, used, budget=budget, seed=seed)
-        values, errors, evaluations = found.values, found.errors, found.evaluations
+    found = solve(game, n, used, budget, seed)
+    values, errors = found.values, found.errors
     empty, full = game(np.array([[False] * n, [True] * n]))
     times, unit = {"accuracy": (100, "points"), "loss": (1, "nats"), "margin": (1, "cosine")}[value]
     if figure:
         from copra_lab import show
 
-        spans = None if used == "exact" else [(times * (v - 1.96 * e), times * (v + 1.96 * e)) for v, e in zip(values, errors, strict=True)]
+        spans = None if used == "exact" else [(times * (v - Z95 * e), times * (v + Z95 * e)) for v, e in zip(values, errors, strict=True)]
         panels = {f"Shapley value, {unit}": {used: ([times * float(v) for v in values], spans)}}
         given.save_figure(show.estimates([name.replace(" ", "\n") for name in game.names], panels, players), figure)
     document = {
         "verb": "shapley", "adapter": adapter, "hash": of.hash, "task": game.bench.task.name, "split": split, "n": len(game.bench), "value": value,
-        "method": used, "evaluations": evaluations, "none": float(empty), "all": float(full),
+        "method": used, "evaluations": found.evaluations, "none": float(empty), "all": float(full),
         "players": [{"name": p, "value": float(v), "error": float(e)} for p, v, e in zip(game.names, values, errors, strict=True)],
     }  # fmt: skip
     rows = [
-        (p, f"{round(times * float(v), 2) + 0.0:+.2f}", "" if used == "exact" else f"± {1.96 * times * e:.2f}")
+        (p, f"{round(times * float(v), 2) + 0.0:+.2f}", "" if used == "exact" else f"± {Z95 * times * e:.2f}")
         for p, v, e in zip(game.names, values, errors, strict=True)
     ]
-    words = f"{used}, {evaluations} coalitions, {len(game.bench)} images; {value} without the adapter {times * empty:.2f}, with it {times * full:.2f}"
+    words = f"{used}, {found.evaluations} coalitions, {len(game.bench)} images; {value} without the adapter {times * empty:.2f}, with it {times * full:.2f}"
     return Told(document, given.columns(rows, (players, unit, "")) + f"\n{words}")

@@ -64,19 +64,16 @@ def fit(
     from copra_lab.grid import DROPPINGS
     from copra_lab.lora import LoRA
     from copra_lab.storage import WEIGHTS
-    from copra_lab.sweep import RATES
 
     dropping: Any = DROPPINGS[method]
     own = {"start": start, "ramp": ramp, "shape": shape, "min_active": min_active, "unit": unit, "rate": rate, "deepest": deepest}
+    given.check_known(f"--method {method}", {f.name for f in fields(dropping)}, own)
     own = {k: v for k, v in own.items() if v is not None}
-    if foreign := set(own) - {f.name for f in fields(dropping)}:
-        raise typer.BadParameter(f"--method {method} has no such setting", param_hint="--" + sorted(foreign)[0].replace("_", "-"))
     lora = LoRA(rank, alpha, scaling, given.commas(sites), given.commas(towers))
     given.check_free(out, overwrite, WEIGHTS)
     return _train(
         task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, seed=seed, steps=steps,
-        lr=RATES.get(method) if lr is None else lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision,
-        device=device,
+        lr=lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision, device=device,
     )  # fmt: skip
 
 
@@ -87,13 +84,13 @@ def prompt(
     tower: Annotated[Literal["text", "vision"], typer.Option(help="Vectors in place of words (CoOp), or beside patches (VPT).")] = "text",
     length: Annotated[int | None, typer.Option(min=1, help="How many vectors.", show_default="16, in the image tower 4")] = None,
     words: Annotated[str | None, typer.Option(help="text: the words to begin with, in place of noise.")] = None,
-    position: Annotated[Literal["end", "middle", "front"], typer.Option(help="text: of the class name.")] = "end",
+    position: Annotated[Literal["end", "middle", "front"] | None, typer.Option(help="text: of the class name.", show_default="end")] = None,
     class_specific: Annotated[bool, typer.Option("--class-specific", help="text: vectors of its own for each class.")] = False,
     penalty: Annotated[Literal["none", "pun", "pan", "pun+pan"], typer.Option(help="What norms cost (Nemesis).")] = "none",
-    weight: Annotated[float, typer.Option(min=0, help="The penalty's weight A.")] = 1.0,
-    norm: Annotated[Literal["1", "2", "inf"], typer.Option(help="The penalty's norm.")] = "2",
-    tau: Annotated[float, typer.Option(help="pan: what a vector is multiplied by when it is tried.")] = 0.5,
-    samples: Annotated[int, typer.Option(min=1, help="pan: positions tried a step.")] = 1,
+    weight: Annotated[float | None, typer.Option(min=0, help="The penalty's weight A.", show_default="1")] = None,
+    norm: Annotated[Literal["1", "2", "inf"] | None, typer.Option(help="The penalty's norm.", show_default="2")] = None,
+    tau: Annotated[float | None, typer.Option(help="pan, pun+pan: what a vector is multiplied by when it is tried.", show_default="0.5")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="pan, pun+pan: positions tried a step.", show_default="1")] = None,
     adapter: Annotated[str | None, typer.Option(help="An adapter that the CLIP wears while the prompt is learned.")] = None,
     seed: Seed = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="How many.", show_default="200, vision 400")] = None,
@@ -115,9 +112,15 @@ def prompt(
     from copra_lab.nemesis import Nemesis
     from copra_lab.prompts import FILE, VPT, CoOp
 
-    method = CoOp(length, position, class_specific, words) if tower == "text" else VPT(length or 4)
+    text = {"words": words, "position": position, "class_specific": class_specific or None}
+    given.check_known(f"--tower {tower}", text if tower == "text" else (), text)
+    price = {"weight": weight, "norm": math.inf if norm == "inf" else norm and int(norm), "tau": tau, "samples": samples}
+    known = {"none": (), "pun": ("weight", "norm")}.get(penalty, tuple(price))
+    given.check_known(f"--penalty {penalty}", known, price)
+    method = CoOp(length, position or "end", class_specific, words) if tower == "text" else VPT(length or 4)
     beta = {"pun": 1.0, "pan": 0.0, "pun+pan": 0.5}.get(penalty)
-    cost = None if beta is None else Nemesis(beta, weight, math.inf if norm == "inf" else int(norm), tau, samples)
+    own: dict[str, Any] = {k: v for k, v in price.items() if v is not None}
+    cost = None if beta is None else Nemesis(beta, **own)
     given.check_free(out, overwrite, FILE)
     worn = given.load_adapter(adapter, load_clip(clip)) if adapter else None
     return _train(

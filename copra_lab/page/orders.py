@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.lora import LoRA
 from copra_lab.page.lab import Lab
 from copra_lab.sites import KINDS
-from copra_lab.sweep import RATES, TRAINING
+from copra_lab.train import DEFAULTS, RATES
 
 DROPPING: dict[str, Dropping] = {"lora": PLAIN, "copra": CopRA()}
 
@@ -28,7 +29,7 @@ class Order:
     rank: int = 4
     lr: float | None = None
     steps: int = 300
-    batch: int = TRAINING["batch"]
+    batch: int = DEFAULTS[LoRA]["batch"]
     sites: tuple[str, ...] = SITES["q, k, v"]
     shots: int = 16
     seed: int = 0

@@ -7,12 +7,10 @@ from functools import lru_cache
 import numpy as np
 
 from copra_lab.bench import Bench
-from copra_lab.games import LayerGame
+from copra_lab.games import LayerGame, players_of
 from copra_lab.lora import Adapter
 from copra_lab.page.lab import Lab
-from copra_lab.prune import layers_of
 from copra_lab.shapley import Curve, Exact, all_coalitions
-from copra_lab.sites import place as site
 from copra_lab.stats import Z95
 
 IMAGES = 100
@@ -71,13 +69,12 @@ class Solving:
     """
 
     def __init__(self, bench: Bench, adapter: Adapter):
-        layers = layers_of(adapter)
-        if not layers:
+        held = players_of(adapter)
+        if not held:
             raise ValueError("this adapter has nothing in the image tower, whose layers are the players here; choose another one")
-        held = {str(i): [n for n in adapter.deltas if site(n)[:2] == ("vision", i)] for i in layers}
-        self.bench, self.layers = bench, layers
+        self.bench, self.layers = bench, tuple(map(int, held))
         self._game, self._rng, self._lock = LayerGame(bench, adapter, held), np.random.default_rng(0), threading.Lock()
-        n = len(layers)
+        n = len(held)
         self._known: dict[int, np.ndarray] = {}
         self._bits = 1 << np.arange(n - 1, -1, -1)
         self._orders = 0

@@ -18,8 +18,7 @@ class _Ended(Exception):
 
 
 class Stepwise:
-    """Runs ``fit(on_step)`` in a thread of its own, which waits after every step. Only one of all may do a step at a time: torch keeps
-    what `parametrize.cached` remembers for all threads together."""
+    """Runs ``fit(on_step)`` in a thread of its own, which waits after every step."""
 
     def __init__(self, fit: Callable[[Callable[[Step], None]], Adapter], patience: float = GONE):
         self._fit, self._patience = fit, patience

@@ -23,7 +23,7 @@ from copra_lab.page.training import Progress, trained
 from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
-from copra_lab.sweep import RATES
+from copra_lab.train import RATES
 
 TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Value its layers", "try": "Try it"}
 """Views that a result can be taken to, by name."""

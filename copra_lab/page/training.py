@@ -15,7 +15,6 @@ from copra_lab.page.orders import DROPPING, Order
 from copra_lab.page.stepping import Stepwise
 from copra_lab.page.walk import Session
 from copra_lab.stats import Accuracy
-from copra_lab.sweep import TRAINING
 from copra_lab.tasks import Task
 from copra_lab.train import Step, fit
 
@@ -100,7 +99,7 @@ def trained(lab: Lab, session: Session, order: Order, line: Line) -> Iterator[Pr
 
 def _begun(bench: Bench, task: Task, order: Order, method: str) -> Stepwise:
     """`fit` with what was ordered, before its first step. Both methods see the same images in the same order, and begin with the same A."""
-    settings = {"seed": order.seed, "steps": order.steps, "lr": order.rate(method), "batch": order.batch, "schedule": TRAINING["schedule"]}
+    settings = {"seed": order.seed, "steps": order.steps, "lr": order.rate(method), "batch": order.batch}
     lora = LoRA(order.rank, sites=order.sites)
     return Stepwise(lambda report: fit(bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings))
 

@@ -28,7 +28,7 @@ from copra_lab.tasks import load_task
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import arguments, write
 
-from copra_lab.sweep import RATES
+from copra_lab.train import RATES
 
 # Nothing is reported to anyone. Read when Flower and Ray are imported, which is why `simulate` does that; the last one takes
 # the other of two ways to say that there is no GPU, without a warning.
