@@ -36,6 +36,23 @@ SEEDS = {"lora": 5, "copra": 5}
 
 METHODS = DROPPINGS
 
+WRITTEN = {
+    "regimes.py": ("regimes.csv",),
+    "lines.py": ("lines.csv",),
+    "pruning.py": ("structured.csv", "unstructured.csv"),
+    "rates.py": ("rates.csv", "rates_tsne.csv"),
+    "multitask.py": ("multitask.csv",),
+    "generalisation.py": ("generalisation.csv",),
+    "minilm.py": ("minilm.csv",),
+    "trainer.py": ("trainer.csv",),
+    "shapley.py": ("shapley.csv", "sizes.csv", "ranked.csv"),
+    "nemesis.py": (
+        "nemesis.csv", "nemesis_noise.csv", "nemesis_new.csv", "nemesis_epochs.csv", "lownorm.csv", "nemesis_visual.csv", "nemesis_tuning.csv",
+    ),
+    "federated/run.py": ("federated.csv",),
+}  # fmt: skip
+"""Script → the files that it writes under ``results/``; beside them there is only `tasks.csv`, which ``recipes/adapters.py`` writes."""
+
 
 def headline(tasks: Sequence[str], methods: Sequence[str] = tuple(METHODS), seeds: int | None = None) -> list[Run]:
     """The runs that most experiments share."""

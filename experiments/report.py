@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import report_nemesis
 import report_trainer
-from common import RESULTS, read
+from common import RESULTS, WRITTEN, read
 from matplotlib.figure import Figure
 
 from copra_lab.shapley import Curve
@@ -336,12 +336,17 @@ def saved(name: str, figure: Figure) -> str:
     return shown(name, figure)
 
 
+def absent(script: str) -> list[str]:
+    """Files of results that `script` has yet to write."""
+    return [n for n in WRITTEN[script] if not (RESULTS / n).exists()]
+
+
 def sections(save: Save) -> list[str]:
-    def have(*names: str) -> bool:
-        return all((RESULTS / n).exists() for n in names)
+    def have(*scripts: str) -> bool:
+        return not any(absent(s) for s in scripts)
 
     out = []
-    if have("lines.csv", "structured.csv", "unstructured.csv"):
+    if have("lines.py", "pruning.py"):
         cells = headline()
         out.append(
             f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\nMean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}"
@@ -356,13 +361,13 @@ def sections(save: Save) -> list[str]:
                 f"## Sparsity of {words}\n\n"
                 + save(f"sparse_{of}", curves(sparse, columns, ("0 %", "50 %", "80 %", "90 %", "95 %"), f"entries of {words} set to zero"))
             )
-    if have("rates.csv", "rates_tsne.csv"):
+    if have("rates.py"):
         out.append(rates_section(save))
-    if have("shapley.csv", "sizes.csv", "ranked.csv"):
+    if have("shapley.py"):
         out.append(shapley_section(save))
-    if have("multitask.csv"):
+    if have("multitask.py"):
         out.append(simple("multitask.csv", "Six tasks in one adapter", "Three seeds. Each merge's scale was chosen on validation images."))
-    if have("generalisation.csv"):
+    if have("generalisation.py"):
         out.append(
             simple(
                 "generalisation.csv",
@@ -370,34 +375,21 @@ def sections(save: Save) -> list[str]:
                 "Trained on the first half of the classes, tested on both halves; and on corrupted test images. Three seeds.",
             )
         )
-    if have("federated.csv"):
+    if have("federated/run.py"):
         out.append(federated_section(save))
-    if have("minilm.csv"):
+    if have("minilm.py"):
         out.append(minilm_section())
-    out += report_trainer.sections()
+    if have("trainer.py"):
+        out.append(report_trainer.section())
     out += report_nemesis.sections(save)
-    if have("regimes.csv"):
+    if have("regimes.py"):
         out.append(regimes_section())
     return out
 
 
 def missing() -> str:
-    names = (
-        "lines",
-        "structured",
-        "unstructured",
-        "rates",
-        "multitask",
-        "generalisation",
-        "federated",
-        "minilm",
-        "trainer",
-        "shapley",
-        "nemesis",
-        "lownorm",
-    )
-    absent = [f"`{n}.csv`" for n in names if not (RESULTS / f"{n}.csv").exists()]
-    return f"**Not run yet with the present model**: {', '.join(absent)}." if absent else ""
+    names = [f"`{n}`" for script in WRITTEN for n in absent(script)]
+    return f"**Not run yet with the present model**: {', '.join(names)}." if names else ""
 
 
 def text(save: Save = shown) -> str:

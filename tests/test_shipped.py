@@ -1,6 +1,8 @@
 """What ships belongs together, and the numbers that are reported can be measured again."""
 
 import csv
+import fnmatch
+import re
 import subprocess
 import sys
 from functools import partial
@@ -43,6 +45,36 @@ def test_a_mismatch_is_found(monkeypatch):
     ):
         assert stale(load_clip()) is None
         assert "0000000000000000" in stale(Other)
+
+
+def test_the_results_are_those_that_the_experiments_write(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    from common import RESULTS, WRITTEN
+
+    names = [n for written in WRITTEN.values() for n in written]
+    assert sorted(f.name for f in RESULTS.glob("*.csv")) == sorted([*names, "tasks.csv"])
+    table = re.findall(r"^\| `python experiments/(\S+)` \| (.*?) \|", (ROOT / "experiments" / "head.md").read_text(encoding="utf-8"), re.MULTILINE)
+    told = {script: {n for pattern in re.findall(r"`(.*?)`", files) for n in fnmatch.filter(names, pattern)} for script, files in table}
+    assert told == {script: set(written) for script, written in WRITTEN.items()} | {"report.py": set()}
+
+
+def test_what_needs_flower_holds_up_nothing_else(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import rebuild
+
+    stale, run = {rebuild.FEDERATED, "after.py"}, []
+
+    def mended(command, **_):
+        run.append(Path(command[1]).name)
+        stale.remove(run[-1])
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(rebuild, "find_spec", lambda _: None)
+    monkeypatch.setattr(rebuild.subprocess, "run", mended)
+    monkeypatch.setattr(rebuild, "STEPS", [(s, lambda _, s=s: "stale" if s in stale else None, s) for s in (rebuild.FEDERATED, "after.py")])
+    monkeypatch.setattr(sys, "argv", ["rebuild.py"])
+    assert rebuild.main() == 1 and run == ["after.py"]
+    assert "environment of its own" in capsys.readouterr().err
 
 
 def test_every_task_is_in_the_table_and_two_adapters_are_shipped_for_some():
