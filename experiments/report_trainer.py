@@ -3,9 +3,9 @@
 from collections import defaultdict
 
 import numpy as np
+from cells import NAMES
 from common import read
 
-NAMES = {"lora": "LoRA", "copra": "CopRA"}
 COLUMNS = {
     "alone": ("alone",),
     "middle, ΔW": ("middle, ΔW",),
