@@ -80,8 +80,11 @@ def report_is_stale(clip: Clip) -> str | None:
 def readme_is_stale(clip: Clip) -> str | None:
     from tables import filled
 
-    file = ROOT / "README.md"
-    return None if filled(file.read_text(encoding="utf-8")) == file.read_text(encoding="utf-8") else "the README's tables differ from the results"
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    try:
+        return None if filled(text) == text else "the README's tables differ from the results"
+    except ValueError as e:
+        return str(e)
 
 
 def lessons_are_stale(clip: Clip) -> str | None:
@@ -113,7 +116,8 @@ def main() -> int:
         stale = stale or why is not None
         if why and not a.check:
             if script == FEDERATED and not find_spec("flwr"):
-                print(f"{name}: Flower has an environment of its own: run {script} in it (see the README beside it), and then this again", file=sys.stderr)
+                why = f"Flower has an environment of its own: run {script} in it (see the README beside it), and then this again"
+                print(f"{name}: {why}", file=sys.stderr)
                 left = True
                 continue
             extra = ["--photos", a.photos] if a.photos and script.endswith("card.py") else []

@@ -1,18 +1,21 @@
 """What ships belongs together, and the numbers that are reported can be measured again."""
 
 import csv
-import fnmatch
-import re
+import json
 import subprocess
 import sys
 from functools import partial
 from pathlib import Path
 
 import pytest
+from adapters import ship  # recipes/adapters.py
+from tiny import random_adapter, tiny_clip
 
 from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
+from copra_lab.lora import NONE
 from copra_lab.shipped import shipped
+from copra_lab.sweep import chosen
 from copra_lab.tasks import load_task, task_names
 
 ROOT = Path(__file__).parents[1]
@@ -47,17 +50,6 @@ def test_a_mismatch_is_found(monkeypatch):
         assert "0000000000000000" in stale(Other)
 
 
-def test_the_results_are_those_that_the_experiments_write(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
-    from common import RESULTS, WRITTEN
-
-    names = [n for written in WRITTEN.values() for n in written]
-    assert sorted(f.name for f in RESULTS.glob("*.csv")) == sorted([*names, "tasks.csv"])
-    table = re.findall(r"^\| `python experiments/(\S+)` \| (.*?) \|", (ROOT / "experiments" / "head.md").read_text(encoding="utf-8"), re.MULTILINE)
-    told = {script: {n for pattern in re.findall(r"`(.*?)`", files) for n in fnmatch.filter(names, pattern)} for script, files in table}
-    assert told == {script: set(written) for script, written in WRITTEN.items()} | {"report.py": set()}
-
-
 def test_what_needs_flower_holds_up_nothing_else(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     import rebuild
@@ -75,6 +67,35 @@ def test_what_needs_flower_holds_up_nothing_else(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["rebuild.py"])
     assert rebuild.main() == 1 and run == ["after.py"]
     assert "environment of its own" in capsys.readouterr().err
+
+
+def test_a_row_that_was_not_measured_is_a_sentence(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    import rebuild
+    import tables
+
+    measured = [
+        {"what": w, "ours": 0.5, "theirs": 1.5, "unit": "s", "precision": "float32", "ratio": 3.0, "low": 2.0, "high": 4.0}
+        for w in ("other", *tables.SPEED)
+    ]
+    monkeypatch.setattr(tables, "RESULTS", tmp_path / "results.json")
+    monkeypatch.setattr(tables, "TABLES", dict.fromkeys(tables.TABLES, str) | {"speed": tables.speed_table})
+    for rows in ([], measured[:-1]):
+        tables.RESULTS.write_text(json.dumps({"rows": rows}), encoding="utf-8")
+        assert f"no row {tables.SPEED[-1 if rows else 0]!r}" in rebuild.readme_is_stale(load_clip())
+    tables.RESULTS.write_text(json.dumps({"rows": measured}), encoding="utf-8")
+    assert tables.speed_table().splitlines()[2:] == [f"| {w} | 500 ms | 1.50 s | 3.00 (2.00 to 4.00) | float32 |" for w in tables.SPEED]
+
+
+def test_what_ships_is_there_until_the_new_is_written(tmp_path):
+    adapter = random_adapter(tiny_clip())
+    ship(tmp_path, {chosen("old", 0): adapter, chosen("digits", 0): adapter, chosen("digits", 1): adapter})
+    with pytest.raises(ValueError, match="without sites"):
+        ship(tmp_path, {chosen("digits", 2): NONE})
+    assert {f.relative_to(tmp_path).as_posix() for f in tmp_path.glob("*/*")} == {"old/lora-seed-0", "digits/lora-seed-0", "digits/lora-seed-1"}
+    ship(tmp_path, {chosen("digits", s): adapter for s in (1, 2)})
+    assert [s.folder.relative_to(tmp_path).as_posix() for s in shipped(folder=tmp_path)] == ["digits/lora-seed-1", "digits/lora-seed-2"]
+    assert [f.name for f in tmp_path.iterdir()] == ["digits"]
 
 
 def test_every_task_is_in_the_table_and_two_adapters_are_shipped_for_some():
