@@ -41,7 +41,7 @@ lessons: $(VENV)/.installed-test ## run the lessons' sources and write their not
 site: $(VENV)/.installed-docs ## make the web site (lessons, methods, reference, reports) in build/site
 	$(BIN)/python -m sphinx -W --keep-going -c docs . build/site
 
-rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake everything that ships: model, adapters, tables
+rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake all that is stale: adapters, experiments, tables, lessons
 	$(BIN)/python recipes/rebuild.py $(ARGS)
 
 clean: ## remove the environment and every cache in this folder

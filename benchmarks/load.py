@@ -8,13 +8,8 @@ visitors share the cores with the server. The exit code is 1 if a number was wro
 import argparse
 import asyncio
 import json
-import socket
-import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -23,9 +18,10 @@ import numpy as np
 import psutil
 
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 
-from visitors import Handlers, Shown, Visitor  # noqa: E402 (after the path)
+from served import served  # noqa: E402 (after the path)
+from visitors import Handlers, Shown, Visitor  # noqa: E402
 
 from copra_lab.bench import Bench  # noqa: E402
 from copra_lab.clip import load_clip  # noqa: E402
@@ -59,36 +55,6 @@ class Result:
     @property
     def sound(self) -> bool:
         return not self.mismatches and not self.lost
-
-
-@contextmanager
-def served(precision: str, *options: str) -> Iterator[tuple[str, psutil.Process]]:
-    """The page in a process of its own: its address, and the process."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), "--precision", precision, *options]
-    with tempfile.TemporaryFile() as log:
-        app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-        try:
-            url = f"http://127.0.0.1:{port}"
-            for _ in range(3000):
-                try:
-                    httpx.get(f"{url}/config", timeout=5).raise_for_status()
-                    break
-                except httpx.HTTPError:
-                    if app.poll() is not None:
-                        break
-                    time.sleep(0.1)
-            else:
-                app.terminate()
-            if app.poll() is not None:
-                log.seek(0)
-                raise SystemExit(f"the page did not start:\n{log.read().decode(errors='replace')}")
-            yield url, psutil.Process(app.pid)
-        finally:
-            app.terminate()
-            app.wait(30)
 
 
 def pairs(lab: Lab) -> list[Blended]:
@@ -177,7 +143,8 @@ def main() -> int:
     precision = a.precision or str(lab.bench(next(iter(lab.tasks()))).dtype).removeprefix("torch.")
     found = pairs(lab)
     truth = Truth(lab, precision)
-    with served(precision) as (url, server):
+    with served("--precision", precision) as (url, pid):
+        server = psutil.Process(pid)
         results = [run(url, server, [found[i % len(found)] for i in range(n)], a.seconds, truth) for n in sorted({1, a.visitors})]
     print(f"{precision}, {a.seconds:g} s a round\n\n{table(results)}")
     if a.json:

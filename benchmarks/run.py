@@ -5,7 +5,6 @@ Both sides get the same threads and the same precision, and take turns. What is 
 
 import argparse
 import json
-import os
 import platform
 import statistics
 import subprocess
@@ -20,11 +19,13 @@ import numpy as np
 import torch
 from others import FullForward, PeftFit, PeftPath, first, random_adapter, random_vit_b_32
 from race import Row, alone, race, seconds
+from rows import RESULTS, line, table
 from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.devices import cores
 from copra_lab.files import write_atomically
 from copra_lab.games import LayerGame
 from copra_lab.nemesis import Nemesis
@@ -37,7 +38,6 @@ from copra_lab.tower import workers
 from copra_lab.train import DEFAULTS, fit
 
 HERE = Path(__file__).parent
-RESULTS = HERE / "results.json"
 TASK = "digits"
 
 
@@ -256,25 +256,11 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 }  # fmt: skip
 
 
-def table(rows: list[dict], machine: str) -> str:
-    lines = [f"Measured on {machine}.", "", "| what | ours | theirs | theirs / ours (lowest to highest) | precision |", "|---|---|---|---|---|"]
-    for r in rows:
-        theirs = "" if r["theirs"] is None else number(r["theirs"], r["unit"])
-        ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}" + (f" ({r['low']:.2f} to {r['high']:.2f})" if r["low"] else "")
-        lines.append(f"| {r['what']} | {number(r['ours'], r['unit'])} | {theirs} | {ratio} | {r['precision']} |")
-    return "\n".join(lines)
-
-
-def number(x: float, unit: str) -> str:
-    return f"{x:.0f} {unit}" if unit != "s" else f"{x:.2f} s" if x >= 1 else f"{1000 * x:.3g} ms"
-
-
 def machine() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         name = next((x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), name)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return f"{cores} cores of {name} ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}"
+    return f"{cores()} cores of {name} ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}"
 
 
 def main() -> None:
@@ -289,11 +275,12 @@ def main() -> None:
     for name in tqdm(a.sections, desc="sections"):
         for row in SECTIONS[name](s):
             measured.append({"section": name, **asdict(row)})
-            tqdm.write(table(measured[-1:], "").splitlines()[-1])
+            tqdm.write(line(measured[-1]))
     if not a.quick:
         rows = sorted(kept + measured, key=lambda r: list(SECTIONS).index(r["section"]))
         write_atomically(RESULTS, (json.dumps({**where, "rows": rows}, indent=1) + "\n").encode())
-        page = (HERE / "head.md").read_text(encoding="utf-8").strip() + "\n\n" + table(rows, where["machine"]) + "\n"
+        head = (HERE / "head.md").read_text(encoding="utf-8").strip()
+        page = f"{head}\n\nMeasured on {where['machine']}.\n\n{table(rows)}\n"
         write_atomically(HERE / "README.md", page.encode())
 
 

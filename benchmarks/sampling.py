@@ -5,8 +5,6 @@ The game is that of an adapter's twelve layers on 128 images, solved exactly fir
 what they ask for counts. Time is what a coalition costs: one by one in full forwards for the others, in batches that share what
 they can for ours; and all of them, exactly, on the tree."""
 
-import csv
-import io
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +17,7 @@ from race import seconds
 from run import Setting
 from tqdm.auto import tqdm
 
-from copra_lab.files import write_atomically
+from copra_lab.files import csv_bytes, write_atomically
 from copra_lab.games import LayerGame
 from copra_lab.shapley import SAMPLERS, estimate, exact
 
@@ -99,13 +97,8 @@ def main() -> None:
                     "images": IMAGES,
                 }
             )
-    text = io.StringIO()
-    writer = csv.DictWriter(text, rows[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(
-        [*rows, rows[0] | {"way": "ours, exact", "budget": 4096, "evaluations": 4096, "seconds": round(whole, 3), "error": 0.0, "seeds": 1}]
-    )
-    write_atomically(HERE / "sampling.csv", text.getvalue().encode())
+    last = rows[0] | {"way": "ours, exact", "budget": 4096, "evaluations": 4096, "seconds": round(whole, 3), "error": 0.0, "seeds": 1}
+    write_atomically(HERE / "sampling.csv", csv_bytes(tuple(last), [*rows, last]))
     figure(rows, whole).savefig(HERE / "sampling.png", dpi=110, facecolor="white", metadata={"Software": None})
 
 

@@ -46,6 +46,11 @@ def spread(device: str, key: str) -> str:
     return f"cuda:{int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % many}" if many > 1 else device
 
 
+def cores() -> int:
+    """How many of the processor's cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 @cache
 def find_place(device: str = "cpu") -> Place:
     """With "auto" a GPU if there is one, else the processor; anything else is torch's name of a device. Under ``accelerate launch`` each

@@ -1,11 +1,13 @@
 """Files that are whole or not there, and small ones that are read with care."""
 
+import csv
 import errno
+import io
 import json
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,15 @@ def written_aside(folder: Path) -> Iterator[Path]:
             yield Path(aside)
             for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
                 os.replace(file, folder / file.name)
+
+
+def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    """A table with a line of names and a line for each of `rows`; what a row does not have stays empty. Raises ValueError for a row that has more."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
 
 
 def read_json(file: Path) -> Any:

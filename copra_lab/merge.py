@@ -87,6 +87,10 @@ def interpolate_factors(a: Adapter, b: Adapter, weight: float) -> Adapter:
     return average_factors([a, b], [1 - weight, weight])
 
 
+SPACES = {"delta": interpolate, "factors": interpolate_factors}
+"""What is mixed on the way from one adapter to another: ΔW, or A and B by themselves."""
+
+
 def plane(a: Adapter, b: Adapter, c: Adapter, x: float, y: float) -> Adapter:
     """The point ΔW_a + x·(ΔW_b − ΔW_a) + y·(ΔW_c − ΔW_a) of the plane through three adapters."""
     return weighted_sum([a, b, c], [1 - x - y, x, y])

@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
-from copra_lab.devices import spread
+from copra_lab.devices import cores, spread
 from copra_lab.files import write_atomically
 from copra_lab.lora import Adapter
 from copra_lab.sweep import PromptRun, Run, trained
@@ -200,7 +200,7 @@ def _engine(backend: str, jobs: int, address: str | None):
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if address and backend == "loky":
         raise ValueError("loky has no address: it starts processes on this machine; choose ray or dask for a cluster")
-    many = jobs if jobs > 0 else max(1, _cores() + 1 + jobs)
+    many = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
     if backend == "ray":
         try:
             import ray
@@ -235,7 +235,3 @@ def _engine(backend: str, jobs: int, address: str | None):
     else:
         with parallel_config("loky"):
             yield many
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

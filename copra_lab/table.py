@@ -1,8 +1,6 @@
 """What came of many runs, in one SQLite file: a row each, waiting, done or failed. Any SQLite tool reads it, and so does
 ``pandas.read_sql``."""
 
-import csv
-import io
 import json
 import sqlite3
 import threading
@@ -11,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from copra_lab.files import write_atomically, writing
+from copra_lab.files import csv_bytes, write_atomically, writing
 
 COLUMNS = {
     "key": "TEXT PRIMARY KEY", "task": "TEXT", "method": "TEXT", "seed": "INTEGER", "state": "TEXT NOT NULL", "accuracy": "REAL", "low": "REAL",
@@ -97,11 +95,7 @@ def export(rows: list[dict[str, Any]], file: Path) -> None:
     wide = [{k: v for k, v in r.items() if k != "settings"} | flat({k: v for k, v in r["settings"].items() if k not in r}) for r in rows]
     names = list(dict.fromkeys(n for r in wide for n in r))
     if file.suffix == ".csv":
-        text = io.StringIO()
-        writer = csv.DictWriter(text, names, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(wide)
-        write_atomically(file, text.getvalue().encode())
+        write_atomically(file, csv_bytes(names, wide))
     elif file.suffix == ".parquet":
         try:
             import pandas

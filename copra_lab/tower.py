@@ -4,7 +4,6 @@ same numbers as the modules, several times faster for small images.
 Nothing is mutated, so any number of threads may ask for different adapters at once.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from copra_lab import devices
 from copra_lab.lora import LowRank
 from copra_lab.sites import Site
 
@@ -235,7 +235,7 @@ class TextTower:
 
 def cores() -> int:
     """How many this process may use, at most eight."""
-    return max(1, min(8, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1))
+    return min(8, devices.cores())
 
 
 @cache

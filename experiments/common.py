@@ -6,9 +6,8 @@ scored; the other tasks are reported on test images, with seeds that the choice 
 
 import argparse
 import csv
-import io
-import os
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +16,8 @@ from platformdirs import user_cache_path
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import DROPPINGS
-from copra_lab.files import write_atomically
+from copra_lab.devices import cores
+from copra_lab.files import csv_bytes, write_atomically
 from copra_lab.lora import Adapter
 from copra_lab.stats import Accuracy
 from copra_lab.sweep import Run, chosen, train_all, trained
@@ -36,8 +36,25 @@ SEEDS = {"lora": 5, "copra": 5}
 
 METHODS = DROPPINGS
 
+WRITTEN = {
+    "regimes.py": ("regimes.csv",),
+    "lines.py": ("lines.csv",),
+    "pruning.py": ("structured.csv", "unstructured.csv"),
+    "rates.py": ("rates.csv", "rates_tsne.csv"),
+    "multitask.py": ("multitask.csv",),
+    "generalisation.py": ("generalisation.csv",),
+    "minilm.py": ("minilm.csv",),
+    "trainer.py": ("trainer.csv",),
+    "shapley.py": ("shapley.csv", "sizes.csv", "ranked.csv"),
+    "nemesis.py": (
+        "nemesis.csv", "nemesis_noise.csv", "nemesis_new.csv", "nemesis_epochs.csv", "lownorm.csv", "nemesis_visual.csv", "nemesis_tuning.csv",
+    ),
+    "federated/run.py": ("federated.csv",),
+}  # fmt: skip
+"""Script → the files that it writes under ``results/``; beside them there is only `tasks.csv`, which ``recipes/adapters.py`` writes."""
 
-def headline(tasks: Sequence[str], methods: Sequence[str] = tuple(METHODS), seeds: int | None = None) -> list[Run]:
+
+def headline(tasks: Sequence[str], methods: Iterable[str] = METHODS, seeds: int | None = None) -> list[Run]:
     """The runs that most experiments share."""
     return [chosen(t, s, METHODS[m]) for m in methods for t in tasks for s in range(seeds or SEEDS.get(m, 3))]
 
@@ -55,17 +72,17 @@ def pairs(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
     return [(a, b) for g in groups.values() for a, b in zip(g, [*g[1:], g[0]], strict=True)]
 
 
-def arguments(about: str) -> argparse.ArgumentParser:
+def arguments(about: str, tasks: bool = True, methods: Collection[str] = (), jobs: bool = True) -> argparse.ArgumentParser:
+    """The options that an experiment takes of those that several have; ``methods``: those of which it can be asked for some."""
     p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained adapters are kept")
-    p.add_argument("--tasks", nargs="*", help="only these (and print, write nothing)")
-    p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="only these, where several are compared (default: all)")
-    p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
+    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where what was trained is kept")
+    if tasks:
+        p.add_argument("--tasks", nargs="+", help="only these (and print, write nothing)")
+    if methods:
+        p.add_argument("--methods", nargs="+", choices=methods, help="only these (and print, write nothing)")
+    if jobs:
+        p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
     return p
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def adapters(runs: Sequence[Run], work: Path, jobs: int) -> tuple[Clip, dict[Run, Adapter], dict[Run, float]]:
@@ -76,17 +93,28 @@ def adapters(runs: Sequence[Run], work: Path, jobs: int) -> tuple[Clip, dict[Run
     return clip, {r: a for r, (a, _) in found.items()}, {r: s for r, (_, s) in found.items()}
 
 
-def write(name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> Path:
+def write(name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> None:
     """A tidy file under ``results/``, all at once; its last column names the weights that it was measured on, those of the
     bundled CLIP if nothing else is said."""
+    write_atomically(RESULTS / name, tidy(columns, rows, base))
+
+
+def tidy(columns: Sequence[str], rows: Iterable[dict], base: str | None) -> bytes:
     base = base or load_clip().hash
-    text = io.StringIO()
-    writer = csv.DictWriter(text, (*columns, "base"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, "base": base} for row in rows)
-    path = RESULTS / name
-    write_atomically(path, text.getvalue().encode())
-    return path
+    return csv_bytes((*columns, "base"), ({**row, "base": base} for row in rows))
+
+
+NARROWING = ("tasks", "methods", "seeds", "quick")
+"""Options that leave a part of an experiment out."""
+
+
+def finish(a: argparse.Namespace, name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> None:
+    """`write`, or print where an option left anything out: what is under ``results/`` is whole."""
+    if any(getattr(a, option, None) for option in NARROWING):
+        print(name, file=sys.stderr)
+        print(tidy(columns, rows, base).decode(), end="")
+    else:
+        write(name, columns, rows, base)
 
 
 def read(name: str) -> list[dict[str, str]]:

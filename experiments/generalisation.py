@@ -4,7 +4,7 @@ corruptions that neither pretraining nor fine-tuning had: ``python experiments/g
 
 from dataclasses import replace
 
-from common import METHODS, adapters, arguments, headline, reported, row, write
+from common import METHODS, adapters, arguments, finish, headline, reported, row
 from tqdm.auto import tqdm
 
 from copra_lab import nuisances as nu
@@ -28,10 +28,10 @@ def corrupted(task: Task, how: str) -> Task:
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
-    tasks = a.tasks or reported()
-    runs = headline(tasks, a.methods, seeds=3)
-    halves = [chosen(t, s, METHODS[m], part="base") for t in tasks for m in a.methods for s in range(3) if len(load_task(t).classes) > 3]
+    a = arguments(__doc__, methods=METHODS).parse_args()
+    tasks, methods = a.tasks or reported(), a.methods or METHODS
+    runs = headline(tasks, methods, seeds=3)
+    halves = [chosen(t, s, METHODS[m], part="base") for t in tasks for m in methods for s in range(3) if len(load_task(t).classes) > 3]
     clip, found, _ = adapters(runs + halves, a.work, a.jobs)
     rows = []
     for t in tqdm(tasks, desc="tasks"):
@@ -45,8 +45,7 @@ def main() -> None:
             rows += [row(r, "base classes", seen), row(r, "new classes", unseen)]
             harmonic = 2 * seen.value * unseen.value / max(1e-9, seen.value + unseen.value)
             rows.append(row(r, "harmonic mean", unseen) | {"accuracy": round(harmonic, 4), "n": ""})
-    if not a.tasks:
-        write("generalisation.csv", COLUMNS, rows)
+    finish(a, "generalisation.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,18 @@
 """Linear mode connectivity: accuracy along the line between two seeds, in the deltas and in the factors, for LoRA, CopRA
 and the baselines (of these the ends and the middle): ``python experiments/lines.py`` writes ``results/lines.csv``."""
 
-from common import adapters, arguments, bench, headline, pairs, reported, row, write
+from common import METHODS, adapters, arguments, bench, finish, headline, pairs, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.merge import interpolate, interpolate_factors
+from copra_lab.merge import SPACES
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "space")
-SPACES = {"delta": interpolate, "factors": interpolate_factors}
 WEIGHTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
-    runs = headline(a.tasks or reported(), a.methods)
+    a = arguments(__doc__, methods=METHODS).parse_args()
+    runs = headline(a.tasks or reported(), a.methods or METHODS)
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {t: bench(clip, t, "test") for t in {r.task for r in runs}}
     rows = []
@@ -23,8 +22,7 @@ def main() -> None:
         # All at once: what both lines share, their ends, is computed once.
         accuracies = benches[one.task].accuracies([SPACES[space](found[one], found[two], w) for space, w in points])
         rows += [row(one, w, x, space=space) | {"seed": f"{one.seed}-{two.seed}"} for (space, w), x in zip(points, accuracies, strict=True)]
-    if not a.tasks:
-        write("lines.csv", COLUMNS, rows)
+    finish(a, "lines.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

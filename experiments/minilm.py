@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from common import METHODS, arguments, write
+from common import METHODS, arguments, finish
 from joblib import Parallel, delayed
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -182,10 +182,13 @@ def measured(method: str, lr: float, found: dict[int, Adapter]) -> list[dict]:
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
+    a = arguments(__doc__, tasks=False, methods=METHODS).parse_args()
     main_two = ("lora", "copra")
     plan = [
-        (m, s, lr) for m in a.methods for lr in (RATES if m in main_two else (HEADLINE,)) for s in range(5 if m in main_two and lr == HEADLINE else 3)
+        (m, s, lr)
+        for m in a.methods or METHODS
+        for lr in (RATES if m in main_two else (HEADLINE,))
+        for s in range(5 if m in main_two and lr == HEADLINE else 3)
     ]
     jobs = Parallel(a.jobs, return_as="generator")(delayed(fit)(*p, a.work) for p in plan)
     found = dict(zip(plan, tqdm(jobs, total=len(plan), desc="trainings"), strict=True))
@@ -197,7 +200,7 @@ def main() -> None:
     parallel = Parallel(a.jobs, return_as="generator")
     for part in tqdm(parallel(delayed(measured)(m, lr, own) for (m, lr), own in groups.items()), total=len(groups), desc="measuring"):
         rows += part
-    write("minilm.csv", COLUMNS, rows, "all-MiniLM-L6-v2")
+    finish(a, "minilm.csv", COLUMNS, rows, "all-MiniLM-L6-v2")
 
 
 if __name__ == "__main__":

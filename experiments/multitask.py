@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from common import METHODS, adapters, arguments, bench, headline, row, write
+from common import adapters, arguments, bench, finish, headline, row
 from tqdm.auto import tqdm
 
 from copra_lab.lora import Adapter
@@ -32,9 +32,9 @@ MERGES: dict[str, Callable[[Sequence[Adapter], float], Adapter]] = {
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
+    a = arguments(__doc__, methods=("lora", "copra")).parse_args()
     tasks = a.tasks or TASKS
-    methods = [m for m in ("lora", "copra") if m in METHODS]
+    methods = a.methods or ("lora", "copra")
     runs = headline(tasks, methods, seeds=3)
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {(t, s): bench(clip, t, s) for t in tasks for s in ("val", "test")}
@@ -48,8 +48,7 @@ def main() -> None:
                 merged = {s: merge([found[r] for r in own], s) for s in SCALES}
                 best = max(SCALES, key=lambda s: np.mean([benches[t, "val"].accuracy(merged[s]).value for t in tasks]))
                 rows += [row(r, name, benches[r.task, "test"].accuracy(merged[best]), scale=best) for r in own]
-    if not a.tasks:
-        write("multitask.csv", COLUMNS, rows)
+    finish(a, "multitask.csv", COLUMNS, rows)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from common import DEVELOPMENT, arguments, bench, reported, write
+from common import DEVELOPMENT, arguments, bench, finish, reported
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
@@ -192,9 +192,7 @@ def main() -> None:
         todo = runs([t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=200, batch=16, views=0)
         out["nemesis_visual.csv"] = more, measured(todo)
     for name, (columns, rows) in out.items():
-        if not a.tasks:
-            write(name, columns, rows)
-        print(name, len(rows))
+        finish(a, name, columns, rows)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
 """Pruning after training: whole layers and kinds of matrix (``structured.csv``), and entries by magnitude
 (``unstructured.csv``), for LoRA, CopRA and the baselines: ``python experiments/pruning.py`` writes both."""
 
-from common import adapters, arguments, bench, headline, reported, row, write
+from common import METHODS, adapters, arguments, bench, finish, headline, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.bench import NONE
+from copra_lab.lora import NONE
 from copra_lab.prune import PRESETS, keep, sparsify
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
@@ -12,8 +12,8 @@ SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
-    runs = headline(a.tasks or reported(), a.methods)
+    a = arguments(__doc__, methods=METHODS).parse_args()
+    runs = headline(a.tasks or reported(), a.methods or METHODS)
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {t: bench(clip, t, "test") for t in {r.task for r in runs}}
     structured, unstructured = [], []
@@ -25,9 +25,8 @@ def main() -> None:
         accuracies = benches[run.task].accuracies([*parts.values(), *sparse.values()])
         structured += [row(run, setting, x) for setting, x in zip(parts, accuracies, strict=False)]
         unstructured += [row(run, s, x, entries=of) for (of, s), x in zip(sparse, accuracies[len(parts) :], strict=True)]
-    if not a.tasks:
-        write("structured.csv", COLUMNS, structured)
-        write("unstructured.csv", (*COLUMNS, "entries"), unstructured)
+    finish(a, "structured.csv", COLUMNS, structured)
+    finish(a, "unstructured.csv", (*COLUMNS, "entries"), unstructured)
 
 
 if __name__ == "__main__":

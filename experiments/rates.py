@@ -3,7 +3,7 @@ and CopRA, and where the adapters lie (t-SNE): ``python experiments/rates.py`` w
 
 import numpy as np
 import torch
-from common import METHODS, adapters, arguments, bench, pairs, row, write
+from common import METHODS, adapters, arguments, bench, finish, pairs, row
 from sklearn.manifold import TSNE
 from tqdm.auto import tqdm
 
@@ -46,9 +46,8 @@ def main() -> None:
             {"task": t, "method": r.method, "seed": r.seed, "lr": r.lr, "x": round(float(u), 3), "y": round(float(v), 3)}
             for r, (u, v) in zip(own, xy, strict=True)
         ]
-    if not a.tasks:
-        write("rates.csv", COLUMNS, rows)
-        write("rates_tsne.csv", ("task", "method", "seed", "lr", "x", "y"), points)
+    finish(a, "rates.csv", COLUMNS, rows)
+    finish(a, "rates_tsne.csv", ("task", "method", "seed", "lr", "x", "y"), points)
 
 
 if __name__ == "__main__":

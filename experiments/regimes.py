@@ -49,7 +49,8 @@ def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
 
 
 def main() -> None:
-    p = arguments(__doc__)
+    p = arguments(__doc__, tasks=False)
+    p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="which methods (default: all)")
     p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts of the map (default: all)")
     a = p.parse_args()
     shapes = {run: shape for part in a.parts for run, shape in runs(part, a.methods).items()}

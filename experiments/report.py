@@ -1,69 +1,24 @@
 """Tables and figures from the tidy files under ``results/``: ``python experiments/report.py`` writes ``experiments/README.md``
 and ``results/*.png``. It computes nothing anew; what is missing is left out."""
 
+import io
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import report_nemesis
 import report_trainer
-from common import RESULTS, read
+from cells import NAMES, Cells, Save, gather, mean, table
+from common import RESULTS, WRITTEN, read
 from matplotlib.figure import Figure
 
+from copra_lab.files import write_atomically
 from copra_lab.shapley import Curve
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
-NAMES = {
-    "lora": "LoRA",
-    "copra": "CopRA",
-    "dropout": "LoRA + dropout",
-    "progressive-dropout": "LoRA + progressive dropout",
-    "stochastic-depth": "stochastic depth",
-}
 COLOURS = {"lora": "#D55E00", "copra": "#0072B2", "dropout": "#E69F00", "progressive-dropout": "#CC79A7", "stochastic-depth": "#009E73"}
-
-Cells = dict[tuple[str, str], dict[str, list[float]]]
-"""(method, column) → task → one accuracy a seed (or pair of seeds)."""
-
-
-def gather(rows: Iterable[dict[str, str]], column: Callable[[dict[str, str]], str | None]) -> Cells:
-    out: Cells = defaultdict(lambda: defaultdict(list))
-    for r in rows:
-        if (c := column(r)) is not None:
-            out[r["method"], c][r["task"]].append(float(r["accuracy"]))
-    return out
-
-
-def mean(cell: dict[str, list[float]]) -> float:
-    """Over tasks of the mean over seeds."""
-    return float(np.mean([np.mean(v) for v in cell.values()]))
-
-
-def interval(values: dict[str, float], draws: int = 10000) -> tuple[float, float]:
-    """95 % of a mean over tasks, by resampling tasks."""
-    x = np.array(list(values.values()))
-    means = x[np.random.default_rng(0).integers(len(x), size=(draws, len(x)))].mean(1)
-    return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
-
-
-def difference(cells: Cells, column: str, one: str = "copra", other: str = "lora") -> str:
-    """CopRA − LoRA in points, with its interval over tasks."""
-    a, b = cells[one, column], cells[other, column]
-    gaps = {t: 100 * (np.mean(a[t]) - np.mean(b[t])) for t in a if t in b}
-    low, high = interval(gaps)
-    return f"{np.mean(list(gaps.values())):+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
-
-
-def table(cells: Cells, columns: Sequence[str]) -> str:
-    """Means over tasks, a row a method, and how far CopRA is from LoRA."""
-    methods = [m for m in NAMES if (m, columns[0]) in cells]
-    lines = ["| " + " | ".join(("mean over tasks, %", *columns)) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += ["| " + " | ".join((NAMES[m], *(f"{100 * mean(cells[m, c]):.1f}" for c in columns))) + " |" for m in methods]
-    if {"lora", "copra"} <= set(methods):
-        lines.append("| CopRA − LoRA (95 % over tasks) | " + " | ".join(difference(cells, c) for c in columns) + " |")
-    return "\n".join(lines)
 
 
 def by_task(cells: Cells, columns: Sequence[str], methods: Sequence[str] = ("lora", "copra")) -> str:
@@ -142,7 +97,7 @@ def curves(cells: Cells, columns: Sequence[str], labels: Sequence[str], xlabel: 
     return fig
 
 
-def rates_section(save: "Save") -> str:
+def rates_section(save: Save) -> str:
     rows = read("rates.csv")
     rates = sorted({float(r["lr"]) for r in rows})
     fig = Figure(figsize=(11, 3.6), layout="constrained")
@@ -211,7 +166,7 @@ def regimes_section() -> str:
     )
 
 
-def federated_section(save: "Save") -> str:
+def federated_section(save: Save) -> str:
     """Accuracy by round, one panel for each task and way of dealing it to clients."""
     rows = read("federated.csv")
     settings = list(dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows if r["clients"] != "1"))
@@ -247,7 +202,7 @@ LEAST_GAIN = 0.1
 """Of a value that a task's layers must share, in accuracy, for the shares to mean something."""
 
 
-def shapley_section(save: "Save") -> str:
+def shapley_section(save: Save) -> str:
     """The papers' Figure 2: how the value is spread over layers; and g(p), the accuracy with each layer on with probability p."""
     phi, sizes = _by_run(read("shapley.csv")), _by_run(read("sizes.csv"))
     tasks = list(dict.fromkeys(task for task, *_ in phi))
@@ -318,13 +273,9 @@ def minilm_section() -> str:
 
 
 def simple(name: str, title: str, about: str) -> str:
-    cells = gather(read(name), lambda r: r["setting"])
+    cells = gather(read(name))
     columns = list(dict.fromkeys(c for _, c in cells))
     return f"## {title}\n\n{about}\n\n{table(cells, columns)}"
-
-
-Save = Callable[[str, Figure], str]
-"""(name, figure) → the Markdown that shows it."""
 
 
 def shown(name: str, figure: Figure) -> str:
@@ -332,22 +283,29 @@ def shown(name: str, figure: Figure) -> str:
 
 
 def saved(name: str, figure: Figure) -> str:
-    figure.savefig(RESULTS / f"{name}.png", dpi=110, facecolor="white", metadata={"Software": None})
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110, facecolor="white", metadata={"Software": None})
+    write_atomically(RESULTS / f"{name}.png", data.getvalue())
     return shown(name, figure)
 
 
+def absent(script: str) -> list[str]:
+    """Files of results that `script` has yet to write."""
+    return [n for n in WRITTEN[script] if not (RESULTS / n).exists()]
+
+
 def sections(save: Save) -> list[str]:
-    def have(*names: str) -> bool:
-        return all((RESULTS / n).exists() for n in names)
+    def have(*scripts: str) -> bool:
+        return not any(absent(s) for s in scripts)
 
     out = []
-    if have("lines.csv", "structured.csv", "unstructured.csv"):
+    if have("lines.py", "pruning.py"):
         cells = headline()
         out.append(
             f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\nMean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}"
         )
         out.append(f"## Lines between seeds\n\n{save('lines', lines_figure())}")
-        structured = gather(read("structured.csv"), lambda r: r["setting"])
+        structured = gather(read("structured.csv"))
         out.append(f"## Structured pruning\n\nWhat is kept stands above each column.\n\n{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}")
         sparse = gather(read("unstructured.csv"), lambda r: f"{r['entries']} {r['setting']}")
         for of, words in (("factors", "A and B"), ("delta", "ΔW")):
@@ -356,13 +314,13 @@ def sections(save: Save) -> list[str]:
                 f"## Sparsity of {words}\n\n"
                 + save(f"sparse_{of}", curves(sparse, columns, ("0 %", "50 %", "80 %", "90 %", "95 %"), f"entries of {words} set to zero"))
             )
-    if have("rates.csv", "rates_tsne.csv"):
+    if have("rates.py"):
         out.append(rates_section(save))
-    if have("shapley.csv", "sizes.csv", "ranked.csv"):
+    if have("shapley.py"):
         out.append(shapley_section(save))
-    if have("multitask.csv"):
+    if have("multitask.py"):
         out.append(simple("multitask.csv", "Six tasks in one adapter", "Three seeds. Each merge's scale was chosen on validation images."))
-    if have("generalisation.csv"):
+    if have("generalisation.py"):
         out.append(
             simple(
                 "generalisation.csv",
@@ -370,34 +328,21 @@ def sections(save: Save) -> list[str]:
                 "Trained on the first half of the classes, tested on both halves; and on corrupted test images. Three seeds.",
             )
         )
-    if have("federated.csv"):
+    if have("federated/run.py"):
         out.append(federated_section(save))
-    if have("minilm.csv"):
+    if have("minilm.py"):
         out.append(minilm_section())
-    out += report_trainer.sections()
+    if have("trainer.py"):
+        out.append(report_trainer.section())
     out += report_nemesis.sections(save)
-    if have("regimes.csv"):
+    if have("regimes.py"):
         out.append(regimes_section())
     return out
 
 
 def missing() -> str:
-    names = (
-        "lines",
-        "structured",
-        "unstructured",
-        "rates",
-        "multitask",
-        "generalisation",
-        "federated",
-        "minilm",
-        "trainer",
-        "shapley",
-        "nemesis",
-        "lownorm",
-    )
-    absent = [f"`{n}.csv`" for n in names if not (RESULTS / f"{n}.csv").exists()]
-    return f"**Not run yet with the present model**: {', '.join(absent)}." if absent else ""
+    names = [f"`{n}`" for script in WRITTEN for n in absent(script)]
+    return f"**Not run yet with the present model**: {', '.join(names)}." if names else ""
 
 
 def text(save: Save = shown) -> str:
@@ -407,7 +352,7 @@ def text(save: Save = shown) -> str:
 
 
 def main() -> None:
-    PAGE.write_text(text(saved), encoding="utf-8")
+    write_atomically(PAGE, text(saved).encode())
 
 
 if __name__ == "__main__":

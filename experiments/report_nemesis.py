@@ -4,13 +4,12 @@ from collections import defaultdict
 from collections.abc import Callable
 
 import numpy as np
+from cells import NAMES, Cells, Save, against, gather, mean, table
 from common import RESULTS, read
 from matplotlib.figure import Figure
 
 from copra_lab.nemesis import Corruption, occurrences
 
-NAMES = {"coop": "CoOp", "pun": "PUN", "pan": "PAN", "pun+pan": "PUN and PAN", "vpt": "VPT", "vpt+pun": "VPT, PUN", "vpt+pan": "VPT, PAN"}
-NAMES |= {"vpt+pun+pan": "VPT, PUN and PAN"}
 COLOURS = {"coop": "#D55E00", "pun": "#0072B2", "pan": "#009E73", "pun+pan": "#CC79A7"}
 PAPER = {
     "coop": (59.2, 62.2, 66.3, 69.8, 73.2),
@@ -19,49 +18,15 @@ PAPER = {
 }
 """Means over eleven data sets at 1, 2, 4, 8 and 16 shots, read off the paper's figure (ResNet-50)."""
 
-Values = dict[tuple[str, str], dict[str, list[float]]]
-"""(method, setting) → task → percent, one a seed."""
-
-Save = Callable[[str, Figure], str]
-
-
-def values(name: str) -> Values:
-    out: Values = defaultdict(lambda: defaultdict(list))
-    for r in read(name):
-        out[r["method"], r["setting"]][r["task"]].append(100 * float(r["accuracy"]))
-    return out
-
-
-def mean(cell: dict[str, list[float]]) -> float:
-    return float(np.mean([np.mean(v) for v in cell.values()]))
-
-
-def gap(cells: Values, method: str, other: str, setting: str, draws: int = 10000) -> str:
-    """How far a method is from another in points, with 95 % over tasks."""
-    a, b = cells[method, setting], cells[other, setting]
-    gaps = np.array([np.mean(a[t]) - np.mean(b[t]) for t in b])
-    low, high = np.quantile(gaps[np.random.default_rng(0).integers(len(gaps), size=(draws, len(gaps)))].mean(1), [0.025, 0.975])
-    return f"{gaps.mean():+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
-
-
-def table(cells: Values, settings: list[str], heads: list[str], against: str) -> str:
-    methods = [m for m in NAMES if (m, settings[0]) in cells]
-    lines = ["| mean over tasks, % | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    lines += [f"| {NAMES[m]} | " + " | ".join(f"{mean(cells[m, s]):.1f}" for s in settings) + " |" for m in methods]
-    for m in methods:
-        if m != against:
-            lines.append(f"| {NAMES[m]} − {NAMES[against]} (95 % over tasks) | " + " | ".join(gap(cells, m, against, s) for s in settings) + " |")
-    return "\n".join(lines)
-
 
 def few_shot(save: Save) -> str:
-    cells, shots = values("nemesis.csv"), ["1", "2", "4", "8", "16"]
+    cells, shots = gather(read("nemesis.csv")), ["1", "2", "4", "8", "16"]
     fig = Figure(figsize=(6.5, 4), layout="constrained")
     ax = fig.subplots()
     for m, colour in COLOURS.items():
         if (m, "1") in cells:
-            ax.plot(shots, [mean(cells[m, s]) for s in shots], "o-", color=colour, label=NAMES[m])
-    zero = mean(cells["zero-shot", "0"])
+            ax.plot(shots, [100 * mean(cells[m, s]) for s in shots], "o-", color=colour, label=NAMES[m])
+    zero = 100 * mean(cells["zero-shot", "0"])
     ax.axhline(zero, color="black", ls=":", lw=1, label="plain words")
     ax.set(xlabel="shots", ylabel="accuracy on test images, %\n(mean over tasks and seeds)")
     ax.legend(frameon=False)
@@ -70,18 +35,18 @@ def few_shot(save: Save) -> str:
     tasks = len(cells["coop", "1"])
     return (
         f"## Soft prompts and Nemesis\n\n{tasks} tasks, three seeds (a seed chooses the shots too), four vectors before the class name that begin as `a drawing of a`. A task that "
-        f"has fewer drawings of a class than shots gives what it has. Plain words: {zero:.1f}.\n\n{table(cells, shots, [f'{s} shots' if s != '1' else '1 shot' for s in shots], 'coop')}\n\n"
+        f"has fewer drawings of a class than shots gives what it has. Plain words: {zero:.1f}.\n\n{table(cells, shots, [f'{s} shots' if s != '1' else '1 shot' for s in shots], against('coop'))}\n\n"
         f"The paper's means over eleven data sets: {paper}.\n\n{save('nemesis', fig)}\n\n{by_task(cells)}"
     )
 
 
-def by_task(cells: Values) -> str:
+def by_task(cells: Cells) -> str:
     """Each task at sixteen shots; ``style-shift`` is trained on one style of drawing and tested on another."""
     methods = [m for m in COLOURS if (m, "16") in cells]
     lines = ["| sixteen shots, % | plain words | " + " | ".join(NAMES[m] for m in methods) + " |", "|---" * (len(methods) + 2) + "|"]
     lines += [
-        f"| {t} | {np.mean(zero):.1f} | "
-        + " | ".join(f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" for v in (cells[m, "16"][t] for m in methods))
+        f"| {t} | {100 * np.mean(zero):.1f} | "
+        + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in (100 * np.array(cells[m, "16"][t]) for m in methods))
         + " |"
         for t, zero in cells["zero-shot", "0"].items()
     ]
@@ -89,17 +54,17 @@ def by_task(cells: Values) -> str:
 
 
 def noise() -> str:
-    cells, words = values("nemesis_noise.csv"), values("nemesis.csv")
+    cells, words = gather(read("nemesis_noise.csv")), gather(read("nemesis.csv"))
     both = {(m, kind): own[m, "16"] for m in COLOURS for kind, own in (("noise", cells), ("words", words)) if (m, "16") in own}
     return (
         "### Sixteen vectors that begin as noise\n\nAs the papers have them (sixteen shots), at the rate of 0.01, the best for CoOp there on the development tasks too; penalties as chosen for words. Below four vectors that begin as words.\n\n"
-        + table(both, ["words", "noise"], ["four, words", "sixteen, noise"], "coop")
+        + table(both, ["words", "noise"], ["four, words", "sixteen, noise"], against("coop"))
     )
 
 
 def new_classes() -> str:
     return "### New classes\n\nTrained on the first half of the classes, sixteen shots.\n\n" + table(
-        values("nemesis_new.csv"), ["base", "new", "harmonic"], ["base", "new", "harmonic mean"], "coop"
+        gather(read("nemesis_new.csv")), ["base", "new", "harmonic"], ["base", "new", "harmonic mean"], against("coop")
     )
 
 
@@ -167,7 +132,7 @@ def low_norm() -> str:
 def visual() -> str:
     return (
         "### Tokens of the image tower\n\nFour learned tokens beside the patches (VPT), the same penalties, sixteen shots, four tasks.\n\n"
-        + table(values("nemesis_visual.csv"), ["16"], ["accuracy"], "vpt")
+        + table(gather(read("nemesis_visual.csv")), ["16"], ["accuracy"], against("vpt"))
     )
 
 

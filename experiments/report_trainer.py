@@ -3,9 +3,9 @@
 from collections import defaultdict
 
 import numpy as np
-from common import RESULTS, read
+from cells import NAMES
+from common import read
 
-NAMES = {"lora": "LoRA", "copra": "CopRA"}
 COLUMNS = {
     "alone": ("alone",),
     "middle, ΔW": ("middle, ΔW",),
@@ -37,7 +37,3 @@ def section() -> str:
         "three seeds, or pairs of them; heads begin alike and are averaged too. Each method's rate is the best of "
         f"{', '.join(f'{x:g}' for x in tried)} for one seed on validation data.\n\n" + "\n".join(lines)
     )
-
-
-def sections() -> list[str]:
-    return [section()] if (RESULTS / "trainer.csv").exists() else []

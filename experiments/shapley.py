@@ -8,7 +8,7 @@ import io
 from pathlib import Path
 
 import numpy as np
-from common import METHODS, arguments, bench, row, write
+from common import METHODS, arguments, bench, finish, row
 from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
@@ -53,7 +53,7 @@ def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapte
 
 
 def main() -> None:
-    a = arguments(__doc__).parse_args()
+    a = arguments(__doc__, jobs=False).parse_args()
     clip = load_clip()
     found = {chosen(s.task, seed_of(s.label), METHODS[s.label.partition(",")[0].lower()]): s.load(clip) for s in shipped()}
     runs = [r for r in found if r.task in (a.tasks or [r.task])]
@@ -69,10 +69,9 @@ def main() -> None:
         variants = pruned(adapter, game.values)
         accuracies = test[run.task].accuracies(list(variants.values()))
         ranked += [row(run, name, x, layers=k) for (name, k), x in zip(variants, accuracies, strict=True)]
-    if not a.tasks:
-        write("shapley.csv", (*COLUMNS, "value"), values)
-        write("sizes.csv", (*COLUMNS, "value"), sizes)
-        write("ranked.csv", (*COLUMNS, "accuracy", "layers"), ranked)
+    finish(a, "shapley.csv", (*COLUMNS, "value"), values)
+    finish(a, "sizes.csv", (*COLUMNS, "value"), sizes)
+    finish(a, "ranked.csv", (*COLUMNS, "accuracy", "layers"), ranked)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ experiments/trainer.py`` writes ``trainer.csv``.
 task of that name; the bundled CLIP's image tower as transformers' CLIPForImageClassification. Heads are new, begin with the same
 random numbers in every training, and are trained along. A method's rate is the best of three for seed 0 on validation data."""
 
-import argparse
 import copy
 import shutil
 import tempfile
@@ -17,10 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import write
+from common import arguments, finish
 from minilm import folder as minilm
 from peft import LoraConfig, PeftModel, get_peft_model
-from platformdirs import user_cache_path
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -208,18 +206,14 @@ def measured(work: Work, place: Path, steps: int) -> list[dict]:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained adapters are kept")
+    p = arguments(__doc__, tasks=False, jobs=False)
     p.add_argument("--quick", action="store_true", help="few steps, to see that it runs (and print, write nothing)")
     a = p.parse_args()
     tasks, steps = (emoji_groups(), digits()), STEPS
     if a.quick:
         tasks, steps = tuple(replace(t, parts=t.parts | {p: t.parts[p][::20] for p in ("val", "test")}) for t in tasks), 3
     rows = [r for task in tasks for r in measured(task, a.work, steps)]
-    if a.quick:
-        print(*({**r, "accuracy": round(100 * r["accuracy"], 1)} for r in rows), sep="\n")
-    else:
-        write("trainer.csv", COLUMNS, rows, f"all-MiniLM-L6-v2, {load_clip().hash}")
+    finish(a, "trainer.csv", COLUMNS, rows, f"all-MiniLM-L6-v2, {load_clip().hash}")
 
 
 if __name__ == "__main__":

@@ -2,10 +2,8 @@
 with: ``python recipes/adapters.py``. An interrupted run goes on where it stopped."""
 
 import argparse
-import csv
-import io
-import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,13 @@ from tqdm.auto import tqdm
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.copra import PLAIN, CopRA, Dropping
-from copra_lab.files import write_atomically
+from copra_lab.devices import cores
+from copra_lab.files import csv_bytes, write_atomically
+from copra_lab.lora import Adapter
+from copra_lab.prompts import SoftPrompt
 from copra_lab.shipped import FOLDER
 from copra_lab.stats import Accuracy
-from copra_lab.sweep import Run, chosen, train_all, trained
+from copra_lab.sweep import PromptRun, Run, chosen, train_all, trained
 from copra_lab.tasks import load_task, task_names
 
 ROOT = Path(__file__).parents[1]
@@ -64,25 +65,33 @@ def measure(clip: Clip, name: str, work: Path) -> dict:
     }  # fmt: skip
 
 
+def ship(folder: Path, made: Mapping[Run | PromptRun, Adapter | SoftPrompt]) -> None:
+    """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier time and is no longer made."""
+    places = {folder / run.task / f"{run.method}-seed-{run.seed}": model for run, model in made.items()}
+    for place, model in places.items():
+        model.save(place)
+    kept = {*places, *(place.parent for place in places)}
+    for old in [*folder.glob("*/*"), *folder.glob("*")]:
+        if old.is_dir() and old not in kept:
+            shutil.rmtree(old)
+
+
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "adapters")
     p.add_argument("--tasks", nargs="*", default=list(task_names()))
-    p.add_argument("--jobs", type=int, default=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1, help="one core each")
+    p.add_argument("--jobs", type=int, default=cores(), help="one core each")
     a = p.parse_args()
     clip = load_clip()
     kept = [run for name in SHIPPED for method in (PLAIN, CopRA()) for run in runs(name, method)[:2]]
     train_all([run for name in a.tasks for run in runs(name)] + kept, a.work, a.jobs)
     rows = [measure(clip, name, a.work) for name in tqdm(a.tasks, desc="tasks")]
+    table = csv_bytes(COLUMNS, rows)
     if set(a.tasks) == set(task_names()):
-        text = io.StringIO()
-        writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        write_atomically(TABLE, text.getvalue().encode())
-    shutil.rmtree(FOLDER, ignore_errors=True)
-    for run in kept:
-        trained(run, clip, a.work)[0].save(FOLDER / run.task / f"{run.method}-seed-{run.seed}")
+        write_atomically(TABLE, table)
+    else:
+        print(table.decode(), end="")
+    ship(FOLDER, {run: trained(run, clip, a.work)[0] for run in kept})
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from tables import filled
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
 from copra_lab.concepts import held_out_names, mentions
+from copra_lab.files import write_atomically
 from copra_lab.gallery import drawings
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import load_task
@@ -118,10 +119,10 @@ def main() -> None:
     if a.clip:
         print(json.dumps(card, indent=1))
         return
-    file.write_text(json.dumps(card, indent=1) + "\n", encoding="utf-8")
+    write_atomically(file, (json.dumps(card, indent=1) + "\n").encode())
     template = (Path(__file__).parent / "card_template.md").read_text(encoding="utf-8")
     template = template.replace("{base}", clip.hash).replace("{parameters}", f"{card['parameters'] / 1e6:.1f}")
-    (ASSETS / "README.md").write_text(filled(template), encoding="utf-8")
+    write_atomically(ASSETS / "README.md", filled(template).encode())
 
 
 if __name__ == "__main__":

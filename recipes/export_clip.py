@@ -10,6 +10,8 @@ from pathlib import Path
 from pretrain import MEAN, STD, config, tokenizer
 from safetensors.torch import load_file, save_file
 
+from copra_lab.files import written_aside
+
 ASSETS = Path(__file__).parents[1] / "copra_lab" / "assets" / "clip"
 
 
@@ -18,12 +20,12 @@ def main() -> None:
     p.add_argument("--work", type=Path, default=Path.home() / ".cache" / "copra-lab-pretrain")
     p.add_argument("--to", type=Path, default=ASSETS)
     a = p.parse_args()
-    a.to.mkdir(parents=True, exist_ok=True)
     weights = load_file(a.work / "clip.safetensors")
-    save_file({k: v.half().contiguous() for k, v in weights.items()}, a.to / "open_clip_model.safetensors")
-    shutil.copyfile(a.work / "merges.txt.gz", a.to / "merges.txt.gz")
     both = {"model_cfg": config(tokenizer(a.work).vocab_size), "preprocess_cfg": {"mean": MEAN, "std": STD}}
-    (a.to / "open_clip_config.json").write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+    with written_aside(a.to) as aside:
+        save_file({k: v.half().contiguous() for k, v in weights.items()}, aside / "open_clip_model.safetensors")
+        shutil.copyfile(a.work / "merges.txt.gz", aside / "merges.txt.gz")
+        (aside / "open_clip_config.json").write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

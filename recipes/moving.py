@@ -5,18 +5,12 @@ import argparse
 import io
 import math
 import shutil
-import socket
-import subprocess
-import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from PIL import Image
 from playwright.sync_api import Page, sync_playwright
+from served import served
 from tqdm.auto import tqdm
 
 from copra_lab.files import write_atomically
@@ -27,28 +21,6 @@ FRAMES, EVERY = 48, 0.11
 """How many pictures, and the seconds between two."""
 
 COLOURS = 200
-
-
-@contextmanager
-def served() -> Iterator[str]:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    app = subprocess.Popen([sys.executable, ROOT / "app.py", "--no-browser", "--port", str(port)], cwd=ROOT, stdout=subprocess.DEVNULL)
-    url = f"http://127.0.0.1:{port}"
-    try:
-        for _ in range(600):
-            try:
-                urllib.request.urlopen(url, timeout=2).close()
-                break
-            except (urllib.error.URLError, OSError):
-                if app.poll() is not None:
-                    raise SystemExit("the page did not start; run app.py to see why") from None
-                time.sleep(0.2)
-        yield url
-    finally:
-        app.terminate()
-        app.wait(30)
 
 
 def path(share: float) -> float:
@@ -89,7 +61,7 @@ def main() -> None:
     chromium = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
     if chromium is None:
         p.error("there is no chromium on PATH; on Debian: apt install chromium")
-    with served() as url, sync_playwright() as play:
+    with served() as (url, _), sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(f"{url}/?view=blend&tour=0")

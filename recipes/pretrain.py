@@ -198,7 +198,7 @@ def warp(x: torch.Tensor, g: torch.Generator, zoom: tuple[float, float], turn: f
 class Data:
     """Every image pretraining sees, its names, kind, and the teacher's features."""
 
-    def __init__(self, work: Path, photos, threads: int):
+    def __init__(self, work: Path, photos):
         by_key = {c.key: c for c in concepts()}
         emoji = emoji_names()
         self.rgba = torch.from_numpy(np.concatenate([drawings(s).rgba for s in ("openmoji", "twemoji")]))
@@ -421,7 +421,7 @@ def main() -> None:
         cut_merges(teaching_texts(photos.names), a.work / "merges.txt.gz")
     if not (a.work / "text.safetensors").exists():
         train_text(a.work, photos.names, a.text_epochs, a.threads)
-    train_image(a.work, Data(a.work, photos, a.threads), a.steps, a.batch, a.lr, a.threads, a.decay, a.minutes, a.longer, a.start_from)
+    train_image(a.work, Data(a.work, photos), a.steps, a.batch, a.lr, a.threads, a.decay, a.minutes, a.longer, a.start_from)
 
 
 if __name__ == "__main__":

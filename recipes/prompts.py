@@ -2,7 +2,6 @@
 ``python recipes/prompts.py``. An interrupted run goes on where it stopped."""
 
 import argparse
-import shutil
 import sys
 from pathlib import Path
 
@@ -11,11 +10,11 @@ from platformdirs import user_cache_path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
-from adapters import SHIPPED  # noqa: E402 (after the path)
-from common import cores  # noqa: E402
+from adapters import SHIPPED, ship  # noqa: E402 (after the path)
 from nemesis import chosen  # noqa: E402
 
 from copra_lab.clip import load_clip  # noqa: E402
+from copra_lab.devices import cores  # noqa: E402
 from copra_lab.shipped import PROMPTS  # noqa: E402
 from copra_lab.sweep import train_all, trained  # noqa: E402
 
@@ -29,9 +28,7 @@ def main() -> None:
     a = p.parse_args()
     clip, runs = load_clip(), [chosen(task, m, 0) for task in SHIPPED for m in METHODS]
     train_all(runs, a.work, a.jobs)
-    shutil.rmtree(PROMPTS, ignore_errors=True)
-    for run in runs:
-        trained(run, clip, a.work)[0].save(PROMPTS / run.task / f"{run.method}-seed-{run.seed}")
+    ship(PROMPTS, {run: trained(run, clip, a.work)[0] for run in runs})
 
 
 if __name__ == "__main__":

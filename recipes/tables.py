@@ -7,7 +7,11 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-sys.path.append(str(ROOT / "experiments"))
+sys.path += [str(ROOT / "experiments"), str(ROOT / "benchmarks")]
+
+from rows import RESULTS, table  # noqa: E402 (after the path)
+
+from copra_lab.files import write_atomically  # noqa: E402
 
 
 def tasks_table() -> str:
@@ -29,9 +33,10 @@ def tasks_table() -> str:
 
 
 def headline_table() -> str:
-    from report import headline, table
+    import cells
+    import report
 
-    return table({k: v for k, v in headline().items() if k[0] in ("lora", "copra")}, HEADLINE)
+    return cells.table({k: v for k, v in report.headline().items() if k[0] in ("lora", "copra")}, HEADLINE)
 
 
 HEADLINE = ("alone", "middle, factors", "middle, ΔW", "every other layer removed", "80 % sparse", "90 %")
@@ -66,10 +71,11 @@ SPEED = (
 
 
 def speed_table() -> str:
-    lines = (ROOT / "benchmarks" / "README.md").read_text(encoding="utf-8").splitlines()
-    start = next(i for i, line in enumerate(lines) if line.startswith("| what | ours |"))
-    rows = {line.split("|")[1].strip(): line for line in lines[start + 2 :]}
-    return "\n".join([*lines[start : start + 2], *(rows[what] for what in SPEED)])
+    """Raises ValueError for a row that was not measured."""
+    measured = {r["what"]: r for r in (json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else ())}
+    if absent := [what for what in SPEED if what not in measured]:
+        raise ValueError(f"benchmarks/{RESULTS.name} has no row {absent[0]!r}: run benchmarks/run.py, or change SPEED in recipes/tables.py")
+    return table([measured[what] for what in SPEED])
 
 
 TABLES = {"tasks": tasks_table, "headline": headline_table, "speed": speed_table, "card": card_table}
@@ -83,7 +89,10 @@ def filled(text: str) -> str:
 def main() -> None:
     for file in (ROOT / "README.md", ROOT / "copra_lab" / "assets" / "clip" / "README.md"):
         if file.exists():
-            file.write_text(filled(file.read_text(encoding="utf-8")), encoding="utf-8")
+            try:
+                write_atomically(file, filled(file.read_text(encoding="utf-8")).encode())
+            except ValueError as e:
+                sys.exit(f"{file.relative_to(ROOT)}: {e}")
 
 
 if __name__ == "__main__":

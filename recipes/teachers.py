@@ -54,10 +54,9 @@ def image_features(images: np.ndarray, side: int = 128, batch: int = 50) -> torc
     return torch.cat(out)
 
 
-def principal(features: torch.Tensor, d: int, fit: torch.Tensor | None = None) -> torch.Tensor:
-    """Features centred and turned to their first `d` principal axes (found on the rows `fit`), float32."""
+def principal(features: torch.Tensor, d: int) -> torch.Tensor:
+    """Features centred and turned to their first `d` principal axes, float32."""
     x = features.float()
-    rows = x if fit is None else x[fit]
-    mean = rows.mean(0)
-    _, _, v = torch.linalg.svd(rows[torch.randperm(len(rows), generator=torch.Generator().manual_seed(0))[:20000]] - mean, full_matrices=False)
+    mean = x.mean(0)
+    _, _, v = torch.linalg.svd(x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:20000]] - mean, full_matrices=False)
     return (x - mean) @ v[:d].T

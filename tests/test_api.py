@@ -16,6 +16,7 @@ from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
+from served import served  # recipes/served.py
 from test_app import ONE, TINY, TWO, TinyLab, close_to, cut, fresh, independent, url  # noqa: F401 (fixtures)
 from test_prune_view import BrokenLab
 from tiny import tiny_clip, tiny_task
@@ -204,13 +205,10 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
     assert ran.returncode == 2 and 'pip install "gradio[mcp]"' in ran.stderr
 
 
-def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them(monkeypatch):
+def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
     pytest.importorskip("mcp", reason="the extra mcp is not installed")
     from mcp import ClientSession
     from mcp.client.streamable_http import streamable_http_client
-
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import load
 
     async def ask(address: str):
         async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
@@ -222,7 +220,7 @@ def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them(monkeypatch):
                 await session.call_tool("blend", {**blended, "a": "nobody"}),
             )
 
-    with load.served("float32", "--mcp") as (address, _):
+    with served("--precision", "float32", "--mcp") as (address, _):
         tools, answer, refused = asyncio.run(ask(f"{address}/gradio_api/mcp/"))
     blend = next(t for t in tools if t.name == "blend")
     assert {t.name for t in tools} == set(ENDPOINTS) and blend.inputSchema["properties"]["weight"]["type"] == "number"

@@ -11,7 +11,8 @@ import pytest
 import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.devices import Place, find_place, spread
+from copra_lab import tower
+from copra_lab.devices import Place, cores, find_place, spread
 from copra_lab.train import fit
 
 
@@ -23,6 +24,14 @@ def test_a_place_is_the_processor_unless_there_is_more():
             find_place("cuda:1")
     with pytest.raises(ValueError, match="no device 'nonsense' here"):
         find_place("nonsense")
+
+
+def test_cores_are_those_that_the_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
+    assert (cores(), tower.cores()) == (12, 8)
+    monkeypatch.delattr(os, "sched_getaffinity")  # there is none but on Linux
+    monkeypatch.setattr(os, "cpu_count", lambda: None)
+    assert (cores(), tower.cores()) == (1, 1)
 
 
 def test_sweeps_spread_over_gpus(monkeypatch):

@@ -9,6 +9,7 @@ import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.lora import Adapter, LowRank
+from copra_lab.sweep import RATES
 from copra_lab.tasks import Task
 from copra_lab.train import fit
 from experiments.federated import rounds as fed
@@ -73,6 +74,8 @@ def test_the_flower_app_offers_every_setting():
     app = tomllib.loads((Path(fed.__file__).parent / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["flwr"]["app"]
     assert {f.name for f in fields(Federation)} == set(app["config"]) - {"save"}
     assert Federation.of(app["config"]).settings() == {k: v for k, v in app["config"].items() if k != "save"}
+    measured = Federation("people-occluded", "copra", lr=RATES["copra"])  # by run.py
+    assert Federation.of(app["config"]) == measured
     for part in app["components"].values():
         assert (Path(fed.__file__).parent / f"{part.partition(':')[0]}.py").is_file()
 

@@ -76,12 +76,12 @@ def _extras() -> Iterator[Check]:
 def _processor() -> Iterator[Check]:
     import torch
 
-    from copra_lab.tower import cores
+    from copra_lab import devices, tower
 
-    threads, own = torch.get_num_threads(), len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads, own = torch.get_num_threads(), devices.cores()
     many = threads > own
     yield Check(
-        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {cores()} of them for the bench",
+        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {tower.cores()} of them for the bench",
         f"threads wait for each other: set OMP_NUM_THREADS={own}" if many else "",
     )  # fmt: skip
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []

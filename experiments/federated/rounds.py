@@ -16,14 +16,14 @@ import torch
 from copra_lab import sources as so
 from copra_lab.attached import Attached
 from copra_lab.clip import Clip
-from copra_lab.copra import PLAIN, CopRA, Dropping
+from copra_lab.copra import DROPPINGS
 from copra_lab.lora import Adapter, LoRA, LowRank, check_fits
 from copra_lab.merge import average_factors, truncate, weighted_sum
 from copra_lab.seeds import generator
 from copra_lab.tasks import Split, Task
 from copra_lab.train import fit
 
-METHODS: dict[str, Dropping] = {"lora": PLAIN, "copra": CopRA()}
+METHODS = {m: DROPPINGS[m] for m in ("lora", "copra")}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from copra_lab.stats import Accuracy
 from copra_lab.tasks import load_task
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from common import arguments, write
+from common import arguments, finish
 
 from copra_lab.train import RATES
 
@@ -61,7 +61,7 @@ def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
     ]
 
 
-def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object], progress: bool = True) -> None:
+def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]) -> None:
     """Run federations of the same number of clients, one after another, in one simulation; `done` is told of each."""
     from client_app import app as client_app
     from flwr.serverapp import Grid, ServerApp
@@ -74,7 +74,7 @@ def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[
     @server_app.main()
     def main(grid: Grid, context: object) -> None:
         torch.set_num_threads(1)
-        with tqdm(total=sum(f.rounds + 1 for f in todo), desc=f"rounds of {todo[0].clients}", disable=not progress) as bar:
+        with tqdm(total=sum(f.rounds + 1 for f in todo), desc=f"rounds of {todo[0].clients}") as bar:
             for f in todo:
                 bar.set_postfix_str(f"{f.task} {f.method} {f.aggregation} by {f.split}, seed {f.seed}")
                 if f.task not in benches:
@@ -86,9 +86,9 @@ def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[
     run_simulation(server_app, client_app, todo[0].clients, backend_config={"init_args": machine, "client_resources": client})
 
 
-def simulate_all(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object], progress: bool = True) -> None:
+def simulate_all(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]) -> None:
     for clients in dict.fromkeys(f.clients for f in todo):
-        simulate([f for f in todo if f.clients == clients], clip, cores, done, progress)
+        simulate([f for f in todo if f.clients == clients], clip, cores, done)
 
 
 def kept(federation: Federation, clip: Clip, work: Path) -> Path:
@@ -106,7 +106,7 @@ def rows(federation: Federation, file: Path) -> list[dict]:
 
 
 def run(a: Namespace) -> None:
-    clip, wanted = load_clip(), federations(a.tasks or list(PLAN), a.seeds)
+    clip, wanted = load_clip(), federations(a.tasks or list(PLAN), a.seeds or SEEDS)
 
     def keep(f: Federation, served: Served) -> None:
         record = {"settings": f.settings(), "adapter": served[-1][0].hash, "accuracies": [(x.correct, x.n) for _, x in served]}
@@ -114,8 +114,7 @@ def run(a: Namespace) -> None:
 
     if todo := [f for f in wanted if not kept(f, clip, a.work).exists()]:
         simulate_all(todo, clip, a.jobs, keep)
-    if not a.tasks:
-        write("federated.csv", COLUMNS, [r for f in wanted for r in rows(f, kept(f, clip, a.work))])
+    finish(a, "federated.csv", COLUMNS, [r for f in wanted for r in rows(f, kept(f, clip, a.work))])
 
 
 def check(a: Namespace) -> None:
@@ -145,7 +144,7 @@ def distance(one: Adapter, other: Adapter) -> float:
 
 def main() -> None:
     p = arguments(__doc__)
-    p.add_argument("--seeds", type=int, default=SEEDS)
+    p.add_argument("--seeds", type=int, help=f"so many (and print, write nothing; default: all {SEEDS})")
     p.add_argument("--check", action="store_true", help="hold small federations against the same rounds without Flower")
     a = p.parse_args()
     if unknown := set(a.tasks or ()) - set(PLAN):

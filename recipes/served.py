@@ -1,0 +1,42 @@
+"""The page in a process of its own, for what looks at it from outside."""
+
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PATIENCE = 300
+"""Seconds that the page may take to start."""
+
+
+@contextmanager
+def served(*options: str) -> Iterator[tuple[str, int]]:
+    """``app.py`` with `options` on a free port of this machine: its address once it answers, and the number of its process. Exits with what it
+    said if it does not."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), *options]
+    with tempfile.TemporaryFile() as log:
+        app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+            while True:
+                try:
+                    urllib.request.urlopen(f"{url}/config", timeout=5).close()
+                    break
+                except OSError:  # those of urllib are
+                    if app.poll() is not None or time.monotonic() > deadline:
+                        log.seek(0)
+                        sys.exit(f"the page did not start:\n{log.read().decode(errors='replace')}")
+                    time.sleep(0.1)
+            yield url, app.pid
+        finally:
+            app.terminate()
+            app.wait(30)
