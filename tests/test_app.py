@@ -32,7 +32,7 @@ from copra_lab.page.checks import position
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
 from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror
-from copra_lab.page.walk import KEPT, Change, Point, Session, Walk, changes
+from copra_lab.page.walk import KEPT, Change, Point, Requests, Session, Walk, changes
 from copra_lab.plots import highest_barrier, path_svg
 from copra_lab.prune import layers_of
 from copra_lab.shipped import FOLDER
@@ -177,10 +177,10 @@ def test_a_first_estimate_never_replaces_a_result():
 
 
 def test_a_request_that_was_overtaken_is_dropped():
-    session = Session()
-    assert session.take(10.0) and session.take(None) and session.take(11.5)
-    assert not session.take(11.0)
-    assert session.take(float("nan")) and session.take(11.5)
+    requests = Requests()
+    assert requests.take(10.0) and requests.take(None) and requests.take(11.5)
+    assert not requests.take(11.0) and requests.overtaken(11.0) and not requests.overtaken(11.5) and not requests.overtaken(None)
+    assert requests.take(float("nan")) and requests.take(11.5)
 
 
 class Distracted(Bench):
@@ -238,7 +238,7 @@ def test_what_was_cleared_is_not_filled_in():
 def test_visitors_share_nothing():
     first, second = walked(at(0.4)), copy.deepcopy(walked(at(0.8)))
     assert second.walk == Walk() and first.walk.place == at(0.4)
-    assert second.take(0.0)
+    assert second.requests.take(0.0)
 
 
 def test_coming_back_to_a_pair_finds_its_curve():

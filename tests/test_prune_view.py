@@ -28,7 +28,7 @@ from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
 from copra_lab.page.places import Base, Blended, Pruned
 from copra_lab.page.solving import Solving
 from copra_lab.page.sparsity import sparsity_svg
-from copra_lab.page.walk import Session, Walk
+from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.shapley import exact
 from copra_lab.sites import place as site
 from copra_lab.stats import Accuracy
@@ -267,7 +267,7 @@ def test_a_request_that_was_overtaken_is_dropped():
 
 
 def kept_best(count, lab=LAB, key="0/one", session=None, wishes=None, number=1.0):
-    return list(best.best(lab, "colours", key, count, session or walked(Pruned("colours", key)), wishes or Session(), number))
+    return list(best.best(lab, "colours", key, count, session or walked(Pruned("colours", key)), wishes or Requests(), number))
 
 
 @pytest.fixture
@@ -304,13 +304,13 @@ def test_all_or_none_needs_no_values(game, count, layers):
 
 
 def test_it_ends_when_the_visitor_wants_something_else(game):
-    wishes = Session()
+    wishes = Requests()
     steps = best.best(LAB, "colours", "0/one", 1, session := walked(WHOLE), wishes, 1.0)
     next(steps), next(steps)
     best.overtaken(wishes, 2.0)  # a switch was set by hand
     assert list(steps) == [] and not game.done
     assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 3]  # came late
-    steps = best.best(LAB, "colours", "0/one", 1, session, Session(), 3.0)
+    steps = best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
     session.visit(Pruned("colours", "0/two"))
     assert list(steps) == [] and not game.done
@@ -320,7 +320,7 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
                                                (("colours", "0/one", []), "how many layers"), (("colours", "0/two", 1), "copy it anew")])  # fmt: skip
 def test_junk_wishes_are_answered_in_words(values, words):
     task, key, count = values
-    *_, last = best.best(BrokenLab(), task, key, count, walked(WHOLE), Session(), 1.0)
+    *_, last = best.best(BrokenLab(), task, key, count, walked(WHOLE), Requests(), 1.0)
     assert 'role="alert"' in last[0] and words in last[0]
 
 

@@ -108,7 +108,7 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     so.solving.cache_clear()
     watching = worth.watching(LAB, "colours", KEY, None, session, 3)
     next(watching)
-    session.take(4)  # asked for something else
+    session.requests.take(4)  # asked for something else
     assert list(watching) == []
     late = list(worth.watching(LAB, "colours", KEY, None, session, 1))
     assert len(late) == 1 and len(late[0]) == 11  # an older request changes nothing

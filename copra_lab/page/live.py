@@ -17,7 +17,7 @@ from copra_lab.page.views import Entrance, refusal
 from copra_lab.page.walk import Session, Walk
 
 NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
-"""Numbers a request as it leaves; see `Session.take`."""
+"""Numbers a request as it leaves; see `Requests.take`."""
 
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
@@ -101,7 +101,7 @@ def follow(
         *given, session, query, number = values
         place, said = None, False
         try:
-            to = asked(session, query, given) if session.take(number) else None
+            to = asked(session, query, given) if session.requests.take(number) else None
             if to is not None:
                 place, updates = to
                 for walk in first_numbers(lab, session, place):

@@ -71,7 +71,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
 def opening(lab: Lab, task: Any, picture: Picture | None, session: Session, query: Any = "", number: Any = None) -> list[Any]:
     """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
-    if not session.take(number):
+    if not session.requests.take(number):
         return [gr.skip(), gr.skip(), gr.skip(), picture, gr.skip(), gr.skip()]
     session.change(Walk.nowhere)  # what other views were measuring is not looked at
     asked, refused = link.read(lab, "try", query)

@@ -111,7 +111,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = No
 def entered(lab: Lab, session: Session, query: Any, number: Any) -> list[Any]:
     """What the visitor trained, and the controls as the address has them: nothing is trained before Train is pressed."""
     stays = [gr.skip()] * (2 + len(orders.CHECKS))
-    if not session.take(number):
+    if not session.requests.take(number):
         return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
     order, refused = link.read(lab, "train", query)
     updates = stays if order is None else [lab.about(order.task), order.task, *orders.settings(order).values()]

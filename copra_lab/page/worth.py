@@ -86,7 +86,7 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
     """The panels, controls, address and what of one was refused, again and again, until the game is exact or the visitor looks at
     something else. ``query``: of the address that the view is entered with."""
     stays, asked, refused = [gr.skip()] * 11, None, gr.skip()
-    if not session.take(number):
+    if not session.requests.take(number):
         yield stays
         return
     lab = session.change(lambda walk: link.adopt(walk, query)).lab(lab)
@@ -107,7 +107,7 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices, task]
         said = link.write(lab, place if known else whole)
         yield [*stamped(turn, drawn(game.state, game, place.layer)), *updates, said, refused]
-        for values in sharpened(game, lambda: session.turn == number and bool(_here(session.walk, whole))):
+        for values in sharpened(game, lambda: not session.requests.overtaken(number) and bool(_here(session.walk, whole))):
             updates = [gr.skip()] * 6
             if place.layer < 0:  # the first that is known chooses the layer that is looked at
                 place = Valued(task, whole.key, _best(game))
