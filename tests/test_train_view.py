@@ -331,6 +331,7 @@ def test_a_result_is_taken_into_the_menus_of_another_view():
     assert (task["value"], a["value"], b["value"]) == ("colours", copra.key, lora.key) and a["choices"] == session.walk.lab(LAB).menu("colours")
     assert [u["value"] for u in train.take(LAB, "prune", lora.key, session)] == ["colours", lora.key]
     assert train.take(LAB, "try", lora.key, session)["value"] == "colours"
+    assert [u["value"] for u in train.take(LAB, "shapley", lora.key, session)] == ["colours", lora.key, None]  # no layer of the adapter before
     assert "value" not in train.take(LAB, "shapley", lora.key, Session())  # somebody else's key
     assert train.mine(session, "own/../../etc") is lora and train.mine(Session(), lora.key) is None
 

@@ -1,9 +1,11 @@
 """The Shapley view: values that are a layer game's own, sampled and exact; and in a browser on the bundled CLIP."""
 
 import math
+import re
 import threading
 from xml.etree import ElementTree
 
+import gradio as gr
 import numpy as np
 import pytest
 from test_app import TINY, TinyLab, Visitor, browser, cells, fresh, independent, url  # noqa: F401 (fixtures)
@@ -14,6 +16,7 @@ from copra_lab.lora import NONE
 from copra_lab.page import solving as so
 from copra_lab.page import worth, worth_parts
 from copra_lab.page.lab import Lab
+from copra_lab.page.places import Blended, Valued
 from copra_lab.page.solving import Solving, Values
 from copra_lab.page.walk import Session
 from copra_lab.prune import layers_of
@@ -114,6 +117,53 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     assert len(late) == 1 and len(late[0]) == 11  # an older request changes nothing
 
 
+ELSEWHERE = Blended("colours", "0/one", "0/two", 0.5)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_game_that_is_late_moves_nobody_who_has_gone_on(monkeypatch, breaks):
+    """That of a task that is new takes a minute to make: meanwhile the visitor asks for something else."""
+    session, made = Session(), worth.solving
+
+    def slow(lab, task, key):
+        session.requests.take(2)
+        session.visit(ELSEWHERE)
+        if breaks:
+            raise ValueError("copy it anew")
+        return made(lab, task, key)
+
+    monkeypatch.setattr(worth, "solving", slow)
+    assert list(worth.watching(LAB, "colours", KEY, None, session, 1)) == [[gr.skip()] * 11]
+    assert session.walk.place == ELSEWHERE
+
+
+@pytest.mark.parametrize("to", [ELSEWHERE, Valued("colours", KEY, 0), Valued("colours", KEY, 2)])
+def test_who_leaves_or_chooses_a_layer_before_the_first_values_is_let(monkeypatch, to):
+    session = Session()
+
+    class Game(Solving):
+        def advance(self):
+            if self.state is None:
+                session.visit(to)
+            return super().advance()
+
+    game = Game(TINY, ADAPTER)
+    monkeypatch.setattr(worth, "solving", lambda lab, task, key: game)
+    frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    assert session.walk.place == to and game.done == (to != ELSEWHERE) == (len(frames) > 1)
+    assert all(f"by layer {to.layer}" in frame[3] for frame in frames[1:])
+
+
+def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
+    session = Session()
+    list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    layer = next(i for i in layers_of(ADAPTER) if i != session.walk.place.layer)
+    worth.looked(LAB, "colours", KEY, layer, session)
+    session.visit(ELSEWHERE)
+    first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?view=shapley")
+    assert session.walk.place == Valued("colours", KEY, layer) and first[9] == f"?view=shapley&layer={layer}" and first[7]["value"] == layer
+
+
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 
 
@@ -121,6 +171,7 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 def test_junk_is_answered_in_words(values):
     *_, last = worth.watching(LAB, *values, Session(), None)
     assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 11
+    assert "<rect" not in last[1] and "appear here" in last[3] and cells(re.sub("<!--.*?-->", "", last[4])) == []  # nothing of another place
     assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
     assert handler(LAB, "watch", "worth") and handler(LAB, "look", "worth")

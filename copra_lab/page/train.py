@@ -200,7 +200,7 @@ def connect(lab: Lab, session: gr.State, blocks: Iterable[Any]) -> None:
     """Let the buttons of this view take a result to the others: their menus are found among all `blocks` of the page by their ids."""
     by_id = {b.elem_id: b for b in blocks if getattr(b, "elem_id", None)}
     menus = {
-        "blend": ("blend-task", "blend-a", "blend-b"), "prune": ("prune-task", "prune-adapter"), "shapley": ("worth-task", "worth-adapter"),
+        "blend": ("blend-task", "blend-a", "blend-b"), "prune": ("prune-task", "prune-adapter"), "shapley": ("worth-task", "worth-adapter", "worth-layer"),
         "try": ("try-task",),
     }  # fmt: skip
     for view, names in menus.items():
@@ -218,7 +218,8 @@ def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
     if view == "try":
         return task
     if view != "blend":
-        return [task, gr.update(choices=lab.adapters(own.task), value=own.key)]
+        menu = gr.update(choices=lab.adapters(own.task), value=own.key)
+        return [task, menu, *[gr.update(value=None)] * (view == "shapley")]  # the layer that is looked at is that of another adapter
     others = [o.key for o in session.walk.own if o.task == own.task and o is not own]
     keys = own.key, others[0] if others else lab.pair(own.task, None, None)[0]
     return [task, *(gr.update(choices=lab.menu(own.task), value=k) for k in keys)]

@@ -100,7 +100,10 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         whole = Valued(task, lab.one(task, key))
         have = layers_of(lab.adapter(task, whole.key))
         game = solving(lab, task, whole.key)
-        known = (asked or _here(session.walk, whole)) and layer in have
+        if session.requests.overtaken(number):  # of a task that is new this takes a minute, and by now the visitor has gone on
+            yield stays
+            return
+        known = (asked or query or _here(session.walk, whole)) and layer in have
         place = Valued(task, whole.key, layer if known else _best(game))
         turn = session.visit(place).turns
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
@@ -109,15 +112,19 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         yield [*stamped(turn, drawn(game.state, game, place.layer)), *updates, said, refused]
         for values in sharpened(game, lambda: not session.requests.overtaken(number) and bool(_here(session.walk, whole))):
             updates = [gr.skip()] * 6
-            if place.layer < 0:  # the first that is known chooses the layer that is looked at
+            if place.layer < 0:  # the first that is known chooses the layer that is looked at, unless the visitor did meanwhile
                 place = Valued(task, whole.key, _best(game))
-                session.visit(place)
-                updates[2] = gr.update(value=place.layer)
+                if session.change(lambda walk, to=place: _led(walk, to)).place == place:
+                    updates[2] = gr.update(value=place.layer)
             walk = session.walk
             if now := _here(walk, whole):
                 yield [*stamped(walk.turns, drawn(values, game, now.layer)), *updates]
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
-        yield [*stamped(session.change(Walk.nowhere).turns, [parts.trouble(e)]), *stays[1:]]
+        if session.requests.overtaken(number):
+            yield stays
+            return
+        pieces = [parts.trouble(e), *drawn(None, None, -1)[1:]]
+        yield [*stamped(session.change(Walk.nowhere).turns, pieces), *stays[len(pieces) :]]
 
 
 def address(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Any:
@@ -140,12 +147,20 @@ def _here(walk: Walk, place: Valued) -> Valued | None:
     return now if isinstance(now, Valued) and now.game == place.game else None
 
 
+def _led(walk: Walk, to: Valued) -> Walk:
+    """`walk`, gone to the layer of `to` if it stands in that game and looks at no layer yet."""
+    here = _here(walk, to)
+    return walk.step(to) if here and here.layer < 0 else walk
+
+
 def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
     """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact."""
     shown = 0.0
     while wanted() and not game.done:
         traffic.give_way()
         values = game.advance()
+        if not wanted():  # who gave way and asked was away for seconds
+            return
         if time.monotonic() - shown >= REDRAWN or game.done:
             shown = time.monotonic()
             yield values
@@ -153,8 +168,10 @@ def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
         yield game.state
 
 
-def drawn(values: Values | None, game: Solving, layer: int) -> list[Any]:
-    return [draw.number(values), draw.bars(values, layer), draw.curve(values), draw.decided(values, game.bench, layer), draw.table(values)]
+def drawn(values: Values | None, game: Solving | None, layer: int) -> list[str]:
+    """The panels; without a game, as when the page is opened."""
+    decided = draw.decided(values, game and game.bench, layer)
+    return [draw.number(values), draw.bars(values, layer), draw.curve(values), decided, draw.table(values)]
 
 
 def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[Any]:
