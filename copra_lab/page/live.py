@@ -109,9 +109,10 @@ def follow(
                     said, updates = True, [gr.skip()] * hands
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
             if place is None or session.stands(place):
-                turn = session.change(Walk.nowhere).turns  # so that no number from before is shown in place of the words
+                walk = session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
                 said = True
-                yield [*stamped(turn, [parts.trouble(e)]), *[gr.skip()] * (len(live) - 1 + hands)]
+                pieces = [parts.trouble(e), *(p.draw(walk) for p in live[1:])]  # nor a chart and images of the place before
+                yield [*stamped(walk.turns, pieces), *[gr.skip()] * hands]
         if not said:
             yield [gr.skip()] * (len(live) + hands)
 
