@@ -243,6 +243,7 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values, ALL, walked(WHOLE), "", None)
         assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 13
+        assert "<circle" not in last[1] and "appear here" in last[2]  # nothing of the place before
     *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, session, "", None)
     assert "copy it anew" in last[0] and session.walk.place is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
@@ -307,13 +308,38 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
     wishes = Requests()
     steps = best.best(LAB, "colours", "0/one", 1, session := walked(WHOLE), wishes, 1.0)
     next(steps), next(steps)
-    best.overtaken(wishes, 2.0)  # a switch was set by hand
+    assert best.overtaken(wishes, 2.0) == best.words(None, 0)  # a switch was set by hand: the words are no longer of the layers that are on
     assert list(steps) == [] and not game.done
+    assert best.overtaken(wishes, 1.7) == gr.skip() and handler(LAB, "overtaken", "prune")  # which came late itself
     assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 3]  # came late
     steps = best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
     session.visit(Pruned("colours", "0/two"))
     assert list(steps) == [] and not game.done
+
+
+@pytest.mark.parametrize("goes", ["hand", "adapter"])
+def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatch, goes):
+    session, wishes, more = walked(WHOLE), Requests(), game.advance
+
+    def advance():
+        best.overtaken(wishes, 2.0) if goes == "hand" else session.visit(Pruned("colours", "0/two"))
+        return more()
+
+    monkeypatch.setattr(game, "advance", advance)
+    steps = kept_best(1, session=session, wishes=wishes)
+    assert len(steps) == 2 and "Asking" in steps[1][0] and game.state is not None
+
+
+def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
+    wishes = Requests()
+
+    def slow(lab, task, key):
+        best.overtaken(wishes, 2.0)
+        return Solving(TINY, ONE)
+
+    monkeypatch.setattr(best, "solving", slow)
+    assert kept_best(1, wishes=wishes) == [[gr.skip()] * 3]
 
 
 @pytest.mark.parametrize(("values", "words"), [(("elsewhere", "0/one", 1), "choose one of the tasks"), (("colours", "0/one", "much"), "how many layers"),

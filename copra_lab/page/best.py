@@ -32,12 +32,12 @@ def keeping(lab: Lab, session: gr.State, count: gr.Slider, whose: Sequence[Any],
 
     # Not `change`: what other handlers set the slider to is no wish of the visitor's.
     count.input(watch, [count, *whose, session, wishes, number], list(shown), js=NUMBERED, preprocess=False, **WATCHED)
-    gr.on(list(by_hand), overtaken, [wishes, number], None, js=NUMBERED, **EVENT | {"trigger_mode": "multiple"})
+    gr.on(list(by_hand), overtaken, [wishes, number], shown[0], js=NUMBERED, **EVENT | {"trigger_mode": "multiple"})
 
 
-def overtaken(wishes: Requests, number: Any) -> None:
-    """The visitor went on by hand: what was wished for before is not any more."""
-    wishes.take(number)
+def overtaken(wishes: Requests, number: Any) -> Any:
+    """The visitor went on by hand: what was wished for before is not any more, and the words say nothing of it."""
+    return words(None, 0) if wishes.take(number) else gr.skip()
 
 
 def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any) -> Iterator[list[Any]]:
@@ -63,6 +63,8 @@ def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Re
             return not wishes.overtaken(number) and isinstance(here, Pruned) and here.whole == whole
 
         decided, switched = None, None
+        if not wanted():  # making the game of a task that is new takes a minute
+            return
         yield [words(game.state, kept, len(have)), *stays[1:]]
         for values in sharpened(game, wanted):
             # Each change of switches is a model to be measured: so only when twice as much is known, and at the end.
