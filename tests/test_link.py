@@ -255,7 +255,11 @@ def test_layers_settings_and_tasks_arrive_too():
     assert entered[-2] == train.address(LAB, *entered[8:17]) == "?view=train&task=shapes&method=copra&steps=50"
     assert train.entered(LAB, session, "?view=train", None)[7:18] == [gr.skip()] * 11 and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
     *_, task, told = own.opening(LAB, "colours", None, session, "?view=try&task=shapes")
-    assert (task, told) == ("shapes", "") and "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
+    assert (
+        (task, told) == ("shapes", "")
+        and own.opening(LAB, "colours", None, session, "?view=try")[4] == gr.skip()
+        and "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
+    )
 
 
 # --- turns --------------------------------------------------------------------------------------------------------------
