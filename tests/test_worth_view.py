@@ -1,8 +1,13 @@
 """The Shapley view: values that are a layer game's own, sampled and exact; and in a browser on the bundled CLIP."""
 
+import gc
 import math
 import re
 import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import gradio as gr
@@ -15,7 +20,7 @@ from copra_lab.games import LayerGame
 from copra_lab.lora import NONE
 from copra_lab.page import solving as so
 from copra_lab.page import worth, worth_parts
-from copra_lab.page.lab import Lab
+from copra_lab.page.lab import Lab, Own
 from copra_lab.page.places import Blended, Valued
 from copra_lab.page.solving import Solving, Values
 from copra_lab.page.walk import Session
@@ -93,13 +98,38 @@ def test_two_who_watch_share_one_game_and_get_the_same():
     assert all(v is seen[0] for v in seen) and len(seen) == 4
 
 
+def test_who_begin_at_once_get_one_game(monkeypatch):
+    so._solving.cache_clear()
+
+    class Slow(Solving):
+        def __init__(self, *values):
+            time.sleep(0.05)
+            super().__init__(*values)
+
+    monkeypatch.setattr(so, "Solving", Slow)
+    with ThreadPoolExecutor(4) as pool:
+        games = list(pool.map(lambda _: so.solving(LAB, "colours", KEY), range(4)))
+    assert all(game is games[0] for game in games)
+    assert LAB.few("colours", 50) is LAB.few("colours", 50) is not LAB.few("colours", 60)  # and each task's images are prepared once
+
+
+def test_a_game_keeps_nothing_that_its_visitor_let_go():
+    mine = Own("colours", 1, replace(ADAPTER, provenance={"method": "lora"}), 1)
+    gone, lab = weakref.ref(mine), replace(LAB, own=(mine,))
+    so._solving.cache_clear()
+    so.solving(lab, "colours", KEY)
+    del lab, mine
+    gc.collect()
+    assert gone() is None
+
+
 def test_an_adapter_without_layers_there_is_refused_in_words():
     with pytest.raises(ValueError, match="nothing in the image tower"):
         Solving(TINY, NONE)
 
 
 def test_watching_ends_when_exact_or_when_the_visitor_leaves():
-    so.solving.cache_clear()
+    so._solving.cache_clear()
     session = Session()
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
     assert all(len(f) == 11 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
@@ -108,7 +138,7 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
     assert session.walk.place.layer == 0 and "exact" in again[-1][0]  # the layer chosen before is kept
 
-    so.solving.cache_clear()
+    so._solving.cache_clear()
     watching = worth.watching(LAB, "colours", KEY, None, session, 3)
     next(watching)
     session.requests.take(4)  # asked for something else
@@ -178,7 +208,7 @@ def test_junk_is_answered_in_words(values):
 
 
 def test_another_layer_shows_other_images():
-    so.solving.cache_clear()
+    so._solving.cache_clear()
     session = Session()
     list(worth.watching(LAB, "colours", KEY, None, session, 1))
     for layer in layers_of(ADAPTER):

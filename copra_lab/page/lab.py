@@ -87,6 +87,11 @@ class Lab:
     own: tuple[Own, ...] = field(default=(), compare=False)
 
     @property
+    def shared(self) -> "Lab":
+        """What of it all visitors share: what is remembered by this keeps no visitor's own adapters."""
+        return replace(self, own=()) if self.own else self
+
+    @property
     def clip(self) -> Clip:
         return load_clip(self.clip_name)
 
@@ -199,10 +204,10 @@ class Lab:
         return load_task(task, self.clip, shots=shots)
 
     def few(self, task: str, images: int) -> Bench:
-        """A bench of the first `images` of the task's test images, in the order of its bench."""
+        """A bench of the first `images` of the task's test images, in the order of its bench; made once too."""
         whole = self.bench(task)
-        some = replace(whole.task, test=whole.split.pick(whole.order[:images].tolist()))
-        return Bench(whole.clip, some, precision=self.precision)
+        with _making:
+            return _few(whole, images, self.precision)
 
 
 @cache
@@ -218,3 +223,9 @@ def _base(folder: Path) -> str:
 def _bench(task: str, precision: str, clip_name: str | None) -> Bench:
     clip = load_clip(clip_name)
     return Bench(clip, load_task(task, clip), precision=precision)
+
+
+@cache
+def _few(whole: Bench, images: int, precision: str) -> Bench:
+    some = replace(whole.task, test=whole.split.pick(whole.order[:images].tolist()))
+    return Bench(whole.clip, some, precision=precision)

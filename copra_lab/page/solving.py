@@ -144,7 +144,16 @@ class Solving:
 _NOTHING = np.zeros(0)
 
 
-@lru_cache(32)
+_making = threading.Lock()
+
+
 def solving(lab: Lab, task: str, key: str) -> Solving:
-    """The game of an adapter on the shelf. Raises AdapterError for one that does not fit."""
+    """The game of an adapter on the shelf or of a visitor's own: made once, however many ask for it at the same time. Raises AdapterError for
+    one that does not fit."""
+    with _making:
+        return _solving(lab.shared, task, key)
+
+
+@lru_cache(32)
+def _solving(lab: Lab, task: str, key: str) -> Solving:
     return Solving(lab.few(task, IMAGES), lab.adapter(task, key))
