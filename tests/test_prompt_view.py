@@ -23,7 +23,7 @@ from copra_lab.page.checks import stretched
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Base, Bent, Model
 from copra_lab.page.walk import Session, Walk
-from copra_lab.prompts import FILE, PromptError, SoftPrompt
+from copra_lab.prompts import FILE, PromptError, SoftPrompt, word_norm
 from copra_lab.shipped import shipped_prompts
 from copra_lab.stats import Accuracy
 
@@ -178,6 +178,15 @@ def test_rows_of_another_task_go_at_once_and_late_ones_do_not_come(monkeypatch):
     assert against.measured(LAB, session) == gr.skip()
 
 
+def test_a_word_is_one_of_the_labs_own_clip():
+    class Other(PromptLab):
+        clip = tiny_clip()
+
+    for lab in (LAB, Other()):
+        assert f"dashed: a word, {word_norm(lab.clip):.2f}" in prompt_parts.chart(lab, walked(LEARNED).walk)
+    assert f"{word_norm(tiny_clip()):.2f}" != f"{word_norm(load_clip()):.2f}"
+
+
 def test_norms_of_other_prompts_stand_in_the_picture():
     svg = prompt_parts.chart(LAB, walked(Bent("colours", "four", (100, 50, 0, 100))).walk)
     root = ElementTree.fromstring(svg)
@@ -258,7 +267,7 @@ def test_what_is_drawn():
     assert [a / b for a, b in zip(now, was, strict=True)] == pytest.approx([1, 0.5, 1, 0], abs=0.02)
     top = [e.get("y1") for e in svg.iter("line")]
     other = ElementTree.fromstring(
-        prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word())
+        prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word(LAB.clip))
     )
     assert [e.get("y1") for e in other.iter("line")] == top  # the axis stays
     rows = cells(prompt_parts.table(LAB, walk))

@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 from html import escape
 
 from copra_lab.bench import Bench
-from copra_lab.clip import load_clip
+from copra_lab.clip import Clip
 from copra_lab.page import parts
 from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
@@ -29,8 +29,9 @@ def norms(lab: Lab, place: Bent) -> tuple[float, ...]:
 
 
 @cache
-def word() -> float:
-    return word_norm(load_clip())
+def word(clip: Clip) -> float:
+    """The mean norm of the embedding of a word."""
+    return word_norm(clip)
 
 
 def bent(place: Bent) -> list[tuple[int, int]]:
@@ -89,7 +90,7 @@ def chart(lab: Lab, walk: Walk) -> str:
         with suppress(PromptError, OSError):  # said below, beside the others
             if key != here.key:
                 others.append((label, norms(lab, alike(lab, here, key))))
-    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(), others)}</div>'
+    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)}</div>'
 
 
 def alike(lab: Lab, place: Bent, key: str) -> Bent:
