@@ -10,7 +10,7 @@ from copra_lab.page.lab import Lab
 from copra_lab.page.places import Bent, Place
 from copra_lab.page.prompt_parts import alike, in_words, norms
 from copra_lab.page.walk import Session
-from copra_lab.plots import signed
+from copra_lab.page.words import signed
 from copra_lab.stats import Accuracy
 
 ROW = 22

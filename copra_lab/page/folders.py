@@ -16,7 +16,7 @@ from copra_lab.page.live import EVENT, NUMBERED
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.walk import Requests
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
 from copra_lab.uploads import CLASSES, IMAGES, MEGABYTES, zip_task
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from copra_lab.bench import Bench
 from copra_lab.page.walk import Change, Point, Walk, changes
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
 
 TILES = 10

@@ -18,7 +18,7 @@ from copra_lab.page.lab import Lab
 from copra_lab.page.places import Pruned
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Walk
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 from copra_lab.sites import place as site
 from copra_lab.stats import Accuracy
 from copra_lab.storage import WEIGHTS, weights_file
