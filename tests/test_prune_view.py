@@ -20,9 +20,9 @@ from tiny import random_adapter, tiny_clip, tiny_task
 from copra_lab.clip import load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
-from copra_lab.page import best, build, prune, prune_parts
-from copra_lab.page.checks import percentage, switched_on, switches_of
-from copra_lab.page.controls import kept_sites, matrices_of, named
+from copra_lab.page import best, build, parts, prune, prune_parts
+from copra_lab.page.checks import percentage, switched_on
+from copra_lab.page.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
 from copra_lab.page.places import Base, Blended, Pruned
@@ -291,7 +291,7 @@ def test_the_best_layers_are_those_of_highest_exact_value(game):
 
 
 def test_while_the_values_are_sampled_it_says_so(game, monkeypatch):
-    monkeypatch.setattr("copra_lab.page.worth.REDRAWN", 0)
+    monkeypatch.setattr("copra_lab.page.solving.REDRAWN", 0)
     steps = kept_best(1)
     assert "Asking" in steps[1][0] and any("sampled" in words and "of 8 coalitions" in words for words, *_ in steps[2:-1])
     sets = [layers for _, layers, _ in steps if isinstance(layers, list)]
@@ -426,7 +426,7 @@ def test_the_table_has_every_setting_of_the_adapter():
 
 @pytest.mark.parametrize(("layers", "words"), [((), ""), ((3,), "3"), ((0, 1, 2), "0–2"), ((0, 2, 3, 11), "0, 2–3, 11")])
 def test_layers_are_named_in_spans(layers, words):
-    assert prune_parts.spans(layers) == words
+    assert parts.spans(layers) == words
 
 
 def test_images_are_held_against_the_whole_adapter():

@@ -98,6 +98,14 @@ def test_two_who_watch_share_one_game_and_get_the_same():
     assert all(v is seen[0] for v in seen) and len(seen) == 4
 
 
+def test_who_watches_sees_the_end_that_another_reached():
+    game = Solving(TINY, ADAPTER)
+    watched = so.sharpened(game, lambda: True)
+    assert not next(watched).exact
+    end = solved(game)
+    assert [v is end for v in watched] == [True]
+
+
 def test_who_begin_at_once_get_one_game(monkeypatch):
     so._solving.cache_clear()
 

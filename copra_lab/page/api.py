@@ -12,7 +12,8 @@ import gradio as gr
 
 from copra_lab.page import own
 from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
-from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on, switches_of
+from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
+from copra_lab.page.controls import switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import MODEL
 from copra_lab.page.measure import traffic

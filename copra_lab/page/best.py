@@ -12,10 +12,9 @@ from copra_lab.page.controls import matrices_of, named
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, NUMBERED
 from copra_lab.page.places import Pruned
-from copra_lab.page.solving import Values, solving
+from copra_lab.page.solving import Values, sharpened, solving
 from copra_lab.page.walk import Requests, Session
 from copra_lab.page.words import signed
-from copra_lab.page.worth import sharpened
 from copra_lab.prune import keep_best, layers_of
 
 WATCHED: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}

@@ -4,13 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from copra_lab.lora import Adapter
 from copra_lab.nemesis import SIGMAS
 from copra_lab.page.lab import BASE, NO_LONGER, OWN, Lab
 from copra_lab.page.places import BEYOND, HIGH, LOW, MOST, SPACES, STEP, UNITS
-from copra_lab.prune import layers_of
-from copra_lab.sites import KINDS
-from copra_lab.sites import place as site
 
 
 def position(value: object) -> float:
@@ -106,12 +102,6 @@ def shares_of(values: Any, length: int) -> tuple[int, ...] | None:
     if not isinstance(values, list) or len(values) != length:
         raise ValueError(f"percents must be a list of {length} numbers from 0 to {MOST}, one for each vector of the prompt")
     return stretched(values, length)
-
-
-def switches_of(adapter: Adapter) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The layers and the kinds of site that an adapter has in the image tower, in order."""
-    own = {kind for tower, _, kind in map(site, adapter.deltas) if tower == "vision"}
-    return layers_of(adapter), tuple(k for k in KINDS if k in own)
 
 
 def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False) -> tuple[Any, ...] | None:

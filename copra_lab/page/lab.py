@@ -28,6 +28,9 @@ OPENING = "things-mosaic"
 PROMPT_OPENING = "digits"
 """The task that the Prompt view opens with: words fail there, and a learned prompt does not."""
 
+SHELF = "0/"
+"""How the keys of what comes with the page begin. In an address they go without."""
+
 OWN = "own/"
 """How the keys of what visitors trained begin."""
 
@@ -126,7 +129,7 @@ class Lab:
         """(label, key) of what can be blended in `task`; the last is no adapter at all."""
 
         def label(key: str, s: Shipped | Own) -> str:
-            return s.label if isinstance(s, Own) or key.startswith("0/") else f"{s.label} ({s.folder.parent.parent.name})"
+            return s.label if isinstance(s, Own) or key.startswith(SHELF) else f"{s.label} ({s.folder.parent.parent.name})"
 
         return [(label(key, s), key) for key, s in self.shelf(task).items()] + [("No adapter (the base)", BASE)]
 

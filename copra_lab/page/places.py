@@ -24,6 +24,9 @@ SPACES = {"delta": interpolate, "factors": interpolate_factors}
 UNITS = 120
 """Weights in a triangle are whole numbers of these parts: two decimals, and thirds."""
 
+MIDDLE = UNITS // 3
+"""What B and C count where a visitor of the triangle begins, in `UNITS`."""
+
 BEYOND = 20
 """How far, in `UNITS`, a weight in a triangle may be below zero."""
 

@@ -11,7 +11,6 @@ from copra_lab.page import parts
 from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import MOST, Bent
-from copra_lab.page.prune_parts import spans
 from copra_lab.page.walk import Walk
 from copra_lab.prompts import PromptError, word_norm
 from copra_lab.stats import Accuracy
@@ -44,9 +43,9 @@ def in_words(place: Bent) -> str:
     by: dict[int, list[int]] = {}
     for i, p in bent(place):
         by.setdefault(p, []).append(i)
-    said = [f"{spans(own)} at {p}\u202f%" for p, own in sorted(by.items())]
+    said = [f"{parts.spans(own)} at {p}\u202f%" for p, own in sorted(by.items())]
     if place.replaced:
-        said.append(f"{spans([i + 1 for i in place.replaced])} noise of σ = {place.sigma:g}")
+        said.append(f"{parts.spans([i + 1 for i in place.replaced])} noise of σ = {place.sigma:g}")
     return "; ".join(said) or "as learned"
 
 

@@ -1,8 +1,8 @@
 """The Shapley view: what each layer of an adapter is worth, sharpening while one watches until it is exact."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,17 +11,13 @@ from copra_lab.page import link, parts
 from copra_lab.page import worth_parts as draw
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT
-from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Valued
-from copra_lab.page.solving import Solving, Values, solving
+from copra_lab.page.solving import Solving, Values, sharpened, solving
 from copra_lab.page.turns import newest, stamped
 from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Session, Walk
 from copra_lab.prune import layers_of
-
-REDRAWN = 0.4
-"""Seconds between two drawings."""
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Let the layers join one after another, in every possible order: a layer’s <b>Shapley value</b> is what accuracy
 rises by when it joins, on average over all orders. The values of all layers add up to what the whole adapter adds. A coalition is a set of layers whose ΔW is switched on; its
@@ -114,7 +110,7 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
             updates = [gr.skip()] * 6
             if place.layer < 0:  # the first that is known chooses the layer that is looked at, unless the visitor did meanwhile
                 place = Valued(task, whole.key, _best(game))
-                if session.change(lambda walk, to=place: _led(walk, to)).place == place:
+                if session.change(partial(_led, to=place)).place == place:
                     updates[2] = gr.update(value=place.layer)
             walk = session.walk
             if now := _here(walk, whole):
@@ -153,24 +149,9 @@ def _led(walk: Walk, to: Valued) -> Walk:
     return walk.step(to) if here and here.layer < 0 else walk
 
 
-def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
-    """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact."""
-    shown = 0.0
-    while wanted() and not game.done:
-        traffic.give_way()
-        values = game.advance()
-        if not wanted():  # who gave way and asked was away for seconds
-            return
-        if time.monotonic() - shown >= REDRAWN or game.done:
-            shown = time.monotonic()
-            yield values
-    if wanted() and game.state is not None and shown == 0:
-        yield game.state
-
-
 def drawn(values: Values | None, game: Solving | None, layer: int) -> list[str]:
     """The panels; without a game, as when the page is opened."""
-    decided = draw.decided(values, game and game.bench, layer)
+    decided = draw.decided(values, game.bench if game else None, layer)
     return [draw.number(values), draw.bars(values, layer), draw.curve(values), decided, draw.table(values)]
 
 
