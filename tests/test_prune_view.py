@@ -30,7 +30,7 @@ from copra_lab.page.solving import Solving
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.shapley import exact
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 from copra_lab.stats import Accuracy
 from copra_lab.storage import WEIGHTS, AdapterError
 
@@ -177,7 +177,7 @@ def test_single_matrices_are_switched_and_equal_models_are_equal_places():
     place, _ = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22"))
     assert place == Pruned("colours", "0/one", None, None, 20, ((0, "q"), (2, "fc2")))
     gone = {("vision", 0, "q"), ("vision", 2, "fc2")}
-    hand = ONE.keep([name for name in ONE.deltas if site(name) not in gone])
+    hand = ONE.keep([name for name in ONE.deltas if site_of(name) not in gone])
     assert place.adapter(LAB) == cut(hand, percent=20)
     # A layer that lost its last matrix is off, however it was switched; and where a whole group is off, nothing is on.
     every_0 = [f"{kind}0" for kind in EVERY]
@@ -206,7 +206,7 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
 
     one, two = (kept_sites(have, layers, kinds, [m for m in have if named(m) in single]) for layers, kinds, single in (first, second))
     assert (one == two) == (kept(*first) == kept(*second))
-    assert {site(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
+    assert {site_of(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
 
 
 @pytest.mark.parametrize(
@@ -281,7 +281,7 @@ def game(monkeypatch):
 
 def test_the_best_layers_are_those_of_highest_exact_value(game):
     *_, (words, layers, single) = kept_best(1)
-    held = {str(i): [n for n in ONE.deltas if site(n)[1] == i] for i in range(3)}
+    held = {str(i): [n for n in ONE.deltas if site_of(n)[1] == i] for i in range(3)}
     values = exact(LayerGame(TINY, ONE, held), 3).values
     assert game.done and 'data-exact="1"' in words and f"Best 1: <b>{values.argmax()}</b>" in words and f"{len(TINY)} images" in words
     assert layers == [int(values.argmax())] and single == ALL
@@ -468,6 +468,6 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     shown = visitor.pruned()
     lab = Lab()
     adapter = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
-    less = adapter.keep([name for name in adapter.deltas if site(name) != ("vision", 11, "v")])
+    less = adapter.keep([name for name in adapter.deltas if site_of(name) != ("vision", 11, "v")])
     assert int(shown["correct"]) == close_to(independent(load_clip(), fresh[1], (less, 1)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -26,7 +26,7 @@ from copra_lab.page.solving import Solving, Values
 from copra_lab.page.walk import Session
 from copra_lab.prune import layers_of
 from copra_lab.shapley import Exact, all_coalitions, exact
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 
 LAB = TinyLab()
 KEY = LAB.adapters("colours")[0][1]
@@ -42,7 +42,7 @@ def solved(game: Solving) -> Values:
 def test_the_end_is_the_layer_games_own_exact_values():
     game = Solving(TINY, ADAPTER)
     steps = [game.advance() for _ in range(3)]
-    held = {str(i): [n for n in ADAPTER.deltas if site(n)[1] == i] for i in layers_of(ADAPTER)}
+    held = {str(i): [n for n in ADAPTER.deltas if site_of(n)[1] == i] for i in layers_of(ADAPTER)}
     found, expected = solved(game), exact(LayerGame(TINY, ADAPTER, held), len(held))
     np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
     np.testing.assert_allclose(found.by_size, expected.curve.by_size, atol=1e-12)

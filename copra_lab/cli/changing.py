@@ -161,10 +161,10 @@ def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: s
     from copra_lab.games import LayerGame
     from copra_lab.prune import layers_of
     from copra_lab.shapley import estimate, exact
-    from copra_lab.sites import place
+    from copra_lab.sites import site_of
 
     have = layers_of(adapter, tower)
-    players = {str(n): [s for s in adapter.deltas if place(s)[:2] == (tower, n)] for n in have}
+    players = {str(n): [s for s in adapter.deltas if site_of(s)[:2] == (tower, n)] for n in have}
     game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players)
     n = len(have)
     given.note(f"measuring what {n} layers are worth, on {len(game.bench)} validation images")

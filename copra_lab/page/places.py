@@ -14,7 +14,7 @@ from copra_lab.nemesis import rescale
 from copra_lab.page.lab import Lab
 from copra_lab.prompts import SoftPrompt
 from copra_lab.prune import keep, layers_of, sparsify
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 
 LOW, HIGH, STEP = -0.5, 1.5, 0.02
 
@@ -227,7 +227,7 @@ class Pruned:
         kept = keep(adapter, self.layers, self.kinds) if layers_of(adapter) else adapter
         if self.off:
             gone = {("vision", *matrix) for matrix in self.off}
-            kept = kept.keep([name for name in kept.deltas if site(name) not in gone])
+            kept = kept.keep([name for name in kept.deltas if site_of(name) not in gone])
         return sparsify(kept, self.percent / 100)
 
 

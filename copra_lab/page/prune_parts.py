@@ -18,7 +18,7 @@ from copra_lab.page.places import Pruned
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Walk
 from copra_lab.page.words import percent
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 from copra_lab.stats import Accuracy
 from copra_lab.storage import WEIGHTS, weights_file
 
@@ -65,7 +65,7 @@ def _entries(adapter: Adapter, count: Callable[[Tensor], int]) -> "Counter[tuple
     """`count` over A and B, by tower and layer."""
     found: Counter[tuple[str, int]] = Counter()
     for name, d in adapter.deltas.items():
-        found[site(name)[:2]] += count(d.A) + count(d.B)
+        found[site_of(name)[:2]] += count(d.A) + count(d.B)
     return found
 
 

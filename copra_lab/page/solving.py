@@ -15,7 +15,7 @@ from copra_lab.page.lab import Lab
 from copra_lab.page.measure import traffic
 from copra_lab.prune import layers_of
 from copra_lab.shapley import Curve, Exact, all_coalitions
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 from copra_lab.stats import Z95
 
 IMAGES = 100
@@ -80,7 +80,7 @@ class Solving:
         layers = layers_of(adapter)
         if not layers:
             raise ValueError("this adapter has nothing in the image tower, whose layers are the players here; choose another one")
-        held = {str(i): [n for n in adapter.deltas if site(n)[:2] == ("vision", i)] for i in layers}
+        held = {str(i): [n for n in adapter.deltas if site_of(n)[:2] == ("vision", i)] for i in layers}
         self.bench, self.layers = bench, layers
         self._game, self._rng, self._lock = LayerGame(bench, adapter, held), np.random.default_rng(0), threading.Lock()
         n = len(layers)
