@@ -10,15 +10,12 @@ import gradio as gr
 from copra_lab.page.checks import whole_number
 from copra_lab.page.controls import matrices_of, named
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, NUMBERED
+from copra_lab.page.live import EVENT, NUMBERED, WATCHING
 from copra_lab.page.places import Pruned
 from copra_lab.page.solving import Values, sharpened, solving
 from copra_lab.page.walk import Requests, Session
 from copra_lab.page.words import signed
 from copra_lab.prune import keep_best, layers_of
-
-WATCHED: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
-"""As in the Shapley view: another question must not wait until the last one is answered."""
 
 
 def keeping(lab: Lab, session: gr.State, count: gr.Slider, whose: Sequence[Any], shown: Sequence[Any], by_hand: Sequence[Callable[..., Any]]) -> None:
@@ -30,7 +27,7 @@ def keeping(lab: Lab, session: gr.State, count: gr.Slider, whose: Sequence[Any],
         yield from best(lab, task, key, count, session, wishes, number)
 
     # Not `change`: what other handlers set the slider to is no wish of the visitor's.
-    count.input(watch, [count, *whose, session, wishes, number], list(shown), js=NUMBERED, preprocess=False, **WATCHED)
+    count.input(watch, [count, *whose, session, wishes, number], list(shown), js=NUMBERED, preprocess=False, **WATCHING)
     gr.on(list(by_hand), overtaken, [wishes, number], shown[0], js=NUMBERED, **EVENT | {"trigger_mode": "multiple"})
 
 

@@ -12,7 +12,7 @@ from copra_lab.bench import Bench
 from copra_lab.lora import NONE
 from copra_lab.page import parts
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, NUMBERED
+from copra_lab.page.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.walk import Requests
@@ -61,7 +61,7 @@ def fill(lab: Lab) -> None:
 
     # It counts before it waits for a place, so that the zip before it ends and leaves its own.
     waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)
-    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, concurrency_limit=1, concurrency_id="background", **EVENT)
+    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND)
 
 
 def classified(lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False) -> Iterator[list[Any]]:

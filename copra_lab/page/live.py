@@ -21,9 +21,17 @@ NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
+"""Everything that runs the model shares one small limit."""
+
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
 """Apart, so that no first number waits in the queue behind all images of others."""
-"""Everything that runs the model shares one small limit."""
+
+WATCHING: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
+"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and several at once, since another question of
+the same visitor's must not wait until this one has ended by itself."""
+
+BACKGROUND: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "background"}
+"""What takes minutes, or nobody waits for: one at a time."""
 
 REDRAWN = 0.3
 """Seconds between two drawings of what is filled in."""
@@ -140,6 +148,6 @@ def follow(
     outputs = [*(p.where for p in live), *controls, entrance.refused]
     moved = gr.on(triggers, move, [*inputs, session, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
     rested = moved.success(rest, session, [*(p.where for p in everything), entrance.link], **REST)
-    rested.success(fill, session, [p.where for p in growing], concurrency_limit=1, concurrency_id="background", **EVENT)
+    rested.success(fill, session, [p.where for p in growing], **BACKGROUND)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)
     return rested

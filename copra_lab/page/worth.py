@@ -10,7 +10,7 @@ import gradio as gr
 from copra_lab.page import link, parts
 from copra_lab.page import worth_parts as draw
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT
+from copra_lab.page.live import EVENT, WATCHING
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Valued
 from copra_lab.page.solving import Solving, Values, sharpened, solving
@@ -52,7 +52,6 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         copy_button("worth-table")
 
     panels, controls = [number, bars, curve, decided, table], [about, adapter, layer, task, entrance.link, entrance.refused]
-    watched: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
 
     def watch(task: Any, key: Any, layer: Any, session: Session, query: Any, number: Any) -> Iterator[list[Any]]:
         yield from watching(lab, task, key, layer, session, number, query)
@@ -63,8 +62,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     def told(task: Any, key: Any, layer: Any, session: Session) -> Any:
         return address(lab, task, key, layer, session)
 
-    # A new question must not wait until the last one is answered, which takes half a minute: that one ends by itself. Not `change`: what a
-    # handler sets one menu to, another question would ask before the other menu is set.
+    # Not `change`: what a handler sets one menu to, another question would ask before the other menu is set.
     gr.on(
         [entrance.opened, task.input, adapter.input],
         watch,
@@ -72,7 +70,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         [*panels, *controls],
         js=entrance.js,
         preprocess=False,
-        **watched,
+        **WATCHING,
     )
     layer.change(look, [task, adapter, layer, session], [bars, decided], preprocess=False, **EVENT | {"trigger_mode": "always_last"})
     layer.input(told, [task, adapter, layer, session], entrance.link, preprocess=False, **EVENT)
