@@ -20,7 +20,7 @@ from copra_lab.page.controls import corrupted, kept_sites, matrices_of
 from copra_lab.page.lab import Lab, Own
 from copra_lab.page.measure import first_numbers
 from copra_lab.page.orders import BATCHES, DROPPING, LEARNING_RATES, MOST_RANK, MOST_SEED, SHOTS, SITES, STEPS, Order
-from copra_lab.page.places import HIGH, LOW, MOST, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.places import HIGH, LOW, MOST_PERCENT, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
 from copra_lab.page.triangle import lattice
 from copra_lab.page.turns import newest, stamped
 from copra_lab.page.views import refusal
@@ -56,7 +56,7 @@ def pruned(draw):
 @st.composite
 def bent(draw):
     key, length = draw(st.sampled_from([("four", 4), ("three", 3)]))
-    shares = draw(st.none() | st.tuples(*[st.integers(0, MOST)] * length))
+    shares = draw(st.none() | st.tuples(*[st.integers(0, MOST_PERCENT)] * length))
     noised = sorted(draw(st.sets(st.integers(0, length - 1))))
     return Bent(draw(TASKS), key, *corrupted(shares, noised, draw(st.sampled_from(SIGMAS)), length))
 

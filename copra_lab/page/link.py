@@ -16,7 +16,7 @@ from copra_lab.page.checks import adapter_of, inside, noise, percentage, point_o
 from copra_lab.page.controls import corrupted, kept_sites, matrices_of, named, switches_of
 from copra_lab.page.lab import BASE, SHELF, Lab, trained
 from copra_lab.page.orders import CHECKS, Order, settings
-from copra_lab.page.places import HIGH, LOW, MIDDLE, MOST, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.places import HIGH, LOW, MIDDLE, MOST_PERCENT, UNITS, Bent, Blended, Mixed, Pruned, Valued
 from copra_lab.page.walk import Walk
 
 LONGEST = 2000
@@ -194,7 +194,7 @@ def _readable(lab: Lab, task: str, key: str) -> str:
 
 
 def _shares(text: str, length: int) -> tuple[int, ...] | None:
-    return shares_of([inside(v, 0, MOST, f"vector {i}") for i, v in enumerate(text.split(","), 1)], length)
+    return shares_of([inside(v, 0, MOST_PERCENT, f"vector {i}") for i, v in enumerate(text.split(","), 1)], length)
 
 
 def _vectors(text: str, length: int) -> tuple[int, ...]:

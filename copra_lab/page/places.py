@@ -30,7 +30,7 @@ MIDDLE = UNITS // 3
 BEYOND = 20
 """How far, in `UNITS`, a weight in a triangle may be below zero."""
 
-MOST = 200
+MOST_PERCENT = 200
 """Percent of its learned norm that a vector of a prompt can be stretched to."""
 
 

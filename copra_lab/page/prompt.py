@@ -14,7 +14,7 @@ from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, MODEL, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import MOST, Bent
+from copra_lab.page.places import MOST_PERCENT, Bent
 from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Walk
 
@@ -46,7 +46,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             chart = panel(partial(draw.chart, lab), "prompt-chart")
             with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
                 sliders = [
-                    gr.Slider(0, MOST, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}") for i in range(1, longest + 1)
+                    gr.Slider(0, MOST_PERCENT, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}")
+                    for i in range(1, longest + 1)
                 ]
             replaced = gr.CheckboxGroup([], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain")
             sigma = gr.Radio(

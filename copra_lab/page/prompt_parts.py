@@ -10,7 +10,7 @@ from copra_lab.clip import Clip
 from copra_lab.page import parts
 from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
-from copra_lab.page.places import MOST, Bent
+from copra_lab.page.places import MOST_PERCENT, Bent
 from copra_lab.page.walk import Walk
 from copra_lab.prompts import PromptError, word_norm
 from copra_lab.stats import Accuracy
@@ -107,7 +107,7 @@ def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, o
     """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
     the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
     do not jump when one is dragged."""
-    top = 1.02 * max(MOST / 100 * max(learned), word)
+    top = 1.02 * max(MOST_PERCENT / 100 * max(learned), word)
     n = len(now)
 
     def y(v: float) -> float:

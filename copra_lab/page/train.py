@@ -15,12 +15,12 @@ from copra_lab.lora import Adapter
 from copra_lab.page import link, orders, parts
 from copra_lab.page import train_parts as draw
 from copra_lab.page.lab import METHODS, Lab, Own
-from copra_lab.page.line import MOST, Line
 from copra_lab.page.live import EVENT
 from copra_lab.page.orders import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.training import Progress, trained
 from copra_lab.page.views import Entrance, View, refusal
+from copra_lab.page.waiting import MOST_WAITING, Waiting
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
 from copra_lab.sweep import RATES
@@ -35,8 +35,8 @@ learn. After the same number of steps CopRA has learned less, and its curve lags
 steps.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = None) -> None:
-    first, usual, line = next(iter(lab.tasks())), Order(""), line or Line()
+def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None = None) -> None:
+    first, usual, line = next(iter(lab.tasks())), Order(""), line or Waiting()
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="train-task")
         methods = [("LoRA and CopRA side by side", BOTH), *((label, name) for name, label in METHODS.items())]
@@ -82,7 +82,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = No
 
     panels, hands = [status, race, charts, table], [go, stop]
     results = [own, told, *taking, fetch]
-    everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST + 4, "concurrency_id": "training"}
+    everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST_WAITING + 4, "concurrency_id": "training"}
 
     def run(*values: Any) -> Iterator[list[Any]]:
         yield from training(lab, line, values[-1], *values[:-1])
@@ -127,7 +127,7 @@ def address(lab: Lab, *values: Any) -> Any:
         return gr.skip()
 
 
-def training(lab: Lab, line: Line, session: Session, *values: Any) -> Iterator[list[Any]]:
+def training(lab: Lab, line: Waiting, session: Session, *values: Any) -> Iterator[list[Any]]:
     """The panels, buttons and results of the view, again and again, until a training is over."""
     stays, nothing = [gr.skip()] * 5, [gr.skip()] * (3 + len(TO))
     joined = False
