@@ -150,19 +150,30 @@ class Solving:
 _NOTHING = np.zeros(0)
 
 
-_making = threading.Lock()
+class _Once:
+    """A game that is made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.game: Solving | None = None
 
 
-def solving(lab: Lab, task: str, key: str) -> Solving:
-    """The game of an adapter on the shelf or of a visitor's own: made once, however many ask for it at the same time. Raises AdapterError for
-    one that does not fit."""
-    with _making:
-        return _solving(lab.shared, task, key)
+_asking = threading.Lock()
 
 
 @lru_cache(32)
-def _solving(lab: Lab, task: str, key: str) -> Solving:
-    return Solving(lab.few(task, IMAGES), lab.adapter(task, key))
+def _once(lab: Lab, task: str, key: str) -> _Once:
+    return _Once()
+
+
+def solving(lab: Lab, task: str, key: str) -> Solving:
+    """The game of an adapter on the shelf or of a visitor's own: made once, however many ask for it at the same time, and nobody waits for
+    another one's, which takes a minute for a task that is new. Raises AdapterError for an adapter that does not fit."""
+    with _asking:
+        once = _once(lab.shared, task, key)
+    with once.lock:
+        once.game = once.game or Solving(lab.few(task, IMAGES), lab.adapter(task, key))
+        return once.game
 
 
 def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
