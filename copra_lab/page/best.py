@@ -71,6 +71,8 @@ def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Re
             said = words(replace(decided, asked=values.asked), kept, len(have))
             yield [said, *([layers, matrices] if layers != switched else stays[1:])]
             switched = layers
+        if not wanted():  # Gradio gives what came last once more at the end
+            yield stays
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         yield [f'<p class="said" role="alert">{escape(str(e))}</p>', *stays[1:]]
 

@@ -58,6 +58,8 @@ def fill(lab: Lab) -> None:
     def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
         yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
         yield from classified(lab, file, lambda: zips.overtaken(number))
+        if zips.overtaken(number):  # Gradio gives what came last once more at the end
+            yield [gr.skip()] * 2
 
     # It counts before it waits for a place, so that the zip before it ends and leaves its own.
     waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)

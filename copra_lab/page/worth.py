@@ -104,7 +104,11 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices, task]
         said = link.write(lab, place if known else whole)
         yield [*stamped(turn, drawn(game.state, game, place.layer)), *updates, said, refused]
-        for values in sharpened(game, lambda: not session.requests.overtaken(number) and bool(_here(session.walk, whole))):
+
+        def wanted() -> bool:
+            return not session.requests.overtaken(number) and bool(_here(session.walk, whole))
+
+        for values in sharpened(game, wanted):
             updates = [gr.skip()] * 6
             if place.layer < 0:  # the first that is known chooses the layer that is looked at, unless the visitor did meanwhile
                 place = Valued(task, whole.key, _best(game))
@@ -113,6 +117,8 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
             walk = session.walk
             if now := _here(walk, whole):
                 yield [*stamped(walk.turns, drawn(values, game, now.layer)), *updates]
+        if not wanted():  # Gradio gives what came last once more at the end, menus of the adapter before and all
+            yield stays
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         if session.requests.overtaken(number):
             yield stays
