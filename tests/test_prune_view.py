@@ -460,6 +460,7 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
     page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left
     page.wait_for_function("document.querySelectorAll('#prune-layers input:checked').length === 12")
+    page.wait_for_function("document.querySelector('#prune-said .said').innerText.startsWith('By Shapley value')")
     page.get_by_text("Single matrices").click()
     matrix = page.locator("#prune-single label").filter(has_text=re.compile(r"^\s*v11\s*$")).locator("input")
     matrix.focus()
@@ -469,5 +470,6 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     lab = Lab()
     adapter = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
     less = adapter.keep([name for name in adapter.deltas if site_of(name) != ("vision", 11, "v")])
+    assert page.inner_text("#prune-said .said").startswith("By Shapley value")  # and what the game had to say does not come back
     assert int(shown["correct"]) == close_to(independent(load_clip(), fresh[1], (less, 1)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
