@@ -9,7 +9,7 @@ from typing import Any
 from copra_lab.fetching import PREFIX, asking
 from copra_lab.files import write_atomically
 from copra_lab.lora import Adapter
-from copra_lab.sites import KINDS, TOWERS, place
+from copra_lab.sites import KINDS, TOWERS, site_of
 from copra_lab.storage import save_adapter
 
 __all__ = ["model_card", "push_to_hub"]
@@ -48,7 +48,7 @@ def model_card(adapter: Adapter, repo: str = "owner/name") -> str:
         pipeline_tag="zero-shot-image-classification",
         tags=["copra-lab", "lora", "clip", *(["copra"] if "copra" in method.lower() else [])],
     )
-    where = [place(n) for n in adapter.deltas]
+    where = [site_of(n) for n in adapter.deltas]
     kinds = ", ".join(k for k in KINDS if any(w[2] == k for w in where))
     layers = "; ".join(f"{len(found)} of the {t} tower" for t in TOWERS if (found := {w[1] for w in where if w[0] == t}))
     rows = "\n".join(f"| {k} | {_cell(v)} |" for k, v in made.items() if k not in ("clip", "lora") and v is not None)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from copra_lab.lora import Adapter, LowRank
-from copra_lab.sites import place
+from copra_lab.sites import site_of
 
 __all__ = [
     "Weight", "average_factors", "barrier", "dare", "highest_barrier", "interpolate", "interpolate_factors", "plane", "task_arithmetic", "ties", "truncate",
@@ -195,7 +195,7 @@ def _by_site(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> dict[str
     out: dict[str, list[tuple[LowRank, float]]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for name, d in adapter.deltas.items():
-            w = weight.get(place(name)[1], 0.0) if isinstance(weight, Mapping) else weight
+            w = weight.get(site_of(name)[1], 0.0) if isinstance(weight, Mapping) else weight
             members = out.setdefault(name, [])
             if members and members[0][0].shape != d.shape:
                 raise ValueError(f"site {name!r} has different shapes in these adapters; they belong to different architectures")

@@ -7,7 +7,7 @@ import torch
 
 from copra_lab.lora import Adapter, LowRank
 from copra_lab.merge import from_delta, keep_largest, made
-from copra_lab.sites import KINDS, place
+from copra_lab.sites import KINDS, site_of
 
 __all__ = ["PRESETS", "keep", "keep_best", "layers_of", "magnitudes", "preset", "sparsify", "sparsity"]
 
@@ -17,7 +17,7 @@ PRESETS = ("even", "odd", "low", "middle", "high")
 
 def layers_of(adapter: Adapter, tower: str = "vision") -> tuple[int, ...]:
     """The layers of a tower where the adapter has a site, in order."""
-    return tuple(sorted({layer for t, layer, _ in map(place, adapter.deltas) if t == tower}))
+    return tuple(sorted({layer for t, layer, _ in map(site_of, adapter.deltas) if t == tower}))
 
 
 def preset(name: str, layers: int) -> tuple[int, ...]:
@@ -45,10 +45,10 @@ def keep(adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "
     if not isinstance(layers, str) and (unknown := set(chosen) - set(have)):
         raise ValueError(f"the adapter has no layer {sorted(unknown)[0]} in the {tower} tower; it has {', '.join(map(str, have))}")
     kinds = KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    own = {place(n)[2] for n in adapter.deltas if place(n)[0] == tower}
+    own = {site_of(n)[2] for n in adapter.deltas if site_of(n)[0] == tower}
     if kinds != KINDS and (missing := [k for k in kinds if k not in own]):
         raise ValueError(f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}")
-    kept = {n for n in adapter.deltas if (at := place(n))[0] != tower or (at[1] in chosen and at[2] in kinds)}
+    kept = {n for n in adapter.deltas if (at := site_of(n))[0] != tower or (at[1] in chosen and at[2] in kinds)}
     if kept == set(adapter.deltas):
         return adapter
     deltas = {n: d for n, d in adapter.deltas.items() if n in kept}
@@ -72,7 +72,7 @@ def magnitudes(adapter: Adapter, tower: str = "vision") -> dict[int, float]:
     """How large each layer's ΔW are together: the root of the sum of their squared entries."""
     squares = dict.fromkeys(layers_of(adapter, tower), 0.0)
     for name, d in adapter.deltas.items():
-        t, layer, _ = place(name)
+        t, layer, _ = site_of(name)
         if t == tower:
             squares[layer] += float(d.delta().square().sum())
     return {layer: math.sqrt(s) for layer, s in squares.items()}
@@ -96,7 +96,7 @@ def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str
         return adapter
     groups: dict[object, list[str]] = {}
     for name in adapter.deltas:
-        groups.setdefault(0 if within == "adapter" else place(name)[:2] if within == "layer" else name, []).append(name)
+        groups.setdefault(0 if within == "adapter" else site_of(name)[:2] if within == "layer" else name, []).append(name)
     kept: dict[str, LowRank] = {}
     for names in groups.values():
         own = {n: adapter.deltas[n] for n in names}

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-__all__ = ["KINDS", "TOWERS", "Site", "choose", "find_sites", "hf_name", "place"]
+__all__ = ["KINDS", "TOWERS", "Site", "choose", "find_sites", "hf_name", "site_of"]
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
 """Of a block's matrices: query, key, value, output projection, and the two of the MLP."""
@@ -72,7 +72,7 @@ def parse(path: str) -> tuple[str | None, int, str] | None:
     return tower, int(m["layer"]), _PARTS[m["part"]]
 
 
-def place(name: str) -> tuple[str, int, str]:
+def site_of(name: str) -> tuple[str, int, str]:
     """(tower, layer, kind) of a site by its name. Raises ValueError for a name that is no site's."""
     found = parse(name)
     if found and found[2] in KINDS:

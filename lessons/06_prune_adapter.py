@@ -43,7 +43,7 @@ from copra_lab.merge import truncate
 from copra_lab.prune import keep, keep_best, layers_of, magnitudes, sparsify
 from copra_lab.shapley import exact
 from copra_lab.shipped import shipped
-from copra_lab.sites import place
+from copra_lab.sites import site_of
 from copra_lab.stats import Accuracy, bootstrap_interval
 from copra_lab.widgets import live
 
@@ -101,7 +101,7 @@ print(f"{lora.parameters:,} numbers, {4 * lora.parameters / 1000:.0f} kB in floa
 
 by_hand = {}  # how large the deltas of each layer are
 for name, d in lora.deltas.items():
-    layer = place(name)[1]  # (tower, layer, kind)
+    layer = site_of(name)[1]  # (tower, layer, kind)
     by_hand[layer] = by_hand.get(layer, 0) + (d.scale * d.B @ d.A).square().sum().item()
 norms = {layer: by_hand[layer] ** 0.5 for layer in sorted(by_hand)}
 assert all(abs(norms[i] - x) < 1e-4 for i, x in magnitudes(lora).items())  # the library's
@@ -117,7 +117,7 @@ print("‖ΔW‖, layers 0 to 11:", *(f"{x:.2f}" for x in norms.values()))
 # *Guess before you look: the lowest, the middle or the highest third? And is it the same third for both tasks?*
 
 # %%
-even = {name: d for name, d in lora.deltas.items() if place(name)[1] % 2 == 0}
+even = {name: d for name, d in lora.deltas.items() if site_of(name)[1] % 2 == 0}
 assert cl.Adapter(even, lora.base) == keep(lora, "even")  # by hand, and the library's
 
 blur = cl.load_task("things-blur", clip)  # forty kinds of things, blurred

@@ -26,14 +26,14 @@ from tiny import random_adapter, tiny_clip, tiny_task
 from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
 from copra_lab.lora import NONE, Adapter, LoRA, LowRank, merged_weights
-from copra_lab.merge import barrier, interpolate
+from copra_lab.merge import highest_barrier, interpolate
 from copra_lab.page import VIEWS, blend, blend_parts, build, parts
 from copra_lab.page.checks import position
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
+from copra_lab.page.path import Line, barrier, path_svg
 from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror
-from copra_lab.page.walk import KEPT, Change, Point, Session, Walk, changes
-from copra_lab.plots import highest_barrier, path_svg
+from copra_lab.page.walk import KEPT, Change, Point, Requests, Session, Walk, changes
 from copra_lab.prune import layers_of
 from copra_lab.shipped import FOLDER
 from copra_lab.stats import Accuracy
@@ -177,10 +177,10 @@ def test_a_first_estimate_never_replaces_a_result():
 
 
 def test_a_request_that_was_overtaken_is_dropped():
-    session = Session()
-    assert session.take(10.0) and session.take(None) and session.take(11.5)
-    assert not session.take(11.0)
-    assert session.take(float("nan")) and session.take(11.5)
+    requests = Requests()
+    assert requests.take(10.0) and requests.take(None) and requests.take(11.5)
+    assert not requests.take(11.0) and requests.overtaken(11.0) and not requests.overtaken(11.5) and not requests.overtaken(None)
+    assert requests.take(float("nan")) and requests.take(11.5)
 
 
 class Distracted(Bench):
@@ -238,7 +238,7 @@ def test_what_was_cleared_is_not_filled_in():
 def test_visitors_share_nothing():
     first, second = walked(at(0.4)), copy.deepcopy(walked(at(0.8)))
     assert second.walk == Walk() and first.walk.place == at(0.4)
-    assert second.take(0.0)
+    assert second.requests.take(0.0)
 
 
 def test_coming_back_to_a_pair_finds_its_curve():
@@ -323,7 +323,7 @@ def test_the_drawing_is_well_formed_and_says_what_it_shows():
     svg = ElementTree.fromstring(path_svg(POINTS, total=100, base=Accuracy(30, 100), at=0.5))
     assert svg.get("role") == "img" and svg.get("aria-label")
     said = svg.find("desc").text
-    assert "3 positions" in said and "Barrier: 20.0 points at λ = 0.50" in said and str(Accuracy(60, 100)) in said
+    assert "3 positions" in said and "Barrier 20.0 points at λ = 0.50" in said and str(Accuracy(60, 100)) in said
     kinds = [g.get("class").split() for g in svg.iter("g")]
     assert len(kinds) == len(POINTS) and "at" in kinds[1] and "first" in kinds[3]
     assert len([e for e in svg.iter("line") if e.get("class") == "curve"]) == 2  # a first estimate is no part of the curve
@@ -337,10 +337,18 @@ def test_the_axes_never_move():
 
 
 def test_the_barrier_is_that_of_the_library():
-    depth, weight = highest_barrier(POINTS)
-    assert depth == barrier([w for w, _ in POINTS], [a.value for _, a in POINTS]) == pytest.approx(0.2) and weight == 0.5
-    assert highest_barrier(POINTS[1:]) is None
-    assert highest_barrier(POINTS[:1] + POINTS[2:])[0] == 0
+    depth, weight = barrier(POINTS)
+    assert (depth, weight) == highest_barrier([w for w, _ in POINTS], [a.value for _, a in POINTS]) == (pytest.approx(0.2), 0.5)
+    assert barrier(POINTS[1:]) is None
+    assert barrier(POINTS[:1] + POINTS[2:])[0] == 0
+
+
+def test_less_than_an_image_is_no_barrier_in_words_either():
+    flat = [(0.0, Accuracy(60, 100)), (0.5, Accuracy(60, 100)), (1.0, Accuracy(61, 100))]
+    first = [(0.0, Accuracy(60, 100)), (0.5, Accuracy(1, 50)), (1.0, Accuracy(60, 100))]  # a first estimate is no part of a line
+    svg = ElementTree.fromstring(path_svg(flat, total=100, beside=[Line("space", "in the factors", first)]))
+    assert "No barrier. Beside it: in the factors, no barrier." in svg.find("desc").text
+    assert not [e for e in svg.iter("line") if e.get("class") == "barrier"]
 
 
 def cells(table: str) -> list[list[str]]:

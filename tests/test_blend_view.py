@@ -14,9 +14,9 @@ from copra_lab.page import blend, blend_parts
 from copra_lab.page.blend import Rival
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import filled_in, first_numbers
+from copra_lab.page.path import Line, barrier, path_svg
 from copra_lab.page.places import Blended, mirror
 from copra_lab.page.walk import Session, Walk
-from copra_lab.plots import Line, highest_barrier, path_svg
 from copra_lab.stats import Accuracy
 
 
@@ -186,7 +186,7 @@ def test_the_legend_says_what_each_line_is_and_its_number_where_the_visitor_is(r
     for row, line in zip(rows[1:], (rested.place, *(b.line for b in rested.place.beside)), strict=True):
         curve = blend_parts.curve(rested, line)
         assert row[1] == f"{100 * curve[0.26].accuracy.value:.1f}\u202f%"
-        depth, weight = highest_barrier([(w, p.accuracy) for w, p in curve.items()])
+        depth, weight = barrier([(w, p.accuracy) for w, p in curve.items()])
         assert row[2] == (f"{100 * depth:.1f} at {weight:.2f}" if depth * len(TINY) >= 1 else "none so far")
     assert "…" in blend_parts.chart(Walk(rested.place))
 

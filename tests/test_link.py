@@ -20,7 +20,7 @@ from copra_lab.page.controls import corrupted, kept_sites, matrices_of
 from copra_lab.page.lab import Lab, Own
 from copra_lab.page.measure import first_numbers
 from copra_lab.page.orders import BATCHES, DROPPING, LEARNING_RATES, MOST_RANK, MOST_SEED, SHOTS, SITES, STEPS, Order
-from copra_lab.page.places import HIGH, LOW, MOST, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.places import HIGH, LOW, MOST_PERCENT, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
 from copra_lab.page.triangle import lattice
 from copra_lab.page.turns import newest, stamped
 from copra_lab.page.views import refusal
@@ -56,7 +56,7 @@ def pruned(draw):
 @st.composite
 def bent(draw):
     key, length = draw(st.sampled_from([("four", 4), ("three", 3)]))
-    shares = draw(st.none() | st.tuples(*[st.integers(0, MOST)] * length))
+    shares = draw(st.none() | st.tuples(*[st.integers(0, MOST_PERCENT)] * length))
     noised = sorted(draw(st.sets(st.integers(0, length - 1))))
     return Bent(draw(TASKS), key, *corrupted(shares, noised, draw(st.sampled_from(SIGMAS)), length))
 
@@ -255,7 +255,11 @@ def test_layers_settings_and_tasks_arrive_too():
     assert entered[-2] == train.address(LAB, *entered[8:17]) == "?view=train&task=shapes&method=copra&steps=50"
     assert train.entered(LAB, session, "?view=train", None)[7:18] == [gr.skip()] * 11 and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
     *_, task, told = own.opening(LAB, "colours", None, session, "?view=try&task=shapes")
-    assert (task, told) == ("shapes", "") and "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
+    assert (
+        (task, told) == ("shapes", "")
+        and own.opening(LAB, "colours", None, session, "?view=try")[4] == gr.skip()
+        and "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
+    )
 
 
 # --- turns --------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from copra_lab.merge import (
     weighted_sum,
 )
 from copra_lab.prune import PRESETS, keep, keep_best, layers_of, magnitudes, preset, sparsify, sparsity
-from copra_lab.sites import hf_name, place
+from copra_lab.sites import hf_name, site_of
 
 SITE = hf_name("vision", 0, "q")
 
@@ -57,7 +57,7 @@ def test_weights_by_layer():
     a, b = random_adapter(tiny_clip(), seed=1, towers=("vision",)), random_adapter(tiny_clip(), seed=2, towers=("vision",))
     by_layer = weighted_sum([a, b], [{0: 1.0, 2: 0.5}, {1: 1.0, 2: 0.5}])
     for name, d in by_layer.deltas.items():
-        parts = {0: (1, 0), 1: (0, 1), 2: (0.5, 0.5)}[place(name)[1]]
+        parts = {0: (1, 0), 1: (0, 1), 2: (0.5, 0.5)}[site_of(name)[1]]
         expected = parts[0] * a.deltas[name].delta() + parts[1] * b.deltas[name].delta()
         torch.testing.assert_close(d.delta(), expected, atol=1e-6, rtol=1e-5)
     close(weighted_sum([a, b], [dict.fromkeys(range(3), 0.3), dict.fromkeys(range(3), 0.7)]), interpolate(a, b, 0.7))
@@ -205,10 +205,10 @@ def test_keeping_parts():
     a = random_adapter(tiny_clip())
     assert layers_of(a) == (0, 1, 2) and keep(a) == a
     even = keep(a, "even")
-    assert {place(n)[1] for n in even.deltas if place(n)[0] == "vision"} == {0, 2} and layers_of(even, "text") == (0, 1)
+    assert {site_of(n)[1] for n in even.deltas if site_of(n)[0] == "vision"} == {0, 2} and layers_of(even, "text") == (0, 1)
     assert all(even.deltas[n] is a.deltas[n] for n in even.deltas)
     q = keep(a, [1], "q", tower="text")
-    assert [n for n in q.deltas if place(n)[0] == "text"] == [hf_name("text", 1, "q")] and layers_of(q) == (0, 1, 2)
+    assert [n for n in q.deltas if site_of(n)[0] == "text"] == [hf_name("text", 1, "q")] and layers_of(q) == (0, 1, 2)
     assert layers_of(keep(keep(a, "even"), "even")) == (0, 2)  # a preset counts layers, not what is left of them
     for bad, message in (
         ({"layers": [3]}, "no layer 3"),
@@ -227,7 +227,7 @@ def test_the_best_layers_stay():
     assert layers_of(keep_best(a, {layer: -v for layer, v in worth.items()}, 1)) == (1,)
     assert keep_best(a, worth, 3) == a and layers_of(keep_best(a, {0: 1.0, 1: 2.0}, 1, "text"), "text") == (1,)
     size = magnitudes(a)
-    whole = sum(d.delta().square().sum().item() for n, d in a.deltas.items() if place(n)[0] == "vision")
+    whole = sum(d.delta().square().sum().item() for n, d in a.deltas.items() if site_of(n)[0] == "vision")
     assert sum(v * v for v in size.values()) == pytest.approx(whole, rel=1e-5) and magnitudes(keep(a, [1]))[1] == size[1]
     for count, bad, message in ((4, worth, "0 to 3"), (-1, worth, "0 to 3"), (1, {0: 1.0}, "each of the layers"), (1, worth | {2: np.nan}, "finite")):
         with pytest.raises(ValueError, match=message):

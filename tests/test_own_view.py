@@ -6,14 +6,16 @@ import re
 import struct
 import zipfile
 import zlib
+from unittest.mock import ANY
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
 from test_app import TINY, TinyLab, Visitor, browser, cells, close_to, fresh, independent, url  # noqa: F401 (fixtures)
-from test_prune_view import BrokenLab
+from test_prune_view import BrokenLab, handler
 from tiny import tiny_clip, tiny_task
 
 from copra_lab.bench import Bench
@@ -23,7 +25,7 @@ from copra_lab.page import folders, own, sketch
 from copra_lab.page.lab import Lab
 from copra_lab.page.own import Picture
 from copra_lab.page.places import Base
-from copra_lab.page.walk import Session
+from copra_lab.page.walk import Requests, Session
 from copra_lab.tasks import Split, Task, photo
 from copra_lab.uploads import zip_task
 
@@ -126,6 +128,21 @@ def test_another_task_keeps_ones_own_picture_and_opening_leaves_the_other_views(
     assert fresh_one.truth is not None and not fresh_one.pixels.equal(mine.pixels)
 
 
+def test_the_newest_request_wins_however_long_the_others_take(red):
+    pictures, answer, enter = Requests(), handler(LAB, "answer", "try"), handler(LAB, "enter", "try")
+
+    def slow():
+        pictures.take(3.0)  # a picture from the test set
+        return own.given(LAB, "colours", red)
+
+    assert own.in_turn(pictures, 2.0, slow) == gr.skip() == answer("colours", None, Session(), pictures, 2.5)
+    assert answer("colours", None, Session(), pictures, 4.0)[3].truth is not None
+    *late, refused = enter("colours", None, Session(), pictures, "?view=try&task=none", 1.0)
+    assert late == [gr.skip()] * 5 and "choose one of the tasks" in refused
+    assert enter("colours", None, Session(), pictures, "?view=try", 5.0)[3:5] == [ANY, gr.skip()]  # and it sets no menu that it was not asked to
+    assert handler(LAB, "strokes", "try")("colours", "", Session(), pictures, 6.0) == gr.skip() and not pictures.overtaken(5.0)  # white paper
+
+
 def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
     *_, picture = own.given(LAB, "colours", red)
     _, _, answers, _ = own.shown(BrokenLab(), "colours", picture)
@@ -209,6 +226,16 @@ def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
     assert html.count("<li>") == sum(len(bench) - n for n in right) and html.count("<details>") == sum(n < len(bench) for n in right)
     broken = list(folders.classified(BrokenLab(), own_zip[0]))[-1]
     assert "copy it anew" in broken[0] and len(cells(broken[1])) == 2
+
+
+def test_another_zip_ends_the_one_before(own_zip):
+    zips, begins, run = Requests(), handler(LAB, "begins", "try"), handler(LAB, "run", "try")
+    assert "Waiting" in begins(zips, 1.0)
+    steps = run(own_zip[0], zips, 1.1)
+    assert next(steps) == [gr.skip()] * 2 and 'data-done="0"' in next(steps)[0]
+    begins(zips, 2.0)
+    assert list(steps) == [[gr.skip()] * 2] and list(run(None, zips, 1.1)) == [[gr.skip()] * 2] * 2  # nor does it say what is wrong with it
+    assert 'data-done="1"' in list(run(own_zip[0], zips, 2.1))[-1][0]
 
 
 def test_many_wrong_images_are_counted_and_names_are_text():

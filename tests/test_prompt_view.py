@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from xml.etree import ElementTree
 
+import gradio as gr
 import pytest
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,7 @@ from copra_lab.page.checks import stretched
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Base, Bent, Model
 from copra_lab.page.walk import Session, Walk
-from copra_lab.prompts import FILE, PromptError, SoftPrompt
+from copra_lab.prompts import FILE, PromptError, SoftPrompt, word_norm
 from copra_lab.shipped import shipped_prompts
 from copra_lab.stats import Accuracy
 
@@ -90,7 +91,7 @@ def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
 def test_sliders_say_where_to_go():
     walk = walked(LEARNED).walk
     place, updates = ask(walk, "colours", "four", 100, 50, "100", 0)
-    assert place == bent(100, 50, 100, 0) and len(updates) == 7 and all("value" not in u for u in updates)
+    assert place == bent(100, 50, 100, 0) and len(updates) == 8 and all("value" not in u for u in updates)
     assert ask(walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
     assert ask(walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
     assert ask(walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
@@ -155,6 +156,37 @@ def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
     assert "value" not in against.measured(LAB, session)  # not known on all images yet
 
 
+def test_rows_of_another_task_go_at_once_and_late_ones_do_not_come(monkeypatch):
+    class Two(PromptLab):
+        def tasks(self):
+            return {"colours": "Colours", "shapes": "Shapes"}
+
+    lab, walk = Two(), walked(LEARNED).walk
+    *_, rows = prompt.ask(lab, walk, "shapes", "four", [], 0.1, 100, 100, 100, 100)[1]
+    assert rows == against.drawn(lab, "shapes", None) == prompt.arrives(4, lab, Bent("shapes", "four"))[1][7]
+    assert all(
+        prompt.ask(lab, w, "colours", "three", [], 0.1, *[100] * 4)[1][-1] == gr.skip()
+        for w in (walk, walked(Bent("colours", "three"), Base("colours")).walk)
+    )
+    session, drawn = walked(bent(100, 50, 100, 0)), against.drawn
+
+    def slow(*values):
+        session.visit(LEARNED)
+        return drawn(*values)
+
+    monkeypatch.setattr(against, "drawn", slow)
+    assert against.measured(LAB, session) == gr.skip()
+
+
+def test_a_word_is_one_of_the_labs_own_clip():
+    class Other(PromptLab):
+        clip = tiny_clip()
+
+    for lab in (LAB, Other()):
+        assert f"dashed: a word, {word_norm(lab.clip):.2f}" in prompt_parts.chart(lab, walked(LEARNED).walk)
+    assert f"{word_norm(tiny_clip()):.2f}" != f"{word_norm(load_clip()):.2f}"
+
+
 def test_norms_of_other_prompts_stand_in_the_picture():
     svg = prompt_parts.chart(LAB, walked(Bent("colours", "four", (100, 50, 0, 100))).walk)
     root = ElementTree.fromstring(svg)
@@ -167,7 +199,7 @@ def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
     walk = walked(bent(100, 50, 100, 0)).walk
     place, updates = ask(walk, "colours", "three", 100, 50, 100, 0)
     assert place == Bent("colours", "three") and updates[1]["value"] == "three"
-    assert [u["visible"] for u in updates[3:]] == [True, True, True, False] and {u["value"] for u in updates[3:]} == {100}
+    assert [u["visible"] for u in updates[3:-1]] == [True, True, True, False] and {u["value"] for u in updates[3:-1]} == {100}
     assert ask(walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
     # Coming from another view, what the sliders show is what was left.
     there = walked(bent(100, 50, 100, 0), Base("colours")).walk
@@ -216,7 +248,7 @@ def test_the_page_goes_on_after_junk():
     assert inspect.isgeneratorfunction(move)
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), "", None)
-        assert 'role="alert"' in last[0] and len(last) == 3 + 7 + 3
+        assert 'role="alert"' in last[0] and len(last) == 3 + 8 + 3
     session = Session()
     *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, "", None)
     *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, "", None)
@@ -235,7 +267,7 @@ def test_what_is_drawn():
     assert [a / b for a, b in zip(now, was, strict=True)] == pytest.approx([1, 0.5, 1, 0], abs=0.02)
     top = [e.get("y1") for e in svg.iter("line")]
     other = ElementTree.fromstring(
-        prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word())
+        prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word(LAB.clip))
     )
     assert [e.get("y1") for e in other.iter("line")] == top  # the axis stays
     rows = cells(prompt_parts.table(LAB, walk))

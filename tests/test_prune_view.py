@@ -20,17 +20,17 @@ from tiny import random_adapter, tiny_clip, tiny_task
 from copra_lab.clip import load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
-from copra_lab.page import best, build, prune, prune_parts
-from copra_lab.page.checks import percentage, switched_on, switches_of
-from copra_lab.page.controls import kept_sites, matrices_of, named
+from copra_lab.page import best, build, parts, prune, prune_parts
+from copra_lab.page.checks import percentage, switched_on
+from copra_lab.page.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
 from copra_lab.page.places import Base, Blended, Pruned
 from copra_lab.page.solving import Solving
 from copra_lab.page.sparsity import sparsity_svg
-from copra_lab.page.walk import Session, Walk
+from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.shapley import exact
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 from copra_lab.stats import Accuracy
 from copra_lab.storage import WEIGHTS, AdapterError
 
@@ -177,7 +177,7 @@ def test_single_matrices_are_switched_and_equal_models_are_equal_places():
     place, _ = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22"))
     assert place == Pruned("colours", "0/one", None, None, 20, ((0, "q"), (2, "fc2")))
     gone = {("vision", 0, "q"), ("vision", 2, "fc2")}
-    hand = ONE.keep([name for name in ONE.deltas if site(name) not in gone])
+    hand = ONE.keep([name for name in ONE.deltas if site_of(name) not in gone])
     assert place.adapter(LAB) == cut(hand, percent=20)
     # A layer that lost its last matrix is off, however it was switched; and where a whole group is off, nothing is on.
     every_0 = [f"{kind}0" for kind in EVERY]
@@ -206,7 +206,7 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
 
     one, two = (kept_sites(have, layers, kinds, [m for m in have if named(m) in single]) for layers, kinds, single in (first, second))
     assert (one == two) == (kept(*first) == kept(*second))
-    assert {site(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
+    assert {site_of(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +243,7 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values, ALL, walked(WHOLE), "", None)
         assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 13
+        assert "<circle" not in last[1] and "appear here" in last[2]  # nothing of the place before
     *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, session, "", None)
     assert "copy it anew" in last[0] and session.walk.place is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
@@ -267,7 +268,7 @@ def test_a_request_that_was_overtaken_is_dropped():
 
 
 def kept_best(count, lab=LAB, key="0/one", session=None, wishes=None, number=1.0):
-    return list(best.best(lab, "colours", key, count, session or walked(Pruned("colours", key)), wishes or Session(), number))
+    return list(best.best(lab, "colours", key, count, session or walked(Pruned("colours", key)), wishes or Requests(), number))
 
 
 @pytest.fixture
@@ -280,7 +281,7 @@ def game(monkeypatch):
 
 def test_the_best_layers_are_those_of_highest_exact_value(game):
     *_, (words, layers, single) = kept_best(1)
-    held = {str(i): [n for n in ONE.deltas if site(n)[1] == i] for i in range(3)}
+    held = {str(i): [n for n in ONE.deltas if site_of(n)[1] == i] for i in range(3)}
     values = exact(LayerGame(TINY, ONE, held), 3).values
     assert game.done and 'data-exact="1"' in words and f"Best 1: <b>{values.argmax()}</b>" in words and f"{len(TINY)} images" in words
     assert layers == [int(values.argmax())] and single == ALL
@@ -290,7 +291,7 @@ def test_the_best_layers_are_those_of_highest_exact_value(game):
 
 
 def test_while_the_values_are_sampled_it_says_so(game, monkeypatch):
-    monkeypatch.setattr("copra_lab.page.worth.REDRAWN", 0)
+    monkeypatch.setattr("copra_lab.page.solving.REDRAWN", 0)
     steps = kept_best(1)
     assert "Asking" in steps[1][0] and any("sampled" in words and "of 8 coalitions" in words for words, *_ in steps[2:-1])
     sets = [layers for _, layers, _ in steps if isinstance(layers, list)]
@@ -304,23 +305,48 @@ def test_all_or_none_needs_no_values(game, count, layers):
 
 
 def test_it_ends_when_the_visitor_wants_something_else(game):
-    wishes = Session()
+    wishes = Requests()
     steps = best.best(LAB, "colours", "0/one", 1, session := walked(WHOLE), wishes, 1.0)
     next(steps), next(steps)
-    best.overtaken(wishes, 2.0)  # a switch was set by hand
-    assert list(steps) == [] and not game.done
+    assert best.overtaken(wishes, 2.0) == best.words(None, 0)  # a switch was set by hand: the words are no longer of the layers that are on
+    assert list(steps) == [[gr.skip()] * 3] and not game.done  # the last comes to the page twice
+    assert best.overtaken(wishes, 1.7) == gr.skip() and handler(LAB, "overtaken", "prune")  # which came late itself
     assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 3]  # came late
-    steps = best.best(LAB, "colours", "0/one", 1, session, Session(), 3.0)
+    steps = best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
     session.visit(Pruned("colours", "0/two"))
-    assert list(steps) == [] and not game.done
+    assert list(steps) == [[gr.skip()] * 3] and not game.done
+
+
+@pytest.mark.parametrize("goes", ["hand", "adapter"])
+def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatch, goes):
+    session, wishes, more = walked(WHOLE), Requests(), game.advance
+
+    def advance():
+        best.overtaken(wishes, 2.0) if goes == "hand" else session.visit(Pruned("colours", "0/two"))
+        return more()
+
+    monkeypatch.setattr(game, "advance", advance)
+    steps = kept_best(1, session=session, wishes=wishes)
+    assert "Asking" in steps[1][0] and steps[2:] == [[gr.skip()] * 3] and game.state is not None
+
+
+def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
+    wishes = Requests()
+
+    def slow(lab, task, key):
+        best.overtaken(wishes, 2.0)
+        return Solving(TINY, ONE)
+
+    monkeypatch.setattr(best, "solving", slow)
+    assert kept_best(1, wishes=wishes) == [[gr.skip()] * 3]
 
 
 @pytest.mark.parametrize(("values", "words"), [(("elsewhere", "0/one", 1), "choose one of the tasks"), (("colours", "0/one", "much"), "how many layers"),
                                                (("colours", "0/one", []), "how many layers"), (("colours", "0/two", 1), "copy it anew")])  # fmt: skip
 def test_junk_wishes_are_answered_in_words(values, words):
     task, key, count = values
-    *_, last = best.best(BrokenLab(), task, key, count, walked(WHOLE), Session(), 1.0)
+    *_, last = best.best(BrokenLab(), task, key, count, walked(WHOLE), Requests(), 1.0)
     assert 'role="alert"' in last[0] and words in last[0]
 
 
@@ -400,7 +426,7 @@ def test_the_table_has_every_setting_of_the_adapter():
 
 @pytest.mark.parametrize(("layers", "words"), [((), ""), ((3,), "3"), ((0, 1, 2), "0–2"), ((0, 2, 3, 11), "0, 2–3, 11")])
 def test_layers_are_named_in_spans(layers, words):
-    assert prune_parts.spans(layers) == words
+    assert parts.spans(layers) == words
 
 
 def test_images_are_held_against_the_whole_adapter():
@@ -434,6 +460,7 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
     page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left
     page.wait_for_function("document.querySelectorAll('#prune-layers input:checked').length === 12")
+    page.wait_for_function("document.querySelector('#prune-said .said').innerText.startsWith('By Shapley value')")
     page.get_by_text("Single matrices").click()
     matrix = page.locator("#prune-single label").filter(has_text=re.compile(r"^\s*v11\s*$")).locator("input")
     matrix.focus()
@@ -442,6 +469,7 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     shown = visitor.pruned()
     lab = Lab()
     adapter = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
-    less = adapter.keep([name for name in adapter.deltas if site(name) != ("vision", 11, "v")])
+    less = adapter.keep([name for name in adapter.deltas if site_of(name) != ("vision", 11, "v")])
+    assert page.inner_text("#prune-said .said").startswith("By Shapley value")  # and what the game had to say does not come back
     assert int(shown["correct"]) == close_to(independent(load_clip(), fresh[1], (less, 1)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -38,7 +38,7 @@ PUBLIC = {
     "shipped": "shipped Shipped shipped_prompts ShippedPrompt",
     "show": """Picture titled answers grid matrices walk curve bands lines accuracies differences dots estimates masks landscape changes table
         BLUE GREEN GREY PALE VERMILION""",
-    "sites": "Site find_sites choose hf_name place KINDS TOWERS",
+    "sites": "Site find_sites choose hf_name site_of KINDS TOWERS",
     "stats": "Accuracy bootstrap_interval paired_bootstrap",
     "storage": "load_adapter save_adapter AdapterError",
     "sweep": "Run PromptRun trained",

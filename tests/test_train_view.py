@@ -20,12 +20,12 @@ from copra_lab.lora import LoRA
 from copra_lab.page import blend, own, prune, train, train_charts, train_parts, worth
 from copra_lab.page import training as tr
 from copra_lab.page.lab import BASE, Lab, Own
-from copra_lab.page.line import Line
 from copra_lab.page.measure import first_numbers, remaining
 from copra_lab.page.orders import Order, ordered
 from copra_lab.page.places import Blended, Pruned
 from copra_lab.page.stepping import Stepwise
 from copra_lab.page.training import Course, Progress, trained
+from copra_lab.page.waiting import Waiting
 from copra_lab.page.walk import OWN, Session, Walk
 from copra_lab.stats import Accuracy
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError
@@ -51,9 +51,9 @@ ORDER = Order("colours", steps=20, rank=2, batch=4)
 VALUES = ("colours", "both", 2, "tuned", 50, 4, "q, k, v", 16, 0)
 
 
-def finished(order: Order = ORDER, session: Session | None = None, line: Line | None = None) -> tuple[Session, list[Progress]]:
+def finished(order: Order = ORDER, session: Session | None = None, line: Waiting | None = None) -> tuple[Session, list[Progress]]:
     session = session or Session()
-    return session, list(trained(LAB, session, order, line or Line()))
+    return session, list(trained(LAB, session, order, line or Waiting()))
 
 
 def direct(order: Order, method: str, **more):
@@ -93,7 +93,7 @@ def test_looks_at_test_images_show_the_adapter_of_that_step():
 
 def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
-    session, line = Session(), Line()
+    session, line = Session(), Waiting()
     for progress in trained(LAB, session, replace(ORDER, steps=1200), line):
         if progress.steps == 7:
             assert line.stop(session)
@@ -138,7 +138,7 @@ def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
 
 def test_a_visitor_who_leaves_frees_the_place_and_ends_the_thread(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
-    line, session = Line(), Session()
+    line, session = Waiting(), Session()
     watched = trained(LAB, session, replace(ORDER, steps=1200), line)
     while next(watched).steps < 3:
         pass
@@ -165,7 +165,7 @@ def test_a_thread_that_nobody_asks_ends_by_itself():
 
 
 def test_first_come_first_served_and_each_is_told_how_long():
-    line = Line()
+    line = Waiting()
     first, second, third = (line.join(who, work) for who, work in (("a", 100), ("b", 300), ("c", 50)))
     assert [line.ahead(t) for t in (first, second, third)] == [0, 1, 2] and line.seconds(second) is None
     line.worked(first, 40, 4.0)
@@ -178,7 +178,7 @@ def test_first_come_first_served_and_each_is_told_how_long():
 
 
 def test_nobody_is_in_the_line_twice_and_it_is_not_endless():
-    line = Line(most=2)
+    line = Waiting(most=2)
     line.join("a", 1)
     with pytest.raises(ValueError, match="stop it first"):
         line.join("a", 1)
@@ -188,7 +188,7 @@ def test_nobody_is_in_the_line_twice_and_it_is_not_endless():
 
 
 def test_who_is_gone_is_not_waited_for():
-    line = Line(gone=0.05)
+    line = Waiting(gone=0.05)
     first = line.join("a", 1)
     time.sleep(0.06)
     second = line.join("b", 1)
@@ -199,7 +199,7 @@ def test_who_is_gone_is_not_waited_for():
 
 def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0.01)
-    line, (one, two, three) = Line(), (Session() for _ in range(3))
+    line, (one, two, three) = Waiting(), (Session() for _ in range(3))
     watched = [trained(LAB, s, ORDER, line) for s in (one, two, three)]
     assert [next(w).state for w in watched] == ["waking"] * 3
     assert next(watched[0]).state == "training"
@@ -238,14 +238,14 @@ def test_junk_is_answered_in_a_sentence_and_nothing_is_trained(at, value, words)
     with pytest.raises(ValueError, match=words):
         ordered(LAB, *values)
     session = Session()
-    (answer,) = train.training(LAB, Line(), session, *values)
+    (answer,) = train.training(LAB, Waiting(), session, *values)
     assert 'role="alert"' in answer[0] and words.split()[1] in answer[0] and "<b>" not in answer[0].replace("<b>No number here.</b>", "")
     assert session.walk.own == ()
 
 
 def test_a_second_press_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
-    line, session = Line(), Session()
+    line, session = Waiting(), Session()
     first = train.training(LAB, line, session, *VALUES)
     assert ["Waking" in next(first)[0], next(first)[4]["interactive"]] == [True, False]
     _, answer = train.training(LAB, line, session, *VALUES)
@@ -330,6 +330,7 @@ def test_a_result_is_taken_into_the_menus_of_another_view():
     assert (task["value"], a["value"], b["value"]) == ("colours", copra.key, lora.key) and a["choices"] == session.walk.lab(LAB).menu("colours")
     assert [u["value"] for u in train.take(LAB, "prune", lora.key, session)] == ["colours", lora.key]
     assert train.take(LAB, "try", lora.key, session)["value"] == "colours"
+    assert [u["value"] for u in train.take(LAB, "shapley", lora.key, session)] == ["colours", lora.key, None]  # no layer of the adapter before
     assert "value" not in train.take(LAB, "shapley", lora.key, Session())  # somebody else's key
     assert train.mine(session, "own/../../etc") is lora and train.mine(Session(), lora.key) is None
 

@@ -1,9 +1,16 @@
 """The Shapley view: values that are a layer game's own, sampled and exact; and in a browser on the bundled CLIP."""
 
+import gc
 import math
+import re
 import threading
+import time
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from xml.etree import ElementTree
 
+import gradio as gr
 import numpy as np
 import pytest
 from test_app import TINY, TinyLab, Visitor, browser, cells, fresh, independent, url  # noqa: F401 (fixtures)
@@ -13,12 +20,13 @@ from copra_lab.games import LayerGame
 from copra_lab.lora import NONE
 from copra_lab.page import solving as so
 from copra_lab.page import worth, worth_parts
-from copra_lab.page.lab import Lab
+from copra_lab.page.lab import Lab, Own
+from copra_lab.page.places import Blended, Valued
 from copra_lab.page.solving import Solving, Values
 from copra_lab.page.walk import Session
 from copra_lab.prune import layers_of
 from copra_lab.shapley import Exact, all_coalitions, exact
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 
 LAB = TinyLab()
 KEY = LAB.adapters("colours")[0][1]
@@ -34,7 +42,7 @@ def solved(game: Solving) -> Values:
 def test_the_end_is_the_layer_games_own_exact_values():
     game = Solving(TINY, ADAPTER)
     steps = [game.advance() for _ in range(3)]
-    held = {str(i): [n for n in ADAPTER.deltas if site(n)[1] == i] for i in layers_of(ADAPTER)}
+    held = {str(i): [n for n in ADAPTER.deltas if site_of(n)[1] == i] for i in layers_of(ADAPTER)}
     found, expected = solved(game), exact(LayerGame(TINY, ADAPTER, held), len(held))
     np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
     np.testing.assert_allclose(found.by_size, expected.curve.by_size, atol=1e-12)
@@ -90,13 +98,66 @@ def test_two_who_watch_share_one_game_and_get_the_same():
     assert all(v is seen[0] for v in seen) and len(seen) == 4
 
 
+def test_who_watches_sees_the_end_that_another_reached():
+    game = Solving(TINY, ADAPTER)
+    watched = so.sharpened(game, lambda: True)
+    assert not next(watched).exact
+    end = solved(game)
+    assert [v is end for v in watched] == [True]
+
+
+def test_who_begin_at_once_get_one_game(monkeypatch):
+    so._once.cache_clear()
+
+    class Slow(Solving):
+        def __init__(self, *values):
+            time.sleep(0.05)
+            super().__init__(*values)
+
+    monkeypatch.setattr(so, "Solving", Slow)
+    with ThreadPoolExecutor(4) as pool:
+        games = list(pool.map(lambda _: so.solving(LAB, "colours", KEY), range(4)))
+    assert all(game is games[0] for game in games)
+    assert LAB.few("colours", 50) is LAB.few("colours", 50) is not LAB.few("colours", 60)  # and each task's images are prepared once
+
+
+def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
+    so._once.cache_clear()
+    begun, goes_on, known = threading.Event(), threading.Event(), so.solving(LAB, "colours", KEY)
+
+    class New(Solving):
+        def __init__(self, *values):
+            begun.set()
+            assert goes_on.wait(20)
+            super().__init__(*values)
+
+    monkeypatch.setattr(so, "Solving", New)
+    with ThreadPoolExecutor(2) as pool:
+        new = pool.submit(so.solving, LAB, "colours", "0/two")
+        assert begun.wait(20)
+        try:
+            assert pool.submit(so.solving, LAB, "colours", KEY).result(20) is known and not new.done()
+        finally:
+            goes_on.set()
+
+
+def test_a_game_keeps_nothing_that_its_visitor_let_go():
+    mine = Own("colours", 1, replace(ADAPTER, provenance={"method": "lora"}), 1)
+    gone, lab = weakref.ref(mine), replace(LAB, own=(mine,))
+    so._once.cache_clear()
+    so.solving(lab, "colours", KEY)
+    del lab, mine
+    gc.collect()
+    assert gone() is None
+
+
 def test_an_adapter_without_layers_there_is_refused_in_words():
     with pytest.raises(ValueError, match="nothing in the image tower"):
         Solving(TINY, NONE)
 
 
 def test_watching_ends_when_exact_or_when_the_visitor_leaves():
-    so.solving.cache_clear()
+    so._once.cache_clear()
     session = Session()
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
     assert all(len(f) == 11 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
@@ -105,13 +166,60 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
     assert session.walk.place.layer == 0 and "exact" in again[-1][0]  # the layer chosen before is kept
 
-    so.solving.cache_clear()
+    so._once.cache_clear()
     watching = worth.watching(LAB, "colours", KEY, None, session, 3)
     next(watching)
-    session.take(4)  # asked for something else
-    assert list(watching) == []
+    session.requests.take(4)  # asked for something else
+    assert list(watching) == [[gr.skip()] * 11]  # the last comes to the page twice
     late = list(worth.watching(LAB, "colours", KEY, None, session, 1))
     assert len(late) == 1 and len(late[0]) == 11  # an older request changes nothing
+
+
+ELSEWHERE = Blended("colours", "0/one", "0/two", 0.5)
+
+
+@pytest.mark.parametrize("breaks", [False, True])
+def test_a_game_that_is_late_moves_nobody_who_has_gone_on(monkeypatch, breaks):
+    """That of a task that is new takes a minute to make: meanwhile the visitor asks for something else."""
+    session, made = Session(), worth.solving
+
+    def slow(lab, task, key):
+        session.requests.take(2)
+        session.visit(ELSEWHERE)
+        if breaks:
+            raise ValueError("copy it anew")
+        return made(lab, task, key)
+
+    monkeypatch.setattr(worth, "solving", slow)
+    assert list(worth.watching(LAB, "colours", KEY, None, session, 1)) == [[gr.skip()] * 11]
+    assert session.walk.place == ELSEWHERE
+
+
+@pytest.mark.parametrize("to", [ELSEWHERE, Valued("colours", KEY, 0), Valued("colours", KEY, 2)])
+def test_who_leaves_or_chooses_a_layer_before_the_first_values_is_let(monkeypatch, to):
+    session = Session()
+
+    class Game(Solving):
+        def advance(self):
+            if self.state is None:
+                session.visit(to)
+            return super().advance()
+
+    game = Game(TINY, ADAPTER)
+    monkeypatch.setattr(worth, "solving", lambda lab, task, key: game)
+    frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    assert session.walk.place == to and game.done == (to != ELSEWHERE)
+    assert frames[1:] == [[gr.skip()] * 11] if to == ELSEWHERE else f"by layer {to.layer}" in frames[1][3]
+
+
+def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
+    session = Session()
+    list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    layer = next(i for i in layers_of(ADAPTER) if i != session.walk.place.layer)
+    worth.looked(LAB, "colours", KEY, layer, session)
+    session.visit(ELSEWHERE)
+    first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?view=shapley")
+    assert session.walk.place == Valued("colours", KEY, layer) and first[9] == f"?view=shapley&layer={layer}" and first[7]["value"] == layer
 
 
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
@@ -121,13 +229,14 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 def test_junk_is_answered_in_words(values):
     *_, last = worth.watching(LAB, *values, Session(), None)
     assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 11
+    assert "<rect" not in last[1] and "appear here" in last[3] and cells(re.sub("<!--.*?-->", "", last[4])) == []  # nothing of another place
     assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
     assert handler(LAB, "watch", "worth") and handler(LAB, "look", "worth")
 
 
 def test_another_layer_shows_other_images():
-    so.solving.cache_clear()
+    so._once.cache_clear()
     session = Session()
     list(worth.watching(LAB, "colours", KEY, None, session, 1))
     for layer in layers_of(ADAPTER):

@@ -12,9 +12,10 @@ import gradio as gr
 
 from copra_lab.page import own
 from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
-from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on, switches_of
+from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
+from copra_lab.page.controls import switches_of
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import MODEL
+from copra_lab.page.live import MODEL, WATCHING
 from copra_lab.page.measure import traffic
 from copra_lab.page.places import Base, Bent, Blended, Place, Pruned
 from copra_lab.page.prune_parts import left
@@ -215,6 +216,5 @@ def serve(lab: Lab) -> None:
     """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
     api = Api(lab)
     for name in ENDPOINTS:
-        # What sharpens for seconds must not keep those waiting who want a number.
-        limits = {"concurrency_limit": 8, "concurrency_id": "watching"} if name == "shapley" else MODEL
+        limits = WATCHING if name == "shapley" else MODEL
         gr.api(getattr(api, name), api_name=name, concurrency_limit=limits["concurrency_limit"], concurrency_id=limits["concurrency_id"])

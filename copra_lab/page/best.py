@@ -10,37 +10,33 @@ import gradio as gr
 from copra_lab.page.checks import whole_number
 from copra_lab.page.controls import matrices_of, named
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT, NUMBERED
+from copra_lab.page.live import EVENT, NUMBERED, WATCHING
 from copra_lab.page.places import Pruned
-from copra_lab.page.solving import Values, solving
-from copra_lab.page.walk import Session
-from copra_lab.page.worth import sharpened
-from copra_lab.plots import signed
+from copra_lab.page.solving import Values, sharpened, solving
+from copra_lab.page.walk import Requests, Session
+from copra_lab.page.words import signed
 from copra_lab.prune import keep_best, layers_of
-
-WATCHED: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
-"""As in the Shapley view: another question must not wait until the last one is answered."""
 
 
 def keeping(lab: Lab, session: gr.State, count: gr.Slider, whose: Sequence[Any], shown: Sequence[Any], by_hand: Sequence[Callable[..., Any]]) -> None:
     """Whenever a visitor moves the slider `count`, set the switches to so many of the best layers of the adapter that `whose` tells, until
     the values are exact, or the visitor sets them otherwise `by_hand`. ``shown``: words, switches of layers, those of matrices."""
-    wishes, turn = gr.State(Session()), gr.Number(visible=False)  # a second count of turns: moving the switches counts in the first
+    wishes, number = gr.State(Requests()), gr.Number(visible=False)  # counted apart: moving the switches counts in the session
 
-    def watch(count: Any, task: Any, key: Any, session: Session, wishes: Session, number: Any) -> Iterator[list[Any]]:
+    def watch(count: Any, task: Any, key: Any, session: Session, wishes: Requests, number: Any) -> Iterator[list[Any]]:
         yield from best(lab, task, key, count, session, wishes, number)
 
     # Not `change`: what other handlers set the slider to is no wish of the visitor's.
-    count.input(watch, [count, *whose, session, wishes, turn], list(shown), js=NUMBERED, preprocess=False, **WATCHED)
-    gr.on(list(by_hand), overtaken, [wishes, turn], None, js=NUMBERED, **EVENT | {"trigger_mode": "multiple"})
+    count.input(watch, [count, *whose, session, wishes, number], list(shown), js=NUMBERED, preprocess=False, **WATCHING)
+    gr.on(list(by_hand), overtaken, [wishes, number], shown[0], js=NUMBERED, **EVENT | {"trigger_mode": "multiple"})
 
 
-def overtaken(wishes: Session, number: Any) -> None:
-    """The visitor went on by hand: what was wished for before is not any more."""
-    wishes.take(number)
+def overtaken(wishes: Requests, number: Any) -> Any:
+    """The visitor went on by hand: what was wished for before is not any more, and the words say nothing of it."""
+    return words(None, 0) if wishes.take(number) else gr.skip()
 
 
-def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Session, number: Any) -> Iterator[list[Any]]:
+def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any) -> Iterator[list[Any]]:
     """The words, layers and matrices, again and again, until the game is exact or the visitor wants something else."""
     stays = [gr.skip()] * 3
     yield stays  # a generator that gives nothing would empty its outputs
@@ -60,9 +56,11 @@ def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Se
 
         def wanted() -> bool:
             here = session.walk.place
-            return wishes.turn == number and isinstance(here, Pruned) and here.whole == whole
+            return not wishes.overtaken(number) and isinstance(here, Pruned) and here.whole == whole
 
         decided, switched = None, None
+        if not wanted():  # making the game of a task that is new takes a minute
+            return
         yield [words(game.state, kept, len(have)), *stays[1:]]
         for values in sharpened(game, wanted):
             # Each change of switches is a model to be measured: so only when twice as much is known, and at the end.
@@ -73,6 +71,8 @@ def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Se
             said = words(replace(decided, asked=values.asked), kept, len(have))
             yield [said, *([layers, matrices] if layers != switched else stays[1:])]
             switched = layers
+        if not wanted():  # Gradio gives what came last once more at the end
+            yield stays
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         yield [f'<p class="said" role="alert">{escape(str(e))}</p>', *stays[1:]]
 

@@ -5,9 +5,10 @@ from html import escape
 
 from copra_lab.bench import Bench
 from copra_lab.page import parts
+from copra_lab.page.path import Line, barrier, path_svg
 from copra_lab.page.places import HIGH, LOW, Blended, Place
 from copra_lab.page.walk import Point, Walk
-from copra_lab.plots import Line, highest_barrier, path_svg, percent, signed
+from copra_lab.page.words import percent, signed
 from copra_lab.stats import Accuracy
 
 NAMES = {"delta": "in ΔW", "factors": "in the factors"}
@@ -71,7 +72,7 @@ def _facts(walk: Walk) -> str:
 
 def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "") -> str:
     """The barrier of what was measured on all images, as HTML."""
-    found = highest_barrier([(w, a) for w, a in points if a.n >= total])
+    found = barrier([(w, a) for w, a in points if a.n >= total])
     if found is None:
         return "…"
     if found[0] * total < 1:  # less than one image

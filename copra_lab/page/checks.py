@@ -4,13 +4,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from copra_lab.lora import Adapter
 from copra_lab.nemesis import SIGMAS
 from copra_lab.page.lab import BASE, NO_LONGER, OWN, Lab
-from copra_lab.page.places import BEYOND, HIGH, LOW, MOST, SPACES, STEP, UNITS
-from copra_lab.prune import layers_of
-from copra_lab.sites import KINDS
-from copra_lab.sites import place as site
+from copra_lab.page.places import BEYOND, HIGH, LOW, MOST_PERCENT, SPACES, STEP, UNITS
 
 
 def position(value: object) -> float:
@@ -54,7 +50,7 @@ def duration(value: object) -> float:
 def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:
     """What came from the sliders of a prompt's vectors or their number fields → whole percent for each of its `length` vectors, or
     None where none differs from 100. Raises ValueError for what is no number."""
-    found = tuple(round(_within(v, 0, MOST, f"vector {i}")) for i, v in enumerate(values[:length], 1))
+    found = tuple(round(_within(v, 0, MOST_PERCENT, f"vector {i}")) for i, v in enumerate(values[:length], 1))
     return None if all(p == 100 for p in found) else found
 
 
@@ -104,14 +100,8 @@ def prompt_of(lab: Lab, task: str, key: object) -> str:
 def shares_of(values: Any, length: int) -> tuple[int, ...] | None:
     """A program's list of percents for each of a prompt's `length` vectors, as `stretched` gives it. Raises ValueError."""
     if not isinstance(values, list) or len(values) != length:
-        raise ValueError(f"percents must be a list of {length} numbers from 0 to {MOST}, one for each vector of the prompt")
+        raise ValueError(f"percents must be a list of {length} numbers from 0 to {MOST_PERCENT}, one for each vector of the prompt")
     return stretched(values, length)
-
-
-def switches_of(adapter: Adapter) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """The layers and the kinds of site that an adapter has in the image tower, in order."""
-    own = {kind for tower, _, kind in map(site, adapter.deltas) if tower == "vision"}
-    return layers_of(adapter), tuple(k for k in KINDS if k in own)
 
 
 def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False) -> tuple[Any, ...] | None:

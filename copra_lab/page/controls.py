@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from copra_lab.lora import Adapter
-from copra_lab.sites import KINDS
-from copra_lab.sites import place as site
+from copra_lab.prune import layers_of
+from copra_lab.sites import KINDS, site_of
 
 
 def corrupted(percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int) -> tuple[Any, ...]:
@@ -20,8 +20,14 @@ def corrupted(percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: 
 
 def matrices_of(adapter: Adapter) -> tuple[tuple[int, str], ...]:
     """(layer, kind) of each site that an adapter has in the image tower, layer by layer."""
-    found = [(layer, kind) for tower, layer, kind in map(site, adapter.deltas) if tower == "vision"]
+    found = [(layer, kind) for tower, layer, kind in map(site_of, adapter.deltas) if tower == "vision"]
     return tuple(sorted(found, key=lambda m: (m[0], KINDS.index(m[1]))))
+
+
+def switches_of(adapter: Adapter) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers and the kinds of site that an adapter has in the image tower, in order."""
+    own = {kind for tower, _, kind in map(site_of, adapter.deltas) if tower == "vision"}
+    return layers_of(adapter), tuple(k for k in KINDS if k in own)
 
 
 def named(matrix: tuple[int, str]) -> str:

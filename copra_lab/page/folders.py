@@ -1,6 +1,6 @@
 """A task of the visitor's own in the Try view: a zip of class folders, classified by the base and by every adapter on the shelf."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any, NamedTuple
 
@@ -12,10 +12,11 @@ from copra_lab.bench import Bench
 from copra_lab.lora import NONE
 from copra_lab.page import parts
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT
+from copra_lab.page.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
-from copra_lab.plots import percent
+from copra_lab.page.walk import Requests
+from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
 from copra_lab.uploads import CLASSES, IMAGES, MEGABYTES, zip_task
 
@@ -48,30 +49,45 @@ def fill(lab: Lab) -> None:
             table = html(parts.table(("task", "model"), []), elem_id="try-table")
             copy_button("try-table")
 
-    def run(file: Any) -> Iterator[list[Any]]:
-        yield from classified(lab, file)
+    zips, number = gr.State(Requests()), gr.Number(visible=False)
 
-    waits = file.upload(lambda: '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>', None, result, **EVENT)
-    waits.then(run, file, [result, table], concurrency_limit=1, concurrency_id="background", **EVENT)
+    def begins(zips: Requests, number: Any) -> str:
+        zips.take(number)
+        return '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>'
+
+    def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
+        yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
+        yield from classified(lab, file, lambda: zips.overtaken(number))
+        if zips.overtaken(number):  # Gradio gives what came last once more at the end
+            yield [gr.skip()] * 2
+
+    # It counts before it waits for a place, so that the zip before it ends and leaves its own.
+    waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)
+    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND)
 
 
-def classified(lab: Lab, file: Any) -> Iterator[list[Any]]:
-    """What is shown and the table, again and again, as one task's adapters after the other are asked."""
+def classified(lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False) -> Iterator[list[Any]]:
+    """What is shown and the table, again and again, as one task's adapters after the other are asked; nothing more once another zip has
+    ``overtaken`` this one."""
     try:
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
         whole = lab.bench(next(iter(lab.tasks())))
         bench = Bench(whole.clip, zip_task(file, whole.split.images.shape[1]), precision=lab.precision)
     except (ValueError, OSError) as e:
-        yield [parts.trouble(e), gr.skip()]
+        if not overtaken():
+            yield [parts.trouble(e), gr.skip()]
         return
     found = [Answer("", "No adapter (the base)", bench.predictions(NONE))]
     for task, title in lab.tasks().items():
+        if overtaken():
+            return
         yield [drawn(bench, found), table(bench, found)]
         for label, key in lab.adapters(task):
             traffic.give_way()
             found.append(Answer(title, label, _asked(lab, bench, task, key)))
-    yield [drawn(bench, found, done=True), table(bench, found)]
+    if not overtaken():
+        yield [drawn(bench, found, done=True), table(bench, found)]
 
 
 def _asked(lab: Lab, bench: Bench, task: str, key: str) -> "Tensor | str":

@@ -28,6 +28,9 @@ OPENING = "things-mosaic"
 PROMPT_OPENING = "digits"
 """The task that the Prompt view opens with: words fail there, and a learned prompt does not."""
 
+SHELF = "0/"
+"""How the keys of what comes with the page begin. In an address they go without."""
+
 OWN = "own/"
 """How the keys of what visitors trained begin."""
 
@@ -87,6 +90,11 @@ class Lab:
     own: tuple[Own, ...] = field(default=(), compare=False)
 
     @property
+    def shared(self) -> "Lab":
+        """What of it all visitors share: what is remembered by this keeps no visitor's own adapters."""
+        return replace(self, own=()) if self.own else self
+
+    @property
     def clip(self) -> Clip:
         return load_clip(self.clip_name)
 
@@ -121,7 +129,7 @@ class Lab:
         """(label, key) of what can be blended in `task`; the last is no adapter at all."""
 
         def label(key: str, s: Shipped | Own) -> str:
-            return s.label if isinstance(s, Own) or key.startswith("0/") else f"{s.label} ({s.folder.parent.parent.name})"
+            return s.label if isinstance(s, Own) or key.startswith(SHELF) else f"{s.label} ({s.folder.parent.parent.name})"
 
         return [(label(key, s), key) for key, s in self.shelf(task).items()] + [("No adapter (the base)", BASE)]
 
@@ -199,10 +207,10 @@ class Lab:
         return load_task(task, self.clip, shots=shots)
 
     def few(self, task: str, images: int) -> Bench:
-        """A bench of the first `images` of the task's test images, in the order of its bench."""
+        """A bench of the first `images` of the task's test images, in the order of its bench; made once too."""
         whole = self.bench(task)
-        some = replace(whole.task, test=whole.split.pick(whole.order[:images].tolist()))
-        return Bench(whole.clip, some, precision=self.precision)
+        with _making:
+            return _few(whole, images, self.precision)
 
 
 @cache
@@ -218,3 +226,9 @@ def _base(folder: Path) -> str:
 def _bench(task: str, precision: str, clip_name: str | None) -> Bench:
     clip = load_clip(clip_name)
     return Bench(clip, load_task(task, clip), precision=precision)
+
+
+@cache
+def _few(whole: Bench, images: int, precision: str) -> Bench:
+    some = replace(whole.task, test=whole.split.pick(whole.order[:images].tolist()))
+    return Bench(whole.clip, some, precision=precision)

@@ -12,21 +12,15 @@ from urllib.parse import parse_qsl, urlencode
 
 from copra_lab.lora import Adapter
 from copra_lab.nemesis import SIGMAS
-from copra_lab.page.checks import adapter_of, inside, noise, percentage, point_of, position, prompt_of, shares_of, space_of, switched_on, switches_of
-from copra_lab.page.controls import corrupted, kept_sites, matrices_of, named
-from copra_lab.page.lab import BASE, Lab, trained
+from copra_lab.page.checks import adapter_of, inside, noise, percentage, point_of, position, prompt_of, shares_of, space_of, switched_on
+from copra_lab.page.controls import corrupted, kept_sites, matrices_of, named, switches_of
+from copra_lab.page.lab import BASE, SHELF, Lab, trained
 from copra_lab.page.orders import CHECKS, Order, settings
-from copra_lab.page.places import HIGH, LOW, MOST, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.places import HIGH, LOW, MIDDLE, MOST_PERCENT, UNITS, Bent, Blended, Mixed, Pruned, Valued
 from copra_lab.page.walk import Walk
 
 LONGEST = 2000
 """Characters that are read of an address."""
-
-MIDDLE = UNITS // 3
-"""What B and C count where a visitor of the triangle begins, in `UNITS`."""
-
-SHELF = "0/"
-"""How the keys of what comes with the page begin. In an address they go without."""
 
 
 class Tried(NamedTuple):
@@ -200,7 +194,7 @@ def _readable(lab: Lab, task: str, key: str) -> str:
 
 
 def _shares(text: str, length: int) -> tuple[int, ...] | None:
-    return shares_of([inside(v, 0, MOST, f"vector {i}") for i, v in enumerate(text.split(","), 1)], length)
+    return shares_of([inside(v, 0, MOST_PERCENT, f"vector {i}") for i, v in enumerate(text.split(","), 1)], length)
 
 
 def _vectors(text: str, length: int) -> tuple[int, ...]:

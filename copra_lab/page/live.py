@@ -17,13 +17,21 @@ from copra_lab.page.views import Entrance, refusal
 from copra_lab.page.walk import Session, Walk
 
 NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
-"""Numbers a request as it leaves; see `Session.take`."""
+"""Numbers a request as it leaves; see `Requests.take`."""
 
 EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
+"""Everything that runs the model shares one small limit."""
+
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
 """Apart, so that no first number waits in the queue behind all images of others."""
-"""Everything that runs the model shares one small limit."""
+
+WATCHING: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
+"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and several at once, since another question of
+the same visitor's must not wait until this one has ended by itself."""
+
+BACKGROUND: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "background"}
+"""What takes minutes, or nobody waits for: one at a time."""
 
 REDRAWN = 0.3
 """Seconds between two drawings of what is filled in."""
@@ -101,7 +109,7 @@ def follow(
         *given, session, query, number = values
         place, said = None, False
         try:
-            to = asked(session, query, given) if session.take(number) else None
+            to = asked(session, query, given) if session.requests.take(number) else None
             if to is not None:
                 place, updates = to
                 for walk in first_numbers(lab, session, place):
@@ -109,9 +117,10 @@ def follow(
                     said, updates = True, [gr.skip()] * hands
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
             if place is None or session.stands(place):
-                turn = session.change(Walk.nowhere).turns  # so that no number from before is shown in place of the words
+                walk = session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
                 said = True
-                yield [*stamped(turn, [parts.trouble(e)]), *[gr.skip()] * (len(live) - 1 + hands)]
+                pieces = [parts.trouble(e), *(p.draw(walk) for p in live[1:])]  # nor a chart and images of the place before
+                yield [*stamped(walk.turns, pieces), *[gr.skip()] * hands]
         if not said:
             yield [gr.skip()] * (len(live) + hands)
 
@@ -139,6 +148,6 @@ def follow(
     outputs = [*(p.where for p in live), *controls, entrance.refused]
     moved = gr.on(triggers, move, [*inputs, session, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
     rested = moved.success(rest, session, [*(p.where for p in everything), entrance.link], **REST)
-    rested.success(fill, session, [p.where for p in growing], concurrency_limit=1, concurrency_id="background", **EVENT)
+    rested.success(fill, session, [p.where for p in growing], **BACKGROUND)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)
     return rested

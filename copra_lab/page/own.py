@@ -13,10 +13,10 @@ from copra_lab.page import folders, link, parts, sketch
 from copra_lab.page import own_parts as draw
 from copra_lab.page.lab import Lab
 from copra_lab.page.link import Tried
-from copra_lab.page.live import EVENT, MODEL
+from copra_lab.page.live import EVENT, MODEL, NUMBERED
 from copra_lab.page.parts import html
 from copra_lab.page.views import Entrance, View, refusal
-from copra_lab.page.walk import Session, Walk
+from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.tasks import IMAGE_FILES, MEGAPIXELS, Split, photo
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
@@ -47,36 +47,55 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             answers = html(draw.answers([]), elem_id="try-answers")
     html(HOW_TO_READ)
     folders.fill(lab)
-    picture, turn = gr.State(None), gr.State(0)
+    picture, shown_so_far = gr.State(None), gr.State(0)
+    # Counted apart from the session's: what is asked here is shown on coming back, though the visitor is in another view by then.
+    pictures, number = gr.State(Requests()), gr.Number(visible=False)
     panels = [about, seen, answers]
 
     def theirs(handle: Callable[..., Any]) -> Callable[..., Any]:
-        """`handle`, which is asked about the adapters of the visitor's own too; their session is the last input."""
-        return lambda *values: handle(values[-1].walk.lab(lab), *values[:-1])
+        """`handle`, which is asked about the adapters of the visitor's own too, and answers only the newest request."""
 
-    def enter(task: Any, picture: Picture | None, session: Session, query: Any, number: Any) -> list[Any]:
-        return opening(lab, task, picture, session, query, number)
+        def answer(*values: Any) -> Any:
+            *given, session, pictures, number = values
+            return in_turn(pictures, number, lambda: handle(session.walk.lab(lab), *given))
+
+        return answer
+
+    def strokes(*values: Any) -> Any:
+        return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
+
+    def enter(task: Any, picture: Picture | None, session: Session, pictures: Requests, query: Any, number: Any) -> list[Any]:
+        *shown, refused = opening(lab, task, picture, session, query, number)
+        return [*([gr.skip()] * len(shown) if pictures.overtaken(number) else shown), refused]
 
     def told(task: Any) -> Any:
         return link.write(lab, Tried(task)) if isinstance(task, str) and task in lab.tasks() else gr.skip()
 
     outputs = [*panels, picture, task, entrance.refused]
-    entrance.opened(enter, [task, picture, session, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
+    entrance.opened(enter, [task, picture, session, pictures, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
     task.change(told, task, entrance.link, preprocess=False, **EVENT)
-    task.input(theirs(chosen), [task, picture, session], [*panels, picture], preprocess=False, **MODEL)
-    file.upload(theirs(given), [task, file, session], [*panels, picture], **MODEL)
-    paper.change(theirs(sketched), [task, paper, session], [*panels, picture], preprocess=False, **MODEL)
-    another.click(theirs(drawn), [task, turn, session], [*panels, picture, turn], **MODEL)
+    mine: dict[str, Any] = MODEL | {"js": NUMBERED}
+    asking = [session, pictures, number]
+    task.input(theirs(chosen), [task, picture, *asking], [*panels, picture], preprocess=False, **mine)
+    file.upload(theirs(given), [task, file, *asking], [*panels, picture], **mine)
+    paper.change(strokes, [task, paper, *asking], [*panels, picture], preprocess=False, **mine)
+    another.click(theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine)
+
+
+def in_turn(pictures: Requests, number: Any, answer: Callable[[], Any]) -> Any:
+    """What is to be shown: the `answer` to the request of this number, if none newer came before it or while it was found."""
+    found = answer() if pictures.take(number) else gr.skip()
+    return gr.skip() if pictures.overtaken(number) else found
 
 
 def opening(lab: Lab, task: Any, picture: Picture | None, session: Session, query: Any = "", number: Any = None) -> list[Any]:
     """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
-    if not session.take(number):
-        return [gr.skip(), gr.skip(), gr.skip(), picture, gr.skip(), gr.skip()]
+    if not session.requests.take(number):
+        return [gr.skip()] * 6
     session.change(Walk.nowhere)  # what other views were measuring is not looked at
     asked, refused = link.read(lab, "try", query)
-    task = asked.task if asked else task
-    return [*chosen(session.walk.lab(lab), task, picture), task, refusal(refused)]
+    said = chosen(session.walk.lab(lab), asked.task if asked else task, picture)
+    return [*said, asked.task if asked else gr.skip(), refusal(refused)]
 
 
 def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:
@@ -115,18 +134,18 @@ def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
         return [gr.skip(), gr.skip(), parts.trouble(e), None]
 
 
-def drawn(lab: Lab, task: Any, turn: Any) -> list[Any]:
+def drawn(lab: Lab, task: Any, shown_so_far: Any) -> list[Any]:
     """The next picture of the test set, in its shuffled order."""
     try:
         lab.check(task)
     except ValueError as e:
-        return [gr.skip(), gr.skip(), parts.trouble(e), None, turn]
-    return [*shown(lab, task, from_test_set(lab, task, turn + 1)), turn + 1]
+        return [gr.skip(), gr.skip(), parts.trouble(e), None, shown_so_far]
+    return [*shown(lab, task, from_test_set(lab, task, shown_so_far + 1)), shown_so_far + 1]
 
 
-def from_test_set(lab: Lab, task: str, turn: int) -> Picture:
+def from_test_set(lab: Lab, task: str, number: int) -> Picture:
     bench = lab.bench(task)
-    i = int(bench.order[turn % len(bench)])
+    i = int(bench.order[number % len(bench)])
     return Picture(bench.split.images[i], int(bench.split.labels[i]))
 
 

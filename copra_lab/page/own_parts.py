@@ -8,7 +8,7 @@ from html import escape
 from PIL import Image
 from torch import Tensor
 
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 
 TOP = 3
 """Names shown of each model's answer."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from copra_lab.bench import Bench
 from copra_lab.page.walk import Change, Point, Walk, changes
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
 
 TILES = 10
@@ -133,6 +133,17 @@ def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) 
         for (first, *others), a in rows
     )
     return f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def spans(numbers: Sequence[int]) -> str:
+    """0, 1, 2, 5 → ``0–2, 5``."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)
 
 
 COPY = """(text => {

@@ -14,7 +14,7 @@ from copra_lab.nemesis import rescale
 from copra_lab.page.lab import Lab
 from copra_lab.prompts import SoftPrompt
 from copra_lab.prune import keep, layers_of, sparsify
-from copra_lab.sites import place as site
+from copra_lab.sites import site_of
 
 LOW, HIGH, STEP = -0.5, 1.5, 0.02
 
@@ -24,10 +24,13 @@ SPACES = {"delta": interpolate, "factors": interpolate_factors}
 UNITS = 120
 """Weights in a triangle are whole numbers of these parts: two decimals, and thirds."""
 
+MIDDLE = UNITS // 3
+"""What B and C count where a visitor of the triangle begins, in `UNITS`."""
+
 BEYOND = 20
 """How far, in `UNITS`, a weight in a triangle may be below zero."""
 
-MOST = 200
+MOST_PERCENT = 200
 """Percent of its learned norm that a vector of a prompt can be stretched to."""
 
 
@@ -224,7 +227,7 @@ class Pruned:
         kept = keep(adapter, self.layers, self.kinds) if layers_of(adapter) else adapter
         if self.off:
             gone = {("vision", *matrix) for matrix in self.off}
-            kept = kept.keep([name for name in kept.deltas if site(name) not in gone])
+            kept = kept.keep([name for name in kept.deltas if site_of(name) not in gone])
         return sparsify(kept, self.percent / 100)
 
 

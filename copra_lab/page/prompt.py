@@ -14,7 +14,7 @@ from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, MODEL, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import MOST, Bent
+from copra_lab.page.places import MOST_PERCENT, Bent
 from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Walk
 
@@ -46,7 +46,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             chart = panel(partial(draw.chart, lab), "prompt-chart")
             with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
                 sliders = [
-                    gr.Slider(0, MOST, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}") for i in range(1, longest + 1)
+                    gr.Slider(0, MOST_PERCENT, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}")
+                    for i in range(1, longest + 1)
                 ]
             replaced = gr.CheckboxGroup([], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain")
             sigma = gr.Radio(
@@ -66,7 +67,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         copy_button("prompt-table")
 
     stage = Stage(Bent, number, chart, changed, table, partial(arrives, longest))
-    inputs, controls = [task, key, replaced, sigma, *sliders], [about, key, replaced, *sliders, task, sigma]
+    inputs, controls = [task, key, replaced, sigma, *sliders], [about, key, replaced, *sliders, beside, task, sigma]
     rested = follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     rested.success(partial(against.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
@@ -81,7 +82,7 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *p
     here, key_ = walk.place, lab.one_prompt(task, key)
     length = lab.prompt(task, key_).length
     vectors = tuple(range(1, length + 1))
-    updates: list[Any] = [gr.skip()] * (3 + len(percents))
+    updates: list[Any] = [gr.skip()] * (4 + len(percents))
     stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
     came_back = not isinstance(here, Bent) and Bent(task, key_) in walk.points  # from another view: the controls are as they were left
     chosen = switched_on(replaced, vectors, "vector", others=not stays)
@@ -89,17 +90,20 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *p
     place = Bent(task, key_, *corrupted(shares, noised, noise(sigma), length)) if stays or came_back else Bent(task, key_)
     if not stays:
         left = (shares, noised) if came_back else (None, [])
-        updates = _controls(lab, place, len(percents), *left)
+        known = came_back or (isinstance(here, Bent) and here.task == task)
+        updates = [*_controls(lab, place, len(percents), *left), gr.skip() if known else against.drawn(lab, task, None)]
     return place, updates
 
 
 def arrives(sliders: int, lab: Lab, place: Bent) -> Shown:
     """See `copra_lab.page.live.Stage`."""
-    return place, [*_controls(lab, place, sliders, place.percents, place.replaced), place.task, place.sigma or SIGMAS[-1]]
+    controls = _controls(lab, place, sliders, place.percents, place.replaced)
+    return place, [*controls, against.drawn(lab, place.task, None), place.task, place.sigma or SIGMAS[-1]]
 
 
 def _controls(lab: Lab, place: Bent, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]) -> list[Any]:
-    """An update for every control but the task and σ, with these ``shares`` in percent and the vectors ``noised`` switched on."""
+    """An update for the words about the task, the menu, the switches and the sliders: with these ``shares`` in percent, and the vectors
+    ``noised`` switched on."""
     length = lab.prompt(place.task, place.key).length
     values = [*(shares or [100] * length), *[100] * (sliders - length)]
     menu = gr.update(choices=lab.prompt_menu(place.task), value=place.key)

@@ -6,12 +6,11 @@ from functools import cache, lru_cache
 from html import escape
 
 from copra_lab.bench import Bench
-from copra_lab.clip import load_clip
+from copra_lab.clip import Clip
 from copra_lab.page import parts
 from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
-from copra_lab.page.places import MOST, Bent
-from copra_lab.page.prune_parts import spans
+from copra_lab.page.places import MOST_PERCENT, Bent
 from copra_lab.page.walk import Walk
 from copra_lab.prompts import PromptError, word_norm
 from copra_lab.stats import Accuracy
@@ -29,8 +28,9 @@ def norms(lab: Lab, place: Bent) -> tuple[float, ...]:
 
 
 @cache
-def word() -> float:
-    return word_norm(load_clip())
+def word(clip: Clip) -> float:
+    """The mean norm of the embedding of a word."""
+    return word_norm(clip)
 
 
 def bent(place: Bent) -> list[tuple[int, int]]:
@@ -43,9 +43,9 @@ def in_words(place: Bent) -> str:
     by: dict[int, list[int]] = {}
     for i, p in bent(place):
         by.setdefault(p, []).append(i)
-    said = [f"{spans(own)} at {p}\u202f%" for p, own in sorted(by.items())]
+    said = [f"{parts.spans(own)} at {p}\u202f%" for p, own in sorted(by.items())]
     if place.replaced:
-        said.append(f"{spans([i + 1 for i in place.replaced])} noise of σ = {place.sigma:g}")
+        said.append(f"{parts.spans([i + 1 for i in place.replaced])} noise of σ = {place.sigma:g}")
     return "; ".join(said) or "as learned"
 
 
@@ -89,7 +89,7 @@ def chart(lab: Lab, walk: Walk) -> str:
         with suppress(PromptError, OSError):  # said below, beside the others
             if key != here.key:
                 others.append((label, norms(lab, alike(lab, here, key))))
-    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(), others)}</div>'
+    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)}</div>'
 
 
 def alike(lab: Lab, place: Bent, key: str) -> Bent:
@@ -107,7 +107,7 @@ def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, o
     """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
     the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
     do not jump when one is dragged."""
-    top = 1.02 * max(MOST / 100 * max(learned), word)
+    top = 1.02 * max(MOST_PERCENT / 100 * max(learned), word)
     n = len(now)
 
     def y(v: float) -> float:

@@ -8,8 +8,8 @@ import gradio as gr
 
 from copra_lab.page import best
 from copra_lab.page import prune_parts as draw
-from copra_lab.page.checks import percentage, switched_on, switches_of
-from copra_lab.page.controls import kept_sites, matrices_of, named
+from copra_lab.page.checks import percentage, switched_on
+from copra_lab.page.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html

@@ -12,14 +12,13 @@ from torch import Tensor
 from copra_lab.bench import Bench
 from copra_lab.lora import Adapter
 from copra_lab.page import parts
-from copra_lab.page.checks import switches_of
-from copra_lab.page.controls import named
+from copra_lab.page.controls import named, switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Pruned
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Walk
-from copra_lab.plots import percent
-from copra_lab.sites import place as site
+from copra_lab.page.words import percent
+from copra_lab.sites import site_of
 from copra_lab.stats import Accuracy
 from copra_lab.storage import WEIGHTS, weights_file
 
@@ -66,7 +65,7 @@ def _entries(adapter: Adapter, count: Callable[[Tensor], int]) -> "Counter[tuple
     """`count` over A and B, by tower and layer."""
     found: Counter[tuple[str, int]] = Counter()
     for name, d in adapter.deltas.items():
-        found[site(name)[:2]] += count(d.A) + count(d.B)
+        found[site_of(name)[:2]] += count(d.A) + count(d.B)
     return found
 
 
@@ -151,19 +150,8 @@ def table(lab: Lab, walk: Walk) -> str:
     curves = list(dict.fromkeys(p.line for p in own))
     rows: list[tuple[Sequence[str], Accuracy]] = [(("base", *[""] * 6), walk.base.accuracy)] if walk.base else []
     for p in sorted(own, key=lambda p: (curves.index(p.line), p.percent)):
-        layers = "all" if p.layers is None else spans(p.layers) or "none"
+        layers = "all" if p.layers is None else parts.spans(p.layers) or "none"
         kept = left(lab, p)
         sizes = (f"{100 * kept.share:.1f}", f"{kept.bytes / 1000:.1f}", f"{kept.zipped / 1000:.1f}")
         rows.append(((layers, _kinds(lab, p), " ".join(map(named, p.off)), str(p.percent), *sizes), own[p]))
     return parts.table(heads, rows)
-
-
-def spans(layers: Sequence[int]) -> str:
-    """0, 1, 2, 5 → ``0–2, 5``."""
-    runs: list[list[int]] = []
-    for layer in layers:
-        if runs and layer == runs[-1][-1] + 1:
-            runs[-1].append(layer)
-        else:
-            runs.append([layer])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)

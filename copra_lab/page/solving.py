@@ -1,6 +1,8 @@
 """A layer game that is solved while somebody watches: sampled at first, then coalition by coalition until it is exact."""
 
 import threading
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -10,6 +12,7 @@ from copra_lab.bench import Bench
 from copra_lab.games import LayerGame, players_of
 from copra_lab.lora import Adapter
 from copra_lab.page.lab import Lab
+from copra_lab.page.measure import traffic
 from copra_lab.shapley import Curve, Exact, all_coalitions
 from copra_lab.stats import Z95
 
@@ -21,6 +24,9 @@ ORDERS = 24
 
 BATCH = 128
 """Coalitions between two looks at whether somebody still watches."""
+
+REDRAWN = 0.4
+"""Seconds between two drawings."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +147,42 @@ class Solving:
 _NOTHING = np.zeros(0)
 
 
+class _Once:
+    """A game that is made when it is first asked for."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.game: Solving | None = None
+
+
+_asking = threading.Lock()
+
+
 @lru_cache(32)
+def _once(lab: Lab, task: str, key: str) -> _Once:
+    return _Once()
+
+
 def solving(lab: Lab, task: str, key: str) -> Solving:
-    """The game of an adapter on the shelf. Raises AdapterError for one that does not fit."""
-    return Solving(lab.few(task, IMAGES), lab.adapter(task, key))
+    """The game of an adapter on the shelf or of a visitor's own: made once, however many ask for it at the same time, and nobody waits for
+    another one's, which takes a minute for a task that is new. Raises AdapterError for an adapter that does not fit."""
+    with _asking:
+        once = _once(lab.shared, task, key)
+    with once.lock:
+        once.game = once.game or Solving(lab.few(task, IMAGES), lab.adapter(task, key))
+        return once.game
+
+
+def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
+    """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact."""
+    shown, last = 0.0, None
+    while wanted() and not game.done:
+        traffic.give_way()
+        values = game.advance()
+        if not wanted():  # who gave way and asked was away for seconds
+            return
+        if time.monotonic() - shown >= REDRAWN or game.done:
+            shown, last = time.monotonic(), values
+            yield values
+    if wanted() and game.state is not None and game.state is not last:  # another who watches came to the end
+        yield game.state

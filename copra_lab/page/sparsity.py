@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from html import escape
 
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
 
 HEIGHT = 200
@@ -20,7 +20,7 @@ def sparsity_svg(
 
     ``points``: (sparsity, accuracy); those with fewer than `total` images count as first estimates, drawn wide and
     pale. ``base`` and ``whole``: without the adapter, a dashed line, and with all of it, a dotted one. ``at``: where
-    the visitor stands. Both axes run from 0 to 100 %, always. See `copra_lab.plots.path_svg`, whose classes it shares.
+    the visitor stands. Both axes run from 0 to 100 %, always. See `copra_lab.page.path.path_svg`, whose classes it shares.
     """
     points = sorted(points, key=lambda p: p[0])
     out = []

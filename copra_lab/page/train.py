@@ -15,12 +15,12 @@ from copra_lab.lora import Adapter
 from copra_lab.page import link, orders, parts
 from copra_lab.page import train_parts as draw
 from copra_lab.page.lab import METHODS, Lab, Own
-from copra_lab.page.line import MOST, Line
 from copra_lab.page.live import EVENT
 from copra_lab.page.orders import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.training import Progress, trained
 from copra_lab.page.views import Entrance, View, refusal
+from copra_lab.page.waiting import MOST_WAITING, Waiting
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
 from copra_lab.train import RATES
@@ -35,8 +35,8 @@ learn. After the same number of steps CopRA has learned less, and its curve lags
 steps.</p>"""
 
 
-def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = None) -> None:
-    first, usual, line = next(iter(lab.tasks())), Order(""), line or Line()
+def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None = None) -> None:
+    first, usual, line = next(iter(lab.tasks())), Order(""), line or Waiting()
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="train-task")
         methods = [("LoRA and CopRA side by side", BOTH), *((label, name) for name, label in METHODS.items())]
@@ -82,7 +82,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = No
 
     panels, hands = [status, race, charts, table], [go, stop]
     results = [own, told, *taking, fetch]
-    everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST + 4, "concurrency_id": "training"}
+    everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST_WAITING + 4, "concurrency_id": "training"}
 
     def run(*values: Any) -> Iterator[list[Any]]:
         yield from training(lab, line, values[-1], *values[:-1])
@@ -111,7 +111,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Line | None = No
 def entered(lab: Lab, session: Session, query: Any, number: Any) -> list[Any]:
     """What the visitor trained, and the controls as the address has them: nothing is trained before Train is pressed."""
     stays = [gr.skip()] * (2 + len(orders.CHECKS))
-    if not session.take(number):
+    if not session.requests.take(number):
         return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
     order, refused = link.read(lab, "train", query)
     updates = stays if order is None else [lab.about(order.task), order.task, *orders.settings(order).values()]
@@ -127,7 +127,7 @@ def address(lab: Lab, *values: Any) -> Any:
         return gr.skip()
 
 
-def training(lab: Lab, line: Line, session: Session, *values: Any) -> Iterator[list[Any]]:
+def training(lab: Lab, line: Waiting, session: Session, *values: Any) -> Iterator[list[Any]]:
     """The panels, buttons and results of the view, again and again, until a training is over."""
     stays, nothing = [gr.skip()] * 5, [gr.skip()] * (3 + len(TO))
     joined = False
@@ -200,7 +200,7 @@ def connect(lab: Lab, session: gr.State, blocks: Iterable[Any]) -> None:
     """Let the buttons of this view take a result to the others: their menus are found among all `blocks` of the page by their ids."""
     by_id = {b.elem_id: b for b in blocks if getattr(b, "elem_id", None)}
     menus = {
-        "blend": ("blend-task", "blend-a", "blend-b"), "prune": ("prune-task", "prune-adapter"), "shapley": ("worth-task", "worth-adapter"),
+        "blend": ("blend-task", "blend-a", "blend-b"), "prune": ("prune-task", "prune-adapter"), "shapley": ("worth-task", "worth-adapter", "worth-layer"),
         "try": ("try-task",),
     }  # fmt: skip
     for view, names in menus.items():
@@ -218,7 +218,8 @@ def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
     if view == "try":
         return task
     if view != "blend":
-        return [task, gr.update(choices=lab.adapters(own.task), value=own.key)]
+        menu = gr.update(choices=lab.adapters(own.task), value=own.key)
+        return [task, menu, *[gr.update(value=None)] * (view == "shapley")]  # the layer that is looked at is that of another adapter
     others = [o.key for o in session.walk.own if o.task == own.task and o is not own]
     keys = own.key, others[0] if others else lab.pair(own.task, None, None)[0]
     return [task, *(gr.update(choices=lab.menu(own.task), value=k) for k in keys)]

@@ -14,7 +14,7 @@ from copra_lab.copra import CopRA
 from copra_lab.page.lab import METHODS
 from copra_lab.page.orders import DROPPING
 from copra_lab.page.training import Course
-from copra_lab.plots import percent
+from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
 
 HEIGHT = 150

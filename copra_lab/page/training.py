@@ -9,10 +9,10 @@ import torch
 from copra_lab.bench import Bench
 from copra_lab.lora import NONE, Adapter, LoRA
 from copra_lab.page.lab import Lab, Own
-from copra_lab.page.line import Line, Ticket
 from copra_lab.page.measure import FIRST, traffic
 from copra_lab.page.orders import DROPPING, Order
 from copra_lab.page.stepping import Stepwise
+from copra_lab.page.waiting import Ticket, Waiting
 from copra_lab.page.walk import Session
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import Task
@@ -68,7 +68,7 @@ class Progress:
         return max((c.steps for c in self.courses), default=0)
 
 
-def trained(lab: Lab, session: Session, order: Order, line: Line) -> Iterator[Progress]:
+def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator[Progress]:
     """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own. The last report tells how it ended.
 
     Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if there is no place.
@@ -104,7 +104,7 @@ def _begun(bench: Bench, task: Task, order: Order, method: str) -> Stepwise:
     return Stepwise(lambda report: fit(bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings))
 
 
-def _watched(bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Line) -> Iterator[Progress]:
+def _watched(bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Waiting) -> Iterator[Progress]:
     """The runs in turn, a step each, until all are over or the visitor has had enough."""
     order, start = progress.order, time.monotonic()
     looks = {round(order.steps * i / LOOKS) for i in range(1, LOOKS + 1)}

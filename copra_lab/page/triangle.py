@@ -8,10 +8,9 @@ import gradio as gr
 from copra_lab.page import triangle_parts as draw
 from copra_lab.page.checks import point_of
 from copra_lab.page.lab import Lab
-from copra_lab.page.link import MIDDLE
 from copra_lab.page.live import Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
-from copra_lab.page.places import BEYOND, UNITS, Mixed, Place
+from copra_lab.page.places import BEYOND, MIDDLE, UNITS, Mixed, Place
 from copra_lab.page.triangle_hands import HANDS, SCRIPT
 from copra_lab.page.views import Entrance, View
 from copra_lab.page.walk import Walk

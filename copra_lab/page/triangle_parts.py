@@ -8,7 +8,7 @@ from copra_lab.bench import Bench
 from copra_lab.page import parts
 from copra_lab.page.places import BEYOND, UNITS, Mixed
 from copra_lab.page.walk import Point, Walk
-from copra_lab.plots import signed
+from copra_lab.page.words import signed
 from copra_lab.stats import Accuracy
 
 WIDTH, HEIGHT = 420, 372

@@ -79,7 +79,7 @@ _LEAVES = """(...x) => {
 class Entrance(NamedTuple):
     """How a view is entered. ``opened``: the event of its being shown. Handlers that listen to it take ``request`` as their last inputs,
     with ``js``: what the address asks for when the view opens ("" at all other times, see `copra_lab.page.link.read`), and the number of
-    the request (see `Session.take`). They give the view's address to ``link``, and to ``refused`` what of one could not be had."""
+    the request (see `Requests.take`). They give the view's address to ``link``, and to ``refused`` what of one could not be had."""
 
     name: str
     opened: Callable[..., Any]

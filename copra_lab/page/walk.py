@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeGuard
 
 from torch import Tensor
 
@@ -132,26 +133,44 @@ def changes(before: Point | None, after: Point | None) -> list[Change]:
     return [Change(i, int(before.predictions[i]), int(after.predictions[i])) for i in moved]
 
 
+class Requests:
+    """The numbers of the requests that a visitor made: the browser numbers them as they leave, since two that are sent at once may be
+    handled in any order."""
+
+    def __init__(self) -> None:
+        self.newest, self._lock = -math.inf, threading.Lock()
+
+    def __deepcopy__(self, memo: object) -> "Requests":
+        return Requests()  # Gradio copies a state's first value for each visitor
+
+    def take(self, number: object) -> bool:
+        """Whether the request of this number is the newest so far. Requests without a number count as newest."""
+        with self._lock:
+            if self.overtaken(number):
+                return False
+            self.newest = float(number) if _counts(number) else self.newest
+            return True
+
+    def overtaken(self, number: object) -> bool:
+        """Whether a newer one than the request of this number was taken; never of one without a number."""
+        return _counts(number) and number < self.newest
+
+
+def _counts(number: object) -> TypeGuard[float]:
+    return isinstance(number, int | float) and math.isfinite(number)
+
+
 class Session:
     """What one visitor has walked, through all views. Values inside are never changed, only replaced: of two handlers
     that run for the same visitor at once, each sees a whole `Walk`."""
 
     def __init__(self) -> None:
         # Turns are counted on from the clock: a visitor's page may outlive the server, and with it the session.
-        self.walk, self.turn = Walk(turns=time.time_ns() // 1_000_000), -math.inf
+        self.walk, self.requests = Walk(turns=time.time_ns() // 1_000_000), Requests()
         self._lock = threading.Condition()
 
     def __deepcopy__(self, memo: object) -> "Session":
         return Session()  # Gradio copies a state's first value for each visitor
-
-    def take(self, turn: object) -> bool:
-        """Whether the request numbered `turn` is the newest so far: the browser numbers them, since two that are sent
-        at once may be handled in any order. Requests without a number count as newest."""
-        number = float(turn) if isinstance(turn, int | float) and math.isfinite(turn) else self.turn
-        with self._lock:
-            newest = number >= self.turn
-            self.turn = max(self.turn, number)
-        return newest
 
     def change(self, how: Callable[[Walk], Walk]) -> Walk:
         with self._lock:

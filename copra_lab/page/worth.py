@@ -1,8 +1,8 @@
 """The Shapley view: what each layer of an adapter is worth, sharpening while one watches until it is exact."""
 
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,18 +10,14 @@ import gradio as gr
 from copra_lab.page import link, parts
 from copra_lab.page import worth_parts as draw
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import EVENT
-from copra_lab.page.measure import traffic
+from copra_lab.page.live import EVENT, WATCHING
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Valued
-from copra_lab.page.solving import Solving, Values, solving
+from copra_lab.page.solving import Solving, Values, sharpened, solving
 from copra_lab.page.turns import newest, stamped
 from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Session, Walk
 from copra_lab.prune import layers_of
-
-REDRAWN = 0.4
-"""Seconds between two drawings."""
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Let the layers join one after another, in every possible order: a layer’s <b>Shapley value</b> is what accuracy
 rises by when it joins, on average over all orders. The values of all layers add up to what the whole adapter adds. A coalition is a set of layers whose ΔW is switched on; its
@@ -56,7 +52,6 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         copy_button("worth-table")
 
     panels, controls = [number, bars, curve, decided, table], [about, adapter, layer, task, entrance.link, entrance.refused]
-    watched: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
 
     def watch(task: Any, key: Any, layer: Any, session: Session, query: Any, number: Any) -> Iterator[list[Any]]:
         yield from watching(lab, task, key, layer, session, number, query)
@@ -67,8 +62,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     def told(task: Any, key: Any, layer: Any, session: Session) -> Any:
         return address(lab, task, key, layer, session)
 
-    # A new question must not wait until the last one is answered, which takes half a minute: that one ends by itself. Not `change`: what a
-    # handler sets one menu to, another question would ask before the other menu is set.
+    # Not `change`: what a handler sets one menu to, another question would ask before the other menu is set.
     gr.on(
         [entrance.opened, task.input, adapter.input],
         watch,
@@ -76,7 +70,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         [*panels, *controls],
         js=entrance.js,
         preprocess=False,
-        **watched,
+        **WATCHING,
     )
     layer.change(look, [task, adapter, layer, session], [bars, decided], preprocess=False, **EVENT | {"trigger_mode": "always_last"})
     layer.input(told, [task, adapter, layer, session], entrance.link, preprocess=False, **EVENT)
@@ -86,7 +80,7 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
     """The panels, controls, address and what of one was refused, again and again, until the game is exact or the visitor looks at
     something else. ``query``: of the address that the view is entered with."""
     stays, asked, refused = [gr.skip()] * 11, None, gr.skip()
-    if not session.take(number):
+    if not session.requests.take(number):
         yield stays
         return
     lab = session.change(lambda walk: link.adopt(walk, query)).lab(lab)
@@ -100,24 +94,37 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         whole = Valued(task, lab.one(task, key))
         have = layers_of(lab.adapter(task, whole.key))
         game = solving(lab, task, whole.key)
-        known = (asked or _here(session.walk, whole)) and layer in have
+        if session.requests.overtaken(number):  # of a task that is new this takes a minute, and by now the visitor has gone on
+            yield stays
+            return
+        known = (asked or query or _here(session.walk, whole)) and layer in have
         place = Valued(task, whole.key, layer if known else _best(game))
         turn = session.visit(place).turns
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
         updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices, task]
         said = link.write(lab, place if known else whole)
         yield [*stamped(turn, drawn(game.state, game, place.layer)), *updates, said, refused]
-        for values in sharpened(game, lambda: session.turn == number and bool(_here(session.walk, whole))):
+
+        def wanted() -> bool:
+            return not session.requests.overtaken(number) and bool(_here(session.walk, whole))
+
+        for values in sharpened(game, wanted):
             updates = [gr.skip()] * 6
-            if place.layer < 0:  # the first that is known chooses the layer that is looked at
+            if place.layer < 0:  # the first that is known chooses the layer that is looked at, unless the visitor did meanwhile
                 place = Valued(task, whole.key, _best(game))
-                session.visit(place)
-                updates[2] = gr.update(value=place.layer)
+                if session.change(partial(_led, to=place)).place == place:
+                    updates[2] = gr.update(value=place.layer)
             walk = session.walk
             if now := _here(walk, whole):
                 yield [*stamped(walk.turns, drawn(values, game, now.layer)), *updates]
+        if not wanted():  # Gradio gives what came last once more at the end, menus of the adapter before and all
+            yield stays
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
-        yield [*stamped(session.change(Walk.nowhere).turns, [parts.trouble(e)]), *stays[1:]]
+        if session.requests.overtaken(number):
+            yield stays
+            return
+        pieces = [parts.trouble(e), *drawn(None, None, -1)[1:]]
+        yield [*stamped(session.change(Walk.nowhere).turns, pieces), *stays[len(pieces) :]]
 
 
 def address(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Any:
@@ -140,21 +147,16 @@ def _here(walk: Walk, place: Valued) -> Valued | None:
     return now if isinstance(now, Valued) and now.game == place.game else None
 
 
-def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
-    """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact."""
-    shown = 0.0
-    while wanted() and not game.done:
-        traffic.give_way()
-        values = game.advance()
-        if time.monotonic() - shown >= REDRAWN or game.done:
-            shown = time.monotonic()
-            yield values
-    if wanted() and game.state is not None and shown == 0:
-        yield game.state
+def _led(walk: Walk, to: Valued) -> Walk:
+    """`walk`, gone to the layer of `to` if it stands in that game and looks at no layer yet."""
+    here = _here(walk, to)
+    return walk.step(to) if here and here.layer < 0 else walk
 
 
-def drawn(values: Values | None, game: Solving, layer: int) -> list[Any]:
-    return [draw.number(values), draw.bars(values, layer), draw.curve(values), draw.decided(values, game.bench, layer), draw.table(values)]
+def drawn(values: Values | None, game: Solving | None, layer: int) -> list[str]:
+    """The panels; without a game, as when the page is opened."""
+    decided = draw.decided(values, game.bench if game else None, layer)
+    return [draw.number(values), draw.bars(values, layer), draw.curve(values), decided, draw.table(values)]
 
 
 def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[Any]:

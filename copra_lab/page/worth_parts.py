@@ -8,7 +8,7 @@ import numpy as np
 from copra_lab.bench import Bench
 from copra_lab.page import parts
 from copra_lab.page.solving import Values
-from copra_lab.plots import signed
+from copra_lab.page.words import signed
 
 HEIGHT, LOW_HEIGHT = 210, 130
 """Pixels of the drawing of values, and of the curve."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from copra_lab.page.stepping import GONE
 
-MOST = 8
+MOST_WAITING = 8
 """Visitors who may train or wait for it at the same time."""
 
 
@@ -20,10 +20,10 @@ class Ticket:
     seen: float = field(default_factory=time.monotonic)
 
 
-class Line:
+class Waiting:
     """Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody waits for a closed page."""
 
-    def __init__(self, most: int = MOST, gone: float = GONE):
+    def __init__(self, most: int = MOST_WAITING, gone: float = GONE):
         self.most, self.gone = most, gone
         self.pace: float | None = None
         """Seconds that a training image took lately, everything counted; None as long as nobody trained."""

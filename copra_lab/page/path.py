@@ -1,11 +1,12 @@
-"""The figures: one function each, shared by the lessons, the page and the reports."""
+"""The drawing of the Blend view: accuracy along the line between two adapters."""
 
 import itertools
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-from copra_lab.merge import barrier
+from copra_lab.merge import highest_barrier
+from copra_lab.page.words import percent, signed
 from copra_lab.stats import Accuracy
 
 HEIGHT = 270
@@ -21,24 +22,10 @@ class Line(NamedTuple):
     points: Sequence[tuple[float, Accuracy]]
 
 
-def percent(share: float) -> str:
-    """0.625 → ``62.5 %`` with a space that does not break."""
-    return f"{100 * share:.1f}\u202f%"
-
-
-def signed(number: float, digits: int = 2) -> str:
-    """A number with a true minus sign."""
-    return f"{number:.{digits}f}".replace("-", "−")
-
-
-def highest_barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | None:
-    """The barrier of a path and the λ where it is highest; None as long as an end is missing."""
+def barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | None:
+    """The barrier of a path and the λ where it is, see `copra_lab.merge.highest_barrier`; None as long as an end is missing."""
     weights, values = [w for w, _ in points], [a.value for _, a in points]
-    if 0.0 not in weights or 1.0 not in weights:
-        return None
-    ends = values[weights.index(0.0)], values[weights.index(1.0)]
-    depths = [(1 - w) * ends[0] + w * ends[1] - v if 0 <= w <= 1 else 0.0 for w, v in zip(weights, values, strict=True)]
-    return barrier(weights, values), weights[max(range(len(depths)), key=depths.__getitem__)]
+    return highest_barrier(weights, values) if {0.0, 1.0} <= set(weights) else None
 
 
 def path_svg(
@@ -59,7 +46,7 @@ def path_svg(
     always, so that two drawings can be compared.
 
     Positions across are percentages and positions down are pixels, so text keeps its size on a phone. Labels stand
-    outside of the plot: the parent needs padding. Colours come from CSS classes (``page/page.css``).
+    outside of the plot: the parent needs padding. Colours come from CSS classes (``page.css``).
     """
 
     def x(weight: float) -> str:
@@ -81,6 +68,7 @@ def path_svg(
 
     points = sorted(points, key=lambda p: p[0])
     whole = [(w, a) for w, a in points if a.n >= total]
+    beside = [other._replace(points=[(w, a) for w, a in other.points if a.n >= total]) for other in beside]
     ends = {w: a for w, a in whole if w in (0.0, 1.0)}
     out = [f'<rect class="between" x="{x(0)}" y="0" width="{100 / (high - low):.2f}%" height="{HEIGHT}"/>']
     for share in (0, 0.25, 0.5, 0.75, 1):
@@ -100,12 +88,11 @@ def path_svg(
     if len(ends) == 2:
         out.append(line("chord", x(0), y(ends[0.0].value), x(1), y(ends[1.0].value)))
     for other in beside:
-        known = [(w, a) for w, a in other.points if a.n >= total]
-        out += [line(f"other {other.kind}", x(w1), y(a1.value), x(w2), y(a2.value)) for (w1, a1), (w2, a2) in itertools.pairwise(known)]
-        out += [dot(other.kind, x(w), y(a.value)) for w, a in known]
+        out += [line(f"other {other.kind}", x(w1), y(a1.value), x(w2), y(a2.value)) for (w1, a1), (w2, a2) in itertools.pairwise(other.points)]
+        out += [dot(other.kind, x(w), y(a.value)) for w, a in other.points]
     for (w1, a1), (w2, a2) in itertools.pairwise(whole):
         out.append(line("curve", x(w1), y(a1.value), x(w2), y(a2.value)))
-    found = highest_barrier(whole)
+    found = barrier(whole)
     if found and found[0] * total >= 1:  # at least one image
         depth, weight = found
         value = dict(whole)[weight].value
@@ -130,18 +117,21 @@ def path_svg(
         out.append(text("base-name", "100%", f"{below if below < HEIGHT - 2 else below - 21:.1f}", label, ' dx="-4" text-anchor="end"'))
     return (
         f'<svg class="path" role="img" aria-label="Accuracy along the line from A to B" width="100%" height="{HEIGHT}">'
-        f"<desc>{escape(_in_words(whole, base, found, beside))}</desc>{''.join(out)}</svg>"
+        f"<desc>{escape(_in_words(whole, total, base, beside))}</desc>{''.join(out)}</svg>"
     )
 
 
-def _in_words(whole: Sequence[tuple[float, Accuracy]], base: Accuracy | None, found: tuple[float, float] | None, beside: Sequence[Line]) -> str:
+def _in_words(whole: Sequence[tuple[float, Accuracy]], total: int, base: Accuracy | None, beside: Sequence[Line]) -> str:
     said = [f"{len(whole)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")
     said += [f"{name}: {a}." for w, a in whole for weight, name in ((0.0, "A"), (1.0, "B")) if w == weight]
-    if found:
-        said.append(f"Barrier: {100 * found[0]:.1f} points at λ = {signed(found[1])}.")
-    for other in beside:
-        if found := highest_barrier(other.points):
-            said.append(f"Beside it: {other.name}, barrier {100 * found[0]:.1f} points at λ = {signed(found[1])}.")
+    if found := barrier(whole):
+        said.append(f"{_height(found, total).capitalize()}.")
+    said += [f"Beside it: {other.name}, {_height(found, total)}." for other in beside if (found := barrier(other.points))]
     return " ".join(said)
+
+
+def _height(found: tuple[float, float], total: int) -> str:
+    depth, weight = found
+    return f"barrier {100 * depth:.1f} points at λ = {signed(weight)}" if depth * total >= 1 else "no barrier"
