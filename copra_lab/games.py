@@ -13,7 +13,7 @@ from copra_lab.bench import MEASURES, Bench
 from copra_lab.copra import group
 from copra_lab.lora import Adapter
 from copra_lab.prune import layers_of
-from copra_lab.sites import place
+from copra_lab.sites import site_of
 from copra_lab.tuners import BlockOf, Switches, block_of
 
 __all__ = ["LayerGame", "SwitchGame", "players_of"]
@@ -22,7 +22,7 @@ __all__ = ["LayerGame", "SwitchGame", "players_of"]
 def players_of(adapter: Adapter, tower: str = "vision") -> dict[str, tuple[str, ...]]:
     """The layers of one tower as players of a `LayerGame`: the number of each layer → the names of the adapter's sites there, in order of
     depth. Empty for an adapter without any."""
-    return {str(n): tuple(s for s in adapter.deltas if place(s)[:2] == (tower, n)) for n in layers_of(adapter, tower)}
+    return {str(n): tuple(s for s in adapter.deltas if site_of(s)[:2] == (tower, n)) for n in layers_of(adapter, tower)}
 
 
 class _Game(ABC):
