@@ -17,17 +17,19 @@ from pathlib import Path
 from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from gradio.state_holder import SessionState
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
 from copra_lab.lora import NONE, Adapter, LoRA, LowRank, merged_weights
 from copra_lab.merge import highest_barrier, interpolate
-from copra_lab.page import VIEWS, blend, blend_parts, build, parts
+from copra_lab.page import VIEWS, blend, blend_parts, build, parts, sessions
 from copra_lab.page.checks import position
 from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
@@ -233,6 +235,26 @@ def test_what_was_cleared_is_not_filled_in():
     assert next(walks).whole(at(0.4))
     session.change(Walk.cleared)
     assert list(walks) == [] and list(session.walk.curve()) == [0.0, 0.6, 1.0]
+
+
+def test_what_gradio_holds_of_a_visitor_does_not_grow(monkeypatch):
+    monkeypatch.setattr(SessionState, "__setitem__", SessionState.__setitem__)
+    sessions.bound()
+
+    async def drag() -> tuple[int, int]:
+        with gr.Blocks() as page:
+            words, said = gr.Textbox(), gr.HTML()
+            words.change(lambda x: (gr.skip(), x), words, [words, said])
+            words.submit(lambda x: (x, gr.skip()), words, [words, said])
+        state = SessionState(page)
+        before = len(state.blocks_config.blocks)
+        for text in "abcde":
+            for event in page.fns.values():
+                assert text in (await page.process_api(event, [text], state=state))["data"]
+        return before, len(state.blocks_config.blocks)
+
+    before, after = asyncio.run(drag())
+    assert after == before
 
 
 def test_visitors_share_nothing():

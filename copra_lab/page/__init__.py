@@ -12,7 +12,7 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import api, blend, own, prompt, prune, tour, train, triangle, worth
+from copra_lab.page import api, blend, own, prompt, prune, sessions, tour, train, triangle, worth
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
@@ -58,6 +58,7 @@ def model_line(lab: Lab) -> str:
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
     """`gr.Blocks.launch` with the page's look, and without what would reach for other hosts. Does not block."""
+    sessions.bound()
     return page.launch(
         theme=THEME, css_paths=Path(__file__).with_name("page.css"), footer_links=[], share=False, ssr_mode=False, pwa=False,
         run_history=False, state_session_capacity=500, max_file_size="10mb", quiet=True, prevent_thread_lock=True, **options,
