@@ -142,7 +142,7 @@ def main() -> int:
     try:
         prepare(home)
         for name in a.works:
-            work, times, faults = WORKS[name], max(1, round(a.times * WORKS[name].share / whole)), 0, 0
+            work, times, faults = WORKS[name], max(1, round(a.times * WORKS[name].share / whole)), 0
             began = time.monotonic()
             truth = finished(work, home, home / "truth")
             seconds = time.monotonic() - began
