@@ -70,7 +70,7 @@ def pairs(lab: Lab) -> list[Blended]:
 
 async def crowd(url: str, server: psutil.Process, places: Sequence[Blended], seconds: float) -> tuple[list[Visitor], float, float]:
     """The visitors after they have gone, and the server's megabytes when all had come and at the end."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2)  # sooner than the server closes them
     async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30, read=None), limits=limits) as client:
         handlers = Handlers.of((await client.get("/config")).json())
         all_ = [Visitor(client, handlers, place, seed) for seed, place in enumerate(places)]
