@@ -21,4 +21,4 @@ def _stored(session: SessionState, key: int, value: Any) -> None:
 
 def bound() -> None:
     """Let it be so from now on, for every page of this process."""
-    SessionState.__setitem__ = _stored  # type: ignore[method-assign]
+    SessionState.__setitem__ = _stored
