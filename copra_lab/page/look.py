@@ -8,6 +8,7 @@ THEME = gr.themes.Base(
 ).set(
     body_background_fill="*neutral_50", body_background_fill_dark="#0e1420",
     body_text_color_subdued="*neutral_500",  # the usual one is too pale on white to be read by all
+    slider_color="#0067a8", slider_color_dark="#5db4ee",  # page.css's --a
     button_primary_background_fill="*primary_600", button_primary_background_fill_hover="*primary_700",
     body_text_color="*neutral_900", body_text_color_dark="*neutral_100",
     background_fill_primary_dark="#161e2d", background_fill_secondary_dark="#0e1420",
