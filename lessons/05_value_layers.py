@@ -24,7 +24,7 @@
 try:
     import copra_lab as cl
 except ImportError:
-    # %pip install --quiet "copra-lab[lessons]==0.1.0.dev0"
+    # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
 
 import copy
