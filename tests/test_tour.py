@@ -57,8 +57,9 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
     page.keyboard.press("ArrowLeft")
     assert shown(page)["title"] == STEPS[-2].title
     page.keyboard.press("Escape")
+    page.wait_for_url("**/?view=prune")  # a dialog says that it is closed a moment after it is
     assert not page.locator("#tour .step").is_visible() and page.evaluate("document.activeElement.id") == "tour-open"
-    assert page.url.endswith("?view=prune") and page.locator("#view-prune").is_visible()
+    assert page.locator("#view-prune").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     visitor.leave()
 
@@ -71,8 +72,8 @@ def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):  # n
     for _ in STEPS[1:]:
         page.get_by_role("button", name="Next").click()
     page.get_by_role("button", name="Done").click()
+    page.wait_for_url("**/?view=shapley")
     assert not page.locator("#tour .step").is_visible() and page.locator("#view-shapley").is_visible()
-    assert page.url.endswith("?view=shapley")
     visitor.leave()
 
 
