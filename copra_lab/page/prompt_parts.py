@@ -8,6 +8,7 @@ from html import escape
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip
 from copra_lab.page import parts
+from copra_lab.page.axes import Axes
 from copra_lab.page.controls import corrupted
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import MOST_PERCENT, Bent
@@ -83,7 +84,7 @@ def chart(lab: Lab, walk: Walk) -> str:
     """The norm of each vector now, and as it was learned; and those of the task's other prompts, with the same done to them."""
     here = walk.place if isinstance(walk.place, Bent) else None
     if here is None:
-        return f'<div class="chart norms">{_empty()}</div>'
+        return f'<div class="chart norms">{Axes(HEIGHT).svg("Norms")}</div>'
     others = []
     for label, key in lab.prompt_menu(here.task):
         with suppress(PromptError, OSError):  # said below, beside the others
@@ -99,46 +100,30 @@ def alike(lab: Lab, place: Bent, key: str) -> Bent:
     return Bent(place.task, key, *corrupted(shares, [i for i in place.replaced if i < length], place.sigma, length))
 
 
-def _empty() -> str:
-    return f'<svg class="path" width="100%" height="{HEIGHT}" role="img" aria-label="Norms"></svg>'
-
-
 def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, others: Sequence[tuple[str, tuple[float, ...]]] = ()) -> str:
     """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
     the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
     do not jump when one is dragged."""
     top = 1.02 * max(MOST_PERCENT / 100 * max(learned), word)
-    n = len(now)
-
-    def y(v: float) -> float:
-        return HEIGHT * (1 - min(v / top, 1))
-
-    out = []
-    for share in (0, 0.5, 1):
-        v = top * share
-        out.append(f'<line class="grid" x1="0" x2="100%" y1="{y(v):.1f}" y2="{y(v):.1f}"/>')
-        out.append(f'<text class="tick" x="0" y="{y(v):.1f}" dx="-8" dy="4" text-anchor="end">{v:.1f}</text>')
+    axes = Axes(HEIGHT, (0, len(now)), (0, top))
+    out = [part for v in (0, top / 2, top) for part in axes.tick(v, f"{v:.1f}")]
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
-        x, w = 100 * (i + 0.2) / n, 60 / n
         out.append(
-            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>"
-            f'<rect class="was" x="{x:.2f}%" width="{w:.2f}%" y="{y(b):.1f}" height="{HEIGHT - y(b):.1f}"/>'
-            f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{y(a):.1f}" height="{HEIGHT - y(a):.1f}"/>'
-            f"{''.join(_dash(label, own[i], x, w, y(own[i])) for label, own in others if i < len(own))}"
-            f'<text class="tick" x="{x + w / 2:.2f}%" y="{HEIGHT}" dy="16" text-anchor="middle">{i + 1}</text></g>'
+            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, a)}"
+            f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
         )
-    out.append(f'<line class="base" x1="0" x2="100%" y1="{y(word):.1f}" y2="{y(word):.1f}"/>')
     legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
-    out.append(f'<text class="tick" x="100%" y="0" dy="-14" text-anchor="end">{legend}</text>')
+    out += [axes.level("base", word), axes.legend(legend, dy=-14)]
     said = ", ".join(f"{a:.2f}" for a in now) + "".join(f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others)
+    return axes.svg("Norm of each vector", out, f"Norms now: {said}.")
+
+
+def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
+    width = f"{80 / axes.across[1]:.2f}%"
     return (
-        f'<svg class="path" role="img" aria-label="Norm of each vector" width="100%" height="{HEIGHT}"><desc>{escape(f"Norms now: {said}.")}</desc>'
-        f"{''.join(out)}</svg>"
+        f'<rect class="other" x="{axes.x(i + 0.1)}" width="{width}" y="{axes.y(min(norm, axes.up[1]))}" height="3" transform="translate(0 -1.5)">'
+        f"<title>{escape(label)}: norm {norm:.2f}</title></rect>"
     )
-
-
-def _dash(label: str, norm: float, x: float, width: float, y: float) -> str:
-    return f'<rect class="other" x="{x - width / 6:.2f}%" width="{width * 4 / 3:.2f}%" y="{y - 1.5:.1f}" height="3"><title>{escape(label)}: norm {norm:.2f}</title></rect>'
 
 
 def changed(walk: Walk, bench: Bench | None) -> str:

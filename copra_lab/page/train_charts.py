@@ -2,15 +2,14 @@
 
 import base64
 import io
-import itertools
 import math
 from collections.abc import Sequence
-from html import escape
 
 import numpy as np
 from PIL import Image
 
 from copra_lab.copra import CopRA
+from copra_lab.page.axes import QUARTERS, Axes
 from copra_lab.page.lab import METHODS
 from copra_lab.page.orders import DROPPING
 from copra_lab.page.training import Course
@@ -41,66 +40,40 @@ def losses(course: Course, steps: int) -> list[tuple[float, float]]:
 def loss_svg(courses: Sequence[Course], steps: int, classes: int) -> str:
     """The loss axis runs to one and a half times the loss of guessing evenly, which is drawn dotted; what is beyond is cut."""
     even = math.log(max(2, classes))
-    top = 1.5 * even
-    out = _frame([(i * even / 2, f"{i * even / 2:.1f}") for i in range(4)], top, steps)
-    out.append(_line("chord", 0, even / top, 1, even / top))
-    out.append(f'<text class="base-name" x="100%" y="{_y(even / top)}" dx="-4" dy="-6" text-anchor="end">guessing {even:.2f}</text>')
+    axes = Axes(HEIGHT, (0, steps), (0, 1.5 * even))
+    out = _frame(axes, [(i * even / 2, f"{i * even / 2:.1f}") for i in range(4)])
+    out.append(axes.level("chord", even))
+    out.append(axes.text("base-name", steps, even, f"guessing {even:.2f}", dx=-4, dy=-6, anchor="end"))
     said = []
     for course in courses:
-        found = [(x / steps, min(1, y / top)) for x, y in losses(course, steps)]
-        out += [_line(f"course {course.method}", *a, *b) for a, b in itertools.pairwise(found)]
+        found = losses(course, steps)
+        out += axes.curve(f"course {course.method}", [(x, min(1.5 * even, y)) for x, y in found])
         if found:
-            said.append(f"{METHODS[course.method]}: {losses(course, steps)[-1][1]:.2f} at step {course.steps}.")
-    return _svg("Loss on training images against steps", out, said)
+            said.append(f"{METHODS[course.method]}: {found[-1][1]:.2f} at step {course.steps}.")
+    return axes.svg("Loss on training images against steps", out, " ".join(said))
 
 
 def accuracy_svg(courses: Sequence[Course], steps: int, base: Accuracy | None) -> str:
     """Accuracy on the test images with its 95 % intervals; from 0 to 100 %, always. ``base``: before the first step."""
-    out = _frame([(share, f"{share:.0%}") for share in (0, 0.25, 0.5, 0.75, 1)], 1, steps)
+    axes = Axes(HEIGHT, (0, steps))
+    out = _frame(axes, [(share, f"{share:.0%}") for share in QUARTERS])
     said = []
     if base:
-        out.append(_line("base", 0, base.value, 1, base.value))
-        out.append(f'<text class="base-name" x="100%" y="{_y(base.value)}" dx="-4" dy="14" text-anchor="end">base {percent(base.value)}</text>')
+        out.append(axes.level("base", base.value))
+        out.append(axes.text("base-name", steps, base.value, f"base {percent(base.value)}", dx=-4, dy=14, anchor="end"))
         said.append(f"Without an adapter: {base}.")
     for course in courses:
         known = [(0, base), *course.measured] if base else list(course.measured)
-        found = [(step / steps, a) for step, a in known if a]
-        out += [_line(f"course {course.method}", x1, a1.value, x2, a2.value) for (x1, a1), (x2, a2) in itertools.pairwise(found)]
-        out += [_point(course.method, step / steps, a, f"{METHODS[course.method]}, step {step}") for step, a in course.measured]
+        out += axes.curve(f"course {course.method}", [(step, a.value) for step, a in known])
+        out += [axes.point(course.method, f"{METHODS[course.method]}, step {step}", step, a, 3.5) for step, a in course.measured]
         said += [f"{METHODS[course.method]} at step {step}: {a}." for step, a in course.measured]
-    return _svg("Accuracy on test images against steps", out, said)
+    return axes.svg("Accuracy on test images against steps", out, " ".join(said))
 
 
-def _frame(ticks: Sequence[tuple[float, str]], top: float, steps: int) -> list[str]:
-    out = []
-    for value, words in ticks:
-        out.append(_line("grid", 0, value / top, 1, value / top))
-        out.append(f'<text class="tick" x="0" y="{_y(value / top)}" dx="-8" dy="4" text-anchor="end">{words}</text>')
-    for share in (0, 0.25, 0.5, 0.75, 1):
-        out.append(f'<text class="tick" x="{share:.0%}" y="{HEIGHT}" dy="18" text-anchor="middle">{share * steps:.0f}</text>')
-    return out
-
-
-def _line(kind: str, x1: float, y1: float, x2: float, y2: float) -> str:
-    return f'<line class="{kind}" x1="{100 * x1:.2f}%" y1="{_y(y1)}" x2="{100 * x2:.2f}%" y2="{_y(y2)}"/>'
-
-
-def _y(share: float) -> str:
-    return f"{HEIGHT * (1 - share):.1f}"
-
-
-def _point(method: str, x: float, a: Accuracy, name: str) -> str:
-    start, stop = a.interval
-    return (
-        f'<g class="point {method}"><title>{escape(name)}: {escape(str(a))}</title>{_line("bar", x, start, x, stop)}'
-        f'<circle cx="{100 * x:.2f}%" cy="{_y(a.value)}" r="3.5"/></g>'
-    )
-
-
-def _svg(name: str, out: Sequence[str], said: Sequence[str]) -> str:
-    return (
-        f'<svg class="path" role="img" aria-label="{name}" width="100%" height="{HEIGHT}"><desc>{escape(" ".join(said))}</desc>{"".join(out)}</svg>'
-    )
+def _frame(axes: Axes, ticks: Sequence[tuple[float, str]]) -> list[str]:
+    out = [part for y, words in ticks for part in axes.tick(y, words)]
+    steps = axes.across[1]
+    return out + [axes.below(share * steps, f"{share * steps:.0f}") for share in QUARTERS]
 
 
 def layers_on(course: Course, steps: int) -> np.ndarray:

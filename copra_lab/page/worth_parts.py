@@ -7,6 +7,7 @@ import numpy as np
 
 from copra_lab.bench import Bench
 from copra_lab.page import parts
+from copra_lab.page.axes import QUARTERS, Axes
 from copra_lab.page.solving import Values
 from copra_lab.page.words import signed
 
@@ -71,70 +72,39 @@ def _span(v: Values) -> tuple[float, float]:
 def bars(v: Values | None, layer: int) -> str:
     """The value of each layer with its interval, in points of accuracy."""
     if v is None:
-        return f'<div class="chart worth"><svg class="path" width="100%" height="{HEIGHT}" role="img" aria-label="Values"></svg></div>'
-    low, high = _span(v)
-
-    def y(points: float) -> float:
-        return HEIGHT * (1 - (points - low) / (high - low))
-
-    out, n = [], len(v.layers)
+        return f'<div class="chart worth">{Axes(HEIGHT).svg("Values")}</div>'
+    (low, high), n = _span(v), len(v.layers)
+    axes = Axes(HEIGHT, (0, n), (low, high))
+    out = []
     step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
     for tick in range(int(math.ceil(low / step) * step), int(high) + 1, step):
-        out += [
-            f'<line class="{"zero" if tick == 0 else "grid"}" x1="0" x2="100%" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>',
-            f'<text class="tick" x="0" y="{y(tick):.1f}" dx="-8" dy="4" text-anchor="end">{signed(tick, 0)}</text>',
-        ]
+        out += axes.tick(tick, signed(tick, 0), "grid" if tick else "zero")
     for i, (name, value, half) in enumerate(zip(v.layers, 100 * v.values, 100 * v.halves, strict=True)):
-        x, w = 100 * (i + 0.16) / n, 68 / n
-        top, bottom = sorted((y(value), y(0)))
         chosen = " chosen" if name == layer else ""
         interval = "" if v.exact or not np.isfinite(half) else f" ± {half:.1f}"
+        whisker = axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
         out.append(
             f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} points</title>'
-            f'<rect class="is" x="{x:.2f}%" width="{w:.2f}%" y="{top:.1f}" height="{max(1.0, bottom - top):.1f}"/>'
+            f"{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
         )
-        if interval:
-            middle = f"{x + w / 2:.2f}%"
-            out.append(f'<line class="whisker" x1="{middle}" x2="{middle}" y1="{y(value - half):.1f}" y2="{y(value + half):.1f}"/>')
-        out.append("</g>")
     even = 100 * (v.full - v.empty) / n
-    out.append(f'<line class="chord" x1="0" x2="100%" y1="{y(even):.1f}" y2="{y(even):.1f}"/>')
-    out.append(f'<text class="tick" x="100%" y="0" dy="-12" text-anchor="end">points of accuracy · dotted: equal shares, {_points(even)}</text>')
+    out += [axes.level("chord", even), axes.legend(f"points of accuracy · dotted: equal shares, {_points(even)}")]
     said = ", ".join(f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True))
-    return (
-        f'<div class="chart worth"><svg class="path" role="img" aria-label="Shapley value of each layer" width="100%" height="{HEIGHT}">'
-        f"<desc>{escape(said)}.</desc>{''.join(out)}</svg></div>"
-    )
+    return f'<div class="chart worth">{axes.svg("Shapley value of each layer", out, f"{said}.")}</div>'
 
 
 def curve(v: Values | None) -> str:
     """The multilinear curve: mean accuracy when each layer is on with probability p."""
+    axes = Axes(LOW_HEIGHT)
     if v is None:
-        return f'<div class="chart worth low"><svg class="path" width="100%" height="{LOW_HEIGHT}" role="img" aria-label="Curve"></svg></div>'
-    out = []
-    for share in (0, 0.5, 1):
-        at = f"{LOW_HEIGHT * (1 - share):.1f}"
-        out += [
-            f'<line class="grid" x1="0" x2="100%" y1="{at}" y2="{at}"/>',
-            f'<text class="tick" x="0" y="{at}" dx="-8" dy="4" text-anchor="end">{share:.0%}</text>',
-        ]
-    for p in (0, 0.25, 0.5, 0.75, 1):
-        out.append(f'<text class="tick" x="{100 * p:g}%" y="{LOW_HEIGHT}" dy="18" text-anchor="middle">{p:g}</text>')
-    xs = np.linspace(0, 1, 41)
-    ys = v.curve(xs)
-    for (x1, y1), (x2, y2) in zip(zip(xs, ys, strict=True), zip(xs[1:], ys[1:], strict=True), strict=False):
-        out.append(
-            f'<line class="curve" x1="{100 * x1:.2f}%" x2="{100 * x2:.2f}%" y1="{LOW_HEIGHT * (1 - y1):.1f}" y2="{LOW_HEIGHT * (1 - y2):.1f}"/>'
-        )
-    out.append(
-        f'<line class="chord" x1="0" x2="100%" y1="{LOW_HEIGHT * (1 - v.empty):.1f}" y2="{LOW_HEIGHT * (1 - v.full):.1f}"/>'
-        f'<text class="tick" x="100%" y="0" dy="-10" text-anchor="end">accuracy when each layer is on with probability p</text>'
-    )
-    said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in (0, 0.25, 0.5, 0.75, 1))
-    return (
-        f'<div class="chart worth low"><svg class="path" role="img" aria-label="The multilinear curve" width="100%" height="{LOW_HEIGHT}">'
-        f"<desc>{escape(said)}.</desc>{''.join(out)}</svg></div>"
-    )
+        return f'<div class="chart worth low">{axes.svg("Curve")}</div>'
+    out = [part for share in (0, 0.5, 1) for part in axes.tick(share, f"{share:.0%}")]
+    out += [axes.below(p, f"{p:g}") for p in QUARTERS]
+    ps = np.linspace(0, 1, 41)
+    out += axes.curve("curve", zip(ps.tolist(), v.curve(ps).tolist(), strict=True))
+    out += [axes.line("chord", 0, v.empty, 1, v.full), axes.legend("accuracy when each layer is on with probability p", dy=-10)]
+    said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in QUARTERS)
+    return f'<div class="chart worth low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
 
 
 def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
