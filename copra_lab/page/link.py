@@ -118,7 +118,7 @@ def _blend(asked: _Asked, task: str) -> Blended:
 
 
 def _triangle_words(lab: Lab, s: Mixed) -> dict[str, str]:
-    return {name: _name(key) for name, key in zip("abc", s.keys, strict=True)} | {"point": ",".join(f"{x / UNITS:.3g}" for x in (s.b, s.c))}
+    return {name: _name(key) for name, key in zip("abc", s.keys, strict=True)} | {"point": ",".join(f"{round(x / UNITS, 3):g}" for x in (s.b, s.c))}
 
 
 def _triangle(asked: _Asked, task: str) -> Mixed:
