@@ -7,8 +7,9 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import IO
 
 ROOT = Path(__file__).parents[1]
 PATIENCE = 300
@@ -16,15 +17,15 @@ PATIENCE = 300
 
 
 @contextmanager
-def served(*options: str) -> Iterator[tuple[str, int]]:
-    """``app.py`` with `options` on a free port of this machine: its address once it answers, and the number of its process. Exits with what it
-    said if it does not."""
+def served(*options: str, log: IO[bytes] | None = None) -> Iterator[tuple[str, int]]:
+    """``app.py`` with `options` on a free port of this machine: its address once it answers, and the number of its process. What it says goes
+    to `log`; exits with that if it does not start."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
     command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), *options]
-    with tempfile.TemporaryFile() as log:
-        app = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
+    with nullcontext(log) if log else tempfile.TemporaryFile() as said:
+        app = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
         try:
             url, deadline = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
             while True:
@@ -33,8 +34,8 @@ def served(*options: str) -> Iterator[tuple[str, int]]:
                     break
                 except OSError:  # those of urllib are
                     if app.poll() is not None or time.monotonic() > deadline:
-                        log.seek(0)
-                        sys.exit(f"the page did not start:\n{log.read().decode(errors='replace')}")
+                        said.seek(0)
+                        sys.exit(f"the page did not start:\n{said.read().decode(errors='replace')}")
                     time.sleep(0.1)
             yield url, app.pid
         finally:

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from test_app import Visitor, browser, fresh, url  # noqa: F401 (fixtures)
 
 from copra_lab.page import VIEWS
 
@@ -26,7 +25,7 @@ def serious(page) -> list[str]:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look[0]}-{look[1]}")
-def test_every_view_can_be_used_by_everybody(browser, url, look):  # noqa: F811
+def test_every_view_can_be_used_by_everybody(browser, url, look):
     theme, width = look
     for view in VIEWS:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
@@ -40,7 +39,7 @@ def test_every_view_can_be_used_by_everybody(browser, url, look):  # noqa: F811
 
 @pytest.mark.browser
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look[0]}-{look[1]}")
-def test_every_page_of_the_site_can_be_read_by_everybody(browser, look):  # noqa: F811
+def test_every_page_of_the_site_can_be_read_by_everybody(browser, look):
     theme, width = look
     pages = sorted(p for p in SITE.rglob("*.html") if "_modules" not in p.parts and p != SITE / "index.html")  # which leads elsewhere at once
     if not pages:

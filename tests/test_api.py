@@ -12,14 +12,14 @@ from pathlib import Path
 import gradio as gr
 import psutil
 import pytest
+from by_hand import close_to, cut, independent
 from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 from PIL import Image
 from served import served  # recipes/served.py
-from test_app import ONE, TINY, TWO, TinyLab, close_to, cut, fresh, independent, url  # noqa: F401 (fixtures)
-from test_prune_view import BrokenLab
 from tiny import tiny_clip, tiny_task
+from tiny_page import ONE, TINY, TWO, BrokenLab, TinyLab
 
 from copra_lab.clip import load_clip
 from copra_lab.merge import interpolate
@@ -125,13 +125,13 @@ def test_the_readme_and_the_space_call_endpoints_that_exist():
 
 
 @pytest.fixture(scope="module")
-def client(url):  # noqa: F811
+def client(url):
     client = Client(url, verbose=False, analytics_enabled=False)
     yield client
     client.close()
 
 
-def test_gradio_client_gets_typed_endpoints_and_their_numbers(client, fresh):  # noqa: F811
+def test_gradio_client_gets_typed_endpoints_and_their_numbers(client, fresh):
     _, task, adapter = fresh
     named = client.view_api(return_format="dict")["named_endpoints"]
     assert {name.removeprefix("/") for name in named} == set(ENDPOINTS)  # the views' own handlers are nobody's business
@@ -163,7 +163,7 @@ def test_prompts_pictures_and_values_come_over_the_network_too(client):
     assert client.predict(task, key, 0, api_name="/shapley")["coalitions"] >= values["coalitions"]
 
 
-def test_the_readme_asks_as_it_says(url, capsys):  # noqa: F811
+def test_the_readme_asks_as_it_says(url, capsys):
     code = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
     names: dict = {}
     exec(code["programs"].replace("http://127.0.0.1:7860", url), names)
@@ -181,7 +181,7 @@ def test_a_program_reads_what_it_did_wrong(client, name, given, said):
         client.predict(*given, api_name=name)
 
 
-def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(url, monkeypatch):  # noqa: F811
+def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(url, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import load
 

@@ -3,31 +3,23 @@
 import asyncio
 import copy
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 import threading
 import time
-import urllib.error
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import urlsplit
 from xml.etree import ElementTree
 
 import gradio as gr
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
+from by_hand import close_to, cut, independent
 from gradio.state_holder import SessionState
-from tiny import random_adapter, tiny_clip, tiny_task
+from tiny import tiny_clip, tiny_task
+from tiny_page import LAB, ONE, TINY, TWO, TinyLab, at, cells, walked
 
 from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
-from copra_lab.lora import NONE, Adapter, LoRA, LowRank, merged_weights
+from copra_lab.lora import NONE, Adapter
 from copra_lab.merge import highest_barrier, interpolate
 from copra_lab.page import VIEWS, blend, blend_parts, build, parts, sessions
 from copra_lab.page.checks import position
@@ -39,85 +31,12 @@ from copra_lab.page.walk import KEPT, Change, Point, Requests, Session, Walk, ch
 from copra_lab.prune import layers_of
 from copra_lab.shipped import FOLDER
 from copra_lab.stats import Accuracy
-from copra_lab.storage import WEIGHTS
 from copra_lab.tasks import load_task
-from copra_lab.train import fit
 
 ROOT = Path(__file__).parent.parent
 
 
-def independent(clip, task, *parts: tuple[Adapter, float]) -> int:
-    """Right answers of the model with Σ share·ΔW of its adapters, by the model's own code: nothing of `merge` and `bench`."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other rather than work, on a machine that the app keeps busy
-    weights = {k: v.clone() for k, v in clip.model.state_dict().items()}
-    for adapter, share in parts:
-        for name, merged in merged_weights(clip.model, adapter).items():
-            weights[name] += share * (merged - clip.model.state_dict()[name])
-    model = copy.deepcopy(clip.model)
-    model.load_state_dict(weights)
-    with torch.inference_mode():
-        image = torch.cat([model.encode_image(clip.pixels(x)) for x in task.test.images.split(100)])
-        text = model.encode_text(clip.tokenizer(task.prompts))
-        correct = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(-1) == task.test.labels
-    torch.set_num_threads(threads)
-    return int(correct.sum())
-
-
-def cut(adapter: Adapter, layers=None, kinds=None, percent: int = 0) -> Adapter:
-    """The pruned adapter, by nothing of `copra_lab.prune`: sites by their names, entries ranked by numpy."""
-
-    def stays(name: str) -> bool:
-        layer, part = re.search(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)", name).groups()
-        return (layers is None or int(layer) in layers) and (kinds is None or part.removesuffix("_proj") in kinds)
-
-    kept, halves = {n: d for n, d in adapter.deltas.items() if stays(n)}, []
-    for half in "AB":
-        arrays = {n: getattr(d, half).numpy().copy() for n, d in kept.items()}
-        sizes = np.sort(np.abs(np.concatenate([a.ravel() for a in arrays.values()]))) if arrays else np.zeros(0)
-        gone = len(sizes) - round(len(sizes) * (1 - percent / 100))
-        halves.append({n: torch.from_numpy(np.where(np.abs(a) <= (sizes[gone - 1] if gone else -1), 0, a)) for n, a in arrays.items()})
-    return Adapter({n: LowRank(*(h[n] for h in halves), d.scale) for n, d in kept.items()}, adapter.base)
-
-
 # --- without a browser -------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class TinyLab(Lab):
-    """Two random adapters on a tiny CLIP."""
-
-    def tasks(self):
-        return {"colours": "Colours"}
-
-    def menu(self, task):
-        return [("One", "0/one"), ("Two", "0/two"), ("No adapter", BASE)]
-
-    def about(self, task):
-        return "Noise of four colours."
-
-    def adapter(self, task, key):
-        return NONE if key == BASE else random_adapter(tiny_clip(), seed=1 + (key == "0/two"), towers=("vision",), size=0.3)
-
-    def bench(self, task):
-        return TINY
-
-
-TINY = Bench(tiny_clip(), tiny_task(), precision="float32")
-LAB = TinyLab()
-ONE, TWO = (LAB.adapter("colours", key) for key in ("0/one", "0/two"))
-
-
-def at(weight: float) -> Blended:
-    return Blended("colours", "0/one", "0/two", weight)
-
-
-def walked(*places, lab: Lab = LAB) -> Session:
-    session = Session()
-    for place in places:
-        list(first_numbers(lab, session, place))
-        assert remaining(lab, session)
-    return session
 
 
 def in_between(weight: float) -> list[tuple[Adapter, float]]:
@@ -373,12 +292,6 @@ def test_less_than_an_image_is_no_barrier_in_words_either():
     assert not [e for e in svg.iter("line") if e.get("class") == "barrier"]
 
 
-def cells(table: str) -> list[list[str]]:
-    """What stands in the body of a table."""
-    root = ElementTree.fromstring(table.replace("scope=row", 'scope="row"').replace("scope=col", 'scope="col"'))
-    return [[cell.text or "" for cell in row] for row in root.iter("tr")][1:]
-
-
 def test_the_table_has_every_number_of_the_curve():
     walk = walked(at(0.2), at(-0.3)).walk
     rows = cells(blend_parts.table(walk))
@@ -421,177 +334,6 @@ def test_a_lab_without_adapters_is_refused(tmp_path):
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def fresh(tmp_path_factory):
-    """An adapter that was trained just now, in a folder of its own: (folder, task, adapter)."""
-    clip, folder = load_clip(), tmp_path_factory.mktemp("mine")
-    name = next(iter(Lab().tasks()))
-    task = load_task(name, side=clip.side)
-    adapter = fit(clip, task, LoRA(rank=2), seed=77, steps=4, lr=1e-2, batch=16, progress=False)
-    adapter.save(folder / name / "lora-fresh")
-    adapter.save(broken := folder / name / "lora-unfinished")
-    (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-100])
-    return folder, task, adapter
-
-
-@pytest.fixture(scope="module")
-def url(fresh):
-    """``python app.py`` in a process of its own, in float32, so that numbers can be compared."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    command = [sys.executable, "app.py", "--no-browser", "--precision", "float32", "--adapters", str(fresh[0])]
-    environment = {**os.environ, "GRADIO_SERVER_PORT": str(port), "PYTHONWARNINGS": "default"}
-    log = open(fresh[0] / "log", "w+", encoding="utf-8")
-    app = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    address, deadline = f"http://127.0.0.1:{port}", time.monotonic() + 120
-    try:
-        while True:
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                if app.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the app did not start:\n{(fresh[0] / 'log').read_text(encoding='utf-8')}")
-                time.sleep(0.2)
-        yield address
-        log.flush()
-        assert "Traceback" not in (fresh[0] / "log").read_text(encoding="utf-8")
-    finally:
-        app.terminate()
-        app.wait(20)
-        log.close()
-
-
-@pytest.fixture(scope="module")
-def browser(chromium):
-    from playwright.sync_api import sync_playwright
-
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update", "--disable-dev-shm-usage"]
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        yield started
-        started.close()
-
-
-class Visitor:
-    """A browser of one's own on the page."""
-
-    def __init__(self, browser, url: str, view: str | None = None, width: int = 1280, height: int = 900):
-        self.context = browser.new_context(viewport={"width": width, "height": height})
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(60_000)
-        self.elsewhere: list[str] = []
-        self.errors: list[str] = []
-        self.page.on("request", self._request)
-        self.page.on("console", lambda m: self.errors.append(m.text) if m.type == "error" else None)
-        self.page.on("pageerror", lambda e: self.errors.append(str(e)))
-        self.page.goto(f"{url}/?view={view}" if view else url)
-        prunes = bool(view) and view.partition("&")[0] == "prune"
-        self.thumb = self.page.locator(f"#{'prune-sparsity' if prunes else 'blend-weight'} input[type=range]")
-        self.low, self.high = (0, 100) if prunes else (LOW, HIGH)
-
-    def _request(self, request) -> None:
-        parts = urlsplit(request.url)
-        if parts.scheme not in ("data", "blob") and parts.hostname not in ("127.0.0.1", "localhost"):
-            self.elsewhere.append(request.url)
-
-    def grab(self) -> None:
-        self.thumb.scroll_into_view_if_needed()
-        self.track = self.thumb.bounding_box()  # measured once: nothing jumps
-        self.drag(float(self.thumb.input_value()))
-        self.page.mouse.down()
-
-    def drag(self, *places: float) -> None:
-        for place in places:
-            x = self.track["x"] + 10 + (self.track["width"] - 20) * (place - self.low) / (self.high - self.low)
-            self.page.mouse.move(x, self.track["y"] + self.track["height"] / 2, steps=3)
-
-    def drop(self) -> None:
-        self.page.mouse.up()
-
-    def settled(self, weight: float | None = None) -> dict:
-        """The number that is shown, once it is for `weight` (None: where the thumb is) and on all images."""
-        weight = float(self.thumb.input_value()) if weight is None else weight
-        shown = """weight => {
-          const trouble = document.querySelector('#blend-number .trouble'), now = document.querySelector('#blend-number .now');
-          if (trouble) return {trouble: trouble.innerText};
-          return now && now.dataset.n && parseFloat(now.dataset.weight) === weight && now.dataset.n === now.dataset.total
-            ? {...now.dataset, text: now.innerText} : null; }"""
-        found = self.page.wait_for_function(shown, arg=weight).json_value()
-        if "trouble" in found:
-            pytest.fail(found["trouble"])
-        return found
-
-    def pruned(self) -> dict:
-        """The number of the Prune view, once it is for the switches and the slider as they stand and on all images."""
-        shown = """() => {
-          const trouble = document.querySelector('#prune-number .trouble'), now = document.querySelector('#prune-number .now');
-          if (trouble) return {trouble: trouble.innerText};
-          const on = id => [...document.querySelectorAll(`#${id} label`)].filter(l => l.querySelector('input').checked).map(l => l.innerText.trim()).join(' ');
-          return now && now.dataset.n && now.dataset.n === now.dataset.total && now.dataset.layers === on('prune-layers')
-            && now.dataset.kinds === on('prune-kinds') && now.dataset.sparsity === document.querySelector('#prune-sparsity input[type=range]').value
-            ? {...now.dataset, text: now.innerText} : null; }"""
-        found = self.page.wait_for_function(shown).json_value()
-        if "trouble" in found:
-            pytest.fail(found["trouble"])
-        return found
-
-    def switch(self, name: object, group: str = "layers"):
-        return self.page.locator(f"#prune-{group} label").filter(has_text=re.compile(rf"^\s*{name}\s*$")).locator("input")
-
-    def quiet(self, view: str = "blend") -> None:
-        """Until positions passed by are filled in too, so that nothing runs any more."""
-        self.page.wait_for_function(f"!document.querySelector('#{view}-chart .point.first')")
-
-    def choose(self, menu: str, label: str) -> None:
-        self.page.locator(f"#{menu} input").click()
-        self.page.get_by_role("option", name=label, exact=True).click()
-
-    def leave(self) -> None:
-        self.context.close()
-        assert self.elsewhere == [] and self.errors == []
-
-
-@pytest.fixture
-def visit(browser, url):
-    visitors: list[Visitor] = []
-
-    def come(view: str | None = None, **size: int) -> Visitor:
-        visitors.append(visitor := Visitor(browser, url, view, **size))
-        visitor.pruned() if view == "prune" else visitor.settled(0.0)
-        return visitor
-
-    yield come
-    for visitor in visitors:
-        visitor.leave()
-
-
-@pytest.fixture(scope="module")
-def truth(fresh):
-    """Right answers between the first task's first two shipped adapters, by an independent forward pass."""
-    _, task, _ = fresh
-    lab, clip = Lab(), load_clip()
-    a, b = (lab.adapter(task.name, key) for key in lab.pair(task.name, None, None))
-    return lambda weight: independent(clip, task, (a, 1 - weight), (b, weight))
-
-
-@pytest.fixture(scope="module")
-def pruned_truth(fresh):
-    """Right answers of the first task's first adapter as the Prune view says it is pruned, by an independent forward pass."""
-    _, task, _ = fresh
-    lab, clip = Lab(), load_clip()
-    adapter = lab.adapter(task.name, lab.one(task.name, None))
-    return lambda shown: independent(
-        clip, task, (cut(adapter, list(map(int, shown["layers"].split())), shown["kinds"].split(), int(shown["sparsity"])), 1)
-    )
-
-
-def close_to(correct: int):
-    """Sums in another order may decide a tie the other way."""
-    return pytest.approx(correct, abs=1)
 
 
 @pytest.mark.browser

@@ -4,8 +4,9 @@ from dataclasses import dataclass, replace
 from xml.etree import ElementTree
 
 import pytest
-from test_app import LAB, ONE, TINY, TWO, TinyLab, at, browser, cells, close_to, fresh, independent, url, visit, walked  # noqa: F401 (fixtures)
+from by_hand import close_to, independent
 from tiny import random_adapter, tiny_clip, tiny_task
+from tiny_page import LAB, ONE, TINY, TWO, TinyLab, at, cells, walked
 
 from copra_lab.clip import load_clip
 from copra_lab.lora import NONE, Adapter, LowRank
@@ -220,7 +221,7 @@ def test_two_ends_are_no_line_beside(rested):
 
 
 @pytest.mark.browser
-def test_the_other_lines_in_a_browser(visit, fresh):  # noqa: F811
+def test_the_other_lines_in_a_browser(visit, fresh):
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()
     visitor = visit()

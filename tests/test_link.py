@@ -6,21 +6,22 @@ from functools import cache
 
 import gradio as gr
 import pytest
+from by_hand import close_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_app import BASE, ONE, TINY, Visitor, at, browser, close_to, fresh, url, walked  # noqa: F401 (fixtures)
 from test_blend_view import SEEDS
 from test_prompt_view import PromptLab
-from test_prune_view import BrokenLab, handler
 from test_train_view import TrainLab
+from tiny_page import ONE, TINY, BrokenLab, at, handler, walked
+from visitor import Visitor
 
 from copra_lab.nemesis import SIGMAS
 from copra_lab.page import blend, link, own, train, worth
 from copra_lab.page.controls import corrupted, kept_sites, matrices_of
-from copra_lab.page.lab import Lab, Own
+from copra_lab.page.lab import BASE, Lab, Own
 from copra_lab.page.measure import first_numbers
 from copra_lab.page.orders import BATCHES, DROPPING, LEARNING_RATES, MOST_RANK, MOST_SEED, SHOTS, SITES, STEPS, Order
-from copra_lab.page.places import HIGH, LOW, MOST_PERCENT, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.places import BEYOND, HIGH, LOW, MOST_PERCENT, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
 from copra_lab.page.triangle import lattice
 from copra_lab.page.turns import newest, stamped
 from copra_lab.page.views import refusal
@@ -92,6 +93,12 @@ def test_what_is_written_is_read_again(state):
         assert query == f"?view={view_of(state)}"
         asked, _ = link.read(LAB, view_of(state), query + "&task=colours")
     assert asked == state and getattr(asked, "compare", None) == getattr(state, "compare", None)
+
+
+def test_every_number_of_a_triangle_is_read_again():
+    ends = range(-BEYOND, UNITS + 2 * BEYOND + 1)
+    for place in [Mixed("colours", ("0/one", "0/two", "0/one"), *point) for x in ends for point in ((x, -BEYOND), (-BEYOND, x))]:
+        assert link.read(LAB, "triangle", link.write(LAB, place)) == (place, [])
 
 
 ANY = st.text(max_size=60) | st.lists(st.tuples(st.sampled_from(WORDS), st.text(max_size=12) | st.sampled_from(["one", "0,q", "1e9", "nan", "-1", "own/x"]))).map(
@@ -297,7 +304,7 @@ def test_nothing_of_a_turn_that_is_over_is_given():
 
 
 @pytest.mark.browser
-def test_a_late_piece_never_hides_a_newer_one(browser):  # noqa: F811
+def test_a_late_piece_never_hides_a_newer_one(browser):
     with gr.Blocks(analytics_enabled=False) as page:
         shown = newest("<p>begin</p>", "piece")
         with gr.Accordion("More", open=False):  # first shown after it was drawn
@@ -348,7 +355,7 @@ WHOLE = """view => { const now = document.querySelector(`#${view}-number .now`);
 
 @pytest.mark.browser
 @pytest.mark.parametrize(("view", "query"), LIVE)
-def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query):  # noqa: F811
+def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query):
     lab = Lab(precision="float32")
     place, refused = link.read(lab, view, query)
     bench = lab.bench(place.task)
@@ -374,7 +381,7 @@ def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query): 
 
 
 @pytest.mark.browser
-def test_links_to_layers_settings_and_tasks(browser, url):  # noqa: F811
+def test_links_to_layers_settings_and_tasks(browser, url):
     visitor = Visitor(browser, url, "shapley&task=faces-noise&adapter=copra-seed-1&layer=3")
     page = visitor.page
     page.wait_for_function("document.querySelector('#worth-decided h2')?.innerText.includes('layer 3')")
@@ -394,7 +401,7 @@ def test_links_to_layers_settings_and_tasks(browser, url):  # noqa: F811
 
 
 @pytest.mark.browser
-def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):  # noqa: F811
+def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):
     visitor = Visitor(browser, url, "blend&task=faces-noise")
     page = visitor.page
     visitor.settled(0.0)
@@ -426,7 +433,7 @@ def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):  
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):  # noqa: F811
+def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):
     visitor = Visitor(
         browser, url, "prune&task=faces-noise&adapter=own/abcdefghijklmnop&off=99&sparsity=<img src=x onerror=alert(1)>", width=width, height=844
     )
@@ -441,7 +448,7 @@ def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):  # noq
 
 
 @pytest.mark.browser
-def test_words_about_a_broken_file_stay_while_curves_are_filled_in(browser, url, fresh):  # noqa: F811
+def test_words_about_a_broken_file_stay_while_curves_are_filled_in(browser, url, fresh):
     broken = max(label for label, key in Lab((Lab().folders[0], fresh[0])).adapters(fresh[1].name) if key.startswith("1/"))
     visitor = Visitor(browser, url)
     visitor.settled(0.0)

@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import close_to
 from PIL import Image
-from test_app import TINY, TinyLab, Visitor, browser, cells, close_to, fresh, independent, url  # noqa: F401 (fixtures)
-from test_prune_view import BrokenLab, handler
 from tiny import tiny_clip, tiny_task
+from tiny_page import TINY, BrokenLab, TinyLab, cells, handler
+from visitor import Visitor
 
 from copra_lab.bench import Bench
 from copra_lab.clip import load_clip
@@ -257,7 +258,7 @@ def test_a_bad_zip_is_answered_in_words(tmp_path, data, words):
 
 
 @pytest.mark.browser
-def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):  # noqa: F811
+def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
     visitor = Visitor(browser, url, "try", width=390, height=844)
     page = visitor.page
     page.wait_for_selector("#try-answers table", timeout=120_000)
@@ -310,7 +311,7 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_picture_is_uploaded_and_a_broken_one_refused(browser, url, width, tmp_path, red):  # noqa: F811
+def test_a_picture_is_uploaded_and_a_broken_one_refused(browser, url, width, tmp_path, red):
     visitor = Visitor(browser, url, "try", width=width, height=900)
     page = visitor.page
     page.wait_for_selector("#try-answers table", timeout=120_000)

@@ -11,10 +11,11 @@ import gradio as gr
 import pytest
 import torch
 import torch.nn.functional as F
-from test_app import TINY, TinyLab, Visitor, browser, cells, close_to, fresh, independent, url  # noqa: F401 (fixtures)
-from test_app import walked as walked_in
-from test_prune_view import handler
+from by_hand import close_to
 from tiny import tiny_clip, tiny_task
+from tiny_page import TINY, TinyLab, cells, handler
+from tiny_page import walked as walked_in
+from visitor import Visitor
 
 from copra_lab.clip import load_clip
 from copra_lab.nemesis import replace, rescale
@@ -296,7 +297,7 @@ def test_what_ships_fits_and_is_measured_as_was_said():
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width):  # noqa: F811
+def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width):
     visitor = Visitor(browser, url, "prompt", width=width, height=900)
     page = visitor.page
 

@@ -1,10 +1,8 @@
 """The Prune view: what its switches and its slider ask for, measured on a tiny CLIP. In a browser: see test_app.py."""
 
-import asyncio
 import inspect
 import re
 import zipfile
-from dataclasses import dataclass
 from itertools import pairwise
 from xml.etree import ElementTree
 
@@ -12,15 +10,16 @@ import gradio as gr
 import numpy as np
 import pytest
 import torch
+from by_hand import close_to, cut, independent
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_app import LAB, ONE, TINY, TWO, TinyLab, browser, cells, close_to, cut, fresh, independent, pruned_truth, url, visit, walked  # noqa: F401 (fixtures)  # fmt: skip
 from tiny import random_adapter, tiny_clip, tiny_task
+from tiny_page import LAB, ONE, TINY, TWO, BrokenLab, cells, handler, walked
 
 from copra_lab.clip import load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
-from copra_lab.page import best, build, parts, prune, prune_parts
+from copra_lab.page import best, parts, prune, prune_parts
 from copra_lab.page.checks import percentage, switched_on
 from copra_lab.page.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.lab import Lab
@@ -32,7 +31,7 @@ from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.shapley import exact
 from copra_lab.sites import site_of
 from copra_lab.stats import Accuracy
-from copra_lab.storage import WEIGHTS, AdapterError
+from copra_lab.storage import WEIGHTS
 
 WHOLE = Pruned("colours", "0/one")
 EVERY = ("q", "k", "v", "out", "fc1", "fc2")
@@ -214,26 +213,6 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
 )
 def test_buttons_choose_layers(name, layers):
     assert prune.pressed(LAB, name, "colours", "0/one", Session()) == [layers, ALL] and name in prune.BUTTONS.values()
-
-
-@dataclass(frozen=True)
-class BrokenLab(TinyLab):
-    """Whose second adapter cannot be read."""
-
-    def adapter(self, task, key):
-        if key == "0/two":
-            raise AdapterError("copy it anew")
-        return super().adapter(task, key)
-
-
-def handler(lab: TinyLab, name: str, view: str):
-    """A view's handler as the page calls it, found by what it draws on."""
-
-    async def built():
-        return build(lab)
-
-    page = asyncio.run(built())  # outside of a loop gradio makes one and never closes it
-    return next(f.fn for f in page.fns.values() if f.name == name and str(f.outputs[0].elem_id).startswith(f"{view}-"))
 
 
 def test_the_page_answers_junk_and_broken_files_and_goes_on():
@@ -446,7 +425,7 @@ def test_before_anything_is_known_the_page_says_so():
 
 
 @pytest.mark.browser
-def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_truth, fresh):  # noqa: F811
+def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_truth, fresh):
     visitor = visit("prune", width=390, height=844)
     page, count = visitor.page, visitor.page.locator("#prune-count input[type=range]")
     height = "() => document.querySelector('#prune-best').getBoundingClientRect().height"

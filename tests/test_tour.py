@@ -4,7 +4,7 @@ import asyncio
 import json
 
 import pytest
-from test_app import Visitor, browser, fresh, url  # noqa: F401 (fixtures)
+from visitor import Visitor
 
 from copra_lab.page import VIEWS, build
 from copra_lab.page.tour import STEPS, html
@@ -36,7 +36,7 @@ def shown(page) -> dict:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, width):  # noqa: F811
+def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, width):
     visitor = Visitor(browser, url, "prune", width=width, height=844)
     page = visitor.page
     visitor.pruned()
@@ -65,7 +65,7 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
 
 
 @pytest.mark.browser
-def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):  # noqa: F811
+def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):
     visitor = Visitor(browser, url, "shapley&tour=1")
     page = visitor.page
     page.locator("#tour .step").wait_for()
@@ -78,7 +78,7 @@ def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):  # n
 
 
 @pytest.mark.browser
-def test_a_first_visit_is_invited_once(browser, url):  # noqa: F811
+def test_a_first_visit_is_invited_once(browser, url):
     context = browser.new_context(viewport={"width": 390, "height": 844})
     context.add_init_script("Object.defineProperty(Navigator.prototype, 'webdriver', {get: () => false})")
     page = context.new_page()

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 import torch
-from test_app import ONE, TINY, TWO, TinyLab, Visitor, browser, cells, fresh, url  # noqa: F401 (fixtures)
-from test_prune_view import ALL, handler
+from test_prune_view import ALL
 from tiny import tiny_clip, tiny_task
+from tiny_page import ONE, TINY, TWO, TinyLab, cells, handler
+from visitor import Visitor
 
 from copra_lab.copra import CopRA, masks
 from copra_lab.hf import to_hugging_face
@@ -397,7 +398,7 @@ def test_before_anything_is_trained_the_page_says_so():
 
 
 @pytest.mark.browser
-def test_watch_stop_prune_and_download_a_training(browser, url):  # noqa: F811 (fixtures)
+def test_watch_stop_prune_and_download_a_training(browser, url):
     visitor = Visitor(browser, url, "train", width=390, height=844)
     page = visitor.page
     page.click("#train-start")

@@ -4,9 +4,10 @@ from xml.etree import ElementTree
 
 import pytest
 import torch
-from test_app import LAB, ONE, TINY, TWO, Visitor, at, browser, cells, close_to, fresh, independent, url, walked  # noqa: F401 (fixtures)
-from test_prune_view import handler
+from by_hand import close_to, independent
 from tiny import tiny_clip, tiny_task
+from tiny_page import LAB, ONE, TINY, TWO, at, cells, handler, walked
+from visitor import Visitor
 
 from copra_lab.clip import load_clip
 from copra_lab.page import triangle, triangle_parts
@@ -209,7 +210,7 @@ def settled(visitor: Visitor, b: float, c: float) -> dict:
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):  # noqa: F811
+def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()
     adapters = [lab.adapter(task.name, key) for key in lab.three(task.name, None, None, None)]

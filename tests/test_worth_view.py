@@ -13,8 +13,8 @@ from xml.etree import ElementTree
 import gradio as gr
 import numpy as np
 import pytest
-from test_app import TINY, TinyLab, Visitor, browser, cells, fresh, independent, url  # noqa: F401 (fixtures)
-from test_prune_view import handler
+from tiny_page import TINY, TinyLab, cells, handler
+from visitor import Visitor
 
 from copra_lab.games import LayerGame
 from copra_lab.lora import NONE
@@ -272,7 +272,7 @@ def test_what_is_drawn():
 
 @pytest.mark.browser
 @pytest.mark.parametrize("width", [390, 1280])
-def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, width):  # noqa: F811
+def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, width):
     visitor = Visitor(browser, url, "shapley", width=width, height=900)
     page = visitor.page
     page.wait_for_function("() => document.querySelector('#worth-number .now')?.dataset.asked", timeout=120_000)
