@@ -65,9 +65,9 @@ def fresh(tmp_path_factory):
     return folder, task, adapter
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def url(fresh):
-    """The page's address, in float32, so that numbers can be compared."""
+    """The address of one page for all, in float32, so that numbers can be compared."""
     from served import served  # recipes/served.py
 
     with open(fresh[0] / "log", "w+b") as log, served("--precision", "float32", "--adapters", str(fresh[0]), log=log) as (address, _):
