@@ -16,6 +16,8 @@ from by_hand import close_to, cut, independent
 from gradio.utils import get_function_description
 from gradio_client import Client
 from gradio_client.exceptions import AppError
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 from served import served  # recipes/served.py
 from tiny import tiny_clip, tiny_task
@@ -206,10 +208,6 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
 
 
 def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
-    pytest.importorskip("mcp", reason="the extra mcp is not installed")
-    from mcp import ClientSession
-    from mcp.client.streamable_http import streamable_http_client
-
     async def ask(address: str):
         async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
             await session.initialize()
