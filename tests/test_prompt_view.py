@@ -271,6 +271,8 @@ def test_what_is_drawn():
         prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word(LAB.clip))
     )
     assert [e.get("y1") for e in other.iter("line")] == top  # the axis stays
+    loud = ElementTree.fromstring(prompt_parts.norms_svg((9.0, 0.1), (0.1, 0.2), 0.3, [("Nine", (9.0, 9.0))]))  # noise may be longer than the axis
+    assert all(float(e.get("y")) >= 0 and float(e.get("y")) + float(e.get("height")) <= prompt_parts.HEIGHT + 0.01 for e in loud.iter("rect"))
     rows = cells(prompt_parts.table(LAB, walk))
     assert [r[0] for r in rows] == ["plain words", "as learned", "4 at 0\u202f%; 2 at 50\u202f%"]
     assert float(rows[1][1]) == pytest.approx(LAB.prompt("colours", "four").norms().mean().item(), abs=1e-3)

@@ -43,9 +43,7 @@ def path_svg(
     ``base``: the accuracy without an adapter, a dashed line. ``at``: where the visitor stands. With both ends known,
     the chord between them and the barrier below it are drawn. ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to 100 %,
     always, so that two drawings can be compared.
-
     """
-
     axes = Axes(HEIGHT, (low, high))
 
     def dot(kind: str, weight: float, share: float) -> str:

@@ -103,13 +103,13 @@ def alike(lab: Lab, place: Bent, key: str) -> Bent:
 def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, others: Sequence[tuple[str, tuple[float, ...]]] = ()) -> str:
     """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
     the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
-    do not jump when one is dragged."""
+    do not jump when one is dragged; noise that is longer ends at its top."""
     top = 1.02 * max(MOST_PERCENT / 100 * max(learned), word)
     axes = Axes(HEIGHT, (0, len(now)), (0, top))
     out = [part for v in (0, top / 2, top) for part in axes.tick(v, f"{v:.1f}")]
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
         out.append(
-            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, a)}"
+            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
             f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
         )
     legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
