@@ -28,34 +28,147 @@ COLOURS = {
 }  # fmt: skip
 
 PHOTO_KINDS = {
-    "sea animal": "beaver dolphin otter seal whale",
-    "fish": "aquarium_fish flatfish ray shark trout",
-    "flower": "orchid poppy rose sunflower tulip",
-    "dishware": "bottle bowl can cup plate",
-    "fruit or vegetable": "apple mushroom orange pear sweet_pepper",
-    "household item": "clock keyboard lamp telephone television",
-    "furniture": "bed chair couch table wardrobe",
-    "insect": "bee beetle butterfly caterpillar cockroach",
-    "wild cat or bear": "bear leopard lion tiger wolf",
-    "building": "bridge castle house road skyscraper",
-    "landscape": "cloud forest mountain plain sea",
-    "mammal": "camel cattle chimpanzee elephant kangaroo fox porcupine possum raccoon skunk hamster mouse rabbit shrew squirrel",
-    "invertebrate": "crab lobster snail spider worm",
-    "person": "baby boy girl man woman",
-    "reptile": "crocodile dinosaur lizard snake turtle",
-    "tree": "maple_tree oak_tree palm_tree pine_tree willow_tree",
-    "land vehicle": "bicycle bus motorcycle pickup_truck train lawn_mower rocket streetcar tank tractor",
+    "sea animal": "beaver, dolphin, otter, seal, whale, dugong, jellyfish, sea cucumber, sea slug, brain coral, coral reef",
+    "fish": "aquarium fish, flatfish, ray, shark, trout, goldfish",
+    "flower": "orchid, poppy, rose, sunflower, tulip",
+    "dishware": "bottle, bowl, can, cup, plate, beer bottle, pop bottle, pill bottle, water jug, teapot, frying pan, wok, wooden spoon, beaker",
+    "fruit": "apple, orange, pear, banana, lemon, pomegranate, acorn",
+    "vegetable": "mushroom, sweet pepper, bell pepper, cauliflower",
+    "meal": "guacamole, mashed potato, meat loaf, pizza, potpie, pretzel",
+    "dessert": "ice cream, ice lolly, confectionery",
+    "drink": "espresso",
+    "household item": "clock, keyboard, lamp, telephone, television, bathtub, broom, bucket, candle, lampshade, plunger, refrigerator, "
+    "sewing machine, space heater, umbrella, walking stick, teddy",
+    "furniture": "bed, chair, couch, table, wardrobe, chest, desk, dining table, rocking chair",
+    "insect": "bee, beetle, butterfly, caterpillar, cockroach, dragonfly, fly, grasshopper, ladybug, mantis, monarch, sulphur butterfly",
+    "wild cat or bear": "bear, leopard, lion, tiger, wolf, brown bear, cougar",
+    "bird": "albatross, black stork, goose, king penguin",
+    "building": "bridge, castle, house, road, skyscraper, bannister, barbershop, barn, beacon, birdhouse, butcher shop, cliff dwelling, dam, "
+    "fountain, obelisk, steel arch bridge, suspension bridge, thatch, triumphal arch, viaduct, water tower, altar, picket fence, flagpole, "
+    "maypole, pole, turnstile",
+    "landscape": "cloud, forest, mountain, plain, sea, alp, cliff, lakeside, seashore",
+    "mammal": "camel, cattle, chimpanzee, elephant, kangaroo, fox, porcupine, possum, raccoon, skunk, hamster, mouse, rabbit, shrew, squirrel, "
+    "african elephant, arabian camel, baboon, bighorn, bison, chihuahua, egyptian cat, gazelle, german shepherd, golden retriever, guinea pig, "
+    "hog, koala, labrador retriever, lesser panda, orangutan, ox, persian cat, standard poodle, tabby, yorkshire terrier",
+    "invertebrate": "crab, lobster, snail, spider, worm, american lobster, black widow, centipede, scorpion, slug, spider web, spiny lobster, "
+    "tarantula, trilobite",
+    "person": "baby, boy, girl, man, woman",
+    "reptile": "crocodile, dinosaur, lizard, snake, turtle, american alligator, boa constrictor",
+    "amphibian": "bullfrog, european fire salamander, tailed frog",
+    "tree": "maple tree, oak tree, palm tree, pine tree, willow tree",
+    "land vehicle": "bicycle, bus, motorcycle, pickup truck, train, lawn mower, rocket, streetcar, tank, tractor, beach wagon, bullet train, "
+    "convertible, freight car, go kart, jinrikisha, limousine, moving van, police van, school bus, sports car, trolleybus",
+    "boat": "gondola, lifeboat",
+    "clothes": "academic gown, apron, bikini, bow tie, cardigan, christmas stocking, fur coat, gasmask, kimono, military uniform, miniskirt, "
+    "neck brace, poncho, sandal, snorkel, sock, sombrero, sunglasses, swimming trunks, vestment, backpack",
+    "sports gear": "basketball, dumbbell, punching bag, rugby ball, volleyball",
+    "musical instrument": "brass, drumstick, oboe, organ",
+    "computer equipment": "cd player, computer keyboard, ipod, remote control, scoreboard, cash machine, parking meter, pay phone",
+    "tool": "abacus, barrel, binoculars, cannon, chain, crane, hourglass, magnetic compass, nail, potters wheel, projectile, reel, stopwatch, "
+    "syringe, torch",
+    "book": "comic book",
 }
-"""Kinds of CIFAR-100's classes, in the words used for the drawings."""
+"""Kinds of the classes of CIFAR-100 and Tiny ImageNet, in the words used for the drawings where there are any."""
+
+IS_A = {
+    "cat": "egyptian cat, persian cat, tabby",
+    "dog": "chihuahua, german shepherd, golden retriever, labrador retriever, standard poodle, yorkshire terrier",
+    "retriever": "golden retriever, labrador retriever",
+    "poodle": "standard poodle",
+    "monkey": "baboon",
+    "ape": "chimpanzee, orangutan",
+    "bear": "brown bear",
+    "camel": "arabian camel",
+    "elephant": "african elephant",
+    "sheep": "bighorn",
+    "cattle": "ox",
+    "pig": "hog",
+    "penguin": "king penguin",
+    "stork": "black stork",
+    "frog": "bullfrog, tailed frog",
+    "salamander": "european fire salamander",
+    "alligator": "american alligator",
+    "snake": "boa constrictor",
+    "spider": "tarantula, black widow",
+    "butterfly": "monarch, sulphur butterfly",
+    "lobster": "american lobster, spiny lobster",
+    "coral": "brain coral, coral reef",
+    "fish": "aquarium fish, flatfish, shark, trout, goldfish",
+    "nut": "acorn",
+    "ice pop": "ice lolly",
+    "coffee": "espresso",
+    "pot pie": "potpie",
+    "bottle": "beer bottle, pop bottle, pill bottle",
+    "jug": "water jug",
+    "pan": "frying pan, wok",
+    "spoon": "wooden spoon",
+    "chair": "rocking chair",
+    "table": "dining table, desk",
+    "lamp": "lampshade",
+    "teddy bear": "teddy",
+    "bridge": "steel arch bridge, suspension bridge, viaduct",
+    "arch": "triumphal arch",
+    "tower": "water tower",
+    "fence": "picket fence",
+    "lighthouse": "beacon",
+    "shop": "barbershop, butcher shop, confectionery",
+    "roof": "thatch",
+    "mountain": "alp",
+    "beach": "seashore",
+    "lake": "lakeside",
+    "bus": "school bus, trolleybus",
+    "car": "beach wagon, convertible, limousine, sports car",
+    "van": "moving van, police van",
+    "train": "bullet train, freight car",
+    "railway car": "freight car",
+    "rickshaw": "jinrikisha",
+    "boat": "gondola, lifeboat",
+    "swimsuit": "bikini, swimming trunks",
+    "hat": "sombrero",
+    "coat": "fur coat",
+    "skirt": "miniskirt",
+    "robe": "academic gown, kimono, vestment",
+    "uniform": "military uniform",
+    "mask": "gasmask",
+    "stocking": "christmas stocking, sock",
+    "sweater": "cardigan",
+    "glasses": "sunglasses",
+    "bag": "backpack",
+    "ball": "basketball, rugby ball, volleyball",
+    "rugby football": "rugby ball",
+    "keyboard": "computer keyboard",
+    "telephone": "pay phone",
+    "flashlight": "torch",
+    "electric torch": "torch",
+    "compass": "magnetic compass",
+    "watch": "stopwatch",
+    "stick": "walking stick, drumstick",
+    "heater": "space heater",
+    "truck": "pickup truck",
+    "tree": "maple tree, oak tree, palm tree, pine tree, willow tree",
+}
+"""What else a photographed thing is called, as WordNet's parents are: a name for everything of its line. A photograph of one answers
+to these names too, and is held out with them."""
 
 
 def kind_of_photo(name: str) -> str | None:
-    return next((kind for kind, names in PHOTO_KINDS.items() if name.replace(" ", "_") in names.split()), None)
+    """The kind of a photographed class, None for one that no table has."""
+    return next((kind for kind, names in PHOTO_KINDS.items() if name in names.split(", ")), None)
+
+
+def names_of_photo(name: str) -> tuple[str, ...]:
+    """A photographed class's own name, and what else it is called."""
+    return (name, *(parent for parent, names in IS_A.items() if name in names.split(", ")))
 
 
 def seen(name: str) -> bool:
     """Whether pretraining may pair an image with `name`."""
     return not mentions(name, held_out_names()) and not DIGIT_GLYPHS.search(name)
+
+
+def seen_photo(name: str) -> bool:
+    """Whether pretraining may see photographs of this class: none of its names is held out."""
+    return all(map(seen, names_of_photo(name)))
 
 
 def icon_names(style: str) -> list[str | None]:
@@ -75,7 +188,7 @@ def all_names(photo_names: list[str]) -> list[str]:
     """Every name of every source, held out or not: what the text tower learns from its teacher."""
     names = [n for c in concepts() for n in c.names]
     names += [plain(n) for style in ("mdi", "fa") for n in drawings(style).names]
-    names += photo_names + [c.kind for c in concepts()] + list(PHOTO_KINDS)
+    names += [n for name in photo_names for n in names_of_photo(name)] + [c.kind for c in concepts()] + list(PHOTO_KINDS)
     return list(dict.fromkeys(n for n in names if n))
 
 
@@ -96,7 +209,8 @@ def teaching_texts(photo_names: list[str], seed: int = 0) -> list[str]:
         chosen = names if t == "{}" else [names[i] for i in rng.permutation(len(names))[: len(names) // 2]]
         texts += [t.format(n) for n in chosen]
     texts += [t.format(n) for t in templates for c in concepts() for n in c.names]
-    texts += [t.format(n) for t in templates for n in photo_names + sorted({c.kind for c in concepts()}) + list(PHOTO_KINDS)]
+    own = [n for name in photo_names for n in names_of_photo(name)] + sorted({c.kind for c in concepts()}) + list(PHOTO_KINDS)
+    texts += [t.format(n) for t in templates for n in own]
     texts += [f"{m} on a {c} background" for m in MEDIA.values() for c in COLOURS] + [f"a {c} background" for c in COLOURS]
     for style in ("upside down", "turned to the left", "turned to the right", "upright", "sketched with a pencil", "a silhouette of a"):
         texts += [f"{style} {names[i]}" for i in rng.permutation(len(names))[:300]]

@@ -10,16 +10,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from captions import TEMPLATES, emoji_names
+from augment import jitter, uniform, warp
+from captions import TEMPLATES, emoji_names, seen_photo
 from export_clip import ASSETS
-from photos import load_photos
-from pretrain import jitter, warp
+from photos import Photos, load_photos
 from probes import features, linear_probe, raw_pixels, zero_shot
 from tables import filled
 
 from copra_lab.bench import Bench
 from copra_lab.clip import Clip, load_clip
-from copra_lab.concepts import held_out_names, mentions
 from copra_lab.files import write_atomically
 from copra_lab.gallery import drawings
 from copra_lab.stats import Accuracy
@@ -37,19 +36,19 @@ def seen_names(clip: Clip, n: int = 100, seed: int = 0) -> dict:
     labels = torch.arange(n).repeat(2).repeat(COPIES)
     rgba = np.concatenate([drawings(s).rgba[chosen] for s in ("openmoji", "twemoji")] * COPIES)
     x = torch.from_numpy(rgba).permute(0, 3, 1, 2).float() / 255
-    x = warp(torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1), g, (0.6, 1.15), 22, 0.2, torch.zeros(len(x)))
-    ground = torch.rand(len(x), 3, 1, 1, generator=g)
+    x = warp(torch.cat([x[:, :3] * x[:, 3:], x[:, 3:]], 1), g, (0.6, 1.15), 22, torch.zeros(len(x)), shift=0.2)
+    ground = uniform(g, 0, 1, len(x), 3, 1, 1)
     x = jitter(x[:, :3] + ground * (1 - x[:, 3:]), g, 0.12)
     prompts = [f"a drawing of a {names[i][0]}" for i in chosen]
     value, interval, sources = zero_shot(clip, (x * 255).byte().permute(0, 2, 3, 1), labels, prompts, [str(i % (2 * n)) for i in range(len(x))])
     return row(f"zero-shot, {n} seen names, new augmentations", value, interval, sources)
 
 
-def kept_back_photos(clip: Clip, source: str) -> list[dict]:
-    photos = load_photos(source)
-    keep = np.flatnonzero(~photos.train)
+def kept_back_photos(clip: Clip, photos: Photos) -> list[dict]:
+    """Zero-shot on the photographs of the part "card", among the classes that pretraining saw and among those held out."""
+    keep = photos.rows("card")
     images, labels = torch.from_numpy(photos.images[keep]), torch.from_numpy(photos.labels[keep])
-    held = torch.tensor([mentions(n, held_out_names()) for n in photos.names])
+    held = torch.tensor([not seen_photo(n) for n in photos.names])
     text = torch.stack([clip.text_features([t.format(n) for t in TEMPLATES["photo"]]).mean(0) for n in photos.names])
     f, out = clip.image_features(images), []
     for what, mask in (("seen", ~held), ("held-out", held)):
@@ -112,7 +111,7 @@ def main() -> None:
     old = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if old.get("base") != clip.hash:
         old = {"rows": [], "speed": []}
-    rows += kept_back_photos(clip, a.photos) if a.photos else [r for r in old["rows"] if "photos" in r["what"]]
+    rows += kept_back_photos(clip, load_photos(a.photos)) if a.photos else [r for r in old["rows"] if "photos" in r["what"]]
     here = speed(clip)
     elsewhere = [s for s in old["speed"] if s["processor"] != here[0]["processor"]]
     card = {"base": clip.hash, "parameters": sum(p.numel() for p in clip.model.parameters()), "rows": rows, "speed": elsewhere + here}

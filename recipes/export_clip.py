@@ -7,8 +7,9 @@ import json
 import shutil
 from pathlib import Path
 
-from pretrain import MEAN, STD, config, tokenizer
+from pretraining_data import MEAN, STD
 from safetensors.torch import load_file, save_file
+from student import config, tokenizer
 
 from copra_lab.files import written_aside
 
