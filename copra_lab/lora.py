@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from copra_lab.clip import Clip
-from copra_lab.sites import Site, find_sites
+from copra_lab.sites import Site, find_sites, no_sites, parse
 
 __all__ = ["NONE", "Adapter", "LoRA", "LowRank", "merged_into"]
 
@@ -156,7 +156,7 @@ class Adapter:
 
     @staticmethod
     def load(folder, clip=None) -> "Adapter":
-        """Read a PEFT folder, or ``hf-hub:owner/name``; with `clip`, hold it against that model. See `copra_lab.storage`."""
+        """Read a PEFT folder, ``hf-hub:owner/name``, or a file of another tool; with `clip`, hold it against that model. See `copra_lab.storage`."""
         from copra_lab.storage import load_adapter
 
         return load_adapter(folder, clip)
@@ -172,9 +172,23 @@ def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> N
         raise ValueError(f"this adapter was trained on base {adapter.base:.16}, not on {base}; load the CLIP it was made from, or train it anew")
     for name, d in adapter.deltas.items():
         if name not in sites:
-            raise ValueError(f"this CLIP has no site {name!r}; the adapter was made for another architecture")
+            raise ValueError(_missing(name, adapter, sites))
         if d.shape != sites[name].shape:
             raise ValueError(f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; it was made for another architecture")
+
+
+def _missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
+    """Why a CLIP has no site of this name."""
+    found = parse(name)
+    if found is None:
+        return no_sites([n for n in adapter.deltas if parse(n) is None], adapter.deltas)
+    depth = 1 + max((s.layer for s in sites.values() if s.tower == found[0]), default=-1)
+    if found[1] < depth or not depth:
+        return f"this CLIP has no site {name!r}; the adapter was made for another architecture"
+    words = {"vision": "image", "text": "text"}[found[0] or "vision"]
+    return (
+        f"the adapter reaches layer {found[1]} of the {words} tower, whose layers are 0 to {depth - 1} in this CLIP; load the CLIP it was made from"
+    )
 
 
 def deltas_in(adapter: Adapter, sites: Mapping[str, Site], tower: str) -> dict[Site, LowRank]:

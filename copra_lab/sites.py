@@ -5,7 +5,7 @@ adapter trained on open_clip's fused attention fits the same weights in transfor
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +24,13 @@ _PARTS = {
     "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.out_proj": "out",  # Hugging Face
 }  # fmt: skip
 _PATH = re.compile(rf"(?P<where>\D*?)(?:resblocks|blocks|layers)\.(?P<layer>\d+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})$")
+
+_TARGETS = {
+    "layers": r".*layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
+    "resblocks": r".*resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)",
+    "blocks": r".*\bblocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc[12])",
+}
+"""By what a model calls its blocks: the ``target_modules`` of peft that are sites and nothing else."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +85,23 @@ def site_of(name: str) -> tuple[str, int, str]:
     if found and found[2] in KINDS:
         return found[0] or "vision", found[1], found[2]
     raise ValueError(f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as {hf_name('vision', 3, 'q')!r}")
+
+
+def targets(paths: Iterable[str]) -> str:
+    """The ``target_modules`` with which peft adapts all sites and nothing else, in the words of these paths of modules."""
+    used = [re.escape(name) for name in _TARGETS if any(re.search(rf"\b{name}\.\d", p) for p in paths)]
+    return "|".join(_TARGETS[name] for name in used or ["layers"])
+
+
+def no_sites(outside: Sequence[str], paths: Iterable[str]) -> str:
+    """What to say of an adapter on the modules `paths`, of which those `outside` are no sites."""
+    more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
+    named = ", ".join(outside[:3]) + more
+    return (
+        f"it adapts {named}: outside the matrices q, k, v, out, fc1 and fc2 of the transformer blocks; only LoRA on those is read, and an "
+        f"adapter without the rest would be another one: train with target_modules=r'{targets(paths)}', or merge it with peft's "
+        "merge_and_unload() and load the merged CLIP"
+    )
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:

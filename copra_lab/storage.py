@@ -5,34 +5,31 @@ What peft has no word for (the base's hash, provenance) stands in the header of 
 itself and written last: a folder whose writing was cut off still holds the earlier adapter. Nothing is unpickled.
 
 Folders that peft wrote are read too: of a CLIP's tower alone or inside another model, of open_clip's modules, with its own rank and
-alpha for any matrix.
+alpha for any matrix. Adapters in one file, as other tools write them, are read by `copra_lab.adapter_files`.
 """
 
 import json
 import math
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 
 from copra_lab.fetching import PREFIX, download_adapter
 from copra_lab.files import read_json, write_atomically
-from copra_lab.lora import Adapter, LowRank, check_fits
-from copra_lab.sites import hf_name, parse
+from copra_lab.lora import Adapter, check_fits
+from copra_lab.pairs import AdapterError, assemble, pair_up, read_safetensors
+from copra_lab.sites import hf_name, no_sites, parse
 
 __all__ = ["AdapterError", "load_adapter", "save_adapter"]
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PEFT_ROOT = "base_model.model."
 """What peft puts before a module's own name."""
-
-
-class AdapterError(ValueError):
-    """An adapter folder that cannot be used; the message says why and what to do."""
 
 
 def save_adapter(adapter: Adapter, folder: "str | Path") -> None:
@@ -48,8 +45,8 @@ def weights_file(adapter: Adapter) -> bytes:
     """What `save_adapter` writes as the weights of `adapter`, zeros and all."""
     tensors = {}
     for name, d in adapter.deltas.items():
-        tensors[f"{PEFT_ROOT}{name}.lora_A.weight"] = d.A.detach().float().contiguous()
-        tensors[f"{PEFT_ROOT}{name}.lora_B.weight"] = d.B.detach().float().contiguous()
+        for half, t in (("A", d.A), ("B", d.B)):  # copied, since sites may share a matrix, which safetensors refuses
+            tensors[f"{PEFT_ROOT}{name}.lora_{half}.weight"] = t.detach().float().clone(memory_format=torch.contiguous_format)
     header = {"base": adapter.base, "scales": {n: d.scale for n, d in adapter.deltas.items()}, "provenance": dict(adapter.provenance)}
     # One key only: the order of several is not fixed, and the same adapter shall give the same bytes.
     return to_bytes(tensors, {"copra_lab": json.dumps(header, sort_keys=True)})
@@ -78,70 +75,84 @@ def _peft_config(adapter: Adapter) -> dict[str, Any]:
 
 
 def load_adapter(folder: "str | Path", clip=None) -> Adapter:
-    """Read the adapter in `folder`, or ``hf-hub:owner/name``; with `clip`, make sure that it fits that model.
+    """Read an adapter; with `clip`, make sure that it fits that model.
+
+    ``folder``: as peft writes it, ``hf-hub:owner/name``, or a file: CLIP-LoRA's ``.pt``, or the LoRA on a CLIP's text tower that kohya's
+    scripts and diffusers write (see `copra_lab.adapter_files`).
 
     Raises AdapterError, one sentence that names the fix, for a missing or cut-off file, a pickle, numbers that are not
     finite, shapes that do not match, an unknown site, a kind of adapter that is not plain LoRA, or another base; and OSError where the hub cannot be
-    asked.
+    asked. Warns (UserWarning) where the file holds more than is read, and where peft computes something else than the file says.
     """
     if str(folder).startswith(PREFIX):
         folder = download_adapter(str(folder).removeprefix(PREFIX), [WEIGHTS, CONFIG])
     folder = Path(folder)
-    file = folder / WEIGHTS
-    tensors, header = read_adapter_file(folder)
-    if header is not None:
-        pairs = _pair_up(file, tensors)
-        scales, base, provenance = _from_header(file, header)
-    else:
-        config = _read_config(folder / CONFIG)
-        pairs, scales = _as_sites(_pair_up(file, tensors), config, file, clip is not None)
-        base, provenance = "", {"source": "peft", "clip": config.get("base_model_name_or_path")}
-    if missing := set(pairs) - set(scales):
-        raise AdapterError(f"{file} gives no scale for {sorted(missing)[0]}; save the adapter anew")
+    if folder.is_file() and folder.name in (WEIGHTS, CONFIG):
+        folder = folder.parent
     try:
-        adapter = Adapter({n: LowRank(a, b, scales[n]) for n, (a, b) in pairs.items()}, base, provenance)
+        if folder.is_file():
+            from copra_lab.adapter_files import read_file
+
+            adapter = read_file(folder, clip)
+        else:
+            adapter = _read_folder(folder, clip is not None)
         if clip is not None:
             check_fits(adapter, clip.sites, clip.hash)
+    except AdapterError:
+        raise
     except ValueError as e:
         raise AdapterError(f"{folder}: {e}") from e
     return adapter
 
 
+def _read_folder(folder: Path, of_clip: bool) -> Adapter:
+    file = folder / WEIGHTS
+    tensors, header = read_adapter_file(folder)
+    if header is not None:
+        return own_adapter(file, tensors, header)
+    config = _read_config(folder / CONFIG)
+    pairs, scales = _as_sites(_pair_up(file, tensors), config, file, of_clip)
+    named = config.get("base_model_name_or_path")
+    return assemble(file, pairs, scales, "", {"source": "peft", **({"clip": named} if named else {})})
+
+
+def own_adapter(file: Path, tensors: Mapping[str, torch.Tensor], header: str) -> Adapter:
+    """The adapter in a file that `save_adapter` wrote, which needs no other."""
+    return assemble(file, _pair_up(file, tensors), *_from_header(file, header))
+
+
 def read_adapter_file(folder: Path) -> tuple[dict[str, torch.Tensor], str | None]:
     """What the weights file of an adapter's folder holds, and our header if it has one. Raises AdapterError for what is missing, cut off or a pickle."""
     file = folder / WEIGHTS
+    if folder.is_file():
+        raise AdapterError(f"{folder} is a file, and a folder is needed that peft saved, with {WEIGHTS} and {CONFIG}; give that folder")
     if not folder.is_dir():
-        raise AdapterError(f"no adapter folder at {folder}; check the path")
+        raise AdapterError(f"no adapter at {folder}: there is no such file or folder; check the path")
     if not file.is_file():
         if (folder / "adapter_model.bin").exists():
             raise AdapterError(f"{folder} holds a pickle (adapter_model.bin), which is never loaded; save it anew with safe_serialization=True")
-        raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}")
-    try:
-        with safe_open(file, "pt") as f:
-            return {k: f.get_tensor(k) for k in f.keys()}, (f.metadata() or {}).get("copra_lab")  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError, ValueError) as e:
-        raise AdapterError(f"{file} is not a whole safetensors file ({e}); copy it anew") from e
+        others = sorted(f.name for f in folder.iterdir() if f.suffix in (".safetensors", ".pt", ".pth"))
+        hint = f"; if the adapter is {others[0]}, give the path of that file" if others else ""
+        raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}{hint}")
+    tensors, metadata = read_safetensors(file)
+    return tensors, metadata.get("copra_lab")
 
 
-def _pair_up(file: Path, tensors: dict[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    halves: dict[str, dict[str, torch.Tensor]] = {}
+def _pair_up(file: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """A and B of each module in peft's words. Raises AdapterError for a tensor that is neither."""
+    halves: dict[str, dict[str, tuple[str, torch.Tensor]]] = {}
+    odd = False
     for key, t in tensors.items():
         name, _, half = key.removeprefix(PEFT_ROOT).removesuffix(".weight").removesuffix(".default").rpartition(".lora_")
-        if half not in ("A", "B") or not name:
+        if half not in ("A", "B", "embedding_A", "embedding_B") or not name:
             hint = "it is DoRA, which has no low-rank delta alone" if "magnitude" in key else "only plain LoRA is read"
             raise AdapterError(f"{file} holds {key!r}; {hint}")
-        if not t.is_floating_point() or t.ndim != 2 or not t.numel():
-            raise AdapterError(f"{key} in {file} is {t.dtype} {tuple(t.shape)}, no matrix of floating point; save the adapter anew")
-        t = t.float()
-        if not torch.isfinite(t).all():
-            raise AdapterError(f"{key} in {file} holds NaN or infinity; the training diverged, so lower its learning rate and train again")
-        halves.setdefault(name, {})[half] = t
-    if not halves:
-        raise AdapterError(f"{file} holds no LoRA weights; save the adapter anew")
-    for name, pair in halves.items():
-        if len(pair) != 2:
-            raise AdapterError(f"{file} has only one of A and B for {name}; save the adapter anew")
-    return {name: (pair["A"], pair["B"]) for name, pair in halves.items()}
+        if half.startswith("embedding") or t.ndim > 2:  # of convolutions A has four axes
+            odd = True
+        halves.setdefault(name, {})[half] = key, t
+    if odd:
+        raise AdapterError(f"{file}: {no_sites([n for n in halves if not _parsed(n)], halves)}")
+    return pair_up(file, halves)
 
 
 def _from_header(file: Path, header: str) -> tuple[dict[str, float], str, dict[str, Any]]:
@@ -160,7 +171,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     """What peft says of its adapter. Raises AdapterError for one that is more than, or other than, low-rank deltas."""
     try:
         c = read_json(file)
-        reason = _more_than_lora(c)
+        reason = more_than_lora(c)
         float(c["lora_alpha"])
         for a in dict(c.get("alpha_pattern") or {}).items():
             re.compile(a[0]), float(a[1])
@@ -173,7 +184,7 @@ def _read_config(file: Path) -> dict[str, Any]:
     return c
 
 
-def _more_than_lora(c: dict[str, Any]) -> str | None:
+def more_than_lora(c: dict[str, Any]) -> str | None:
     """What makes it more than a delta of low rank on each matrix, in words."""
     if c["peft_type"] != "LORA":
         return str(c["peft_type"])
@@ -205,9 +216,19 @@ def _as_sites(
     own = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
     alone = "text" if "Text" in own else "vision" if "Vision" in own or "ImageClassification" in own else None
     out, scales = {}, {}
+    if of_clip:
+        # ΔW = 0 changes nothing. So it is on the output projection of nn.MultiheadAttention, whose forward pass calls no adapter of its own.
+        pairs = {p: (a, b) for p, (a, b) in pairs.items() if _parsed(p) or (a.any() and b.any())}
+        if outside := [p for p in pairs if not _parsed(p)]:
+            raise AdapterError(f"{file}: {no_sites(outside, pairs)}")
+    if any(path.endswith(".base_layer.out_proj") and b.any() for path, (_, b) in pairs.items()):
+        warnings.warn(
+            f"{file}: peft (measured: 0.21.2) adds the ΔW of the output projection of nn.MultiheadAttention twice; here it counts once, as "
+            "the file says, so that results differ from those of peft's own model",
+            stacklevel=4,
+        )
     for path, (a, b) in pairs.items():
-        path = path.replace(".base_layer", "")
-        found, members = parse(path), {path: b}
+        found, members = _parsed(path), {path.replace(".base_layer", ""): b}
         if found:
             tower, layer, part = found
             tower = tower or alone
@@ -220,9 +241,16 @@ def _as_sites(
             elif tower and part != "qkv":
                 members = {hf_name(tower, layer, part): b}
         for name, rows in members.items():
+            if name in out:
+                raise AdapterError(f"{file} has LoRA twice on {name}; only one on each matrix is read, so merge them with peft first")
             out[name] = a, rows.contiguous()
             scales[name] = peft_scale(config, path, len(a))
     return out, scales
+
+
+def _parsed(path: str) -> tuple[str | None, int, str] | None:
+    """`parse`, of a module in peft's words."""
+    return parse(path.replace(".base_layer", ""))
 
 
 def for_module(pattern: str, path: str) -> bool:
@@ -231,7 +259,8 @@ def for_module(pattern: str, path: str) -> bool:
 
 
 def peft_scale(config: Mapping[str, Any], path: str, rank: int) -> float:
-    """What peft multiplies B·A of this rank by, at the module of this path."""
+    """What peft multiplies B·A of this rank by, at the module of this path; what lies inside a module that it wrapped shares its alpha."""
+    path = path.partition(".base_layer")[0]
     alphas = config.get("alpha_pattern") or {}
     alpha = next((a for pattern, a in alphas.items() if for_module(pattern, path)), config["lora_alpha"])
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

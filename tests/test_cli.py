@@ -176,6 +176,77 @@ def test_prune_keeps_what_is_asked(home, tmp_path):
         assert len(best["layers"]) == 1 and best["folder"] is None and (tmp_path / f"{by}.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.fixture
+def trained_elsewhere(home, tmp_path) -> Path:
+    """An adapter of the same CLIP that says it was trained on another task."""
+    made = random_adapter(load_clip(home.clip), rank=2)
+    Adapter(made.deltas, made.base, {"task": str(tmp_path / "shapes"), "shots": 2}).save(tmp_path / "elsewhere")
+    save_images(tmp_path / "shapes", 40)
+    return tmp_path / "elsewhere"
+
+
+def test_a_path_between_two_tasks_asks_which_to_measure_on(home, trained_elsewhere):
+    both = (home.one, trained_elsewhere, "--clip", home.clip, "--points", 2, "--space", "delta")
+    other = trained_elsewhere.with_name("shapes")
+    refused = plain(run("path", *both, code=2).stderr)
+    assert f"one adapter was trained on {home.task}, another on {other}; say which to measure on" in refused and "--task" in refused
+    for task in (home.task, other):
+        result = run("path", *both, "--task", task)
+        bench = Bench(load_clip(home.clip), load_task(task, load_clip(home.clip)))
+        assert result.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {task}"
+        assert f"measured on {task}, and trained on " in result.stderr and str(home.task) in result.stderr and str(other) in result.stderr
+    assert "trained on" not in run("path", home.one, home.two, "--clip", home.clip, "--points", 2).stderr
+
+
+def test_whoever_measures_elsewhere_is_told(home, trained_elsewhere, tmp_path):
+    words = f"measured on {home.task}, and trained on {trained_elsewhere.with_name('shapes')}"
+    on = ("--clip", home.clip, "--task", home.task)
+    assert words in run("prune", trained_elsewhere, "--layers", "even", *on).stderr
+    assert words in run("import", trained_elsewhere, "-o", tmp_path / "in", *on).stderr
+    found = run("shapley", trained_elsewhere, *on)
+    bench = Bench(load_clip(home.clip), load_task(home.task, load_clip(home.clip)))
+    assert words in found.stderr and found.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {home.task}"
+    short = ("--clip", home.clip, "--steps", 1, "--views", 0)
+    learned = run("prompt", home.task, "-o", tmp_path / "p", "--adapter", trained_elsewhere, "--length", 2, *short)
+    assert f"the adapter that it wears was trained on {trained_elsewhere.with_name('shapes')}" in learned.stderr
+
+
+def test_adapters_with_different_training_images_are_told_whose_are_shown(home, tmp_path):
+    clip = load_clip(home.clip)
+    one = Adapter.load(home.one, clip)
+    Adapter(one.deltas, one.base, {**one.provenance, "shots": 3, "task seed": 5}).save(tmp_path / "few")
+    command = ("path", tmp_path / "few", home.one, "--clip", home.clip, "--points", 2)
+    said = run(*command, "--split", "train")
+    assert "trained with different training images; here are the first one's, 3 a class, task seed 5" in said.stderr
+    assert said.stdout.splitlines()[-1] == f"measured on 12 training images of {home.task}" and "different" not in run(*command).stderr
+
+
+def test_adapters_of_bases_that_differ_by_name_are_told(home, tmp_path):
+    """peft knows its base by name alone, so that nothing else can tell that two adapters do not belong together."""
+    made = random_adapter(load_clip(home.clip), rank=2)
+    for name in ("a", "b"):
+        Adapter(made.deltas, "", {"clip": f"openai/clip-{name}", "task": str(home.task)}).save(tmp_path / name)
+    command = ("merge", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", "--clip", home.clip)
+    assert "trained on openai/clip-a, and" in run(*command).stderr
+    assert "openai" not in run("path", tmp_path / "a", tmp_path / "a", "--clip", home.clip, "--points", 2).stderr
+
+
+@pytest.mark.filterwarnings("default")
+def test_an_adapter_of_another_tool_is_imported_with_what_was_passed_over(home, tmp_path):
+    from safetensors.torch import save_file
+
+    te, unet = "lora_te_text_model_encoder_layers_0_self_attn_q_proj", "lora_unet_mid_block"
+    halves = {"lora_down.weight": torch.ones(2, 32), "lora_up.weight": torch.ones(32, 2)}
+    save_file({f"{module}.{half}": t.clone() for module in (te, unet) for half, t in halves.items()}, tmp_path / "style.safetensors")
+    result = run("import", tmp_path / "style.safetensors", "-o", tmp_path / "out", "--clip", home.clip)
+    line = f"warning: {tmp_path / 'style.safetensors'}: of 4 tensors 2 are of other models (lora_unet) and are passed over"
+    assert line in result.stderr.splitlines()
+    imported = Adapter.load(tmp_path / "out", load_clip(home.clip))
+    assert len(imported) == 1 and imported.base and imported.provenance["passed over"] == 2
+    (tmp_path / "style.safetensors").write_bytes(b"")
+    assert "not a whole safetensors file" in run("path", tmp_path / "style.safetensors", home.one, "--clip", home.clip, code=1).stderr
+
+
 def test_shapley_values_add_up(home):
     exact = told("shapley", home.one, "--clip", home.clip, "--figure", home.folder / "values.png")
     assert exact["method"] == "exact" and exact["evaluations"] == 8 and [p["name"] for p in exact["players"]] == ["vision 0", "vision 1", "vision 2"]
@@ -303,10 +374,10 @@ def plain(text: str) -> str:
         (["fit", "digit", "-o", "x"], "unknown task 'digit': did you mean 'digits'?"),
         (["fit", "digits", "-o", "x", "--sites", "q,r"], "unknown site 'r'"),
         (["fit", "digits", "-o", "x", "--device", "cuda:7"], "there is no device 'cuda:7'"),
-        (["path", "nowhere", "digits/lora-seed-0"], "no adapter folder at nowhere"),
-        (["path", "digits/../digits/lora-seed-0", "digits/lora-seed-0"], "no adapter folder"),
+        (["path", "nowhere", "digits/lora-seed-0"], "no adapter at nowhere"),
+        (["path", "digits/../digits/lora-seed-0", "digits/lora-seed-0"], "no adapter at"),
         (["prune", "digits/lora-seed-0", "--layers", "77"], "no layer 77"),
-        (["import", "nowhere", "-o", "x"], "no adapter folder at nowhere"),
+        (["import", "nowhere", "-o", "x"], "no adapter at nowhere"),
         (["shapley", "digits/lora-seed-0", "--clip", "nowhere"], "nowhere"),
         (["sweep", "nowhere.toml"], "no file nowhere.toml"),
     ],

@@ -4,7 +4,9 @@ import errno
 import json
 import os
 import pickle
+import re
 import sqlite3
+import warnings
 
 import pytest
 import torch
@@ -13,10 +15,10 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from safetensors.torch import save as to_bytes
-from tiny import random_adapter, tiny_clip
+from tiny import random_adapter, save_siglip, tiny_clip
 
 from copra_lab.files import write_atomically, written_aside
-from copra_lab.lora import Adapter, LowRank
+from copra_lab.lora import Adapter, LowRank, check_fits, merged_into
 from copra_lab.merge import interpolate
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError, load_adapter
 
@@ -139,12 +141,34 @@ def test_an_adapter_inside_another_model_finds_its_matrices(tmp_path):
     assert len(load_adapter(tmp_path, clip)) == 2 * (3 + 2)
 
 
-def test_an_adapter_that_peft_put_on_open_clips_own_modules_is_read(tmp_path):
+TWICE = pytest.mark.filterwarnings("ignore:.*output projection of nn.MultiheadAttention twice")
+
+
+def in_pefts_words(adapter, folder):
+    """`adapter` as peft itself loads it on the Hugging Face CLIP from the folder that we write; merged, for pixels → features."""
+    from peft import PeftModel
+
+    from copra_lab.hf import to_hugging_face
+
+    adapter.save(folder)
+    model = PeftModel.from_pretrained(to_hugging_face(tiny_clip()), folder).eval()
+    return lambda x: torch.nn.functional.normalize(model.get_image_features(pixel_values=x).pooler_output, dim=-1)
+
+
+@torch.no_grad()
+def features(adapter, x, clip=None):
+    return merged_into(clip or tiny_clip(), adapter).model.encode_image(x, normalize=True)
+
+
+@TWICE
+@pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match:RuntimeWarning")
+@pytest.mark.parametrize("pattern", [{}, {"alpha_pattern": {"attn": 9}}, {"alpha_pattern": {"out_proj": 9}}])
+def test_an_adapter_that_peft_put_on_open_clips_own_modules_is_read(tmp_path, pattern):
     """peft's wrapper of `nn.MultiheadAttention` shares one A over q, k and v and adapts the output projection too."""
     from peft import LoraConfig
 
     clip = tiny_clip()
-    model = everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"]), copy.deepcopy(clip.model), tmp_path)
+    model = everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"], **pattern), copy.deepcopy(clip.model), tmp_path)
     adapter = load_adapter(tmp_path, clip)
     assert len(adapter) == 5 * (3 + 2)
     fused = model.visual.transformer.resblocks[1].attn
@@ -152,6 +176,173 @@ def test_an_adapter_that_peft_put_on_open_clips_own_modules_is_read(tmp_path):
     torch.testing.assert_close(torch.cat(deltas), fused.get_delta_weight("default"))
     out = adapter.deltas["vision_model.encoder.layers.1.self_attn.out_proj"].delta()
     torch.testing.assert_close(out, fused.base_layer.out_proj.get_delta_weight("default"))
+
+
+@pytest.mark.filterwarnings("ignore:Could not find a config file:UserWarning")
+@TWICE
+def test_what_peft_trained_on_fused_q_k_v_is_saved_and_peft_reads_it(tmp_path):
+    from peft import LoraConfig
+
+    clip, x = tiny_clip(), torch.randn(3, 3, 32, 32)
+    everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"]), copy.deepcopy(clip.model), tmp_path)
+    adapter = load_adapter(tmp_path, clip)
+    theirs = in_pefts_words(adapter, tmp_path / "ours")
+    assert load_adapter(tmp_path / "ours", clip).hash == adapter.hash
+    torch.testing.assert_close(theirs(x), features(adapter, x), atol=1e-5, rtol=0)
+    assert (features(adapter, x) - features(Adapter({}), x)).abs().max() > 0.01
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_the_output_projection_that_peft_counts_twice_is_told(tmp_path, trained):
+    """If this fails with a newer peft, that one has mended it, and the warning has to go."""
+    from peft import LoraConfig
+
+    clip, x = tiny_clip(), torch.randn(3, 3, 32, 32)
+    model = everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn"]), copy.deepcopy(clip.model), tmp_path)
+    if not trained:
+        damage(tmp_path, lambda t: [v.zero_() for k, v in t.items() if "out_proj.lora_B" in k])
+    with pytest.warns(UserWarning, match="twice") if trained else contextlib.nullcontext():
+        adapter = load_adapter(tmp_path, clip)
+    if trained:
+        twice = Adapter({n: LowRank(d.A, d.B, d.scale * (2 if n.endswith("out_proj") else 1)) for n, d in adapter.deltas.items()}, adapter.base)
+        with torch.no_grad():
+            theirs = model.encode_image(x, normalize=True)
+        torch.testing.assert_close(theirs, features(twice, x), atol=1e-5, rtol=0)
+        assert (theirs - features(adapter, x)).abs().max() > 0.01
+
+
+def test_sites_that_share_a_matrix_are_saved_and_equal_afterwards(tmp_path):
+    clip = tiny_clip()
+    shared = torch.randn(2, 64)
+    names = [n for n in clip.sites if n.startswith("vision") and n.endswith(("q_proj", "v_proj"))]
+    adapter = Adapter({n: LowRank(shared, torch.randn(192, 2)[:64].T.contiguous().T) for n in names}, clip.hash)
+    adapter.save(tmp_path)
+    assert load_adapter(tmp_path, clip) == adapter
+
+
+@pytest.fixture(scope="module")
+def siglip(tmp_path_factory):
+    from copra_lab.clip import load_clip
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        folder = tmp_path_factory.mktemp("siglip")
+        model = save_siglip(folder)
+        return load_clip(folder), model
+
+
+NATURAL = "q_proj k_proj v_proj out_proj fc1 fc2".split()
+
+
+def suggested(message):
+    """The target_modules that a refusal recommends."""
+    return re.search(r"target_modules=r'(.+?)'", message)[1]
+
+
+@pytest.mark.parametrize("side", ["Hugging Face", "open_clip"])
+def test_an_adapter_on_siglips_pooling_head_is_refused_with_what_leaves_it_out(siglip, tmp_path, side):
+    from peft import LoraConfig
+
+    clip, theirs = siglip
+    base, names = (theirs, NATURAL) if side == "Hugging Face" else (clip.model, ["qkv", "proj", "fc1", "fc2", "c_fc"])
+    everything_random(LoraConfig(r=2, target_modules=names), copy.deepcopy(base), tmp_path)
+    with pytest.raises(AdapterError, match=r"head|attn_pool") as e:
+        load_adapter(tmp_path, clip)
+    assert "architecture" not in str(e.value) and "merge_and_unload" in str(e.value)
+    config = LoraConfig(r=2, lora_alpha=3, target_modules=suggested(str(e.value)))
+    model = everything_random(config, copy.deepcopy(base), tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # open_clip's texts go through nn.MultiheadAttention
+        adapter = load_adapter(tmp_path, clip)
+    assert set(adapter.deltas) == set(clip.sites)
+    x = torch.rand(3, 3, 32, 32)
+    with torch.no_grad():
+        found = model.get_image_features(pixel_values=x) if side == "Hugging Face" else model.encode_image(x)
+        found = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
+        bare = clip.model.encode_image(x, normalize=True)
+    torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-5, rtol=0)
+    assert (found - bare).abs().max() > 0.01
+    adapter.save(tmp_path / "again")
+    assert load_adapter(tmp_path / "again", clip).hash == adapter.hash
+
+
+def test_what_peft_adapted_without_effect_is_left_out(siglip, tmp_path):
+    """The forward pass of the pooling head never calls the adapter on its output projection, so its B stays at 0."""
+    from peft import LoraConfig, get_peft_model
+
+    clip, theirs = siglip
+    model = get_peft_model(copy.deepcopy(theirs), LoraConfig(r=2, target_modules=NATURAL[:4]))
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=0.01)
+    x = torch.rand(2, 3, 32, 32)
+    for _ in range(2):
+        optimizer.zero_grad()
+        model.get_image_features(pixel_values=x).pooler_output.square().sum().backward()
+        optimizer.step()
+    model.eval().save_pretrained(tmp_path)
+    assert any("head.attention.out_proj" in k for k in load_file(tmp_path / WEIGHTS))
+    adapter = load_adapter(tmp_path, clip)
+    with torch.no_grad():
+        found = torch.nn.functional.normalize(model.get_image_features(pixel_values=x).pooler_output, dim=-1)
+    torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("module", ["visual_projection", "text_projection", "patch_embedding", "token_embedding", "position_embedding"])
+@pytest.mark.parametrize("held", [True, False])
+def test_lora_outside_the_blocks_is_refused_for_what_it_is(tmp_path, module, held):
+    from peft import LoraConfig
+
+    from copra_lab.hf import to_hugging_face
+
+    clip = tiny_clip()
+    everything_random(LoraConfig(r=2, target_modules=[module, "q_proj"]), to_hugging_face(clip), tmp_path)
+    with pytest.raises(ValueError, match=f"it adapts .*{module}.*outside the matrices") as e:
+        adapter = load_adapter(tmp_path, clip if held else None)
+        check_fits(adapter, clip.sites)  # as a bench does with what was loaded without its CLIP
+    assert "architecture" not in str(e.value) and "\n" not in str(e.value)
+    everything_random(LoraConfig(r=2, target_modules=suggested(str(e.value))), to_hugging_face(clip), tmp_path)
+    assert set(load_adapter(tmp_path, clip).deltas) == set(clip.sites)
+
+
+@settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
+@TWICE
+@given(
+    side=st.sampled_from(["Hugging Face", "SigLIP", "open_clip", "open_clip's own attention"]), data=st.data(), r=st.integers(1, 3),
+    alpha=st.sampled_from([1, 2, 5]), rslora=st.booleans(),
+)  # fmt: skip
+def test_what_peft_saved_is_its_model_or_refused(siglip, tmp_path_factory, side, data, r, alpha, rslora):
+    """Whatever peft adapts: equal features, but for the output projection that it counts twice; or a refusal that names a module outside."""
+    from peft import LoraConfig
+
+    from copra_lab.hf import to_hugging_face
+
+    clip = siglip[0] if side == "SigLIP" else tiny_clip(block_type="custom" if "own" in side else None)
+    base = {"SigLIP": lambda: copy.deepcopy(siglip[1]), "Hugging Face": lambda: to_hugging_face(clip)}.get(side, lambda: copy.deepcopy(clip.model))()
+    names = {"open_clip": ["attn", "c_fc", "c_proj", "conv1"], "open_clip's own attention": ["out_proj", "c_fc", "c_proj", "token_embedding"]}
+    known = names.get(side, [*NATURAL, "patch_embedding"])
+    targets = data.draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
+    patterns = {"rank_pattern": {targets[0]: 2}, "alpha_pattern": {targets[-1]: 7}}
+    folder = tmp_path_factory.mktemp("peft")
+    model = everything_random(LoraConfig(r=r, lora_alpha=alpha, use_rslora=rslora, target_modules=targets, **patterns), base, folder)
+    outside = {"conv1", "token_embedding", "patch_embedding"} | ({"out_proj", "fc1", "fc2"} if side == "SigLIP" else set())
+    if outside & set(targets):
+        with pytest.raises(AdapterError, match="outside the matrices"):
+            load_adapter(folder, clip)
+        return
+    adapter = load_adapter(folder, clip)
+    if side == "open_clip":
+        adapter = Adapter({n: LowRank(d.A, d.B, d.scale * (2 if n.endswith("out_proj") else 1)) for n, d in adapter.deltas.items()}, adapter.base)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        found = model.encode_image(x) if side.startswith("open_clip") else model.get_image_features(pixel_values=x)
+        found = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
+    torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-4, rtol=0)
+
+
+def test_an_adapter_of_a_deeper_tower_says_so(tmp_path):
+    random_adapter(tiny_clip(layers=3)).save(tmp_path)
+    damage(tmp_path, lambda t: None)
+    with pytest.raises(AdapterError, match="reaches layer 2 of the image tower, whose layers are 0 to 1"):
+        load_adapter(tmp_path, tiny_clip(layers=2))
 
 
 def break_shape(t):
@@ -194,7 +385,7 @@ def test_a_damaged_folder_gives_one_clear_error(saved, case):
 
 
 def test_missing_things_are_named(saved, tmp_path):
-    with pytest.raises(AdapterError, match="no adapter folder"):
+    with pytest.raises(AdapterError, match="no adapter at"):
         load_adapter(tmp_path / "nowhere")
     (saved / WEIGHTS).rename(saved / "adapter_model.bin")
     with pytest.raises(AdapterError, match="never loaded"):

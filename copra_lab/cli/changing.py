@@ -17,7 +17,9 @@ SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 @verb("copra-lab merge digits/lora-seed-0 digits/lora-seed-1 --out digits-merged")
 def merge(
-    adapters: Annotated[list[str], typer.Argument(help="Adapters: folders, hf-hub:owner/name, or ones that ship, such as digits/lora-seed-0.")],
+    adapters: Annotated[
+        list[str], typer.Argument(help="Adapters: folders, files, hf-hub:owner/name, or ones that ship, such as digits/lora-seed-0.")
+    ],
     out: given.Out,
     how: Annotated[
         Literal["sum", "task-arithmetic", "ties", "factors"],
@@ -48,7 +50,7 @@ def merge(
     given.check_known(f"--how {how}", allowed, {"weights": weights, "scale": scale, "density": density})
     given.check_free(out, overwrite, WEIGHTS)
     model = load_clip(clip)
-    parts = [given.load_adapter(name, model) for name in adapters]
+    parts = given.load_adapters(adapters, model)
     try:
         shares = [float(w) for w in given.commas(weights)] or [1 / len(parts)] * len(parts)
     except ValueError:
@@ -153,7 +155,7 @@ def prune(
     }  # fmt: skip
     rows = [("whole", len(whole), "0 %", before), ("pruned", len(pruned), f"{100 * zeros:.0f} %", after)]
     kept_layers = ", ".join(map(str, p.layers_of(pruned, tower))) or "none"
-    ends = [f"layers kept: {kept_layers}", *([f"adapter saved in {out}"] if out else [])]
+    ends = [f"layers kept: {kept_layers}", given.measured_on(bench), *([f"adapter saved in {out}"] if out else [])]
     return Told(document, "\n".join([given.columns(rows, ("", "matrices", "zeros", "accuracy")), *ends]))
 
 

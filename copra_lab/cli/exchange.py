@@ -53,14 +53,14 @@ def export(
 
 @verb("copra-lab import digits-peft --out digits-mine --task digits", name="import")
 def import_(
-    folder: Annotated[str, typer.Argument(help="A LoRA folder as peft writes it, or hf-hub:owner/name.")],
+    folder: Annotated[str, typer.Argument(help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, kohya or diffusers.")],
     out: given.Out,
     task: Annotated[str | None, typer.Option(help="Measure on it: a task or a folder of images.", show_default="do not measure")] = None,
     precision: given.Precision = "auto",
     clip: given.ClipName = None,
     overwrite: given.Overwrite = False,
 ) -> Told:
-    """Take in a LoRA adapter that peft wrote for the same CLIP, held against its sites and shapes."""
+    """Take in a LoRA adapter that another tool wrote for the same CLIP, held against its sites and shapes."""
     from dataclasses import replace
 
     from copra_lab.clip import load_clip
@@ -76,11 +76,11 @@ def import_(
     adapter.save(out)
     document = {
         "verb": "import", "folder": str(out), "hash": adapter.hash, "base": adapter.base, "rank": adapter.rank, "sites": len(adapter),
-        "parameters": adapter.parameters, "test": None,
+        "parameters": adapter.parameters, "task": None, "test": None,
     }  # fmt: skip
     words = f"{len(adapter)} matrices of rank up to {adapter.rank} saved in {out}"
     if bench:
         accuracy = bench.accuracy(adapter)
-        document["test"] = given.numbers(accuracy)
-        words += f"\naccuracy on {task}: {accuracy}"
+        document |= {"task": bench.task.name, "test": given.numbers(accuracy)}
+        words += f"\naccuracy {accuracy}, {given.measured_on(bench)}"
     return Told(document, words)

@@ -9,8 +9,9 @@ import inspect
 import json
 import sys
 import tomllib
-from collections.abc import Callable
-from contextlib import redirect_stdout
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -85,7 +86,7 @@ def verb(example: str, name: str = "", **settings: Any) -> Callable[[Callable[..
         @functools.wraps(work)
         def command(*, config: Path | None, json_: bool, debug: bool, **options: Any) -> None:
             try:
-                with redirect_stdout(sys.stderr):  # engines and libraries chat; standard output is the answer's
+                with redirect_stdout(sys.stderr), _plain_warnings():  # engines and libraries chat; standard output is the answer's
                     told = work(**options)
             except (typer.BadParameter, typer.Exit, typer.Abort):
                 raise
@@ -113,6 +114,21 @@ def verb(example: str, name: str = "", **settings: Any) -> Callable[[Callable[..
         return work
 
     return register
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """What the library warns of is said in its words alone, without the line of code."""
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category is UserWarning:
+            typer.echo(f"warning: {' '.join(str(message).split())}", err=True)
+        else:
+            shown_before(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        shown_before, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 def _sentence(e: Exception) -> str:

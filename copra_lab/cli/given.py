@@ -1,5 +1,6 @@
 """From words on the command line to what the library works with, and back to words and numbers."""
 
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     from copra_lab.stats import Accuracy
     from copra_lab.tasks import Task
 
+PARTS = {"test": "test", "val": "validation", "train": "training"}
+"""What the images of a split are called."""
+
 FIGURES = (".png", ".svg", ".pdf")
 
 
@@ -24,7 +28,7 @@ def _figure_file(file: Path | None) -> Path | None:
     return file
 
 
-AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0.")]
+AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0.")]
 ClipName = Annotated[str | None, typer.Option("--clip", help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one")]
 TaskName = Annotated[str | None, typer.Option("--task", help="A task or a folder of images.", show_default="what the adapter was trained on")]
 Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
@@ -37,38 +41,68 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stand
 
 
 def load_adapter(name: str, clip: "Clip") -> "Adapter":
-    """From a folder, the hub, or one that ships, held against `clip`. Raises AdapterError, and OSError where the hub cannot be asked."""
+    """From a folder, a file, the hub, or one that ships, held against `clip`. Raises AdapterError, and OSError where the hub cannot be asked."""
     from copra_lab.hub import PREFIX
     from copra_lab.lora import Adapter
     from copra_lab.shipped import FOLDER
     from copra_lab.storage import AdapterError
 
-    if name.startswith(PREFIX) or Path(name).is_dir():
+    if name.startswith(PREFIX) or os.path.exists(name):  # unlike Path.exists, False for names too long
         return Adapter.load(name, clip)
     if (FOLDER / name).is_dir() and (FOLDER / name).resolve().is_relative_to(FOLDER.resolve()) and name.count("/") == 1:
         return Adapter.load(FOLDER / name, clip)
-    raise AdapterError(f"no adapter folder at {name}; give a folder, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0")
+    raise AdapterError(
+        f"no adapter at {name}: there is no such file or folder; give one, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0"
+    )
+
+
+def load_adapters(names: Sequence[str], clip: "Clip") -> "list[Adapter]":
+    """Several, each held against `clip`. Of those that peft wrote only the name of their base is known: where names differ, say so."""
+    adapters = [load_adapter(name, clip) for name in names]
+    bases = {str(a.provenance["clip"]): n for n, a in zip(names, adapters, strict=True) if not a.base and a.provenance.get("clip")}
+    if len(bases) > 1:
+        (one, a), (two, b), *_ = bases.items()
+        note(f"warning: {a} says that it was trained on {one}, and {b} on {two}; here both are put on {clip.name}")
+    return adapters
 
 
 def load_bench(clip: "Clip", adapters: Sequence["Adapter"], task: str | None, split: str = "test", precision: str = "auto") -> "Bench":
-    """A bench on `task`, or on what the first of the adapters was trained on, with the shots and seed of that training. Raises
-    typer.BadParameter where neither is known."""
+    """A bench on `task`, or on what the adapters were trained on, with the shots and seed of that training. Raises
+    typer.BadParameter where that is unknown, or not the same for all."""
     from copra_lab.bench import Bench
 
-    return Bench(clip, load_task(clip, task, adapters), split, precision)
+    bench = Bench(clip, load_task(clip, task, adapters, split), split, precision)
+    trained = sorted({str(a.provenance["task"]) for a in adapters if "task" in a.provenance})
+    if set(trained) - {bench.task.name}:
+        note(f"measured on {bench.task.name}, and trained on {', '.join(trained)}")
+    return bench
 
 
-def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()) -> "Task":
+def measured_on(bench: "Bench", split: str = "test") -> str:
+    """What numbers are about, in words."""
+    return f"measured on {len(bench):,} {PARTS[split]} images of {bench.task.name}"
+
+
+def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = (), split: str = "test") -> "Task":
     from copra_lab import tasks
 
-    about: Mapping[str, Any] = next((a.provenance for a in adapters if "task" in a.provenance), {})
-    if name is None and "task" not in about:
+    trained = [a.provenance for a in adapters if "task" in a.provenance]
+    if name is None and not trained:
         raise typer.BadParameter("this adapter does not say what it was trained on; name a task or a folder of images", param_hint="--task")
-    # Validation and test images depend on neither; of its own training images an adapter shall see the same again.
-    same = name is None or name == about.get("task")
-    return tasks.load_task(
-        name or about["task"], clip, shots=int(about.get("shots", 16)) if same else 16, seed=int(about.get("task seed", 0)) if same else 0
-    )
+    if name is None and (other := next((p["task"] for p in trained if p["task"] != trained[0]["task"]), None)):
+        raise typer.BadParameter(f"one adapter was trained on {trained[0]['task']}, another on {other}; say which to measure on", param_hint="--task")
+    name = name or str(trained[0]["task"])
+    # Test images depend on neither; of its own training images an adapter shall see the same again.
+    seen = [_drawn(p) for p in trained if p["task"] == name] or [(16, 0)]
+    (shots, seed), different = seen[0], len(set(seen) if split == "train" else {s for s, _ in seen}) > 1
+    if split != "test" and different:
+        note(f"warning: the adapters were trained with different {PARTS[split]} images; here are the first one's, {shots} a class, task seed {seed}")
+    return tasks.load_task(name, clip, shots=shots, seed=seed)
+
+
+def _drawn(about: Mapping[str, Any]) -> tuple[int, int]:
+    """Shots and seed of the training images."""
+    return int(about.get("shots", 16)), int(about.get("task seed", 0))
 
 
 def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:

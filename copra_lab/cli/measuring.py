@@ -24,7 +24,7 @@ def path(
     from copra_lab.clip import load_clip
 
     model = load_clip(clip)
-    one, two = given.load_adapter(a, model), given.load_adapter(b, model)
+    one, two = given.load_adapters([a, b], model)
     bench = given.load_bench(model, [one, two], task, split, precision)
     weights = [i / (points - 1) for i in range(points)]
     names = {"delta": "ΔW", "factors": "A and B"}
@@ -35,7 +35,7 @@ def path(
 
         given.save_figure(show.curve(weights, {names[s]: p.accuracies for s, p in paths.items()}, "λ, from the first adapter to the second"), figure)
     document = {
-        "verb": "path", "task": bench.task.name, "split": split, "precision": str(bench.dtype).removeprefix("torch."),
+        "verb": "path", "task": bench.task.name, "split": split, "n": len(bench), "precision": str(bench.dtype).removeprefix("torch."),
         "adapters": [{"name": n, "hash": x.hash} for n, x in ((a, one), (b, two))],
         "paths": {
             s: {"barrier": p.barrier, "points": [{"weight": w, **given.numbers(x)} for w, x in zip(p.weights, p.accuracies, strict=True)]}
@@ -44,7 +44,7 @@ def path(
     }  # fmt: skip
     rows = [(f"{w:.2f}", *(str(p.accuracies[i]) for p in paths.values())) for i, w in enumerate(weights)]
     barriers = [f"barrier along {names[s]}: {100 * p.barrier:.1f} points" for s, p in paths.items()]
-    return Told(document, "\n".join([given.columns(rows, ("λ", *spaces.values())), *barriers]))
+    return Told(document, "\n".join([given.columns(rows, ("λ", *spaces.values())), *barriers, given.measured_on(bench, split)]))
 
 
 @verb("copra-lab shapley digits/copra-seed-0 --split val")
@@ -97,5 +97,5 @@ def shapley(
         (p, f"{round(times * float(v), 2) + 0.0:+.2f}", "" if used == "exact" else f"± {Z95 * times * e:.2f}")
         for p, v, e in zip(game.names, values, errors, strict=True)
     ]
-    words = f"{used}, {found.evaluations} coalitions, {len(game.bench)} images; {value} without the adapter {times * empty:.2f}, with it {times * full:.2f}"
-    return Told(document, given.columns(rows, (players, unit, "")) + f"\n{words}")
+    words = f"{used}, {found.evaluations} coalitions; {value} without the adapter {times * empty:.2f}, with it {times * full:.2f}"
+    return Told(document, "\n".join([given.columns(rows, (players, unit, "")), words, given.measured_on(game.bench, split)]))

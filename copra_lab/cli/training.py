@@ -150,6 +150,8 @@ def _train(
     first = find_place(settings["device"]).first  # of several processes that train together one keeps and tells
     if first:
         given.note(f"{problem.title}: {problem.counts}; {total} steps")
+        if (worn := settings.get("adapter")) and (trained := worn.provenance.get("task", problem.name)) != problem.name:
+            given.note(f"the adapter that it wears was trained on {trained}")
 
     def on_step(step: "Step") -> None:
         steps.append(step)
