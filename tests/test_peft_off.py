@@ -347,6 +347,45 @@ def test_matrices_as_large_as_the_largest_module_stay_so(method, saved):
     close(logits(reloaded(keep(adapter, low, name))), logits(model))
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("method", ZOO)
+def test_an_average_of_every_methods_parameters_is_that_of_every_number(method):
+    models = [zoo(method), moved(zoo(method), 3)]
+    found = dict(reloaded(average([PeftAdapter.of(m) for m in models], [0.25, 0.75], "parameters")).named_parameters())
+    for (name, a), b in zip(models[0].named_parameters(), models[1].parameters(), strict=True):
+        if a.requires_grad:
+            torch.testing.assert_close(found[name], 0.25 * a + 0.75 * b, msg=name)
+    refused(lambda: average([PeftAdapter.of(m) for m in models], [1.0, 1.0], "parameters"), "sum to 1")
+
+
+def test_kasa_cuts_the_base_and_keep_gives_it_back():
+    config = pytest.importorskip("peft.tuners.lora.config")
+    if not hasattr(config, "KasaConfig"):
+        pytest.skip("this release of peft has no KaSA")
+    model = moved(begun(True, kasa_config=config.KasaConfig()))
+    adapter = PeftAdapter.of(model)
+    refused(lambda: tuner_layers(model), "kasa_config takes a part out")
+    refused(lambda: adapter.deltas, "kasa_config")
+    close(logits(reloaded(keep(adapter, ["bert.encoder.layer.1"]))), by_hand(without(model, {"bert.encoder.layer.0"})))
+
+
+def test_attention_with_its_projection_is_kept_whole():
+    def fresh() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True), 2, enable_nested_tensor=False).eval()
+
+    x = torch.randn(2, 3, 8, generator=torch.Generator().manual_seed(0))
+    config = peft.LoraConfig(r=2, target_modules=["self_attn", "linear1"], init_lora_weights=False)
+    model = moved(peft.get_peft_model(fresh(), config))
+    adapter = PeftAdapter.of(model)
+    switches = Switches(model)
+    switches.set([False, True])
+    with torch.no_grad():
+        close(reloaded(keep(adapter, ["layers.1"]), fresh())(x), model(x))
+        switches.set([False, False])
+        close(model(x), fresh()(x))
+
+
 def test_names_that_are_ends_of_others_mean_one_module_each():
     class Two(nn.Module):
         def __init__(self) -> None:
@@ -459,7 +498,7 @@ def configurations(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(drawn=configurations(), weights=st.sampled_from([(0.5, 0.5), (0.2, 0.8), (1.0, 1.0), (1.0, -1.0), (2.0, -1.0)]), data=st.data())
 def test_any_configuration_is_followed_or_refused(drawn, weights, data):
     name, given = drawn
