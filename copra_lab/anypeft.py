@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from copra_lab.files import read_json, write_atomically
 from copra_lab.lora import Adapter
 from copra_lab.merge import weighted_sum
-from copra_lab.peft_config import for_keeping, low_rank, method, moved_base, off_is_not_base, repeatable, targets
+from copra_lab.peft_config import for_keeping, low_rank, method, moved_base, off_is_not_base, repeatable, subtracts, targets
 from copra_lab.peft_tensors import (
     beside,
     check_scales,
@@ -143,13 +143,13 @@ class PeftAdapter:
         and for OLoRA, the base model as it was before peft changed it, of which B₀ and A₀ are computed again.
 
         Raises AdapterError where that is not exact: for DoRA, for other beginnings without their `start`, for LoftQ, whose base is rounded
-        besides, and for a `start` of other modules, ranks or scales.
+        besides, for a beginning that is not known, and for a `start` of other modules, ranks or scales.
         """
         if moved_base(self.config) is None:
             raise AdapterError("this adapter did not move its base, so there is nothing to convert; use it as it is")
         now, begun = products(self.config, self.tensors), str(self.config["init_lora_weights"])
-        if begun.lower() == "loftq":
-            raise AdapterError("LoftQ rounds the base, which no delta of low rank undoes; train with init_lora_weights=True")
+        if not subtracts(self.config):
+            raise AdapterError(f"{moved_base(self.config)}, which no delta of low rank undoes; train plain LoRA")
         if isinstance(start, nn.Module):
             if not repeatable(self.config):
                 raise AdapterError(f"the beginning of {begun} cannot be computed again; give the adapter as it was before the training instead")
@@ -233,7 +233,8 @@ def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = N
         return first._with(weighted_sum([products(a.config, a.tensors) for a in adapters], weights), head | biases)
     _check_alike(adapters, {k for a in adapters for k in a.config} - _ABOUT, "parameters do not line up")
     if not repeatable(first.config):
-        raise AdapterError(f"{moved_base(first.config)}, of each adapter another one; convert them with PeftAdapter.as_lora")
+        remedy = "convert them with PeftAdapter.as_lora" if subtracts(first.config) else "train plain LoRA"
+        raise AdapterError(f"{moved_base(first.config)}, and of each adapter in another way; {remedy}")
     out = whole_values([a.tensors for a in adapters], weights, "parameters")
     return PeftAdapter(first.config, out | first.head if heads == "first" else out)
 

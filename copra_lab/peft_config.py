@@ -19,6 +19,9 @@ _BASE_KEPT = frozenset({"", "none", "true", "false", "gaussian", "eva", "orthogo
 _REPEATABLE = frozenset({"pissa", "olora"})
 """Those that move the base by factors of its own weights: peft finds the same ones again whenever it loads the folder."""
 
+_SUBTRACTS = re.compile(r"pissa(_niter_\d+)?|olora|corda|lora_ga")
+"""Those that take s·B₀·A₀ out of the base, B₀ and A₀ being where the adapter begins."""
+
 _CHECKED = frozenset(
     "ADALORA ADAMSS BEFT BOFT C3A DEFT DELORA FOURIERFT FROD GLORA GRALORA HIRA HRA IA3 LILY LN_TUNING LOHA LOKR LORA MISS OFT OSF "
     "PEANUT PSOFT PVERA RANDLORA ROAD SHIRA SUPERTUNING TINYLORA TRAINABLE_TOKENS UNILORA VBLORA VERA WAVEFT".split()
@@ -47,13 +50,20 @@ def method(config: Config) -> str:
     return str(getattr(kind, "value", kind))
 
 
+def subtracts(config: Config) -> bool:
+    """Whether the base was moved by s·B₀·A₀ and nothing else, so that B·A − B₀·A₀ is the difference from the untouched base."""
+    return _SUBTRACTS.fullmatch(str(config.get("init_lora_weights")).lower()) is not None and not config.get("kasa_config")
+
+
 def moved_base(config: Config) -> str | None:
-    """What took a part out of the base's weights before the training, in words; None where nothing did."""
+    """What changed the base's weights before the training, in words; None where nothing did."""
     if method(config) != "LORA":
         return None
     begun = config.get("init_lora_weights")
-    if str(begun).lower() not in _BASE_KEPT:
+    if subtracts(config):
         return f"init_lora_weights={begun!r} takes a part out of the base"
+    if str(begun).lower() not in _BASE_KEPT:
+        return f"init_lora_weights={begun!r} {'rounds the base' if begun == 'loftq' else 'is not known to leave the base alone'}"
     return "kasa_config takes a part out of the base" if config.get("kasa_config") else None
 
 
@@ -75,12 +85,13 @@ def off_is_not_base(config: Config) -> str | None:
     model that the layers sit in.
     """
     if moved := moved_base(config):
-        remedy = "train plain LoRA" if config.get("kasa_config") else "train with init_lora_weights=True, or convert it with PeftAdapter.as_lora"
+        convert = "train with init_lora_weights=True, or convert the saved adapter with PeftAdapter.as_lora"
+        remedy = convert if subtracts(config) else "train plain LoRA"
         return f"{moved}, so that a layer that is off is not the base; {remedy}"
     if bias := trained_bias(config):
         return f"bias={bias!r} trains biases of the base itself, which stay on when a layer is off; train with bias='none'"
     if method(config) not in _CHECKED:
-        return f"layers of {method(config)} were never compared with the base; choose LoRA or another method of copra_lab.peft_config"
+        return f"layers of {method(config)} were never compared with the base; choose LoRA, DoRA or another method with layers of its own"
     return None
 
 
@@ -100,7 +111,8 @@ def for_keeping(config: Config) -> str | None:
     if kind not in _CHECKED:
         return off_is_not_base(config)
     if not repeatable(config):
-        return f"{moved_base(config)}, and peft cannot do that again from the folder; convert it with PeftAdapter.as_lora"
+        remedy = "convert it with PeftAdapter.as_lora" if subtracts(config) else "train plain LoRA"
+        return f"{moved_base(config)}, and peft cannot do that again from the folder; {remedy}"
     if kind in _TOGETHER:
         return f"{_TOGETHER[kind]}, so that some of them alone are other layers; switch them in the model with copra_lab.tuners.Switches"
     if kind == "WAVEFT" and config.get("proportional_parameters"):
