@@ -3,11 +3,14 @@
 A `PeftAdapter` is a folder of peft's as a value. Blocks can be removed whatever the method is (`keep`); parameters can be
 averaged (`average`); plain LoRA has deltas (`PeftAdapter.deltas`) that every function of `copra_lab.merge` takes, and goes back with
 `PeftAdapter.with_deltas`. What is saved loads with ``peft.PeftModel.from_pretrained``. Nothing is unpickled.
+
+An adapter that moved its base before the training (PiSSA, OLoRA, CorDA, LoRA-GA) holds no deltas: B·A is measured from a base that
+lacks a part. `PeftAdapter.as_lora` makes plain LoRA of it. What cannot be done exactly is refused.
 """
 
+import copy
 import json
 import math
-import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,16 +22,36 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from copra_lab.files import read_json, write_atomically
-from copra_lab.lora import Adapter, LowRank
+from copra_lab.lora import Adapter
 from copra_lab.merge import weighted_sum
+from copra_lab.peft_config import for_keeping, low_rank, method, moved_base, off_is_not_base, repeatable, subtracts, targets
+from copra_lab.peft_tensors import (
+    beside,
+    check_scales,
+    form,
+    from_products,
+    kinds,
+    module_keys,
+    module_of,
+    natural,
+    prefix,
+    products,
+    whole_values,
+)
 from copra_lab.prune import preset
-from copra_lab.storage import CONFIG, PEFT_ROOT, WEIGHTS, AdapterError, for_module, peft_scale, read_adapter_file
+from copra_lab.storage import CONFIG, PEFT_ROOT, WEIGHTS, AdapterError, read_adapter_file
 from copra_lab.tuners import BlockOf, block_of
 
 __all__ = ["PeftAdapter", "average", "keep"]
 
 _ABOUT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
 """What a configuration says of its making, not of what its numbers mean."""
+
+_ALIKE = ("bias", "layer_replication", "trainable_token_indices", "alora_invocation_tokens")
+"""What adapters must share beside their base for their deltas to be added."""
+
+_SHARED_PROJECTION = {"VERA": "VeRA", "PVERA": "PVeRA", "RANDLORA": "RandLoRA"}
+"""Methods whose random matrices are as large as the largest adapted module asks for."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,14 +67,17 @@ class PeftAdapter:
 
     @staticmethod
     def of(model: nn.Module, name: str = "default") -> "PeftAdapter":
-        """A copy of the adapter `name` of a model. Raises ValueError for a model without it."""
+        """A copy of the adapter `name` of a model. Raises ValueError for a model without it, and AdapterError for one that scales a layer
+        otherwise than the folder will say."""
         from peft import PeftModel
 
         if not isinstance(model, PeftModel) or name not in model.peft_config:
             raise ValueError(f"{type(model).__name__} has no adapter {name!r}; make one with peft.get_peft_model")
         with tempfile.TemporaryDirectory() as folder:  # peft knows best what belongs into a folder of its own
             model.save_pretrained(folder, selected_adapters=[name])
-            return PeftAdapter.load(Path(folder) if name == "default" else Path(folder) / name)
+            adapter = PeftAdapter.load(Path(folder) if name == "default" else Path(folder) / name)
+        check_scales(adapter.config, adapter.tensors, model, name)
+        return adapter
 
     @staticmethod
     def load(folder: "str | Path") -> "PeftAdapter":
@@ -67,7 +93,7 @@ class PeftAdapter:
         if bad := [k for k, t in tensors.items() if not torch.isfinite(t).all()]:
             raise AdapterError(f"{bad[0]} in {folder / WEIGHTS} holds NaN or infinity; lower the learning rate and train again")
         adapter = PeftAdapter(config, tensors)
-        if not _prefix(kind) or not adapter.modules:
+        if not prefix(kind) or not adapter.modules:
             raise AdapterError(f"{folder} holds {kind}, which has no adapter layers; choose LoRA or another method that has")
         return adapter
 
@@ -80,66 +106,80 @@ class PeftAdapter:
     @property
     def modules(self) -> dict[str, tuple[str, ...]]:
         """Name of an adapted module → the keys of its tensors."""
-        prefix = _prefix(self.config["peft_type"])
-        out: dict[str, tuple[str, ...]] = {}
-        for key in self.tensors:
-            name, found, _ = key.removeprefix(PEFT_ROOT).partition(f".{prefix}")
-            if found and key.startswith(PEFT_ROOT):  # what a method's layers share (VB-LoRA's bank, say) is the tuner's own
-                out[name] = (*out.get(name, ()), key)
-        return out
+        return module_keys(self.config, self.tensors)
 
     @property
     def head(self) -> dict[str, Tensor]:
-        """What was trained beside the adapter: tensors that belong to no adapted module."""
-        own = {k for keys in self.modules.values() for k in keys}
-        return {k: t for k, t in self.tensors.items() if k not in own}
+        """What was trained beside the adapter: tensors that belong to no adapted module and are no biases of the base. Whole values, not
+        differences."""
+        return beside(self.config, self.tensors)[0]
+
+    @property
+    def biases(self) -> dict[str, Tensor]:
+        """The base's own biases that were trained (``bias="all"`` and its like): whole values, not differences."""
+        return beside(self.config, self.tensors)[1]
 
     def blocks(self, block_of: BlockOf = block_of) -> dict[str, tuple[str, ...]]:
         """Transformer block → the adapted modules in it, in the order of their numbers; the names that `tuners.tuner_layers` gives."""
         out: dict[str, tuple[str, ...]] = {}
-        for name in sorted(self.modules, key=_natural):
+        for name in sorted(self.modules, key=natural):
             block = block_of(name)
             out[block] = (*out.get(block, ()), name)
         return out
 
     @property
     def deltas(self) -> Adapter:
-        """Of plain LoRA on linear layers: ΔW of every module, for `copra_lab.merge` and `copra_lab.prune.sparsify`. Raises AdapterError for
-        other methods and for DoRA, with what to do."""
-        if self.config["peft_type"] != "LORA" or self.config.get("use_dora"):
-            kind = "DoRA" if self.config.get("use_dora") else self.config["peft_type"]
-            raise AdapterError(f"{kind} has no low-rank delta alone; convert it with peft's convert_to_lora, or average its parameters")
-        out = {}
-        for name, keys in self.modules.items():
-            pair = [f"{PEFT_ROOT}{name}.lora_{half}.weight" for half in "AB"]
-            if set(keys) != set(pair) or self.tensors[pair[0]].ndim != 2:
-                raise AdapterError(f"the LoRA at {name!r} is not that of a linear layer without a bias of its own; average its parameters instead")
-            a, b = (self.tensors[k].float() for k in pair)
-            out[name] = LowRank(a, b, peft_scale(self.config, name, a.shape[0]))
-        return Adapter(out, provenance={"source": "peft"})
+        """Of plain LoRA on linear layers: ΔW of every module, for `copra_lab.merge` and `copra_lab.prune.sparsify`. Raises AdapterError, with
+        what to do, for other methods and DoRA, for an adapter that moved its base (see `as_lora`), and for one that trained biases."""
+        if why := low_rank(self.config) or off_is_not_base(self.config):
+            raise AdapterError(why)
+        return products(self.config, self.tensors)
+
+    def as_lora(self, start: "PeftAdapter | nn.Module") -> "PeftAdapter":
+        """Plain LoRA on the untouched base that does what this adapter does on the base that it moved: ΔW = s·(B·A − B₀·A₀), of twice the
+        rank. Heads and trained biases stay.
+
+        ``start``: the adapter as it was before the training, saved right after ``get_peft_model``; or, for PiSSA by the full decomposition
+        and for OLoRA, the base model as it was before peft changed it, of which B₀ and A₀ are computed again.
+
+        Raises AdapterError where that is not exact: for DoRA, for other beginnings without their `start`, for LoftQ, whose base is rounded
+        besides, for a beginning that is not known, and for a `start` of other modules, ranks or scales.
+        """
+        if moved_base(self.config) is None:
+            raise AdapterError("this adapter did not move its base, so there is nothing to convert; use it as it is")
+        now, begun = products(self.config, self.tensors), str(self.config["init_lora_weights"])
+        if not subtracts(self.config):
+            raise AdapterError(f"{moved_base(self.config)}, which no delta of low rank undoes; train plain LoRA")
+        if isinstance(start, nn.Module):
+            if not repeatable(self.config):
+                raise AdapterError(f"the beginning of {begun} cannot be computed again; give the adapter as it was before the training instead")
+            start = _beginning(start, self.config)
+        then = products(start.config, start.tensors)
+        if form(now) != form(then) or str(start.config.get("init_lora_weights")).lower() not in (begun.lower(), "true"):
+            raise AdapterError(f"the two adapters differ in modules, ranks or scales; give the one that this {begun} training began with")
+        return self._with(weighted_sum([now, then], [1.0, -1.0]), {**self.head, **self.biases})
 
     def with_deltas(self, deltas: Adapter) -> "PeftAdapter":
-        """The same with other deltas, of whatever rank, and the same head. Raises AdapterError without any."""
-        if not deltas.deltas:
-            raise AdapterError("an adapter without deltas has nothing to save; use the base")
-        tensors = self.head
-        for name, d in deltas.deltas.items():
-            # peft's scale is alpha / r; ours goes into B, so that the same configuration holds for every module.
-            tensors |= {f"{PEFT_ROOT}{name}.lora_A.weight": d.A, f"{PEFT_ROOT}{name}.lora_B.weight": d.B * d.scale}
-        ranks = {n: d.rank for n, d in deltas.deltas.items()}
-        rank = max(ranks.values())
-        plain = {"r": rank, "lora_alpha": rank, "use_rslora": False, "init_lora_weights": True}
-        patterns = {f"^{re.escape(n)}": r for n, r in sorted(ranks.items()) if r != rank}
-        config = {**self.config, **plain, "rank_pattern": patterns, "alpha_pattern": patterns}
-        return PeftAdapter(_targets(config, ranks), tensors)
+        """The same with other deltas, of whatever rank, and the same head. Raises AdapterError without any, and where `deltas` does."""
+        if why := low_rank(self.config) or off_is_not_base(self.config):
+            raise AdapterError(why)
+        return self._with(deltas, self.head)
+
+    def _with(self, deltas: Adapter, rest: Mapping[str, Tensor]) -> "PeftAdapter":
+        config, tensors = from_products(self.config, self.modules, deltas)
+        return PeftAdapter(config, {**rest, **tensors})
 
 
 def keep(adapter: PeftAdapter, blocks: "str | Iterable[str]", block_of: BlockOf = block_of) -> PeftAdapter:
     """The adapter with these blocks only: names of `PeftAdapter.blocks`, or a preset of `copra_lab.prune` ("even", "odd", "low", "middle",
-    "high"), which counts the blocks of each stack of layers. Where an adapter is gone the base shows; heads stay.
+    "high"), which counts the blocks of each stack of layers. Where an adapter is gone the base shows, its biases included; heads stay, and
+    so do trained biases outside of all blocks.
 
-    Raises ValueError for a block that the adapter does not have, and if none is left.
+    Raises ValueError for a block that the adapter does not have, and if none is left; AdapterError for a method whose layers mean something
+    else once others are gone.
     """
+    if why := for_keeping(adapter.config):
+        raise AdapterError(why)
     have = adapter.blocks(block_of)
     chosen = _preset(blocks, have) if isinstance(blocks, str) else set(blocks)
     if unknown := sorted(chosen - set(have)):
@@ -148,19 +188,34 @@ def keep(adapter: PeftAdapter, blocks: "str | Iterable[str]", block_of: BlockOf 
         raise ValueError("no block is left; use the base")
     modules = adapter.modules
     kept = [m for block, members in have.items() if block in chosen for m in members]
-    gone = {k for m in set(modules) - set(kept) for k in modules[m]}
-    return PeftAdapter(_targets(adapter.config, kept), {k: t for k, t in adapter.tensors.items() if k not in gone})
+    left_out = set(modules) - set(kept)
+    if (name := _SHARED_PROJECTION.get(method(adapter.config))) and not kinds(adapter.config, adapter.tensors, left_out) <= kinds(
+        adapter.config, adapter.tensors, kept
+    ):
+        raise AdapterError(f"{name}'s random matrices are as large as its largest module asks for; keep a module of every kind and shape")
+    gone = {k for m in left_out for k in modules[m]} | {
+        k for k in adapter.tensors if any(k.startswith(f"{PEFT_ROOT}{m}.base_layer.") for m in left_out)
+    }
+    gone |= {k for k in adapter.biases if module_of(k) not in kept and block_of(module_of(k)) in set(have) - chosen}
+    return PeftAdapter(targets(adapter.config, kept, left_out), {k: t for k, t in adapter.tensors.items() if k not in gone})
 
 
-def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = None, space: str = "delta") -> PeftAdapter:
-    """Σ wᵢ of several adapters of one base, by default their mean. ``space``: "delta", the deltas of plain LoRA, exactly, its ranks
-    stacked; or "parameters", every number by itself, which for LoRA is the average of A and B, not of B·A, and which any method allows. Heads
-    are averaged number by number.
+def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = None, space: str = "delta", heads: str = "average") -> PeftAdapter:
+    """Σ wᵢ of several adapters of one base, by default their mean.
 
-    Raises ValueError for adapters that do not match.
+    ``space``: "delta", the deltas of plain LoRA, exactly, its ranks stacked, with any weights; or "parameters", every number by itself,
+    which any method allows, with weights that sum to 1. For LoRA that is the average of A and B, not of B·A; for methods that multiply
+    (IA³, OFT, HRA, LoHa …) the result is an adapter too, but no average of what the adapters do.
+
+    ``heads``: what was trained beside the adapters (heads, tokens) holds whole values, not differences. "average" weights them, for which
+    the weights must sum to 1; "first" takes those of the first adapter. Trained biases are whole values too and are always averaged.
+
+    Raises ValueError for adapters that do not match and for such weights; AdapterError as `PeftAdapter.deltas` does.
     """
     if space not in ("delta", "parameters"):
         raise ValueError(f"space must be 'delta' or 'parameters', got {space!r}")
+    if heads not in ("average", "first"):
+        raise ValueError(f"heads must be 'average' or 'first', got {heads!r}")
     weights = [1 / max(1, len(adapters))] * len(adapters) if weights is None else list(weights)
     if not adapters or len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
         raise ValueError(f"expected one finite weight for each adapter, got {len(adapters)} adapters and the weights {weights}")
@@ -169,50 +224,36 @@ def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = N
         raise ValueError(f"adapters of different bases ({', '.join(sorted(bases))}) cannot be averaged; train them on the same")
     first = adapters[0]
     if space == "delta":
-        merged = weighted_sum([a.deltas for a in adapters], weights)
-        return PeftAdapter(first.config, _mean([a.head for a in adapters], weights)).with_deltas(merged)
+        for a in adapters:
+            if why := low_rank(a.config) or (moved_base(a.config) and off_is_not_base(a.config)):
+                raise AdapterError(why)
+        _check_alike(adapters, _ALIKE, "deltas cannot be added")
+        biases = whole_values([a.biases for a in adapters], weights, "biases")
+        head = first.head if heads == "first" else whole_values([a.head for a in adapters], weights, "heads")
+        return first._with(weighted_sum([products(a.config, a.tensors) for a in adapters], weights), head | biases)
+    _check_alike(adapters, {k for a in adapters for k in a.config} - _ABOUT, "parameters do not line up")
+    if not repeatable(first.config):
+        remedy = "convert them with PeftAdapter.as_lora" if subtracts(first.config) else "train plain LoRA"
+        raise AdapterError(f"{moved_base(first.config)}, and of each adapter in another way; {remedy}")
+    out = whole_values([a.tensors for a in adapters], weights, "parameters")
+    return PeftAdapter(first.config, out | first.head if heads == "first" else out)
+
+
+def _check_alike(adapters: Sequence[PeftAdapter], fields: Iterable[str], so: str) -> None:
     for a in adapters[1:]:
-        if differ := sorted(k for k in {*a.config, *first.config} - _ABOUT if _plain(a.config.get(k)) != _plain(first.config.get(k))):
-            raise ValueError(f"the adapters differ in {differ[0]}, so their parameters do not line up; train them with the same configuration")
-    return PeftAdapter(first.config, _mean([a.tensors for a in adapters], weights))
+        if differ := sorted(k for k in fields if _plain(a.config.get(k)) != _plain(adapters[0].config.get(k))):
+            raise ValueError(f"the adapters differ in {differ[0]}, so their {so}; train them with the same configuration")
 
 
-def _mean(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float]) -> dict[str, Tensor]:
-    first = tensors[0]
-    if any({k: x.shape for k, x in t.items()} != {k: x.shape for k, x in first.items()} for t in tensors):
-        raise ValueError("the adapters have tensors of different names or shapes; average adapters that were trained alike")
-    out = {}
-    for k, x in first.items():
-        if x.is_floating_point():
-            out[k] = torch.stack([w * t[k] for t, w in zip(tensors, weights, strict=True)]).sum(0).to(x.dtype)
-        elif all(torch.equal(t[k], x) for t in tensors):
-            out[k] = x
-        else:
-            raise ValueError(f"{k} holds whole numbers that differ between the adapters, which have no average; train them with the same seed")
-    return out
+def _beginning(base: nn.Module, config: Mapping[str, Any]) -> PeftAdapter:
+    """The adapter as peft makes it of `base`, before any training. Raises AdapterError for a base that peft has changed."""
+    from peft import PeftConfig, get_peft_model
 
-
-def _prefix(kind: str) -> str:
-    """How the names of a method's tensors begin, after that of the module: peft's table; "" for a method without layers."""
-    from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
-
-    return next((p for t, p in PEFT_TYPE_TO_PREFIX_MAPPING.items() if t.value == kind and p), "")
-
-
-def _targets(config: Mapping[str, Any], modules: Iterable[str]) -> dict[str, Any]:
-    """A configuration that names its modules one by one and nothing else."""
-    names = sorted(modules)
-    out = {**config, "target_modules": names}
-    out |= {k: None for k in ("exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters") if k in config}
-    out |= {
-        k: {pattern: v for pattern, v in config[k].items() if any(for_module(pattern, n) for n in names)}
-        for k in ("rank_pattern", "alpha_pattern")
-        if config.get(k)
-    }
-    if feedforward := config.get("feedforward_modules"):  # of IA³: those whose input it scales
-        ends = tuple(f".{f}" for f in feedforward)
-        out["feedforward_modules"] = [n for n in names if (re.fullmatch(feedforward, n) if isinstance(feedforward, str) else f".{n}".endswith(ends))]
-    return out
+    if any(hasattr(m, "base_layer") for m in base.modules()):
+        raise AdapterError("the base still holds an adapter, and peft changed it in place; load it anew")
+    with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
+        write_atomically(Path(folder) / CONFIG, json.dumps({**config, "base_model_name_or_path": None, "inference_mode": False}).encode())
+        return PeftAdapter.of(get_peft_model(copy.deepcopy(base), PeftConfig.from_pretrained(folder)))
 
 
 def _preset(name: str, have: Mapping[str, object]) -> set[str]:
@@ -226,8 +267,3 @@ def _preset(name: str, have: Mapping[str, object]) -> set[str]:
 def _plain(value: object) -> object:
     """Sets come back from JSON as lists in any order."""
     return sorted(value) if isinstance(value, list) and all(isinstance(x, str) for x in value) else value
-
-
-def _natural(name: str) -> list[Any]:
-    """Sorts layer 10 after layer 9."""
-    return [(0, int(x), "") if x.isdigit() else (1, 0, x) for x in re.split(r"(\d+)", name)]

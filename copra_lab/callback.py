@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from copra_lab.copra import CopRA, Dropping
 from copra_lab.tuners import BlockOf, Progressive, block_of
@@ -36,7 +36,7 @@ class CopRACallback(TrainerCallback):
         self.drops: Progressive | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        _check(args)
+        _check(args, model)
         if self.drops:
             self.drops.all_on()  # an earlier training may have been interrupted in the middle of a step
         seed = args.seed if self.seed is None else self.seed
@@ -55,10 +55,19 @@ class CopRACallback(TrainerCallback):
         self.drops.all_on()
 
 
-def _check(args: Any) -> None:
+def _check(args: Any, model: Any) -> None:
     if args.deepspeed or args.fsdp:
         raise ValueError(
             "under DeepSpeed and FSDP a layer that is off has zeros for a gradient, and the optimiser moves it; train with plain data parallelism"
         )
-    if args.world_size > 1 and args.ddp_find_unused_parameters is False:
+    if args.world_size == 1:
+        return
+    functions = [m._gradient_checkpointing_func for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    if any(getattr(f, "keywords", {}).get("use_reentrant", True) for f in functions):
+        raise ValueError(
+            "reentrant checkpointing hides from data-parallel training which layers are off; "
+            'set gradient_checkpointing_kwargs={"use_reentrant": False}'
+        )
+    # transformers looks for unused parameters unless a model of its own is checkpointed.
+    if args.ddp_find_unused_parameters is False or (args.ddp_find_unused_parameters is None and functions and isinstance(model, PreTrainedModel)):
         raise ValueError("layers that are off have no gradient; in data-parallel training set ddp_find_unused_parameters=True")

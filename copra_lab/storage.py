@@ -197,7 +197,7 @@ def more_than_lora(c: dict[str, Any]) -> str | None:
     if c.get("modules_to_save"):
         return f"LoRA with whole modules beside it (modules_to_save={c['modules_to_save']})"
     begun = c.get("init_lora_weights")
-    if isinstance(begun, str) and begun not in ("gaussian", "eva", "orthogonal"):
+    if isinstance(begun, str) and begun not in ("gaussian", "eva", "orthogonal", "mica"):
         return f"LoRA begun with {begun}, which moves the base (save it with path_initial_model_for_weight_conversion)"
     others = (
         "use_qalora", "use_bdlora", "kasa_config", "arrow_config", "alora_invocation_tokens",

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from copra_lab.copra import CopRA, Draw, Dropping, drawn
+from copra_lab.peft_config import method, off_is_not_base
 
 __all__ = ["Progressive", "Switches", "block_of", "tuner_layers"]
 
@@ -38,7 +39,6 @@ def block_of(name: str) -> str:
 BlockOf = Callable[[str], str]
 """Name of a module → name of the block it is switched with."""
 
-_MUTATES = ("pissa", "olora", "corda", "lora_ga", "loftq")
 _REFUSED = {
     "ADALORA": "its ranks are allotted by the gradients of all layers in every step",
     "XLORA": "it calls its LoRA layers without asking whether they are on",
@@ -50,7 +50,7 @@ def tuner_layers(model: nn.Module, unit: str = "layer", block_of: BlockOf = bloc
     by itself. Heads and tokens that are trained beside the adapter (``modules_to_save``) are no units: they stay on.
 
     Raises ValueError where there are none, for a method that cannot be taken apart, and for an adapter whose "off" is not the
-    base: one that is merged into it, or that began by moving a part of it (PiSSA and its like).
+    base: one that is merged into it, that began by moving a part of it (PiSSA and its like), or that trained its biases.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
@@ -59,11 +59,12 @@ def tuner_layers(model: nn.Module, unit: str = "layer", block_of: BlockOf = bloc
         raise ValueError(f"unit must be 'layer' or 'module', got {unit!r}")
     configs = next((c for m in model.modules() if isinstance(c := getattr(m, "peft_config", None), dict)), {})
     for config in configs.values():
-        kind = getattr(config.peft_type, "value", config.peft_type)
-        if kind in _REFUSED:
+        if config.is_prompt_learning:
+            continue  # which has no layers at all
+        if (kind := method(config.to_dict())) in _REFUSED:
             raise ValueError(f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or another method with layers")
-        if str(begin := getattr(config, "init_lora_weights", "")).lower().startswith(_MUTATES):
-            raise ValueError(f"init_lora_weights={begin!r} takes a part out of the base, so that a layer that is off is not the base; use True")
+        if why := off_is_not_base(config.to_dict()):
+            raise ValueError(why)
     out: dict[str, tuple[Any, ...]] = {}
     aside = outer = ""  # paths that others may be inside of: of a head, and of a tuner layer (attention around its output projection)
     for path, module in model.named_modules():
@@ -149,7 +150,8 @@ class Progressive:
     A step is one of the optimiser, of however many backward passes. The draw depends on `seed` and the number of the step
     alone, so that all processes of a data-parallel training agree, and a resumed one goes on as if it had not been
     interrupted. Data-parallel training needs ``find_unused_parameters=True``, since what is off has no gradient, and a
-    compiled model is compiled anew for every set of layers.
+    compiled model is compiled anew for every set of layers. With activation checkpointing, which computes layers anew in the backward pass,
+    that pass must run inside the step; data-parallel training needs ``use_reentrant=False`` for it besides.
 
     ``dropping``: `CopRA` or `StochasticDepth`. CopRA's own p = 0 at the start would leave a loss without any gradient, so one unit is on at
     least, as in the authors' code; with a head to train beside, ``CopRA()`` does as well.
@@ -178,6 +180,8 @@ class Progressive:
         self._drawn: tuple[bool, ...] = ()
         self._off: list[nn.Parameter] = []
         self._hooks: list[Any] = []
+        self._checkpointed: set[Any] = set()
+        """Layers that are off and were called without gradients in training: the first of two passes, as reentrant checkpointing makes."""
         self.all_on()
 
     @property
@@ -215,21 +219,33 @@ class Progressive:
 
     @contextmanager
     def step(self, step: int) -> Iterator[Draw]:
-        """`draw`; afterwards every unit is on, after an exception too."""
+        """`draw`; afterwards every unit is on, after an exception too. Raises ValueError in a backward pass that comes after the step and
+        computes its checkpointed layers anew."""
         try:
             yield self.draw(step)
         finally:
+            late = self._checkpointed
             self.all_on()
+            self._hooks = [layer.register_forward_pre_hook(self._too_late) for layer in late]
 
     def _release(self) -> None:
         for hook in self._hooks:
             hook.remove()
-        self._hooks, self._off = [], []
+        self._hooks, self._off, self._checkpointed = [], [], set()
 
     def _before(self, layer: Any, _inputs: object) -> None:
         """Before a layer that is off is called."""
         if layer.training or torch.is_grad_enabled():
+            if not torch.is_grad_enabled():
+                self._checkpointed.add(layer)
             if not layer.disable_adapters:  # peft's disable_adapter() switches everything on as it ends
                 self.switches.set([x and y for x, y in zip(self.switches.on, self._drawn, strict=True)])
         elif self.switches.on == self._drawn:  # else inside disable_adapter(), or all on
             self.all_on()
+
+    def _too_late(self, layer: Any, _inputs: object) -> None:
+        """Before a layer is called that was off in a step which is over."""
+        if torch._C._current_graph_task_id() != -1:  # a backward pass is running, which computes the layer anew
+            raise ValueError("checkpointed layers are computed anew after their step, with all of them on; call backward() inside the step")
+        if layer.training:  # a training without steps goes on
+            self._release()

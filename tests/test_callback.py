@@ -93,10 +93,39 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path):
     class Args:
         deepspeed, fsdp, world_size, ddp_find_unused_parameters, seed = None, None, 1, None, 0
 
+    def begin(model=made.model, **change) -> None:
+        CopRACallback().on_train_begin(type("Some", (Args,), change)(), made.state, made.control, model=model)
+
     for change, message in (({"deepspeed": {}, "fsdp": "full_shard"}, "FSDP"), ({"world_size": 2, "ddp_find_unused_parameters": False}, "unused")):
-        args = type("Some", (Args,), change)()
         with pytest.raises(ValueError, match=message):
-            CopRACallback().on_train_begin(args, made.state, made.control, model=made.model)
+            begin(**change)
+
+
+def test_checkpointing_that_data_parallel_training_cannot_follow_is_refused(tmp_path):
+    made, _ = trainer(tmp_path, method="LoRA")
+    plain = made.model.get_base_model()
+    enable = getattr(plain, "activation_checkpointing_enable", plain.gradient_checkpointing_enable)
+
+    def begin(model, processes: int = 2) -> None:
+        class Args:
+            deepspeed, fsdp, world_size, ddp_find_unused_parameters, seed = None, None, processes, None, 0
+
+        CopRACallback().on_train_begin(Args, made.state, made.control, model=model)
+
+    made.state.max_steps = 4
+    begin(made.model)
+    enable({"use_reentrant": True})
+    with pytest.raises(ValueError, match=r'gradient_checkpointing_kwargs=\{"use_reentrant": False\}'):
+        begin(made.model)
+    begin(made.model, processes=1)  # where it computes the same layers anew
+    enable({"use_reentrant": False})
+    begin(made.model)
+    injected = bert()
+    peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["query"]), injected)
+    begin(injected)
+    getattr(injected, "activation_checkpointing_enable", injected.gradient_checkpointing_enable)({"use_reentrant": False})
+    with pytest.raises(ValueError, match="ddp_find_unused_parameters=True"):
+        begin(injected)
 
 
 @pytest.mark.slow

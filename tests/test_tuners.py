@@ -223,24 +223,51 @@ def test_accumulated_gradients_are_those_of_one_large_batch():
             torch.testing.assert_close(a, b)
 
 
-def test_checkpointed_activations_are_computed_anew_with_the_same_layers():
-    grads = []
-    for checkpointing in (False, True):
-        model = adapted("LoRA")
-        if checkpointing:
-            bert_itself = model.get_base_model()  # older releases of transformers say gradient, newer ones activation
-            getattr(bert_itself, "activation_checkpointing_enable", bert_itself.gradient_checkpointing_enable)({"use_reentrant": False})
-        model.train()
-        for module in model.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = 0.0
-        with Progressive(model, 10).step(2):
-            model(input_ids=tokens()).logits.square().mean().backward()
-        grads.append([p.grad for p in model.parameters()])
-    for a, b in zip(*grads, strict=True):
+def _gradients(checkpointing: dict | None, late: bool = False) -> list[torch.Tensor | None]:
+    """Of a step that has layers off; `late`: by a backward pass after it."""
+    model = adapted("LoRA")
+    if checkpointing:
+        bert_itself = model.get_base_model()  # older releases of transformers say gradient, newer ones activation
+        getattr(bert_itself, "activation_checkpointing_enable", bert_itself.gradient_checkpointing_enable)(checkpointing)
+        bert_itself.enable_input_require_grads()
+    model.train()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    with Progressive(model, 10).step(2):
+        loss = model(input_ids=tokens()).logits.square().mean()
+        if not late:
+            loss.backward()
+    if late:
+        loss.backward()
+    return [p.grad for p in model.parameters()]
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_activations_are_computed_anew_with_the_same_layers(reentrant):
+    for a, b in zip(_gradients(None), _gradients({"use_reentrant": reentrant}), strict=True):
         assert (a is None) == (b is None)
         if a is not None:
             torch.testing.assert_close(a, b)
+
+
+def test_a_backward_pass_after_its_step_does_not_compute_other_layers_anew():
+    for a, b in zip(_gradients(None), _gradients(None, late=True), strict=True):
+        assert (a is None) == (b is None) and (a is None or torch.equal(a, b))
+    with pytest.raises(ValueError, match=r"call backward\(\) inside the step"):
+        _gradients({"use_reentrant": True}, late=True)
+    with pytest.raises(torch.utils.checkpoint.CheckpointError):  # torch sees it itself
+        _gradients({"use_reentrant": False}, late=True)
+
+
+def test_a_training_that_goes_on_without_steps_is_not_watched():
+    model = adapted("LoRA").train()
+    drops = Progressive(model, 10)
+    with torch.no_grad(), drops.step(0):
+        model(input_ids=tokens())
+    assert any(m._forward_pre_hooks for m in model.modules())
+    model(input_ids=tokens()).logits.sum().backward()
+    assert not any(m._forward_pre_hooks for m in model.modules())
 
 
 def test_accelerate_accumulates_under_one_draw():

@@ -13,17 +13,17 @@ ATTENTION = ["query", "value"]
 
 
 @cache
-def _bert(layers: int) -> nn.Module:
+def _bert(layers: int, inner: int) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": 32, "max_position_embeddings": 32}
+    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": inner, "max_position_embeddings": 32}
     return BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, num_hidden_layers=layers, num_labels=CLASSES, **sizes)).eval()
 
 
-def bert(layers: int = 4) -> nn.Module:
-    """A fresh text classifier, in evaluation mode."""
-    return copy.deepcopy(_bert(layers))
+def bert(layers: int = 4, inner: int = 32) -> nn.Module:
+    """A fresh text classifier, in evaluation mode, its feed-forward layers `inner` wide."""
+    return copy.deepcopy(_bert(layers, inner))
 
 
 METHODS: dict[str, peft.PeftConfig] = {
@@ -51,11 +51,16 @@ def adapted(method: str, seed: int = 0, layers: int = 4) -> peft.PeftModel:
     base = bert(layers)
     torch.manual_seed(0)  # what a method draws once for good is the same for every seed
     model = peft.get_peft_model(base, copy.deepcopy(METHODS[method]))
+    return moved(model, seed)
+
+
+def moved(model: nn.Module, seed: int = 0, size: float = 0.3) -> nn.Module:
+    """The model, in evaluation mode, with noise on whatever would be trained."""
     g = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
             if p.requires_grad:
-                p.add_(0.3 * torch.randn(p.shape, generator=g))
+                p.add_(size * torch.randn(p.shape, generator=g))
     return model.eval()
 
 
