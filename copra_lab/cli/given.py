@@ -27,6 +27,10 @@ def _figure_file(file: Path | None) -> Path | None:
 AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0.")]
 ClipName = Annotated[str | None, typer.Option("--clip", help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one")]
 TaskName = Annotated[str | None, typer.Option("--task", help="A task or a folder of images.", show_default="what the adapter was trained on")]
+Template = Annotated[str | None, typer.Option(help="Of a folder of images: the prompt, with {} for a class's name.", show_default="a photo of a {}")]
+Splits = Annotated[
+    bool, typer.Option("--splits/--no-splits", help="Of a folder of images: folders called train, val and test are a split; or they are classes.")
+]
 Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
 TaskSeed = Annotated[int, typer.Option(help="Chooses the training images.")]
 Split = Annotated[Literal["test", "val", "train"], typer.Option(help="The images to measure on.")]
@@ -50,15 +54,29 @@ def load_adapter(name: str, clip: "Clip") -> "Adapter":
     raise AdapterError(f"no adapter folder at {name}; give a folder, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0")
 
 
-def load_bench(clip: "Clip", adapters: Sequence["Adapter"], task: str | None, split: str = "test", precision: str = "auto") -> "Bench":
+def images(template: str | None, splits: bool) -> dict[str, Any]:
+    """What was said about a folder of images, as `tasks.load_task` takes it; what was not said is not in it."""
+    return ({"template": template} if template is not None else {}) | ({} if splits else {"splits": False})
+
+
+def load_bench(
+    clip: "Clip",
+    adapters: Sequence["Adapter"],
+    task: str | None,
+    split: str = "test",
+    precision: str = "auto",
+    images: Mapping[str, Any] | None = None,
+) -> "Bench":
     """A bench on `task`, or on what the first of the adapters was trained on, with the shots and seed of that training. Raises
     typer.BadParameter where neither is known."""
     from copra_lab.bench import Bench
 
-    return Bench(clip, load_task(clip, task, adapters), split, precision)
+    return Bench(clip, load_task(clip, task, adapters, images), split, precision)
 
 
-def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()) -> "Task":
+def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = (), images: Mapping[str, Any] | None = None) -> "Task":
+    """A task by its name, or what the first of the adapters was trained on, with the `images` options that were given or else those of that
+    training. What is to be known of its images is said."""
     from copra_lab import tasks
 
     about: Mapping[str, Any] = next((a.provenance for a in adapters if "task" in a.provenance), {})
@@ -66,9 +84,23 @@ def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()
         raise typer.BadParameter("this adapter does not say what it was trained on; name a task or a folder of images", param_hint="--task")
     # Validation and test images depend on neither; of its own training images an adapter shall see the same again.
     same = name is None or name == about.get("task")
-    return tasks.load_task(
-        name or about["task"], clip, shots=int(about.get("shots", 16)) if same else 16, seed=int(about.get("task seed", 0)) if same else 0
+    name = name or str(about["task"])
+    options = recorded(name, adapters, images or {})
+    task = tasks.load_task(
+        name, clip, shots=int(about.get("shots", 16)) if same else 16, seed=int(about.get("task seed", 0)) if same else 0, **options
     )
+    for sentence in task.notes:
+        note(sentence)
+    return task
+
+
+def recorded(task: str, adapters: Sequence["Adapter"], images: Mapping[str, Any]) -> dict[str, Any]:
+    """The `images` options that were given, and for those that were not what adapters that were trained on `task` saw it with."""
+    seen = [dict(a.provenance.get("task options", {})) for a in adapters if a.provenance.get("task") == task]
+    if "template" not in images and any(options != seen[0] for options in seen):
+        ways = " and ".join(dict.fromkeys(str(options.get("template", "the usual one")) for options in seen))
+        note(f"warning: these adapters were trained with different prompts on {task}, {ways}; here is the first one's, or give --template")
+    return {**(seen[0] if seen else {}), **images}
 
 
 def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:
