@@ -43,7 +43,7 @@ since it becomes RGB, but a JPEG is shrunk while it is read: 1 byte for each of 
 each and each channel."""
 
 LARGE = 64_000_000
-"""Bytes from which on pictures are decoded one at a time, however many threads read."""
+"""Bytes from which on pictures are decoded one at a time, however many threads read, and shrunk before anything else is done."""
 
 UNREADABLE = (
     OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, ArithmeticError, AssertionError, MemoryError, struct.error,
@@ -130,14 +130,14 @@ def decoded(picture: Readable, side: int, formats: Sequence[str] = tuple(FORMATS
     """A picture as RGB, a large JPEG at a fraction of its size. Raises what `opened` and `shrink` raise, and ValueError for pixels of
     which no white is known."""
     if isinstance(picture, Image.Image):
-        return _decoded(picture, in_place=False)  # it is the caller's
+        return _decoded(picture, side, in_place=False)  # it is the caller's
     with opened(picture, formats) as image:
         cost = shrink(image, side)
         with _ONE_LARGE if cost > LARGE else nullcontext():
-            return _decoded(image, in_place=True)
+            return _decoded(image, side, in_place=True)
 
 
-def _decoded(image: Image.Image, in_place: bool) -> Decoded:
+def _decoded(image: Image.Image, side: int, in_place: bool) -> Decoded:
     raw = _raw(image)
     deep_colour = ";16" in raw and not raw.startswith("BGR") and image.mode in ("RGB", "RGBA", "CMYK")
     clear = _transparent(image, deep_colour)
@@ -149,11 +149,11 @@ def _decoded(image: Image.Image, in_place: bool) -> Decoded:
         eight = 255 - eight if negative else eight
         if isinstance(clear, int):
             eight[np.asarray(turned) == clear] = 255
-        rgb = Image.fromarray(eight).convert("RGB")
+        rgb = _shrunk(Image.fromarray(eight), side).convert("RGB")
     else:
         if clear is not None:
             turned.info["transparency"] = clear
-        rgb = _opaque(turned)
+        rgb = _opaque(turned, side)
         dim = deep_colour and int(np.asarray(turned.convert("RGB")).max()) < 16
     odd = {"deep": deep or deep_colour, "dim": dim, "frames": _several(image)}
     return Decoded(rgb, tuple(word for word, true in odd.items() if true))
@@ -178,7 +178,8 @@ def _high_byte(values: np.ndarray, white: float) -> np.ndarray:
     if not (low >= 0 and high <= white):  # nor where one of them is no number
         raise ValueError(f"its pixels are numbers from {low:g} to {high:g}, where 0 is black and {white:g} white: scale them to that")
     if values.dtype.kind == "f":
-        return np.round(values * np.float32(255)).astype(np.uint8)
+        bytes_ = values * np.float32(255)
+        return np.rint(bytes_, out=bytes_).astype(np.uint8)  # in place: there may be much of it
     return (values >> (int(white).bit_length() - 8)).astype(np.uint8)
 
 
@@ -197,12 +198,19 @@ def _transparent(image: Image.Image, deep_colour: bool) -> object:
     return clear * _SPREAD.get(_raw(image), 1) if isinstance(clear, int) and image.mode == "L" else clear
 
 
-def _opaque(image: Image.Image) -> Image.Image:
+def _opaque(image: Image.Image, side: int) -> Image.Image:
     """On white."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
+    mode = "RGBA" if image.has_transparency_data else "RGB"
+    image = _shrunk(image if image.mode == mode else image.convert(mode), side)
+    if mode == "RGBA":
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return image.convert("RGB")
+
+
+def _shrunk(image: Image.Image, side: int) -> Image.Image:
+    """A `LARGE` picture at a fraction of its size, but at least 8 × `side`: what comes next makes copies of it."""
+    factor = min(image.size) // (8 * side)
+    return image.reduce(factor) if factor > 1 and 4 * image.width * image.height > LARGE else image
 
 
 def _several(image: Image.Image) -> bool:

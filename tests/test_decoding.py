@@ -277,7 +277,7 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
             inside[0] -= 1
 
     data = saved(Image.new("RGB", (400, 400)), "PNG")
-    monkeypatch.setattr(decoding, "_decoded", lambda image, in_place: watched(image, in_place))
+    monkeypatch.setattr(decoding, "_decoded", lambda image, side, in_place: watched(image, side, in_place))
     monkeypatch.setattr(decoding, "LARGE", 1)
     assert not photos([str(i) for i in range(40)], lambda _: io.BytesIO(data), SIDE).failed and most == [1]
 
@@ -303,3 +303,14 @@ def test_any_numbers_are_what_numpy_makes_of_them_or_a_sentence(values, order, a
         return
     eight = np.round(values * np.float32(255)) if values.dtype.kind == "f" else values >> (8 * values.dtype.itemsize - 8)
     assert (found == (eight if values.ndim == 3 else grey(eight))).all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L", "I;16", "F"])
+def test_a_large_picture_is_first_averaged_down(mode, monkeypatch):
+    """To the same picture within rounding."""
+    values = np.add.outer(np.arange(640), np.arange(640))
+    made = {"F": Image.fromarray((values / 1279).astype(np.float32)), "I;16": Image.fromarray((values * 51).astype(np.uint16))}
+    image = made.get(mode) or Image.fromarray((values * 51 >> 8).astype(np.uint8)).convert(mode)
+    whole = photo(image, SIDE).int()
+    monkeypatch.setattr(decoding, "LARGE", 1)
+    assert decoded(image, SIDE).image.size == (128, 128) and (photo(image, SIDE).int() - whole).abs().max() <= 2
