@@ -79,7 +79,9 @@ def _check(tops: Sequence[str], parts: Mapping[str, str], deep: set[str]) -> Non
     if others := [t for t in tops if t not in parts]:
         raise ValueError(f"{both} {_is(parts)} called like a split and {_named(others)} like a class: {REPAIR}, or all classes beside one another")
     if flat := [t for t in parts if t not in deep]:
-        raise ValueError(f"{_named(flat)} {_is(flat)} called like a split, but no folders of classes are in it: {REPAIR}")
+        raise ValueError(
+            f"{_named(flat)} {_is(flat)} called like a split but {'holds' if len(flat) == 1 else 'hold'} no folders of classes: {REPAIR}"
+        )
     for part in PARTS:
         if len(twice := [t for t, p in parts.items() if p == part]) > 1:
             raise ValueError(f"{_named(twice)} are called like the same part of a split: put them together, or rename one")
@@ -107,7 +109,7 @@ def _lacking(files: Sequence[tuple[PurePosixPath, str, str]], top_of: Mapping[st
                 f"{top} holds {_named(unknown)}, and {top_of['train']} does not: put images there, or rename the folder if it is a known class"
             )
         if none := sorted(has["train"] - has[part]):
-            found.append(f"{top_of[part]} has no {_named(none)}")
+            found.append(f"{top_of[part]} has no image of {_named(none)}")
     return "; ".join(found)
 
 

@@ -114,7 +114,11 @@ OWN = {
     "test alone": (split_of({"test": 10}), (10, 4, 6), "All of its images are in test. Half train"),
     "one image to train on": (split_of({"train": 2, "test": 1}), (2, 2, 2), "own split"),
     "folders inside": ({**split_of({"train": 5, "val": 2, "test": 3}), "train/cat/at home": 2}, (12, 4, 6), "own split"),
-    "a class not tested": ({**split_of({"train": 5, "val": 2, "test": 3}), "train/cow": 4}, (14, 4, 6), "test has no 'cow'; val has no 'cow'."),
+    "a class not tested": (
+        {**split_of({"train": 5, "val": 2, "test": 3}), "train/cow": 4},
+        (14, 4, 6),
+        "test has no image of 'cow'; val has no image of 'cow'.",
+    ),
     "a class like a split": ({"train": 10, "bus": 10}, (10, 4, 6), "Half train"),
     "a class like a split that holds folders": ({"cat/test": 5, "cat": 5, "dog": 10}, (10, 4, 6), "Half train"),
 }
@@ -168,8 +172,8 @@ def test_equal_training_images_do_not_validate(tmp_path):
 
 UNCLEAR = {
     "classes beside splits": ({**split_of({"train": 3, "test": 3}), "cow": 3}, "'test' and 'train' are called like a split and 'cow' like a class: name such folders"),
-    "no classes in a split": ({"train": 3, "test": 3}, "'test' and 'train' are called like a split, but no folders of classes are in"),
-    "no classes in the test": ({**split_of({"train": 3}), "test": 3}, "'test' is called like a split, but no folders of classes are in it"),
+    "no classes in a split": ({"train": 3, "test": 3}, "'test' and 'train' are called like a split but hold no folders of classes: name such"),
+    "no classes in the test": ({**split_of({"train": 3}), "test": 3}, "'test' is called like a split but holds no folders of classes"),
     "the same part twice": (split_of({"train": 3, "val": 3, "Validation": 3}), "are called like the same part of a split: put them together"),
     "no train": (split_of({"val": 3, "test": 3}), "a split that has no train: add it"),
     "a class that is not trained": ({**split_of({"train": 3, "test": 3}), "test/cow": 3}, "test holds 'cow', and train does not"),

@@ -114,7 +114,7 @@ def test_only_the_images_that_test_are_read_of_a_zip_with_a_split():
     assert zip_task(zipped({n: i for n, i in split.items() if "TEST" not in n}), 16).test.sources[0].startswith("mine/validation/")
     assert zip_task(zipped({f"{part}/{i}.png": picture() for part in ("train", "bus") for i in range(2)}), 16).classes == ("bus", "train")
     both = {f"{part}/{i}.png": picture() for part in ("train", "test") for i in range(2)}
-    with pytest.raises(UploadError, match="no folders of classes are in it"):
+    with pytest.raises(UploadError, match="hold no folders of classes"):
         zip_task(zipped(both), 16)
     assert zip_task(zipped(both), 16, splits=False).classes == ("test", "train")
 
