@@ -16,10 +16,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from copra_lab import layouts as la
+from copra_lab.decoding import Readable
 from copra_lab.download import Archive, install
 from copra_lab.gallery import cache_folder
 from copra_lab.listing import Listing, parted
-from copra_lab.photos import Readable
 
 __all__ = ["SETS", "data_folder"]
 

@@ -5,16 +5,15 @@ The library ``datasets`` is not needed here, only what its objects answer to: ``
 
 import io
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-from copra_lab.listing import PARTS, TEMPLATE, Listing, parted
-from copra_lab.photos import Readable
+from copra_lab.decoding import Readable
+from copra_lab.listing import JUDGE, Listing, check_template, parted
 from copra_lab.sources import Entry
+from copra_lab.splits import PARTS, part_of
 
 __all__ = ["listing"]
-
-PART_OF = {"train": "train", "validation": "val", "valid": "val", "val": "val", "dev": "val", "test": "test"}
-"""Names of splits on the hub."""
 
 
 def is_dataset(data: object) -> bool:
@@ -23,7 +22,7 @@ def is_dataset(data: object) -> bool:
     return bool(splits) and all(hasattr(s, "features") and hasattr(s, "column_names") for s in splits)
 
 
-def listing(data: Any, *, image: str | None = None, label: str | None = None, name: str | None = None, template: str = TEMPLATE) -> Listing:
+def listing(data: Any, *, image: str | None = None, label: str | None = None, name: str | None = None, template: str | None = None) -> Listing:
     """The rows of `data`, for `tasks.load_task`. `image` and `label` name its columns: where they are not given, the only
     one of images, and the only one of classes or else the one called "label". Rows without a label are left out.
 
@@ -46,22 +45,33 @@ def listing(data: Any, *, image: str | None = None, label: str | None = None, na
     if not names and any(not isinstance(value, str) for _, _, value in rows):
         raise ValueError(f"column {label!r} holds numbers without names: cast it, data.cast_column({label!r}, ClassLabel(names=[…]))")
     classes = list(names or sorted({value for _, _, value in rows}))
-    part_of = {part: part for part, _, _ in rows}
-    if len(part_of) == 1:
-        part_of, origin = dict.fromkeys(part_of, ""), "Of its rows half train, a fifth validates, three tenths test."
-    elif "test" in part_of:
+    becomes = {part: part for part, _, _ in rows}
+    if len(becomes) == 1:
+        becomes, origin = dict.fromkeys(becomes, ""), "Of its rows half train, a fifth validates, three tenths test."
+    elif "test" in becomes:
         origin = "The data set's own split."
     else:
-        part_of["val"], origin = "test", "Its validation part is the test."
-    entries = [Entry(f"{part}:{row}", classes[value] if names else value, f"{part}:{row}", part_of[part]) for part, row, value in rows]
+        becomes["val"], origin = "test", "Its validation part is the test."
+    entries = [Entry(f"{part}:{row}", classes[value] if names else value, f"{part}:{row}", becomes[part]) for part, row, value in rows]
+    raw = {part: _undecoded(s, image) for part, s in splits.items()}
 
     def open_(source: str) -> Readable:
         part, _, row = source.partition(":")
-        return _picture(splits[part][int(row)][image], image)
+        value = raw[part][int(row)][image]
+        if isinstance(value, Mapping) and not value.get("bytes") and "://" in str(value.get("path")):
+            value = splits[part][int(row)][image]  # in an archive, say, where only the library finds it
+        return _picture(value, image)
 
-    about = f"{len(classes)} classes of a Hugging Face data set. {origin} Whether pretraining knew such things is for you to judge."
+    words = check_template(template)
+    about = f"{len(classes)} classes of a Hugging Face data set. {origin} The prompt is “{words}”. {JUDGE}"
     own = name or getattr(getattr(some, "info", None), "dataset_name", None) or "dataset"
-    return Listing(own, own, about, {c: c.replace("_", " ") for c in classes}, template, parted(entries), open_)
+    return Listing(own, own, about, {c: c.replace("_", " ") for c in classes}, words, parted(entries), open_, lenient=True)
+
+
+def with_template(found: Listing, template: str) -> Listing:
+    """The same with another prompt."""
+    about = found.about.replace(f"The prompt is “{found.template}”.", f"The prompt is “{check_template(template)}”.")
+    return replace(found, template=template, about=about)
 
 
 def _splits(data: Any) -> dict[str, Any]:
@@ -70,7 +80,10 @@ def _splits(data: Any) -> dict[str, Any]:
         return {"train": data}
     if len(data) == 1:
         return {"train": next(iter(data.values()))}
-    found = {PART_OF[name]: split for name, split in data.items() if name in PART_OF}
+    named = {name: part for name in data if (part := part_of(str(name)))}
+    if twice := [name for name, part in named.items() if list(named.values()).count(part) > 1]:
+        raise ValueError(f"the splits {', '.join(map(str, twice))} are called like the same part: leave one out, or put them together")
+    found = {part: data[name] for name, part in named.items()}
     if "train" not in found or len(found) < 2:
         raise ValueError(f"the splits {', '.join(map(str, data))} hold no 'train' with a 'test' or 'validation': rename them, or give one alone")
     return {part: found[part] for part in PARTS if part in found}
@@ -84,10 +97,20 @@ def _column(split: Any, what: str, candidates: list[str]) -> str:
     return chosen
 
 
+def _undecoded(split: Any, column: str) -> Any:
+    """The split with its files as they are: the library would forget, of some, how many bits they have. One with a format or transform of
+    the user's stays as it is."""
+    feature = split.features[column]
+    if getattr(feature, "decode", False) and hasattr(split, "cast_column") and split.format["type"] is None:
+        return split.cast_column(column, type(feature)(decode=False))
+    return split
+
+
 def _picture(value: Any, column: str) -> Readable:
     """A picture as the library gives it, decoded or not."""
     if isinstance(value, Mapping):
         value = io.BytesIO(value["bytes"]) if value.get("bytes") else value.get("path")
-    if value is None or not (isinstance(value, str | io.BytesIO) or hasattr(value, "convert")):
+    value = io.BytesIO() if value is None else value  # a row without a picture is passed over like one that cannot be read
+    if not (isinstance(value, str | io.BytesIO) or hasattr(value, "convert")):
         raise ValueError(f"column {column!r} gives {type(value).__name__}, not images: undo its format, data.with_format(None), or name another")
     return value

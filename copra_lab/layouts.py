@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from copra_lab.listing import PARTS, images_in
+from copra_lab.listing import images_in
 from copra_lab.sources import Entry
+from copra_lab.splits import PARTS
 
 Found = tuple[dict[str, str], list[Entry]]
 

@@ -203,7 +203,7 @@ def _by_site(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> dict[str
     return out
 
 
-_AGREED = ("clip", "task", "classes", "shots", "task seed")
+_AGREED = ("clip", "task", "classes", "shots", "task seed", "task options")
 """What an adapter made of others still says, where they agree: the model that it is for, and the images that they have seen."""
 
 

@@ -1,27 +1,20 @@
 """Pictures as square tensors, from files or from whatever else holds them."""
 
-import struct
-import zlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-IMAGE_FILES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
-FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")
-MEGAPIXELS = 40
-"""Of an image file, at most: a small file can hold a picture that fills the memory."""
+from copra_lab.decoding import COMMON, FORMATS, UNREADABLE, PictureError, Readable, decoded, files_of
 
-UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, struct.error, zlib.error,
-    Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
-"""What Pillow raises for files that are damaged or made to harm."""
+IMAGE_FILES = files_of(COMMON)
+"""How files that `photo` reads are called. A folder of images may hold some more kinds (`decoding.FORMATS`)."""
 
 MANY = 500
 """Pictures whose reading a progress bar shows."""
@@ -29,53 +22,65 @@ MANY = 500
 NAMED = 10
 """Pictures that an error names, at most, beside the first."""
 
-Readable = str | Path | BinaryIO | Image.Image
-
 
 def photo(picture: Readable, side: int = 64, name: str = "") -> torch.Tensor:
-    """An image, or a file of one, as uint8 (side, side, 3): its middle square, transparency on white. `name` is what an error calls it.
+    """An image, or a file of one, as uint8 (side, side, 3): its middle square. `name` is what an error calls it.
 
-    Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
+    Transparency lies on white, EXIF's orientation is followed, of several frames the first is taken. Of more than 8 bits the
+    high ones count: whole numbers of 16 bits are divided by 256 and rounded down, floats from 0 to 1 multiplied by 255.
+
+    Raises ValueError for what is no image of a common kind, takes too much memory (an image of `MEGAPIXELS` never does), or has
+    pixels of which no white is known: 32-bit whole numbers, and floats beyond 0 to 1.
     """
+    return square(picture, side, name or (str(picture) if isinstance(picture, str | Path) else "the picture"), COMMON)[0]
+
+
+def square(picture: Readable, side: int, name: str, formats: Sequence[str]) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """The middle square of a picture, uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`). Raises PictureError."""
     try:
-        if isinstance(picture, Image.Image):
-            image = _opaque(picture)
-        else:
-            with Image.open(picture, formats=FORMATS) as opened:
-                if opened.width * opened.height > 1e6 * MEGAPIXELS:
-                    raise ValueError(f"it has {opened.width * opened.height / 1e6:.0f} megapixels, and {MEGAPIXELS} are the most that is read")
-                opened.draft("RGB", (8 * side, 8 * side))  # a large JPEG is read at a fraction of its size
-                image = _opaque(opened)
+        found = decoded(picture, side, formats)
+        square = ImageOps.fit(found.image, (side, side), Image.Resampling.BICUBIC)
     except UNREADABLE as e:
-        raise ValueError(f"{name or picture} cannot be read as an image ({e}): repair or remove it") from e
-    return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
+        raise PictureError(name, str(e) or type(e).__name__) from e
+    return torch.from_numpy(np.array(square)), found.odd
 
 
-def _opaque(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
+@dataclass
+class Read:
+    """``images`` uint8 (n, side, side, 3), of which those of ``failed`` (by their place) hold nothing. ``odd`` counts what was unusual:
+    of more than 8 bits ("deep"), nearly black ("dim"), of several frames ("frames")."""
+
+    images: torch.Tensor
+    failed: dict[int, PictureError] = field(default_factory=dict)
+    odd: Counter[str] = field(default_factory=Counter)
 
 
-def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images") -> torch.Tensor:
-    """The pictures of `sources`, uint8 (n, side, side, 3), read on several threads. `open_` is called on the caller's thread
-    alone, shortly before a picture is needed. Raises as `photo` does, but for all pictures that cannot be read at once."""
-    out = torch.empty(len(sources), side, side, 3, dtype=torch.uint8)
-    bad: dict[str, ValueError] = {}
+def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images") -> Read:
+    """The pictures of `sources`, read on several threads. `open_` is called on the caller's thread alone, shortly before a picture is
+    needed, and what it raises is not caught."""
+    read = Read(torch.empty(len(sources), side, side, 3, dtype=torch.uint8))
+
+    def named(source: str) -> tuple[Readable, str]:
+        picture = open_(source)
+        return picture, str(picture) if isinstance(picture, str | Path) else source
+
     with ThreadPoolExecutor() as pool, tqdm(total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False) as bar:
         for start in range(0, len(sources), 64):  # a few at a time: a picture as it comes may be a hundred times larger
-            some = [open_(s) for s in sources[start : start + 64]]
-            names = [str(p) if isinstance(p, str | Path) else s for p, s in zip(some, sources[start : start + 64], strict=True)]
-            for i, (name, read) in enumerate([(n, pool.submit(photo, p, side, n)) for p, n in zip(some, names, strict=True)], start):
+            some = [named(s) for s in sources[start : start + 64]]
+            jobs = [pool.submit(square, picture, side, name, tuple(FORMATS)) for picture, name in some]
+            for i, job in enumerate(jobs, start):
                 try:
-                    out[i] = read.result()
-                except ValueError as e:
-                    bad[name] = e
+                    read.images[i], odd = job.result()
+                    read.odd.update(odd)
+                except PictureError as e:
+                    read.failed[i] = e
             bar.update(len(some))
-    if bad:
-        first, *others = bad
-        more = f"; nor can {len(others)} more: {', '.join(others[:NAMED])}" + (", …" if len(others) > NAMED else "") if others else ""
-        raise ValueError(f"{bad[first]}{more}") from bad[first]
-    return out
+    return read
+
+
+def all_of(failed: Iterable[PictureError]) -> ValueError:
+    """One error for all of them."""
+    first, *others = failed
+    names = [e.name for e in others]
+    more = f"; nor can {len(names)} more: {', '.join(names[:NAMED])}" + (", …" if len(names) > NAMED else "") if names else ""
+    return ValueError(f"{first}{more}")

@@ -24,6 +24,8 @@ from copra_lab.train import DEFAULTS, RATES, fit
 
 __all__ = ["PromptRun", "Run", "trained"]
 
+_OF_FOLDERS = {"template": None, "splits": True}
+
 
 @dataclass(frozen=True)
 class _Kept:
@@ -37,8 +39,9 @@ class _Kept:
         raise NotImplementedError
 
     def settings(self) -> dict[str, Any]:
-        """Everything about this run, as JSON holds it."""
-        return json.loads(json.dumps(asdict(self) | {"method": self.method}))
+        """Everything about this run, as JSON holds it. What a folder of images alone can be given is there if it was."""
+        unsaid = {k for k, usual in _OF_FOLDERS.items() if getattr(self, k) == usual}
+        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in unsaid} | {"method": self.method}))
 
     def folder(self, clip: Clip, work: Path) -> Path:
         """Where its result is kept: one folder for each base and each choice of settings."""
@@ -49,6 +52,7 @@ class _Kept:
 @dataclass(frozen=True)
 class Run(_Kept):
     """One training of LoRA: the arguments of `load_task` and of `fit`. ``part``: "all" classes, or "base", the first half.
+    ``template`` and ``splits`` are for a folder of images.
 
     `seed` varies A, the order of the images and the masks; the training images are those of ``task_seed``, so that runs
     of different seeds may be put on one line. The defaults are those of plain LoRA; a sweep and `fit` have a rate of its own for CopRA.
@@ -65,6 +69,8 @@ class Run(_Kept):
     shots: int = 16
     task_seed: int = 0
     part: str = "all"
+    template: str | None = None
+    splits: bool = True
 
     @property
     def method(self) -> str:
@@ -73,7 +79,7 @@ class Run(_Kept):
 
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
-        task = load_task(self.task, clip, shots=self.shots, seed=self.task_seed)
+        task = load_task(self.task, clip, shots=self.shots, seed=self.task_seed, template=self.template, splits=self.splits)
         return task.base_and_new()[0] if self.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter:
@@ -103,6 +109,8 @@ class PromptRun(_Kept):
     batch: int = DEFAULTS[CoOp]["batch"]
     views: int = 4
     part: str = "all"
+    template: str | None = None
+    splits: bool = True
 
     @property
     def method(self) -> str:
@@ -111,7 +119,7 @@ class PromptRun(_Kept):
 
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
-        task = load_task(self.task, clip, shots=self.shots, seed=self.seed)
+        task = load_task(self.task, clip, shots=self.shots, seed=self.seed, template=self.template, splits=self.splits)
         return task.base_and_new()[0] if self.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> SoftPrompt:

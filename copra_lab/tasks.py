@@ -11,8 +11,8 @@ sets of the field (see `datasets`), with a folder, and with a Hugging Face data 
 
 import difflib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,9 +22,11 @@ import torch
 from copra_lab import datasets, hf_datasets
 from copra_lab import sources as so
 from copra_lab.catalogue import TASKS, Drawn, drawn
-from copra_lab.listing import TEMPLATE, Listing, folder
+from copra_lab.decoding import MEGAPIXELS
+from copra_lab.listing import Listing, folder
 from copra_lab.nuisances import random_crop
-from copra_lab.photos import IMAGE_FILES, MEGAPIXELS, photo, photos
+from copra_lab.photos import IMAGE_FILES, photo
+from copra_lab.reading import Choice, Reading
 
 if TYPE_CHECKING:
     from copra_lab.clip import Clip
@@ -61,6 +63,9 @@ class Task:
 
     `title` fits a menu, `about` says in a sentence or two what is asked and what pretraining knew of it. A class with
     few drawings has fewer than `shots` of them to train on. `flip` says whether a mirror image keeps its label.
+
+    `notes` are sentences of `about` that say what was passed over and what was unusual. `options` of `load_task`, beside the name,
+    make the same task again; they are in the provenance of what is trained on it.
     """
 
     name: str
@@ -74,6 +79,8 @@ class Task:
     shots: int
     seed: int
     flip: bool
+    notes: tuple[str, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Task({self.name}, {self.counts})"
@@ -155,6 +162,8 @@ def load_task(
     root: "str | Path | None" = None,
     test_images: int | None = so.MOST_TEST,
     download: bool = True,
+    template: str | None = None,
+    splits: bool = True,
 ) -> Task:
     """A task by its name, one of `task_names()` or of `datasets.SETS` (``"oxford-pets"``), from a folder of images (see
     `image_folder`), or from a ``datasets.Dataset`` or ``DatasetDict`` of Hugging Face, or its `hf_datasets.listing`. Bundled ones are
@@ -164,25 +173,31 @@ def load_task(
 
     Of all but the bundled tasks: ``test_images``, how many images to test on at most, the same number a class; None for all: at 224
     pixels an image takes 0.15 MB, and a `Bench` as much again with a ViT-B-32, 0.6 MB with a ViT-B-16. Of a data set of the field: ``root``, the folder that it lies in or is downloaded to (see
-    `datasets.data_folder`), and whether to ``download`` it if it is not there.
+    `datasets.data_folder`), and whether to ``download`` it if it is not there. Of a folder or a Hugging Face data set: ``template``, the
+    prompt with {} for a class's name; None is "a photo of a {}". Of a folder: ``splits=False`` takes its folders for classes whatever
+    their names.
 
-    Raises ValueError for an unknown name (it suggests the closest), for `shots` below 1 or `side` below 16, and what
-    `datasets.listing`, `image_folder` and `hf_datasets.listing` raise.
+    Raises ValueError for an unknown name (it suggests the closest), for `shots` below 1 or `side` below 16, for a `template` of a task
+    that has its own, and what `datasets.listing`, `image_folder` and `hf_datasets.listing` raise.
     """
     side = side if side is not None else clip.side if clip else 64
     _check(shots, side, test_images)
     if hf_datasets.is_dataset(name):
         name = hf_datasets.listing(name)
     if isinstance(name, Listing):
-        return of_listing(name, shots, seed, side, test_images)
+        found = name if template is None else hf_datasets.with_template(name, template)
+        return of_listing(found, shots, seed, side, test_images)
     if not isinstance(name, str | Path):
         raise ValueError(f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set")
+    key = datasets.find(name)
+    if (template is not None or not splits) and (name in TASKS or key):
+        raise ValueError(f"{name} has its own prompt and split: template and splits are for images of yours")
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))
-    if key := datasets.find(name):
+    if key:
         return of_listing(datasets.listing(key, root, download), shots, seed, side, test_images)
     if os.path.isdir(os.path.expanduser(name)):  # unlike Path.is_dir, False for names too long and for none at all
-        return image_folder(name, shots=shots, seed=seed, side=side, test_images=test_images)
+        return image_folder(name, shots=shots, seed=seed, side=side, template=template, test_images=test_images, splits=splits)
     known = [*TASKS, *datasets.SETS]
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -195,37 +210,39 @@ def image_folder(
     shots: int = 16,
     seed: int = 0,
     side: int = 64,
-    template: str = TEMPLATE,
+    template: str | None = None,
     test_images: int | None = so.MOST_TEST,
+    splits: bool = True,
 ) -> Task:
-    """Your own task: a folder with one folder of images a class, named like the class, with or without folders inside. The files' names decide which
-    images train, validate and test; equal files stay together. Images are cropped to a square.
+    """Your own task: a folder with one folder of images a class, named like the class, with or without folders inside. Of each class
+    half of the images train, a fifth validates and three tenths test, decided by what the files contain: their names do not matter,
+    and equal files stay together. Images are cropped to their middle square (see `photo` for what else is done to them).
 
-    Raises FileNotFoundError where there is no such folder, and ValueError for fewer than two classes, a class with
-    fewer than three different images, or a file that is no image.
+    A folder that brings its own split, folders like ``train``, ``val`` and ``test`` with these folders of classes inside, is used as it
+    is, unless ``splits`` is False. Without ``test`` its validation images test, and validation images are dealt from ``train``; of equal
+    files in several parts only those that test are kept, or else those that validate. What is no image that can be read is passed over.
+    The task's `about` says all of this.
+
+    Raises FileNotFoundError where there is no such folder, and ValueError for fewer than two classes, a class with fewer than three
+    different images where they are dealt, a class of which no image can be read, and a split that is not clear.
     """
     _check(shots, side, test_images)
-    return of_listing(folder(path, template), shots, seed, side, test_images)
+    return of_listing(folder(path, template, splits), shots, seed, side, test_images)
 
 
 def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None) -> Task:
-    """The task of a listing. Raises ValueError where there is nothing to train or to test on, or a picture cannot be read."""
-    own = {part: [e for e in found.entries if e.part == part] for part in ("train", "val", "test")}
-    for part, verb in (("train", "train"), ("val", "validate"), ("test", "test")):
-        if not own[part]:
-            raise ValueError(f"{found.title} has no images to {verb} on: give a data set that has three or more of each class")
-    chosen = {
-        "train": so.first(own["train"], shots, f"{seed}/"),
-        "val": so.first(own["val"], shots),
-        "test": so.tested(own["test"], test_images),
-    }
+    """The task of a listing. Raises ValueError where there is nothing to train or to test on, or a picture cannot be read; of a lenient
+    listing, where none of a class can be."""
+    reading = Reading(found, side)
     number = {label: i for i, label in enumerate(found.classes)}
 
-    def split(part: str) -> Split:
-        entries, sources = chosen[part], tuple(e.source for e in chosen[part])
-        labels = torch.tensor([number[e.label] for e in entries], dtype=torch.int64)
-        return Split(photos(sources, found.open, side, f"{found.name} {part}"), labels, sources)
+    def split(part: str, verb: str, choose: Choice) -> Split:
+        entries, images = reading.part(part, verb, choose)
+        return Split(images, torch.tensor([number[e.label] for e in entries], dtype=torch.int64), tuple(e.source for e in entries))
 
-    few = f" Tested on {len(chosen['test']):,} of {len(own['test']):,} images." if len(chosen["test"]) < len(own["test"]) else ""
-    train, val, test = map(split, ("train", "val", "test"))
-    return Task(found.name, found.title, found.about + few, tuple(found.classes.values()), found.template, train, val, test, shots, seed, flip=True)
+    train = split("train", "train", lambda own: so.first(own, shots, f"{seed}/"))
+    val = split("val", "validate", lambda own: so.first(own, shots))
+    test = split("test", "test", lambda own: so.tested(own, test_images))
+    n, notes, classes = reading.readable("test"), reading.notes(), tuple(found.classes.values())
+    about = " ".join((found.about, *([f"Tested on {len(test):,} of {n:,} images."] if len(test) < n else []), *notes))
+    return Task(found.name, found.title, about, classes, found.template, train, val, test, shots, seed, True, notes, found.options)

@@ -139,6 +139,7 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
         "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots, "task seed": task.seed, "seed": seed,
         "steps": steps, "lr": lr, "batch": batch, "weight decay": settings["weight_decay"], "schedule": settings["schedule"], "views": views,
     }  # fmt: skip
+    recipe |= {"task options": dict(task.options)} if task.options else {}
     run: Training
     if isinstance(method, LoRA):
         if penalty or adapter:

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -70,11 +71,60 @@ def test_fit_trains_measures_and_keeps(home):
     assert home.fits[1]["hash"] != first["hash"]
 
 
+def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
+    fit = ("fit", home.task, "--clip", home.clip, "-o", tmp_path / "a", "--steps", 1, "--batch", 2, "--rank", 2, "--template", "{}, from above")
+    document, clip = told(*fit), load_clip(home.clip)
+    assert document["provenance"]["task options"] == {"template": "{}, from above"}
+    right = Bench(clip, load_task(home.task, clip, template="{}, from above")).accuracy(Adapter.load(tmp_path / "a", clip))
+    assert document["test"]["correct"] == right.correct
+    seen = []
+
+    def watch(name, *arguments, **options):
+        seen.append(options.get("template"))
+        return load_task(name, *arguments, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("copra_lab.tasks.load_task", watch)
+        run("shapley", tmp_path / "a", "--clip", home.clip)
+        run("merge", tmp_path / "a", tmp_path / "a", "--clip", home.clip, "-o", tmp_path / "merged")
+        run("prune", tmp_path / "merged", "--clip", home.clip, "--best", 1)
+        run("shapley", tmp_path / "a", "--clip", home.clip, "--template", "{}")
+        run("path", home.one, home.two, "--clip", home.clip, "--points", 2)
+        run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2, "--template", "a {}")
+    assert seen == ["{}, from above"] * 4 + ["{}", None, "a {}"]
+    assert "different prompts" not in run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2, "--template", "a {}").stderr
+    both = run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2).stderr
+    assert "these adapters were trained with different prompts" in both and "the usual one and {}, from above" in both
+    wrong = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "b", "--template", "no place", code=1).stderr
+    assert "a template holds {} once" in wrong
+    assert "digits has its own prompt and split" in run("fit", "digits", "-o", tmp_path / "b", "--template", "a {}", code=1).stderr
+
+
+def test_what_was_passed_over_is_printed(home, tmp_path):
+    shutil.copytree(home.task, tmp_path / "colours")
+    first = next(f for f in sorted((tmp_path / "colours").iterdir()) if f.is_dir())
+    (first / "a.png").write_bytes(b"nothing")
+    (first / "a.heic").write_bytes(b"nothing")
+    passed = f"Passed over: 2 files, the first {first.name}/a.heic (no image by its name)."
+    fit = ("fit", tmp_path / "colours", "--clip", home.clip, "-o", tmp_path / "a", "--steps", 1, "--batch", 2)
+    assert passed in run(*fit).stderr and told(*fit, "--overwrite")["notes"] == [passed]
+    assert passed in run("shapley", tmp_path / "a", "--clip", home.clip).stderr
+
+
+def test_classes_may_be_called_like_splits(home, tmp_path):
+    for split, colour in (("train", "test"), ("test", "train")):
+        shutil.copytree(home.task / sorted(f.name for f in home.task.iterdir())[split == "test"], tmp_path / "stations" / split / colour)
+    fit = ("fit", tmp_path / "stations", "--clip", home.clip, "-o", tmp_path / "a", "--steps", 1, "--batch", 2)
+    assert "test holds 'train', and train does not" in run(*fit, code=1).stderr
+    assert told(*fit, "--no-splits")["provenance"] | {"classes": 2, "task options": {"splits": False}} == Adapter.load(tmp_path / "a").provenance
+    run("shapley", tmp_path / "a", "--clip", home.clip)
+
+
 def test_people_see_what_is_going_on(home, tmp_path):
     task = load_task(home.task, load_clip(home.clip))
     fit = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "a", "--steps", 4, "--validate-every", 2, "--figure", tmp_path / "a.svg")
-    first, *later = fit.stderr.splitlines()
-    assert first == f"{task.title}: {task.counts}; 4 steps"
+    first, about, *later = fit.stderr.splitlines()
+    assert about == task.about and first == f"{task.title}: {task.counts}; 4 steps"
     assert [line.partition(":")[0] for line in later[:2]] == ["step 2", "step 4"] and f"figure saved in {tmp_path / 'a.svg'}" in later
     assert "coalitions of 3 players" in run("shapley", home.one, "--clip", home.clip).stderr
     pruned = run("prune", home.one, "--clip", home.clip, "--best", 2, "--json")

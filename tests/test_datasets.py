@@ -16,8 +16,9 @@ from tiny_datasets import BUILDERS, SHARE, N, colour, save
 
 from copra_lab import datasets, layouts
 from copra_lab.datasets import SETS, find, listing
-from copra_lab.listing import PARTS, parted
+from copra_lab.listing import parted
 from copra_lab.sources import Entry
+from copra_lab.splits import PARTS
 from copra_lab.tasks import load_task
 
 ALL = 10**6

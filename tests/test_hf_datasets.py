@@ -177,3 +177,48 @@ def test_every_image_is_where_its_row_says():
     seen = Counter(s for part in (task.train, task.val, task.test) for s in part.sources)
     assert seen == Counter(f"train:{i}" for i in range(60))
     assert [int(s.partition(":")[2]) % 3 for s in task.test.sources] == task.test.labels.tolist()
+
+
+DEEP = np.arange(400, dtype=np.uint16).reshape(20, 20) * 163
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_pictures_of_16_bits_and_rows_without_one(kind):
+    datasets = pytest.importorskip("datasets")
+    file, shown = io.BytesIO(), columns(30)
+    exif = PIL.Exif()
+    exif[0x0112] = 1  # with which the library forgets what the file says of its bits
+    PIL.fromarray(DEEP).save(file, kind, exif=exif)
+    rows = [{"bytes": file.getvalue(), "path": None}] * 27 + [None] * 3
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    data = datasets.Dataset.from_dict({"image": rows, "label": shown["label"]}, features=features)
+    task = load_task(data, side=20, shots=10**6)
+    for part in (task.train, task.val, task.test):
+        assert (part.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
+    assert task.notes[0].startswith("27 images of more than 8 bits") and "Passed over: 3 files, the first train:" in task.notes[1]
+    arrays = datasets.Dataset.from_dict({"image": [DEEP] * 30, "label": shown["label"]}, features=features)
+    assert (load_task(arrays, side=20).test.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
+    plain = load_task(stand_in(30, image=[PIL.fromarray(DEEP)] * 30), side=20)
+    assert (plain.test.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
+
+
+def test_pictures_whose_white_is_not_known_are_refused():
+    with pytest.raises(ValueError, match=r"none is known to be white: save it with 8 or 16 bits\): repair or remove it; nor can \d+ more"):
+        load_task(stand_in(30, image=[PIL.fromarray(DEEP.astype(np.int32))] * 30), side=16)
+
+
+def test_a_transform_of_the_users_is_not_undone():
+    data = real(30).with_transform(lambda rows: {**rows, "image": ["mine"] * len(rows["image"])})
+    with pytest.raises(ValueError, match="cannot be read as an image"):
+        load_task(data, side=16)
+
+
+def test_splits_in_any_case_and_a_template():
+    data = {"Training": stand_in(24), "VALID": stand_in(9, 40), "Testing": stand_in(12, 60)}
+    task = load_task(data, side=16, shots=10**6, template="an icon of a {}")
+    assert (len(task.train), len(task.val), len(task.test)) == (24, 9, 12) and task.prompts[0] == "an icon of a cat"
+    assert "The prompt is “an icon of a {}”." in task.about and "a photo of a {}" in load_task(data, side=16).about
+    with pytest.raises(ValueError, match="the splits val, validation are called like the same part"):
+        load_task({"train": stand_in(9), "val": stand_in(9), "validation": stand_in(9)})
+    with pytest.raises(ValueError, match=r"a template holds \{\} once"):
+        load_task(data, template="icon")

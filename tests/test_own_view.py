@@ -229,6 +229,21 @@ def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
     assert "copy it anew" in broken[0] and len(cells(broken[1])) == 2
 
 
+def test_a_zip_says_what_was_passed_over(own_zip):
+    with zipfile.ZipFile(own_zip[0], "a") as z:
+        z.writestr("red thing/<b>.heic", b"x")
+        z.writestr("red thing/9.png", b"x")
+    html = list(folders.classified(LAB, own_zip[0]))[-1][0]
+    assert "8 images of 2 classes" in html and "<b>.heic" not in html and "&lt;b&gt;.heic" in html and "Passed over: 2 files, the first" in html
+
+
+def test_a_picture_that_is_refused_says_why(tmp_path):
+    file = tmp_path / "deep.tif"
+    Image.fromarray(np.zeros((20, 20), np.int32)).save(file)
+    answer = own.given(LAB, "colours", str(file))[2]
+    assert "none is known to be white: save it with 8 or 16 bits" in answer and "choose a PNG" in answer
+
+
 def test_another_zip_ends_the_one_before(own_zip):
     zips, begins, run = Requests(), handler(LAB, "begins", "try"), handler(LAB, "run", "try")
     assert "Waiting" in begins(zips, 1.0)

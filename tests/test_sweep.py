@@ -49,6 +49,17 @@ def test_a_grid_is_every_combination():
     assert {(r.prompt, r.penalty.beta) for r in by["vpt+pun"]} == {(VPT(3), 1.0)}
 
 
+@pytest.mark.parametrize("method", ["lora", "coop"])
+def test_a_template_is_a_setting_that_changes_no_other_run(method, tmp_path):
+    save_images(tmp_path / "colours", 4)
+    table = {"methods": [method], "tasks": [str(tmp_path / "colours")]}
+    (plain,) = grid(table).runs
+    assert "template" not in plain.settings() and "splits" not in plain.settings()
+    drawn, own = grid(table | {"settings": {"template": ["a drawing of a {}", "{}"], "splits": False}}).runs
+    assert drawn.settings() == plain.settings() | {"template": "a drawing of a {}", "splits": False}
+    assert own.load_task().options == {"template": "{}", "splits": False} and plain.load_task().options == {}
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_its_name_and_its_defaults(method):
     (found,) = grid(SMALL | {"methods": [method]}).runs

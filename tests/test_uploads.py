@@ -4,6 +4,7 @@ import io
 import stat
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -29,6 +30,12 @@ def zipped(entries: "dict[str | zipfile.ZipInfo, bytes]", method: int = zipfile.
     with zipfile.ZipFile(file, "w", method) as z:
         for name, data in entries.items():
             z.writestr(name, data)
+    return file.getvalue()
+
+
+def deep(kind: type, value: int = 40_000) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.full((20, 20), value, kind)).save(file, "PNG" if kind is np.uint16 else "TIFF")
     return file.getvalue()
 
 
@@ -74,22 +81,69 @@ def lying(data: bytes, size: int) -> bytes:
     return data
 
 
+PASSED = {
+    "no image": ({"cats/readme.txt": b"x"}, "'cats/readme.txt' (no image by its name)"), "svg": ({"cats/a.svg": b"<svg/>"}, "'cats/a.svg' (no image by its name)"),
+    "nested": ({"cats/a.zip": zipped(GOOD)}, "'cats/a.zip' (no image by its name)"),
+    "a disguise": ({"cats/a.png": b"<svg/>"}, "'cats/a.png' (no picture of a kind that is read)"),
+    "cut off": ({"cats/a.png": picture(size=90)[:-60]}, "'cats/a.png' (image file is truncated"),
+    "too large": ({"cats/a.png": png(20_000, 10_000)}, "'cats/a.png' (its 200 megapixels take 800 MB of memory, and 512 are the most: make it smaller)"),
+    "outside": ({"cover.png": picture()}, "'cover.png' (in no class's folder)"),
+    "32 bits": ({"cats/a.tif": deep(np.int32)}, "'cats/a.tif' (its pixels are whole numbers of 32 bits"),
+    "several": ({"cats/a.txt": b"", "cats/b.pdf": b"", "cats/c.png": b""}, "3 files, the first 'cats/a.txt' (no image by its name)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PASSED)
+def test_what_cannot_be_read_is_passed_over_and_named(name):
+    more, words = PASSED[name]
+    task = zip_task(zipped({**GOOD, **more}), 16)
+    assert task.test.sources == tuple(sorted(GOOD)) and f"Passed over: {words}" in task.about and len(task.notes) == 1
+    assert zip_task(zipped(GOOD), 16).notes == ()
+
+
+def test_folders_inside_a_class_are_of_it():
+    task = zip_task(zipped({**GOOD, "cats/old/7.png": picture(COLOURS["cats"])}), 16)
+    assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 1] and task.test.sources[-1] == "cats/old/7.png" and not task.notes
+
+
+def test_only_the_images_that_test_are_read_of_a_zip_with_a_split():
+    split = {f"mine/{part}/{name}": image for part in ("Train", "validation", "TEST") for name, image in GOOD.items()}
+    task = zip_task(zipped(split), 16)
+    assert task.classes == ("big dogs", "cats") and [s.split("/")[1] for s in task.test.sources] == ["TEST"] * 6
+    assert "The folder's own split. The 12 other images of it are not needed." in task.about
+    assert zip_task(zipped({n: i for n, i in split.items() if "TEST" not in n}), 16).test.sources[0].startswith("mine/validation/")
+    assert zip_task(zipped({f"{part}/{i}.png": picture() for part in ("train", "bus") for i in range(2)}), 16).classes == ("bus", "train")
+    both = {f"{part}/{i}.png": picture() for part in ("train", "test") for i in range(2)}
+    with pytest.raises(UploadError, match="hold no folders of classes"):
+        zip_task(zipped(both), 16)
+    assert zip_task(zipped(both), 16, splits=False).classes == ("test", "train")
+
+
+def test_what_was_unusual_is_said():
+    task = zip_task(zipped({**GOOD, "cats/deep.png": deep(np.uint16), "cats/dark.png": deep(np.uint16, 900)}), 16, template="{} seen from above")
+    assert task.prompts[1] == "cats seen from above" and "each asked as “{} seen from above”" in task.about
+    assert task.notes[0].startswith("2 images of more than 8 bits") and task.notes[1].startswith("1 of these nearly black")
+    assert [int(image.float().mean()) for image in task.test.images[-2:]] == [900 >> 8, 40_000 >> 8]
+    with pytest.raises(ValueError, match=r"a template holds \{\} once"):
+        zip_task(zipped(GOOD), template="cats")
+
+
 ZEROS = b"\0" * 30_000_000
 BAD = {
     "empty": (b"", "not a whole zip"), "text": (b"not a zip", "not a whole zip"), "cut off": (zipped(GOOD)[:-60], "not a whole zip"),
     "cut in the middle": (zipped(GOOD)[:200] + zipped(GOOD)[260:], "not a whole zip"), "nothing in it": (zipped({}), "0 folders"),
     "one class": (zipped({"cats/1.png": picture()}), "1 folders"), "too many classes": (zipped({f"c{i}/1.png": picture() for i in range(51)}), "51 folders"),
-    "no folders": (zipped({"1.png": picture(), "2.png": picture()}), "does not stand in a folder"), "too deep": (zipped({**GOOD, "cats/old/7.png": picture()}), "does not stand"),
+    "no folders": (zipped({"1.png": picture(), "2.png": picture()}), "does not stand in a folder"), "a class of other files": (zipped({**GOOD, "birds/1.heic": b"x"}), "'birds' holds no image"),
     "up": (zipped({**GOOD, "../../etc/passwd": b"x"}), "leads out of the zip"), "absolute": (zipped({**GOOD, "/etc/1.png": b"x"}), "leads out"),
     "windows": (zipped({**GOOD, "C:/x/1.png": b"x"}), "leads out"), "backslash": (zipped({**GOOD, "cats\\..\\1.png": b"x"}), "leads out"),
     "a nought": (zipped(GOOD).replace(b"cats/1.png", b"cats\0/.png"), "leads out"), "symlink": (zipped({**GOOD, entry("cats/9.png", 0o777 | stat.S_IFLNK): b"/etc/passwd"}), "is a link"),
     "device": (zipped({**GOOD, entry("cats/9.png", stat.S_IFCHR): b""}), "is a link or no file"),
     "encrypted": (encrypted(zipped(GOOD)), "is encrypted"), "lzma": (zipped(GOOD, zipfile.ZIP_LZMA), "uncommon way"),
-    "no image": (zipped({**GOOD, "cats/readme.txt": b"x"}), "is no image"), "svg": (zipped({**GOOD, "cats/a.svg": b"<svg/>"}), "is no image"),
-    "nested": (zipped({**GOOD, "cats/a.zip": zipped(GOOD)}), "is no image"), "a disguise": (zipped({**GOOD, "cats/a.png": b"<svg/>"}), "cannot be read as an image"),
-    "100 megapixels": (zipped({**GOOD, "cats/a.png": png(10_000, 10_000)}), "cannot be read as an image, or has too many"),
+    "no image of a class": (zipped({**GOOD, "birds/a.png": b"<svg/>", "birds/b.png": b""}), "no image of 'birds' can be read: 'birds/a.png' cannot be read"),
+    "a split without train": (zipped({f"{part}/{name}": image for part in ("val", "test") for name, image in GOOD.items()}), "has no train"),
+    "half a split": (zipped({**GOOD, "test/cats/1.png": picture()}), "'test' is called like a split and 'big_dogs' and 'cats' like a class"),
     "many large": (zipped({**GOOD, **{f"cats/a{i}.bmp": picture(size=4000, kind="GIF") for i in range(13)}}), "200 megapixels together"),
-    "a bomb": (zipped({"cats/1.png": ZEROS, "dogs/1.png": ZEROS}), "cannot be read as an image"),
+    "a bomb": (zipped({"cats/1.png": ZEROS, "dogs/1.png": b"0"}), "no image of 'cats' can be read"),
     "two bombs": (zipped({"cats/1.bmp": picture() + ZEROS, "dogs/1.bmp": picture() + ZEROS}), "more than 50 MB"),
     "a bomb that lies": (lying(zipped({"cats/1.bmp": picture() + ZEROS, "dogs/1.bmp": picture() + ZEROS}), 100), "not a whole zip"),
     "too many files": (zipped({f"c{i % 3}/{i}.png": b"" for i in range(IMAGES + 1)}), f"{IMAGES + 1} files"),
@@ -138,7 +192,9 @@ def test_any_names_make_a_task_of_two_levels_or_a_sentence(names):
         assert str(e)
         return
     for source, label in zip(task.test.sources, task.test.labels.tolist(), strict=True):
-        folder = [part for part in source.split("/") if part not in ("", ".")][-2]
+        folders = [part for part in source.split("/") if part not in ("", ".")][:-1]
+        assert task.classes[label] in {" ".join(f.replace("_", " ").split()) for f in folders[:2]}
+        folder = folders[0] if len(folders) == 1 else next(f for f in folders if " ".join(f.replace("_", " ").split()) == task.classes[label])
         assert task.classes[label] == " ".join(folder.replace("_", " ").split())
         assert ".." not in source.split("/") and not source.startswith("/")
 

@@ -11,6 +11,7 @@ from copra_lab.cli.frame import Told, verb
 if TYPE_CHECKING:
     from copra_lab.clip import Clip
     from copra_lab.lora import Adapter
+    from copra_lab.tasks import Task
 
 SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
@@ -34,6 +35,8 @@ def merge(
     task: Annotated[
         list[str] | None, typer.Option("--task", help="Measure on it; can be repeated.", show_default="what they were trained on")
     ] = None,
+    template: given.Template = None,
+    splits: given.Splits = True,
     precision: given.Precision = "auto",
     clip: given.ClipName = None,
     figure: given.Figure = None,
@@ -68,10 +71,10 @@ def merge(
     if rank:
         merged = m.truncate(merged, rank)
     rows = dict(zip(["merged", *adapters], [merged, *parts], strict=True))
-    measured = {}
+    measured, own = {}, given.images(template, splits)
     for name in task or dict.fromkeys(str(a.provenance["task"]) for a in parts if "task" in a.provenance):
         try:
-            bench = given.load_bench(model, (), name, precision=precision)
+            bench = given.load_bench(model, (), name, precision=precision, images=given.recorded(name, parts, own))
         except (ValueError, OSError) as e:
             if task:
                 raise
@@ -110,6 +113,8 @@ def prune(
     of: Annotated[Literal["factors", "delta"], typer.Option(help="Whose entries: of A and B, or of ΔW.")] = "factors",
     within: Annotated[Literal["adapter", "layer", "site"], typer.Option(help="Where entries are ranked together.")] = "adapter",
     task: given.TaskName = None,
+    template: given.Template = None,
+    splits: given.Splits = True,
     precision: given.Precision = "auto",
     clip: given.ClipName = None,
     figure: given.Figure = None,
@@ -132,10 +137,10 @@ def prune(
         given.check_free(out, overwrite, WEIGHTS)
     model = load_clip(clip)
     whole = given.load_adapter(adapter, model)
-    bench = given.load_bench(model, [whole], task, precision=precision)
+    bench = given.load_bench(model, [whole], task, precision=precision, images=given.images(template, splits))
     pruned = p.keep(whole, numbers, given.commas(kinds) or None, tower)
     if best is not None:
-        worth = p.magnitudes(pruned, tower) if by == "magnitude" else _worth(pruned, bench.task.name, model, tower, precision, whole)
+        worth = p.magnitudes(pruned, tower) if by == "magnitude" else _worth(pruned, bench.task, model, tower, precision, whole)
         pruned = p.keep_best(pruned, worth, best, tower)
     kept = pruned
     if sparsity:
@@ -159,11 +164,11 @@ def prune(
     return Told(document, "\n".join([given.columns(rows, ("", "matrices", "zeros", "accuracy")), *ends]))
 
 
-def _worth(adapter: "Adapter", task: str, clip: "Clip", tower: str, precision: str, whole: "Adapter") -> dict[int, float]:
+def _worth(adapter: "Adapter", task: "Task", clip: "Clip", tower: str, precision: str, whole: "Adapter") -> dict[int, float]:
     """The Shapley value of each layer of a tower on the validation images."""
     from copra_lab.games import LayerGame, players_of
     from copra_lab.shapley import solve
 
-    game = LayerGame(given.load_bench(clip, [whole], task, "val", precision), adapter, players_of(adapter, tower))
+    game = LayerGame(given.load_bench(clip, [whole], task.name, "val", precision, task.options), adapter, players_of(adapter, tower))
     given.note(f"measuring what {game.n_players} layers are worth, on {len(game.bench)} validation images")
     return {int(name): float(v) for name, v in zip(game.names, solve(game, game.n_players).values, strict=True)}

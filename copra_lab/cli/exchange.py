@@ -56,6 +56,8 @@ def import_(
     folder: Annotated[str, typer.Argument(help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, kohya or diffusers.")],
     out: given.Out,
     task: Annotated[str | None, typer.Option(help="Measure on it: a task or a folder of images.", show_default="do not measure")] = None,
+    template: given.Template = None,
+    splits: given.Splits = True,
     precision: given.Precision = "auto",
     clip: given.ClipName = None,
     overwrite: given.Overwrite = False,
@@ -72,7 +74,7 @@ def import_(
     found = load(folder, base)
     # From here on it is an adapter of this base: another CLIP of the same shape will be refused.
     adapter = replace(found, base=base.hash, provenance={"clip": base.name, **found.provenance})
-    bench = given.load_bench(base, [adapter], task, precision=precision) if task else None
+    bench = given.load_bench(base, [adapter], task, precision=precision, images=given.images(template, splits)) if task else None
     adapter.save(out)
     document = {
         "verb": "import", "folder": str(out), "hash": adapter.hash, "base": adapter.base, "rank": adapter.rank, "sites": len(adapter),

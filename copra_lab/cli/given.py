@@ -31,6 +31,10 @@ def _figure_file(file: Path | None) -> Path | None:
 AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0.")]
 ClipName = Annotated[str | None, typer.Option("--clip", help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one")]
 TaskName = Annotated[str | None, typer.Option("--task", help="A task or a folder of images.", show_default="what the adapter was trained on")]
+Template = Annotated[str | None, typer.Option(help="Of a folder of images: the prompt, with {} for a class's name.", show_default="a photo of a {}")]
+Splits = Annotated[
+    bool, typer.Option("--splits/--no-splits", help="Of a folder of images: folders called train, val and test are a split; or they are classes.")
+]
 Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
 TaskSeed = Annotated[int, typer.Option(help="Chooses the training images.")]
 Split = Annotated[Literal["test", "val", "train"], typer.Option(help="The images to measure on.")]
@@ -66,12 +70,24 @@ def load_adapters(names: Sequence[str], clip: "Clip") -> "list[Adapter]":
     return adapters
 
 
-def load_bench(clip: "Clip", adapters: Sequence["Adapter"], task: str | None, split: str = "test", precision: str = "auto") -> "Bench":
+def images(template: str | None, splits: bool) -> dict[str, Any]:
+    """What was said about a folder of images, as `tasks.load_task` takes it; what was not said is not in it."""
+    return ({"template": template} if template is not None else {}) | ({} if splits else {"splits": False})
+
+
+def load_bench(
+    clip: "Clip",
+    adapters: Sequence["Adapter"],
+    task: str | None,
+    split: str = "test",
+    precision: str = "auto",
+    images: Mapping[str, Any] | None = None,
+) -> "Bench":
     """A bench on `task`, or on what the adapters were trained on, with the shots and seed of that training. Raises
     typer.BadParameter where that is unknown, or not the same for all."""
     from copra_lab.bench import Bench
 
-    bench = Bench(clip, load_task(clip, task, adapters, split), split, precision)
+    bench = Bench(clip, load_task(clip, task, adapters, split, images), split, precision)
     trained = sorted({str(a.provenance["task"]) for a in adapters if "task" in a.provenance})
     if set(trained) - {bench.task.name}:
         note(f"measured on {bench.task.name}, and trained on {', '.join(trained)}")
@@ -83,7 +99,11 @@ def measured_on(bench: "Bench", split: str = "test") -> str:
     return f"measured on {len(bench):,} {PARTS[split]} images of {bench.task.name}"
 
 
-def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = (), split: str = "test") -> "Task":
+def load_task(
+    clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = (), split: str = "test", images: Mapping[str, Any] | None = None
+) -> "Task":
+    """A task by its name, or what the adapters were trained on, with the `images` options that were given or else those of that
+    training. Prints the task's notes. Raises typer.BadParameter where the task is unknown, or not the same for all adapters."""
     from copra_lab import tasks
 
     trained = [a.provenance for a in adapters if "task" in a.provenance]
@@ -97,12 +117,24 @@ def load_task(clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = ()
     (shots, seed), different = seen[0], len(set(seen) if split == "train" else {s for s, _ in seen}) > 1
     if split != "test" and different:
         note(f"warning: the adapters were trained with different {PARTS[split]} images; here are the first one's, {shots} a class, task seed {seed}")
-    return tasks.load_task(name, clip, shots=shots, seed=seed)
+    task = tasks.load_task(name, clip, shots=shots, seed=seed, **recorded(name, adapters, images or {}))
+    for sentence in task.notes:
+        note(sentence)
+    return task
 
 
 def _drawn(about: Mapping[str, Any]) -> tuple[int, int]:
     """Shots and seed of the training images."""
     return int(about.get("shots", 16)), int(about.get("task seed", 0))
+
+
+def recorded(task: str, adapters: Sequence["Adapter"], images: Mapping[str, Any]) -> dict[str, Any]:
+    """The `images` options that were given, and for those that were not what adapters that were trained on `task` saw it with."""
+    seen = [dict(a.provenance.get("task options", {})) for a in adapters if a.provenance.get("task") == task]
+    if "template" not in images and any(options != seen[0] for options in seen):
+        ways = " and ".join(dict.fromkeys(str(options.get("template", "the usual one")) for options in seen))
+        note(f"warning: these adapters were trained with different prompts on {task}, {ways}; here is the first one's, or give --template")
+    return {**(seen[0] if seen else {}), **images}
 
 
 def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:

@@ -15,6 +15,8 @@ def path(
     space: Annotated[Literal["both", "delta", "factors"], typer.Option(help="The line of ΔW = s·B·A, that of A and B, or both.")] = "both",
     points: Annotated[int, typer.Option(min=2, max=201, help="On the line, ends included.")] = 11,
     task: given.TaskName = None,
+    template: given.Template = None,
+    splits: given.Splits = True,
     split: given.Split = "test",
     precision: given.Precision = "auto",
     clip: given.ClipName = None,
@@ -25,7 +27,7 @@ def path(
 
     model = load_clip(clip)
     one, two = given.load_adapters([a, b], model)
-    bench = given.load_bench(model, [one, two], task, split, precision)
+    bench = given.load_bench(model, [one, two], task, split, precision, given.images(template, splits))
     weights = [i / (points - 1) for i in range(points)]
     names = {"delta": "ΔW", "factors": "A and B"}
     spaces = names if space == "both" else {space: names[space]}
@@ -59,6 +61,8 @@ def shapley(
     budget: Annotated[int, typer.Option(min=1, help="Coalitions to measure, where values are sampled.")] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
     task: given.TaskName = None,
+    template: given.Template = None,
+    splits: given.Splits = True,
     split: given.Split = "test",
     precision: given.Precision = "auto",
     clip: given.ClipName = None,
@@ -74,7 +78,7 @@ def shapley(
 
     model = load_clip(clip)
     of = given.load_adapter(adapter, model)
-    game = LayerGame(given.load_bench(model, [of], task, split, precision), of, players, value)
+    game = LayerGame(given.load_bench(model, [of], task, split, precision, given.images(template, splits)), of, players, value)
     n = game.n_players
     used = way(n, method)
     given.note(f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, on {len(game.bench)} images")

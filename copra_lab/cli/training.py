@@ -51,6 +51,8 @@ def fit(
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the products with frozen weights.")] = "float32",
     device: Device = "auto",
     shots: given.Shots = 16,
+    template: given.Template = None,
+    splits: given.Splits = True,
     task_seed: given.TaskSeed = 0,
     validate_every: ValidateEvery = 0,
     clip: given.ClipName = None,
@@ -72,7 +74,7 @@ def fit(
     lora = LoRA(rank, alpha, scaling, given.commas(sites), given.commas(towers))
     given.check_free(out, overwrite, WEIGHTS)
     return _train(
-        task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, seed=seed, steps=steps,
+        task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, images=given.images(template, splits), seed=seed, steps=steps,
         lr=lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision, device=device,
     )  # fmt: skip
 
@@ -101,6 +103,8 @@ def prompt(
     views: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to keep.")] = 4,
     device: Device = "auto",
     shots: given.Shots = 16,
+    template: given.Template = None,
+    splits: given.Splits = True,
     task_seed: given.TaskSeed = 0,
     validate_every: ValidateEvery = 0,
     clip: given.ClipName = None,
@@ -124,13 +128,22 @@ def prompt(
     given.check_free(out, overwrite, FILE)
     worn = given.load_adapter(adapter, load_clip(clip)) if adapter else None
     return _train(
-        task, clip, out, figure, validate_every, method, penalty=cost, adapter=worn, shots=shots, task_seed=task_seed, seed=seed, steps=steps, lr=lr,
+        task, clip, out, figure, validate_every, method, penalty=cost, adapter=worn, shots=shots, task_seed=task_seed, images=given.images(template, splits), seed=seed, steps=steps, lr=lr,
         batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, device=device,
     )  # fmt: skip
 
 
 def _train(
-    task: str, clip: str | None, out: Path, figure: Path | None, validate_every: int, *method: Any, shots: int, task_seed: int, **settings: Any
+    task: str,
+    clip: str | None,
+    out: Path,
+    figure: Path | None,
+    validate_every: int,
+    *method: Any,
+    shots: int,
+    task_seed: int,
+    images: dict[str, Any],
+    **settings: Any,
 ) -> Told:
     """Train, keep, then measure on the test images beside what was there before."""
     import time
@@ -142,7 +155,7 @@ def _train(
     from copra_lab.lora import NONE, Adapter
 
     model = load_clip(clip)
-    problem = tasks.load_task(task, model, shots=shots, seed=task_seed)
+    problem = tasks.load_task(task, model, shots=shots, seed=task_seed, **images)
     steps: list[Step] = []
     default = train.DEFAULTS[type(method[0])]["steps"]
     total = settings["steps"] or default
@@ -152,6 +165,8 @@ def _train(
         given.note(f"{problem.title}: {problem.counts}; {total} steps")
         if (worn := settings.get("adapter")) and (trained := worn.provenance.get("task", problem.name)) != problem.name:
             given.note(f"the adapter that it wears was trained on {trained}")
+        if problem.name not in tasks.task_names():
+            given.note(problem.about)
 
     def on_step(step: "Step") -> None:
         steps.append(step)
@@ -173,7 +188,7 @@ def _train(
     after = bench.accuracy(result) if isinstance(result, Adapter) else bench.accuracy(worn, result)
     document = {
         "verb": "fit" if isinstance(result, Adapter) else "prompt", "folder": str(out), "hash": result.hash, "base": result.base, "task": problem.name,
-        "test": given.numbers(after), "before": given.numbers(before), "seconds": round(seconds, 2), "provenance": dict(result.provenance),
+        "test": given.numbers(after), "before": given.numbers(before), "notes": list(problem.notes), "seconds": round(seconds, 2), "provenance": dict(result.provenance),
         "curve": [{"step": s.step, "validation": s.validation} for s in steps if s.validation is not None],
     }  # fmt: skip
     what = "adapter" if isinstance(result, Adapter) else "prompt"

@@ -102,7 +102,7 @@ def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     task = bench.task
     state = "" if done else " <i>asking the adapters …</i>"
     out = [
-        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{state}</span></h2>'
+        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{state}</span></h2><p class="how">{escape(task.about)}</p>'
     ]
     addresses: dict[int, str] = {}
     base = found[0].predictions

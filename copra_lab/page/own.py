@@ -116,8 +116,8 @@ def given(lab: Lab, task: Any, file: Any) -> list[Any]:
         try:
             pixels = photo(file, lab.bench(task).split.images.shape[1])
         except ValueError as e:
-            kinds = "PNG, JPEG, WebP, GIF, BMP or TIFF"
-            raise ValueError(f"this file cannot be read as a picture; choose a {kinds} of at most {MEGAPIXELS} megapixels") from e
+            kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
+            raise ValueError(f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels") from e
     except ValueError as e:
         return [gr.skip(), gr.skip(), parts.trouble(e), None]
     return shown(lab, task, Picture(pixels))
