@@ -30,10 +30,12 @@ NAMED = 10
 """Pictures that an error names, at most, beside the first."""
 
 Readable = str | Path | BinaryIO | Image.Image
+Fit = Callable[[Image.Image], torch.Tensor]
 
 
-def photo(picture: Readable, side: int = 64, name: str = "") -> torch.Tensor:
-    """An image, or a file of one, as uint8 (side, side, 3): its middle square, transparency on white. `name` is what an error calls it.
+def photo(picture: Readable, side: int = 64, name: str = "", fit: Fit | None = None) -> torch.Tensor:
+    """An image, or a file of one, as uint8 (side, side, 3): its middle square, transparency on white, or what `fit` makes of an RGB
+    image, such as a CLIP's own `copra_lab.clip.Clip.fit`. `name` is what an error calls it.
 
     Raises ValueError for what is no image of a common kind, or one of more than `MEGAPIXELS`.
     """
@@ -48,6 +50,8 @@ def photo(picture: Readable, side: int = 64, name: str = "") -> torch.Tensor:
                 image = _opaque(opened)
     except UNREADABLE as e:
         raise ValueError(f"{name or picture} cannot be read as an image ({e}): repair or remove it") from e
+    if fit is not None:
+        return fit(image)
     return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
 
 
@@ -59,7 +63,7 @@ def _opaque(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images") -> torch.Tensor:
+def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images", fit: Fit | None = None) -> torch.Tensor:
     """The pictures of `sources`, uint8 (n, side, side, 3), read on several threads. `open_` is called on the caller's thread
     alone, shortly before a picture is needed. Raises as `photo` does, but for all pictures that cannot be read at once."""
     out = torch.empty(len(sources), side, side, 3, dtype=torch.uint8)
@@ -68,7 +72,7 @@ def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, 
         for start in range(0, len(sources), 64):  # a few at a time: a picture as it comes may be a hundred times larger
             some = [open_(s) for s in sources[start : start + 64]]
             names = [str(p) if isinstance(p, str | Path) else s for p, s in zip(some, sources[start : start + 64], strict=True)]
-            for i, (name, read) in enumerate([(n, pool.submit(photo, p, side, n)) for p, n in zip(some, names, strict=True)], start):
+            for i, (name, read) in enumerate([(n, pool.submit(photo, p, side, n, fit)) for p, n in zip(some, names, strict=True)], start):
                 try:
                     out[i] = read.result()
                 except ValueError as e:

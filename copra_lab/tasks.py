@@ -24,7 +24,7 @@ from copra_lab import sources as so
 from copra_lab.catalogue import TASKS, Drawn, drawn
 from copra_lab.listing import TEMPLATE, Listing, folder
 from copra_lab.nuisances import random_crop
-from copra_lab.photos import IMAGE_FILES, MEGAPIXELS, photo, photos
+from copra_lab.photos import IMAGE_FILES, MEGAPIXELS, Fit, photo, photos
 
 if TYPE_CHECKING:
     from copra_lab.clip import Clip
@@ -158,7 +158,8 @@ def load_task(
 ) -> Task:
     """A task by its name, one of `task_names()` or of `datasets.SETS` (``"oxford-pets"``), from a folder of images (see
     `image_folder`), or from a ``datasets.Dataset`` or ``DatasetDict`` of Hugging Face, or its `hf_datasets.listing`. Bundled ones are
-    kept in memory. Its images are `side` pixels wide and high: as many as `clip` takes, or else 64.
+    kept in memory. Its images are `side` pixels wide and high: as many as `clip` takes, resized and cropped as its own settings say, or else 64,
+    the middle square.
 
     `shots` training images a class, or as many as there are, chosen by `seed`, and as many validation images, always the same.
 
@@ -170,19 +171,20 @@ def load_task(
     `datasets.listing`, `image_folder` and `hf_datasets.listing` raise.
     """
     side = side if side is not None else clip.side if clip else 64
+    fit = _fit(clip, side)
     _check(shots, side, test_images)
     if hf_datasets.is_dataset(name):
         name = hf_datasets.listing(name)
     if isinstance(name, Listing):
-        return of_listing(name, shots, seed, side, test_images)
+        return of_listing(name, shots, seed, side, test_images, fit)
     if not isinstance(name, str | Path):
         raise ValueError(f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set")
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))
     if key := datasets.find(name):
-        return of_listing(datasets.listing(key, root, download), shots, seed, side, test_images)
+        return of_listing(datasets.listing(key, root, download), shots, seed, side, test_images, fit)
     if os.path.isdir(os.path.expanduser(name)):  # unlike Path.is_dir, False for names too long and for none at all
-        return image_folder(name, shots=shots, seed=seed, side=side, test_images=test_images)
+        return image_folder(name, shots=shots, seed=seed, side=side, test_images=test_images, clip=clip)
     known = [*TASKS, *datasets.SETS]
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -197,18 +199,23 @@ def image_folder(
     side: int = 64,
     template: str = TEMPLATE,
     test_images: int | None = so.MOST_TEST,
+    clip: "Clip | None" = None,
 ) -> Task:
     """Your own task: a folder with one folder of images a class, named like the class, with or without folders inside. The files' names decide which
-    images train, validate and test; equal files stay together. Images are cropped to a square.
+    images train, validate and test; equal files stay together. Images are cropped to a square; if `side` is what `clip` takes, as its own settings say.
 
     Raises FileNotFoundError where there is no such folder, and ValueError for fewer than two classes, a class with
     fewer than three different images, or a file that is no image.
     """
     _check(shots, side, test_images)
-    return of_listing(folder(path, template), shots, seed, side, test_images)
+    return of_listing(folder(path, template), shots, seed, side, test_images, _fit(clip, side))
 
 
-def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None) -> Task:
+def _fit(clip: "Clip | None", side: int) -> Fit | None:
+    return clip.fit if clip and clip.side == side else None
+
+
+def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None, fit: Fit | None = None) -> Task:
     """The task of a listing. Raises ValueError where there is nothing to train or to test on, or a picture cannot be read."""
     own = {part: [e for e in found.entries if e.part == part] for part in ("train", "val", "test")}
     for part, verb in (("train", "train"), ("val", "validate"), ("test", "test")):
@@ -224,7 +231,7 @@ def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: in
     def split(part: str) -> Split:
         entries, sources = chosen[part], tuple(e.source for e in chosen[part])
         labels = torch.tensor([number[e.label] for e in entries], dtype=torch.int64)
-        return Split(photos(sources, found.open, side, f"{found.name} {part}"), labels, sources)
+        return Split(photos(sources, found.open, side, f"{found.name} {part}", fit), labels, sources)
 
     few = f" Tested on {len(chosen['test']):,} of {len(own['test']):,} images." if len(chosen["test"]) < len(own["test"]) else ""
     train, val, test = map(split, ("train", "val", "test"))

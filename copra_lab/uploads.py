@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from copra_lab.listing import TEMPLATE
-from copra_lab.photos import FORMATS, IMAGE_FILES, UNREADABLE, photo
+from copra_lab.photos import FORMATS, IMAGE_FILES, UNREADABLE, Fit, photo
 from copra_lab.tasks import Split, Task
 
 MEGABYTES, UNPACKED = 10, 50
@@ -37,7 +37,7 @@ class UploadError(ValueError):
     """A zip that makes no task; the message says why and what to do."""
 
 
-def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str = TEMPLATE) -> Task:
+def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str = TEMPLATE, fit: Fit | None = None) -> Task:
     """A task out of a zip of class folders (``cats/1.png``, …, or all of them inside one folder), given as a file or as its bytes.
 
     It is zero-shot: the folders' names are the classes, with _ for a space, and every image is a test image, uint8 (side, side, 3), its
@@ -50,7 +50,7 @@ def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str = TEMP
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             members = _members(z.infolist())
-            images = _images(z, members, side)
+            images = _images(z, members, side, fit)
     except UploadError:
         raise
     except _DAMAGED as e:
@@ -118,7 +118,7 @@ def _left_behind(info: zipfile.ZipInfo) -> bool:
     return not parts or parts[0] == "__MACOSX" or parts[-1].startswith(".") or parts[-1].lower() in ("thumbs.db", "desktop.ini")
 
 
-def _images(z: zipfile.ZipFile, members: list[tuple[str, zipfile.ZipInfo]], side: int) -> torch.Tensor:
+def _images(z: zipfile.ZipFile, members: list[tuple[str, zipfile.ZipInfo]], side: int, fit: Fit | None) -> torch.Tensor:
     """The members as (n, side, side, 3). What is counted are the bytes that come out, not those that the zip promises, and all pixels
     before any picture is decoded."""
     room, pixels, files = int(1e6 * UNPACKED), 1e6 * ALL_MEGAPIXELS, []
@@ -136,7 +136,7 @@ def _images(z: zipfile.ZipFile, members: list[tuple[str, zipfile.ZipInfo]], side
     images = []
     for (_, info), raw in zip(members, files, strict=True):
         with _readable(info):
-            images.append(photo(io.BytesIO(raw), side))
+            images.append(photo(io.BytesIO(raw), side, fit=fit))
     return torch.stack(images)
 
 
