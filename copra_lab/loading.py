@@ -61,10 +61,14 @@ def read_folder(folder: Path, name: str) -> Clip:
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        model_cfg, preprocess = dict(config["model_cfg"]), preprocessing.of_open_clip(config["preprocess_cfg"])
+        model_cfg, says = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
         model = _build(model_cfg)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
         raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
+    try:
+        preprocess = preprocessing.of_open_clip(says)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"the preprocess_cfg in {config_file} cannot be followed: {e}") from e
     weights = next((folder / w for w in OPEN_CLIP_WEIGHTS if (folder / w).is_file()), None)
     if weights is None:
         raise FileNotFoundError(f"{folder / OPEN_CLIP_WEIGHTS[0]} is missing; a CLIP folder holds {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]}")

@@ -96,9 +96,12 @@ def _settings(folder: Path) -> tuple[Path, Mapping[str, Any]]:
             continue
         try:
             found = read_json(file)
-            found = found.get("image_processor") if nested else dict(found)
+            if nested:
+                found = found.get("image_processor")
+            if isinstance(found, dict):
+                return file, found
             if found is not None:
-                return file, dict(found)
+                raise TypeError
         except (ValueError, TypeError, AttributeError) as e:
             raise ValueError(f"{file} is damaged; copy it anew") from e
     raise FileNotFoundError(

@@ -340,20 +340,6 @@ def test_images_of_any_shape_are_fitted_as_open_clip_does(tmp_path, interpolatio
     assert torch.equal(clip.pixels(photo(Image.fromarray(own.numpy()), fit=clip.fit)[None])[0], theirs)
 
 
-def test_a_hugging_face_processors_settings_are_read(siglip, tmp_path):
-    folder = tmp_path / "clip"
-    shutil.copytree(siglip[0], folder)
-    says = {"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 2, 3], "resample": 2, "size": {"shortest_edge": 32}, "do_center_crop": True}
-    (folder / "preprocessor_config.json").write_text(json.dumps(says))
-    clip = load_clip(folder)
-    assert (clip.mean, clip.std, clip.interpolation, clip.resize) == ((0.1, 0.2, 0.3), (1, 2, 3), "bilinear", "shortest")
-    other = tmp_path / "other"
-    shutil.copytree(folder, other)
-    (other / "preprocessor_config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"preprocessor_config.json is damaged; copy it anew"):
-        load_clip(other)
-
-
 def test_a_picture_file_goes_all_the_way(siglip, tmp_path):
     Image.effect_noise((50, 70), 80).convert("RGB").save(tmp_path / "picture.png")
     clip = siglip[2]
