@@ -103,7 +103,7 @@ def refused(error, match: str, folder) -> None:
 # --- random configurations ---------------------------------------------------------------------------------------------
 
 numbers = st.tuples(*[st.floats(0.05, 0.95)] * 3).map(list)
-edges = st.sampled_from([SIDE, 16, 27, 32, 41])
+edges = st.sampled_from([SIDE, SIDE, 27, 32, 41, 16])
 sizes = st.one_of(
     edges.map(lambda n: {"shortest_edge": n}), st.tuples(edges, edges).map(lambda n: {"height": n[0], "width": n[1]}), st.just(SIDE),
     st.just({"shortest_edge": SIDE, "longest_edge": 40}),
@@ -112,7 +112,7 @@ processors = st.fixed_dictionaries(
     {"size": sizes, "do_center_crop": st.booleans()},
     optional={
         "resample": st.integers(0, 5), "image_mean": numbers, "image_std": numbers, "do_normalize": st.booleans(), "do_rescale": st.booleans(),
-        "rescale_factor": st.sampled_from([1 / 127.5, 1 / 256]), "do_resize": st.just(True) | st.booleans(), "crop_size": st.sampled_from([SIDE, 16]),
+        "rescale_factor": st.sampled_from([1 / 127.5, 1 / 256]), "do_resize": st.just(True) | st.booleans(), "crop_size": st.sampled_from([SIDE, SIDE, SIDE, 16]),
         "do_pad": st.just(False) | st.booleans(),
     },
 )  # fmt: skip
@@ -429,3 +429,63 @@ def test_a_folder_of_pictures_is_prepared_as_the_clip_says(tmp_path):
         torch.testing.assert_close(clip.pixels(image[None]), x, atol=2e-6, rtol=0)
     assert torch.equal(image_folder(tmp_path / "pictures", side=SIDE, clip=clip).val.images, task.val.images)
     assert clip.mean != MEAN and not torch.equal(image_folder(tmp_path / "pictures", side=SIDE).val.images, task.val.images)
+
+
+# --- what has a twin ---------------------------------------------------------------------------------------------------
+
+TIMM = {"image_size": 160, "timm_pool": "token", "timm_proj": "linear"}
+VARIANTS = {
+    "plain": {},
+    "QuickGELU": {"quick_gelu": True},
+    "approximate GELU": {"vision_cfg": {"act_kwargs": {"approximate": "tanh"}}},
+    "a text that reads both ways": {"text_cfg": {"no_causal_mask": True}},
+    "a text read at its last token": {"text_cfg": {"pool_type": "last"}},
+    "a text read at its first token": {"text_cfg": {"pool_type": "first"}},
+    "a text read at one token": {"text_cfg": {"pool_type": "eos", "eos_id": 49407}},
+    "patches averaged": {"vision_cfg": {"pool_type": "avg"}},
+    "an attentional pool": {"vision_cfg": {"attentional_pool": True}},
+    "layers scaled": {"vision_cfg": {"ls_init_value": 0.1}},
+    "no norm before": {"vision_cfg": {"no_ln_pre": True}},
+    "the norm after": {"vision_cfg": {"final_ln_after_pool": True, "pool_type": "avg"}},
+    "positions of sines": {"vision_cfg": {"pos_embed_type": "sin_cos_2d"}},
+    "a text projection with bias": {"custom_text": True, "text_cfg": {"proj_bias": True}},
+    "text apart": {"custom_text": True},
+    **{
+        f"timm's {name}, {pool}{', text apart' * custom}": {"custom_text": custom, "vision_cfg": {**TIMM, "timm_model_name": name, "timm_pool": pool}}
+        for name, pool in (("test_vit", "token"), ("test_vit", "avg"), ("test_vit2", "avg"), ("test_vit3", "avg"), ("vit_tiny_patch16_224", "token"))
+        for custom in (False, True)
+    },
+    "timm's, with SigLIP's text": {
+        "custom_text": True, "vision_cfg": {**TIMM, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": {"no_causal_mask": True, "proj_bias": True, "pool_type": "last"}, "embed_dim": 64, "init_logit_bias": -10,
+    },
+    "timm's with its pool, with CLIP's text": {
+        "custom_text": True, "vision_cfg": {**TIMM, "timm_model_name": "test_vit", "timm_pool": "map", "timm_proj": "none"},
+        "text_cfg": {"proj_bias": True}, "embed_dim": 64, "init_logit_bias": -10,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_model_has_a_twin_of_the_same_features_or_none(name):
+    import open_clip
+
+    more = dict(VARIANTS[name])
+    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 64} if "timm" not in name else {}
+    text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
+    vision, text = vision | more.pop("vision_cfg", {}), text | more.pop("text_cfg", {})
+    make = open_clip.CustomTextCLIP if more.pop("custom_text", False) else open_clip.CLIP
+    torch.manual_seed(0)
+    model = perturb(make(**{"embed_dim": 32, "vision_cfg": vision, "text_cfg": text, **more}))
+    clip = dataclasses.replace(tiny_clip(), model=model, side=vision["image_size"], name="mine")
+    try:
+        twin = to_hugging_face(clip)
+    except ValueError as e:
+        assert str(e).startswith("mine is not a plain CLIP") and "\n" not in str(e) and "split" not in str(e), str(e)
+        assert name not in ("plain", "QuickGELU", "a text read at one token")
+        return
+    x, tokens = torch.randn(2, 3, clip.side, clip.side), clip.tokenizer(["a cat", "two dogs on a mat"])
+    with torch.no_grad():
+        out = twin(pixel_values=x, input_ids=tokens)
+        torch.testing.assert_close(F.normalize(model.encode_image(x), dim=-1), out.image_embeds, atol=1e-5, rtol=0)
+        torch.testing.assert_close(F.normalize(model.encode_text(tokens), dim=-1), out.text_embeds, atol=1e-5, rtol=0)
