@@ -207,8 +207,13 @@ def load_clip(name: "str | Path | None" = None) -> Clip:
     ``hf-hub:owner/name``, ``owner/name``  a repository on the Hugging Face hub that holds such a folder
     =====================================  ======================================================================
 
-    Preprocessing is the model's own. Files that are no safetensors are read as tensors alone (``torch.load(…, weights_only=True)``):
+    Preprocessing and tokenizer are the model's own: what its files say is followed, as open_clip and transformers follow it, or refused
+    by name, and a folder that does not say is refused. What a training wraps around weights (``model_state_dict``, ``module.``,
+    ``_orig_mod.``, …) is taken off. Files that are no safetensors are read as tensors alone (``torch.load(…, weights_only=True)``):
     nothing is unpickled or run. A name is loaded once; asking again gives the same object.
+
+    Warns (UserWarning) of weights trained with another activation than their architecture computes, and of a file of weights whose
+    architecture has been trained with more than one preprocessing.
 
     Raises FileNotFoundError or ValueError for a missing or damaged file, a wrong name, or an architecture without a ViT, and
     ConnectionError where the hub would be needed and cannot be reached; each says in one sentence what to do.

@@ -19,6 +19,11 @@ FILTERS = {
     "nearest": Image.Resampling.NEAREST, "lanczos": Image.Resampling.LANCZOS, "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC, "box": Image.Resampling.BOX, "hamming": Image.Resampling.HAMMING,
 }  # fmt: skip
+_LONG = 64
+"""Times the CLIP's own pixels that a picture is resized to as a whole. Beyond, results may differ by a level of
+256, or with "nearest" where two pixels are as near."""
+_LARGEST = 8
+"""Times the CLIP's side that a processor may resize to; of the public ones, none goes beyond twice."""
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
@@ -47,6 +52,13 @@ def fit(clip: "Clip", picture: Image.Image) -> Image.Image:
         assert isinstance(to, int)
         height, width = int(to * h / min(h, w)), int(to * w / min(h, w))
     left, top = ((n - side) // 2 if clip.crop == "floor" else round((n - side) / 2) for n in (width, height))
+    if width * height > _LONG * side**2:  # of a strip, the middle alone: whole, it would fill the memory
+        x, y = w / width, h / height
+        # Cut out with what the filter reaches, since Pillow knows the box in single precision only.
+        a, b = (max(0, int(start - 4 * max(1, scale))) for start, scale in ((left * x, x), (top * y, y)))
+        c, d = (min(n, int(end + 4 * max(1, scale)) + 1) for end, scale, n in (((left + side) * x, x, w), ((top + side) * y, y, h)))
+        box = (left * x - a, top * y - b, min(c, (left + side) * x) - a, min(d, (top + side) * y) - b)
+        return picture.crop((a, b, c, d)).resize((side, side), resample, box)
     return picture.resize((width, height), resample).crop((left, top, left + side, top + side))
 
 
@@ -127,6 +139,7 @@ def _followed(found: Mapping[str, Any], kind: str, side: int) -> dict[str, Any]:
         interpolation = next(name for name, f in FILTERS.items() if f == says["resample"])
     except StopIteration:
         raise ValueError(f"resample {says['resample']!r} is no filter of Pillow's, which are 0 to 5; correct it") from None
+    mean, std = _normalisation(says)
     square = says.get("default_to_square", False)
     size = _size(says["size"], bool(square), "size")
     crop = _size(says["crop_size"], True, "crop_size") if says["do_center_crop"] else size
@@ -134,9 +147,10 @@ def _followed(found: Mapping[str, Any], kind: str, side: int) -> dict[str, Any]:
         if not isinstance(crop, tuple):
             raise ValueError("size keeps the picture's shape and do_center_crop is false, so that pictures would not be square; set it to true")
         raise ValueError(f"pictures become {crop[1]} × {crop[0]} pixels, and the image tower takes {side} × {side}; copy the file of this model")
+    if max(size if isinstance(size, tuple) else (size,)) > _LARGEST * side:
+        raise ValueError(f"size ({size}) is more than {_LARGEST} times what the image tower takes ({side}); correct it")
     if min(size if isinstance(size, tuple) else (size,)) < side:
         raise ValueError(f"crop_size ({side}) is larger than size ({size}), which would make a border; make size larger")
-    mean, std = _normalisation(says)
     resize = "squash" if isinstance(size, tuple) else "shortest"
     to = None if size in (side, (side, side)) else size
     return {"mean": mean, "std": std, "interpolation": interpolation, "resize": resize, "resize_to": to, "crop": "floor"}

@@ -201,6 +201,19 @@ def test_torchvisions_processor_differs_by_a_level(tmp_path, resample):
     assert float(difference.max()) < 1.01 * ONE_LEVEL
 
 
+@pytest.mark.parametrize("resample", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(2100, 11), (9, 2300)])
+def test_a_long_strip_is_resized_where_it_is_seen(shape, resample):
+    """To the level, as if it were resized whole, in memory that its length does not fill."""
+    name = next(n for n, f in FILTERS.items() if f == resample)
+    clip, picture = dataclasses.replace(tiny_clip(), side=SIDE, interpolation=name), noise(*shape)
+    w, h = (int(SIDE * n / min(shape)) for n in shape)
+    left, top = round((w - SIDE) / 2), round((h - SIDE) / 2)
+    whole = np.array(picture.resize((w, h), FILTERS[name])).astype(int)[top : top + SIDE, left : left + SIDE]
+    assert np.abs(clip.fit(picture).numpy() - whole).max() <= 1
+    assert clip.fit(Image.new("RGB", (1, 4_000_000), "red")).float().mean((0, 1)).tolist() == [255, 0, 0]
+
+
 def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
     save_model(tmp_path, False)
     squares = {"size": {"shortest_edge": SIDE}, "do_center_crop": True}
@@ -222,6 +235,7 @@ def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
         ('{"image_mean": [1, 2], "crop_size": 24}', "image_mean has 2 numbers"),
         ('{"image_std": [0, 1, 1], "crop_size": 24}', "above zero"),
         ('{"crop_size": 24, "size": 16}', "would make a border"),
+        ('{"crop_size": 24, "size": 100000}', "is more than 8 times what the image tower takes"),
         ("{}", "pictures become 224 × 224 pixels, and the image tower takes 24 × 24; copy the file of this model"),
         ('{"do_center_crop": false, "size": 24}', "pictures would not be square; set it to true"),
         ('{"do_resize": false}', "do_resize is false"),
