@@ -14,7 +14,7 @@ _HOME = {
     "lora": ("Adapter", "LoRA"),
     "copra": ("CopRA",),
     "storage": ("load_adapter",),
-    "hf": ("to_hugging_face",),
+    "hf": ("save_hugging_face", "to_hugging_face"),
     "prompts": ("CoOp", "VPT", "SoftPrompt"),
     "nemesis": ("Nemesis",),
     "tasks": ("Task", "load_task"),

@@ -2,6 +2,8 @@
 
 import copy
 import hashlib
+import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -9,10 +11,13 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor, nn
 
+from copra_lab import preprocessing, tokenizing
 from copra_lab.sites import Site, find_sites
 
 __all__ = ["Clip", "load_clip"]
@@ -25,9 +30,13 @@ class Clip:
     """A frozen CLIP or SigLIP. ``model`` is open_clip's module in evaluation mode, float32, without gradients; nothing here
     ever changes it.
 
-    ``tokenizer``: texts → int64 (n, context). ``mean`` and ``std``: three numbers each, of pixels in 0…1. ``interpolation``
-    (bicubic or bilinear) and ``resize`` say how an image of another size is fitted: "shortest", its middle square; "squash", all
-    of it in another shape; "longest", all of it on black.
+    ``tokenizer``: texts → int64 (n, context). ``mean`` and ``std``: three numbers each, of pixels in 0…1.
+
+    The rest says how a picture of another size is fitted. ``resize``: "shortest", its middle square; "squash", all of it in another
+    shape; "longest", all of it with a border of grey ``fill`` (0…255). ``interpolation``: Pillow's filter (bicubic, bilinear,
+    lanczos, nearest, box, hamming). ``resize_to``: the length of the shorter side, or with "squash" (height, width), before the
+    middle is cut out; None: ``side``. ``crop``: whether half a pixel is rounded to an even number ("round", as open_clip does) or
+    down ("floor", transformers).
     """
 
     model: nn.Module
@@ -38,6 +47,9 @@ class Clip:
     std: tuple[float, float, float]
     interpolation: str = "bicubic"
     resize: str = "shortest"
+    resize_to: int | tuple[int, int] | None = None
+    fill: int = 0
+    crop: str = "round"
 
     def __repr__(self) -> str:
         return f"Clip({self.name}, {self.layers} layers, {self.side} pixels)"
@@ -49,8 +61,29 @@ class Clip:
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits that name these weights; an adapter remembers the hash of its base."""
-        return weights_hash(self.model.state_dict())
+        """What an adapter remembers of its base: sixteen hex digits for the weights, and where features depend on more than weights,
+        OpenAI's preprocessing, GELU and CLIP's vocabulary (or the bundled cut of it), a dash and eight digits for that."""
+        weights = weights_hash(self.model.state_dict())
+        if not (other := self._beside_weights()):
+            return weights
+        return f"{weights}-{hashlib.blake2b(json.dumps(other, sort_keys=True).encode(), digest_size=4).hexdigest()}"
+
+    def _beside_weights(self) -> dict[str, Any]:
+        """What changes features and is not as in OpenAI's preprocessing, open_clip's activation and CLIP's vocabulary. Half a pixel
+        (`crop`) does not count: the libraries differ in it on the same settings."""
+        mean, std = ([round(float(x), 6) for x in numbers] for numbers in (self.mean, self.std))
+        usual = [[round(x, 6) for x in numbers] for numbers in (preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD)]
+        activations = sorted({_activation(m) for m in self.model.modules()} - {""})
+        found = {
+            "normalisation": ([mean, std], usual),
+            "interpolation": (self.interpolation, "bicubic"),
+            "resize": (self.resize, "shortest"),
+            "resize to": (self.resize_to, None),
+            "fill": (self.fill if self.resize == "longest" else 0, 0),
+            "activations": (activations, ["gelu"] if activations else []),
+            "vocabulary": (tokenizing.vocabulary(self.tokenizer), ""),
+        }
+        return {k: value for k, (value, default) in found.items() if value != default}
 
     @cached_property
     def logit_scale(self) -> float:
@@ -80,30 +113,28 @@ class Clip:
         """One copy a device, however often it is asked for: what others remember of a CLIP, they remember of its copies."""
         return {}
 
+    def fit(self, picture: Image.Image) -> Tensor:
+        """A picture of any size → uint8 (side, side, 3), resized and cropped as the settings say. It is taken as RGB."""
+        return torch.from_numpy(np.array(preprocessing.fit(self, picture.convert("RGB"))))
+
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side), resized if need be."""
+        """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side). Images of `side` × `side` count as
+        fitted already; those of another size are fitted one by one (`fit`)."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
             raise ValueError(f"expected uint8 images of shape (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
+        if images.shape[1:3] != (self.side, self.side) and len(images):
+            images = torch.stack([self.fit(Image.fromarray(i)) for i in images.cpu().numpy()])
         return self.normalise(images.to(self.device).permute(0, 3, 1, 2).float().div_(255))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Pixels in 0…1 (n, 3, h, w) → fitted to `side` and normalised."""
-        if x.shape[-2:] != (self.side, self.side):
-            x = self._fit(x)
+        """Pixels in 0…1 (n, 3, side, side) → without the mean, in standard deviations. Raises ValueError for another size, which
+        `fit` is for."""
+        if len(x) and x.shape[-2:] != (self.side, self.side):
+            raise ValueError(
+                f"expected pixels of shape (n, 3, {self.side}, {self.side}), got {tuple(x.shape)}; fit the pictures first, with Clip.fit"
+            )
         mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
         return (x - mean).div_(std)
-
-    def _fit(self, x: Tensor) -> Tensor:
-        side, (h, w) = self.side, x.shape[-2:]
-        if self.resize == "squash":
-            size = (side, side)
-        elif self.resize == "longest":
-            size = (max(1, round(side * h / max(h, w))), max(1, round(side * w / max(h, w))))
-        else:
-            size = (side * h // min(h, w), side * w // min(h, w))
-        x = F.interpolate(x, size=size, mode=self.interpolation, antialias=True).clamp(0, 1)
-        before = [round((side - n) / 2) for n in size]  # negative where there is too much: padding by it crops
-        return F.pad(x, (before[1], side - size[1] - before[1], before[0], side - size[0] - before[0]))
 
     @torch.inference_mode()
     def image_features(self, images: Tensor, batch: int = 100) -> Tensor:
@@ -120,6 +151,35 @@ class Clip:
         """Zero-shot: how well each text fits each image, (images, texts), rows sum to one: a softmax over these texts also for
         SigLIP, whose bias it does not depend on."""
         return (self.logit_scale * self.image_features(images) @ self.text_features(texts).T).softmax(-1)
+
+
+def _activation(module: nn.Module) -> str:
+    """Of a module that is one; "" for others."""
+    name = type(module).__name__
+    if name == "GELUTanh" or (name == "GELU" and getattr(module, "approximate", "none") == "tanh"):
+        return "gelu_tanh"
+    return {"QuickGELU": "quick_gelu", "GELU": "gelu"}.get(name, "")
+
+
+def check_base(what: str, base: str, now: str) -> None:
+    """Raises ValueError where `what` was trained on a CLIP with the hash `base` and shall be used on one with the hash `now`. One that
+    names weights alone, as version 0.1.0 did, is taken with a warning."""
+    weights = now.partition("-")[0]
+    if not base or not now or base == now:
+        return
+    if base == weights:
+        warnings.warn(
+            f"this {what} names its CLIP's weights alone, as copra-lab 0.1.0 did: whether it was trained with this preprocessing, activation and "
+            "vocabulary cannot be checked",
+            stacklevel=3,
+        )
+    elif base.partition("-")[0] == weights:
+        raise ValueError(
+            f"this {what} was trained on these weights with another preprocessing, activation or vocabulary (base {base:.25}, not {now}); "
+            "load the CLIP as it was then, or train it anew"
+        )
+    else:
+        raise ValueError(f"this {what} was trained on base {base:.25}, not on {now}; load the CLIP it was made from, or train it anew")
 
 
 def weights_hash(weights: "dict[str, Tensor]") -> str:
@@ -147,8 +207,13 @@ def load_clip(name: "str | Path | None" = None) -> Clip:
     ``hf-hub:owner/name``, ``owner/name``  a repository on the Hugging Face hub that holds such a folder
     =====================================  ======================================================================
 
-    Preprocessing is the model's own. Files that are no safetensors are read as tensors alone (``torch.load(…, weights_only=True)``):
+    Preprocessing and tokenizer are the model's own: what its files say is followed, as open_clip and transformers follow it, or refused
+    by name, and a folder that does not say is refused. What a training wraps around weights (``model_state_dict``, ``module.``,
+    ``_orig_mod.``, …) is taken off. Files that are no safetensors are read as tensors alone (``torch.load(…, weights_only=True)``):
     nothing is unpickled or run. A name is loaded once; asking again gives the same object.
+
+    Warns (UserWarning) of weights trained with another activation than their architecture computes, and of a file of weights whose
+    architecture has been trained with more than one preprocessing.
 
     Raises FileNotFoundError or ValueError for a missing or damaged file, a wrong name, or an architecture without a ViT, and
     ConnectionError where the hub would be needed and cannot be reached; each says in one sentence what to do.

@@ -14,12 +14,20 @@ OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.saf
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 HF_INDEX = "model.safetensors.index.json"
 _SMALL = ["*.json", "*.txt", "*.txt.gz", "*.model"]
-_TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "tokenizer.model")
+_VOCABULARIES = (
+    ("tokenizer.json",),
+    ("vocab.json", "merges.txt"),
+    ("spiece.model",),
+    ("tokenizer.model",),
+    ("sentencepiece.bpe.model",),
+    ("vocab.txt",),
+)
+"""Of Hugging Face's tokenizers, each whole by itself; tokenizer_config.json holds no words."""
 
 
 def tokenizer_files(folder: Path) -> bool:
-    """Whether a folder holds a Hugging Face tokenizer."""
-    return any((folder / f).is_file() for f in _TOKENIZER)
+    """Whether a folder holds the vocabulary of a Hugging Face tokenizer."""
+    return any(all((folder / f).is_file() for f in files) for files in _VOCABULARIES)
 
 
 def unreachable(what: str, instead: str) -> ConnectionError:

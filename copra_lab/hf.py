@@ -3,7 +3,7 @@ from a folder of one. It is a renaming and nothing else, so both ways are exact.
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,79 +11,31 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from copra_lab import preprocessing, tokenizing
+from copra_lab.checkpoints import first_misfit, read_weights
 from copra_lab.clip import Clip
-from copra_lab.fetching import HF_INDEX, HF_WEIGHTS
-from copra_lab.loading import finish, hugging_face_tokenizer, read_weights
+from copra_lab.fetching import HF_INDEX, HF_WEIGHTS, OPEN_CLIP_CONFIG
+from copra_lab.files import written_aside
+from copra_lab.hf_names import rename
+from copra_lab.hf_names import rows as rows_of
+from copra_lab.loading import finish
+from copra_lab.preprocessing import PREPROCESSOR, PROCESSOR
 
-__all__ = ["to_hugging_face"]
+__all__ = ["save_hugging_face", "to_hugging_face"]
 
-
-Row = tuple[tuple[str, ...], tuple[str, ...], bool]
-"""open_clip's names, Hugging Face's names, whether to transpose: the rows of the former are together the rows of the latter."""
 
 _ACTS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_pytorch_tanh", "gelu_new": "gelu_pytorch_tanh"}
 _SIGLIP_TRUNK = "vit_base_patch16_siglip_224"
-
-
-def _rows(siglip: bool, vision: int, text: int) -> Iterator[Row]:
-    """For so many layers."""
-    t, e = ("text." if siglip else ""), "embeddings"
-    yield ("logit_scale",), ("logit_scale",), False
-    yield (f"{t}token_embedding.weight",), (f"text_model.{e}.token_embedding.weight",), False
-    yield (f"{t}positional_embedding",), (f"text_model.{e}.position_embedding.weight",), False
-    pairs = {f"{t}ln_final": "text_model.final_layer_norm"}
-    if siglip:
-        trunk, head = "visual.trunk", "vision_model.head"
-        yield ("logit_bias",), ("logit_bias",), False
-        yield (f"{trunk}.pos_embed",), (f"vision_model.{e}.position_embedding.weight",), False
-        yield (f"{trunk}.attn_pool.latent",), (f"{head}.probe",), False
-        pairs |= {f"{trunk}.patch_embed.proj": f"vision_model.{e}.patch_embedding", f"{trunk}.norm": "vision_model.post_layernorm"}
-        pairs |= {f"{trunk}.attn_pool.proj": f"{head}.attention.out_proj", f"{trunk}.attn_pool.norm": f"{head}.layernorm"}
-        pairs |= {f"{trunk}.attn_pool.mlp.{fc}": f"{head}.mlp.{fc}" for fc in ("fc1", "fc2")} | {"text.text_projection": "text_model.head"}
-        for w in ("weight", "bias"):
-            yield (f"{trunk}.attn_pool.q.{w}", f"{trunk}.attn_pool.kv.{w}"), (f"{head}.attention.in_proj_{w}",), False
-    else:
-        yield ("visual.proj",), ("visual_projection.weight",), True
-        yield ("text_projection",), ("text_projection.weight",), True
-        yield ("visual.class_embedding",), (f"vision_model.{e}.class_embedding",), False
-        yield ("visual.conv1.weight",), (f"vision_model.{e}.patch_embedding.weight",), False
-        yield ("visual.positional_embedding",), (f"vision_model.{e}.position_embedding.weight",), False
-        pairs |= {"visual.ln_pre": "vision_model.pre_layrnorm", "visual.ln_post": "vision_model.post_layernorm"}
-    in_open_clip = ("attn.in_proj_", "attn.out_proj.", "ln_1.", "ln_2.", "mlp.c_fc.", "mlp.c_proj.")
-    in_timm = ("attn.qkv.", "attn.proj.", "norm1.", "norm2.", "mlp.fc1.", "mlp.fc2.")
-    image = ("visual.trunk.blocks", in_timm) if siglip else ("visual.transformer.resblocks", in_open_clip)
-    for (blocks, parts), tower, depth in ((image, "vision", vision), ((f"{t}transformer.resblocks", in_open_clip), "text", text)):
-        for i in range(depth):
-            a, b = f"{blocks}.{i}", f"{tower}_model.encoder.layers.{i}"
-            for w in ("weight", "bias"):
-                yield (f"{a}.{parts[0]}{w}",), tuple(f"{b}.self_attn.{x}_proj.{w}" for x in "qkv"), False
-            theirs = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
-            pairs |= {f"{a}.{x[:-1]}": f"{b}.{y}" for x, y in zip(parts[1:], theirs, strict=True)}
-    for ours, hf in pairs.items():
-        for w in ("weight", "bias"):
-            yield (f"{ours}.{w}",), (f"{hf}.{w}",), False
-
-
-def _rename(rows: Iterator[Row], source: Mapping[str, Tensor], target: Mapping[str, Tensor], back: bool = False) -> dict[str, Tensor]:
-    """The weights `source` under the names and in the shapes of `target`; ``back``: from Hugging Face's. Raises KeyError for a weight
-    that is missing or left over on either side, and RuntimeError where sizes differ."""
-    out: dict[str, Tensor] = {}
-    left = {k for k in source if not k.endswith("position_ids")}
-    for ours, theirs, turned in rows:
-        src, dst = (theirs, ours) if back else (ours, theirs)
-        parts = [source[k].T if turned else source[k] for k in src]
-        flat = torch.cat([p.reshape(-1) for p in parts])
-        for k, piece in zip(dst, flat.split([target[k].numel() for k in dst]), strict=True):
-            out[k] = piece.reshape(target[k].shape)
-        left -= set(src)
-    if more := sorted(left) or sorted(k for k in set(target) - set(out) if not k.endswith("position_ids")):
-        raise KeyError(more[0])
-    return out
+_COME_FIRST = (HF_INDEX, PROCESSOR, "added_tokens.json", "special_tokens_map.json")
+"""Files that `save_hugging_face` does not write, and that are read before those that it writes."""
 
 
 def to_hugging_face(clip: Clip):
     """A ``transformers.CLIPModel`` with the weights of `clip` (a plain ViT and a plain text tower), or of a SigLIP
-    a ``SiglipModel``, with equal logits for the same pixels and tokens. Raises ValueError for an architecture that neither has."""
+    a ``SiglipModel``, with equal logits for the same pixels and tokens.
+
+    It is the model alone: to write it into a folder, with the tokenizer and the preprocessing without which its numbers are others, use
+    `save_hugging_face`. Raises ValueError for an architecture that neither has."""
     from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
     no_twin = f"{clip.name} is not a plain CLIP (a ViT with a class token and a text transformer) or SigLIP; it has no Hugging Face twin"
@@ -95,18 +47,66 @@ def to_hugging_face(clip: Clip):
         else:
             size = m.text_projection.shape[1]
             eos = m.text_eos_id if m.text_pool_type == "eos" else text["vocab_size"] - 1  # else the highest number
-            text |= {"projection_dim": size, "eos_token_id": eos, "bos_token_id": getattr(clip.tokenizer, "sot_token_id", eos - 1), "pad_token_id": 0}
+            text |= {
+                "projection_dim": size,
+                "eos_token_id": eos,
+                "bos_token_id": getattr(clip.tokenizer, "sot_token_id", eos - 1),
+                "pad_token_id": eos,
+            }
             model = CLIPModel(CLIPConfig(vision_config={**vision, "projection_dim": size}, text_config=text, projection_dim=size))
-    except (AttributeError, KeyError, TypeError) as e:
+    except (AttributeError, KeyError, TypeError, ValueError, IndexError, RuntimeError, ZeroDivisionError) as e:
         raise ValueError(no_twin) from e
     model = model.eval().requires_grad_(False)
-    rows = _rows(siglip, vision["num_hidden_layers"], text["num_hidden_layers"])
+    rows = rows_of(siglip, vision["num_hidden_layers"], text["num_hidden_layers"])
     try:
-        renamed = _rename(rows, m.state_dict(), model.state_dict())
-    except (KeyError, RuntimeError) as e:
-        raise ValueError(f"{no_twin} (it differs at {e})") from e
+        renamed = rename(rows, m.state_dict(), model.state_dict())
+    except KeyError as e:
+        raise ValueError(f"{no_twin} (it differs at {e.args[0]!r})") from e
     model.load_state_dict(renamed, strict=False)  # position_ids are no weights, and not in every version
+    if other := _differs(clip, model, text["vocab_size"]):
+        raise ValueError(f"{no_twin} (the same weights give other {other} there)")
     return model
+
+
+@torch.inference_mode()
+def _differs(clip: Clip, model: Any, tokens: int) -> str:
+    """What the two compute of one picture and one text, held against each other: names alone do not tell how a text is read, or patches
+    are pooled. "" where they agree."""
+    m, g = clip.model, torch.Generator().manual_seed(0)
+    text = getattr(m, "text", m)
+    length = len(text.positional_embedding)
+    x, ids = torch.randn(1, 3, clip.side, clip.side, generator=g), torch.randint(0, max(1, tokens - 2), (1, length), generator=g)
+    ids[0, length // 2] = text.text_eos_id if getattr(text, "text_pool_type", "") == "eos" else tokens - 1  # where CLIP reads
+    theirs = model(pixel_values=x, input_ids=ids)
+    for what, own, other in (
+        ("image features", m.encode_image(x.to(clip.device)), theirs.image_embeds),
+        ("text features", m.encode_text(ids.to(clip.device)), theirs.text_embeds),
+    ):
+        if not torch.allclose(torch.nn.functional.normalize(own.cpu(), dim=-1), other, atol=1e-3):
+            return what
+    return ""
+
+
+def save_hugging_face(clip: Clip, folder: "str | Path") -> None:
+    """Write `clip` into a folder that transformers (``CLIPModel`` or ``SiglipModel``, ``AutoProcessor``) and `load_clip` read to the same
+    features: weights, tokenizer and preprocessing.
+
+    Raises ValueError for an architecture, a tokenizer or a preprocessing that transformers does not have, and for a folder that holds a
+    CLIP in open_clip's layout; OSError where it cannot be written."""
+    folder = Path(folder)
+    if (folder / OPEN_CLIP_CONFIG).exists():
+        raise ValueError(f"{folder} holds a CLIP in open_clip's layout; choose another folder")
+    siglip = hasattr(clip.model, "text")
+    says = json.dumps(preprocessing.to_transformers(clip, siglip), indent=2)
+    model = to_hugging_face(clip)
+    with written_aside(folder) as aside:
+        model.save_pretrained(aside)
+        tokenizing.save(clip.tokenizer, aside, clip.name)
+        (aside / PREPROCESSOR).write_text(says + "\n", encoding="utf-8")
+        written = {f.name for f in aside.iterdir()}
+    for name in _COME_FIRST:  # of another CLIP that was there: they would be read in place of the new ones
+        if name not in written:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _vision_config(clip: Clip) -> dict[str, Any]:
@@ -140,8 +140,8 @@ def _act(module: nn.Module) -> str:
 
 
 def read_hugging_face(folder: Path, name: str) -> Clip:
-    """A CLIP or SigLIP from a folder as ``save_pretrained`` writes it; a vocabulary of 49,408 is taken for CLIP's own. See
-    `copra_lab.clip.load_clip` for what is raised."""
+    """A CLIP or SigLIP from a folder as transformers writes its model and its processor. See `copra_lab.clip.load_clip` for what is
+    raised."""
     from transformers import CLIPConfig, SiglipConfig
 
     file = folder / "config.json"
@@ -155,23 +155,24 @@ def read_hugging_face(folder: Path, name: str) -> Clip:
     except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError) as e:
         raise ValueError(f"{file} is no configuration that can be read ({str(e).strip().splitlines()[0]}); copy it anew, or choose another") from e
     weights, where = _weights(folder)
-    rows = _rows(kind == "siglip", config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers)
-    try:
-        # Assigned, not copied, since SigLIP's modules are still without memory.
-        renamed = {k: v.float().clone() for k, v in _rename(rows, weights, model.state_dict(), back=True).items()}
-        model.load_state_dict(renamed, assign=True)
-    except (KeyError, RuntimeError) as e:
-        raise ValueError(f"{where} is damaged or belongs to another configuration; copy it anew") from e
-    context, text = config.text_config.max_position_embeddings, config.text_config
-    if kind == "siglip":
-        tokenizer = hugging_face_tokenizer(str(folder), name, context, clean="canonicalize")
-    elif text.vocab_size == 49408:
-        from open_clip.tokenizer import SimpleTokenizer
+    _check_names(weights, config, where)
+    rows = rows_of(kind == "siglip", config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers)
+    # Assigned, not copied, since SigLIP's modules are still without memory.
+    renamed = {k: v.float().clone() for k, v in rename(rows, weights, model.state_dict(), back=True).items()}
+    model.load_state_dict(renamed, assign=True)
+    context = config.text_config.max_position_embeddings
+    tokenizer = tokenizing.of_transformers(folder, name, context, found.get("_name_or_path"))
+    return finish(model, tokenizer, name, preprocessing.of_transformers(folder, kind == "siglip", config.vision_config.image_size))
 
-        tokenizer = SimpleTokenizer(context_length=context)
-    else:
-        tokenizer = hugging_face_tokenizer(str(folder), name, context)
-    return finish(model, tokenizer, name, _preprocessing(folder, kind))
+
+def _check_names(weights: Mapping[str, Tensor], config: Any, file: Path) -> None:
+    """Raises ValueError, with the first name that differs, for weights that are not those of the configuration."""
+    from transformers import CLIPModel, SiglipModel
+
+    with torch.device("meta"):
+        expected = (CLIPModel if config.model_type == "clip" else SiglipModel)(config).state_dict()
+    if misfit := first_misfit(*({k: v for k, v in each.items() if not k.endswith("position_ids")} for each in (weights, expected))):
+        raise ValueError(f"{file} does not fit the configuration beside it: {misfit}; copy both from the same repository")
 
 
 def _clip(config: Any) -> nn.Module:
@@ -240,23 +241,3 @@ def _weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
     if not files or not all(f.is_file() for f in files):
         raise FileNotFoundError(f"{next((f for f in files if not f.is_file()), folder / HF_WEIGHTS[0])} is missing; copy it into the folder")
     return {k: v for f in files for k, v in read_weights(f).items()}, files[-1]
-
-
-def _preprocessing(folder: Path, kind: str) -> dict[str, Any]:
-    """What an image processor's settings say, in open_clip's words."""
-    usual: dict[str, Any] = {} if kind == "clip" else {"mean": (0.5,) * 3, "std": (0.5,) * 3, "resize_mode": "squash"}
-    file = folder / "preprocessor_config.json"
-    if not file.is_file():
-        return usual
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        size = found.get("size")
-        squash = isinstance(size, dict) and "height" in size and not found.get("do_center_crop")
-        return {
-            "mean": found.get("image_mean") or usual.get("mean"),
-            "std": found.get("image_std") or usual.get("std"),
-            "interpolation": "bilinear" if found.get("resample") == 2 else "bicubic",
-            "resize_mode": "squash" if squash else "shortest",
-        }
-    except (ValueError, AttributeError) as e:
-        raise ValueError(f"{file} is damaged; copy it anew") from e

@@ -5,26 +5,21 @@ Whatever the source, open_clip's modules run it: a Hugging Face folder is rename
 
 import difflib
 import json
-import pickle
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from copra_lab import preprocessing, tokenizing
+from copra_lab.checkpoints import OPENAI_MARKS, fill, load_weights, read_weights
 from copra_lab.clip import Clip
-from copra_lab.fetching import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, PREFIX, download_clip, tokenizer_files, unreachable
+from copra_lab.fetching import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, PREFIX, download_clip, unreachable
 from copra_lab.sites import find_sites
 
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-_OF_OPENAI = {"input_resolution", "context_length", "vocab_size"}
-"""What OpenAI's published state dicts hold beside the weights."""
 
 
 def read(name: str, called: str | None = None) -> Clip:
@@ -66,15 +61,20 @@ def read_folder(folder: Path, name: str) -> Clip:
         )
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
-        model_cfg, preprocess = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
+        model_cfg, says = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
         model = _build(model_cfg)
     except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
         raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
+    try:
+        preprocess = preprocessing.of_open_clip(says)
+    except (ValueError, TypeError) as e:
+        raise ValueError(f"the preprocess_cfg in {config_file} cannot be followed: {e}") from e
     weights = next((folder / w for w in OPEN_CLIP_WEIGHTS if (folder / w).is_file()), None)
     if weights is None:
         raise FileNotFoundError(f"{folder / OPEN_CLIP_WEIGHTS[0]} is missing; a CLIP folder holds {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]}")
-    _load(model, weights)
-    return finish(model, _tokenizer(model_cfg["text_cfg"], folder, name), name, preprocess)
+    if load_weights(model, weights, f"the architecture in {config_file}") and not model_cfg.get("quick_gelu"):
+        _warn_of_gelu(weights, "QuickGELU", "GELU", f'write "quick_gelu": true into the model_cfg of {config_file}')
+    return finish(model, tokenizing.of_open_clip(model_cfg["text_cfg"], folder, name), name, preprocess)
 
 
 def _named(name: str, architecture: str, rest: str) -> Clip:
@@ -84,6 +84,8 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
     tag = open_clip.get_pretrained_cfg(architecture, rest) if rest else {}
+    model_cfg = open_clip.get_model_config(architecture)
+    quick = bool(model_cfg.get("quick_gelu"))
     if tag:
         try:
             if repo := str(tag.get("hf_hub", "")).rpartition("/")[0]:
@@ -91,28 +93,50 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
             file = Path(open_clip.download_pretrained(tag))
         except (OSError, RuntimeError) as e:
             raise unreachable(f"the weights of {name!r}", f"them as a file, as {architecture + ':FILE'!r}") from e
+        if quick and not tag.get("quick_gelu"):
+            _warn_of_gelu(name, "GELU", "QuickGELU", f"give {architecture.removesuffix('-quickgelu') + ':' + rest!r}")
+        quick = model_cfg["quick_gelu"] = quick or bool(tag.get("quick_gelu"))
+        preprocess = preprocessing.of_open_clip(tag)
     elif rest and Path(rest).expanduser().is_file():
         file = Path(rest).expanduser()
-        tag = open_clip.get_pretrained_cfg(architecture, tags[0]) if tags else {}  # whose preprocessing all tags of SigLIP share
-        tag = {k: v for k, v in tag.items() if k != "quick_gelu"}  # a file's activation is in the architecture's name
+        preprocess = _preprocessing_of_a_file(architecture, tags, name)
     else:
         close = difflib.get_close_matches(rest, tags, 1, 0.5)
         hint = f"did you mean {architecture + ':' + close[0]!r}? " if close else ""
         some = ", ".join(tags[:5]) + (", …" if len(tags) > 5 else "") or "it has none"
         raise FileNotFoundError(f"{name!r} names no weights: {hint}after the colon goes a file, or a tag of {architecture} ({some})")
-    model_cfg = open_clip.get_model_config(architecture)
-    if tag.get("quick_gelu"):
-        model_cfg["quick_gelu"] = True
     model = _build(model_cfg)
-    _load(model, file)
-    return finish(model, _tokenizer(model_cfg["text_cfg"], file.parent, name), name, tag)
+    if load_weights(model, file, architecture) and not quick:
+        _warn_of_gelu(file, "QuickGELU", "GELU", f"give {'openai:' + str(file)!r}")
+    return finish(model, tokenizing.of_open_clip(model_cfg["text_cfg"], file.parent, name), name, preprocess)
+
+
+def _preprocessing_of_a_file(architecture: str, tags: list[str], name: str) -> dict[str, Any]:
+    """A file of weights does not say how pictures were prepared. Taken is what the architecture's published weights have in common,
+    or where they differ, that of the first, with a warning."""
+    import open_clip
+
+    known = [preprocessing.of_open_clip(open_clip.get_pretrained_cfg(architecture, t)) for t in tags] or [preprocessing.of_open_clip({})]
+    if other := next((i for i, k in enumerate(known) if k != known[0]), 0):
+        warnings.warn(
+            f"{name} does not say how pictures were prepared for it, and {architecture}'s published weights differ in that: they are prepared as for "
+            f"{tags[0]!r}, not as for {tags[other]!r}; if that is wrong, give a folder whose {OPEN_CLIP_CONFIG} says so in its preprocess_cfg",
+            stacklevel=2,
+        )
+    return known[0]
+
+
+def _warn_of_gelu(weights: object, trained: str, computed: str, instead: str) -> None:
+    """As open_clip does: the weights are loaded all the same."""
+    warnings.warn(f"{weights} was trained with {trained}, and this architecture computes {computed}; {instead}", stacklevel=2)
 
 
 def _openai(file: Path, name: str, sure: bool) -> Clip:
     """A state dict of OpenAI's code: a ViT with heads of width 64 and QuickGELU, whose other sizes are read off the shapes."""
     weights = read_weights(file)
-    marks = {k: int(weights.pop(k)) for k in _OF_OPENAI & set(weights)}
-    if not marks and not sure:
+    marked = not OPENAI_MARKS.isdisjoint(weights)
+    weights = {k: v for k, v in weights.items() if k not in OPENAI_MARKS}
+    if not marked and not sure:
         raise ValueError(f"{file} does not say its architecture; give it too, as 'ViT-B-32:{file}', or 'openai:{file}' if OpenAI's code saved it")
     try:
         vision, text = weights["visual.conv1.weight"], weights["token_embedding.weight"]
@@ -131,10 +155,13 @@ def _openai(file: Path, name: str, sure: bool) -> Clip:
                 },
             }
         )  # fmt: skip
-        model.load_state_dict(weights)
-    except (KeyError, RuntimeError, IndexError) as e:
-        raise ValueError(f"{file} holds no CLIP of OpenAI's with a ViT; if open_clip made it, give its architecture too, as 'ViT-B-32:{file}'") from e
-    return finish(model, _tokenizer({"context_length": model.context_length}, file.parent, name), name, {})
+    except (KeyError, RuntimeError, IndexError, ZeroDivisionError) as e:
+        lacks = f" (it lacks {e.args[0]!r})" if isinstance(e, KeyError) else ""
+        raise ValueError(
+            f"{file} holds no CLIP of OpenAI's with a ViT{lacks}; if open_clip made it, give its architecture too, as 'ViT-B-32:{file}'"
+        ) from e
+    fill(model, weights, file, "OpenAI's code with a ViT")
+    return finish(model, tokenizing.of_open_clip({"context_length": model.context_length}, file.parent, name), name, preprocessing.of_open_clip({}))
 
 
 def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:
@@ -161,79 +188,9 @@ def _build(model_cfg: dict[str, Any]) -> nn.Module:
     return (CustomTextCLIP if custom else CLIP)(**cfg)
 
 
-@contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Turns whatever a bad file raises into one sentence, and refuses one that would have to be run."""
-    if _is_torchscript(file):
-        raise ValueError(
-            f"{file} is a TorchScript archive, which holds code and is not run here; where you trust it, convert it once with "
-            '`python -c "import sys, torch, safetensors.torch as s; s.save_file({k: v.float().contiguous() for k, v in '
-            "torch.jit.load(sys.argv[1], 'cpu').state_dict().items()}, sys.argv[2])\" "
-            f"{file.name} {file.stem}.safetensors`"
-        )
-    try:
-        yield
-    except pickle.UnpicklingError as e:
-        raise ValueError(f"{file} is damaged, or holds more than tensors and is not unpickled here; save its weights as safetensors") from e
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, AssertionError, ValueError) as e:
-        raise ValueError(f"{file} is damaged or belongs to another configuration; copy it anew") from e
-
-
-def _is_torchscript(file: Path) -> bool:
-    if not zipfile.is_zipfile(file):
-        return False
-    with zipfile.ZipFile(file) as archive:
-        return any(n.endswith("/constants.pkl") for n in archive.namelist())
-
-
-def read_weights(file: Path) -> dict[str, Tensor]:
-    """The tensors in a file, by name: safetensors, or what ``torch.load`` reads with ``weights_only=True``. Raises ValueError for a
-    damaged file, one that holds more than tensors, and a TorchScript archive."""
-    with _reading(file):
-        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-        found = found.get("state_dict", found)
-        return {k.removeprefix("module."): v.detach() for k, v in found.items()}
-
-
-def _load(model: nn.Module, file: Path) -> None:
-    """The weights in `file` into open_clip's `model`, by open_clip's own code, which knows its earlier names and sizes."""
-    from open_clip import load_checkpoint
-
-    with _reading(file):
-        load_checkpoint(model, str(file))
-
-
-def _tokenizer(text_cfg: dict[str, Any], folder: Path, name: str) -> Any:
-    """The tokenizer that a configuration names: CLIP's own, with the vocabulary in the folder if there is one, or Hugging Face's."""
-    from open_clip.tokenizer import SimpleTokenizer
-
-    context, more = text_cfg.get("context_length", 77), text_cfg.get("tokenizer_kwargs") or {}
-    if named := text_cfg.get("hf_tokenizer_name"):
-        source = str(folder) if tokenizer_files(folder) else named
-        return hugging_face_tokenizer(source, name, context, tokenizer_mode=text_cfg.get("tokenizer_mode"), **more)
-    merges = folder / "merges.txt.gz"
-    return SimpleTokenizer(context_length=context, **more, **({"bpe_path": str(merges)} if merges.is_file() else {}))
-
-
-def hugging_face_tokenizer(source: str, name: str, context: int, **more: Any) -> Any:
-    """A Hugging Face tokenizer from a folder or the hub, called as open_clip calls its own: texts → int64 (n, context)."""
-    from open_clip.tokenizer import HFTokenizer
-
-    try:
-        return HFTokenizer(source, context_length=context, **more)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as e:
-        if not Path(source).is_dir():
-            raise unreachable(f"the tokenizer {source!r} of {name}", "its files (tokenizer.json, tokenizer_config.json) beside the weights") from e
-        raise ValueError(
-            f"the tokenizer in {source} cannot be read ({str(e).strip().splitlines()[0]}); copy tokenizer.json and tokenizer_config.json anew"
-        ) from e
-
-
-def finish(model: nn.Module, tokenizer: Any, name: str, preprocess: Mapping[str, Any]) -> Clip:
-    """The frozen CLIP of a model with its weights. ``preprocess``: open_clip's words (mean, std, interpolation, resize_mode); what is
-    missing is CLIP's own. Raises ValueError for an image tower that is no ViT on squares."""
-    from open_clip import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
+def finish(model: nn.Module, tokenizer: Any, name: str, fields: Mapping[str, Any]) -> Clip:
+    """The frozen CLIP of a model with its weights. ``fields``: of `Clip`, what `copra_lab.preprocessing` reads. Raises ValueError for
+    an image tower that is no ViT on squares, and for a tokenizer that is another model's."""
     size = model.visual.image_size
     sides = {size} if isinstance(size, int) else set(size)
     try:
@@ -242,7 +199,5 @@ def finish(model: nn.Module, tokenizer: Any, name: str, preprocess: Mapping[str,
         fits = False
     if not fits:
         raise ValueError(f"the image tower of {name} is no ViT for square images, which LoRA here needs; choose an architecture such as ViT-B-32")
-    mean, std = (tuple(preprocess.get(k) or d) for k, d in (("mean", OPENAI_DATASET_MEAN), ("std", OPENAI_DATASET_STD)))
-    interpolation = "bilinear" if preprocess.get("interpolation") == "bilinear" else "bicubic"
-    resize = preprocess.get("resize_mode") or "shortest"
-    return Clip(model.requires_grad_(False).eval(), tokenizer, name, sides.pop(), mean, std, interpolation, resize)
+    tokenizing.check_tokenizer(tokenizer, model, name)
+    return Clip(model.requires_grad_(False).eval(), tokenizer, name, sides.pop(), **fields)

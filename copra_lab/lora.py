@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from copra_lab.clip import Clip
+from copra_lab.clip import Clip, check_base
 from copra_lab.sites import Site, find_sites, no_sites, parse
 
 __all__ = ["NONE", "Adapter", "LoRA", "LowRank", "merged_into"]
@@ -168,8 +168,7 @@ NONE = Adapter({})
 
 def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> None:
     """Raises ValueError if `adapter` was made for another base or has a site that is unknown or of another shape."""
-    if base and adapter.base and adapter.base != base:
-        raise ValueError(f"this adapter was trained on base {adapter.base:.16}, not on {base}; load the CLIP it was made from, or train it anew")
+    check_base("adapter", adapter.base, base)
     for name, d in adapter.deltas.items():
         if name not in sites:
             raise ValueError(_missing(name, adapter, sites))

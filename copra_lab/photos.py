@@ -22,9 +22,13 @@ MANY = 500
 NAMED = 10
 """Pictures that an error names, at most, beside the first."""
 
+Fit = Callable[[Image.Image], torch.Tensor]
+"""Makes a picture square: (h, w) RGB → uint8 (side, side, 3)."""
 
-def photo(picture: Readable, side: int = 64, name: str = "") -> torch.Tensor:
-    """An image, or a file of one, as uint8 (side, side, 3): its middle square. `name` is what an error calls it.
+
+def photo(picture: Readable, side: int = 64, name: str = "", fit: Fit | None = None) -> torch.Tensor:
+    """An image, or a file of one, as uint8 (side, side, 3): its middle square, or what `fit` makes of it, such as a CLIP's own
+    `copra_lab.clip.Clip.fit`. `name` is what an error calls it.
 
     Transparency lies on white, EXIF's orientation is followed, of several frames the first is taken. Of more than 8 bits the
     high ones count: whole numbers of 16 bits are divided by 256 and rounded down, floats from 0 to 1 multiplied by 255.
@@ -32,17 +36,21 @@ def photo(picture: Readable, side: int = 64, name: str = "") -> torch.Tensor:
     Raises ValueError for what is no image of a common kind, takes too much memory (an image of `MEGAPIXELS` never does), or has
     pixels of which no white is known: 32-bit whole numbers, and floats beyond 0 to 1.
     """
-    return square(picture, side, name or (str(picture) if isinstance(picture, str | Path) else "the picture"), COMMON)[0]
+    return square(picture, side, name or (str(picture) if isinstance(picture, str | Path) else "the picture"), COMMON, fit)[0]
 
 
-def square(picture: Readable, side: int, name: str, formats: Sequence[str]) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """The middle square of a picture, uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`). Raises PictureError."""
+def square(picture: Readable, side: int, name: str, formats: Sequence[str], fit: Fit | None = None) -> tuple[torch.Tensor, tuple[str, ...]]:
+    """A picture as uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`). Raises PictureError."""
     try:
         found = decoded(picture, side, formats)
-        square = ImageOps.fit(found.image, (side, side), Image.Resampling.BICUBIC)
     except UNREADABLE as e:
+        return fit(found.image) if fit else middle(found.image, side), found.odd
         raise PictureError(name, str(e) or type(e).__name__) from e
-    return torch.from_numpy(np.array(square)), found.odd
+
+
+def middle(image: Image.Image, side: int) -> torch.Tensor:
+    """The middle square of a picture, uint8 (side, side, 3)."""
+    return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
 
 
 @dataclass
@@ -55,7 +63,7 @@ class Read:
     odd: Counter[str] = field(default_factory=Counter)
 
 
-def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images") -> Read:
+def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images", fit: Fit | None = None) -> Read:
     """The pictures of `sources`, read on several threads. `open_` is called on the caller's thread alone, shortly before a picture is
     needed, and what it raises is not caught."""
     read = Read(torch.empty(len(sources), side, side, 3, dtype=torch.uint8))
@@ -67,7 +75,7 @@ def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, 
     with ThreadPoolExecutor() as pool, tqdm(total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False) as bar:
         for start in range(0, len(sources), 64):  # a few at a time: a picture as it comes may be a hundred times larger
             some = [named(s) for s in sources[start : start + 64]]
-            jobs = [pool.submit(square, picture, side, name, tuple(FORMATS)) for picture, name in some]
+            jobs = [pool.submit(square, picture, side, name, tuple(FORMATS), fit) for picture, name in some]
             for i, job in enumerate(jobs, start):
                 try:
                     read.images[i], odd = job.result()

@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from copra_lab.clip import Clip
+from copra_lab.clip import Clip, check_base
 from copra_lab.files import write_atomically
 from copra_lab.texts import embedding, token_numbers
 
@@ -204,10 +204,7 @@ def word_norm(clip: Clip) -> float:
 def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None:
     """Raises ValueError if `prompt` was made for another base, for vectors of another width, or, where each class has its own
     vectors, for other classes."""
-    if prompt.base and prompt.base != clip.hash:
-        raise ValueError(
-            f"this soft prompt was trained on base {prompt.base:.16}, not on {clip.hash}; load the CLIP it was made from, or train it anew"
-        )
+    check_base("soft prompt", prompt.base, clip.hash)
     width = _width(clip, prompt.tower)
     if prompt.context.shape[-1] != width:
         raise ValueError(f"its vectors have {prompt.context.shape[-1]} numbers, those of this CLIP's {prompt.tower} tower {width}; train it anew")

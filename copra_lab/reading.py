@@ -8,7 +8,7 @@ import torch
 
 from copra_lab.decoding import PictureError
 from copra_lab.listing import Listing
-from copra_lab.photos import all_of, photos
+from copra_lab.photos import Fit, all_of, photos
 from copra_lab.sources import Entry
 
 Choice = Callable[[list[Entry]], list[Entry]]
@@ -17,10 +17,11 @@ Choice = Callable[[list[Entry]], list[Entry]]
 
 @dataclass
 class Reading:
-    """Reads the pictures of a listing, `side` pixels wide and high, part after part."""
+    """Reads the pictures of a listing, `side` pixels wide and high, part after part; see `photos.photo` for `fit`."""
 
     found: Listing
     side: int
+    fit: Fit | None = None
     failed: dict[str, PictureError] = field(default_factory=dict)
     odd: Counter[str] = field(default_factory=Counter)
 
@@ -38,7 +39,7 @@ class Reading:
             chosen = choose([e for e in own if e.source not in self.failed])
             if not (wanted := [e.source for e in chosen if e.source not in read]):
                 break
-            got = photos(wanted, found.open, self.side, f"{found.name} {part}")
+            got = photos(wanted, found.open, self.side, f"{found.name} {part}", self.fit)
             failed = {wanted[i]: error for i, error in got.failed.items()}
             if failed and not found.lenient:
                 raise all_of(failed.values())

@@ -25,7 +25,7 @@ from copra_lab.catalogue import TASKS, Drawn, drawn
 from copra_lab.decoding import MEGAPIXELS
 from copra_lab.listing import Listing, folder
 from copra_lab.nuisances import random_crop
-from copra_lab.photos import IMAGE_FILES, photo
+from copra_lab.photos import IMAGE_FILES, Fit, photo
 from copra_lab.reading import Choice, Reading
 
 if TYPE_CHECKING:
@@ -167,7 +167,8 @@ def load_task(
 ) -> Task:
     """A task by its name, one of `task_names()` or of `datasets.SETS` (``"oxford-pets"``), from a folder of images (see
     `image_folder`), or from a ``datasets.Dataset`` or ``DatasetDict`` of Hugging Face, or its `hf_datasets.listing`. Bundled ones are
-    kept in memory. Its images are `side` pixels wide and high: as many as `clip` takes, or else 64.
+    kept in memory. Its images are `side` pixels wide and high: as many as `clip` takes, resized and cropped as its own settings say, or else 64,
+    the middle square.
 
     `shots` training images a class, or as many as there are, chosen by `seed`, and as many validation images, always the same.
 
@@ -181,12 +182,13 @@ def load_task(
     that has its own, and what `datasets.listing`, `image_folder` and `hf_datasets.listing` raise.
     """
     side = side if side is not None else clip.side if clip else 64
+    fit = _fit(clip, side)
     _check(shots, side, test_images)
     if hf_datasets.is_dataset(name):
         name = hf_datasets.listing(name)
     if isinstance(name, Listing):
         found = name if template is None else hf_datasets.with_template(name, template)
-        return of_listing(found, shots, seed, side, test_images)
+        return of_listing(found, shots, seed, side, test_images, fit)
     if not isinstance(name, str | Path):
         raise ValueError(f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set")
     key = datasets.find(name)
@@ -195,9 +197,9 @@ def load_task(
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))
     if key:
-        return of_listing(datasets.listing(key, root, download), shots, seed, side, test_images)
+        return of_listing(datasets.listing(key, root, download), shots, seed, side, test_images, fit)
     if os.path.isdir(os.path.expanduser(name)):  # unlike Path.is_dir, False for names too long and for none at all
-        return image_folder(name, shots=shots, seed=seed, side=side, template=template, test_images=test_images, splits=splits)
+        return image_folder(name, shots=shots, seed=seed, side=side, template=template, test_images=test_images, splits=splits, clip=clip)
     known = [*TASKS, *datasets.SETS]
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
@@ -213,10 +215,12 @@ def image_folder(
     template: str | None = None,
     test_images: int | None = so.MOST_TEST,
     splits: bool = True,
+    clip: "Clip | None" = None,
 ) -> Task:
     """Your own task: a folder with one folder of images a class, named like the class, with or without folders inside. Of each class
     half of the images train, a fifth validates and three tenths test, decided by what the files contain: their names do not matter,
-    and equal files stay together. Images are cropped to their middle square (see `photo` for what else is done to them).
+    and equal files stay together. Images are cropped to their middle square, or if `side` is what `clip` takes, as its own settings
+    say (see `photo` for what else is done to them).
 
     A folder that brings its own split, folders like ``train``, ``val`` and ``test`` with these folders of classes inside, is used as it
     is, unless ``splits`` is False. Without ``test`` its validation images test, and validation images are dealt from ``train``; of equal
@@ -227,13 +231,17 @@ def image_folder(
     different images where they are dealt, a class of which no image can be read, and a split that is not clear.
     """
     _check(shots, side, test_images)
-    return of_listing(folder(path, template, splits), shots, seed, side, test_images)
+    return of_listing(folder(path, template, splits), shots, seed, side, test_images, _fit(clip, side))
 
 
-def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None) -> Task:
+def _fit(clip: "Clip | None", side: int) -> Fit | None:
+    return clip.fit if clip and clip.side == side else None
+
+
+def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None, fit: Fit | None = None) -> Task:
     """The task of a listing. Raises ValueError where there is nothing to train or to test on, or a picture cannot be read; of a lenient
     listing, where none of a class can be."""
-    reading = Reading(found, side)
+    reading = Reading(found, side, fit)
     number = {label: i for i, label in enumerate(found.classes)}
 
     def split(part: str, verb: str, choose: Choice) -> Split:

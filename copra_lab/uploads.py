@@ -14,7 +14,7 @@ import torch
 
 from copra_lab.decoding import COMMON, UNREADABLE, PictureError, opened, shrink
 from copra_lab.listing import LEFT_BEHIND, check_template
-from copra_lab.photos import IMAGE_FILES, square
+from copra_lab.photos import IMAGE_FILES, Fit, square
 from copra_lab.reading import passed_over, unusual
 from copra_lab.splits import Arranged, arrange
 from copra_lab.tasks import Split, Task
@@ -43,7 +43,7 @@ class UploadError(ValueError):
     """A zip that makes no task; the message says why and what to do."""
 
 
-def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str | None = None, splits: bool = True) -> Task:
+def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str | None = None, splits: bool = True, fit: Fit | None = None) -> Task:
     """A task out of a zip of class folders (``cats/1.png``, …, or all of them inside one folder), given as a file or as its bytes.
 
     It is zero-shot: the folders' names are the classes, with _ for a space, and every image is a test image, uint8 (side, side, 3), its
@@ -61,7 +61,7 @@ def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str | None
             entries, passed = _entries(z.infolist())
             arranged = _arranged(entries, [name for name, _ in passed], splits)
             members, passed = _members(arranged, entries), passed + [(p.as_posix(), "in no class's folder") for p in arranged.stray]
-            kept, images, odd, unread = _images(z, members, side)
+            kept, images, odd, unread = _images(z, members, side, fit)
     except UploadError:
         raise
     except _DAMAGED as e:
@@ -170,7 +170,7 @@ def _left_behind(info: zipfile.ZipInfo) -> bool:
 
 
 def _images(
-    z: zipfile.ZipFile, members: list[Member], side: int
+    z: zipfile.ZipFile, members: list[Member], side: int, fit: Fit | None
 ) -> tuple[list[Member], torch.Tensor, Counter[str], list[tuple[zipfile.ZipInfo, str]]]:
     """The members that can be read, as (n, side, side, 3), with what was unusual about them; and (entry, reason) of the others. What is
     counted are the bytes that come out, not those that the zip promises, and all pixels before any picture is decoded."""
@@ -193,7 +193,7 @@ def _images(
     kept, images, odd = [], [], Counter[str]()
     for member, raw in files:
         try:
-            image, unusual = square(io.BytesIO(raw), side, member[1].filename, COMMON)
+            image, unusual = square(io.BytesIO(raw), side, member[1].filename, COMMON, fit)
         except PictureError as e:
             unread.append((member[1], e.reason))
             continue

@@ -341,14 +341,14 @@ live(
 # ## To peft, and back
 #
 # An adapter saves as a folder that [peft](https://huggingface.co/docs/peft) loads: `adapter_config.json`, `adapter_model.safetensors`. peft knows
-# matrices by their names in transformers' `CLIPModel`, so the same CLIP is needed there: `cl.to_hugging_face` renames it, and changes no number.
+# matrices by their names in transformers' `CLIPModel`, so the same CLIP is needed there: `cl.save_hugging_face` writes it under those names, and changes no number.
 #
 # Do both sides say the same? Hold all logits against each other, for every test image and every class.
 
 # %%
 both = interpolate(*own["CopRA"], 0.5)
 both.save("take_home/copra-both")
-cl.to_hugging_face(clip).save_pretrained("take_home/clip-hf")
+cl.save_hugging_face(clip, "take_home/clip-hf")
 
 theirs = CLIPModel.from_pretrained("take_home/clip-hf")
 theirs = PeftModel.from_pretrained(theirs, "take_home/copra-both").eval()

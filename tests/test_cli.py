@@ -323,6 +323,9 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
     told("export", home.one, "-o", tmp_path / "peft", "--clip-out", tmp_path / "hf", "--clip", home.clip)
     told("export", home.one, "-o", tmp_path / "merged", "--merged", "--clip", home.clip)
     clip = load_clip(home.clip)
+    again = load_clip(tmp_path / "hf")
+    assert again.hash == clip.hash and torch.equal(again.text_features(["a red thing", "blue"]), clip.text_features(["a red thing", "blue"]))
+    assert load_clip(tmp_path / "merged").mean == clip.mean
     pixels = clip.pixels(load_task(home.task, clip).test.images[:5])
     tokens = clip.tokenizer(["a photo of a red thing", "blue"])
     model = PeftModel.from_pretrained(CLIPModel.from_pretrained(tmp_path / "hf"), tmp_path / "peft").eval()

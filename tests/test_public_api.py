@@ -13,7 +13,7 @@ import copra_lab
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = """__version__ load_clip Clip load_task Task fit LoRA CopRA CoOp VPT Nemesis Adapter SoftPrompt Bench load_adapter to_hugging_face
-    CopRACallback Progressive PeftAdapter"""
+    save_hugging_face CopRACallback Progressive PeftAdapter"""
 PUBLIC = {
     "anypeft": "PeftAdapter keep average",
     "attached": "Attached",
@@ -24,7 +24,7 @@ PUBLIC = {
     "datasets": "SETS data_folder",
     "games": "LayerGame SwitchGame players_of",
     "grid": "read_grid grid Grid METHODS",
-    "hf": "to_hugging_face",
+    "hf": "to_hugging_face save_hugging_face",
     "hf_datasets": "listing",
     "hub": "push_to_hub model_card",
     "lora": "LoRA Adapter NONE LowRank merged_into",

@@ -96,19 +96,47 @@ def perturb(model: torch.nn.Module, seed: int = 0, size: float = 0.02) -> torch.
 
 def siglip_tokenizer():
     """A tokenizer with SigLIP's habits (lower case, an end but no start, padded with the end) for a few words."""
-    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     words = ["<unk>", "</s>", *"a red green blue yellow thing cat dog on the mat photo of".split()]
     found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, "<unk>"))
+    found.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("!", "")])
     found.pre_tokenizer = pre_tokenizers.Whitespace()
     found.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
     return PreTrainedTokenizerFast(tokenizer_object=found, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
 
 
+def clip_tokenizer(context: int = 16, merges: int | None = None):
+    """open_clip's tokenizer of CLIP, all of it or with its first so many merges."""
+    import gzip
+    import tempfile
+
+    from open_clip.tokenizer import SimpleTokenizer, default_bpe
+
+    if merges is None:
+        return SimpleTokenizer(context_length=context)
+    lines = gzip.open(default_bpe()).read().decode("utf-8").split("\n")[: 1 + merges]
+    with tempfile.NamedTemporaryFile(suffix=".gz") as file:
+        file.write(gzip.compress("\n".join(lines).encode("utf-8")))
+        file.flush()
+        return SimpleTokenizer(file.name, context_length=context)
+
+
+def words_tokenizer(words: list[str], end: str):
+    """A tokenizer of transformers for a few words, by their numbers, that ends texts with `end` and pads with it."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, words[0]))
+    found.pre_tokenizer = pre_tokenizers.Whitespace()
+    found.post_processor = processors.TemplateProcessing(f"$A {end}", special_tokens=[(end, words.index(end))])
+    return PreTrainedTokenizerFast(tokenizer_object=found, unk_token=words[0], eos_token=end, pad_token=end)
+
+
 def save_siglip(folder, seed: int = 0):
     """A randomly initialised SigLIP in small, written into `folder` by transformers itself; returns transformers' model."""
-    from transformers import SiglipConfig, SiglipModel
+    from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
     torch.manual_seed(seed)
     sizes = {"num_attention_heads": 2, "intermediate_size": 80}
@@ -117,4 +145,5 @@ def save_siglip(folder, seed: int = 0):
     model = perturb(SiglipModel(SiglipConfig(vision_config=vision, text_config=text)), seed)
     model.save_pretrained(folder)
     siglip_tokenizer().save_pretrained(folder)
+    SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return model

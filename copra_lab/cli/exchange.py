@@ -13,15 +13,17 @@ from copra_lab.cli.frame import Told, verb
 def export(
     adapter: given.AdapterName,
     out: given.Out,
-    clip_out: Annotated[Path | None, typer.Option(help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel.")] = None,
+    clip_out: Annotated[
+        Path | None,
+        typer.Option(help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel, with its tokenizer and preprocessing."),
+    ] = None,
     merged: Annotated[bool, typer.Option("--merged", help="Write a CLIPModel with the adapter merged into it, in place of a PEFT folder.")] = False,
     clip: given.ClipName = None,
     overwrite: given.Overwrite = False,
 ) -> Told:
     """Write an adapter as a folder that peft loads, or merged into a Hugging Face CLIP."""
     from copra_lab.clip import load_clip
-    from copra_lab.files import written_aside
-    from copra_lab.hf import to_hugging_face
+    from copra_lab.hf import save_hugging_face
     from copra_lab.lora import merged_into
     from copra_lab.storage import WEIGHTS
 
@@ -33,13 +35,11 @@ def export(
     base = load_clip(clip)
     of = given.load_adapter(adapter, base)
     if merged:
-        with written_aside(out) as aside:
-            to_hugging_face(merged_into(base, of)).save_pretrained(aside)
+        save_hugging_face(merged_into(base, of), out)
     else:
         of.save(out)
     if clip_out:
-        with written_aside(clip_out) as aside:
-            to_hugging_face(base).save_pretrained(aside)
+        save_hugging_face(base, clip_out)
     if merged:
         use = f'transformers.CLIPModel.from_pretrained("{out}")'
     else:

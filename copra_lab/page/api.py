@@ -175,7 +175,7 @@ class Api:
         self.lab.check(task)
         side = self.lab.bench(task).split.images.shape[1]
         try:
-            pixels = photo(io.BytesIO(_decoded(image)), side)
+            pixels = photo(io.BytesIO(_decoded(image)), side, fit=self.lab.clip.fit)
         except ValueError as e:
             raise ValueError(f"image must be a PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded") from e
         found = []

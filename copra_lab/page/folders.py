@@ -73,7 +73,7 @@ def classified(lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: Fals
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
         whole = lab.bench(next(iter(lab.tasks())))
-        bench = Bench(whole.clip, zip_task(file, whole.split.images.shape[1]), precision=lab.precision)
+        bench = Bench(whole.clip, zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit), precision=lab.precision)
     except (ValueError, OSError) as e:
         if not overtaken():
             yield [parts.trouble(e), gr.skip()]

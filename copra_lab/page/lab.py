@@ -100,7 +100,7 @@ class Lab:
 
     def _ours(self, folder: Path) -> bool:
         """Whether what is in `folder` may be shown: with the bundled CLIP all, since a misfit is told when it is chosen."""
-        return self.clip_name is None or _base(folder) in ("", self.clip.hash)
+        return self.clip_name is None or _base(folder) in ("", self.clip.hash, self.clip.hash.partition("-")[0])
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""

@@ -114,7 +114,7 @@ def given(lab: Lab, task: Any, file: Any) -> list[Any]:
         if not isinstance(file, str):
             raise ValueError("choose a picture first")
         try:
-            pixels = photo(file, lab.bench(task).split.images.shape[1])
+            pixels = photo(file, lab.bench(task).split.images.shape[1], fit=lab.clip.fit)
         except ValueError as e:
             kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
             raise ValueError(f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels") from e
