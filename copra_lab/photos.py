@@ -43,8 +43,8 @@ def square(picture: Readable, side: int, name: str, formats: Sequence[str], fit:
     """A picture as uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`). Raises PictureError."""
     try:
         found = decoded(picture, side, formats)
-    except UNREADABLE as e:
         return fit(found.image) if fit else middle(found.image, side), found.odd
+    except UNREADABLE as e:
         raise PictureError(name, str(e) or type(e).__name__) from e
 
 
