@@ -63,7 +63,7 @@ class Run:
         self.clip = build(tokenizer(work).vocab_size, DROPPED)
         self.clip.load_state_dict(load_file(work / "text.safetensors"), strict=False)
         self.tables = tables(self.clip, work, data.names, data.kinds, a.device)
-        self.student = Student(self.clip.visual, TEACHER).to(a.device).train()
+        self.student = Student(copy.deepcopy(self.clip.visual), TEACHER).to(a.device).train()  # the CLIP itself is what is written
         self.named = dict(self.student.named_parameters())
         self.opts = optimisers(self.named, a.lr)
         self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
@@ -118,7 +118,7 @@ class Run:
         for o in self.opts:
             for group in o.param_groups:
                 group["lr"] = self.a.lr * rate
-        self.clip.visual.patch_dropout.prob = DROPPED if self.decay_from is None else 0.0
+        self.student.visual.patch_dropout.prob = DROPPED if self.decay_from is None else 0.0
         torch.manual_seed(self.images)  # open_clip draws the tokens that are left out from the global generator
         numbers = self.replicas.gradients(lambda i: self.loss(batches[i], np.random.default_rng([self.images, i])))
         torch.nn.utils.clip_grad_norm_(self.named.values(), 1.0)

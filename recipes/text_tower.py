@@ -68,7 +68,8 @@ def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: 
 @torch.no_grad()
 def encoded(model: nn.Module, work: Path, texts: Sequence[str]) -> Tensor:
     """The locked tower's normalised features (n, EMBED) of texts, kept in the folder `work`."""
-    weights = b"".join(p.detach().cpu().numpy().tobytes() for n, p in model.named_parameters() if not n.startswith("visual"))
+    own = (p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale")
+    weights = b"".join(p.detach().cpu().numpy().tobytes() for p in own)
     name = hashlib.blake2b(weights + "\n".join(texts).encode(), digest_size=8).hexdigest()
     file = work / f"captions-{name}.safetensors"
     if not file.exists():

@@ -119,6 +119,9 @@ def test_a_run_goes_on_where_it_stopped(begun, tmp_path):
     assert again.images == whole.images == 64
     for name, weight in whole.student.state_dict().items():
         assert torch.equal(weight, again.student.state_dict()[name]), name
+    before = {k: v.clone() for k, v in again.student.state_dict().items()}
+    again.save()
+    assert all(torch.equal(v, before[k]) for k, v in again.student.state_dict().items())  # what is written is the average, aside
     last = json.loads((tmp_path / "parts" / "log.jsonl").read_text().splitlines()[-1])
     assert set(last["choice"]) == {"tiny, 1 seen", "tiny, 1 held out"}
     # The decay is not handed on: another machine goes on with the stable part.
