@@ -15,6 +15,7 @@ from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, P
 from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
 from copra_lab.page.controls import switches_of
 from copra_lab.page.lab import Lab
+from copra_lab.page.limits import UPLOAD_MB
 from copra_lab.page.live import MODEL, WATCHING
 from copra_lab.page.measure import traffic
 from copra_lab.page.places import Base, Bent, Blended, Place, Pruned
@@ -23,7 +24,7 @@ from copra_lab.page.solving import solving
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import MEGAPIXELS, photo
 
-LARGEST = 10_000_000
+LARGEST = 1_000_000 * UPLOAD_MB
 """Bytes that a picture may have."""
 
 
