@@ -19,7 +19,7 @@ from copra_lab.page.guard import Guard
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
-from copra_lab.page.queueing import FairQueue
+from copra_lab.page.queueing import fair
 from copra_lab.page.views import OPEN, add, header
 from copra_lab.page.visitors import Visitors
 from copra_lab.page.walk import Session
@@ -65,7 +65,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     """`gr.Blocks.launch` with the page's look and its limits, and without what would reach for other hosts. Does not block."""
     sessions.bound()
     visitors = Visitors(partial(sessions.forget, page))
-    page._queue = FairQueue(visitors, live_updates=True, concurrency_count=page.max_threads, update_intervals=1, max_size=limits.QUEUE, blocks=page)
+    fair(page, visitors)
     return page.launch(
         theme=THEME, css_paths=Path(__file__).with_name("page.css"), footer_links=[], share=False, ssr_mode=False, pwa=False,
         run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,

@@ -16,11 +16,11 @@ from copra_lab.page.checks import adapter_of, duration, percentage, position, pr
 from copra_lab.page.controls import switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.limits import UPLOAD_MB
-from copra_lab.page.live import MODEL, WATCHING
+from copra_lab.page.live import MODEL, PICTURES, WATCHING
 from copra_lab.page.measure import traffic
 from copra_lab.page.places import Base, Bent, Blended, Place, Pruned
 from copra_lab.page.prune_parts import left
-from copra_lab.page.solving import solving
+from copra_lab.page.solving import onward, solving
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import MEGAPIXELS, photo
 
@@ -143,8 +143,7 @@ class Api:
         game = solving(self.lab, task, key)
         values = game.advance()
         while not values.exact and time.monotonic() < until:
-            traffic.give_way()
-            values = game.advance()
+            values = onward(game)
         halves = [float(h) if h < float("inf") else None for h in values.halves]
         return ShapleyAnswer(
             layers=list(values.layers), values=values.values.tolist(), halves=halves, none=values.empty, all=values.full,
@@ -217,5 +216,5 @@ def serve(lab: Lab) -> None:
     """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
     api = Api(lab)
     for name in ENDPOINTS:
-        limits = WATCHING if name == "shapley" else MODEL
+        limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, MODEL)
         gr.api(getattr(api, name), api_name=name, concurrency_limit=limits["concurrency_limit"], concurrency_id=limits["concurrency_id"])

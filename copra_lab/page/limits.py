@@ -39,7 +39,7 @@ CLOSED_SECONDS = 600
 IDLE_SECONDS = 60
 """The same for a client of the API that never said that it is still there."""
 
-MEASUREMENTS, ALL_MEASUREMENTS = 500, 2000
+MEASUREMENTS, ALL_MEASUREMENTS = 500, 1000
 """Measurements that a visitor finds again on coming back; and with those of the line or triangle at hand."""
 
 OWN = 8
@@ -75,7 +75,7 @@ ASKED_SECONDS = 60
 
 # --- memory
 
-VISITOR_MB, TEN_MB = 10, 1000
+VISITOR_MB, TEN_MB = 10, 1500
 """Megabytes that the server keeps for a visitor who did all that the page offers, and by which it grows while ten such visitors are at
 work at once: what `benchmarks/strangers.py` measures, rounded up."""
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from typing import Any
 
+import gradio as gr
 from fastapi import HTTPException
 from gradio.context import LocalContext
 from gradio.queueing import Event, Queue
@@ -134,6 +135,12 @@ class FairQueue(Queue):
         self.pending_messages_per_session.pop(session, None)
         await self.clean_events(session_hash=session)
         self.pending_event_ids_session.pop(session, None)
+
+
+def fair(page: gr.Blocks, visitors: Visitors, **bounds: Any) -> None:
+    """Give `page`, before it is launched, a `FairQueue` with these ``bounds`` in place of its queue."""
+    options = {"live_updates": True, "concurrency_count": page.max_threads, "update_intervals": 1, "max_size": page._queue.max_size}
+    page._queue = FairQueue(visitors, blocks=page, **options, **bounds)
 
 
 def address_of(request: Any) -> str:

@@ -183,13 +183,23 @@ def solving(lab: Lab, task: str, key: str) -> Solving:
         return once.game
 
 
+_turn = threading.Lock()
+
+
+def onward(game: Solving) -> Values:
+    """A little more of this game once nobody waits for a number, one game at a time: however many are watched, together they take no more
+    of the processor than one."""
+    with _turn:
+        traffic.give_way()
+        return game.advance()
+
+
 def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
     """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact, if it did not take longer
     than `WATCHED_SECONDS`."""
     shown, last, until = 0.0, None, time.monotonic() + WATCHED_SECONDS
     while wanted() and not game.done and time.monotonic() < until:
-        traffic.give_way()
-        values = game.advance()
+        values = onward(game)
         if not wanted():  # who gave way and asked was away for seconds
             return
         if time.monotonic() - shown >= REDRAWN or game.done:
