@@ -182,8 +182,11 @@ def _reading(file: Path) -> Iterator[None]:
 def _is_torchscript(file: Path) -> bool:
     if not zipfile.is_zipfile(file):
         return False
-    with zipfile.ZipFile(file) as archive:
-        return any(n.endswith("/constants.pkl") for n in archive.namelist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(n.endswith("/constants.pkl") for n in archive.namelist())
+    except zipfile.BadZipFile:  # damaged, as whoever reads it will say
+        return False
 
 
 def read_weights(file: Path) -> dict[str, Tensor]:

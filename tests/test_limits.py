@@ -287,6 +287,7 @@ class Slow:
         finally:
             self.goes_on.set()
             page.close(verbose=False)
+            gc.collect()  # here, where it is known what is left behind
 
     def ask(self, name, session=None):
         if session is None:

@@ -9,6 +9,7 @@ from functools import wraps
 from typing import Any
 
 import gradio as gr
+import torch
 
 from copra_lab.page import own
 from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
@@ -16,8 +17,8 @@ from copra_lab.page.checks import adapter_of, duration, percentage, position, pr
 from copra_lab.page.controls import switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.limits import UPLOAD_MB
-from copra_lab.page.live import MODEL, PICTURES, WATCHING
-from copra_lab.page.measure import traffic
+from copra_lab.page.live import PICTURES, PROGRAMS, WATCHING
+from copra_lab.page.measure import FIRST, PATIENCE, firsts, traffic
 from copra_lab.page.places import Base, Bent, Blended, Place, Pruned
 from copra_lab.page.prune_parts import left
 from copra_lab.page.solving import onward, solving
@@ -192,10 +193,14 @@ class Api:
         return adapter_of(self.lab, task, key, base)
 
     def _measured(self, place: Place) -> Number:
-        """The model at `place`, run on all test images."""
+        """The model at `place`, run on all test images; the first numbers of visitors go before."""
         bench, model = self.lab.bench(place.task), place.model(self.lab)
+        found = []
         with traffic:
-            a: Accuracy = bench.score(model.predictions(bench))
+            for start in range(0, len(bench), FIRST):
+                firsts.give_way(PATIENCE)
+                found.append(model.predictions(bench, start, start + FIRST))
+        a: Accuracy = bench.score(torch.cat(found))
         return Number(accuracy=a.value, correct=a.correct, n=a.n, interval=list(a.interval))
 
 
@@ -216,5 +221,5 @@ def serve(lab: Lab) -> None:
     """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
     api = Api(lab)
     for name in ENDPOINTS:
-        limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, MODEL)
+        limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)
         gr.api(getattr(api, name), api_name=name, concurrency_limit=limits["concurrency_limit"], concurrency_id=limits["concurrency_id"])

@@ -159,7 +159,7 @@ def folder_damaged(folder: Path, r: random.Random, mark: Path) -> None:
     elif way < 0.1:
         file.unlink()
         r.choice((file.mkdir, lambda: file.symlink_to("/dev/zero"), lambda: file.symlink_to(file), lambda: file.symlink_to("/proc/self/mem")))()
-    elif way < 0.5:
+    elif way < 0.5 or file.suffix not in (".json", ".safetensors"):
         file.write_bytes(bytes_damaged(file.read_bytes(), r, mark))
     elif file.suffix == ".json":
         file.write_bytes(dumped(json_damaged(json.loads(file.read_bytes()), r)))
