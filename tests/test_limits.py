@@ -252,9 +252,6 @@ def test_an_open_page_is_a_visitor_until_it_is_closed():
 
 # --- over the network
 
-leaves_its_loop = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore:unclosed:ResourceWarning")
-"""Gradio's server ends with its thread, and leaves its event loop and sockets to be collected."""
-
 
 class Slow:
     """A page with one slow handler, a quick one, and what a visitor keeps; served with small limits."""
@@ -268,18 +265,25 @@ class Slow:
         assert self.goes_on.wait(10)
         return name * 1000
 
-    @contextmanager
-    def served(self, closed=0.2, idle=0.2):
+    async def built(self, closed, idle):
+        """In a loop: outside of one gradio makes one and never closes it."""
         with gr.Blocks(analytics_enabled=False) as page:
             state, box = gr.State(Room()), gr.Textbox()
             box.submit(self.work, [box, state], box, api_name="work", concurrency_limit=1)
         self.page = page.queue(max_size=6)
         self.visitors = Visitors(partial(sessions.forget, page), closed=closed, idle=idle)
         fair(page, self.visitors, **self.bounds)
-        _, url, _ = page.launch(
-            prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, pwa=False, run_history=False, footer_links=[],
-            app_kwargs={"middleware": [Middleware(Guard, visitors=self.visitors)]},
-        )  # fmt: skip
+        return page
+
+    @contextmanager
+    def served(self, closed=0.2, idle=0.2):
+        page, loops, make = asyncio.run(self.built(closed, idle)), [], asyncio.new_event_loop
+        with pytest.MonkeyPatch.context() as patch:  # gradio makes some as it launches, and never closes them
+            patch.setattr(asyncio, "new_event_loop", lambda: loops.append(make()) or loops[-1])
+            _, url, _ = page.launch(
+                prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, pwa=False, run_history=False, footer_links=[],
+                app_kwargs={"middleware": [Middleware(Guard, visitors=self.visitors)]},
+            )  # fmt: skip
         try:
             with httpx.Client(base_url=url, timeout=10) as client:
                 self.client = client
@@ -287,7 +291,9 @@ class Slow:
         finally:
             self.goes_on.set()
             page.close(verbose=False)
-            gc.collect()  # here, where it is known what is left behind
+            for loop in loops:
+                loop.close()
+            asyncio.set_event_loop(None)
 
     def ask(self, name, session=None):
         if session is None:
@@ -313,7 +319,6 @@ class Room:
         return Room()
 
 
-@leaves_its_loop
 def test_one_visitor_who_asks_in_a_loop_does_not_keep_others_waiting():
     with Slow(waiting=4).served() as page:
         answers = [page.ask(f"a{i}", "loop") for i in range(6)]
@@ -326,7 +331,6 @@ def test_one_visitor_who_asks_in_a_loop_does_not_keep_others_waiting():
         assert page.order == ["a0", "b0", "a1", "a2", "a3"]
 
 
-@leaves_its_loop
 def test_the_queue_ends_and_one_address_is_not_all_of_it():
     with Slow(of_address=3).served() as page:
         assert [page.ask("a", f"visitor {i}").status_code for i in range(3)] == [200] * 3
@@ -343,7 +347,6 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
         assert codes[0] == 200 and codes[-1] == 429
 
 
-@leaves_its_loop
 def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
     with Slow(unread=0.1).served() as page:
         page.ask("never fetched", "gone")
@@ -358,7 +361,6 @@ def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
         assert page.order == ["never fetched", "b"]
 
 
-@leaves_its_loop
 def test_who_listens_is_answered_however_long_it_takes():
     with Slow(unread=0.1).served() as page:
         event = page.ask("a").json()["event_id"]
@@ -372,7 +374,6 @@ def test_who_listens_is_answered_however_long_it_takes():
         assert "event: complete" in found[0] and "aaaa" in found[0]
 
 
-@leaves_its_loop
 def test_a_program_without_a_session_leaves_nothing():
     with Slow().served() as page:
         page.goes_on.set()
@@ -383,7 +384,6 @@ def test_a_program_without_a_session_leaves_nothing():
         assert len(page.visitors) == 0
 
 
-@leaves_its_loop
 def test_closing_the_page_frees_what_it_held():
     with Slow().served(closed=0.1) as page:
         page.goes_on.set()

@@ -17,7 +17,7 @@ BUSY = 429
 
 
 REMEMBERED = 1000
-"""Past requests that Gradio remembers, all of which it goes through at each error; far more than can wait, which it needs."""
+"""Past requests that Gradio remembers; far more than can wait, which it needs."""
 
 
 class Answers(asyncio.Queue):
@@ -112,6 +112,10 @@ class FairQueue(Queue):
             for e in events:
                 if e.session_hash == e._id:
                     self.visitors.forget(e._id)
+
+    def compute_analytics_summary(self, records: Any) -> Any:
+        """Of past requests Gradio makes statistics at each error, for a door that is shut here."""
+        return self.cached_event_analytics_summary
 
     # --- being forgotten
 
