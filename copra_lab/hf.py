@@ -142,6 +142,7 @@ def _act(module: nn.Module) -> str:
 def read_hugging_face(folder: Path, name: str) -> Clip:
     """A CLIP or SigLIP from a folder as ``save_pretrained`` writes it; a vocabulary of 49,408 is taken for CLIP's own. See
     `copra_lab.clip.load_clip` for what is raised."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CLIPConfig, SiglipConfig
 
     file = folder / "config.json"
@@ -152,7 +153,7 @@ def read_hugging_face(folder: Path, name: str) -> Clip:
             raise ValueError(f"it describes {kind!r}; a whole CLIP or SigLIP is read (model_type clip or siglip), both towers together")
         config = (CLIPConfig if kind == "clip" else SiglipConfig).from_dict(found)
         model = _clip(config) if kind == "clip" else _siglip(config)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError) as e:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, StrictDataclassError) as e:
         raise ValueError(f"{file} is no configuration that can be read ({str(e).strip().splitlines()[0]}); copy it anew, or choose another") from e
     weights, where = _weights(folder)
     rows = _rows(kind == "siglip", config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers)
@@ -258,5 +259,5 @@ def _preprocessing(folder: Path, kind: str) -> dict[str, Any]:
             "interpolation": "bilinear" if found.get("resample") == 2 else "bicubic",
             "resize_mode": "squash" if squash else "shortest",
         }
-    except (ValueError, AttributeError) as e:
+    except (ValueError, AttributeError, RecursionError) as e:
         raise ValueError(f"{file} is damaged; copy it anew") from e

@@ -68,7 +68,7 @@ def read_folder(folder: Path, name: str) -> Clip:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         model_cfg, preprocess = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
         model = _build(model_cfg)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError) as e:
         raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
     weights = next((folder / w for w in OPEN_CLIP_WEIGHTS if (folder / w).is_file()), None)
     if weights is None:
@@ -175,7 +175,7 @@ def _reading(file: Path) -> Iterator[None]:
         yield
     except pickle.UnpicklingError as e:
         raise ValueError(f"{file} is damaged, or holds more than tensors and is not unpickled here; save its weights as safetensors") from e
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, AssertionError, ValueError) as e:
+    except (SafetensorError, RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, AssertionError, ValueError, StopIteration) as e:
         raise ValueError(f"{file} is damaged or belongs to another configuration; copy it anew") from e
 
 
