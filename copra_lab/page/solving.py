@@ -183,6 +183,9 @@ def solving(lab: Lab, task: str, key: str) -> Solving:
         return once.game
 
 
+PATIENCE = 10.0
+"""Seconds that a game waits for those who want a number, at most: a step of it keeps the processor for longer than a number does."""
+
 _turn = threading.Lock()
 
 
@@ -190,7 +193,7 @@ def onward(game: Solving) -> Values:
     """A little more of this game once nobody waits for a number, one game at a time: however many are watched, together they take no more
     of the processor than one."""
     with _turn:
-        traffic.give_way()
+        traffic.give_way(PATIENCE)
         return game.advance()
 
 
