@@ -64,15 +64,18 @@ def _reading(file: Path) -> Iterator[None]:
             ) from e
         what = f" ({held[1]})" if held else ""
         raise ValueError(f"{file} is damaged, or holds more than tensors{what} and is not unpickled here; save its weights as safetensors") from e
-    except (SafetensorError, RuntimeError, OSError, EOFError, KeyError, TypeError, AttributeError, AssertionError, ValueError) as e:
+    except (SafetensorError, RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, AssertionError, ValueError, StopIteration) as e:
         raise ValueError(f"{file} is damaged, or no file of weights; copy it anew") from e
 
 
 def _is_torchscript(file: Path) -> bool:
     if not zipfile.is_zipfile(file):
         return False
-    with zipfile.ZipFile(file) as archive:
-        return any(n.endswith("/constants.pkl") for n in archive.namelist())
+    try:
+        with zipfile.ZipFile(file) as archive:
+            return any(n.endswith("/constants.pkl") for n in archive.namelist())
+    except zipfile.BadZipFile:  # damaged, as whoever reads it will say
+        return False
 
 
 def _unwrapped(found: Mapping[Any, Any], file: Path) -> dict[str, Tensor]:

@@ -142,6 +142,7 @@ def _act(module: nn.Module) -> str:
 def read_hugging_face(folder: Path, name: str) -> Clip:
     """A CLIP or SigLIP from a folder as transformers writes its model and its processor. See `copra_lab.clip.load_clip` for what is
     raised."""
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import CLIPConfig, SiglipConfig
 
     file = folder / "config.json"
@@ -152,7 +153,7 @@ def read_hugging_face(folder: Path, name: str) -> Clip:
             raise ValueError(f"it describes {kind!r}; a whole CLIP or SigLIP is read (model_type clip or siglip), both towers together")
         config = (CLIPConfig if kind == "clip" else SiglipConfig).from_dict(found)
         model = _clip(config) if kind == "clip" else _siglip(config)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError) as e:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, AssertionError, ZeroDivisionError, StrictDataclassError) as e:
         raise ValueError(f"{file} is no configuration that can be read ({str(e).strip().splitlines()[0]}); copy it anew, or choose another") from e
     weights, where = _weights(folder)
     _check_names(weights, config, where)

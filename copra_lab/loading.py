@@ -63,7 +63,7 @@ def read_folder(folder: Path, name: str) -> Clip:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         model_cfg, says = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
         model = _build(model_cfg)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError) as e:
+    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError) as e:
         raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
     try:
         preprocess = preprocessing.of_open_clip(says)

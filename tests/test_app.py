@@ -24,10 +24,11 @@ from copra_lab.merge import highest_barrier, interpolate
 from copra_lab.page import VIEWS, blend, blend_parts, build, parts, sessions
 from copra_lab.page.checks import position
 from copra_lab.page.lab import BASE, Lab
+from copra_lab.page.limits import MEASUREMENTS
 from copra_lab.page.measure import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
 from copra_lab.page.path import Line, barrier, path_svg
 from copra_lab.page.places import HIGH, LOW, Base, Blended, mirror
-from copra_lab.page.walk import KEPT, Change, Point, Requests, Session, Walk, changes
+from copra_lab.page.walk import Change, Point, Requests, Session, Walk, changes
 from copra_lab.prune import layers_of
 from copra_lab.shipped import FOLDER
 from copra_lab.stats import Accuracy
@@ -193,9 +194,9 @@ def test_coming_back_to_a_pair_finds_its_curve():
 def test_a_visitor_who_stays_long_does_not_fill_the_memory():
     walk = walked(at(0.4)).walk
     point = walk.here
-    for i in range(KEPT):
+    for i in range(MEASUREMENTS):
         walk = walk.add(Blended("colours", "0/two", str(i)), point)
-    assert len(walk.points) == KEPT and {Base("colours"), at(0.0), at(0.4), at(1.0)} <= set(walk.points)
+    assert len(walk.points) == MEASUREMENTS and {Base("colours"), at(0.0), at(0.4), at(1.0)} <= set(walk.points)
 
 
 def test_swapping_turns_the_curve_round():

@@ -21,13 +21,14 @@ from copra_lab.lora import LoRA
 from copra_lab.page import blend, own, prune, train, train_charts, train_parts, worth
 from copra_lab.page import training as tr
 from copra_lab.page.lab import BASE, Lab, Own
+from copra_lab.page.limits import OWN
 from copra_lab.page.measure import first_numbers, remaining
 from copra_lab.page.orders import Order, ordered
 from copra_lab.page.places import Blended, Pruned
 from copra_lab.page.stepping import Stepwise
 from copra_lab.page.training import Course, Progress, trained
 from copra_lab.page.waiting import Waiting
-from copra_lab.page.walk import OWN, Session, Walk
+from copra_lab.page.walk import Session, Walk
 from copra_lab.stats import Accuracy
 from copra_lab.storage import CONFIG, WEIGHTS, AdapterError
 from copra_lab.train import RATES, fit
@@ -119,7 +120,7 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
 
 
 def test_a_training_that_takes_too_long_ends_by_itself(monkeypatch):
-    monkeypatch.setattr(tr, "LONGEST", 0.0)
+    monkeypatch.setattr(tr, "TRAINING_SECONDS", 0.0)
     session, reports = finished()
     assert reports[-1].state == "ended" and reports[-1].steps == 1 and len(session.walk.own) == 2
 

@@ -107,7 +107,7 @@ def test_who_watches_sees_the_end_that_another_reached():
 
 
 def test_who_begin_at_once_get_one_game(monkeypatch):
-    so._once.cache_clear()
+    so._games.clear()
 
     class Slow(Solving):
         def __init__(self, *values):
@@ -122,7 +122,7 @@ def test_who_begin_at_once_get_one_game(monkeypatch):
 
 
 def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
-    so._once.cache_clear()
+    so._games.clear()
     begun, goes_on, known = threading.Event(), threading.Event(), so.solving(LAB, "colours", KEY)
 
     class New(Solving):
@@ -144,7 +144,7 @@ def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
 def test_a_game_keeps_nothing_that_its_visitor_let_go():
     mine = Own("colours", 1, replace(ADAPTER, provenance={"method": "lora"}), 1)
     gone, lab = weakref.ref(mine), replace(LAB, own=(mine,))
-    so._once.cache_clear()
+    so._games.clear()
     so.solving(lab, "colours", KEY)
     del lab, mine
     gc.collect()
@@ -157,7 +157,7 @@ def test_an_adapter_without_layers_there_is_refused_in_words():
 
 
 def test_watching_ends_when_exact_or_when_the_visitor_leaves():
-    so._once.cache_clear()
+    so._games.clear()
     session = Session()
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
     assert all(len(f) == 11 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
@@ -166,7 +166,7 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
     assert session.walk.place.layer == 0 and "exact" in again[-1][0]  # the layer chosen before is kept
 
-    so._once.cache_clear()
+    so._games.clear()
     watching = worth.watching(LAB, "colours", KEY, None, session, 3)
     next(watching)
     session.requests.take(4)  # asked for something else
@@ -236,7 +236,7 @@ def test_junk_is_answered_in_words(values):
 
 
 def test_another_layer_shows_other_images():
-    so._once.cache_clear()
+    so._games.clear()
     session = Session()
     list(worth.watching(LAB, "colours", KEY, None, session, 1))
     for layer in layers_of(ADAPTER):

@@ -7,16 +7,21 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # Read when torch is imported: threads that wait for each other must not keep the cores busy that a number waits for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from starlette.middleware import Middleware
 
-from copra_lab.page import api, blend, own, prompt, prune, sessions, tour, train, triangle, worth
+from copra_lab.page import api, blend, limits, own, prompt, prune, sessions, tour, train, triangle, worth
+from copra_lab.page.guard import Guard
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
+from copra_lab.page.queueing import fair
 from copra_lab.page.views import OPEN, add, header
+from copra_lab.page.visitors import Visitors
 from copra_lab.page.walk import Session
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
@@ -35,7 +40,7 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     """
     if not lab.tasks():
         raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(limits.FILE_LOOKS, limits.FILE_SECONDS)) as page:
         header(VIEWS, tour.html(tour.STEPS))
         session = gr.State(Session())
         for view in VIEWS:
@@ -46,7 +51,7 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         page.load(None, js=tour.SCRIPT)
         page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
         api.serve(lab)
-    return page.queue(max_size=64)
+    return page.queue(max_size=limits.QUEUE)
 
 
 def model_line(lab: Lab) -> str:
@@ -57,9 +62,12 @@ def model_line(lab: Lab) -> str:
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
-    """`gr.Blocks.launch` with the page's look, and without what would reach for other hosts. Does not block."""
+    """`gr.Blocks.launch` with the page's look and its limits, and without what would reach for other hosts. Does not block."""
     sessions.bound()
+    visitors = Visitors(partial(sessions.forget, page))
+    fair(page, visitors)
     return page.launch(
         theme=THEME, css_paths=Path(__file__).with_name("page.css"), footer_links=[], share=False, ssr_mode=False, pwa=False,
-        run_history=False, state_session_capacity=500, max_file_size="10mb", quiet=True, prevent_thread_lock=True, **options,
+        run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]}, **options,
     )  # fmt: skip

@@ -9,21 +9,23 @@ from functools import wraps
 from typing import Any
 
 import gradio as gr
+import torch
 
 from copra_lab.page import own
 from copra_lab.page.answers import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
 from copra_lab.page.checks import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
 from copra_lab.page.controls import switches_of
 from copra_lab.page.lab import Lab
-from copra_lab.page.live import MODEL, WATCHING
-from copra_lab.page.measure import traffic
+from copra_lab.page.limits import UPLOAD_MB
+from copra_lab.page.live import PICTURES, PROGRAMS, WATCHING
+from copra_lab.page.measure import FIRST, PATIENCE, firsts, traffic
 from copra_lab.page.places import Base, Bent, Blended, Place, Pruned
 from copra_lab.page.prune_parts import left
-from copra_lab.page.solving import solving
+from copra_lab.page.solving import onward, solving
 from copra_lab.stats import Accuracy
 from copra_lab.tasks import MEGAPIXELS, photo
 
-LARGEST = 10_000_000
+LARGEST = 1_000_000 * UPLOAD_MB
 """Bytes that a picture may have."""
 
 
@@ -142,8 +144,7 @@ class Api:
         game = solving(self.lab, task, key)
         values = game.advance()
         while not values.exact and time.monotonic() < until:
-            traffic.give_way()
-            values = game.advance()
+            values = onward(game)
         halves = [float(h) if h < float("inf") else None for h in values.halves]
         return ShapleyAnswer(
             layers=list(values.layers), values=values.values.tolist(), halves=halves, none=values.empty, all=values.full,
@@ -177,7 +178,9 @@ class Api:
         try:
             pixels = photo(io.BytesIO(_decoded(image)), side, fit=self.lab.clip.fit)
         except ValueError as e:
-            raise ValueError(f"image must be a PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded") from e
+            raise ValueError(
+                f"image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded"
+            ) from e
         found = []
         for label, p, names in own.asked(self.lab, task, own.Picture(pixels)):
             if isinstance(p, str):
@@ -192,10 +195,14 @@ class Api:
         return adapter_of(self.lab, task, key, base)
 
     def _measured(self, place: Place) -> Number:
-        """The model at `place`, run on all test images."""
+        """The model at `place`, run on all test images; the first numbers of visitors go before."""
         bench, model = self.lab.bench(place.task), place.model(self.lab)
+        found = []
         with traffic:
-            a: Accuracy = bench.score(model.predictions(bench))
+            for start in range(0, len(bench), FIRST):
+                firsts.give_way(PATIENCE)
+                found.append(model.predictions(bench, start, start + FIRST))
+        a: Accuracy = bench.score(torch.cat(found))
         return Number(accuracy=a.value, correct=a.correct, n=a.n, interval=list(a.interval))
 
 
@@ -216,5 +223,5 @@ def serve(lab: Lab) -> None:
     """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
     api = Api(lab)
     for name in ENDPOINTS:
-        limits = WATCHING if name == "shapley" else MODEL
+        limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)
         gr.api(getattr(api, name), api_name=name, concurrency_limit=limits["concurrency_limit"], concurrency_id=limits["concurrency_id"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from copra_lab.nemesis import SIGMAS
 from copra_lab.page.lab import BASE, NO_LONGER, OWN, Lab
+from copra_lab.page.limits import ASKED_SECONDS
 from copra_lab.page.places import BEYOND, HIGH, LOW, MOST_PERCENT, SPACES, STEP, UNITS
 
 
@@ -44,7 +45,7 @@ def percentage(value: object) -> int:
 
 def duration(value: object) -> float:
     """For how long a program wants to wait → seconds, at most a minute."""
-    return _within(value, 0, 60, "seconds")
+    return _within(value, 0, ASKED_SECONDS, "seconds")
 
 
 def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:

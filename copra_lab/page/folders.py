@@ -1,5 +1,6 @@
 """A task of the visitor's own in the Try view: a zip of class folders, classified by the base and by every adapter on the shelf."""
 
+import time
 from collections.abc import Callable, Iterator
 from html import escape
 from typing import Any, NamedTuple
@@ -12,6 +13,7 @@ from copra_lab.bench import Bench
 from copra_lab.lora import NONE
 from copra_lab.page import parts
 from copra_lab.page.lab import Lab
+from copra_lab.page.limits import WATCHED_SECONDS
 from copra_lab.page.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
@@ -30,6 +32,9 @@ ABOUT = f"""<h2>Your own task</h2><p class="how">A zip of up to {MEGABYTES} MB w
 <code>dogs/1.png</code> and so on, 2 to {CLASSES} classes, {IMAGES} images at most. Nothing is trained: each image goes to the class whose name, in
 <i>a photo of a …</i>, is nearest, with the base and with every adapter that was made for another task. Does what they learned help here, or harm?
 Open a model to see the images that it gets wrong. The zip is read in memory, never unpacked, and deleted within about an hour.</p>"""
+
+
+TOO_LONG = "was not asked: your zip took too long; give fewer images"
 
 
 class Answer(NamedTuple):
@@ -78,14 +83,15 @@ def classified(lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: Fals
         if not overtaken():
             yield [parts.trouble(e), gr.skip()]
         return
-    found = [Answer("", "No adapter (the base)", bench.predictions(NONE))]
+    found, until = [Answer("", "No adapter (the base)", bench.predictions(NONE))], time.monotonic() + WATCHED_SECONDS
     for task, title in lab.tasks().items():
         if overtaken():
             return
         yield [drawn(bench, found), table(bench, found)]
         for label, key in lab.adapters(task):
             traffic.give_way()
-            found.append(Answer(title, label, _asked(lab, bench, task, key)))
+            in_time = time.monotonic() < until
+            found.append(Answer(title, label, _asked(lab, bench, task, key) if in_time else TOO_LONG))
     if not overtaken():
         yield [drawn(bench, found, done=True), table(bench, found)]
 

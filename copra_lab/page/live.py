@@ -23,6 +23,12 @@ EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
 """Everything that runs the model shares one small limit."""
 
+PICTURES: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "pictures"}
+"""What reads a visitor's picture: one at a time, since a large one takes half a gigabyte, and apart, since nobody's number shall wait for that."""
+
+PROGRAMS: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "programs"}
+"""What programs ask: one at a time, and apart, so that no visitor waits for a program that asks in a loop."""
+
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
 """Apart, so that no first number waits in the queue behind all images of others."""
 

@@ -13,7 +13,7 @@ from copra_lab.page import folders, link, parts, sketch
 from copra_lab.page import own_parts as draw
 from copra_lab.page.lab import Lab
 from copra_lab.page.link import Tried
-from copra_lab.page.live import EVENT, MODEL, NUMBERED
+from copra_lab.page.live import EVENT, MODEL, NUMBERED, PICTURES
 from copra_lab.page.parts import html
 from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Requests, Session, Walk
@@ -77,7 +77,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
     task.input(theirs(chosen), [task, picture, *asking], [*panels, picture], preprocess=False, **mine)
-    file.upload(theirs(given), [task, file, *asking], [*panels, picture], **mine)
+    file.upload(theirs(given), [task, file, *asking], [*panels, picture], js=NUMBERED, **PICTURES)
     paper.change(strokes, [task, paper, *asking], [*panels, picture], preprocess=False, **mine)
     another.click(theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine)
 

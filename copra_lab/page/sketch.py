@@ -3,6 +3,7 @@
 import base64
 import binascii
 import io
+import struct
 from typing import Any
 
 import gradio as gr
@@ -13,6 +14,9 @@ from copra_lab.tasks import photo
 
 SIDE = 256
 """Pixels of the paper."""
+
+MOST_SIDE = 8 * SIDE
+"""Pixels of a drawing, at most, across and down: some screens have several for each of the paper's."""
 
 LONGEST = 1_000_000
 """Characters of a drawing's address; a paper full of strokes takes a tenth."""
@@ -90,6 +94,9 @@ def pixels(drawing: object, side: int) -> Tensor:
     if not isinstance(drawing, str) or not drawing.startswith(START) or len(drawing) > LONGEST:
         raise ValueError(f"a drawing must come as {START}… of at most {LONGEST:,} characters; draw it anew")
     try:
-        return photo(io.BytesIO(base64.b64decode(drawing[len(START) :], validate=True)), side)
-    except (binascii.Error, ValueError) as e:
+        file = base64.b64decode(drawing[len(START) :], validate=True)
+        if max(struct.unpack(">II", file[16:24])) > MOST_SIDE:  # where a PNG says its width and height
+            raise ValueError("larger than any paper")
+        return photo(io.BytesIO(file), side)
+    except (binascii.Error, struct.error, ValueError) as e:
         raise ValueError("this drawing cannot be read as a PNG; draw it anew") from e

@@ -2,16 +2,17 @@
 
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
 from copra_lab.bench import Bench
 from copra_lab.games import LayerGame, players_of
 from copra_lab.lora import Adapter
-from copra_lab.page.lab import Lab
+from copra_lab.page.lab import OWN, Lab, trained
+from copra_lab.page.limits import GAMES, WATCHED_SECONDS
 from copra_lab.page.measure import traffic
 from copra_lab.shapley import Curve, Exact, all_coalitions
 from copra_lab.stats import Z95
@@ -158,9 +159,18 @@ class _Once:
 _asking = threading.Lock()
 
 
-@lru_cache(32)
+_games: "OrderedDict[tuple[Lab, str, str], _Once]" = OrderedDict()
+
+
 def _once(lab: Lab, task: str, key: str) -> _Once:
-    return _Once()
+    """The game of this adapter, one of the last `GAMES` that were asked for. Those of adapters that no visitor keeps any more go."""
+    for old in [k for k in _games if k[2].startswith(OWN) and trained(k[2]) is None]:
+        del _games[old]
+    once = _games.setdefault((lab, task, key), _Once())
+    _games.move_to_end((lab, task, key))
+    if len(_games) > GAMES:
+        _games.popitem(last=False)
+    return once
 
 
 def solving(lab: Lab, task: str, key: str) -> Solving:
@@ -173,12 +183,26 @@ def solving(lab: Lab, task: str, key: str) -> Solving:
         return once.game
 
 
+PATIENCE = 10.0
+"""Seconds that a game waits for those who want a number, at most: a step of it keeps the processor for longer than a number does."""
+
+_turn = threading.Lock()
+
+
+def onward(game: Solving) -> Values:
+    """A little more of this game once nobody waits for a number, one game at a time: however many are watched, together they take no more
+    of the processor than one."""
+    with _turn:
+        traffic.give_way(PATIENCE)
+        return game.advance()
+
+
 def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
-    """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact."""
-    shown, last = 0.0, None
-    while wanted() and not game.done:
-        traffic.give_way()
-        values = game.advance()
+    """What is known of the game, as long as it is `wanted`, at most every `REDRAWN` seconds; the last is exact, if it did not take longer
+    than `WATCHED_SECONDS`."""
+    shown, last, until = 0.0, None, time.monotonic() + WATCHED_SECONDS
+    while wanted() and not game.done and time.monotonic() < until:
+        values = onward(game)
         if not wanted():  # who gave way and asked was away for seconds
             return
         if time.monotonic() - shown >= REDRAWN or game.done:

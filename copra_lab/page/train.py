@@ -15,12 +15,13 @@ from copra_lab.lora import Adapter
 from copra_lab.page import link, orders, parts
 from copra_lab.page import train_parts as draw
 from copra_lab.page.lab import METHODS, Lab, Own
+from copra_lab.page.limits import MOST_WAITING
 from copra_lab.page.live import EVENT
 from copra_lab.page.orders import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.training import Progress, trained
 from copra_lab.page.views import Entrance, View, refusal
-from copra_lab.page.waiting import MOST_WAITING, Waiting
+from copra_lab.page.waiting import Waiting
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
 from copra_lab.train import RATES

@@ -6,7 +6,7 @@ from html import escape
 from copra_lab.page import parts
 from copra_lab.page.lab import METHODS, Own
 from copra_lab.page.train_charts import accuracy_svg, layers_html, loss_svg, losses
-from copra_lab.page.training import LONGEST, Course, Progress
+from copra_lab.page.training import TRAINING_SECONDS, Course, Progress
 
 BEFORE = "Choose what to train and press Train: nothing is computed before that."
 
@@ -22,7 +22,7 @@ def status(progress: Progress | None) -> str:
         "training": f"Step {steps:,} of {of:,}{_time(progress, 'it is done')}." if steps else "Measuring the base, then it begins.",
         "done": f"Done: {of:,} steps. What was learned is below, and in the menus of the other views.",
         "stopped": f"Stopped after {steps:,} of {of:,} steps. What was learned so far is below." if steps else "Stopped before it began.",
-        "ended": f"Ended after {LONGEST:.0f} seconds, at step {steps:,} of {of:,}. What was learned so far is below.",
+        "ended": f"Ended after {TRAINING_SECONDS:.0f} seconds, at step {steps:,} of {of:,}. What was learned so far is below.",
     }
     return _status(progress.state, words[progress.state], steps, of)
 

@@ -9,8 +9,10 @@ import torch
 from copra_lab.bench import Bench
 from copra_lab.lora import NONE, Adapter, LoRA
 from copra_lab.page.lab import Lab, Own
+from copra_lab.page.limits import TRAINING_SECONDS
 from copra_lab.page.measure import FIRST, traffic
 from copra_lab.page.orders import DROPPING, Order
+from copra_lab.page.queueing import asking
 from copra_lab.page.stepping import Stepwise
 from copra_lab.page.waiting import Ticket, Waiting
 from copra_lab.page.walk import Session
@@ -23,9 +25,6 @@ LOOKS = 10
 
 REDRAWN = 0.4
 """Seconds between two reports."""
-
-LONGEST = 180.0
-"""Seconds after which a training ends by itself, from its first step on."""
 
 PATIENCE = 1.0
 """Seconds that a step waits for other visitors' numbers, at most."""
@@ -76,7 +75,7 @@ def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator
     yield Progress(order, "waking")
     bench, task = lab.bench(order.task), lab.few_shot(order.task, order.shots)
     progress = Progress(order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes))
-    ticket = line.join(session, order.work)
+    ticket = line.join(session, order.work, asking())
     runs: dict[str, Stepwise] = {}
     try:
         while ahead := line.ahead(ticket, REDRAWN):
@@ -135,7 +134,7 @@ def _watched(bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket
             state = "done"
         elif ticket.stopped:
             state = "stopped"
-        elif time.monotonic() - start > LONGEST:
+        elif time.monotonic() - start > TRAINING_SECONDS:
             state = "ended"
         if images and (state != "training" or time.monotonic() - shown >= REDRAWN):
             line.worked(ticket, images, time.monotonic() - shown)

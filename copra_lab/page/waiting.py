@@ -1,44 +1,54 @@
-"""The line of those who want to train: one at a time, first come first served, and each is told how long it takes."""
+"""The line of those who want to train: one at a time, each network address in its turn, and each is told how long it takes."""
 
 import threading
 import time
 from dataclasses import dataclass, field
 
+from copra_lab.page.limits import ADDRESS_TRAININGS, MOST_WAITING
 from copra_lab.page.stepping import GONE
-
-MOST_WAITING = 8
-"""Visitors who may train or wait for it at the same time."""
+from copra_lab.page.visitors import in_turns
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A place in the line of `who`. ``work``: training images that are still to be looked at, each as often as it is."""
+    """A place in the line of `who`. ``work``: training images that are still to be looked at, each as often as it is; ``address``: the
+    network address that it was asked for from."""
 
     who: object
     work: int
+    address: str = ""
     stopped: bool = False
     seen: float = field(default_factory=time.monotonic)
 
 
 class Waiting:
-    """Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody waits for a closed page."""
+    """Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody waits for a closed page. At most ``most``
+    are in the line, ``of_address`` of one address. Whose address has nobody in the line yet comes before the second of another address."""
 
-    def __init__(self, most: int = MOST_WAITING, gone: float = GONE):
-        self.most, self.gone = most, gone
+    def __init__(self, most: int = MOST_WAITING, gone: float = GONE, of_address: int = ADDRESS_TRAININGS):
+        self.most, self.gone, self.of_address = most, gone, of_address
         self.pace: float | None = None
         """Seconds that a training image took lately, everything counted; None as long as nobody trained."""
         self._tickets: list[Ticket] = []
         self._changed = threading.Condition()
 
-    def join(self, who: object, work: int) -> Ticket:
-        """Raises ValueError for somebody who is in the line already, and if it is full."""
+    def join(self, who: object, work: int, address: str = "") -> Ticket:
+        """Raises ValueError for somebody who is in the line already, and if it is full, or full for this address; "" is none."""
         with self._changed:
             self._sweep()
             if any(t.who is who for t in self._tickets):
                 raise ValueError("your last training is not over; stop it first, or wait until it ends")
             if len(self._tickets) >= self.most:
                 raise ValueError(f"{self.most} visitors train or wait already; try again in a few minutes")
-            self._tickets.append(ticket := Ticket(who, work))
+            if address and sum(t.address == address for t in self._tickets) >= self.of_address:
+                raise ValueError(f"{self.of_address} visitors from your network address train or wait already; try again in a few minutes")
+            ticket = Ticket(who, work, address)
+            if self._tickets:  # the first is at work
+                first, *others = self._tickets
+                others = in_turns([*others, ticket], lambda t: t.address or t.who, [first.address or first.who])
+                self._tickets = [first, *others]
+            else:
+                self._tickets = [ticket]
             return ticket
 
     def ahead(self, ticket: Ticket, seconds: float = 0) -> int:

@@ -10,14 +10,9 @@ from typing import TypeGuard
 from torch import Tensor
 
 from copra_lab.page.lab import Lab, Own
+from copra_lab.page.limits import ALL_MEASUREMENTS, MEASUREMENTS, OWN
 from copra_lab.page.places import Base, Place
 from copra_lab.stats import Accuracy
-
-KEPT = 500
-"""Points that a visitor finds again on coming back; those of the present line are kept in any case."""
-
-OWN = 8
-"""Adapters of a visitor's own that are kept: the last ones."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,8 +92,12 @@ class Walk:
         if known and known.accuracy.n >= point.accuracy.n:
             return self
         points = {**self.points, place: point}
-        if (over := len(points) - KEPT) > 0:
+        if (over := len(points) - MEASUREMENTS) > 0:
             for old in [p for p in points if not self._needs(p) and p != place][:over]:
+                del points[old]
+        if (over := len(points) - ALL_MEASUREMENTS) > 0:  # of the present line alone: a triangle has thousands
+            held = (place, self.place, *(self.place.references if self.place else ()))
+            for old in [p for p in points if p not in held][:over]:
                 del points[old]
         return replace(self, points=points)
 
