@@ -10,11 +10,12 @@ from torch import Tensor
 
 from copra_lab.bench import Bench
 from copra_lab.lora import NONE
-from copra_lab.page import parts
+from copra_lab.page import parts, state
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
+from copra_lab.page.state import Asked, of
 from copra_lab.page.walk import Requests
 from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
@@ -30,6 +31,10 @@ ABOUT = f"""<h2>Your own task</h2><p class="how">A zip of up to {MEGABYTES} MB w
 <code>dogs/1.png</code> and so on, 2 to {CLASSES} classes, {IMAGES} images at most. Nothing is trained: each image goes to the class whose name, in
 <i>a photo of a …</i>, is nearest, with the base and with every adapter that was made for another task. Does what they learned help here, or harm?
 Open a model to see the images that it gets wrong. The zip is read in memory, never unpacked, and deleted within about an hour.</p>"""
+
+
+PART = "try-own"
+"""Where answers grow old when another zip is given."""
 
 
 class Answer(NamedTuple):
@@ -50,14 +55,16 @@ def fill(lab: Lab) -> None:
             copy_button("try-table")
 
     zips, number = gr.State(Requests()), gr.Number(visible=False)
+    gr.on([file.upload, file.clear], None, None, None, js=state.asks(PART), show_progress="hidden")
 
     def begins(zips: Requests, number: Any) -> str:
         zips.take(number)
-        return '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>'
+        return of(Asked(at=number, part=PART), '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>')
 
     def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
         yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
-        yield from classified(lab, file, lambda: zips.overtaken(number))
+        for pieces in classified(lab, file, lambda: zips.overtaken(number)):
+            yield [of(Asked(at=number, part=PART), piece) if isinstance(piece, str) else piece for piece in pieces]
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
             yield [gr.skip()] * 2
 
@@ -100,9 +107,10 @@ def _asked(lab: Lab, bench: Bench, task: str, key: str) -> "Tensor | str":
 def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     """A line for each model, which opens to the images that it gets wrong once all are ``done``."""
     task = bench.task
-    state = "" if done else " <i>asking the adapters …</i>"
+    progress = "" if done else " <i>asking the adapters …</i>"
     out = [
-        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{state}</span></h2>'
+        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>'
+        f'<p class="about">{escape(task.about)}</p>'
     ]
     addresses: dict[int, str] = {}
     base = found[0].predictions

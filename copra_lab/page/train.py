@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,14 +12,16 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from copra_lab.lora import Adapter
-from copra_lab.page import link, orders, parts
+from copra_lab.page import link, orders, parts, state
 from copra_lab.page import train_parts as draw
 from copra_lab.page.lab import METHODS, Lab, Own
 from copra_lab.page.live import EVENT
 from copra_lab.page.orders import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.parts import copy_button, html
+from copra_lab.page.places import Blended, Pruned, Valued
+from copra_lab.page.state import Asked, of
 from copra_lab.page.training import Progress, trained
-from copra_lab.page.views import Entrance, View, refusal
+from copra_lab.page.views import Entrance, View, going, refusal
 from copra_lab.page.waiting import MOST_WAITING, Waiting
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
@@ -85,7 +87,9 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST_WAITING + 4, "concurrency_id": "training"}
 
     def run(*values: Any) -> Iterator[list[Any]]:
-        yield from training(lab, line, values[-1], *values[:-1])
+        asked = Asked(state.values(chosen_by_hand, values[:-1], {}))
+        for pieces in training(lab, line, values[-1], *values[:-1]):
+            yield [of(asked, piece) if isinstance(piece, str) else piece for piece in pieces[: len(panels)]] + pieces[len(panels) :]
 
     def enough(session: Session) -> None:
         line.stop(session)
@@ -98,12 +102,15 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
 
     chosen_by_hand = [task, method, rank, lr, steps, batch, sites, shots, seed]
     shown = [*results, about, *chosen_by_hand, entrance.link, entrance.refused]
-    entrance.opened(enter, [session, *entrance.request], shown, js=entrance.js, preprocess=False, **EVENT)
+    state.watch([*chosen_by_hand, own])
+    entrance.opened(enter, [session, *entrance.request], shown, js=entrance.leaves([]), preprocess=False, **EVENT)
     gr.on([c.change for c in chosen_by_hand], say, chosen_by_hand, entrance.link, preprocess=False, **EVENT)
     task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
     go.click(run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone)
     stop.click(enough, session, None, **EVENT)
     own.input(lambda key, session: described(lab, mine(session, key)), [own, session], told, preprocess=False, **EVENT)
+    for view, button in zip(TO, taking, strict=True):
+        button.click(partial(take, lab, view), [own, session], entrance.go, preprocess=False, **EVENT)
     fetched = fetch.click(partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT)
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
@@ -175,7 +182,7 @@ def mine(session: Session, key: Any) -> Own | None:
 
 
 def described(lab: Lab, own: Own | None) -> str:
-    return draw.described(own, lab.tasks()[own.task]) if own else draw.described(None)
+    return of(Asked({"train-own": own.key}), draw.described(own, lab.tasks()[own.task])) if own else draw.described(None)
 
 
 def packed(folder: str, key: Any, session: Session) -> Any:
@@ -196,33 +203,20 @@ def peft_zip(adapter: Adapter) -> bytes:
     return file.getvalue()
 
 
-def connect(lab: Lab, session: gr.State, blocks: Iterable[Any]) -> None:
-    """Let the buttons of this view take a result to the others: their menus are found among all `blocks` of the page by their ids."""
-    by_id = {b.elem_id: b for b in blocks if getattr(b, "elem_id", None)}
-    menus = {
-        "blend": ("blend-task", "blend-a", "blend-b"), "prune": ("prune-task", "prune-adapter"), "shapley": ("worth-task", "worth-adapter", "worth-layer"),
-        "try": ("try-task",),
-    }  # fmt: skip
-    for view, names in menus.items():
-        inputs = [by_id["train-own"], session]
-        taken = by_id[f"train-to-{view}"].click(partial(take, lab, view), inputs, [by_id[n] for n in names], preprocess=False, **EVENT)
-        taken.success(None, js=f"() => document.querySelector('#header nav a[data-view={view}]').click()")
-
-
 def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
-    """What the menus of `view` show when it opens with an adapter of the visitor's own: in Blend against the last other one of its task."""
+    """The address of `view` with an adapter of the visitor's own: in Blend against the last other one of its task."""
     own = mine(session, key)
     if own is None:
         return gr.skip()
-    task, lab = gr.update(value=own.task), session.walk.lab(lab)
-    if view == "try":
-        return task
-    if view != "blend":
-        menu = gr.update(choices=lab.adapters(own.task), value=own.key)
-        return [task, menu, *[gr.update(value=None)] * (view == "shapley")]  # the layer that is looked at is that of another adapter
-    others = [o.key for o in session.walk.own if o.task == own.task and o is not own]
-    keys = own.key, others[0] if others else lab.pair(own.task, None, None)[0]
-    return [task, *(gr.update(choices=lab.menu(own.task), value=k) for k in keys)]
+    lab, task = session.walk.lab(lab), own.task
+    others = [o.key for o in session.walk.own if o.task == task and o is not own]
+    places = {
+        "blend": Blended(task, own.key, others[0] if others else lab.pair(task, None, None)[0]),
+        "prune": Pruned(task, own.key),
+        "shapley": Valued(task, own.key),
+        "try": link.Tried(task),
+    }
+    return going(link.write(lab, places[view]))
 
 
 VIEW = View(
