@@ -2,7 +2,9 @@
 
 import asyncio
 import random
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -24,7 +26,7 @@ SHIPPED = {"0/one": "One", "0/two": "Two", "0/three": "Three"}
 
 @cache
 def _adapter(task: str, key: str):
-    return random_adapter(tiny_clip(), seed=10 * list(TASKS).index(task) + list(SHIPPED).index(key), towers=("vision",), size=0.3)
+    return random_adapter(tiny_clip(), seed=10 * list(TASKS).index(task) + list(SHIPPED).index(key), towers=("vision",), size=0.05)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ LAB = SlowLab()
 def served(most: float = 0.0, seed: int = 0) -> Iterator[tuple[str, "Slowness"]]:
     """The page at an address of its own; each answer, and each part of one, takes up to `most` seconds on its way there and again on its
     way back. What it takes can be changed meanwhile."""
-    page = asyncio.run(_built())
+    with ThreadPoolExecutor(1) as beside:  # a browser may have a loop of its own here
+        page = beside.submit(lambda: asyncio.run(_built())).result()
     slow, answer = Slowness(most, random.Random(seed)), page.process_api
 
     async def late(*values, **named):
@@ -69,7 +72,10 @@ def served(most: float = 0.0, seed: int = 0) -> Iterator[tuple[str, "Slowness"]]
         return answered
 
     page.process_api = late
-    _, url, _ = launch(page)
+    with socket.socket() as free:  # Gradio tries one port after the other, and leaves those that are taken unclosed
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    _, url, _ = launch(page, server_port=port)
     try:
         yield url.rstrip("/"), slow
     finally:
@@ -102,9 +108,9 @@ FRAMES = """() => {
     return input && input.value;
   };
   const views = {blend: 'blend', triangle: 'triangle', prune: 'prune', shapley: 'worth', prompt: 'prompt', train: 'train', try: 'try'};
-  const seen = [];
+  const seen = window.seenFrames = [];
   let last = '';
-  window.framesSoFar = () => seen.splice(0);
+  window.framesSoFar = () => seen;
   const look = () => {
     const view = document.querySelector('.view[data-open]');
     if (view) {

@@ -140,7 +140,7 @@ def test_the_newest_request_wins_however_long_the_others_take(red):
     assert answer("colours", None, Session(), pictures, 4.0)[3].truth is not None
     *late, refused = enter("colours", None, Session(), pictures, "?view=try&task=none", 1.0)
     assert late == [gr.skip()] * 5 and "choose one of the tasks" in refused
-    assert enter("colours", None, Session(), pictures, "?view=try", 5.0)[3:5] == [ANY, gr.skip()]  # and it sets no menu that it was not asked to
+    assert enter("colours", None, Session(), pictures, "?", 5.0)[3:5] == [ANY, gr.skip()]  # and it sets no menu that it was not asked to
     assert handler(LAB, "strokes", "try")("colours", "", Session(), pictures, 6.0) == gr.skip() and not pictures.overtaken(5.0)  # white paper
 
 
@@ -153,7 +153,7 @@ def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
 @pytest.mark.parametrize("task", ["elsewhere", None, [], {"x": 1}])
 def test_junk_is_answered_in_words(task, red):
     for row in (own.chosen(LAB, task, None), own.given(LAB, task, red), own.drawn(LAB, task, 0)):
-        assert "choose one of the tasks" in row[2]
+        assert "choose one of the tasks" in row[2] and "<img" not in row[1] and row[3] is None  # nothing of the last picture beside the words
     assert "choose a picture first" in own.given(LAB, "colours", None)[2]
 
 

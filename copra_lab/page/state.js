@@ -1,20 +1,35 @@
 () => {
   // What every control of the page says now, by its id, and when each part of the page was last asked for anew.
-  const says = {}, since = {};
-  const same = (a, b) => JSON.stringify(a) === JSON.stringify(b);
-  const fresh = piece => {
-    const {of, at, part} = piece.dataset;
-    return !(Number(at) < since[part]) && Object.entries(JSON.parse(of)).every(([id, value]) => same(says[id], value));
-  };
+  const says = {}, since = {}, moves = {};
+  const count = id => { moves[id] = (moves[id] ?? 0) + 1; };
+  const fresh = ({of, at, part}) =>
+    !(Number(at) < since[part]) && Object.entries(JSON.parse(of)).every(([id, value]) => JSON.stringify(says[id]) === JSON.stringify(value));
   const mark = () => {
     for (const piece of document.querySelectorAll('.of')) {
-      const stale = !fresh(piece);
+      const {at, part} = piece.dataset, stale = !fresh(piece.dataset);
       piece.classList.toggle('stale', stale);
       piece.setAttribute('aria-busy', stale);
+      if (Number(at) >= since[part]) delete document.getElementById(part).dataset.opening;  // its address was answered
     }
   };
   // A piece that the server sends is held against the controls before it is painted.
   new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});
+
+  // Gradio tells a moment later what a control says that somebody moves: until then, nobody knows.
+  const moved = e => {
+    const menu = e.target.getAttribute?.('role');
+    if (e.type === 'mousedown' ? menu !== 'option' && !e.target.closest?.('[role=option]') : e.type === 'keydown' ? menu !== 'listbox' || e.key !== 'Enter' : menu === 'listbox') return;
+    let control = e.target;
+    while (control && !(control.id in says)) control = control.parentElement;
+    if (!control || says[control.id] === undefined) return;
+    count(control.closest('.view')?.id);
+    const {id} = control, before = says[id];
+    says[id] = undefined;
+    mark();
+    setTimeout(() => { if (says[id] === undefined) { says[id] = before; mark(); } }, 300);  // it was not moved after all
+  };
+  for (const event of ['input', 'change', 'mousedown', 'keydown']) document.addEventListener(event, moved, true);
+
   globalThis.copra = {
     says: (ids, values) => {
       ids.forEach((id, i) => { says[id] = values[i]; });
@@ -22,8 +37,9 @@
     },
     asks: part => {
       since[part] = performance.now();
+      count(part);
       mark();
     },
-    within: element => Object.fromEntries(Object.entries(says).filter(([id]) => element.querySelector('#' + CSS.escape(id)))),
+    moves: part => moves[part] ?? 0,  // how often it was asked for anew, or one of its controls was moved
   };
 }

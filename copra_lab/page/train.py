@@ -94,8 +94,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     def enough(session: Session) -> None:
         line.stop(session)
 
-    def enter(session: Session, query: Any, number: Any) -> list[Any]:
-        return entered(lab, session, query, number)
+    def enter(key: Any, session: Session, query: Any, number: Any) -> list[Any]:
+        return entered(lab, session, query, number, key)
 
     def say(*values: Any) -> Any:
         return address(lab, *values)
@@ -103,7 +103,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     chosen_by_hand = [task, method, rank, lr, steps, batch, sites, shots, seed]
     shown = [*results, about, *chosen_by_hand, entrance.link, entrance.refused]
     state.watch([*chosen_by_hand, own])
-    entrance.opened(enter, [session, *entrance.request], shown, js=entrance.leaves([]), preprocess=False, **EVENT)
+    entrance.opened(enter, [own, session, *entrance.request], shown, js=entrance.leaves([own]), preprocess=False, **EVENT)
     gr.on([c.change for c in chosen_by_hand], say, chosen_by_hand, entrance.link, preprocess=False, **EVENT)
     task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
     go.click(run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone)
@@ -115,15 +115,15 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
 
-def entered(lab: Lab, session: Session, query: Any, number: Any) -> list[Any]:
-    """What the visitor trained, and the controls as the address has them: nothing is trained before Train is pressed."""
+def entered(lab: Lab, session: Session, query: Any, number: Any, key: Any = None) -> list[Any]:
+    """What the visitor trained, with `key` chosen, and the controls as the address has them: nothing is trained before Train is pressed."""
     stays = [gr.skip()] * (2 + len(orders.CHECKS))
     if not session.requests.take(number):
         return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
     order, refused = link.read(lab, "train", query)
     updates = stays if order is None else [lab.about(order.task), order.task, *orders.settings(order).values()]
     own = session.change(Walk.nowhere).own  # what other views were measuring is not looked at
-    return [*shelf(lab, own), *updates, gr.skip() if order is None else link.write(lab, order), refusal(refused)]
+    return [*shelf(lab, own, mine(session, key), number), *updates, gr.skip() if order is None else link.write(lab, order), refusal(refused)]
 
 
 def address(lab: Lab, *values: Any) -> Any:
@@ -158,12 +158,12 @@ def drawn(progress: Progress) -> list[str]:
     return [draw.status(progress), draw.race(progress), draw.charts(progress), draw.table(progress)]
 
 
-def shelf(lab: Lab, own: tuple[Own, ...]) -> list[Any]:
-    """The visitor's own adapters to choose from, the newest chosen, and the buttons that need one."""
+def shelf(lab: Lab, own: tuple[Own, ...], one: Own | None = None, number: Any = None) -> list[Any]:
+    """The visitor's own adapters to choose from, `one` of them or the newest chosen, and the buttons that need one."""
     choices = [(o.label, o.key) for o in own]
-    first = own[0] if own else None
+    one = one or (own[0] if own else None)
     buttons = [gr.update(interactive=bool(own))] * (len(TO) + 1)
-    return [gr.update(choices=choices, value=first and first.key), described(lab, first), *buttons]
+    return [gr.update(choices=choices, value=one and one.key), described(lab, one, number), *buttons]
 
 
 def chosen(lab: Lab, task: Any) -> list[Any]:
@@ -181,8 +181,9 @@ def mine(session: Session, key: Any) -> Own | None:
     return next((o for o in own if o.key == key), own[0] if own else None)
 
 
-def described(lab: Lab, own: Own | None) -> str:
-    return of(Asked({"train-own": own.key}), draw.described(own, lab.tasks()[own.task])) if own else draw.described(None)
+def described(lab: Lab, own: Own | None, number: Any = None) -> str:
+    asked = Asked({"train-own": own.key} if own else {}, number, "view-train")
+    return of(asked, draw.described(own, lab.tasks()[own.task]) if own else draw.described(None))
 
 
 def packed(folder: str, key: Any, session: Session) -> Any:

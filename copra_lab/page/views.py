@@ -20,7 +20,8 @@ OPEN = """() => {
     to.search = query + (theme ? '&__theme=' + encodeURIComponent(theme) : '');
     return to;
   };
-  const left = view => JSON.stringify(copra.within(view)), kept = {};  // what the controls said when each step of the history was left
+  const left = view => view.id + ' ' + copra.moves(view.id), kept = {};  // how each step of the history was left, and with what link
+  const keep = () => { kept[step] = [left(shown()), shown().dataset.link]; };
   let later, step = performance.timeOrigin;
   history.replaceState({step}, '');
   const follow = () => {  // what was asked for and not answered yet stays in the address
@@ -35,14 +36,14 @@ OPEN = """() => {
     views.forEach((v, i) => v.toggleAttribute('data-open', i === at));
     document.title = 'copra-lab: ' + links[at].title;
     if (query) {
-      view.dataset.asked = query;
+      view.dataset.asked = view.dataset.opening = query;
       copra.asks(view.id);
-    } else view.dataset.asked ||= '?';
+    } else view.dataset.asked ||= view.dataset.opening || '?';  // an address that was not answered yet is asked for again
     document.getElementById('open-' + links[at].dataset.view).click();
   };
   const leave = to => {  // for another view: a step that Back undoes
     follow();
-    kept[step] = left(shown());
+    keep();
     if (to.href === location.href) return;
     step = performance.timeOrigin + performance.now();
     history.pushState({step}, '', to);
@@ -66,10 +67,10 @@ OPEN = """() => {
     open(at);
   };
   addEventListener('popstate', e => {
-    kept[step] = left(shown());
+    keep();
     step = e.state?.step ?? performance.timeOrigin + performance.now();
-    const at = named(location.search);
-    open(at, kept[step] === left(views[at]) ? '' : location.search || links[at].search);
+    const at = named(location.search), [was, link] = kept[step] ?? [];
+    open(at, was === left(views[at]) ? '' : link || location.search || links[at].search);
   });
   open(named(location.search), location.search);
 

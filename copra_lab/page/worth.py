@@ -96,7 +96,9 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         place = Valued(task, whole.key, layer if known else _best(game))
         turn = session.visit(place).turns
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
-        updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices, task]
+        # What came from the menus is there already, and by now the visitor may have chosen something else.
+        menu = gr.update(choices=lab.adapters(task), **({} if key == whole.key and not asked else {"value": whole.key}))
+        updates: list[Any] = [lab.about(task), menu, choices, task if asked else gr.skip()]
         said = link.write(lab, place if known else whole)
         yield [*pieces(turn, game.state, game, place, number), *updates, said, refused]
 
