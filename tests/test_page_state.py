@@ -14,7 +14,9 @@ from copra_lab.page.places import UNITS, Bent, Blended, Mixed, Pruned
 
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.filterwarnings("ignore:.*(no_silent_downcasting|copy keyword is deprecated)"),  # Gradio's own statistics, which it makes every now and then
+    pytest.mark.filterwarnings(
+        "ignore:.*(no_silent_downcasting|copy keyword is deprecated)"
+    ),  # Gradio's own statistics, which it makes every now and then
 ]
 
 SLOW = 0.35
@@ -198,7 +200,9 @@ def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
     visitor.choose("worth-adapter", "Two")
     assert visitor.page.evaluate(dimmed, "worth-number") and visitor.page.evaluate(dimmed, "worth-bars")
     visitor.choose("worth-task", "Shapes")
-    visitor.page.wait_for_function("() => document.querySelector('#worth-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')")
+    visitor.page.wait_for_function(
+        "() => document.querySelector('#worth-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
+    )
     shown = float(visitor.page.locator("#worth-number .now").get_attribute("data-total"))
     right = TINY.accuracy(LAB.adapter("shapes", "0/two")).value - TINY.accuracy().value
     assert shown == pytest.approx(100 * right, abs=1e-4)

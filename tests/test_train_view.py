@@ -400,7 +400,9 @@ def test_drawings_are_well_formed_and_their_axes_do_not_move():
 
 def test_before_anything_is_trained_the_page_says_so():
     assert "guessing" not in train_parts.charts(None)  # by how many classes, nobody knows yet
-    assert "guessing" not in train_parts.charts(Progress(ORDER, "waking")) and "guessing 1.39" in train_parts.charts(Progress(ORDER, "waiting", classes=4))
+    assert "guessing" not in train_parts.charts(Progress(ORDER, "waking")) and "guessing 1.39" in train_parts.charts(
+        Progress(ORDER, "waiting", classes=4)
+    )
     assert "press Train" in train_parts.status(None) and "…" in train_parts.race(None) and "<svg" in train_parts.charts(None)
     assert "<tbody></tbody>" in train_parts.table(None)
 

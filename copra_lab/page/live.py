@@ -92,9 +92,10 @@ def follow(
     controls: Sequence[Any],
     clear: gr.Button,
     led: Sequence[Any] = (),
+    by: Sequence[Callable[..., Any]] = (),
 ) -> Any:
     """Whenever the view is entered or a visitor moves one of its `inputs`, go to the place that they, or the address, `ask` for. ``led``:
-    controls that say something of the place, but ask for none. Returns the event after which the place is known on all images, if the visitor stayed."""
+    controls that say something of the place, but ask for none; ``by``: more events that ask. Returns the event after which the place is known on all images, if the visitor stayed."""
     spoken = [*inputs, *led]
     state.watch(spoken)
     live = [stage.number, stage.chart, stage.changed]
@@ -163,7 +164,7 @@ def follow(
         return draw(session, session.change(Walk.cleared), everything)
 
     # What controls send is checked by `ask`, in words: a Gradio error would also lose the request that waits behind it.
-    triggers = [entrance.opened, *(event for i in inputs for event in moved_by_hand(i))]
+    triggers = [entrance.opened, *(event for i in inputs for event in moved_by_hand(i)), *by]
     outputs = [*(p.where for p in live), *controls, entrance.refused]
     asking = [*spoken, session, *entrance.request]
     moved = gr.on(triggers, move, asking, outputs, js=entrance.leaves(spoken), preprocess=False, **MODEL)
