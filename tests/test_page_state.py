@@ -161,7 +161,8 @@ MOVES = {
     "blend": [
         lambda g: g.slide("blend-weight"), lambda g: g.choose("blend-a", "Three"), lambda g: g.choose("blend-task", "Shapes"),
         lambda g: g.check("blend-space", "the factors"), lambda g: g.slide("blend-weight", "ArrowLeft"), lambda g: g.page.click("#blend-swap"),
-        lambda g: g.choose("blend-b", "No adapter"), lambda g: g.page.locator("#blend-weight input[type=number]").fill("0.31"), lambda g: g.page.click("#blend-clear"),
+        lambda g: g.choose("blend-b", "No adapter"), lambda g: g.page.locator("#blend-weight input[type=number]").fill("0.31"), lambda g: g.page.locator("#blend-weight button").click(),
+        lambda g: g.page.click("#blend-clear"),
     ],
     "triangle": [
         lambda g: g.page.get_by_label("weight of B").fill("0.5"), lambda g: g.choose("triangle-task", "Shapes"), lambda g: g.choose("triangle-c", "One"),

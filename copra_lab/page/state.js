@@ -15,10 +15,14 @@
   // A piece that the server sends is held against the controls before it is painted.
   new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});
 
-  // Gradio tells a moment later what a control says that somebody moves: until then, nobody knows.
+  // Gradio tells a moment later what a control says that somebody moves: until then, nobody knows. What is typed into a menu is no choice yet.
+  const counts = {
+    input: e => e.target.role !== 'listbox',
+    mousedown: e => e.target.closest?.('[role=option], button'),
+    keydown: e => e.target.role === 'listbox' && e.key === 'Enter',
+  };
   const moved = e => {
-    const menu = e.target.getAttribute?.('role');
-    if (e.type === 'mousedown' ? menu !== 'option' && !e.target.closest?.('[role=option]') : e.type === 'keydown' ? menu !== 'listbox' || e.key !== 'Enter' : menu === 'listbox') return;
+    if (!counts[e.type](e)) return;
     let control = e.target;
     while (control && !(control.id in says)) control = control.parentElement;
     if (!control || says[control.id] === undefined) return;
@@ -28,7 +32,7 @@
     mark();
     setTimeout(() => { if (says[id] === undefined) { says[id] = before; mark(); } }, 300);  // it was not moved after all
   };
-  for (const event of ['input', 'change', 'mousedown', 'keydown']) document.addEventListener(event, moved, true);
+  for (const event in counts) document.addEventListener(event, moved, true);
 
   globalThis.copra = {
     says: (ids, values) => {

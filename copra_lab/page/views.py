@@ -142,7 +142,7 @@ def refusal(refused: Sequence[str]) -> str:
     if not refused:
         return ""
     said = escape("; ".join(refused))
-    return f'<p class="refused" role="status">A part of this link could not be used; the default stands in its place: {said}.</p>'
+    return f'<p class="refused" role="status">Part of this link could not be used, so the default is shown instead: {said}.</p>'
 
 
 class View(NamedTuple):
