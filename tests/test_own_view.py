@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from unittest.mock import ANY
 
 import gradio as gr
@@ -246,6 +247,13 @@ def test_many_wrong_images_are_counted_and_names_are_text():
     bench = Bench(tiny_clip(), task, precision="float32")
     html = folders.drawn(bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True)
     assert html.count("<li>") == folders.TILES and f"and {40 - folders.TILES} more" in html and "<b>x" not in html and "&lt;b&gt;x" in html
+
+
+def test_what_a_zip_says_of_itself_is_shown():
+    """Such as which of its files were passed over."""
+    task = replace(tiny_task(), about="Passed over: 1 file, <first>.png.")
+    html = folders.drawn(Bench(tiny_clip(), task, precision="float32"), [folders.Answer("", "base", TINY.labels)])
+    assert "Passed over: 1 file, &lt;first&gt;.png." in html
 
 
 @pytest.mark.parametrize(("data", "words"), [(b"no zip", "not a whole zip"), (None, "choose a zip first")])

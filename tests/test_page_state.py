@@ -1,13 +1,17 @@
 """No number is shown in full black beside controls that say something else: every control of every view, and every way from one view to
 another, on a server that answers late and in any order. What is painted is held against the library's own numbers, frame by frame."""
 
+import json
 import random
+from xml.etree import ElementTree
 
+import gradio as gr
 import pytest
 from slow_page import FRAMES, LAB, SHIPPED, TASKS, served
 from tiny_page import TINY
 
 from copra_lab.nemesis import SIGMAS
+from copra_lab.page import state
 from copra_lab.page.controls import corrupted, kept_sites, matrices_of, named
 from copra_lab.page.lab import BASE, trained
 from copra_lab.page.places import UNITS, Bent, Blended, Mixed, Pruned
@@ -153,6 +157,18 @@ def remember(guest: Guest) -> None:
     key = next(part for part in guest.page.url.replace("=", "&").split("&") if part.startswith("own/"))
     OWN["Your LoRA 1"] = key
     assert trained(key)
+
+
+def test_a_number_carries_the_controls_that_it_is_of():
+    class Control:
+        def __init__(self, elem_id):
+            self.elem_id = elem_id
+
+    controls = [Control("a"), Control("b"), Control("c")]
+    said = state.values(controls, ["x", [2, 0], 5], {"a": "y", "b": gr.skip(), "c": gr.update(value=7, maximum=9)})
+    assert said == {"a": "y", "b": [2, 0], "c": 7}
+    piece = ElementTree.fromstring(state.of(state.Asked(said | {"d": '<"&>'}, 12.5, "view-x"), "<p>1</p>"))
+    assert json.loads(piece.get("data-of")) == said | {"d": '<"&>'} and (piece.get("data-at"), piece.get("data-part")) == ("12.5", "view-x")
 
 
 # --- every control of every view ----------------------------------------------------------------------------------------

@@ -110,7 +110,7 @@ def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     progress = "" if done else " <i>asking the adapters …</i>"
     out = [
         f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>'
-        f'<p class="about">{escape(task.about)}</p>'
+        + (f'<p class="about">{escape(task.about)}</p>' if task.about else "")
     ]
     addresses: dict[int, str] = {}
     base = found[0].predictions
