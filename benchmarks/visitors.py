@@ -53,7 +53,7 @@ class Handlers:
         def after(number: int) -> int:
             return next(d["id"] for d in config["dependencies"] if d.get("trigger_after") == number)
 
-        move = on("blend-weight", "change")
+        move = on("blend-weight", "input")
         return Handlers(move, after(move), after(after(move)), on("blend-clear", "click"))
 
 

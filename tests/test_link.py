@@ -89,9 +89,6 @@ def test_what_is_written_is_read_again(state):
     query = link.write(LAB, state)
     asked, refused = link.read(LAB, view_of(state), query)
     assert refused == [] and query.startswith(f"?view={view_of(state)}") and len(query) < link.LONGEST / 4
-    if asked is None:  # all of it is as the view opens with it
-        assert query == f"?view={view_of(state)}"
-        asked, _ = link.read(LAB, view_of(state), query + "&task=colours")
     assert asked == state and getattr(asked, "compare", None) == getattr(state, "compare", None)
 
 
@@ -118,9 +115,14 @@ def test_any_text_is_a_state_or_none_and_its_address_says_the_same(view, text):
         assert link.read(LAB, view, query + "&task=" + state.task) == (state, [])
 
 
-@pytest.mark.parametrize("text", [None, 5, [], {}, "", "?", "?view=prune", "&&==", "?%ff%fe", "?__theme=dark&utm_source=x"])
+@pytest.mark.parametrize("text", [None, 5, [], {}, "", "?", "&&==", "?%ff%fe", "?__theme=dark&utm_source=x"])
 def test_what_asks_for_nothing_leaves_all_as_it_is(text):
     assert link.read(LAB, "prune", text)[0] is None
+
+
+def test_an_address_that_only_names_its_view_says_that_all_is_as_usual():
+    for view, usual in USUAL.items():
+        assert link.read(LAB, view, f"?view={view}") == (usual, [])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ REFUSED = [
     ("prune", "off=0,99", "no layer, kind or matrix '99'"), ("prune", "off=0,,1", "no layer, kind or matrix ''"), ("prune", "adapter=base", "the task has no adapter"),
     ("shapley", "layer=7", "has no layer '7'; it has 0, 1, 2"), ("shapley", "layer=-1x", "has no layer"), ("prompt", "prompt=broken", "the task has no soft prompt 'broken'"),
     ("prompt", "percents=100,50", "a list of 4 numbers from 0 to 200"), ("prompt", "percents=100,50,0,201", "vector 4 must be a number from 0 to 200"),
-    ("prompt", "replaced=5", "has no vector '5'"), ("prompt", "sigma=0.02", "σ must be one of"), ("prompt", "sigma=x", "σ must be a number"),
+    ("prompt", "replaced=5", "the prompt has no vector '5'; it has 1, 2, 3, 4"), ("prompt", "sigma=0.02", "σ must be one of"), ("prompt", "sigma=x", "σ must be a number"),
     ("train", "rank=9", "the rank must be a whole number from 1 to 8"), ("train", "rank=4.5", "the rank must"), ("train", "lr=0.5", "the learning rate must be one of"),
     ("train", "seed=99999999999999999999", "the seed must be"), ("train", "method=sgd", "the method must be one of both, lora, copra"), ("try", "task=%3Cb%3E", "choose one of the tasks"),
 ]  # fmt: skip
@@ -206,8 +208,8 @@ ALL = [f"{kind}{layer}" for layer, kind in MATRICES]
 ENTERED = [
     ("blend", ("colours", "0/one", "0/two", 0, "delta", False), "?view=blend&task=shapes&a=two&b=one&weight=0.3&mix=factors", Blended("shapes", "0/two", "0/one", 0.3, "factors")),
     ("triangle", ("colours", "0/one", "0/two", BASE, "0 0"), "?view=triangle&a=two&point=0.25,0.5", Mixed("colours", ("0/two", "0/two", BASE), 30, 60)),
-    ("prune", ("colours", "0/one", [], [], 0, []), "?view=prune&task=shapes&adapter=two&off=0,q1&sparsity=30", Pruned("shapes", "0/two", (1, 2), None, 30, ((1, "q"),))),
-    ("prune", ("colours", "0/one", [], [], 0, []), "?view=prune&off=0,1,2", Pruned("colours", "0/one", ())),
+    ("prune", ("colours", "0/one", [], [], 0, [], 12), "?view=prune&task=shapes&adapter=two&off=0,q1&sparsity=30", Pruned("shapes", "0/two", (1, 2), None, 30, ((1, "q"),))),
+    ("prune", ("colours", "0/one", [], [], 0, [], 12), "?view=prune&off=0,1,2", Pruned("colours", "0/one", ())),
     ("prompt", ("colours", "four", [], 0.1, 100, 100, 100, 100), "?view=prompt&prompt=three&percents=50,100,0&replaced=2&sigma=0.01",
      Bent("colours", "three", (50, 100, 0), (1,), 0.01)),
 ]  # fmt: skip
@@ -225,14 +227,14 @@ def test_a_view_arrives_at_the_place_of_its_address_and_says_it(view, controls, 
 
 
 def test_the_controls_that_an_address_sets_say_the_same_place():
-    first, *_ = handles("move", "prune")("colours", "0/one", [], [], 0, [], session := Session(), "?adapter=two&off=0,q1&sparsity=30", None)
+    first, *_ = handles("move", "prune")("colours", "0/one", [], [], 0, [], 12, session := Session(), "?adapter=two&off=0,q1&sparsity=30", None)
     _, adapter, layers, kinds, percent, single, count, _, task, _ = first[3:]
     values = [task, adapter["value"], layers["value"], kinds["value"], percent, single["value"]]
     assert (
         values == ["colours", "0/two", [1, 2], ["q", "k", "v", "out", "fc1", "fc2"], 30, [name for name in ALL if name != "q1"]]
         and count["value"] == 2
     )
-    list(handles("move", "prune")(*values, session, "", None))
+    list(handles("move", "prune")(*values, count["value"], session, "", None))
     assert session.walk.place == Pruned("colours", "0/two", (1, 2), None, 30, ((1, "q"),))
 
 
@@ -244,10 +246,10 @@ def test_a_line_of_another_method_is_drawn_beside_where_an_address_wants_it():
 
 
 def test_what_cannot_be_had_is_told_and_an_address_that_asks_for_nothing_leaves_the_controls():
-    controls, session = ("shapes", "0/two", [1], ["q"], 20, ALL), Session()
+    controls, session = ("shapes", "0/two", [1], ["q"], 20, ALL, 1), Session()
     first, *_ = handles("move", "prune")(*controls, session, "?view=prune&adapter=<i>x</i>&off=1", None)
     assert session.walk.place == Pruned("colours", "0/one", (0, 2)) and "has no adapter" in first[-1] and "<i>" not in first[-1]
-    first, *_ = handles("move", "prune")(*controls, walked(Pruned("shapes", "0/two")), "?view=prune", None)
+    first, *_ = handles("move", "prune")(*controls, walked(Pruned("shapes", "0/two")), "?", None)
     assert first[-1] == "" and 'data-layers="1"' in first[0]
 
 
@@ -260,11 +262,11 @@ def test_layers_settings_and_tasks_arrive_too():
     entered = train.entered(LAB, session, "?view=train&task=shapes&method=copra&steps=50&lr=0.5", None)
     assert entered[8:17] == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0] and "the learning rate must be" in entered[-1]
     assert entered[-2] == train.address(LAB, *entered[8:17]) == "?view=train&task=shapes&method=copra&steps=50"
-    assert train.entered(LAB, session, "?view=train", None)[7:18] == [gr.skip()] * 11 and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
+    assert train.entered(LAB, session, "?", None)[7:18] == [gr.skip()] * 11 and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
     *_, task, told = own.opening(LAB, "colours", None, session, "?view=try&task=shapes")
     assert (
         (task, told) == ("shapes", "")
-        and own.opening(LAB, "colours", None, session, "?view=try")[4] == gr.skip()
+        and own.opening(LAB, "colours", None, session, "?")[4] == gr.skip()
         and "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
     )
 
@@ -279,9 +281,9 @@ def turn_of(piece) -> int:
 def test_what_is_drawn_carries_its_turn_and_later_ones_are_greater():
     session, move = Session(), handles("move", "prune")
     assert session.walk.turns > Session().walk.turns - 60_000 > 1e12  # from the clock, so that a server that starts anew goes on
-    first, *_ = move("colours", "0/one", [1], ["q"], 5, ALL, session, "", None)
-    *_, words = move("elsewhere", "0/one", [1], ["q"], 5, ALL, session, "", None)
-    *_, after = move("colours", "0/one", [0], ["q"], 5, ALL, session, "", None)
+    first, *_ = move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
+    *_, words = move("elsewhere", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
+    *_, after = move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", None)
     turns = [turn_of(answer[0]) for answer in (first, words, after)]
     assert "alert" in words[0] and turns == sorted(set(turns)) and turn_of(handles("rest", "prune")(session)[3]) == turns[-1]
     assert blend.swapped(walk := walked(at(0.3)).walk).turns > walk.turns
@@ -289,7 +291,7 @@ def test_what_is_drawn_carries_its_turn_and_later_ones_are_greater():
 
 def test_nothing_of_a_turn_that_is_over_is_given():
     session, move = Session(), handles("move", "prune")
-    asked = move("colours", "0/one", [1], ["q"], 5, ALL, session, "", None)
+    asked = move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
     assert turn_of(next(asked)[0]) == session.walk.turns
     session.change(Walk.nowhere)  # the visitor asked for what is not there
     assert all(piece == gr.skip() for answer in asked for piece in answer)

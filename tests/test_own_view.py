@@ -6,6 +6,7 @@ import re
 import struct
 import zipfile
 import zlib
+from dataclasses import replace
 from unittest.mock import ANY
 
 import gradio as gr
@@ -140,7 +141,7 @@ def test_the_newest_request_wins_however_long_the_others_take(red):
     assert answer("colours", None, Session(), pictures, 4.0)[3].truth is not None
     *late, refused = enter("colours", None, Session(), pictures, "?view=try&task=none", 1.0)
     assert late == [gr.skip()] * 5 and "choose one of the tasks" in refused
-    assert enter("colours", None, Session(), pictures, "?view=try", 5.0)[3:5] == [ANY, gr.skip()]  # and it sets no menu that it was not asked to
+    assert enter("colours", None, Session(), pictures, "?", 5.0)[3:5] == [ANY, gr.skip()]  # and it sets no menu that it was not asked to
     assert handler(LAB, "strokes", "try")("colours", "", Session(), pictures, 6.0) == gr.skip() and not pictures.overtaken(5.0)  # white paper
 
 
@@ -153,7 +154,7 @@ def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
 @pytest.mark.parametrize("task", ["elsewhere", None, [], {"x": 1}])
 def test_junk_is_answered_in_words(task, red):
     for row in (own.chosen(LAB, task, None), own.given(LAB, task, red), own.drawn(LAB, task, 0)):
-        assert "choose one of the tasks" in row[2]
+        assert "choose one of the tasks" in row[2] and "<img" not in row[1] and row[3] is None  # nothing of the last picture beside the words
     assert "choose a picture first" in own.given(LAB, "colours", None)[2]
 
 
@@ -261,6 +262,13 @@ def test_many_wrong_images_are_counted_and_names_are_text():
     bench = Bench(tiny_clip(), task, precision="float32")
     html = folders.drawn(bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True)
     assert html.count("<li>") == folders.TILES and f"and {40 - folders.TILES} more" in html and "<b>x" not in html and "&lt;b&gt;x" in html
+
+
+def test_what_a_zip_says_of_itself_is_shown():
+    """Such as which of its files were passed over."""
+    task = replace(tiny_task(), about="Passed over: 1 file, <first>.png.")
+    html = folders.drawn(Bench(tiny_clip(), task, precision="float32"), [folders.Answer("", "base", TINY.labels)])
+    assert "Passed over: 1 file, &lt;first&gt;.png." in html
 
 
 @pytest.mark.parametrize(("data", "words"), [(b"no zip", "not a whole zip"), (None, "choose a zip first")])

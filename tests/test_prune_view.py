@@ -3,7 +3,6 @@
 import inspect
 import re
 import zipfile
-from itertools import pairwise
 from xml.etree import ElementTree
 
 import gradio as gr
@@ -19,13 +18,13 @@ from tiny_page import LAB, ONE, TINY, TWO, BrokenLab, cells, handler, walked
 from copra_lab.clip import load_clip
 from copra_lab.games import LayerGame
 from copra_lab.lora import Adapter
-from copra_lab.page import best, parts, prune, prune_parts
+from copra_lab.page import best, link, parts, prune, prune_parts
 from copra_lab.page.checks import percentage, switched_on
 from copra_lab.page.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.measure import FIRST, filled_in, first_numbers, remaining
 from copra_lab.page.places import Base, Blended, Pruned
-from copra_lab.page.solving import Solving
+from copra_lab.page.solving import Solving, Values
 from copra_lab.page.sparsity import sparsity_svg
 from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.shapley import exact
@@ -133,7 +132,8 @@ def test_a_new_visitor_finds_everything_switched_on():
 def test_switches_and_slider_say_where_to_go():
     walk = walked(WHOLE).walk
     place, updates = asked(walk, "colours", "0/one", [2, 0], ["v", "q"], 30)
-    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [...] * 8
+    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [*[...] * 6, 2, ...]  # so many layers are on
+    assert asked(walked(pruned((0, 2))).walk, "colours", "0/one", [2, 0], list(EVERY), 30)[1] == [...] * 8
     assert asked(walk, "colours", "0/one", [], list(EVERY), 0)[0] == pruned(())
     assert asked(walk, "colours", "0/one", [2, 1, 0], list(EVERY), "7")[0] == pruned(percent=7)
     assert prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None, ALL) is None  # somebody is typing
@@ -212,7 +212,11 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
     ("name", "layers"), [("all", [0, 1, 2]), ("none", []), ("even", [0, 2]), ("odd", [1]), ("low", [0]), ("middle", [1]), ("high", [2])]
 )
 def test_buttons_choose_layers(name, layers):
-    assert prune.pressed(LAB, name, "colours", "0/one", Session()) == [layers, ALL] and name in prune.BUTTONS.values()
+    address = prune.pressed(LAB, name, "colours", "0/one", ["q", "v"], 30, Session())
+    place, refused = link.read(LAB, "prune", address.partition("#")[0])
+    expected = pruned(None if len(layers) == 3 else tuple(layers), ("q", "v") if layers else None, 30)
+    assert (place, refused) == (expected, []) and name in prune.BUTTONS.values()
+    assert prune.pressed(LAB, name, "elsewhere", "0/one", [], 30, Session()) == gr.skip()
 
 
 def test_the_page_answers_junk_and_broken_files_and_goes_on():
@@ -220,13 +224,13 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     assert inspect.isgeneratorfunction(move)
     session = Session()
     for values in [values for values, _ in JUNK]:
-        *_, last = move(*values, ALL, walked(WHOLE), "", None)
+        *_, last = move(*values, ALL, 3, walked(WHOLE), "", None)
         assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 13
         assert "<circle" not in last[1] and "appear here" in last[2]  # nothing of the place before
-    *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, session, "", None)
+    *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, 1, session, "", None)
     assert "copy it anew" in last[0] and session.walk.place is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
-    *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, session, "", None)
+    *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, 1, session, "", None)
     assert 'data-layers="1"' in last[0] and 'data-sparsity="25"' in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
@@ -239,8 +243,8 @@ def test_a_view_draws_no_place_of_another():
 
 def test_a_request_that_was_overtaken_is_dropped():
     move, session = handler(LAB, "move", "prune"), Session()
-    list(move("colours", "0/one", [0], ["q"], 5, ALL, session, "", 20.0))
-    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, session, "", 10.0))) == 1 and session.walk.place.layers == (0,)
+    list(move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", 20.0))
+    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", 10.0))) == 1 and session.walk.place.layers == (0,)
 
 
 # --- the best layers ---------------------------------------------------------------------------------------------------
@@ -258,29 +262,52 @@ def game(monkeypatch):
     return begun
 
 
+def kept_by(to: str) -> tuple[int, ...] | None:
+    """The layers that an address keeps."""
+    place, refused = link.read(LAB, "prune", to.partition("#")[0])
+    assert refused == [] and isinstance(place, Pruned)
+    return place.layers
+
+
 def test_the_best_layers_are_those_of_highest_exact_value(game):
-    *_, (words, layers, single) = kept_best(1)
     held = {str(i): [n for n in ONE.deltas if site_of(n)[1] == i] for i in range(3)}
     values = exact(LayerGame(TINY, ONE, held), 3).values
-    assert game.done and 'data-exact="1"' in words and f"Best 1: <b>{values.argmax()}</b>" in words and f"{len(TINY)} images" in words
-    assert layers == [int(values.argmax())] and single == ALL
+    while not game.done:
+        game.advance()
+    *_, (words, to) = kept_best(1)
+    assert 'data-exact="1"' in words and f"Best 1: <b>{values.argmax()}</b>" in words and f"{len(TINY)} images" in words
+    assert kept_by(to) == (int(values.argmax()),)
     asked_before = game.state
-    *_, (words, layers, _) = kept_best(2)
-    assert game.state is asked_before and layers == sorted(np.argsort(-values)[:2].tolist()) and "of 8 coalitions" not in words
+    *_, (words, to) = kept_best(2)
+    assert game.state is asked_before and kept_by(to) == tuple(sorted(np.argsort(-values)[:2].tolist())) and "of 8 coalitions" not in words
 
 
-def test_while_the_values_are_sampled_it_says_so(game, monkeypatch):
+@pytest.mark.parametrize("orders", [1, 24])
+def test_layers_are_chosen_once_and_what_is_learned_later_is_only_said(game, monkeypatch, orders):
     monkeypatch.setattr("copra_lab.page.solving.REDRAWN", 0)
+    monkeypatch.setattr("copra_lab.page.solving.ORDERS", orders)
     steps = kept_best(1)
-    assert "Asking" in steps[1][0] and any("sampled" in words and "of 8 coalitions" in words for words, *_ in steps[2:-1])
-    sets = [layers for _, layers, _ in steps if isinstance(layers, list)]
-    assert all(a != b for a, b in pairwise(sets)) and len(sets[-1]) == 1  # switches are set only where the set changed
+    assert "Measuring" in steps[1][0] and game.done and 'data-exact="1"' in steps[-1][0]
+    chosen = [kept_by(to) for _, to in steps if isinstance(to, str)]
+    assert len(chosen) == 1 and len(chosen[0]) == 1
+    worth = dict(zip(game.state.layers, game.state.values.tolist(), strict=True))
+    ranked_first = worth[chosen[0][0]] == pytest.approx(max(worth.values()))
+    assert (f"Best 1: <b>{chosen[0][0]}</b>" if ranked_first else "Kept by samples") in steps[-1][0]
 
 
-@pytest.mark.parametrize(("count", "layers"), [(0, []), (3, [0, 1, 2]), ("99", [0, 1, 2]), (-4, [])])
+def test_words_about_what_is_kept():
+    sampled = Values((0, 1, 2), np.array([[0.3], [0.2], [0.1]]), np.full(3, 0.05), np.zeros(4), 5, 8)
+    later = Values((0, 1, 2), np.array([[0.1], [0.2], [0.3]]), np.zeros(3), np.array([0.1, 0.2, 0.3, 0.7]), 8, 8, exact=True)
+    assert "5 of 8 coalitions so far" in best.words(sampled, 2, 3) and "kept once enough is known" in best.words(None, 2, 3)
+    assert "Best 2: <b>0, 1</b>, worth 50.0 of" in best.words(sampled, 2, 3, [0, 1]) and "sampled" in best.words(sampled, 2, 3, [0, 1])
+    assert "Kept by samples: 1, 0. The exact values put 2, 1 first" in best.words(later, 2, 3, [0, 1])
+    assert "Best 2: <b>2, 1</b>, worth 50.0 of 60.0 points · <b>exact</b>" in best.words(later, 2, 3, [1, 2])
+
+
+@pytest.mark.parametrize(("count", "layers"), [(0, ()), (3, None), ("99", None), (-4, ())])
 def test_all_or_none_needs_no_values(game, count, layers):
     *_, last = kept_best(count)
-    assert last[1:] == [layers, ALL] and game.state is None
+    assert kept_by(last[1]) == layers and game.state is None
 
 
 def test_it_ends_when_the_visitor_wants_something_else(game):
@@ -288,13 +315,13 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
     steps = best.best(LAB, "colours", "0/one", 1, session := walked(WHOLE), wishes, 1.0)
     next(steps), next(steps)
     assert best.overtaken(wishes, 2.0) == best.words(None, 0)  # a switch was set by hand: the words are no longer of the layers that are on
-    assert list(steps) == [[gr.skip()] * 3] and not game.done  # the last comes to the page twice
+    assert list(steps) == [[gr.skip()] * 2] and not game.done  # the last comes to the page twice
     assert best.overtaken(wishes, 1.7) == gr.skip() and handler(LAB, "overtaken", "prune")  # which came late itself
-    assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 3]  # came late
+    assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 2]  # came late
     steps = best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
     session.visit(Pruned("colours", "0/two"))
-    assert list(steps) == [[gr.skip()] * 3] and not game.done
+    assert list(steps) == [[gr.skip()] * 2] and not game.done
 
 
 @pytest.mark.parametrize("goes", ["hand", "adapter"])
@@ -307,7 +334,7 @@ def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatc
 
     monkeypatch.setattr(game, "advance", advance)
     steps = kept_best(1, session=session, wishes=wishes)
-    assert "Asking" in steps[1][0] and steps[2:] == [[gr.skip()] * 3] and game.state is not None
+    assert "Measuring" in steps[1][0] and steps[2:] == [[gr.skip()] * 2] and game.state is not None
 
 
 def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
@@ -318,7 +345,7 @@ def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
         return Solving(TINY, ONE)
 
     monkeypatch.setattr(best, "solving", slow)
-    assert kept_best(1, wishes=wishes) == [[gr.skip()] * 3]
+    assert kept_best(1, wishes=wishes) == [[gr.skip()] * 2]
 
 
 @pytest.mark.parametrize(("values", "words"), [(("elsewhere", "0/one", 1), "choose one of the tasks"), (("colours", "0/one", "much"), "how many layers"),
@@ -434,7 +461,7 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     for _ in range(8):
         page.keyboard.press("ArrowLeft")
     page.wait_for_function("""() => document.querySelectorAll('#prune-layers input:checked').length === 4
-      && document.querySelector('#prune-said .said').innerText.startsWith('Best 4:')""")
+      && /^(Best 4:|Kept by samples)/.test(document.querySelector('#prune-said .said').innerText)""")
     shown = visitor.pruned()
     assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
     page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left

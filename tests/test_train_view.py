@@ -7,6 +7,7 @@ import time
 import zipfile
 from dataclasses import dataclass, replace
 
+import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -18,13 +19,13 @@ from visitor import Visitor
 from copra_lab.copra import CopRA, masks
 from copra_lab.hf import to_hugging_face
 from copra_lab.lora import LoRA
-from copra_lab.page import blend, own, prune, train, train_charts, train_parts, worth
+from copra_lab.page import blend, link, own, prune, train, train_charts, train_parts, worth
 from copra_lab.page import training as tr
 from copra_lab.page.lab import BASE, Lab, Own
 from copra_lab.page.limits import OWN
 from copra_lab.page.measure import first_numbers, remaining
 from copra_lab.page.orders import Order, ordered
-from copra_lab.page.places import Blended, Pruned
+from copra_lab.page.places import Blended, Pruned, Valued
 from copra_lab.page.stepping import Stepwise
 from copra_lab.page.training import Course, Progress, trained
 from copra_lab.page.waiting import Waiting
@@ -325,15 +326,23 @@ def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
         Lab().adapter("colours", key)
 
 
-def test_a_result_is_taken_into_the_menus_of_another_view():
+def opened(view: str, key: str, session: Session):
+    """What an address that a result is taken to shows."""
+    address, _, _ = train.take(LAB, view, key, session).partition("#")
+    place, refused = link.read(session.walk.lab(LAB), view, address)
+    assert refused == []
+    return place
+
+
+def test_a_result_is_taken_to_an_address_of_another_view():
     session, _ = finished()
     lora, copra = session.walk.own
-    task, a, b = train.take(LAB, "blend", copra.key, session)
-    assert (task["value"], a["value"], b["value"]) == ("colours", copra.key, lora.key) and a["choices"] == session.walk.lab(LAB).menu("colours")
-    assert [u["value"] for u in train.take(LAB, "prune", lora.key, session)] == ["colours", lora.key]
-    assert train.take(LAB, "try", lora.key, session)["value"] == "colours"
-    assert [u["value"] for u in train.take(LAB, "shapley", lora.key, session)] == ["colours", lora.key, None]  # no layer of the adapter before
-    assert "value" not in train.take(LAB, "shapley", lora.key, Session())  # somebody else's key
+    assert opened("blend", copra.key, session) == Blended("colours", copra.key, lora.key)  # against the last other one
+    assert opened("prune", lora.key, session) == Pruned("colours", lora.key)
+    assert opened("shapley", lora.key, session) == Valued("colours", lora.key)  # no layer of the adapter before
+    assert opened("try", lora.key, session) == link.Tried("colours")
+    assert train.take(LAB, "shapley", lora.key, Session()) == gr.skip()  # somebody else's key
+    assert train.take(LAB, "prune", lora.key, session) != train.take(LAB, "prune", lora.key, session)  # pressed twice, it opens twice
     assert train.mine(session, "own/../../etc") is lora and train.mine(Session(), lora.key) is None
 
 
@@ -391,6 +400,10 @@ def test_drawings_are_well_formed_and_their_axes_do_not_move():
 
 
 def test_before_anything_is_trained_the_page_says_so():
+    assert "guessing" not in train_parts.charts(None)  # by how many classes, nobody knows yet
+    assert "guessing" not in train_parts.charts(Progress(ORDER, "waking")) and "guessing 1.39" in train_parts.charts(
+        Progress(ORDER, "waiting", classes=4)
+    )
     assert "press Train" in train_parts.status(None) and "…" in train_parts.race(None) and "<svg" in train_parts.charts(None)
     assert "<tbody></tbody>" in train_parts.table(None)
 

@@ -16,6 +16,7 @@ from copra_lab.page.lab import BASE, Lab
 from copra_lab.page.measure import filled_in, first_images
 from copra_lab.page.places import BEYOND, UNITS, Base, Mixed
 from copra_lab.page.walk import Point, Session, Walk
+from copra_lab.page.words import signed
 from copra_lab.stats import Accuracy
 
 KEYS = ("0/one", "0/two", BASE)
@@ -74,6 +75,12 @@ def test_any_two_numbers_become_a_place_in_the_larger_triangle(text, point):
 def test_what_is_no_point_is_answered_in_words(text):
     with pytest.raises(ValueError, match=r"two numbers, the weights|must be a number from"):
         point_of(text)
+
+
+@pytest.mark.parametrize(("units", "words"), [(15, "0.13"), (45, "0.38"), (-15, "−0.13"), (40, "0.33"), (105, "0.88")])
+def test_a_weight_is_rounded_as_the_field_beside_it(units, words):
+    """By ECMAScript's toFixed, which the fields use, 0.125 is 0.13; Python's formatting says 0.12."""
+    assert signed(units / UNITS) == words and words.replace("−", "") in triangle_parts.recipe(mixed(units, 0))
 
 
 def test_every_place_that_can_be_dragged_to_survives_the_way_through_the_text_box():

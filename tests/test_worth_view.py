@@ -218,7 +218,7 @@ def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
     layer = next(i for i in layers_of(ADAPTER) if i != session.walk.place.layer)
     worth.looked(LAB, "colours", KEY, layer, session)
     session.visit(ELSEWHERE)
-    first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?view=shapley")
+    first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?")
     assert session.walk.place == Valued("colours", KEY, layer) and first[9] == f"?view=shapley&layer={layer}" and first[7]["value"] == layer
 
 

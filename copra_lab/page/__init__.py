@@ -14,13 +14,13 @@ from typing import Any
 import gradio as gr
 from starlette.middleware import Middleware
 
-from copra_lab.page import api, blend, limits, own, prompt, prune, sessions, tour, train, triangle, worth
+from copra_lab.page import api, blend, limits, own, prompt, prune, sessions, state, tour, train, triangle, worth
 from copra_lab.page.guard import Guard
 from copra_lab.page.lab import Lab
 from copra_lab.page.look import THEME
 from copra_lab.page.parts import html
 from copra_lab.page.queueing import fair
-from copra_lab.page.views import OPEN, add, header
+from copra_lab.page.views import OPEN, add, gate, header
 from copra_lab.page.visitors import Visitors
 from copra_lab.page.walk import Session
 
@@ -42,13 +42,11 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(limits.FILE_LOOKS, limits.FILE_SECONDS)) as page:
         header(VIEWS, tour.html(tour.STEPS))
-        session = gr.State(Session())
+        session, go = gr.State(Session()), gate()
         for view in VIEWS:
-            add(view, lab, session)
-        train.connect(lab, session, page.blocks.values())
+            add(view, lab, session, go)
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
-        page.load(None, js=OPEN)
-        page.load(None, js=tour.SCRIPT)
+        page.load(None, js=f"() => {{ for (const begin of [{state.SCRIPT}, {OPEN}, {tour.SCRIPT}]) begin(); }}")
         page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
         api.serve(lab)
     return page.queue(max_size=limits.QUEUE)

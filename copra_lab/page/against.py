@@ -9,6 +9,7 @@ import gradio as gr
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Bent, Place
 from copra_lab.page.prompt_parts import alike, in_words, norms
+from copra_lab.page.state import of
 from copra_lab.page.walk import Session
 from copra_lab.page.words import signed
 from copra_lab.stats import Accuracy
@@ -50,7 +51,7 @@ def measured(lab: Lab, session: Session) -> object:
     here = walk.place
     if not isinstance(here, Bent) or not walk.whole(here):
         return gr.skip()
-    found = drawn(lab, here.task, here)
+    found = of(walk.asked, drawn(lab, here.task, here))
     return found if session.stands(here) else gr.skip()  # to run every prompt of a task takes seconds
 
 

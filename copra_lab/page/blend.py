@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from copra_lab.page import blend_parts as draw
+from copra_lab.page import link
 from copra_lab.page.checks import position, space_of
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import HIGH, LOW, SPACES, STEP, Beside, Blended, Place
-from copra_lab.page.views import Entrance, View
+from copra_lab.page.views import Entrance, View, going
 from copra_lab.page.walk import Session, Walk
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> At every stop the weights of A and B are mixed, ΔW = (1 − λ)·ΔW<sub>A</sub> + λ·ΔW<sub>B</sub>,
@@ -59,14 +60,14 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         table = panel(draw.table, "blend-table")
         copy_button("blend-table")
 
-    def turned(session: Session) -> list[Any]:
-        place = session.change(swapped).place
-        return [place.a, place.b, place.weight] if isinstance(place, Blended) else [gr.skip()] * 3
+    def turned(session: Session) -> Any:
+        walk = session.change(swapped)
+        return going(link.write(walk.lab(lab), walk.place)) if isinstance(walk.place, Blended) else gr.skip()
 
     stage = Stage(Blended, number, chart, changed, table, arrives, ahead)
     inputs, controls = [task, a, b, weight, space, compare], [about, a, b, weight, compare, task, space]
     follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
-    swap.click(turned, session, [a, b, weight], **EVENT)
+    swap.click(turned, session, entrance.go, **EVENT)
 
 
 def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any, compare: Any) -> Shown | None:

@@ -52,7 +52,7 @@ def number(walk: Walk) -> str:
 def _recipe(at: float) -> str:
     """What the model at λ is made of: ``λ = 0.30: 0.70 A + 0.30 B``."""
     sign = "−" if at < 0 else "+"
-    return f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} {abs(at):.2f} <i class="b">B</i></span>'
+    return f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} {signed(abs(at))} <i class="b">B</i></span>'
 
 
 def _facts(walk: Walk) -> str:

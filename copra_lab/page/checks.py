@@ -105,8 +105,8 @@ def shares_of(values: Any, length: int) -> tuple[int, ...] | None:
     return stretched(values, length)
 
 
-def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False) -> tuple[Any, ...] | None:
-    """Which of `have` a group of switches keeps, in the order of `have`; None for all of them.
+def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False, whose: str = "adapter") -> tuple[Any, ...] | None:
+    """Which of `have` a group of switches keeps, in the order of `have`; None for all of them. ``whose``: what has them.
 
     `others`: the switches may still be those of another adapter, so what this one lacks is left out.
     Raises ValueError for what is no list, and for a switch that is not there.
@@ -114,7 +114,7 @@ def switched_on(given: object, have: Sequence[Any], name: str, others: bool = Fa
     if not isinstance(given, list | tuple):
         raise ValueError(f"{name} must come as a list of those to keep, out of {', '.join(map(str, have))}")
     if not others and (unknown := [g for g in given if g not in have]):
-        raise ValueError(f"the adapter has no {name} {unknown[0]!r:.40}; it has {', '.join(map(str, have))}")
+        raise ValueError(f"the {whose} has no {name} {unknown[0]!r:.40}; it has {', '.join(map(str, have))}")
     on = tuple(h for h in have if h in given)
     return None if len(on) == len(have) else on
 

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from copra_lab.bench import Bench
 from copra_lab.lora import NONE
-from copra_lab.page import parts
+from copra_lab.page import parts, state
 from copra_lab.page.lab import Lab
 from copra_lab.page.limits import WATCHED_SECONDS
 from copra_lab.page.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.measure import traffic
 from copra_lab.page.parts import copy_button, html
+from copra_lab.page.state import Asked, of
 from copra_lab.page.walk import Requests
 from copra_lab.page.words import percent
 from copra_lab.stats import Accuracy
@@ -35,6 +36,9 @@ Open a model to see the images that it gets wrong. The zip is read in memory, ne
 
 
 TOO_LONG = "was not asked: your zip took too long; give fewer images"
+
+PART = "try-own"
+"""Where answers grow old when another zip is given."""
 
 
 class Answer(NamedTuple):
@@ -55,14 +59,16 @@ def fill(lab: Lab) -> None:
             copy_button("try-table")
 
     zips, number = gr.State(Requests()), gr.Number(visible=False)
+    gr.on([file.upload, file.clear], None, None, None, js=state.asks(PART), show_progress="hidden")
 
     def begins(zips: Requests, number: Any) -> str:
         zips.take(number)
-        return '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>'
+        return of(Asked(at=number, part=PART), '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>')
 
     def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
         yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
-        yield from classified(lab, file, lambda: zips.overtaken(number))
+        for pieces in classified(lab, file, lambda: zips.overtaken(number)):
+            yield [of(Asked(at=number, part=PART), piece) if isinstance(piece, str) else piece for piece in pieces]
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
             yield [gr.skip()] * 2
 
@@ -106,9 +112,10 @@ def _asked(lab: Lab, bench: Bench, task: str, key: str) -> "Tensor | str":
 def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     """A line for each model, which opens to the images that it gets wrong once all are ``done``."""
     task = bench.task
-    state = "" if done else " <i>asking the adapters …</i>"
+    progress = "" if done else " <i>asking the adapters …</i>"
     out = [
-        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{state}</span></h2><p class="how">{escape(task.about)}</p>'
+        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>'
+        + (f'<p class="about">{escape(task.about)}</p>' if task.about else "")
     ]
     addresses: dict[int, str] = {}
     base = found[0].predictions

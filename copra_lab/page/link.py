@@ -41,14 +41,16 @@ def write(lab: Lab, state: Any) -> str:
 
 
 def read(lab: Lab, view: str, query: Any) -> tuple[Any, list[str]]:
-    """The `State` that an address asks `view` for, None if it says nothing of it, and a sentence for each value that it could not have."""
+    """The `State` that an address asks `view` for, and a sentence for each value that could not be used. None if it says nothing of it: an
+    address that names the view says all of it, the usual where it is silent."""
     code, asked = CODES[view], _Asked(lab)
     try:
         asked.given |= _pairs(query)
     except ValueError:
         return None, [f"an address has at most {LONGEST:,} characters"]
-    if (named := asked.given.pop("view", view)) != view:
+    if (named := asked.given.pop("view", None)) not in (None, view):
         return None, [f"there is no view {named!r:.40}"]
+    asked.found = named is not None
     state = code.read(asked, asked.take("task", code.first(lab), partial(code.check, lab)))
     return (state if asked.found else None), asked.refused
 
@@ -199,7 +201,7 @@ def _shares(text: str, length: int) -> tuple[int, ...] | None:
 
 def _vectors(text: str, length: int) -> tuple[int, ...]:
     numbers = {str(i + 1): i for i in range(length)}
-    on = switched_on(text.split(","), tuple(numbers), "vector")
+    on = switched_on(text.split(","), tuple(numbers), "vector", whose="prompt")
     return tuple(numbers[n] for n in (numbers if on is None else on))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from copra_lab.bench import Bench
-from copra_lab.page import link, parts
+from copra_lab.page import link, parts, state
 from copra_lab.page.lab import Lab
 from copra_lab.page.measure import Ahead, filled_in, first_numbers, remaining
 from copra_lab.page.places import Place
@@ -82,11 +82,28 @@ Ask = Callable[..., Shown | None]
 to do. Raises ValueError, which is shown in place of the number."""
 
 
+def moved_by_hand(control: Any) -> list[Callable[..., Any]]:
+    """The events of a visitor who moves `control`. Not `change`: who sets controls by a handler also says what they show, and a request
+    that left between the first and the last of them would ask for neither the old place nor the new one."""
+    return [control.input, *([control.release] if isinstance(control, gr.Slider) else [])]
+
+
 def follow(
-    lab: Lab, session: gr.State, stage: Stage, ask: Ask, entrance: Entrance, inputs: Sequence[Any], controls: Sequence[Any], clear: gr.Button
+    lab: Lab,
+    session: gr.State,
+    stage: Stage,
+    ask: Ask,
+    entrance: Entrance,
+    inputs: Sequence[Any],
+    controls: Sequence[Any],
+    clear: gr.Button,
+    led: Sequence[Any] = (),
+    by: Sequence[Callable[..., Any]] = (),
 ) -> Any:
-    """Whenever the view is entered or one of its `inputs` changes, go to the place that they, or the address, `ask` for. Returns the event
-    after which the place is known on all images, if the visitor stayed."""
+    """Whenever the view is entered or a visitor moves one of its `inputs`, go to the place that they, or the address, `ask` for. ``led``:
+    controls that say something of the place, but ask for none; ``by``: more events that ask. Returns the event after which the place is known on all images, if the visitor stayed."""
+    spoken = [*inputs, *led]
+    state.watch(spoken)
     live = [stage.number, stage.chart, stage.changed]
     everything, growing = [*live, stage.table], [stage.number, stage.chart, stage.table]
     hands = len(controls) + 1
@@ -95,15 +112,15 @@ def follow(
         # All views share one session: by now the visitor may be in another one, or have gone on.
         if walk is None or walk.turns != session.walk.turns or not isinstance(walk.place, stage.kind):
             return [gr.skip()] * len(panels)
-        return stamped(walk.turns, [p.draw(walk) for p in panels])
+        return stamped(walk.turns, [p.draw(walk) for p in panels], walk.asked)
 
-    def asked(session: Session, query: Any, given: Sequence[Any]) -> Shown | None:
+    def arrived(session: Session, query: Any, given: Sequence[Any]) -> Shown | None:
         """Where to go, and an update for each control and for what of the address was refused."""
         refused, found = gr.skip(), None
         if query:
             own = session.change(lambda walk: link.adopt(walk, query)).lab(lab)
-            state, sentences = link.read(own, entrance.name, query)
-            refused, found = refusal(sentences), state and stage.arrives(own, state)
+            place, sentences = link.read(own, entrance.name, query)
+            refused, found = refusal(sentences), place and stage.arrives(own, place)
         if found := found or ask(session.walk, *given):
             place, updates = found
             missing = [gr.skip()] * (len(controls) - len(updates))
@@ -114,11 +131,14 @@ def follow(
         """The first numbers. It always yields: a generator that does not would empty its outputs."""
         *given, session, query, number = values
         place, said = None, False
+        asked = entrance.asked(state.values(spoken, given, {}), number)
         try:
-            to = asked(session, query, given) if session.requests.take(number) else None
+            to = arrived(session, query, given[: len(inputs)]) if session.requests.take(number) else None
             if to is not None:
                 place, updates = to
-                for walk in first_numbers(lab, session, place):
+                new = {c.elem_id: update for c, update in zip(controls, updates, strict=False)}
+                asked = entrance.asked(state.values(spoken, given, new), number)
+                for walk in first_numbers(lab, session, place, asked):
                     yield [*draw(session, walk, live), *updates]
                     said, updates = True, [gr.skip()] * hands
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
@@ -126,7 +146,7 @@ def follow(
                 walk = session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
                 said = True
                 pieces = [parts.trouble(e), *(p.draw(walk) for p in live[1:])]  # nor a chart and images of the place before
-                yield [*stamped(walk.turns, pieces), *[gr.skip()] * hands]
+                yield [*stamped(walk.turns, pieces, asked), *[gr.skip()] * hands]
         if not said:
             yield [gr.skip()] * (len(live) + hands)
 
@@ -150,9 +170,10 @@ def follow(
         return draw(session, session.change(Walk.cleared), everything)
 
     # What controls send is checked by `ask`, in words: a Gradio error would also lose the request that waits behind it.
-    triggers = [entrance.opened, *(i.change for i in inputs)]
+    triggers = [entrance.opened, *(event for i in inputs for event in moved_by_hand(i)), *by]
     outputs = [*(p.where for p in live), *controls, entrance.refused]
-    moved = gr.on(triggers, move, [*inputs, session, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
+    asking = [*spoken, session, *entrance.request]
+    moved = gr.on(triggers, move, asking, outputs, js=entrance.leaves(spoken), preprocess=False, **MODEL)
     rested = moved.success(rest, session, [*(p.where for p in everything), entrance.link], **REST)
     rested.success(fill, session, [p.where for p in growing], **BACKGROUND)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)

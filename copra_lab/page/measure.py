@@ -11,6 +11,7 @@ from torch import Tensor
 from copra_lab.bench import Bench
 from copra_lab.page.lab import Lab
 from copra_lab.page.places import Place
+from copra_lab.page.state import Asked
 from copra_lab.page.walk import Point, Session, Walk
 
 FIRST, FEWEST = 100, 40
@@ -68,12 +69,12 @@ def _point(bench: Bench, predictions: Tensor) -> Point:
     return Point(predictions.to(torch.int16), bench.score(predictions))
 
 
-def first_numbers(lab: Lab, session: Session, place: Place) -> Iterator[Walk]:
-    """Go to `place` and measure it on the first images; what it is held against comes before it, on all.
+def first_numbers(lab: Lab, session: Session, place: Place, asked: Asked | None = None) -> Iterator[Walk]:
+    """Go to `place`, which was `asked` for, and measure it on the first images; what it is held against comes before it, on all.
 
     Yields the walk whenever there is something new to see. Stops early if the visitor has gone elsewhere.
     """
-    walk = session.visit(place)
+    walk = session.visit(place, asked)
     missing = [r for r in place.references if r not in walk.points]
     if missing:
         yield walk

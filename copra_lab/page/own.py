@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from copra_lab.bench import Bench
-from copra_lab.page import folders, link, parts, sketch
+from copra_lab.page import folders, link, parts, sketch, state
 from copra_lab.page import own_parts as draw
 from copra_lab.page.lab import Lab
 from copra_lab.page.link import Tried
 from copra_lab.page.live import EVENT, MODEL, NUMBERED, PICTURES
 from copra_lab.page.parts import html
+from copra_lab.page.state import Asked, of
 from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Requests, Session, Walk
 from copra_lab.tasks import IMAGE_FILES, MEGAPIXELS, Split, photo
@@ -22,6 +23,10 @@ from copra_lab.tasks import IMAGE_FILES, MEGAPIXELS, Split, photo
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
 one model, and its bars are the names that it finds likeliest: given that <i>one</i> of the task’s names fits, how likely is each? A model has no way to say “none of these”, so a picture of
 something else gets a name too. Your file stays on the machine that serves this page, which deletes it within about an hour.</p>"""
+
+
+PART = "view-try"
+"""Where answers grow old when another picture is given."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +62,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
         def answer(*values: Any) -> Any:
             *given, session, pictures, number = values
-            return in_turn(pictures, number, lambda: handle(session.walk.lab(lab), *given))
+            return in_turn(pictures, number, lambda: marked(handle(session.walk.lab(lab), *given), given[0], number))
 
         return answer
 
@@ -66,13 +71,16 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     def enter(task: Any, picture: Picture | None, session: Session, pictures: Requests, query: Any, number: Any) -> list[Any]:
         *shown, refused = opening(lab, task, picture, session, query, number)
+        shown = marked(shown, shown[4] if isinstance(shown[4], str) else task, number)
         return [*([gr.skip()] * len(shown) if pictures.overtaken(number) else shown), refused]
 
     def told(task: Any) -> Any:
         return link.write(lab, Tried(task)) if isinstance(task, str) and task in lab.tasks() else gr.skip()
 
     outputs = [*panels, picture, task, entrance.refused]
-    entrance.opened(enter, [task, picture, session, pictures, *entrance.request], outputs, js=entrance.js, preprocess=False, **MODEL)
+    state.watch([task])
+    gr.on([file.upload, file.clear, paper.change, another.click], None, None, None, js=state.asks(PART), show_progress="hidden")
+    entrance.opened(enter, [task, picture, session, pictures, *entrance.request], outputs, js=entrance.leaves([task]), preprocess=False, **MODEL)
     task.change(told, task, entrance.link, preprocess=False, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
@@ -80,6 +88,14 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     file.upload(theirs(given), [task, file, *asking], [*panels, picture], js=NUMBERED, **PICTURES)
     paper.change(strokes, [task, paper, *asking], [*panels, picture], preprocess=False, **mine)
     another.click(theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine)
+
+
+def marked(found: Any, task: Any, number: Any) -> Any:
+    """What is shown, the picture that is seen and the answers as of this task and request."""
+    if not isinstance(found, list):
+        return found
+    asked = Asked({"try-task": task}, number, PART)
+    return [of(asked, piece) if i in (1, 2) and isinstance(piece, str) else piece for i, piece in enumerate(found)]
 
 
 def in_turn(pictures: Requests, number: Any, answer: Callable[[], Any]) -> Any:
@@ -103,7 +119,7 @@ def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:
     try:
         lab.check(task)
     except ValueError as e:
-        return [gr.skip(), gr.skip(), parts.trouble(e), picture]
+        return no_picture(e)
     return shown(lab, task, picture if picture and picture.truth is None else from_test_set(lab, task, 0))
 
 
@@ -119,7 +135,7 @@ def given(lab: Lab, task: Any, file: Any) -> list[Any]:
             kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
             raise ValueError(f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels") from e
     except ValueError as e:
-        return [gr.skip(), gr.skip(), parts.trouble(e), None]
+        return no_picture(e)
     return shown(lab, task, Picture(pixels))
 
 
@@ -131,7 +147,7 @@ def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
         lab.check(task)
         return shown(lab, task, Picture(sketch.pixels(drawing, lab.bench(task).split.images.shape[1])))
     except ValueError as e:
-        return [gr.skip(), gr.skip(), parts.trouble(e), None]
+        return no_picture(e)
 
 
 def drawn(lab: Lab, task: Any, shown_so_far: Any) -> list[Any]:
@@ -139,8 +155,13 @@ def drawn(lab: Lab, task: Any, shown_so_far: Any) -> list[Any]:
     try:
         lab.check(task)
     except ValueError as e:
-        return [gr.skip(), gr.skip(), parts.trouble(e), None, shown_so_far]
+        return [*no_picture(e), shown_so_far]
     return [*shown(lab, task, from_test_set(lab, task, shown_so_far + 1)), shown_so_far + 1]
+
+
+def no_picture(error: Exception) -> list[Any]:
+    """Why there are no answers, and no picture beside that: what was seen before was another one."""
+    return [gr.skip(), draw.seen(None), parts.trouble(error), None]
 
 
 def from_test_set(lab: Lab, task: str, number: int) -> Picture:

@@ -1,13 +1,14 @@
 """The Prompt view: a slider for each learned vector, and accuracy under them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
 from copra_lab.nemesis import SIGMAS
-from copra_lab.page import against
+from copra_lab.page import against, link
 from copra_lab.page import prompt_parts as draw
 from copra_lab.page.checks import noise, stretched, switched_on
 from copra_lab.page.controls import corrupted
@@ -15,7 +16,7 @@ from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, MODEL, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import MOST_PERCENT, Bent
-from copra_lab.page.views import Entrance, View
+from copra_lab.page.views import Entrance, View, going
 from copra_lab.page.walk import Walk
 
 BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
@@ -71,7 +72,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     rested = follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     rested.success(partial(against.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
-        button.click(lambda percent=percent: [[], *[percent] * longest], None, [replaced, *sliders], **EVENT)
+        button.click(partial(pressed, lab, percent), [task, key], entrance.go, preprocess=False, **EVENT)
 
 
 def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any) -> Shown | None:
@@ -85,7 +86,7 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *p
     updates: list[Any] = [gr.skip()] * (4 + len(percents))
     stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
     came_back = not isinstance(here, Bent) and Bent(task, key_) in walk.points  # from another view: the controls are as they were left
-    chosen = switched_on(replaced, vectors, "vector", others=not stays)
+    chosen = switched_on(replaced, vectors, "vector", others=not stays, whose="prompt")
     shares, noised = stretched(percents, length), [i - 1 for i in (vectors if chosen is None else chosen)]
     place = Bent(task, key_, *corrupted(shares, noised, noise(sigma), length)) if stays or came_back else Bent(task, key_)
     if not stays:
@@ -99,6 +100,17 @@ def arrives(sliders: int, lab: Lab, place: Bent) -> Shown:
     """See `copra_lab.page.live.Stage`."""
     controls = _controls(lab, place, sliders, place.percents, place.replaced)
     return place, [*controls, against.drawn(lab, place.task, None), place.task, place.sigma or SIGMAS[-1]]
+
+
+def pressed(lab: Lab, percent: int, task: Any, key: Any) -> Any:
+    """The address of a prompt all of whose vectors are at so many percent of their learned length."""
+    try:
+        lab.check(task)
+        place = Bent(task, lab.one_prompt(task, key))
+        length = lab.prompt(task, place.key).length
+    except (ValueError, OSError):  # said in place of the number
+        return gr.skip()
+    return going(link.write(lab, replace(place, percents=stretched([percent] * length, length))))
 
 
 def _controls(lab: Lab, place: Bent, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]) -> list[Any]:

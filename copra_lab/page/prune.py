@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import best
+from copra_lab.page import best, link
 from copra_lab.page import prune_parts as draw
 from copra_lab.page.checks import percentage, switched_on
 from copra_lab.page.controls import kept_sites, matrices_of, named, switches_of
@@ -14,9 +14,9 @@ from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, Shown, Stage, bench_of, follow, panel
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Pruned
-from copra_lab.page.views import Entrance, View
+from copra_lab.page.views import Entrance, View, going
 from copra_lab.page.walk import Session, Walk
-from copra_lab.prune import layers_of, preset
+from copra_lab.prune import preset
 
 BUTTONS = {"All": "all", "None": "none", "Even": "even", "Odd": "odd", "Low ⅓": "low", "Mid ⅓": "middle", "High ⅓": "high"}
 
@@ -65,11 +65,11 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     stage = Stage(Pruned, number, chart, changed, table, arrives)
     inputs, controls = [task, adapter, layers, kinds, sparsity, single], [about, adapter, layers, kinds, sparsity, single, count, said, task]
-    follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
+    follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear, led=[count])
     for name, button in buttons.items():
-        button.click(partial(pressed, lab, name), [task, adapter, session], [layers, single], preprocess=False, **EVENT)
+        button.click(partial(pressed, lab, name), [task, adapter, kinds, sparsity, session], entrance.go, preprocess=False, **EVENT)
     by_hand = [layers.input, single.input, *(b.click for b in buttons.values())]
-    best.keeping(lab, session, count, [task, adapter], [said, layers, single], by_hand)
+    best.keeping(lab, session, count, [task, adapter], said, entrance, by_hand)
 
 
 def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any, single: Any) -> Shown | None:
@@ -89,6 +89,8 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
     rows, columns, off = kept_sites(list(matrices.values()), on[0], on[1], None if on[2] is None else [matrices[m] for m in on[2]])
     place = Pruned(task, whole.key, rows, columns, percentage(percent), off)
     updates = [gr.skip()] * 8 if stays else _controls(lab, place, on)
+    if stays and isinstance(here, Pruned) and here.layers != rows:
+        updates[6] = gr.update(value=len(have[0] if on[0] is None else on[0]))
     updates[4] = gr.skip() if place.percent == percent else gr.update(value=place.percent)
     return place, updates
 
@@ -97,7 +99,9 @@ def arrives(lab: Lab, place: Pruned) -> Shown:
     """See `copra_lab.page.live.Stage`."""
     matrices = matrices_of(lab.adapter(place.task, place.key))
     on = [place.layers, place.kinds, [named(m) for m in matrices if m not in place.off]]
-    return place, [*_controls(lab, place, on), place.task]
+    updates = _controls(lab, place, on)
+    updates[7] = gr.skip()  # what is said of the best layers is dimmed where it is not of these
+    return place, [*updates, place.task]
 
 
 def _controls(lab: Lab, place: Pruned, on: Sequence[Sequence[Any] | None]) -> list[Any]:
@@ -109,17 +113,19 @@ def _controls(lab: Lab, place: Pruned, on: Sequence[Sequence[Any] | None]) -> li
     return [lab.about(place.task), menu, layers, kinds, place.percent, single, count, best.words(None, 0)]
 
 
-def pressed(lab: Lab, name: str, task: Any, key: Any, session: Session) -> list[Any]:
-    """The layers that the button `name` keeps of an adapter, each with all its matrices."""
+def pressed(lab: Lab, name: str, task: Any, key: Any, kinds: Any, percent: Any, session: Session) -> Any:
+    """The address of an adapter of which the button `name` chooses the layers, each with all its matrices of these `kinds`."""
     lab = session.walk.lab(lab)
     try:
         lab.check(task)
-        adapter = lab.adapter(task, lab.one(task, key))
+        key = lab.one(task, key)
+        adapter = lab.adapter(task, key)
+        have, matrices = switches_of(adapter), matrices_of(adapter)
+        kept = have[0] if name == "all" or not have[0] else () if name == "none" else preset(name, max(have[0]) + 1)
+        rows, columns, off = kept_sites(matrices, kept, switched_on(kinds, have[1], "kind", others=True), None)
+        return going(link.write(lab, Pruned(task, key, rows, columns, percentage(percent), off)))
     except (ValueError, OSError):  # said in place of the number
-        return [gr.skip(), gr.skip()]
-    have = layers_of(adapter)
-    kept = have if name == "all" or not have else () if name == "none" else preset(name, max(have) + 1)
-    return [[layer for layer in have if layer in kept], [named(m) for m in matrices_of(adapter)]]
+        return gr.skip()
 
 
 def _switches(have: Sequence[Any], on: Sequence[Any] | None) -> dict[str, Any]:

@@ -93,6 +93,11 @@ class Solving:
     def done(self) -> bool:
         return self.state is not None and self.state.exact
 
+    @property
+    def sampled(self) -> bool:
+        """Whether all that is to be sampled was."""
+        return self.done or self._orders == ORDERS
+
     def advance(self) -> Values:
         """Do a little more, and give what is known then."""
         with self._lock:

@@ -47,11 +47,6 @@ SCRIPT = """() => {
   const remember = () => { invitation.hidden = true; try { localStorage.setItem(seen, 'yes'); } catch { /* asked again next time */ } };
   let steps = [], at = 0, from = '';
 
-  const visit = address => {
-    if (address === location.href) return;
-    history.replaceState(history.state, '', address);  // the tour leaves no trail to go back through
-    dispatchEvent(new PopStateEvent('popstate'));
-  };
   const place = () => {
     if (!tour.open) return;
     const box = one(steps[at].at).getBoundingClientRect(), edge = 6;
@@ -64,9 +59,8 @@ SCRIPT = """() => {
   };
   const show = to => {
     at = Math.max(0, Math.min(to, steps.length - 1));
-    const step = steps[at], address = new URL(location);
-    address.search = '?view=' + step.view;  // and nothing of what was set in another one
-    visit(address.href);
+    const step = steps[at];
+    copra.show(step.view);
     one('tour-title').textContent = step.title;
     one('tour-words').textContent = step.words;
     one('tour-at').textContent = `${at + 1} of ${steps.length}`;
@@ -83,7 +77,7 @@ SCRIPT = """() => {
     history.replaceState(history.state, '', address);
     steps = JSON.parse(tour.dataset.steps).filter(s => one(s.at) && one('view-' + s.view));
     remember();
-    from = location.href;
+    from = document.querySelector('#header nav a[aria-current]').dataset.view;
     tour.showModal();
     show(0);
     next.focus();
@@ -95,7 +89,7 @@ SCRIPT = """() => {
   [tour, invitation].forEach(e => e.addEventListener('click', e => moves[e.target.dataset.tour]?.()));
   one('tour-open').addEventListener('click', start);
   tour.addEventListener('close', () => {
-    visit(from);
+    copra.show(from);
     one('tour-open').focus();  // what opened it may have been the invitation, which is gone
   });
   addEventListener('keydown', e => {  // between the last button and the first, Tab stops at none of them
@@ -113,5 +107,5 @@ SCRIPT = """() => {
   else if (asked !== '0' && !navigator.webdriver && !known()) invitation.hidden = false;
 }"""
 """A native modal dialog: the browser keeps Tab inside it, and closes it on Escape. While it is open it
-moves through the views; at its end the visitor is back where it began. The invitation comes once (``?tour=0``: never;
+moves through the views as they were left; at its end the visitor is back where it began. The invitation comes once (``?tour=0``: never;
 ``?tour=1`` opens the tour at once), and not to browsers that a program drives."""

@@ -2,7 +2,7 @@
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,15 +12,17 @@ import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
 
 from copra_lab.lora import Adapter
-from copra_lab.page import link, orders, parts
+from copra_lab.page import link, orders, parts, state
 from copra_lab.page import train_parts as draw
 from copra_lab.page.lab import METHODS, Lab, Own
 from copra_lab.page.limits import MOST_WAITING
 from copra_lab.page.live import EVENT
 from copra_lab.page.orders import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.parts import copy_button, html
+from copra_lab.page.places import Blended, Pruned, Valued
+from copra_lab.page.state import Asked, of
 from copra_lab.page.training import Progress, trained
-from copra_lab.page.views import Entrance, View, refusal
+from copra_lab.page.views import Entrance, View, going, refusal
 from copra_lab.page.waiting import Waiting
 from copra_lab.page.walk import Session, Walk
 from copra_lab.storage import CONFIG, WEIGHTS
@@ -86,38 +88,43 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST_WAITING + 4, "concurrency_id": "training"}
 
     def run(*values: Any) -> Iterator[list[Any]]:
-        yield from training(lab, line, values[-1], *values[:-1])
+        asked = Asked(state.values(chosen_by_hand, values[:-1], {}))
+        for pieces in training(lab, line, values[-1], *values[:-1]):
+            yield [of(asked, piece) if isinstance(piece, str) else piece for piece in pieces[: len(panels)]] + pieces[len(panels) :]
 
     def enough(session: Session) -> None:
         line.stop(session)
 
-    def enter(session: Session, query: Any, number: Any) -> list[Any]:
-        return entered(lab, session, query, number)
+    def enter(key: Any, session: Session, query: Any, number: Any) -> list[Any]:
+        return entered(lab, session, query, number, key)
 
     def say(*values: Any) -> Any:
         return address(lab, *values)
 
     chosen_by_hand = [task, method, rank, lr, steps, batch, sites, shots, seed]
     shown = [*results, about, *chosen_by_hand, entrance.link, entrance.refused]
-    entrance.opened(enter, [session, *entrance.request], shown, js=entrance.js, preprocess=False, **EVENT)
+    state.watch([*chosen_by_hand, own])
+    entrance.opened(enter, [own, session, *entrance.request], shown, js=entrance.leaves([own]), preprocess=False, **EVENT)
     gr.on([c.change for c in chosen_by_hand], say, chosen_by_hand, entrance.link, preprocess=False, **EVENT)
     task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
     go.click(run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone)
     stop.click(enough, session, None, **EVENT)
     own.input(lambda key, session: described(lab, mine(session, key)), [own, session], told, preprocess=False, **EVENT)
+    for view, button in zip(TO, taking, strict=True):
+        button.click(partial(take, lab, view), [own, session], entrance.go, preprocess=False, **EVENT)
     fetched = fetch.click(partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT)
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
 
-def entered(lab: Lab, session: Session, query: Any, number: Any) -> list[Any]:
-    """What the visitor trained, and the controls as the address has them: nothing is trained before Train is pressed."""
+def entered(lab: Lab, session: Session, query: Any, number: Any, key: Any = None) -> list[Any]:
+    """What the visitor trained, with `key` chosen, and the controls as the address has them: nothing is trained before Train is pressed."""
     stays = [gr.skip()] * (2 + len(orders.CHECKS))
     if not session.requests.take(number):
         return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
     order, refused = link.read(lab, "train", query)
     updates = stays if order is None else [lab.about(order.task), order.task, *orders.settings(order).values()]
     own = session.change(Walk.nowhere).own  # what other views were measuring is not looked at
-    return [*shelf(lab, own), *updates, gr.skip() if order is None else link.write(lab, order), refusal(refused)]
+    return [*shelf(lab, own, mine(session, key), number), *updates, gr.skip() if order is None else link.write(lab, order), refusal(refused)]
 
 
 def address(lab: Lab, *values: Any) -> Any:
@@ -152,12 +159,12 @@ def drawn(progress: Progress) -> list[str]:
     return [draw.status(progress), draw.race(progress), draw.charts(progress), draw.table(progress)]
 
 
-def shelf(lab: Lab, own: tuple[Own, ...]) -> list[Any]:
-    """The visitor's own adapters to choose from, the newest chosen, and the buttons that need one."""
+def shelf(lab: Lab, own: tuple[Own, ...], one: Own | None = None, number: Any = None) -> list[Any]:
+    """The visitor's own adapters to choose from, `one` of them or the newest chosen, and the buttons that need one."""
     choices = [(o.label, o.key) for o in own]
-    first = own[0] if own else None
+    one = one or (own[0] if own else None)
     buttons = [gr.update(interactive=bool(own))] * (len(TO) + 1)
-    return [gr.update(choices=choices, value=first and first.key), described(lab, first), *buttons]
+    return [gr.update(choices=choices, value=one and one.key), described(lab, one, number), *buttons]
 
 
 def chosen(lab: Lab, task: Any) -> list[Any]:
@@ -175,8 +182,9 @@ def mine(session: Session, key: Any) -> Own | None:
     return next((o for o in own if o.key == key), own[0] if own else None)
 
 
-def described(lab: Lab, own: Own | None) -> str:
-    return draw.described(own, lab.tasks()[own.task]) if own else draw.described(None)
+def described(lab: Lab, own: Own | None, number: Any = None) -> str:
+    asked = Asked({"train-own": own.key} if own else {}, number, "view-train")
+    return of(asked, draw.described(own, lab.tasks()[own.task]) if own else draw.described(None))
 
 
 def packed(folder: str, key: Any, session: Session) -> Any:
@@ -197,33 +205,20 @@ def peft_zip(adapter: Adapter) -> bytes:
     return file.getvalue()
 
 
-def connect(lab: Lab, session: gr.State, blocks: Iterable[Any]) -> None:
-    """Let the buttons of this view take a result to the others: their menus are found among all `blocks` of the page by their ids."""
-    by_id = {b.elem_id: b for b in blocks if getattr(b, "elem_id", None)}
-    menus = {
-        "blend": ("blend-task", "blend-a", "blend-b"), "prune": ("prune-task", "prune-adapter"), "shapley": ("worth-task", "worth-adapter", "worth-layer"),
-        "try": ("try-task",),
-    }  # fmt: skip
-    for view, names in menus.items():
-        inputs = [by_id["train-own"], session]
-        taken = by_id[f"train-to-{view}"].click(partial(take, lab, view), inputs, [by_id[n] for n in names], preprocess=False, **EVENT)
-        taken.success(None, js=f"() => document.querySelector('#header nav a[data-view={view}]').click()")
-
-
 def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
-    """What the menus of `view` show when it opens with an adapter of the visitor's own: in Blend against the last other one of its task."""
+    """The address of `view` with an adapter of the visitor's own: in Blend against the last other one of its task."""
     own = mine(session, key)
     if own is None:
         return gr.skip()
-    task, lab = gr.update(value=own.task), session.walk.lab(lab)
-    if view == "try":
-        return task
-    if view != "blend":
-        menu = gr.update(choices=lab.adapters(own.task), value=own.key)
-        return [task, menu, *[gr.update(value=None)] * (view == "shapley")]  # the layer that is looked at is that of another adapter
-    others = [o.key for o in session.walk.own if o.task == own.task and o is not own]
-    keys = own.key, others[0] if others else lab.pair(own.task, None, None)[0]
-    return [task, *(gr.update(choices=lab.menu(own.task), value=k) for k in keys)]
+    lab, task = session.walk.lab(lab), own.task
+    others = [o.key for o in session.walk.own if o.task == task and o is not own]
+    places = {
+        "blend": Blended(task, own.key, others[0] if others else lab.pair(task, None, None)[0]),
+        "prune": Pruned(task, own.key),
+        "shapley": Valued(task, own.key),
+        "try": link.Tried(task),
+    }
+    return going(link.write(lab, places[view]))
 
 
 VIEW = View(

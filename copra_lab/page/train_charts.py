@@ -38,7 +38,11 @@ def losses(course: Course, steps: int) -> list[tuple[float, float]]:
 
 
 def loss_svg(courses: Sequence[Course], steps: int, classes: int) -> str:
-    """The loss axis runs to one and a half times the loss of guessing evenly, which is drawn dotted; what is beyond is cut."""
+    """The loss axis runs to one and a half times the loss of guessing evenly, which is drawn dotted; what is beyond is cut. Without
+    ``classes``, 0 as long as the task is not known, neither is told."""
+    if not classes:
+        axes = Axes(HEIGHT, (0, steps))
+        return axes.svg("Loss on training images against steps", _frame(axes, [(i / 3, "") for i in range(4)]))
     even = math.log(max(2, classes))
     axes = Axes(HEIGHT, (0, steps), (0, 1.5 * even))
     out = _frame(axes, [(i * even / 2, f"{i * even / 2:.1f}") for i in range(4)])

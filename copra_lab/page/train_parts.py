@@ -68,7 +68,7 @@ def charts(progress: Progress | None) -> str:
     """Accuracy, loss, and the layers that CopRA had on."""
     courses, steps = (progress.courses, progress.order.steps) if progress else ((), 300)
     accuracy = accuracy_svg(courses, steps, progress.base if progress else None)
-    loss = loss_svg(courses, steps, progress.classes if progress else 2)
+    loss = loss_svg(courses, steps, progress.classes if progress else 0)
     copra = next((c for c in courses if c.method == "copra"), None)
     key = "".join(f'<span class="{name}"><svg width="26" height="8" aria-hidden="true"><line class="course {name}" x1="1" x2="25" y1="4" y2="4"/></svg> {label}</span>'
                   for name, label in METHODS.items())  # fmt: skip

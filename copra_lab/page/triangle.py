@@ -38,7 +38,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             number = panel(draw.number, "triangle-number")
             with gr.Column(elem_classes="board"):
                 chart = panel(draw.chart, "triangle-chart")
-                html(HANDS, elem_id="triangle-hands", js_on_load=SCRIPT)
+                hands = html(HANDS, elem_id="triangle-hands", js_on_load=SCRIPT)
                 clear = gr.Button("Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear")
             point = gr.Textbox(_text(MIDDLE, MIDDLE), visible="hidden", elem_id="triangle-point")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
@@ -49,7 +49,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         copy_button("triangle-table")
 
     stage = Stage(Mixed, number, chart, changed, table, arrives, ahead)
-    follow(lab, session, stage, partial(ask, lab), entrance, [task, *corners, point], [about, *corners, point, task], clear)
+    follow(lab, session, stage, partial(ask, lab), entrance, [task, *corners, point], [about, *corners, point, task], clear, by=[hands.input])
 
 
 def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, c: Any, point: Any) -> Shown | None:

@@ -51,6 +51,7 @@ const go = (u, v) => {
   if (!input || text === said) return;
   input.value = said = text;
   input.dispatchEvent(new Event('input', {bubbles: true}));
+  setTimeout(() => trigger('input'));  // once the box has taken it
 };
 const read = () => {
   const input = box();
@@ -105,4 +106,4 @@ show();
 """
 )
 """Run by gr.HTML where `HANDS` stand: writes the weights of B and C, as `copra_lab.page.checks.point_of` reads them, into the text box
-that is named triangle-point, and follows it where the server or an address says something else."""
+that is named triangle-point, tells so by an event of its own, as the box tells only what is typed, and follows it where the server or an address says something else."""

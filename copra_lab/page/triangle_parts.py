@@ -60,7 +60,7 @@ def number(walk: Walk) -> str:
 
 def recipe(place: Mixed) -> str:
     """``0.50 A + 0.25 B + 0.25 C``"""
-    words = [f'{"−" if w < 0 else "+"} {abs(w):.2f} <i class="{name.lower()}">{name}</i>' for w, name in zip(place.weights, "ABC", strict=True)]
+    words = [f'{"−" if w < 0 else "+"} {signed(abs(w))} <i class="{name.lower()}">{name}</i>' for w, name in zip(place.weights, "ABC", strict=True)]
     return f"<b>{' '.join(words).removeprefix('+ ')}</b>"
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.page.parts import html
+from copra_lab.page.state import Asked, of
 
 # Memory by the element's id, which stands in the template: of the values that one has, those that are not Gradio's own are missing
 # where a piece is first shown after it was drawn. What has no number comes before all others.
@@ -21,6 +22,6 @@ def newest(value: str, elem_id: str) -> gr.HTML:
     return html(value, elem_id=elem_id, html_template=_NEWEST.replace("HOLDER", elem_id))
 
 
-def stamped(turn: int, pieces: list[str]) -> list[Any]:
-    """The pieces of HTML as drawn in `turn`, one of `copra_lab.page.walk.Walk.turns`."""
-    return [f"<!--{turn}-->{piece}" for piece in pieces]
+def stamped(turn: int, pieces: list[str], asked: Asked | None = None) -> list[Any]:
+    """The pieces of HTML as drawn in `turn`, one of `copra_lab.page.walk.Walk.turns`, for what was `asked`."""
+    return [f"<!--{turn}-->{piece if asked is None else of(asked, piece)}" for piece in pieces]

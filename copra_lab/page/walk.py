@@ -12,6 +12,7 @@ from torch import Tensor
 from copra_lab.page.lab import Lab, Own
 from copra_lab.page.limits import ALL_MEASUREMENTS, MEASUREMENTS, OWN
 from copra_lab.page.places import Base, Place
+from copra_lab.page.state import Asked
 from copra_lab.stats import Accuracy
 
 
@@ -27,13 +28,14 @@ class Point:
 class Walk:
     """``place`` is where the visitor stands, ``since`` the place of the same subject that it is compared with: the last one
     that was measured on all images before the slider left it. ``turns`` counts how often the visitor went on or cleared
-    what was there: work in the background that was begun before is then over, and what was drawn before is old. ``own`` is what the visitor trained, the last first."""
+    what was there: work in the background that was begun before is then over, and what was drawn before is old. ``own`` is what the visitor trained, the last first. ``asked``: what the controls said on coming to ``place``."""
 
     place: Place | None = None
     since: Place | None = None
     points: Mapping[Place, Point] = field(default_factory=dict)
     own: tuple[Own, ...] = ()
     turns: int = field(default=0, compare=False)
+    asked: Asked = field(default=Asked(), compare=False)
 
     @property
     def position(self) -> float:
@@ -63,14 +65,14 @@ class Walk:
         line = self.place.line if self.place else None
         return dict(sorted((p.position, point) for p, point in self.points.items() if p.line == line))
 
-    def step(self, place: Place) -> "Walk":
-        """The visitor goes to `place`."""
+    def step(self, place: Place, asked: Asked | None = None) -> "Walk":
+        """The visitor goes to `place`, having `asked` for it."""
         here, since = self.place, self.since
         if here is None or here.subject != place.subject:
             since = place
         elif here != place and self.whole(here):
             since = here
-        return replace(self, place=place, since=since, turns=self.turns + 1)
+        return replace(self, place=place, since=since, turns=self.turns + 1, asked=asked or self.asked)
 
     def lab(self, lab: Lab) -> Lab:
         """What this visitor can choose from: `lab` with the adapters of one's own."""
@@ -177,8 +179,8 @@ class Session:
             self._lock.notify_all()
             return self.walk
 
-    def visit(self, place: Place) -> Walk:
-        return self.change(lambda walk: walk.step(place))
+    def visit(self, place: Place, asked: Asked | None = None) -> Walk:
+        return self.change(lambda walk: walk.step(place, asked))
 
     def add(self, place: Place, point: Point, turns: int | None = None) -> None:
         """`turns`: only if the walk is still at these."""

@@ -1,5 +1,7 @@
 """Numbers as the page says them."""
 
+from decimal import ROUND_HALF_UP, Decimal
+
 
 def percent(share: float) -> str:
     """0.625 → ``62.5 %`` with a space that does not break."""
@@ -7,5 +9,5 @@ def percent(share: float) -> str:
 
 
 def signed(number: float, digits: int = 2) -> str:
-    """A number with a true minus sign."""
-    return f"{number:.{digits}f}".replace("-", "−")
+    """A number with a true minus sign, rounded as browsers do: halves away from zero, so that 0.125 is 0.13 here and in a field beside it."""
+    return f"{Decimal(number).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):f}".replace("-", "−")

@@ -7,13 +7,14 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page import link, parts
+from copra_lab.page import link, parts, state
 from copra_lab.page import worth_parts as draw
 from copra_lab.page.lab import Lab
 from copra_lab.page.live import EVENT, WATCHING
 from copra_lab.page.parts import copy_button, html
 from copra_lab.page.places import Valued
 from copra_lab.page.solving import Solving, Values, sharpened, solving
+from copra_lab.page.state import Asked
 from copra_lab.page.turns import newest, stamped
 from copra_lab.page.views import Entrance, View, refusal
 from copra_lab.page.walk import Session, Walk
@@ -62,17 +63,11 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     def told(task: Any, key: Any, layer: Any, session: Session) -> Any:
         return address(lab, task, key, layer, session)
 
-    # Not `change`: what a handler sets one menu to, another question would ask before the other menu is set.
-    gr.on(
-        [entrance.opened, task.input, adapter.input],
-        watch,
-        [task, adapter, layer, session, *entrance.request],
-        [*panels, *controls],
-        js=entrance.js,
-        preprocess=False,
-        **WATCHING,
-    )
-    layer.change(look, [task, adapter, layer, session], [bars, decided], preprocess=False, **EVENT | {"trigger_mode": "always_last"})
+    menus = [task, adapter, layer]
+    state.watch(menus)
+    events, asking = [entrance.opened, task.input, adapter.input], [*menus, session, *entrance.request]
+    gr.on(events, watch, asking, [*panels, *controls], js=entrance.leaves(menus), preprocess=False, **WATCHING)
+    layer.input(look, [*menus, session], [bars, decided], preprocess=False, **EVENT)
     layer.input(told, [task, adapter, layer, session], entrance.link, preprocess=False, **EVENT)
 
 
@@ -101,9 +96,11 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         place = Valued(task, whole.key, layer if known else _best(game))
         turn = session.visit(place).turns
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
-        updates: list[Any] = [lab.about(task), gr.update(choices=lab.adapters(task), value=whole.key), choices, task]
+        # What came from the menus is there already, and by now the visitor may have chosen something else.
+        menu = gr.update(choices=lab.adapters(task), **({} if key == whole.key and not asked else {"value": whole.key}))
+        updates: list[Any] = [lab.about(task), menu, choices, task if asked else gr.skip()]
         said = link.write(lab, place if known else whole)
-        yield [*stamped(turn, drawn(game.state, game, place.layer)), *updates, said, refused]
+        yield [*pieces(turn, game.state, game, place, number), *updates, said, refused]
 
         def wanted() -> bool:
             return not session.requests.overtaken(number) and bool(_here(session.walk, whole))
@@ -116,15 +113,15 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
                     updates[2] = gr.update(value=place.layer)
             walk = session.walk
             if now := _here(walk, whole):
-                yield [*stamped(walk.turns, drawn(values, game, now.layer)), *updates]
+                yield [*pieces(walk.turns, values, game, now, number), *updates]
         if not wanted():  # Gradio gives what came last once more at the end, menus of the adapter before and all
             yield stays
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         if session.requests.overtaken(number):
             yield stays
             return
-        pieces = [parts.trouble(e), *drawn(None, None, -1)[1:]]
-        yield [*stamped(session.change(Walk.nowhere).turns, pieces), *stays[len(pieces) :]]
+        words = [parts.trouble(e), *drawn(None, None, -1)[1:]]
+        yield [*stamped(session.change(Walk.nowhere).turns, words, of_menus(task, key, number=number)), *stays[len(words) :]]
 
 
 def address(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Any:
@@ -153,6 +150,19 @@ def _led(walk: Walk, to: Valued) -> Walk:
     return walk.step(to) if here and here.layer < 0 else walk
 
 
+def of_menus(task: Any, key: Any, layer: Any = None, number: Any = None) -> Asked:
+    """What the menus say; with a ``layer``, the switches too."""
+    said = {"worth-task": task, "worth-adapter": key} | ({} if layer is None else {"worth-layer": layer})
+    return Asked(said, number, "view-shapley")
+
+
+def pieces(turn: int, values: Values | None, game: Solving, place: Valued, number: Any) -> list[str]:
+    """The panels, each as of the controls that it depends on: the bars and the images on the layer that is looked at, too."""
+    whole, one = of_menus(place.task, place.key, number=number), of_menus(place.task, place.key, place.layer, number)
+    shown = zip(drawn(values, game, place.layer), (whole, one, whole, one, whole), strict=True)
+    return [piece for drawing, asked in shown for piece in stamped(turn, [drawing], asked)]
+
+
 def drawn(values: Values | None, game: Solving | None, layer: int) -> list[str]:
     """The panels; without a game, as when the page is opened."""
     decided = draw.decided(values, game.bench if game else None, layer)
@@ -173,7 +183,7 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[
         walk = session.walk
         if _here(walk, place):
             walk = session.visit(Valued(task, place.key, layer))
-        return stamped(walk.turns, [draw.bars(game.state, layer), draw.decided(game.state, game.bench, layer)])
+        return stamped(walk.turns, [draw.bars(game.state, layer), draw.decided(game.state, game.bench, layer)], of_menus(task, key, layer))
     except (ValueError, OSError) as e:
         return [gr.skip(), *stamped(session.walk.turns, [parts.trouble(e)])]
 

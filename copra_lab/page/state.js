@@ -1,0 +1,49 @@
+() => {
+  // What every control of the page says now, by its id, and when each part of the page was last asked for anew.
+  const says = {}, since = {}, moves = {};
+  const count = id => { moves[id] = (moves[id] ?? 0) + 1; };
+  const fresh = ({of, at, part}) =>
+    !(Number(at) < since[part]) && Object.entries(JSON.parse(of)).every(([id, value]) => JSON.stringify(says[id]) === JSON.stringify(value));
+  const mark = () => {
+    for (const piece of document.querySelectorAll('.of')) {
+      const {at, part} = piece.dataset, stale = !fresh(piece.dataset);
+      piece.classList.toggle('stale', stale);
+      piece.setAttribute('aria-busy', stale);
+      if (Number(at) >= since[part]) delete document.getElementById(part).dataset.opening;  // its address was answered
+    }
+  };
+  // A piece that the server sends is held against the controls before it is painted.
+  new MutationObserver(mark).observe(document.body, {childList: true, subtree: true});
+
+  // Gradio tells a moment later what a control says that somebody moves: until then, nobody knows. What is typed into a menu is no choice yet.
+  const counts = {
+    input: e => e.target.role !== 'listbox',
+    mousedown: e => e.target.closest?.('[role=option], button'),
+    keydown: e => e.target.role === 'listbox' && e.key === 'Enter',
+  };
+  const moved = e => {
+    if (!counts[e.type](e)) return;
+    let control = e.target;
+    while (control && !(control.id in says)) control = control.parentElement;
+    if (!control || says[control.id] === undefined) return;
+    count(control.closest('.view')?.id);
+    const {id} = control, before = says[id];
+    says[id] = undefined;
+    mark();
+    setTimeout(() => { if (says[id] === undefined) { says[id] = before; mark(); } }, 300);  // it was not moved after all
+  };
+  for (const event in counts) document.addEventListener(event, moved, true);
+
+  globalThis.copra = {
+    says: (ids, values) => {
+      ids.forEach((id, i) => { says[id] = values[i]; });
+      mark();
+    },
+    asks: part => {
+      since[part] = performance.now();
+      count(part);
+      mark();
+    },
+    moves: part => moves[part] ?? 0,  // how often it was asked for anew, or one of its controls was moved
+  };
+}
