@@ -181,7 +181,7 @@ def test_adapters_travel_as_arrays():
         ({k: v for k, v in arrays.items() if k != name}, "A and B and nothing else"),
         (arrays | {name: arrays[name] * float("nan")}, "not finite"),
         (arrays | {name: arrays[name][:, 1:]}, "another architecture"),
-        ({"nowhere.A": arrays[name], "nowhere.B": arrays[name].T}, "no site 'nowhere'"),
+        ({"nowhere.A": arrays[name], "nowhere.B": arrays[name].T}, "it adapts nowhere"),
     ):
         with pytest.raises(ValueError, match=why):
             fed.from_arrays(wrong, clip.hash, clip, f)
