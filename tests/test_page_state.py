@@ -11,7 +11,7 @@ from slow_page import FRAMES, LAB, SHIPPED, TASKS, served
 from tiny_page import TINY
 
 from copra_lab.nemesis import SIGMAS
-from copra_lab.page import state
+from copra_lab.page import prune, state
 from copra_lab.page.controls import corrupted, kept_sites, matrices_of, named
 from copra_lab.page.lab import BASE, trained
 from copra_lab.page.places import UNITS, Bent, Blended, Mixed, Pruned
@@ -147,7 +147,7 @@ def honest(frame: dict) -> bool:
         predictions = found.model(LAB).predictions(TINY)[: int(number["n"])]
         if int(number["correct"]) != TINY.score(predictions).correct:
             return False
-        if frame["view"] == "prune" and frame["controls"]["count"] != len(frame["controls"]["layers"]):
+        if frame["view"] == "prune" and frame["controls"]["count"] != prune.kept(LAB, found):
             return False
     return True
 

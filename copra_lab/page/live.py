@@ -1,7 +1,7 @@
 """What every live view does: follow the controls, show a first number at once, then all images, then fill in the curve."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -97,11 +97,12 @@ def follow(
     inputs: Sequence[Any],
     controls: Sequence[Any],
     clear: gr.Button,
-    led: Sequence[Any] = (),
+    led: Mapping[Any, Callable[[Lab, Any], Any]] | None = None,
     by: Sequence[Callable[..., Any]] = (),
 ) -> Any:
     """Whenever the view is entered or a visitor moves one of its `inputs`, go to the place that they, or the address, `ask` for. ``led``:
-    controls that say something of the place, but ask for none; ``by``: more events that ask. Returns the event after which the place is known on all images, if the visitor stayed."""
+    controls that ask for no place, and what each says of a place that is shown; ``by``: more events that ask. Returns the event after which the place is known on all images, if the visitor stayed."""
+    led = led or {}
     spoken = [*inputs, *led]
     state.watch(spoken)
     live = [stage.number, stage.chart, stage.changed]
@@ -137,7 +138,8 @@ def follow(
             if to is not None:
                 place, updates = to
                 new = {c.elem_id: update for c, update in zip(controls, updates, strict=False)}
-                asked = entrance.asked(state.values(spoken, given, new), number)
+                told = {c.elem_id: of_place(session.walk.lab(lab), place) for c, of_place in led.items()}
+                asked = entrance.asked(state.values(spoken, given, new | told), number)
                 for walk in first_numbers(lab, session, place, asked):
                     yield [*draw(session, walk, live), *updates]
                     said, updates = True, [gr.skip()] * hands

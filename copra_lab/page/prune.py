@@ -65,7 +65,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     stage = Stage(Pruned, number, chart, changed, table, arrives)
     inputs, controls = [task, adapter, layers, kinds, sparsity, single], [about, adapter, layers, kinds, sparsity, single, count, said, task]
-    follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear, led=[count])
+    follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear, led={count: kept})
     for name, button in buttons.items():
         button.click(partial(pressed, lab, name), [task, adapter, kinds, sparsity, session], entrance.go, preprocess=False, **EVENT)
     by_hand = [layers.input, single.input, *(b.click for b in buttons.values())]
@@ -90,9 +90,14 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, perc
     place = Pruned(task, whole.key, rows, columns, percentage(percent), off)
     updates = [gr.skip()] * 8 if stays else _controls(lab, place, on)
     if stays and isinstance(here, Pruned) and here.layers != rows:
-        updates[6] = gr.update(value=len(have[0] if on[0] is None else on[0]))
+        updates[6] = gr.update(value=kept(lab, place))
     updates[4] = gr.skip() if place.percent == percent else gr.update(value=place.percent)
     return place, updates
+
+
+def kept(lab: Lab, place: Pruned) -> int:
+    """Of how many layers something is left."""
+    return len(switches_of(lab.adapter(place.task, place.key))[0] if place.layers is None else place.layers)
 
 
 def arrives(lab: Lab, place: Pruned) -> Shown:
@@ -108,7 +113,7 @@ def _controls(lab: Lab, place: Pruned, on: Sequence[Sequence[Any] | None]) -> li
     """An update for every control but the task, with these layers, kinds and single matrices ``on`` (None: all)."""
     adapter = lab.adapter(place.task, place.key)
     layers, kinds, single = map(_switches, (*switches_of(adapter), tuple(map(named, matrices_of(adapter)))), on)
-    count = gr.update(maximum=max(1, len(layers["choices"])), value=len(layers["value"]))
+    count = gr.update(maximum=max(1, len(layers["choices"])), value=kept(lab, place))
     menu = gr.update(choices=lab.adapters(place.task), value=place.key)
     return [lab.about(place.task), menu, layers, kinds, place.percent, single, count, best.words(None, 0)]
 
@@ -121,8 +126,8 @@ def pressed(lab: Lab, name: str, task: Any, key: Any, kinds: Any, percent: Any, 
         key = lab.one(task, key)
         adapter = lab.adapter(task, key)
         have, matrices = switches_of(adapter), matrices_of(adapter)
-        kept = have[0] if name == "all" or not have[0] else () if name == "none" else preset(name, max(have[0]) + 1)
-        rows, columns, off = kept_sites(matrices, kept, switched_on(kinds, have[1], "kind", others=True), None)
+        layers = have[0] if name == "all" or not have[0] else () if name == "none" else preset(name, max(have[0]) + 1)
+        rows, columns, off = kept_sites(matrices, layers, switched_on(kinds, have[1], "kind", others=True), None)
         return going(link.write(lab, Pruned(task, key, rows, columns, percentage(percent), off)))
     except (ValueError, OSError):  # said in place of the number
         return gr.skip()

@@ -54,7 +54,9 @@ const paint = () => {
   ink.fillStyle = '#fff'; ink.fillRect(0, 0, side, side); ink.lineCap = ink.lineJoin = 'round';
   for (const s of strokes) {
     ink.strokeStyle = s.colour; ink.lineWidth = s.width; ink.beginPath();
-    ink.moveTo(...s.points[0]); s.points.forEach(p => ink.lineTo(...p)); ink.stroke();
+    const [x, y] = s.points[0];
+    ink.moveTo(x, y); ink.lineTo(x + .01, y);  // a dot, where the pen did not move: not every browser draws a line without length
+    s.points.forEach(p => ink.lineTo(...p)); ink.stroke();
   }
   hint.hidden = strokes.length > 0;
 };

@@ -1,12 +1,23 @@
 () => {
   // What every control of the page says now, by its id, and when each part of the page was last asked for anew.
-  const says = {}, since = {}, moves = {};
+  const says = {}, since = {}, moves = {}, left = {}, tried = {};
   const count = id => { moves[id] = (moves[id] ?? 0) + 1; };
+  const outOfDate = ({at, part}) => Number(at) < since[part];
   const fresh = ({of, at, part}) =>
-    !(Number(at) < since[part]) && Object.entries(JSON.parse(of)).every(([id, value]) => JSON.stringify(says[id]) === JSON.stringify(value));
+    !outOfDate({at, part}) && Object.entries(JSON.parse(of)).every(([id, value]) => JSON.stringify(says[id]) === JSON.stringify(value));
+  // All that was asked for is answered, and yet a number is of other controls, which an answer set on its way: ask once for them as they are.
+  const again = piece => {
+    const view = document.getElementById(piece.dataset.part), ids = Object.keys(JSON.parse(piece.dataset.of)), now = JSON.stringify(ids.map(id => says[id]));
+    if (!piece.isConnected || !view?.hasAttribute('data-open') || tried[view.id] === now || ids.some(id => says[id] === undefined)) return;
+    if (fresh(piece.dataset) || outOfDate(piece.dataset) || !(Number(piece.dataset.at) >= left[view.id])) return;
+    tried[view.id] = now;
+    document.getElementById(view.id.replace('view-', 'open-')).click();
+  };
   const mark = () => {
     for (const piece of document.querySelectorAll('.of')) {
       const {at, part} = piece.dataset, stale = !fresh(piece.dataset);
+      if (!stale) delete tried[part];
+      else if (!piece.classList.contains('stale')) setTimeout(again, 800, piece);
       piece.classList.toggle('stale', stale);
       piece.setAttribute('aria-busy', stale);
       if (Number(at) >= since[part]) delete document.getElementById(part).dataset.opening;  // its address was answered
@@ -44,6 +55,7 @@
       count(part);
       mark();
     },
+    leaves: (part, number) => { left[part] = number; },  // a request of that part and its number
     moves: part => moves[part] ?? 0,  // how often it was asked for anew, or one of its controls was moved
   };
 }

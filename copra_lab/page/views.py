@@ -106,6 +106,7 @@ _LEAVES = """(...x) => {
   x[x.length - 2] = view.dataset.asked || '';
   delete view.dataset.asked;
   x[x.length - 1] = performance.now();
+  copra.leaves(view.id, x[x.length - 1]);
   return x;
 }"""
 
