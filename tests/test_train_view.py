@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from test_prune_view import ALL
-from tiny import tiny_clip, tiny_task
+from tiny import one_thread, tiny_clip, tiny_task
 from tiny_page import ONE, TINY, TWO, TinyLab, cells, handler
 from visitor import Visitor
 
@@ -62,7 +62,8 @@ def finished(order: Order = ORDER, session: Session | None = None, line: Waiting
 def direct(order: Order, method: str, **more):
     dropping = {"copra": {"dropping": CopRA()}}.get(method, {})
     settings = {"seed": order.seed, "steps": order.steps, "lr": order.rate(method), "batch": order.batch, "schedule": "cooldown"}
-    return fit(tiny_clip(), tiny_task(), LoRA(order.rank, sites=order.sites), **dropping, progress=False, **settings, **more)
+    with one_thread():
+        return fit(tiny_clip(), tiny_task(), LoRA(order.rank, sites=order.sites), **dropping, progress=False, **settings, **more)
 
 
 # --- training ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,8 @@
 """A randomly initialised CLIP of the bundled architecture in small, and adapters with random non-zero A and B."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
@@ -147,3 +149,14 @@ def save_siglip(folder, seed: int = 0):
     siglip_tokenizer().save_pretrained(folder)
     SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
     return model
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """As workers and the page train: on some processors two threads end in other last bits."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
