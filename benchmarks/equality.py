@@ -15,12 +15,12 @@ import torch.nn.functional as F
 from others import random_adapter
 from peft import PeftModel
 from safetensors.torch import save_file
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
 from copra_lab.clip import Clip, load_clip
-from copra_lab.hf import to_hugging_face
+from copra_lab.hf import save_hugging_face, to_hugging_face
 from copra_lab.lora import merged_weights
 from copra_lab.sites import KINDS, TOWERS
 
@@ -33,10 +33,12 @@ def saved(name: str, model: nn.Module, folder: Path) -> Iterator[tuple[str, str]
     weights, siglip, cfg = model.state_dict(), "SigLIP" in name, open_clip.get_model_config(name)
 
     def tokenizer(at: Path) -> None:
-        """SigLIP's comes from the hub; any will do here, since both sides get the same numbers."""
+        """SigLIP's comes from the hub; any that tells words apart will do here, since both sides get the same numbers."""
         if siglip:
-            words = Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1}, "<unk>"))
+            vocabulary = ["<unk>", "</s>", *"a photo of the cat dog red green blue thing".split()]
+            words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
             words.pre_tokenizer = pre_tokenizers.Whitespace()
+            words.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
             PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="</s>").save_pretrained(at)
 
     def open_clip_folder(at: Path, cfg: dict) -> str:
@@ -57,8 +59,7 @@ def saved(name: str, model: nn.Module, folder: Path) -> Iterator[tuple[str, str]
         sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
         save_file(weights | {k: torch.tensor(v) for k, v in sizes.items()}, folder / "openai.safetensors")
         yield "OpenAI's state dict (QuickGELU)", str(folder / "openai.safetensors")
-    to_hugging_face(load_clip(folder / "own")).save_pretrained(folder / "hf")
-    tokenizer(folder / "hf")
+    save_hugging_face(load_clip(folder / "own"), folder / "hf")
     yield "Hugging Face folder", str(folder / "hf")
 
 
