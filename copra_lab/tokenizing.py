@@ -91,11 +91,11 @@ def _hugging_face(source: str, name: str, context: int, **more: Any) -> Any:
 
     try:
         return HFTokenizer(source, context_length=context, trust_remote_code=False, **more)
-    except (OSError, ValueError, ImportError, KeyError, TypeError, AttributeError) as e:
+    except Exception as e:  # transformers' tokenizers, written in Rust, raise bare ones for a damaged vocabulary
         if not Path(source).is_dir():
             raise unreachable(f"the tokenizer {source!r} of {name}", "its files (tokenizer.json, tokenizer_config.json) beside the weights") from e
         raise ValueError(
-            f"the tokenizer in {source} cannot be read ({str(e).strip().splitlines()[0]}); copy tokenizer.json and tokenizer_config.json anew"
+            f"the tokenizer in {source} cannot be read ({(str(e).strip() or type(e).__name__).splitlines()[0]}); copy tokenizer.json and tokenizer_config.json anew"
         ) from e
 
 

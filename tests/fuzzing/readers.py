@@ -98,7 +98,10 @@ def tokenizer_of_clip(folder: Path) -> None:
 
     tokenizer = SimpleTokenizer()
     merges = sorted(tokenizer.bpe_ranks, key=tokenizer.bpe_ranks.__getitem__)
-    vocabulary = {t: i for t, i in tokenizer.encoder.items() if not t.startswith("<")} | {"<|startoftext|>": 49406, "<|endoftext|>": 49407}
+    vocabulary = {t: i for t, i in tokenizer.encoder.items() if t not in ("<start_of_text>", "<end_of_text>")} | {
+        "<|startoftext|>": 49406,
+        "<|endoftext|>": 49407,
+    }
     (folder / "vocab.json").write_text(json.dumps(vocabulary), encoding="utf-8")
     (folder / "merges.txt").write_text("#version: 0.2\n" + "\n".join(" ".join(m) for m in merges), encoding="utf-8")
     special = {"bos_token": "<|startoftext|>", "eos_token": "<|endoftext|>", "unk_token": "<|endoftext|>", "pad_token": "<|endoftext|>"}
