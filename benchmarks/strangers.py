@@ -83,7 +83,7 @@ class Doors:
         all_ = config["dependencies"]
 
         def on(elem_id: str, event: str) -> int:
-            return next(d["id"] for d in all_ if [ids[elem_id], event] in map(list, d["targets"]))
+            return next(d["id"] for d in all_ if d.get("backend_fn") and [ids[elem_id], event] in map(list, d["targets"]))
 
         begins = on("try-zip", "upload")
         runs = next(d["id"] for d in all_ if d.get("trigger_after") == begins)
