@@ -48,7 +48,6 @@ SCRIPT = """() => {
   let steps = [], at = 0, from = '';
 
   const place = () => {
-    if (!tour.open) return;
     const box = one(steps[at].at).getBoundingClientRect(), edge = 6;
     Object.assign(ring.style, {left: box.left - edge + 'px', top: box.top - edge + 'px', width: box.width + 2 * edge + 'px', height: box.height + 2 * edge + 'px'});
     const {offsetWidth: width, offsetHeight: height} = card, room = 16;
@@ -80,7 +79,13 @@ SCRIPT = """() => {
     from = document.querySelector('#header nav a[aria-current]').dataset.view;
     tour.showModal();
     show(0);
+    follow();
     next.focus();
+  };
+  const follow = () => {  // in every frame: what a view draws late moves its controls, and nothing says so
+    if (!tour.open) return;
+    place();
+    requestAnimationFrame(follow);
   };
   const moves = {
     start, never: remember, close: () => tour.close(), back: () => show(at - 1),
@@ -99,9 +104,6 @@ SCRIPT = """() => {
     else return;
     e.preventDefault();
   });
-  addEventListener('resize', place);
-  addEventListener('scroll', place, {passive: true});
-  new ResizeObserver(place).observe(document.body);
 
   if (asked === '1') start();
   else if (asked !== '0' && !navigator.webdriver && !known()) invitation.hidden = false;
