@@ -11,7 +11,7 @@ EXTRAS_docs := [docs]
 EXTRAS_recipes := [recipes]
 
 NOTEBOOKS := $(wildcard lessons/*.ipynb)
-BROWSER_TESTS := $(shell grep -ls 'mark\.browser' tests/*.py)
+BROWSER_TESTS := $(shell grep -rls --include='*.py' 'mark\.browser' tests)
 
 .DEFAULT_GOAL := help
 .PHONY: help app test lint lessons site rebuild clean

@@ -19,10 +19,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor, nn
 from transformers import AutoModel, PreTrainedTokenizerFast
 
-from copra_lab.clip import Clip, load_clip
-from copra_lab.hf import save_hugging_face, to_hugging_face
-from copra_lab.lora import merged_weights
-from copra_lab.sites import KINDS, TOWERS
+from copra_lab.adapters import save_adapter
+from copra_lab.adapters.adapter import merged_weights
+from copra_lab.models.clip import Clip
+from copra_lab.models.hugging_face import save_hugging_face, to_hugging_face
+from copra_lab.models.loading import load_clip
+from copra_lab.models.sites import KINDS, TOWERS
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-B-16-SigLIP")
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "peft")
@@ -82,7 +84,7 @@ def compared(name: str, source: str, clip: Clip, model: nn.Module, folder: Path)
     theirs = twin(pixel_values=x, input_ids=tokens).logits_per_image
     plain = largest(logits(clip.model, x, tokens), theirs)
     adapter = random_adapter(clip, KINDS, TOWERS, 0.05)
-    adapter.save(folder / "adapter")
+    save_adapter(adapter, folder / "adapter")
     theirs = PeftModel.from_pretrained(twin, str(folder / "adapter")).eval()(pixel_values=x, input_ids=tokens).logits_per_image
     base = {k: v.clone() for k, v in clip.model.state_dict().items()}
     clip.model.load_state_dict(base | merged_weights(clip.model, adapter))

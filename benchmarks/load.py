@@ -23,12 +23,12 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 from served import served  # noqa: E402 (after the path)
 from visitors import Handlers, Shown, Visitor  # noqa: E402
 
-from copra_lab.bench import Bench  # noqa: E402
-from copra_lab.clip import load_clip  # noqa: E402
-from copra_lab.files import write_atomically  # noqa: E402
-from copra_lab.page.lab import Lab  # noqa: E402
-from copra_lab.page.places import Blended  # noqa: E402
-from copra_lab.tasks import load_task  # noqa: E402
+from copra_lab.bench.bench import Bench  # noqa: E402
+from copra_lab.models.loading import load_clip  # noqa: E402
+from copra_lab.page.state.lab import Lab  # noqa: E402
+from copra_lab.page.state.view_states import Blended  # noqa: E402
+from copra_lab.tasks.task import load_task  # noqa: E402
+from copra_lab.utils.files import write_atomically  # noqa: E402
 
 TIE = {"float32": 1e-3, "bfloat16": 0.1}
 """An image whose two best logits are as close as this may fall either way: sums are rounded in another order when it is run among others."""

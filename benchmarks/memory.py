@@ -15,9 +15,9 @@ import torch
 from others import PeftFit, PeftPath, first, random_adapter, random_vit_b_32
 from torch import nn
 
-from copra_lab.bench import Bench
-from copra_lab.tasks import load_task
-from copra_lab.train import fit
+from copra_lab.bench.bench import Bench
+from copra_lab.tasks.task import load_task
+from copra_lab.training.fitting import fit
 
 
 def peak(run: Callable[[], object]) -> float:

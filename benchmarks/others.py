@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from race import seconds
 from torch import Tensor
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip
-from copra_lab.hf import to_hugging_face
-from copra_lab.lora import Adapter, LowRank, merged_weights
-from copra_lab.prune import keep, layers_of
-from copra_lab.sites import choose
-from copra_lab.tasks import Task
+from copra_lab.adapters import save_adapter
+from copra_lab.adapters.adapter import Adapter, LowRank, merged_weights
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.hugging_face import to_hugging_face
+from copra_lab.models.sites import choose
+from copra_lab.pruning import keep, layers_of
+from copra_lab.tasks.task import Task
 
 
 def first(task: Task, images: int) -> Task:
@@ -78,8 +79,8 @@ class PeftPath:
 
         clip = bench.clip
         with tempfile.TemporaryDirectory() as folder:
-            a.save(Path(folder) / "a")
-            b.save(Path(folder) / "b")
+            save_adapter(a, Path(folder) / "a")
+            save_adapter(b, Path(folder) / "b")
             self.model = PeftModel.from_pretrained(to_hugging_face(clip), str(Path(folder) / "a"), adapter_name="a").eval()
             self.model.load_adapter(str(Path(folder) / "b"), adapter_name="b")
         self.text, self.scale, self.labels = bench.text, clip.logit_scale, bench.labels

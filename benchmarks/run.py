@@ -22,20 +22,21 @@ from race import Row, alone, race, seconds
 from rows import RESULTS, line, table
 from tqdm.auto import tqdm
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.copra import PLAIN, CopRA, Dropping
-from copra_lab.devices import cores
-from copra_lab.files import write_atomically
-from copra_lab.games import LayerGame
-from copra_lab.nemesis import Nemesis
-from copra_lab.prompts import CoOp
-from copra_lab.prune import keep, layers_of
-from copra_lab.shapley import exact
-from copra_lab.shipped import shipped
-from copra_lab.tasks import load_task
-from copra_lab.tower import workers
-from copra_lab.train import DEFAULTS, fit
+from copra_lab.bench.bench import Bench
+from copra_lab.engine.transformer import workers
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.prompts.nemesis import Nemesis
+from copra_lab.prompts.soft_prompt import CoOp
+from copra_lab.pruning import keep, layers_of
+from copra_lab.shapley.games import LayerGame
+from copra_lab.shapley.values import exact
+from copra_lab.tasks.task import load_task
+from copra_lab.training.dropping import PLAIN, CopRA, Dropping
+from copra_lab.training.fitting import DEFAULTS, fit
+from copra_lab.utils.devices import cores
+from copra_lab.utils.files import write_atomically
+from copra_lab.zoo import shipped
 
 HERE = Path(__file__).parent
 TASK = "digits"

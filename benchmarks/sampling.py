@@ -17,9 +17,9 @@ from race import seconds
 from run import Setting
 from tqdm.auto import tqdm
 
-from copra_lab.files import csv_bytes, write_atomically
-from copra_lab.games import LayerGame
-from copra_lab.shapley import SAMPLERS, estimate, exact
+from copra_lab.shapley.games import LayerGame
+from copra_lab.shapley.values import SAMPLERS, estimate, exact
+from copra_lab.utils.files import csv_bytes, write_atomically
 
 HERE = Path(__file__).parent
 IMAGES, SEEDS = 128, 30

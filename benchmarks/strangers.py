@@ -2,7 +2,7 @@
 all views, upload the largest zip, train as long as one can, drag, and use the API in a loop, all at once, while one more visitor drags politely.
 
 It prints how the server's memory went, what was answered and what refused, and how long the polite visitor waited, alone and among the others.
-``--visitors 10 --seconds 120`` are the defaults. The exit code is 1 if the server grew by more than `copra_lab.page.limits.TEN_MB`, if a
+``--visitors 10 --seconds 120`` are the defaults. The exit code is 1 if the server grew by more than `copra_lab.page.server.limits.TEN_MB`, if a
 number that the polite visitor saw was wrong, or if one never came."""
 
 import argparse
@@ -33,12 +33,12 @@ from load import Truth, memory, pairs  # noqa: E402 (after the path)
 from served import served  # noqa: E402
 from visitors import Handlers, Visitor  # noqa: E402
 
-from copra_lab.decoding import MEGAPIXELS  # noqa: E402
-from copra_lab.files import write_atomically  # noqa: E402
-from copra_lab.page import limits  # noqa: E402
-from copra_lab.page.lab import Lab  # noqa: E402
-from copra_lab.page.orders import BATCHES, BOTH, MOST_RANK, SHOTS, STEPS, TUNED  # noqa: E402
-from copra_lab.uploads import ALL_MEGAPIXELS, IMAGES, MEGABYTES, UNPACKED  # noqa: E402
+from copra_lab.page.server import limits  # noqa: E402
+from copra_lab.page.state.lab import Lab  # noqa: E402
+from copra_lab.page.views.train.request import BATCHES, BOTH, MOST_RANK, SHOTS, STEPS, TUNED  # noqa: E402
+from copra_lab.tasks.decoding import MEGAPIXELS  # noqa: E402
+from copra_lab.tasks.zip_upload import ALL_MEGAPIXELS, IMAGES, MEGABYTES, UNPACKED  # noqa: E402
+from copra_lab.utils.files import write_atomically  # noqa: E402
 
 EXAMINED = 0.1
 """Seconds between two looks at the server's memory."""

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from gradio_client.utils import apply_diff
 
-from copra_lab.page.places import HIGH, LOW, STEP, Blended
+from copra_lab.page.state.view_states import HIGH, LOW, STEP, Blended
 
 STRIDE, PAUSE, STRIDES = 0.07, 0.3, 8
 """Seconds between two positions of the thumb and between two drags, and positions a drag."""

@@ -10,19 +10,14 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME = {
-    "clip": ("Clip", "load_clip"),
-    "lora": ("Adapter", "LoRA"),
-    "copra": ("CopRA",),
-    "storage": ("load_adapter",),
-    "hf": ("save_hugging_face", "to_hugging_face"),
-    "prompts": ("CoOp", "VPT", "SoftPrompt"),
-    "nemesis": ("Nemesis",),
+    "models": ("Clip", "load_clip", "save_hugging_face", "to_hugging_face"),
     "tasks": ("Task", "load_task"),
-    "train": ("fit",),
+    "adapters": ("Adapter", "load_adapter", "push_to_hub", "save_adapter"),
+    "methods": ("LoRA",),
+    "prompts": ("CoOp", "Nemesis", "SoftPrompt", "VPT"),
+    "training": ("CopRA", "fit"),
     "bench": ("Bench",),
-    "callback": ("CopRACallback",),
-    "tuners": ("Progressive",),
-    "anypeft": ("PeftAdapter",),
+    "peft_models": ("CopRACallback", "PeftAdapter", "Progressive"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 

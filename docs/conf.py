@@ -146,7 +146,7 @@ def begun(app, error):
 def setup(app):
     # Browsers set MathML by themselves; Sphinx's own ways load a script from elsewhere or need LaTeX.
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
-    analyzer = ModuleAnalyzer.for_module("copra_lab.train")  # of `fit` every setting is to be seen, not what type checkers are told
+    analyzer = ModuleAnalyzer.for_module("copra_lab.training.fitting")  # of `fit` every setting is to be seen, not what type checkers are told
     analyzer.analyze()
     analyzer.overloads.clear()
     app.connect("source-read", adapted)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from copra_lab.shipped import WORDS
+from copra_lab.zoo import WORDS
 
 NAMES = WORDS | {
     "dropout": "LoRA + dropout", "progressive-dropout": "LoRA + progressive dropout", "stochastic-depth": "stochastic depth",

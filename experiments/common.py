@@ -13,15 +13,16 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.copra import DROPPINGS
-from copra_lab.devices import cores
-from copra_lab.files import csv_bytes, write_atomically
-from copra_lab.lora import Adapter
-from copra_lab.stats import Accuracy
-from copra_lab.sweep import Run, chosen, train_all, trained
-from copra_lab.tasks import load_task, task_names
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.sweeps.runs import Run, chosen, train_all, trained
+from copra_lab.tasks.task import load_task, task_names
+from copra_lab.training.dropping import DROPPINGS
+from copra_lab.utils.devices import cores
+from copra_lab.utils.files import csv_bytes, write_atomically
+from copra_lab.utils.statistics import Accuracy
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from common import METHODS, adapters, arguments, finish, headline, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab import nuisances as nu
-from copra_lab.bench import Bench
-from copra_lab.sweep import chosen
-from copra_lab.tasks import Task, load_task
+from copra_lab.bench.bench import Bench
+from copra_lab.sweeps.runs import chosen
+from copra_lab.tasks.emoji import corruptions as nu
+from copra_lab.tasks.task import Task, load_task
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
 CORRUPTIONS = {

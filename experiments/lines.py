@@ -4,7 +4,7 @@ and the baselines (of these the ends and the middle): ``python experiments/lines
 from common import METHODS, adapters, arguments, bench, finish, headline, pairs, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.merge import SPACES
+from copra_lab.merging.linear import SPACES
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "space")
 WEIGHTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)

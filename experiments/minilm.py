@@ -22,16 +22,17 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
-from copra_lab.attached import Attached
-from copra_lab.concepts import concepts
-from copra_lab.copra import drawn, group
-from copra_lab.lora import Adapter, LoRA
-from copra_lab.merge import average_factors, interpolate
-from copra_lab.prune import PRESETS, keep, sparsify
-from copra_lab.seeds import generator
-from copra_lab.sites import Site, hf_name
-from copra_lab.sources import rank
-from copra_lab.stats import Accuracy
+from copra_lab.adapters import load_adapter, save_adapter
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.merging.linear import average_factors, interpolate
+from copra_lab.methods.lora import Attached, LoRA
+from copra_lab.models.sites import Site, hf_name
+from copra_lab.pruning import PRESETS, keep, sparsify
+from copra_lab.tasks.emoji.concepts import concepts
+from copra_lab.tasks.emoji.selection import rank
+from copra_lab.training.dropping import drawn, group
+from copra_lab.utils.rng import generator
+from copra_lab.utils.statistics import Accuracy
 
 SHOTS, BATCH, STEPS, LORA_RANK, SCALE = 5, 32, 600, 2, 20.0
 RATES, HEADLINE = (1e-3, 2e-3, 5e-3, 1e-2), 5e-3
@@ -125,7 +126,7 @@ def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
     key = hashlib.blake2b(json.dumps([method, seed, lr, SHOTS, BATCH, STEPS, LORA_RANK, SCALE]).encode(), digest_size=6).hexdigest()
     place = work / f"minilm-{method}-{seed}-{key}"
     if (place / "adapter_model.safetensors").exists():
-        return Adapter.load(place)
+        return load_adapter(place)
     torch.set_num_threads(1)
     parts, kinds = data()
     train, model, dropping = parts["train"], Encoder().requires_grad_(False), METHODS[method]
@@ -148,7 +149,7 @@ def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
             F.cross_entropy(logits, train.labels[rows]).backward()
         optimiser.step()
     adapter = attached.adapter("", {"base": "all-MiniLM-L6-v2", "method": method, "seed": seed, "lr": lr, "steps": STEPS})
-    adapter.save(place)
+    save_adapter(adapter, place)
     return adapter
 
 

@@ -8,8 +8,10 @@ import torch
 from common import adapters, arguments, bench, finish, headline, row
 from tqdm.auto import tqdm
 
-from copra_lab.lora import Adapter
-from copra_lab.merge import average_factors, dare, task_arithmetic, ties, truncate
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.merging.linear import average_factors, task_arithmetic
+from copra_lab.merging.sparse import dare, ties
+from copra_lab.merging.spectral import truncate
 
 TASKS = ("things-shadows", "things-sketch", "travel-solarised", "faces-noise", "people-occluded", "symbols-waves")
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)

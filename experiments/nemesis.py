@@ -21,14 +21,16 @@ from common import DEVELOPMENT, arguments, bench, finish, reported
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.nemesis import Nemesis, survey
-from copra_lab.prompts import VPT, CoOp, SoftPrompt
-from copra_lab.stats import Accuracy
-from copra_lab.sweep import PromptRun, train_all, trained
-from copra_lab.tasks import load_task
-from copra_lab.train import Step, fit
+from copra_lab.bench.bench import Bench
+from copra_lab.bench.prompt_survey import survey
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.prompts.nemesis import Nemesis
+from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
+from copra_lab.sweeps.runs import PromptRun, train_all, trained
+from copra_lab.tasks.task import load_task
+from copra_lab.training.fitting import Step, fit
+from copra_lab.utils.statistics import Accuracy
 
 PARTS = ("tune", "few-shot", "noise", "new", "epochs", "survey", "visual")
 SHOTS = (1, 2, 4, 8, 16)

@@ -4,8 +4,8 @@
 from common import METHODS, adapters, arguments, bench, finish, headline, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.lora import NONE
-from copra_lab.prune import PRESETS, keep, sparsify
+from copra_lab.adapters.adapter import NONE
+from copra_lab.pruning import PRESETS, keep, sparsify
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
 SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)

@@ -7,10 +7,10 @@ from common import METHODS, adapters, arguments, bench, finish, pairs, row
 from sklearn.manifold import TSNE
 from tqdm.auto import tqdm
 
-from copra_lab.lora import Adapter
-from copra_lab.merge import average_factors, interpolate
-from copra_lab.prune import keep, sparsify
-from copra_lab.sweep import chosen
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.merging.linear import average_factors, interpolate
+from copra_lab.pruning import keep, sparsify
+from copra_lab.sweeps.runs import chosen
 
 TASKS = ("things-sketch", "same-drawings-occluded", "digits")
 RATES, SEEDS = (1e-3, 2e-3, 4e-3, 8e-3), 3

@@ -10,10 +10,10 @@ import numpy as np
 from common import DEVELOPMENT, METHODS, RESULTS, adapters, arguments, bench, read, row, write
 from tqdm.auto import tqdm
 
-from copra_lab.lora import LoRA
-from copra_lab.merge import average_factors, interpolate
-from copra_lab.prune import keep, sparsify
-from copra_lab.sweep import Run
+from copra_lab.merging.linear import average_factors, interpolate
+from copra_lab.methods.lora import LoRA
+from copra_lab.pruning import keep, sparsify
+from copra_lab.sweeps.runs import Run
 
 PARTS = ("rates", "steps", "shapes", "cosine")
 SEEDS = (100, 101)  # of no other experiment

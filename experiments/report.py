@@ -13,8 +13,8 @@ from cells import NAMES, Cells, Save, gather, mean, table
 from common import RESULTS, WRITTEN, read
 from matplotlib.figure import Figure
 
-from copra_lab.files import write_atomically
-from copra_lab.shapley import Curve
+from copra_lab.shapley.values import Curve
+from copra_lab.utils.files import write_atomically
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"

@@ -8,7 +8,7 @@ from cells import NAMES, Cells, Save, against, gather, mean, table
 from common import RESULTS, read
 from matplotlib.figure import Figure
 
-from copra_lab.nemesis import Corruption, occurrences
+from copra_lab.bench.prompt_survey import Corruption, occurrences
 
 COLOURS = {"coop": "#D55E00", "pun": "#0072B2", "pan": "#009E73", "pun+pan": "#CC79A7"}
 PAPER = {

@@ -11,15 +11,16 @@ import numpy as np
 from common import METHODS, arguments, bench, finish, row
 from tqdm.auto import tqdm
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.files import write_atomically
-from copra_lab.games import LayerGame
-from copra_lab.lora import Adapter
-from copra_lab.prune import keep, keep_best, layers_of, magnitudes
-from copra_lab.shapley import Exact, exact
-from copra_lab.shipped import shipped
-from copra_lab.sweep import Run, chosen
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.pruning import keep, keep_best, layers_of, magnitudes
+from copra_lab.shapley.games import LayerGame
+from copra_lab.shapley.values import Exact, exact
+from copra_lab.sweeps.runs import Run, chosen
+from copra_lab.utils.files import write_atomically
+from copra_lab.zoo import shipped
 
 COUNTS = (3, 6, 9)
 COLUMNS = ("task", "method", "seed", "setting", "n")

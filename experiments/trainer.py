@@ -25,17 +25,17 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, CLIPForImageClassification, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from copra_lab.anypeft import PeftAdapter, average, keep
-from copra_lab.callback import CopRACallback
-from copra_lab.clip import load_clip
-from copra_lab.concepts import concepts
-from copra_lab.games import SwitchGame
-from copra_lab.hf import to_hugging_face
-from copra_lab.shapley import estimate
-from copra_lab.sources import rank
-from copra_lab.stats import Accuracy
-from copra_lab.storage import WEIGHTS
-from copra_lab.tasks import load_task
+from copra_lab.adapters.peft_folder import WEIGHTS
+from copra_lab.models.hugging_face import to_hugging_face
+from copra_lab.models.loading import load_clip
+from copra_lab.peft_models.adapter import PeftAdapter, average, keep
+from copra_lab.peft_models.trainer_callback import CopRACallback
+from copra_lab.shapley.games import SwitchGame
+from copra_lab.shapley.values import estimate
+from copra_lab.tasks.emoji.concepts import concepts
+from copra_lab.tasks.emoji.selection import rank
+from copra_lab.tasks.task import load_task
+from copra_lab.utils.statistics import Accuracy
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "lr", "split")
 METHODS = ("lora", "copra")

@@ -34,10 +34,10 @@ from IPython.display import Markdown
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from copra_lab import show
-from copra_lab.checks import meet_clip as check
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.exercises import meet_clip as check
+from copra_lab.plots.widgets import live
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 
 # %% [markdown]
 # **What you will have at the end**: a function that gives any image a probability for each name on any list. Here it
@@ -50,7 +50,7 @@ task = cl.load_task("novel-kinds")
 
 some = torch.randperm(len(task.test), generator=torch.Generator().manual_seed(0))[:5]
 images, truth = task.test.images[some], task.test.labels[some].tolist()
-show.answers(images, clip.probabilities(images, task.prompts), task.classes, truth)
+plots.answers(images, clip.probabilities(images, task.prompts), task.classes, truth)
 
 # %% [markdown]
 # ## Two towers, one space
@@ -119,7 +119,7 @@ cosines = (
 )  # (8 images, 8 texts)
 probabilities = (clip.logit_scale * cosines).softmax(dim=-1)
 panels = {"cosine": cosines, "probability (softmax of each row)": probabilities}
-show.matrices(few_images, few.classes, panels)
+plots.matrices(few_images, few.classes, panels)
 
 # %% tags=["prose"]
 own, others = cosines.diagonal(), cosines[~torch.eye(len(cosines), dtype=torch.bool)]
@@ -232,7 +232,7 @@ def paired(a, b, sources=test.sources):
 
 right = {t: hits(x) for t, x in texts.items()}
 differences = {t: paired(r, right["{}"]) for t, r in right.items() if t != "{}"}
-show.accuracies(
+plots.accuracies(
     {t: accuracy(r) for t, r in right.items()},
     chance=1 / len(task.classes),
     differences=differences,
@@ -301,7 +301,7 @@ results = {
 }
 scores = {label: score(*asked) for label, asked in results.items()}
 guessing = {label: 1 / len(asked[0].classes) for label, asked in results.items()}
-show.accuracies(scores, chance=guessing)
+plots.accuracies(scores, chance=guessing)
 
 # %% tags=["prose"]
 seen, held = scores["100 seen names"], scores[f"{len(novel.classes)} held-out names"]
@@ -347,7 +347,7 @@ rows = {
     "probe on image features": probed(digits, clip.image_features),
     "probe on raw pixels": probed(digits, raw),
 }
-show.accuracies(rows, chance=0.1)
+plots.accuracies(rows, chance=0.1)
 
 # %% tags=["prose"]
 prompts, by_features, by_pixels = rows.values()
@@ -392,7 +392,7 @@ def caption(i):
     return f"{task.classes[said[i]]}, {100 * confidence[i]:.0f} %\nis: {task.classes[test.labels[i]]}"
 
 
-show.grid(test.images[worst], [caption(i) for i in worst.tolist()])
+plots.grid(test.images[worst], [caption(i) for i in worst.tolist()])
 
 # %% tags=["prose"]
 k = len(task.classes)
@@ -438,7 +438,7 @@ def by_block(images):
 
 
 lens = [accuracy(hits(clip.text_features(task.prompts), x)) for x in by_block(test.images)]
-show.curve(range(len(lens)), {task.title: lens}, "blocks passed", chance=1 / len(task.classes))
+plots.curve(range(len(lens)), {task.title: lens}, "blocks passed", chance=1 / len(task.classes))
 
 # %% tags=["prose"]
 assert abs(lens[-1].correct - zero_shot_accuracy.correct) <= 1  # the last is the model itself
@@ -474,7 +474,7 @@ def ask(image, names, template, scale):
     i = order[image]
     texts = [template.replace("{}", name) for name in names]
     cosines = features[i : i + 1] @ clip.text_features(texts).T
-    return show.answers(test.images[i : i + 1], (scale * cosines).softmax(-1), names, top=8)
+    return plots.answers(test.images[i : i + 1], (scale * cosines).softmax(-1), names, top=8)
 
 
 offered = "mammal, bird, insect, flower, fruit, land vehicle, clothes, tool"

@@ -37,15 +37,16 @@ from IPython.display import Markdown
 from torch import nn
 from torch.nn.utils import parametrize
 
-from copra_lab import show
-from copra_lab.checks import build_lora as check
-from copra_lab.lora import LowRank
-from copra_lab.merge import truncate, weighted_sum
-from copra_lab.seeds import generator
-from copra_lab.shipped import shipped
-from copra_lab.sites import hf_name
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.adapters.adapter import LowRank
+from copra_lab.exercises import build_lora as check
+from copra_lab.merging.linear import weighted_sum
+from copra_lab.merging.spectral import truncate
+from copra_lab.models.sites import hf_name
+from copra_lab.plots.widgets import live
+from copra_lab.utils.rng import generator
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
+from copra_lab.zoo import shipped
 
 # %% [markdown]
 # **What you will have at the end**: a CLIP that was never shown handwriting and now reads it, and in your hand the
@@ -59,10 +60,10 @@ bench = cl.Bench(clip, task, precision="float32")  # the test images, in a fixed
 
 adapter = next(s for s in shipped("digits") if s.label == "LoRA, seed 0").load(clip)
 first_five, truth = bench.split.images[bench.order[:5]], bench.labels[:5].tolist()
-show.answers(first_five, bench.logits(stop=5).softmax(-1), task.classes, truth)
+plots.answers(first_five, bench.logits(stop=5).softmax(-1), task.classes, truth)
 
 # %%
-show.answers(first_five, bench.logits(adapter, stop=5).softmax(-1), task.classes, truth)
+plots.answers(first_five, bench.logits(adapter, stop=5).softmax(-1), task.classes, truth)
 
 # %% tags=["prose"]
 before, after = bench.accuracy(), bench.accuracy(adapter)
@@ -341,7 +342,7 @@ def smooth(x):
 
 
 both = {"by hand": smooth(my_losses), "the library": smooth(losses)}
-show.lines(range(4, STEPS, 8), {"loss": both}, "step (means of eight)")
+plots.lines(range(4, STEPS, 8), {"loss": both}, "step (means of eight)")
 
 # %%
 gap = max(abs(a - b) for a, b in zip(my_losses, losses, strict=True))
@@ -360,7 +361,7 @@ def paired(a, b):
 
 library = hits["the library"]
 to_library = {name: paired(h, library) for name, h in hits.items() if h is not library}
-show.accuracies(scores, chance=0.1, differences=to_library, than="the library")
+plots.accuracies(scores, chance=0.1, differences=to_library, than="the library")
 
 # %% tags=["prose"]
 same = (
@@ -395,7 +396,7 @@ for kind in "qkv":
     pairs = [adapter.deltas[hf_name("vision", layer, kind)] for layer in range(clip.layers)]
     squares = torch.stack([torch.linalg.svdvals(pair.delta())[:5] ** 2 for pair in pairs])
     shares[kind] = (squares / squares.sum(-1, keepdim=True)).mean(0).tolist()
-show.lines(range(1, 6), {"share of ‖ΔW‖²": shares}, "singular value")
+plots.lines(range(1, 6), {"share of ‖ΔW‖²": shares}, "singular value")
 
 # %% [markdown]
 # The fifth is zero, as it must be. `truncate` keeps the first *k* pieces, which is the best one can do at rank *k*
@@ -405,7 +406,7 @@ show.lines(range(1, 6), {"share of ‖ΔW‖²": shares}, "singular value")
 cut = {f"rank {k}": truncate(adapter, k) for k in (1, 2, 3)} | {"rank 4, as trained": adapter}
 hits = dict(zip(cut, bench.outcomes(list(cut.values())), strict=True))
 whole = hits["rank 4, as trained"]
-show.accuracies(
+plots.accuracies(
     {name: Accuracy(int(h.sum()), len(h)) for name, h in hits.items()},
     chance=0.1,
     differences={name: paired(h, whole) for name, h in hits.items() if h is not whole},
@@ -484,7 +485,7 @@ for rule, (scaling, alpha) in RULES.items():
             trained[key] = cl.fit(clip, task, lora, **SHORT)
         sizes.setdefault(rule, []).append(size(trained[key]))
         found.setdefault(rule, []).append(trained[key].provenance["validation accuracy"])
-show.lines(RANKS, {"‖ΔW‖ after 30 steps": sizes}, "rank", log=True)
+plots.lines(RANKS, {"‖ΔW‖ after 30 steps": sizes}, "rank", log=True)
 
 # %% tags=["prose"]
 by_r, by_root = sizes.values()
@@ -577,8 +578,8 @@ SOME = 200
 def scaled(scale):
     found = bench.logits(weighted_sum([adapter], [scale]), stop=SOME)
     right = Accuracy(int((found.argmax(-1) == bench.labels[:SOME]).sum()), SOME)
-    picture = show.answers(first_five, found[:5].softmax(-1), task.classes, truth)
-    return show.titled(picture, f"{scale:.1f} × ΔW: {right}")
+    picture = plots.answers(first_five, found[:5].softmax(-1), task.classes, truth)
+    return plots.titled(picture, f"{scale:.1f} × ΔW: {right}")
 
 
 length = w.FloatSlider(1, min=0, max=2, step=0.1, description="× ΔW", continuous_update=False)
@@ -588,7 +589,7 @@ live(scaled, scale=length)
 LENGTHS = (0, 0.25, 0.5, 0.75, 1, 1.25, 1.5, 2)
 longer = [bench.logits(weighted_sum([adapter], [x]), stop=SOME) for x in LENGTHS]
 along = [bench.score(found.argmax(-1)) for found in longer]
-show.curve(LENGTHS, {"LoRA, seed 0": along}, "length of ΔW (1 = as trained)", chance=0.1)
+plots.curve(LENGTHS, {"LoRA, seed 0": along}, "length of ΔW (1 = as trained)", chance=0.1)
 
 # %% tags=["prose"]
 best = LENGTHS[max(range(len(along)), key=lambda i: along[i].value)]
@@ -610,7 +611,7 @@ trained the places between. That changes can be scaled and added like vectors is
 # - Draw B at random and start A at zero instead. Does it train? What does the first step move now?
 # - Truncate the adapters of the other tasks (`shipped()` lists them) to rank 1. Where does it cost least?
 # - Freeze A (`train_a=False`) and train B alone. How much do you lose, for half of the numbers?
-# - `adapter.save("folder")` writes a folder that peft loads. Look at its two files.
+# - `cl.save_adapter(adapter, "folder")` writes a folder that peft loads. Look at its two files.
 #
 # ## In practice
 #

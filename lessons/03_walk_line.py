@@ -35,19 +35,19 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown
 
-from copra_lab import show
-from copra_lab.checks import walk_line as check
-from copra_lab.lora import LowRank
-from copra_lab.merge import (
+from copra_lab import plots
+from copra_lab.adapters.adapter import LowRank
+from copra_lab.exercises import walk_line as check
+from copra_lab.merging.barriers import barrier
+from copra_lab.merging.linear import (
     average_factors,
-    barrier,
     interpolate,
     interpolate_factors,
     weighted_sum,
 )
-from copra_lab.shipped import shipped
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab.plots.widgets import live
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
+from copra_lab.zoo import shipped
 
 # %% [markdown]
 # **What you will have at the end**: this picture, and a reason for it. Two adapters were trained to read handwritten
@@ -78,7 +78,7 @@ lines = {
     "line in ΔW": bench.path(one, two, LINE, space="delta"),
     "line in A and B": bench.path(one, two, LINE, space="factors"),
 }
-show.curve(LINE, {name: path.accuracies for name, path in lines.items()}, "λ", chance=0.1)
+plots.curve(LINE, {name: path.accuracies for name, path in lines.items()}, "λ", chance=0.1)
 
 # %% tags=["prose"]
 straight, bent = lines.values()
@@ -338,7 +338,7 @@ turned = {
     "middle in ΔW": bench.accuracies([interpolate(one, c, 0.5) for c in copies]),
     "middle in A and B": bench.accuracies([average_factors([one, c]) for c in copies]),
 }
-show.curve(ANGLES, turned, "rotation of the copy, degrees", chance=0.1)
+plots.curve(ANGLES, turned, "rotation of the copy, degrees", chance=0.1)
 
 # %% tags=["prose"]
 by_angle, base = turned["middle in A and B"], bench.accuracy()
@@ -379,7 +379,7 @@ def paired(h):
 
 
 compared = {name: paired(h) for name, h in hits.items() if h is not reference}
-show.accuracies(
+plots.accuracies(
     {name: Accuracy(int(h.sum()), len(h)) for name, h in hits.items()},
     chance=0.1,
     differences=compared,
@@ -451,7 +451,7 @@ for name in dict.fromkeys(s.task for s in shipped()):
         ):
             gap = gap.numpy()
             lost[name, method, space] = gap.mean(), bootstrap_interval(gap, here.sources)
-show.dots(rows)
+plots.dots(rows)
 
 # %% tags=["prose"]
 deltas = [value for (_, _, space), (value, _) in lost.items() if space == "ΔW"]
@@ -490,7 +490,7 @@ both = {
     "LoRA, A and B": bent.accuracies,
     "CopRA, A and B": bench.path(*copra, LINE, space="factors").accuracies,
 }
-show.curve(LINE, both, "λ", chance=0.1)
+plots.curve(LINE, both, "λ", chance=0.1)
 
 # %% tags=["prose"]
 lora_less, lora_told = to_ends(bench, one, two, factors)
@@ -534,7 +534,7 @@ c = pair("faces-noise", "CopRA")[0]
 X, Y = LINE, LINE[1:-1]
 corners = {"LoRA 0": (0.0, 0.0), "LoRA 1": (1.0, 0.0), "CopRA 0": (0.0, 1.0)}
 plane = faces.landscape(a, b, c, X, Y)
-show.landscape(X, Y, plane, corners)
+plots.landscape(X, Y, plane, corners)
 
 # %% tags=["prose"]
 third = 1 / 3
@@ -580,7 +580,7 @@ def stand(lam):
     differ = lost.nonzero().flatten()[:6].tolist()
     captions = [f"ΔW: {digits[in_delta[i]]}\nA and B: {digits[in_factors[i]]}" for i in differ]
     curves = {name: path.accuracies for name, path in lines.items()}
-    return show.walk(LINE, curves, lam, here, "λ", images[differ], captions)
+    return plots.walk(LINE, curves, lam, here, "λ", images[differ], captions)
 
 
 place = w.FloatSlider(

@@ -39,18 +39,18 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 from torch.nn.utils import parametrize
 
-from copra_lab import show
-from copra_lab.attached import Attached
-from copra_lab.checks import drop_layers as check
-from copra_lab.copra import drawn, group, masks
-from copra_lab.lora import NONE
-from copra_lab.merge import interpolate_factors
-from copra_lab.prune import keep
-from copra_lab.seeds import generator
-from copra_lab.shapley import Curve
-from copra_lab.shipped import shipped
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.adapters.adapter import NONE
+from copra_lab.exercises import drop_layers as check
+from copra_lab.merging.linear import interpolate_factors
+from copra_lab.methods.lora import Attached
+from copra_lab.plots.widgets import live
+from copra_lab.pruning import keep
+from copra_lab.shapley.values import Curve
+from copra_lab.training.dropping import drawn, group, masks
+from copra_lab.utils.rng import generator
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
+from copra_lab.zoo import shipped
 
 # %% [markdown]
 # **What you will have at the end**: this picture, and the training that bends it. Two adapters of each kind have
@@ -94,7 +94,7 @@ lines, single = {}, {}
 for method, (by_k, each) in found.items():
     lines[method] = list(chosen), [estimate(h, small.sources) for h in by_k]
     single[method] = each
-show.bands(lines, f"layers on, of 12 (n = {len(small)})", chance=0.1, points=single)
+plots.bands(lines, f"layers on, of 12 (n = {len(small)})", chance=0.1, points=single)
 
 # %% tags=["prose"]
 lora_hits, copra_hits = (hits for hits, _ in found.values())
@@ -147,7 +147,7 @@ rows = {
 }
 hits = dict(zip(rows, bench.outcomes(list(rows.values())), strict=True))
 whole = hits["all twelve layers"]
-show.accuracies(
+plots.accuracies(
     {label: Accuracy(int(h.sum()), len(h)) for label, h in hits.items()},
     chance=0.1,
     differences={
@@ -226,7 +226,7 @@ check.schedule(schedule)
 # %%
 copra = cl.CopRA()
 plan = masks(copra, 12, 300)
-show.masks(plan, [copra.probability(t, 300) for t in range(300)])
+plots.masks(plan, [copra.probability(t, 300) for t in range(300)])
 
 # %% tags=["prose"]
 long = np.array(masks(copra, 12, 1200))
@@ -433,7 +433,7 @@ right = dict(
 rows = {f"{m}, {p}": Accuracy(int(h.sum()), len(h)) for (m, p), h in right.items()}
 lead = {p: estimate(right["CopRA", p] - right["LoRA", p], bench.sources) for p in parts}
 lead_rows = {f"CopRA, {p}": e for p, e in lead.items()}
-show.accuracies(rows, chance=0.1, differences=lead_rows, than="LoRA with the same")
+plots.accuracies(rows, chance=0.1, differences=lead_rows, than="LoRA with the same")
 
 # %% tags=["prose"]
 alone, even, odd = lead.values()
@@ -479,7 +479,7 @@ walk = [i / 8 for i in range(9)]
 ends = {m: (trained[f"{m}, seed 0"], trained[f"{m}, seed 1"]) for m in ("LoRA", "CopRA")}
 paths = {m: bench.path(*pair, walk, space="factors") for m, pair in ends.items()}
 lines = {m: path.accuracies for m, path in paths.items()}
-show.curve(walk, lines, "λ, in the factors", chance=0.1)
+plots.curve(walk, lines, "λ, in the factors", chance=0.1)
 
 # %% tags=["prose"]
 Markdown(
@@ -509,7 +509,7 @@ for name in sorted({s.task for s in shipped()}):
     for test, lo, co in zip(tests, means["LoRA"], means["CopRA"], strict=True):
         tests[test][f"{name}, n = {len(own)}"] = estimate(co - lo, own.sources)
 
-show.differences(tests, "CopRA − LoRA, points")
+plots.differences(tests, "CopRA − LoRA, points")
 
 
 # %% tags=["prose"]
@@ -592,7 +592,7 @@ def dropped(p, draw_number):
     rows = {f"LoRA  {drawn_as}": lo, f"CopRA  {drawn_as}": co}
     rows = {label: Accuracy(int(h.sum()), len(h)) for label, h in rows.items()}
     difference = {f"CopRA  {drawn_as}": estimate(co - lo, small.sources)}
-    return show.accuracies(rows, chance=0.1, differences=difference, than="LoRA")
+    return plots.accuracies(rows, chance=0.1, differences=difference, than="LoRA")
 
 
 live(
@@ -604,7 +604,7 @@ live(
 # %% [markdown]
 # ## On your own
 #
-# - `cl.StochasticDepth()` (in `copra_lab.copra`) drops half of the layers until the end. Train it for 1,200 steps
+# - `cl.StochasticDepth()` (in `copra_lab.training.dropping`) drops half of the layers until the end. Train it for 1,200 steps
 #   and put it into the pictures above: in the experiments it is as robust as CopRA or more, and seems a little less accurate alone.
 # - Let p rise until the very end, `cl.CopRA(ramp=1.0)`. What does the last quarter at p = 1 buy?
 # - Drop matrices rather than layers, `cl.CopRA(unit="module")`. How do you test it fairly?

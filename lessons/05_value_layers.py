@@ -38,13 +38,13 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
+from copra_lab import plots
 from copra_lab import shapley as sh
-from copra_lab import show
-from copra_lab.checks import value_layers as check
-from copra_lab.games import LayerGame
-from copra_lab.shipped import shipped
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab.exercises import value_layers as check
+from copra_lab.plots.widgets import live
+from copra_lab.shapley.games import LayerGame
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
+from copra_lab.zoo import shipped
 
 # %% [markdown]
 # **What you will have at the end**: the share of each layer in what an adapter reaches, for LoRA and for CopRA. Here it
@@ -80,7 +80,7 @@ def pictured(estimate):
 
 
 rough = {name: pictured(sh.estimate(game, 12, budget=120)) for name, game in games.items()}
-show.estimates(layers, {"worth, points": rough}, "layer")
+plots.estimates(layers, {"worth, points": rough}, "layer")
 
 # %% [markdown]
 # ## Three players
@@ -290,7 +290,7 @@ def look(method, **on):
     }
     right = Accuracy(round(worth[here @ power] * len(bench)), len(bench))
     names = [f"{i}\n{'on' if x else 'off'}" for i, x in enumerate(here)]
-    return show.estimates(names, {"points": series}, "layer", f"now: {right}", ylim=(-15, 45))
+    return plots.estimates(names, {"points": series}, "layer", f"now: {right}", ylim=(-15, 45))
 
 
 def switch(i):
@@ -344,7 +344,7 @@ panels = {
     "worth, points": {name: resampled(x) for name, x in per_image.items()},
     "CopRA − LoRA,\npoints": {"paired": resampled(difference)},
 }
-show.estimates(layers, panels, "layer")
+plots.estimates(layers, panels, "layer")
 
 # %% tags=["prose"]
 values = {name: 100 * x.values for name, x in exact.items()}
@@ -423,7 +423,7 @@ check.marginals(marginals)
 
 # %% [markdown]
 # We know LoRA's whole game, so looking a value up costs nothing, and the samplers can be held against the truth.
-# `copra_lab.shapley` has permutations (alone or in pairs), Owen's sampler (below you will see where it comes from) and one
+# `copra_lab.shapley.values` has permutations (alone or in pairs), Owen's sampler (below you will see where it comes from) and one
 # that is stratified by size. Each runs 60 times with different seeds; the figure shows the root mean square error of a
 # layer's value.
 #
@@ -469,7 +469,7 @@ errors = {
     name: [rms(column) for column in zip(*rows, strict=True)] for name, rows in runs.items()
 }
 errors["∝ 1/√n"] = [errors["permutations"][0] * (budgets[0] / b) ** 0.5 for b in budgets]
-show.lines(budgets, {"error, points": errors}, "evaluations of the game", log=True)
+plots.lines(budgets, {"error, points": errors}, "evaluations of the game", log=True)
 
 # %% tags=["prose"]
 at = budgets.index(512)
@@ -496,7 +496,7 @@ def sharpen(budget, method, seed):
     estimate = sh.estimate(known, 12, method, budget=budget, seed=seed)
     series = {"estimate with 95 % interval": pictured(estimate), "exact": (100 * truth, None)}
     title = f"{estimate.evaluations} evaluations, mean error {rms([estimate]):.1f} points"
-    return show.estimates(layers, {"worth, points": series}, "layer", title, ylim=(-5, 20))
+    return plots.estimates(layers, {"worth, points": series}, "layer", title, ylim=(-5, 20))
 
 
 steps = [50, 100, 200, 400, 800, 1600, 3200]
@@ -571,7 +571,7 @@ panels = {
     "g(p), % right": {name: 100 * g(p) for name, g in curves.items()},
     "slope g′(p), points": {name: 100 * g.slope(p) for name, g in curves.items()},
 }
-show.lines(p, panels, "p, each layer's chance to be on")
+plots.lines(p, panels, "p, each layer's chance to be on")
 
 # %% [markdown]
 # One pair of adapters is one pair. The area is a mean over sizes, so for the other pair of seeds a sample will do: eight
@@ -639,7 +639,7 @@ series = {
     "Shapley": (100 * truth, None),
     "leave one out": (100 * last, None),
 }
-show.estimates(layers, {"LoRA, points": series}, "layer")
+plots.estimates(layers, {"LoRA, points": series}, "layer")
 
 # %% tags=["prose"]
 total = truth.sum()

@@ -35,17 +35,17 @@ import numpy as np
 import torch
 from IPython.display import Markdown
 
-from copra_lab import show
-from copra_lab.checks import prune_adapter as check
-from copra_lab.games import LayerGame
-from copra_lab.lora import NONE
-from copra_lab.merge import truncate
-from copra_lab.prune import keep, keep_best, layers_of, magnitudes, sparsify
-from copra_lab.shapley import exact
-from copra_lab.shipped import shipped
-from copra_lab.sites import site_of
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.adapters.adapter import NONE
+from copra_lab.exercises import prune_adapter as check
+from copra_lab.merging.spectral import truncate
+from copra_lab.models.sites import site_of
+from copra_lab.plots.widgets import live
+from copra_lab.pruning import keep, keep_best, layers_of, magnitudes, sparsify
+from copra_lab.shapley.games import LayerGame
+from copra_lab.shapley.values import exact
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
+from copra_lab.zoo import shipped
 
 # %% [markdown]
 # **What you will have at the end**: this picture, and an answer for every way of making an adapter smaller. Four adapters
@@ -73,7 +73,7 @@ for method in ("LoRA", "CopRA"):
     means = hits.view(len(seeds), len(gone), -1).mean(0)
     lines[method] = gone, [estimate(h, bench.sources) for h in means]
 
-show.bands(lines, f"entries of A and B removed, % (n = {len(bench)})", chance=0.1)
+plots.bands(lines, f"entries of A and B removed, % (n = {len(bench)})", chance=0.1)
 
 # %% tags=["prose"]
 lora_line, copra_line = ([100 * v for v, _ in line] for _, line in lines.values())
@@ -136,7 +136,7 @@ for task, own in benches.items():
     found = {row: estimate(h - whole, own.sources) for row, h in zip(rows, pruned, strict=True)}
     costs[f"{task}, n = {len(own)}"] = found | {"nothing": estimate(base - whole, own.sources)}
 
-show.differences(costs, "points against the whole adapter, LoRA, seed 0")
+plots.differences(costs, "points against the whole adapter, LoRA, seed 0")
 
 # %% tags=["prose"]
 thirds = ("low", "middle", "high")
@@ -174,7 +174,7 @@ pictures = bench.split.images[bench.order[lost[:12]]]
 names = [
     [digits.classes[c] for c in answers[lost[:12]]] for answers in (even_says, bench.labels)
 ]
-show.grid(pictures, [f"says {said}\nis: {true}" for said, true in zip(*names, strict=True)])
+plots.grid(pictures, [f"says {said}\nis: {true}" for said, true in zip(*names, strict=True)])
 
 # %% tags=["prose"]
 into = torch.bincount(even_says[lost], minlength=10)
@@ -235,7 +235,7 @@ lines = {}
 for label, of in ways.items():
     hits = bench.outcomes([sparsify(lora, percent / 100, of=of) for percent in gone])
     lines[label] = gone, [estimate(h, bench.sources) for h in hits]
-show.bands(lines, f"entries removed, % (LoRA, seed 0, n = {len(bench)})", chance=0.1)
+plots.bands(lines, f"entries removed, % (LoRA, seed 0, n = {len(bench)})", chance=0.1)
 
 # %% tags=["prose"]
 by_factor, by_delta = (
@@ -328,7 +328,7 @@ lines = {}
 for way, sized in ways.items():
     hits = bench.outcomes(list(sized.values()))
     lines[way] = [x / 1000 for x in sized], [estimate(h, bench.sources) for h in hits]
-show.bands(lines, f"kB (LoRA, seed 0, n = {len(bench)})", chance=0.1, log=True)
+plots.bands(lines, f"kB (LoRA, seed 0, n = {len(bench)})", chance=0.1, log=True)
 
 # %% tags=["prose"]
 quarter = lora.parameters / 1000  # a quarter of 4 bytes each
@@ -387,7 +387,7 @@ hits = {
     x: bench.outcomes([keep_best(lora, worth, k) for k in few]) for x, worth in orders.items()
 }
 lines = {x: (few, [estimate(row, bench.sources) for row in h]) for x, h in hits.items()}
-show.bands(lines, f"layers kept, of 12 (LoRA, seed 0, n = {len(bench)})", chance=0.1)
+plots.bands(lines, f"layers kept, of 12 (LoRA, seed 0, n = {len(bench)})", chance=0.1)
 
 # %% tags=["prose"]
 at = few.index(6)
@@ -437,7 +437,7 @@ table = {
     "best of 60 on test images": accuracy(seen[by_test]),
     "this one, on unseen test images": accuracy(unseen[by_test]),
 }
-show.accuracies(table, chance=0.1)
+plots.accuracies(table, chance=0.1)
 
 # %% tags=["prose"]
 shown = [100 * a.value for a in table.values()]
@@ -510,7 +510,7 @@ for task, own in (benches | {"faces-noise": faces}).items():
     gaps = [estimate(after - before, own.sources) for before, after in pairs]
     panels[f"{task}, n = {len(own)}"] = dict(zip(prunings, gaps, strict=True))
 
-show.differences(panels, "CopRA − LoRA, points")
+plots.differences(panels, "CopRA − LoRA, points")
 
 # %% tags=["prose"]
 after = [e for panel in panels.values() for row, e in panel.items() if row != "whole"]
@@ -547,7 +547,7 @@ def pruned_to(layers, sparse):
     for m, h in found.items():
         rows[f"{m}, {numbers:,} numbers"] = accuracy(h)
         cost[f"{m}, {numbers:,} numbers"] = estimate(h - whole[m], bench.sources)
-    return show.accuracies(rows, chance=0.1, differences=cost, than="its whole adapter")
+    return plots.accuracies(rows, chance=0.1, differences=cost, than="its whole adapter")
 
 
 live(

@@ -36,13 +36,13 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown
 
-from copra_lab import merge, show
-from copra_lab.attached import Attached
-from copra_lab.checks import merge_models as check
-from copra_lab.lora import NONE, Adapter, LoRA, LowRank
-from copra_lab.shipped import shipped
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.widgets import live
+from copra_lab import merging, plots
+from copra_lab.adapters.adapter import NONE, Adapter, LowRank
+from copra_lab.exercises import merge_models as check
+from copra_lab.methods.lora import Attached, LoRA
+from copra_lab.plots.widgets import live
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
+from copra_lab.zoo import shipped
 
 # %% [markdown]
 # **What you will have at the end**: one adapter that does several tasks at once, at a price. Here are all six tasks that
@@ -97,12 +97,12 @@ def percent(outcomes):
 
 without = right(NONE)
 apart = {m: right_each(first[m]) for m in METHODS}
-together = right(merge.task_arithmetic(first["LoRA"], 0.2))
+together = right(merging.task_arithmetic(first["LoRA"], 0.2))
 
 columns = [f"{t}\nn = {len(b)}" for t, b in zip(labels, test.values(), strict=True)] + ["mean"]
 pictured = {"no adapter": without, "each its own": apart["LoRA"], "one for all": together}
 rows = {row: percent(outcomes) for row, outcomes in pictured.items()}
-show.table(rows, columns, "accuracy on test images, %, LoRA, seed 0")
+plots.table(rows, columns, "accuracy on test images, %, LoRA, seed 0")
 
 # %% [markdown]
 # ## Two seeds of one task
@@ -128,13 +128,13 @@ def asked_both(pair, bench):
 
 ways = {
     "single seed, mean": lambda pair, b: b.outcomes(pair).mean(0).numpy(),
-    "ΔW averaged": lambda pair, b: b.outcomes([merge.interpolate(*pair, 0.5)])[0].numpy(),
-    "factors averaged": lambda pair, b: b.outcomes([merge.average_factors(pair)])[0].numpy(),
+    "ΔW averaged": lambda pair, b: b.outcomes([merging.interpolate(*pair, 0.5)])[0].numpy(),
+    "factors averaged": lambda pair, b: b.outcomes([merging.average_factors(pair)])[0].numpy(),
     "ensemble of both": asked_both,
 }
 soups = {m: {way: each_pair(m, f) for way, f in ways.items()} for m in METHODS}
 rows = {f"{m}: {way}": percent(found) for m in METHODS for way, found in soups[m].items()}
-show.table(rows, columns, "accuracy on test images, %")
+plots.table(rows, columns, "accuracy on test images, %")
 
 
 # %% tags=["prose"]
@@ -196,7 +196,7 @@ with torch.inference_mode():
     features = F.normalize(model.encode_image(pixels), dim=-1)
     logits = clip.logit_scale * features @ bench.text.T
 
-summed = merge.task_arithmetic(first["LoRA"], 0.2)
+summed = merging.task_arithmetic(first["LoRA"], 0.2)
 print(f"ranks: {[a.rank for a in first['LoRA']]}, stacked: {summed.rank}")
 print(f"largest difference of a logit: {(logits - bench.logits(summed)).abs().max():.1e}")
 
@@ -220,7 +220,9 @@ vectors = torch.stack(
 )
 cosines = F.normalize(vectors, dim=1) @ F.normalize(vectors, dim=1).T
 heat = dict(zip([*names, "digits, seed 1"], cosines.tolist(), strict=True))
-show.table(heat, [*labels, "digits,\nseed 1"], "cosines between ΔW, LoRA", digits=2, bold=False)
+plots.table(
+    heat, [*labels, "digits,\nseed 1"], "cosines between ΔW, LoRA", digits=2, bold=False
+)
 
 # %% tags=["prose"]
 count = len(names)
@@ -264,7 +266,7 @@ their signs differ in {100 * clash:.0f} % of the cases; a coin would say 50 %. {
 toys = torch.tensor(
     [[5, 4, -3, 1, 0.2, -1], [-2, 3, -4, 0.5, 1, 2], [-2.5, -6, 0.3, 2, 0.1, 1.5]]
 )
-adapters = [Adapter({"toy": merge.from_delta(t[None])}) for t in toys]
+adapters = [Adapter({"toy": merging.from_delta(t[None])}) for t in toys]
 
 
 def line(what, numbers):
@@ -274,8 +276,8 @@ def line(what, numbers):
 for t in toys:
     line("task", t)
 for t in toys:
-    line("trimmed", merge.keep_largest({"toy": t}, 0.5)["toy"])
-line("TIES", merge.ties(adapters, 0.5).deltas["toy"].delta()[0])
+    line("trimmed", merging.keep_largest({"toy": t}, 0.5)["toy"])
+line("TIES", merging.ties(adapters, 0.5).deltas["toy"].delta()[0])
 line("mean", toys.mean(0))
 
 # %% [markdown]
@@ -357,16 +359,18 @@ check.dare(drop_and_rescale)
 # %%
 def dare_sum(adapters):
     g = torch.Generator().manual_seed(0)
-    return merge.task_arithmetic([merge.dare(a, 0.8, g) for a in adapters], 1.0)
+    return merging.task_arithmetic([merging.dare(a, 0.8, g) for a in adapters], 1.0)
 
 
 merges = {
-    "sum": lambda adapters: merge.task_arithmetic(adapters, 1.0),
-    "TIES": lambda adapters: merge.ties(
+    "sum": lambda adapters: merging.task_arithmetic(adapters, 1.0),
+    "TIES": lambda adapters: merging.ties(
         adapters, 0.2, len(adapters)
     ),  # a mean, made as large as a sum
     "DARE, then sum": dare_sum,
-    "sum at rank 4": lambda adapters: merge.truncate(merge.task_arithmetic(adapters, 1.0), 4),
+    "sum at rank 4": lambda adapters: merging.truncate(
+        merging.task_arithmetic(adapters, 1.0), 4
+    ),
 }
 whole = {m: {name: f(first[m]) for name, f in merges.items()} for m in METHODS}
 scales = [0.025, 0.05, 0.1, 0.2, 0.3, 0.5]
@@ -374,20 +378,22 @@ scales = [0.025, 0.05, 0.1, 0.2, 0.3, 0.5]
 
 def over_scales(adapter):
     """The mean of the tasks' validation accuracies at each scale, in percent."""
-    scaled = [merge.weighted_sum([adapter], [scale]) for scale in scales]
+    scaled = [merging.weighted_sum([adapter], [scale]) for scale in scales]
     each = torch.stack([b.outcomes(scaled).mean(1) for b in val.values()])  # (tasks, scales)
     return (100 * each.mean(0)).tolist()
 
 
 found = {m: {name: over_scales(a) for name, a in whole[m].items()} for m in METHODS}
-show.lines(scales, {f"{m}: validation, %, mean of tasks": found[m] for m in METHODS}, "scale λ")
+plots.lines(
+    scales, {f"{m}: validation, %, mean of tasks": found[m] for m in METHODS}, "scale λ"
+)
 
 # %%
 best = {m: {name: scales[int(np.argmax(v))] for name, v in found[m].items()} for m in METHODS}
 
 
 def at_best(m, name):
-    return right(merge.weighted_sum([whole[m][name]], [best[m][name]]))
+    return right(merging.weighted_sum([whole[m][name]], [best[m][name]]))
 
 
 merged = {m: {name: at_best(m, name) for name in merges} for m in METHODS}
@@ -398,7 +404,7 @@ for m in METHODS:
     rows |= {
         f"{m}: {name} (λ = {best[m][name]:g})": percent(merged[m][name]) for name in merges
     }
-show.table(rows, columns, "accuracy on test images, %, seed 0", bold=False)
+plots.table(rows, columns, "accuracy on test images, %, seed 0", bold=False)
 
 
 # %% tags=["prose"]
@@ -445,13 +451,13 @@ small = {n: cl.Bench(clip, some(tasks[n], "test", 80)) for n in trio}
 
 def mix(method, **weights):
     adapters = [first[method][names.index(n)] for n in trio]
-    one = merge.weighted_sum(adapters, list(weights.values()))
+    one = merging.weighted_sum(adapters, list(weights.values()))
     scores = {n: b.accuracy(one) for n, b in small.items()}
     each = list(scores.values())
     scores["all three together"] = Accuracy(
         sum(a.correct for a in each), sum(a.n for a in each)
     )
-    return show.accuracies(scores, chance={n: 1 / len(tasks[n].classes) for n in trio})
+    return plots.accuracies(scores, chance={n: 1 / len(tasks[n].classes) for n in trio})
 
 
 def slider(name):
@@ -479,10 +485,10 @@ live(
 control = cl.Bench(clip, cl.load_task("same-drawings", clip))
 deblur = first["LoRA"][names.index("things-blur")]
 weights = [-1.0, -0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75, 1.0]
-scaled = [merge.weighted_sum([deblur], [x]) for x in weights]
+scaled = [merging.weighted_sum([deblur], [x]) for x in weights]
 asked = {"blurred drawings": test["things-blur"], "sharp drawings": control}
 lines = {what: b.accuracies(scaled) for what, b in asked.items()}
-show.curve(weights, lines, "weight of ΔW (negative: subtracted)")
+plots.curve(weights, lines, "weight of ΔW (negative: subtracted)")
 
 # %% tags=["prose"]
 blurred, sharp = ([a.value for a in line] for line in lines.values())
@@ -581,20 +587,20 @@ def begin(lora):
 
 def mean_of_deltas(adapters):
     """The average of ΔW, cut back to rank 4, with its scale in B as LoRA has it."""
-    cut = merge.truncate(merge.interpolate(*adapters, 0.5), 4)
+    cut = merging.truncate(merging.interpolate(*adapters, 0.5), 4)
     return Adapter({n: LowRank(d.A, d.scale * d.B) for n, d in cut.deltas.items()}, cut.base)
 
 
 def mean_of_b(adapters):
     """A stays what it was, to the bit."""
-    shared, mean = adapters[0].deltas, merge.average_factors(adapters)
+    shared, mean = adapters[0].deltas, merging.average_factors(adapters)
     return Adapter({n: LowRank(shared[n].A, d.B) for n, d in mean.deltas.items()}, mean.base)
 
 
 lora, ffa = LoRA(rank=4), LoRA(rank=4, train_a=False)
 federations = {
     "by class, ΔW": (by_class, lora, 8e-3, mean_of_deltas),
-    "by class, factors": (by_class, lora, 8e-3, merge.average_factors),
+    "by class, factors": (by_class, lora, 8e-3, merging.average_factors),
     "by class, FFA": (by_class, ffa, 2e-2, mean_of_b),
     "dealt evenly, ΔW": (evenly, lora, 8e-3, mean_of_deltas),
 }
@@ -610,7 +616,7 @@ for way, (clients, settings, rate, average) in federations.items():
         reached[way].append(ten.accuracy(server))
     returned[way], ended[way] = back, server
 
-show.curve(range(5), reached, "rounds", chance=0.1)
+plots.curve(range(5), reached, "rounds", chance=0.1)
 
 # %% [markdown]
 # Do not stop at the mean. Which digits does each server read, and which do its clients read before the last average?
@@ -635,14 +641,16 @@ halves = [
     f"5 to 9\nn = {int((~low).sum())}",
     f"all\nn = {len(ten)}",
 ]
-show.table(rows, halves, "right, %", bold=False)
+plots.table(rows, halves, "right, %", bold=False)
 
 
 # %% tags=["prose"]
 def gap(adapters):
     """How far the average of the factors is from that of ΔW, in percent of its length."""
-    exact = vector(merge.interpolate(*adapters, 0.5))
-    return 100 * float((vector(merge.average_factors(adapters)) - exact).norm() / exact.norm())
+    exact = vector(merging.interpolate(*adapters, 0.5))
+    return 100 * float(
+        (vector(merging.average_factors(adapters)) - exact).norm() / exact.norm()
+    )
 
 
 split = [by_half(ended[way]) for way in list(ended)[:3]]

@@ -29,14 +29,15 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown
 
-from copra_lab import show
-from copra_lab.checks import bend_prompt as check
-from copra_lab.nemesis import occurrences, replace, rescale, survey
-from copra_lab.prompts import word_norm
-from copra_lab.shipped import shipped_prompts
-from copra_lab.stats import paired_bootstrap
-from copra_lab.texts import Encoder
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.bench.prompt_survey import occurrences, survey
+from copra_lab.engine.text_encoder import Encoder
+from copra_lab.exercises import bend_prompt as check
+from copra_lab.plots.widgets import live
+from copra_lab.prompts.corruption import replace, rescale
+from copra_lab.prompts.soft_prompt import word_norm
+from copra_lab.utils.statistics import paired_bootstrap
+from copra_lab.zoo import shipped_prompts
 
 # %% [markdown]
 # **What you will have at the end**: a survey of a learned prompt. Each row is one of its vectors, each column a length to
@@ -51,7 +52,7 @@ def drawn(found):
     """The RESCALE part of a survey as a table."""
     cells = {(c.position, c.factor): c for c in found if c.kind == "rescale"}
     rows, taus = (sorted({key[i] for key in cells}) for i in (0, 1))
-    return show.changes(
+    return plots.changes(
         [[cells[i, t].delta for t in taus] for i in rows],
         [f"vector {i + 1}" for i in rows],
         [f"× {t:g}" for t in taus],
@@ -195,7 +196,7 @@ scores |= {
     name: bench.accuracy(prompt=p)
     for name, p in zip(told, (by_hand, four, sixteen), strict=True)
 }
-show.accuracies(scores, chance=1 / len(task.classes))
+plots.accuracies(scores, chance=1 / len(task.classes))
 
 # %% tags=["prose"]
 plain, best = scores["the task's own words"], max(scores.values(), key=float)
@@ -245,7 +246,7 @@ for half, name in ((base, "seen"), (new, "unseen")):
     b = cl.Bench(clip, half)
     halves[f"{name} names, plain words"] = b.accuracy()
     halves[f"{name} names, learned"] = b.accuracy(prompt=narrow)
-show.accuracies(halves)
+plots.accuracies(halves)
 
 
 # %% tags=["prose"]
@@ -284,7 +285,7 @@ bent = {
     "vector 2 × 2": rescale(four, 1, 2.0),
     "all × 0.5": rescale(four, range(4), 0.5),
 }
-show.accuracies({name: bench.accuracy(prompt=p) for name, p in bent.items()})
+plots.accuracies({name: bench.accuracy(prompt=p) for name, p in bent.items()})
 
 # %% [markdown]
 # ## Put your hand in
@@ -300,7 +301,7 @@ def bend(v1, v2, v3, v4):
         "as learned": bench.accuracy(prompt=four),
         "as bent": bench.accuracy(prompt=rescale(four, range(4), taus)),
     }
-    return show.accuracies(rows, chance=1 / len(task.classes))
+    return plots.accuracies(rows, chance=1 / len(task.classes))
 
 
 def slider(name):
@@ -420,7 +421,7 @@ for s in [s for s in shipped_prompts() if s.label.startswith("CoOp")]:
     before[s.task], chosen[s.task] = test.accuracy(prompt=prompt), best_cut
     kept.append([best_cut.delta, float(delta[0])])
 
-show.changes(
+plots.changes(
     kept,
     [f"{t}: vector {c.position + 1} × {c.factor:g}" for t, c in chosen.items()],
     ["validation", "test"],

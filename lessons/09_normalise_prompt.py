@@ -29,12 +29,13 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown
 
-from copra_lab import show
-from copra_lab.checks import normalise_prompt as check
-from copra_lab.nemesis import omega, pan, pun, rescale
-from copra_lab.stats import bootstrap_interval, paired_bootstrap
-from copra_lab.texts import Encoder
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.engine.text_encoder import Encoder
+from copra_lab.exercises import normalise_prompt as check
+from copra_lab.plots.widgets import live
+from copra_lab.prompts.corruption import rescale
+from copra_lab.prompts.nemesis import omega, pan, pun
+from copra_lab.utils.statistics import bootstrap_interval, paired_bootstrap
 
 # %% [markdown]
 # **What you will have at the end**: the same prompt trained three times, without a penalty, with PUN and with PAN, and the mean length
@@ -68,7 +69,7 @@ trained = {name: learned(task, penalty) for name, penalty in PENALTIES.items()}
 means = {
     name: [sum(s.norms) / len(s.norms) for s in steps] for name, (_, steps) in trained.items()
 }
-show.lines(range(1, 201), {"mean length of the vectors": means}, "step", marks=False)
+plots.lines(range(1, 201), {"mean length of the vectors": means}, "step", marks=False)
 
 # %% [markdown]
 # ## PUN: every vector pays
@@ -99,7 +100,7 @@ pulls = {
         pull(lambda v: v.square().sum() / 2, x) for x in lengths
     ],
 }
-show.lines(lengths, {"size of the gradient": pulls}, "length of the vector")
+plots.lines(lengths, {"size of the gradient": pulls}, "length of the vector")
 
 # %% [markdown]
 # ## Exercise: the penalty
@@ -163,7 +164,7 @@ check.ramp(ramp)
 # %%
 share = [i / 20 for i in range(21)]
 ramps = {f"{total} epochs": [omega(s * total, total) for s in share] for total in (10, 50, 200)}
-show.lines(share, {"ω": ramps}, "share of the training", marks=False)
+plots.lines(share, {"ω": ramps}, "share of the training", marks=False)
 
 # %% tags=["prose"]
 epochs = 200 * 32 / len(task.train)
@@ -265,7 +266,7 @@ for name, penalty in PENALTIES.items():
     for steps in STEPS[:-1]:
         at.append(learned(task, penalty, steps=steps)[0])
     kept[name] = [*at, trained[name][0]]
-show.curve(
+plots.curve(
     STEPS,
     {name: [bench.accuracy(prompt=p) for p in line] for name, line in kept.items()},
     "steps of a whole training",
@@ -302,7 +303,7 @@ gains = {}
 for label in ("PUN", "PAN"):
     gain = (torch.cat(after[label]) - torch.cat(before[label])).numpy()
     gains[label] = (float(gain.mean()), bootstrap_interval(gain, sources))
-show.differences({f"{len(TASKS)} tasks, two seeds": gains}, "points more than CoOp")
+plots.differences({f"{len(TASKS)} tasks, two seeds": gains}, "points more than CoOp")
 
 # %% tags=["prose"]
 mean = {n: sum(v) / len(v) for n, v in lengths.items()}
@@ -343,7 +344,7 @@ swapped = {
 }
 hits = bench.hits(list(swapped.values())).numpy().astype(float)
 delta, p = paired_bootstrap(hits[1:], hits[0], bench.sources)
-show.accuracies({name: bench.accuracy(prompt=q) for name, q in swapped.items()}, chance=0.1)
+plots.accuracies({name: bench.accuracy(prompt=q) for name, q in swapped.items()}, chance=0.1)
 
 # %%
 begun = embedding[clip.tokenizer.encode("a drawing of a")]
@@ -396,7 +397,7 @@ def stretch(method, steps, factor):
         "as trained": bench.accuracy(prompt=prompt),
         f"all × {factor:.2f}": bench.accuracy(prompt=rescale(prompt, range(4), factor)),
     }
-    return show.accuracies(rows, chance=0.1)
+    return plots.accuracies(rows, chance=0.1)
 
 
 live(

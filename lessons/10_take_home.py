@@ -37,16 +37,16 @@ from PIL import Image
 from transformers import CLIPModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
-from copra_lab import show
-from copra_lab.checks import take_home as check
-from copra_lab.grid import read_grid
-from copra_lab.hub import model_card
-from copra_lab.lora import NONE
-from copra_lab.merge import average_factors, interpolate
-from copra_lab.prune import keep
-from copra_lab.stats import bootstrap_interval
-from copra_lab.tasks import image_folder
-from copra_lab.widgets import live
+from copra_lab import plots
+from copra_lab.adapters.adapter import NONE
+from copra_lab.adapters.publishing import model_card
+from copra_lab.exercises import take_home as check
+from copra_lab.merging.linear import average_factors, interpolate
+from copra_lab.plots.widgets import live
+from copra_lab.pruning import keep
+from copra_lab.sweeps.grid import read_grid
+from copra_lab.tasks.task import image_folder
+from copra_lab.utils.statistics import bootstrap_interval
 
 # %% [markdown]
 # ## Three lines to change
@@ -107,7 +107,7 @@ for name, (a, b) in own.items():
         f"{name}, both averaged": interpolate(a, b, 0.5),
     }
 scores = dict(zip(adapters, bench.accuracies(list(adapters.values())), strict=True))
-show.accuracies(scores, chance=1 / len(task.classes))
+plots.accuracies(scores, chance=1 / len(task.classes))
 
 # %% [markdown]
 # ## Your images
@@ -125,7 +125,7 @@ for part in ("train", "val", "test"):
 
 labels = task.test.labels.tolist()
 firsts = [labels.index(c) for c in range(len(task.classes))][:14]  # of each class the first
-show.grid(task.test.images[firsts], [task.classes[labels[i]] for i in firsts], columns=7)
+plots.grid(task.test.images[firsts], [task.classes[labels[i]] for i in firsts], columns=7)
 
 # %% [markdown]
 # ## Exercise: deal a folder
@@ -198,7 +198,7 @@ asked = {
     f"“{t}”": cl.Bench(clip, replace(task, template=t), "val").accuracy()
     for t in dict.fromkeys(templates)
 }
-show.accuracies(asked, chance=1 / len(task.classes))
+plots.accuracies(asked, chance=1 / len(task.classes))
 
 # %% tags=["prose"]
 low, high = scores["the CLIP alone"].interval
@@ -228,7 +228,7 @@ rows = [i for i in range(len(bench)) if base[i] != after[i]] or list(range(len(b
 rows = rows[:8]  # where no answer changed, the first images
 truth = bench.labels.tolist()
 names = task.classes
-show.grid(
+plots.grid(
     task.test.images[bench.order[rows]],
     [f"{names[truth[i]]}\n{names[base[i]]} → {names[after[i]]}" for i in rows],
     columns=4,
@@ -265,7 +265,7 @@ def estimate(gap):
 
 
 lora, copra = (tried(*pair) for pair in own.values())
-show.differences(
+plots.differences(
     {
         "LoRA less its seeds": {
             row: estimate(h - lora[SEED]) for row, h in lora.items() if row != SEED
@@ -326,7 +326,7 @@ def between(space, weight):
         rows |= {f"{method}, seed 0": a, f"{method}, λ = {weight:.2f}": middle}
         rows |= {f"{method}, seed 1": b}
     told = dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
-    return show.accuracies(told, chance=1 / len(task.classes))
+    return plots.accuracies(told, chance=1 / len(task.classes))
 
 
 live(
@@ -347,7 +347,7 @@ live(
 
 # %%
 both = interpolate(*own["CopRA"], 0.5)
-both.save("take_home/copra-both")
+cl.save_adapter(both, "take_home/copra-both")
 cl.save_hugging_face(clip, "take_home/clip-hf")
 
 theirs = CLIPModel.from_pretrained("take_home/clip-hf")
@@ -458,7 +458,7 @@ trainer.remove_callback(PrinterCallback)  # a picture follows
 trainer.train()
 
 model.save_pretrained("take_home/from-trainer")
-show.masks(on, [dropper.dropping.probability(t, len(on)) for t in range(len(on))])
+plots.masks(on, [dropper.dropping.probability(t, len(on)) for t in range(len(on))])
 
 # %% [markdown]
 # A column is a step, a dark cell a layer that was on; at least one always is, since a loss without any gradient is an error elsewhere.
@@ -475,7 +475,7 @@ rows = {
     "Trainer, half of its layers": keep(trained, "even"),
 }
 told = dict(zip(rows, bench.accuracies(list(rows.values())), strict=True))
-show.accuracies(told, chance=1 / len(task.classes))
+plots.accuracies(told, chance=1 / len(task.classes))
 
 # %% tags=["prose"]
 after = bench.outcomes([trained, own["CopRA"][0]]).double().numpy()
@@ -551,7 +551,7 @@ print("copra-lab sweep take_home/sweep.toml --jobs 2 --table take_home/results.c
 REPO = ""  # "you/your-adapter", after `hf auth login`
 
 if REPO:
-    print(own["CopRA"][0].push_to_hub(REPO))
+    print(cl.push_to_hub(own["CopRA"][0], REPO))
 print(model_card(own["CopRA"][0], REPO or "you/your-adapter"))
 
 # %% [markdown]
@@ -574,7 +574,7 @@ print(model_card(own["CopRA"][0], REPO or "you/your-adapter"))
 #
 # - Change the three lines at the top. Begin with ten images a class and look at *n* first: how wide will the intervals be?
 # - Leave `steps` and `batch` out of `SHORT`, so that `cl.fit` trains as long as it does by itself. What becomes of CopRA's promise?
-# - Train with the `Trainer` without the callback: a baseline that differs in nothing else. Then average it with the other (`copra_lab.anypeft.average`).
+# - Train with the `Trainer` without the callback: a baseline that differs in nothing else. Then average it with the other (`copra_lab.peft_models.adapter.average`).
 # - A GPU is there? `device="auto"` in `cl.fit`; take `use_cpu` away.
 #
 # ## In practice

@@ -11,17 +11,19 @@ from platformdirs import user_cache_path
 from probes import features, linear_probe
 from tqdm.auto import tqdm
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.copra import PLAIN, CopRA, Dropping
-from copra_lab.devices import cores
-from copra_lab.files import csv_bytes, write_atomically
-from copra_lab.lora import Adapter
-from copra_lab.prompts import SoftPrompt
-from copra_lab.shipped import FOLDER
-from copra_lab.stats import Accuracy
-from copra_lab.sweep import PromptRun, Run, chosen, train_all, trained
-from copra_lab.tasks import load_task, task_names
+from copra_lab.adapters import save_adapter
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.prompts.soft_prompt import SoftPrompt
+from copra_lab.sweeps.runs import PromptRun, Run, chosen, train_all, trained
+from copra_lab.tasks.task import load_task, task_names
+from copra_lab.training.dropping import PLAIN, CopRA, Dropping
+from copra_lab.utils.devices import cores
+from copra_lab.utils.files import csv_bytes, write_atomically
+from copra_lab.utils.statistics import Accuracy
+from copra_lab.zoo import FOLDER
 
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "experiments" / "results" / "tasks.csv"
@@ -69,7 +71,7 @@ def ship(folder: Path, made: Mapping[Run | PromptRun, Adapter | SoftPrompt]) -> 
     """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier time and is no longer made."""
     places = {folder / run.task / f"{run.method}-seed-{run.seed}": model for run, model in made.items()}
     for place, model in places.items():
-        model.save(place)
+        save_adapter(model, place) if isinstance(model, Adapter) else model.save(place)
     kept = {*places, *(place.parent for place in places)}
     for old in [*folder.glob("*/*"), *folder.glob("*")]:
         if old.is_dir() and old not in kept:

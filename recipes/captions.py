@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from copra_lab.concepts import DIGIT_GLYPHS, concepts, held_out_names, mentions, plain
-from copra_lab.gallery import drawings
+from copra_lab.tasks.emoji.concepts import DIGIT_GLYPHS, concepts, held_out_names, mentions, plain
+from copra_lab.tasks.emoji.drawings import drawings
 
 TEMPLATES = {
     "drawing": ("{}", "a drawing of a {}", "an emoji of a {}", "a picture of a {}", "a cartoon {}", "this is a {}"),

@@ -17,12 +17,13 @@ from photos import Photos, load_photos
 from probes import features, linear_probe, raw_pixels, zero_shot
 from tables import filled
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.files import write_atomically
-from copra_lab.gallery import drawings
-from copra_lab.stats import Accuracy
-from copra_lab.tasks import load_task
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.tasks.emoji.drawings import drawings
+from copra_lab.tasks.task import load_task
+from copra_lab.utils.files import write_atomically
+from copra_lab.utils.statistics import Accuracy
 
 COPIES = 5
 

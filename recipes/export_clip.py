@@ -11,7 +11,7 @@ from pretraining_data import MEAN, STD
 from safetensors.torch import load_file, save_file
 from student import config, tokenizer
 
-from copra_lab.files import written_aside
+from copra_lab.utils.files import written_aside
 
 ASSETS = Path(__file__).parents[1] / "copra_lab" / "assets" / "clip"
 

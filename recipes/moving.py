@@ -13,7 +13,7 @@ from playwright.sync_api import Page, sync_playwright
 from served import served
 from tqdm.auto import tqdm
 
-from copra_lab.files import write_atomically
+from copra_lab.utils.files import write_atomically
 
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 1180, 1010

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from copra_lab.concepts import plain
+from copra_lab.tasks.emoji.concepts import plain
 
 SIDE = 64
 CARD, CHOICE = 50, 20

@@ -13,8 +13,8 @@ from safetensors.torch import load_file, save_file
 from teachers import image_features, principal
 from torch import Tensor
 
-from copra_lab.concepts import concepts
-from copra_lab.gallery import drawings
+from copra_lab.tasks.emoji.concepts import concepts
+from copra_lab.tasks.emoji.drawings import drawings
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from copra_lab.clip import Clip
-from copra_lab.stats import Accuracy, bootstrap_interval
-from copra_lab.tasks import Split, Task
+from copra_lab.models.clip import Clip
+from copra_lab.tasks.task import Split, Task
+from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
 

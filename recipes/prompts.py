@@ -13,10 +13,10 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 from adapters import SHIPPED, ship  # noqa: E402 (after the path)
 from nemesis import chosen  # noqa: E402
 
-from copra_lab.clip import load_clip  # noqa: E402
-from copra_lab.devices import cores  # noqa: E402
-from copra_lab.shipped import PROMPTS  # noqa: E402
-from copra_lab.sweep import train_all, trained  # noqa: E402
+from copra_lab.models.loading import load_clip  # noqa: E402
+from copra_lab.sweeps.runs import train_all, trained  # noqa: E402
+from copra_lab.utils.devices import cores  # noqa: E402
+from copra_lab.zoo import PROMPTS  # noqa: E402
 
 METHODS = ("coop", "pun", "pan")
 

@@ -18,10 +18,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
 from common import RESULTS, WRITTEN  # noqa: E402 (after the path)
 
-from copra_lab.clip import Clip, load_clip  # noqa: E402
-from copra_lab.lora import Adapter  # noqa: E402
-from copra_lab.prompts import SoftPrompt  # noqa: E402
-from copra_lab.shipped import Shipped, ShippedPrompt, shipped, shipped_prompts  # noqa: E402
+from copra_lab.adapters.adapter import Adapter  # noqa: E402
+from copra_lab.models.clip import Clip  # noqa: E402
+from copra_lab.models.loading import load_clip  # noqa: E402
+from copra_lab.prompts.soft_prompt import SoftPrompt  # noqa: E402
+from copra_lab.zoo import Shipped, ShippedPrompt, shipped, shipped_prompts  # noqa: E402
 
 EXPERIMENTS = tuple((name, script) for script, names in WRITTEN.items() for name in names if script != "minilm.py")
 """(file of results, the script that writes it), Flower's last; what `minilm.py` writes hangs on no CLIP."""

@@ -11,7 +11,7 @@ sys.path += [str(ROOT / "experiments"), str(ROOT / "benchmarks")]
 
 from rows import RESULTS, table  # noqa: E402 (after the path)
 
-from copra_lab.files import write_atomically  # noqa: E402
+from copra_lab.utils.files import write_atomically  # noqa: E402
 
 
 def tasks_table() -> str:

@@ -52,15 +52,15 @@ def browser(chromium):
 def fresh(tmp_path_factory):
     """An adapter that was trained just now, in a folder of its own: (folder, task, adapter)."""
     import copra_lab as cl
-    from copra_lab.page.lab import Lab
-    from copra_lab.storage import WEIGHTS
+    from copra_lab.adapters.peft_folder import WEIGHTS, save_adapter
+    from copra_lab.page.state.lab import Lab
 
     clip, folder = cl.load_clip(), tmp_path_factory.mktemp("mine")
     name = next(iter(Lab().tasks()))
     task = cl.load_task(name, clip)
     adapter = cl.fit(clip, task, cl.LoRA(rank=2), seed=77, steps=4, lr=1e-2, batch=16, progress=False)
-    adapter.save(folder / name / "lora-fresh")
-    adapter.save(broken := folder / name / "lora-unfinished")
+    save_adapter(adapter, folder / name / "lora-fresh")
+    save_adapter(adapter, broken := folder / name / "lora-unfinished")
     (broken / WEIGHTS).write_bytes((broken / WEIGHTS).read_bytes()[:-100])
     return folder, task, adapter
 
@@ -97,8 +97,8 @@ def truth(fresh):
     """Right answers between the first task's first two shipped adapters, by an independent forward pass."""
     from by_hand import independent
 
-    from copra_lab.clip import load_clip
-    from copra_lab.page.lab import Lab
+    from copra_lab.models.loading import load_clip
+    from copra_lab.page.state.lab import Lab
 
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()
@@ -111,8 +111,8 @@ def pruned_truth(fresh):
     """Right answers of the first task's first adapter as the Prune view says it is pruned, by an independent forward pass."""
     from by_hand import cut, independent
 
-    from copra_lab.clip import load_clip
-    from copra_lab.page.lab import Lab
+    from copra_lab.models.loading import load_clip
+    from copra_lab.page.state.lab import Lab
 
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()

@@ -4,8 +4,8 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
-from copra_lab.cli import given
-from copra_lab.cli.frame import Told, verb
+from copra_lab.cli import arguments
+from copra_lab.cli.command import Told, verb
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
 NEEDED = ("torch", "torchvision", "open_clip_torch", "transformers", "peft", "accelerate", "safetensors", "gradio", "joblib")
@@ -26,7 +26,7 @@ class Check:
 
 
 @verb("copra-lab doctor")
-def doctor(clip: given.ClipName = None) -> Told:
+def doctor(clip: arguments.ClipName = None) -> Told:
     """Check the installation: versions, processor, cache, network, the bundled CLIP and its adapters."""
     checks: list[Check] = []
     looks = {
@@ -76,12 +76,13 @@ def _extras() -> Iterator[Check]:
 def _processor() -> Iterator[Check]:
     import torch
 
-    from copra_lab import devices, tower
+    from copra_lab.engine import transformer
+    from copra_lab.utils import devices
 
     threads, own = torch.get_num_threads(), devices.cores()
     many = threads > own
     yield Check(
-        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {tower.cores()} of them for the bench",
+        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {transformer.cores()} of them for the bench",
         f"threads wait for each other: set OMP_NUM_THREADS={own}" if many else "",
     )  # fmt: skip
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
@@ -91,7 +92,7 @@ def _processor() -> Iterator[Check]:
 def _cache() -> Iterator[Check]:
     import tempfile
 
-    from copra_lab.gallery import STYLES, VERSION, cache_folder
+    from copra_lab.tasks.emoji.drawings import STYLES, VERSION, cache_folder
 
     folder = cache_folder()
     try:
@@ -124,10 +125,10 @@ def _network() -> Iterator[Check]:
 
 
 def _weights(name: str | None) -> Iterator[Check]:
-    from copra_lab.bench import Bench
-    from copra_lab.clip import load_clip
-    from copra_lab.shipped import shipped, shipped_prompts
-    from copra_lab.tasks import load_task
+    from copra_lab.bench.bench import Bench
+    from copra_lab.models.loading import load_clip
+    from copra_lab.tasks.task import load_task
+    from copra_lab.zoo import shipped, shipped_prompts
 
     try:
         clip = load_clip(name)

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from copra_lab.cli import given
-from copra_lab.cli.frame import Told, verb
+from copra_lab.cli import arguments
+from copra_lab.cli.command import Told, verb
 
 
 @verb("copra-lab sweep sweep.toml --jobs 2 --table results.csv")
@@ -27,9 +27,9 @@ def sweep(
     table: Annotated[Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")] = None,
 ) -> Told:
     """Do many runs, here or on a cluster, each once: restarted, it goes on. Results land in WORK/results.sqlite."""
-    from copra_lab import parallel
-    from copra_lab import table as t
-    from copra_lab.grid import read_grid
+    from copra_lab.sweeps import results as t
+    from copra_lab.sweeps import runner
+    from copra_lab.sweeps.grid import read_grid
 
     if table is not None and table.suffix not in (".csv", ".parquet"):
         raise typer.BadParameter(f"a table is written as .csv or .parquet, got {table.name!r}", param_hint="--table")
@@ -38,9 +38,9 @@ def sweep(
     grid = read_grid(file)
     work = work or file.with_suffix("")
     if status:
-        rows = parallel.rows_of(grid.runs, work, grid.clip)
+        rows = runner.rows_of(grid.runs, work, grid.clip)
     else:
-        rows = parallel.run_all(
+        rows = runner.run_all(
             grid.runs, work, clip_name=grid.clip, backend=backend, jobs=jobs, address=address, device=device, retry_failed=retry_failed,
             progress=sys.stderr.isatty(),
         )  # fmt: skip
@@ -49,10 +49,10 @@ def sweep(
     states = [r["state"] for r in rows]
     counts = {s: states.count(s) for s in (t.DONE, t.FAILED, t.WAITING)}
     failed = [r for r in rows if r["state"] == t.FAILED]
-    document = {"verb": "sweep", "table": str(work / parallel.TABLE), **counts, "rows": rows}
-    lines = [given.columns(_summary(rows), ("task", "method", "settings", "accuracy, %", "seeds"))] if counts[t.DONE] else []
+    document = {"verb": "sweep", "table": str(work / runner.TABLE), **counts, "rows": rows}
+    lines = [arguments.columns(_summary(rows), ("task", "method", "settings", "accuracy, %", "seeds"))] if counts[t.DONE] else []
     lines += [f"failed: {r['key']}: {r['error']}" for r in failed]
-    lines += [", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {work / parallel.TABLE}"]
+    lines += [", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {work / runner.TABLE}"]
     if failed:
         lines.append("do the failed ones again with --retry-failed")
     return Told(document, "\n".join(lines), failed=bool(failed) and not status)
@@ -60,7 +60,7 @@ def sweep(
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Mean ± standard deviation over seeds, a row a setting; of the settings those that differ within a method."""
-    from copra_lab.table import DONE, flat
+    from copra_lab.sweeps.results import DONE, flat
 
     done = [(r, flat({k: v for k, v in r["settings"].items() if k not in ("task", "method", "seed")})) for r in rows if r["state"] == DONE]
     values: dict[tuple[str, str], set[str]] = {}

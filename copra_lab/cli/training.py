@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from copra_lab.cli import given
-from copra_lab.cli.frame import Told, verb
+from copra_lab.cli import arguments
+from copra_lab.cli.command import Told, verb
 
 if TYPE_CHECKING:
-    from copra_lab.show import Picture
-    from copra_lab.train import Step
+    from copra_lab.plots import Picture
+    from copra_lab.training.fitting import Step
 
 Task = Annotated[str, typer.Argument(help="A task by name, or a folder with one folder of images a class.")]
 Seed = Annotated[int, typer.Option(min=0, help="Of the start, the order of the images and the layers dropped.")]
@@ -25,7 +25,7 @@ Device = Annotated[str, typer.Option(help="Where to train: auto (a GPU if there 
 @verb("copra-lab fit digits --method copra --out digits-copra")
 def fit(
     task: Task,
-    out: given.Out,
+    out: arguments.Out,
     method: Annotated[
         Literal["lora", "copra", "dropout", "progressive-dropout", "stochastic-depth"], typer.Option(help="LoRA, CopRA, or a baseline of it.")
     ] = "lora",
@@ -50,31 +50,31 @@ def fit(
     views: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to keep; 0: new ones in every step.")] = 0,
     precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="Of the products with frozen weights.")] = "float32",
     device: Device = "auto",
-    shots: given.Shots = 16,
-    template: given.Template = None,
-    splits: given.Splits = True,
-    task_seed: given.TaskSeed = 0,
+    shots: arguments.Shots = 16,
+    template: arguments.Template = None,
+    splits: arguments.Splits = True,
+    task_seed: arguments.TaskSeed = 0,
     validate_every: ValidateEvery = 0,
-    clip: given.ClipName = None,
-    figure: given.Figure = None,
-    overwrite: given.Overwrite = False,
+    clip: arguments.ClipName = None,
+    figure: arguments.Figure = None,
+    overwrite: arguments.Overwrite = False,
 ) -> Told:
     """Train an adapter on a task: LoRA, or CopRA, which drops layers at random less and less.
 
     Interrupted, the same command goes on where it stopped.
     """
-    from copra_lab.grid import DROPPINGS
-    from copra_lab.lora import LoRA
-    from copra_lab.storage import WEIGHTS
+    from copra_lab.adapters.peft_folder import WEIGHTS
+    from copra_lab.methods.lora import LoRA
+    from copra_lab.sweeps.grid import DROPPINGS
 
     dropping: Any = DROPPINGS[method]
     own = {"start": start, "ramp": ramp, "shape": shape, "min_active": min_active, "unit": unit, "rate": rate, "deepest": deepest}
-    given.check_known(f"--method {method}", {f.name for f in fields(dropping)}, own)
+    arguments.check_known(f"--method {method}", {f.name for f in fields(dropping)}, own)
     own = {k: v for k, v in own.items() if v is not None}
-    lora = LoRA(rank, alpha, scaling, given.commas(sites), given.commas(towers))
-    given.check_free(out, overwrite, WEIGHTS)
+    lora = LoRA(rank, alpha, scaling, arguments.commas(sites), arguments.commas(towers))
+    arguments.check_free(out, overwrite, WEIGHTS)
     return _train(
-        task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, images=given.images(template, splits), seed=seed, steps=steps,
+        task, clip, out, figure, validate_every, lora, replace(dropping, **own), shots=shots, task_seed=task_seed, images=arguments.images(template, splits), seed=seed, steps=steps,
         lr=lr, batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, precision=precision, device=device,
     )  # fmt: skip
 
@@ -82,7 +82,7 @@ def fit(
 @verb("copra-lab prompt digits --penalty pun --out digits-pun")
 def prompt(
     task: Task,
-    out: given.Out,
+    out: arguments.Out,
     tower: Annotated[Literal["text", "vision"], typer.Option(help="Vectors in place of words (CoOp), or beside patches (VPT).")] = "text",
     length: Annotated[int | None, typer.Option(min=1, help="How many vectors.", show_default="16, in the image tower 4")] = None,
     words: Annotated[str | None, typer.Option(help="text: the words to begin with, in place of noise.")] = None,
@@ -102,33 +102,33 @@ def prompt(
     schedule: Annotated[Literal["cooldown", "cosine"] | None, typer.Option(help="How the rate falls.", show_default="cosine")] = None,
     views: Annotated[int, typer.Option(min=0, help="Augmented copies of each image to keep.")] = 4,
     device: Device = "auto",
-    shots: given.Shots = 16,
-    template: given.Template = None,
-    splits: given.Splits = True,
-    task_seed: given.TaskSeed = 0,
+    shots: arguments.Shots = 16,
+    template: arguments.Template = None,
+    splits: arguments.Splits = True,
+    task_seed: arguments.TaskSeed = 0,
     validate_every: ValidateEvery = 0,
-    clip: given.ClipName = None,
-    figure: given.Figure = None,
-    overwrite: given.Overwrite = False,
+    clip: arguments.ClipName = None,
+    figure: arguments.Figure = None,
+    overwrite: arguments.Overwrite = False,
 ) -> Told:
     """Learn a soft prompt for a task: CoOp's or VPT's vectors, with a price on their norms if you like (Nemesis)."""
-    from copra_lab.clip import load_clip
-    from copra_lab.nemesis import Nemesis
-    from copra_lab.prompts import FILE, VPT, CoOp
+    from copra_lab.models.loading import load_clip
+    from copra_lab.prompts.nemesis import Nemesis
+    from copra_lab.prompts.soft_prompt import FILE, VPT, CoOp
 
     text = {"words": words, "position": position, "class_specific": class_specific or None}
-    given.check_known(f"--tower {tower}", text if tower == "text" else (), text)
+    arguments.check_known(f"--tower {tower}", text if tower == "text" else (), text)
     price = {"weight": weight, "norm": math.inf if norm == "inf" else norm and int(norm), "tau": tau, "samples": samples}
     known = {"none": (), "pun": ("weight", "norm")}.get(penalty, tuple(price))
-    given.check_known(f"--penalty {penalty}", known, price)
+    arguments.check_known(f"--penalty {penalty}", known, price)
     method = CoOp(length, position or "end", class_specific, words) if tower == "text" else VPT(length or 4)
     beta = {"pun": 1.0, "pan": 0.0, "pun+pan": 0.5}.get(penalty)
     own: dict[str, Any] = {k: v for k, v in price.items() if v is not None}
     cost = None if beta is None else Nemesis(beta, **own)
-    given.check_free(out, overwrite, FILE)
-    worn = given.load_adapter(adapter, load_clip(clip)) if adapter else None
+    arguments.check_free(out, overwrite, FILE)
+    worn = arguments.load_adapter(adapter, load_clip(clip)) if adapter else None
     return _train(
-        task, clip, out, figure, validate_every, method, penalty=cost, adapter=worn, shots=shots, task_seed=task_seed, images=given.images(template, splits), seed=seed, steps=steps, lr=lr,
+        task, clip, out, figure, validate_every, method, penalty=cost, adapter=worn, shots=shots, task_seed=task_seed, images=arguments.images(template, splits), seed=seed, steps=steps, lr=lr,
         batch=batch, weight_decay=weight_decay, schedule=schedule, views=views, device=device,
     )  # fmt: skip
 
@@ -148,11 +148,13 @@ def _train(
     """Train, keep, then measure on the test images beside what was there before."""
     import time
 
-    from copra_lab import tasks, train
-    from copra_lab.bench import Bench
-    from copra_lab.clip import load_clip
-    from copra_lab.devices import find_place
-    from copra_lab.lora import NONE, Adapter
+    from copra_lab.adapters.adapter import NONE, Adapter
+    from copra_lab.adapters.peft_folder import save_adapter
+    from copra_lab.bench.bench import Bench
+    from copra_lab.models.loading import load_clip
+    from copra_lab.tasks import task as tasks
+    from copra_lab.training import fitting as train
+    from copra_lab.utils.devices import find_place
 
     model = load_clip(clip)
     problem = tasks.load_task(task, model, shots=shots, seed=task_seed, **images)
@@ -162,16 +164,16 @@ def _train(
     every = validate_every or (max(1, total // 20) if figure else 0)
     first = find_place(settings["device"]).first  # of several processes that train together one keeps and tells
     if first:
-        given.note(f"{problem.title}: {problem.counts}; {total} steps")
+        arguments.note(f"{problem.title}: {problem.counts}; {total} steps")
         if (worn := settings.get("adapter")) and (trained := worn.provenance.get("task", problem.name)) != problem.name:
-            given.note(f"the adapter that it wears was trained on {trained}")
+            arguments.note(f"the adapter that it wears was trained on {trained}")
         if problem.name not in tasks.task_names():
-            given.note(problem.about)
+            arguments.note(problem.about)
 
     def on_step(step: "Step") -> None:
         steps.append(step)
         if validate_every and first and step.validation is not None:
-            given.note(f"step {step.step}: {100 * step.validation:.1f} % of the validation images")
+            arguments.note(f"step {step.step}: {100 * step.validation:.1f} % of the validation images")
 
     begun = time.perf_counter()
     result = train.fit(
@@ -180,24 +182,24 @@ def _train(
     seconds = time.perf_counter() - begun
     if not first:
         raise typer.Exit
-    result.save(out)
+    save_adapter(result, out) if isinstance(result, Adapter) else result.save(out)
     if figure:
-        given.save_figure(_curve(steps), figure)
+        arguments.save_figure(_curve(steps), figure)
     bench, worn = Bench(model, problem), settings.get("adapter") or NONE
     before = bench.accuracy(worn)
     after = bench.accuracy(result) if isinstance(result, Adapter) else bench.accuracy(worn, result)
     document = {
         "verb": "fit" if isinstance(result, Adapter) else "prompt", "folder": str(out), "hash": result.hash, "base": result.base, "task": problem.name,
-        "test": given.numbers(after), "before": given.numbers(before), "notes": list(problem.notes), "seconds": round(seconds, 2), "provenance": dict(result.provenance),
+        "test": arguments.numbers(after), "before": arguments.numbers(before), "notes": list(problem.notes), "seconds": round(seconds, 2), "provenance": dict(result.provenance),
         "curve": [{"step": s.step, "validation": s.validation} for s in steps if s.validation is not None],
     }  # fmt: skip
     what = "adapter" if isinstance(result, Adapter) else "prompt"
     lines = [(f"without the {what}", before), (f"with the {what}", after)]
-    return Told(document, given.columns(lines) + f"\n{what} saved in {out} ({seconds:.0f} s)")
+    return Told(document, arguments.columns(lines) + f"\n{what} saved in {out} ({seconds:.0f} s)")
 
 
 def _curve(steps: "Sequence[Step]") -> "Picture":
-    from copra_lab import show
+    from copra_lab import plots
 
     seen = [s for s in steps if s.validation is not None]
     losses, last = [], 0
@@ -209,4 +211,4 @@ def _curve(steps: "Sequence[Step]") -> "Picture":
         "loss (nats)": {"training images, mean since the mark before": losses},
         "accuracy, %": {"validation images": [100 * float(s.validation or 0) for s in seen]},
     }
-    return show.lines([s.step for s in seen], panels, "step")
+    return plots.lines([s.step for s in seen], panels, "step")

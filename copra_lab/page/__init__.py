@@ -7,65 +7,6 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 # Read when torch is imported: threads that wait for each other must not keep the cores busy that a number waits for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-from functools import partial
-from pathlib import Path
-from typing import Any
+from copra_lab.page.app import VIEWS, build, launch, model_line
 
-import gradio as gr
-from starlette.middleware import Middleware
-
-from copra_lab.page import api, blend, limits, own, prompt, prune, sessions, state, tour, train, triangle, worth
-from copra_lab.page.guard import Guard
-from copra_lab.page.lab import Lab
-from copra_lab.page.look import THEME
-from copra_lab.page.parts import html
-from copra_lab.page.queueing import fair
-from copra_lab.page.views import OPEN, add, gate, header
-from copra_lab.page.visitors import Visitors
-from copra_lab.page.walk import Session
-
-TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
-
-VIEWS = (blend.VIEW, triangle.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
-
-FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
-(CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
-<a href="https://fontawesome.com">Font Awesome</a> (CC BY 4.0); digits by E. Alpaydin and C. Kaynak (CC BY 4.0).</p><p>{model}</p></footer>"""
-
-
-def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
-    """The page over `lab`. Nothing is loaded or drawn until a visitor comes.
-
-    Raises ValueError if the lab has no adapter to show.
-    """
-    if not lab.tasks():
-        raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(limits.FILE_LOOKS, limits.FILE_SECONDS)) as page:
-        header(VIEWS, tour.html(tour.STEPS))
-        session, go = gr.State(Session()), gate()
-        for view in VIEWS:
-            add(view, lab, session, go)
-        footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
-        page.load(None, js=f"() => {{ for (const begin of [{state.SCRIPT}, {OPEN}, {tour.SCRIPT}]) begin(); }}")
-        page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
-        api.serve(lab)
-    return page.queue(max_size=limits.QUEUE)
-
-
-def model_line(lab: Lab) -> str:
-    clip = lab.clip
-    return (
-        f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
-    )
-
-
-def launch(page: gr.Blocks, **options: Any) -> Any:
-    """`gr.Blocks.launch` with the page's look and its limits, and without what would reach for other hosts. Does not block."""
-    sessions.bound()
-    visitors = Visitors(partial(sessions.forget, page))
-    fair(page, visitors)
-    return page.launch(
-        theme=THEME, css_paths=Path(__file__).with_name("page.css"), footer_links=[], share=False, ssr_mode=False, pwa=False,
-        run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,
-        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]}, **options,
-    )  # fmt: skip
+__all__ = ["VIEWS", "build", "launch", "model_line"]

@@ -5,8 +5,8 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from rounds import Federation, client_task, from_arrays, local_training, to_arrays
 
-from copra_lab.clip import load_clip
-from copra_lab.tasks import Task, load_task
+from copra_lab.models.loading import load_clip
+from copra_lab.tasks.task import Task, load_task
 
 app = ClientApp()
 

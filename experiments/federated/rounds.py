@@ -13,15 +13,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from copra_lab import sources as so
-from copra_lab.attached import Attached
-from copra_lab.clip import Clip
-from copra_lab.copra import DROPPINGS
-from copra_lab.lora import Adapter, LoRA, LowRank, check_fits
-from copra_lab.merge import average_factors, truncate, weighted_sum
-from copra_lab.seeds import generator
-from copra_lab.tasks import Split, Task
-from copra_lab.train import fit
+from copra_lab.adapters.adapter import Adapter, LowRank, check_fits
+from copra_lab.merging.linear import average_factors, weighted_sum
+from copra_lab.merging.spectral import truncate
+from copra_lab.methods.lora import Attached, LoRA
+from copra_lab.models.clip import Clip
+from copra_lab.tasks.emoji import selection as so
+from copra_lab.tasks.task import Split, Task
+from copra_lab.training.dropping import DROPPINGS
+from copra_lab.training.fitting import fit
+from copra_lab.utils.rng import generator
 
 METHODS = {m: DROPPINGS[m] for m in ("lora", "copra")}
 

@@ -18,17 +18,18 @@ import torch
 from rounds import AGGREGATIONS, METHODS, Federation, rounds
 from tqdm.auto import tqdm
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.files import write_atomically
-from copra_lab.lora import Adapter
-from copra_lab.stats import Accuracy
-from copra_lab.tasks import load_task
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.tasks.task import load_task
+from copra_lab.utils.files import write_atomically
+from copra_lab.utils.statistics import Accuracy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import arguments, finish
 
-from copra_lab.train import RATES
+from copra_lab.training.fitting import RATES
 
 # Nothing is reported to anyone. Read when Flower and Ray are imported, which is why `simulate` does that; the last one takes
 # the other of two ways to say that there is no GPU, without a warning.

@@ -8,11 +8,13 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from rounds import Federation, aggregate, from_arrays, initial, to_arrays
 
-from copra_lab.bench import Bench
-from copra_lab.clip import Clip, load_clip
-from copra_lab.lora import Adapter
-from copra_lab.stats import Accuracy
-from copra_lab.tasks import load_task
+from copra_lab.adapters import save_adapter
+from copra_lab.adapters.adapter import Adapter
+from copra_lab.bench.bench import Bench
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.tasks.task import load_task
+from copra_lab.utils.statistics import Accuracy
 
 app = ServerApp()
 
@@ -25,7 +27,7 @@ def main(grid: Grid, context: Context) -> None:
     bench = Bench(clip, load_task(federation.task, shots=federation.shots), precision=federation.precision)
     adapter = serve(grid, bench, federation)[-1][0]
     if folder := context.run_config.get("save"):
-        adapter.save(folder)
+        save_adapter(adapter, folder)
 
 
 def serve(grid: Grid, bench: Bench, federation: Federation, after_round: Callable[[], object] = lambda: None) -> list[tuple[Adapter, Accuracy]]:

@@ -1,0 +1,297 @@
+"""The lab bench: how accurate is this adapter on this task, measured fast and without ever changing a model."""
+
+import copy
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.func import functional_call
+
+from copra_lab.adapters.adapter import NONE, Adapter, check_fits, merged_weights
+from copra_lab.engine.extraction import beside, embed, plain_tower
+from copra_lab.engine.text_encoder import Encoder, encode_texts
+from copra_lab.engine.transformer import CHUNK, Forest, Tower, cores, workers
+from copra_lab.merging.barriers import barrier
+from copra_lab.merging.linear import interpolate, interpolate_factors, plane
+from copra_lab.models.clip import Clip
+from copra_lab.prompts.soft_prompt import SoftPrompt, check_prompt
+from copra_lab.tasks.task import Task
+from copra_lab.utils.statistics import Accuracy
+
+__all__ = ["Bench", "Path"]
+
+LINE = tuple(i / 10 for i in range(11))
+
+
+@dataclass(frozen=True)
+class Path:
+    """Accuracy along a line between two adapters: one `Accuracy` a weight λ."""
+
+    weights: tuple[float, ...]
+    accuracies: tuple[Accuracy, ...]
+
+    @property
+    def barrier(self) -> float:
+        """See `copra_lab.merging.barriers.barrier`; 0…1."""
+        return barrier(self.weights, [a.value for a in self.accuracies])
+
+
+class Bench:
+    """A CLIP and the images of a task, with everything cached that no adapter can change.
+
+    ``split``: "train", "val" or "test". ``precision``: "float32", "bfloat16", or "auto", which takes bfloat16 only
+    where it is faster on this processor and the base predicts the same on at least 95 of 100 images; ``dtype`` tells
+    which it is, ``agreement`` how often the two agree.
+
+    Images come in a fixed shuffled order, so the first k of them are a fair sample: ``order`` (n,) holds the row of each in
+    ``split`` and ``labels`` (n,) its class, so ``split.images[order]`` are what `logits` is about.
+    """
+
+    def __init__(self, clip: Clip, task: Task, split: str = "test", precision: str = "auto"):
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split must be train, val or test, got {split!r}")
+        if precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+        self.clip, self.task, self.split = clip, task, getattr(task, split)
+        self.order = torch.randperm(len(self.split.labels), generator=torch.Generator().manual_seed(0))
+        self.labels = self.split.labels[self.order]
+        self.text = clip.text_features(task.prompts).clone()
+        self._lock = threading.Lock()
+        self._copy: torch.nn.Module | None = None
+        self.base = _towers(clip)[0]
+        self.dtype, self.agreement = torch.float32, 1.0
+        self.tower: Tower | None = self.base
+        if self.base is not None:
+            with torch.inference_mode():
+                images = self.split.images[self.order]
+                self.tokens = torch.cat([embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)])
+            if precision != "float32":
+                self._try_bfloat16(forced=precision == "bfloat16")
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def _try_bfloat16(self, forced: bool) -> None:
+        assert self.base is not None
+        small = _towers(self.clip)[1]
+        if small is None:
+            return
+        sample = self.tokens[:200]
+        if not forced and not _bfloat16_is_faster(sample.shape[1], self.base, small):
+            return
+        full, half = ((_features(t, sample) @ self.text.T).argmax(-1) for t in (self.base, small))
+        agreement = (full == half).float().mean().item()
+        if forced or agreement >= 0.95:
+            self.tower, self.dtype, self.agreement = small, torch.bfloat16, agreement
+
+    @property
+    def sources(self) -> list[str]:
+        """What each image shows, in the bench's order."""
+        return [self.split.sources[i] for i in self.order.tolist()]
+
+    def logits(self, adapter: Adapter = NONE, start: int = 0, stop: int | None = None, prompt: SoftPrompt | None = None) -> Tensor:
+        """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's order, with a
+        soft prompt if one is given. Raises ValueError for an adapter or prompt of another base or shape."""
+        vision, texts = self._parts(adapter)
+        if prompt is not None:
+            check_prompt(prompt, self.clip, self.task.classes)
+        with torch.inference_mode():
+            if prompt is not None and prompt.tower == "text":
+                text = self._encoder(prompt, texts)(prompt.context[None])[0]
+                f = self._base_features[start:stop] if not vision.deltas else self._features(vision, start, stop)
+            else:
+                text, f = self._text(texts), self._features(vision, start, stop, prompt)
+            return self.clip.logit_scale * f @ text.T
+
+    @cached_property
+    def _base_features(self) -> Tensor:
+        """Of all images, without an adapter: what a prompt of texts leaves as it is."""
+        with torch.inference_mode():
+            return self._features(NONE)
+
+    def _features(self, vision: Adapter, start: int = 0, stop: int | None = None, prompt: SoftPrompt | None = None) -> Tensor:
+        """Normalised features of images (n, e)."""
+        if self.base is not None and self.tower is not None:
+            # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
+            deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
+            tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if deltas else self.tower
+            return _features(tower, beside(self.tokens[start:stop], prompt.context if prompt else None))
+        if prompt:
+            raise ValueError("a prompt of the image tower needs a plain ViT, which this CLIP does not have")
+        images = self.split.images[self.order[start:stop]]
+        return torch.cat([self._encode_images(vision, self.clip.pixels(x)) for x in images.split(CHUNK)])
+
+    def _encoder(self, prompt: SoftPrompt, texts: Adapter) -> Encoder:
+        return _encoders(self.clip, self.task.classes, prompt.length, prompt.position, texts)
+
+    def hits(self, prompts: Sequence[SoftPrompt], adapter: Adapter = NONE) -> Tensor:
+        """Whether each image is classified rightly with each of several soft prompts, (prompts, images), 1 or 0, float32, in the bench's
+        order; the images' features are computed once for all prompts of the text tower. Raises ValueError as `logits` does."""
+        out = torch.empty(len(prompts), len(self))
+        vision, texts = self._parts(adapter)
+        together: dict[tuple, list[int]] = {}
+        for i, p in enumerate(prompts):
+            if p.tower == "vision":
+                out[i] = (self.logits(adapter, prompt=p).argmax(-1) == self.labels).float()
+            else:
+                check_prompt(p, self.clip, self.task.classes)
+                together.setdefault((p.position, p.context.shape), []).append(i)
+        for members in together.values():
+            with torch.inference_mode():
+                f = self._base_features if not vision.deltas else self._features(vision)
+                encode = self._encoder(prompts[members[0]], texts)
+                for some in (members[i : i + CHUNK] for i in range(0, len(members), CHUNK)):
+                    text = encode(torch.stack([prompts[i].context for i in some]))
+                    out[some] = ((f @ text.transpose(-1, -2)).argmax(-1) == self.labels).float()
+        return out
+
+    def outcomes(self, adapters: Sequence[Adapter], value: str = "accuracy") -> Tensor:
+        """What each adapter makes of each image, (adapters, images) in the bench's order, float32: "accuracy", 1 where it is
+        right; "loss", minus the cross-entropy in nats, so that more is better; "margin", by how much the cosine with the
+        right class exceeds that with the best other one.
+
+        Whatever several adapters share is computed once: blocks at the bottom of the tower, where they hold the very
+        same deltas (as parts of one adapter do, see `prune.keep`), and texts. Raises ValueError as `logits` does.
+        """
+        measure = MEASURES.get(value)
+        if measure is None:
+            raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
+        out = torch.empty(len(adapters), len(self))
+        if self.base is None or self.tower is None:
+            for i, adapter in enumerate(adapters):
+                out[i] = measure(self.logits(adapter), self.labels, self.clip.logit_scale)
+            return out
+        parts = [self._parts(a) for a in adapters]
+        distinct = {text.hash: text for _, text in parts}
+        texts = {h: self._text(text) for h, text in distinct.items()}
+        forest = workers().submit(self._forest, [vision for vision, _ in parts]).result()
+
+        @torch.inference_mode()
+        def run(start: int) -> None:
+            rows = slice(start, start + CHUNK)
+            for members, f in forest.features(self.tokens[rows]):
+                found: dict[str, Tensor] = {}
+                for i in members:
+                    h = parts[i][1].hash
+                    if h not in found:
+                        found[h] = measure(self.clip.logit_scale * f @ texts[h].T, self.labels[rows], self.clip.logit_scale)
+                    out[i, rows] = found[h]
+
+        list(workers().map(run, range(0, len(self), CHUNK)))
+        return out
+
+    def accuracies(self, adapters: Sequence[Adapter]) -> list[Accuracy]:
+        """The accuracy of each, what they share computed once."""
+        return [Accuracy(int(hits), len(self)) for hits in self.outcomes(adapters).sum(1)]
+
+    def _parts(self, adapter: Adapter) -> tuple[Adapter, Adapter]:
+        """What an adapter adds to the image tower and to the text tower."""
+        check_fits(adapter, self.clip.sites, self.clip.hash)
+        vision = {n: d for n, d in adapter.deltas.items() if self.clip.sites[n].tower == "vision"}
+        return Adapter(vision), Adapter({n: d for n, d in adapter.deltas.items() if n not in vision})
+
+    @torch.inference_mode()
+    def _forest(self, adapters: Sequence[Adapter]) -> Forest:
+        assert self.base is not None and self.tower is not None
+        made: dict = {}
+        sites = self.clip.sites
+        return Forest([self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made) for a in adapters])
+
+    def _text(self, adapter: Adapter) -> Tensor:
+        return encode_texts(self.clip, self.task.prompts, adapter) if adapter.deltas else self.text
+
+    def _encode_images(self, adapter: Adapter, x: Tensor) -> Tensor:
+        """The slow, general way: the model's own code on merged weights, one caller at a time on a private copy,
+        since `functional_call` swaps the weights of the module it calls."""
+        with self._lock, torch.inference_mode():
+            if self._copy is None:
+                self._copy = copy.deepcopy(self.clip.model)
+                self._copy.forward = self._copy.encode_image
+            return F.normalize(functional_call(self._copy, merged_weights(self.clip.model, adapter), (x,)), dim=-1)
+
+    def predictions(self, adapter: Adapter = NONE, prompt: SoftPrompt | None = None) -> Tensor:
+        """The class predicted for each image, (n,), in the bench's order."""
+        return self.logits(adapter, prompt=prompt).argmax(-1)
+
+    def accuracy(self, adapter: Adapter = NONE, prompt: SoftPrompt | None = None) -> Accuracy:
+        """Top-1 accuracy with its interval."""
+        return self.score(self.predictions(adapter, prompt))
+
+    def stream(self, adapter: Adapter = NONE, first: int = 100, prompt: SoftPrompt | None = None) -> Iterator[Tensor]:
+        """Predictions as they come: for the first `first` images, then for all of them."""
+        head = self.logits(adapter, 0, first, prompt).argmax(-1)
+        yield head
+        if first < len(self):
+            yield torch.cat([head, self.logits(adapter, first, prompt=prompt).argmax(-1)])
+
+    def score(self, predictions: Tensor) -> Accuracy:
+        """The accuracy of predictions for the first images, as `stream` yields them."""
+        return Accuracy(int((predictions == self.labels[: len(predictions)]).sum()), len(predictions))
+
+    def path(self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE, space: str = "delta") -> Path:
+        """Accuracy along the line (1−λ)·ΔW_a + λ·ΔW_b, or, with ``space="factors"``, along that of A and B."""
+        if space not in ("delta", "factors"):
+            raise ValueError(f"space must be 'delta' or 'factors', got {space!r}")
+        point = interpolate if space == "delta" else interpolate_factors
+        return Path(tuple(weights), tuple(self.accuracies([point(a, b, w) for w in weights])))
+
+    def landscape(self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]) -> list[list[Accuracy]]:
+        """Accuracies over the plane through three adapters (see `merge.plane`): a row for each of `y`, a column for each of `x`."""
+        found = self.accuracies([plane(a, b, c, u, v) for v in y for u in x])
+        return [found[i : i + len(x)] for i in range(0, len(found), len(x))]
+
+
+def _hits(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
+    return (logits.argmax(-1) == labels).float()
+
+
+def _loss(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
+    return -F.cross_entropy(logits, labels, reduction="none")
+
+
+def _margin(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
+    right = logits.gather(1, labels[:, None])[:, 0]
+    others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return (right - others) / scale
+
+
+MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"accuracy": _hits, "loss": _loss, "margin": _margin}
+"""logits (n, classes), labels (n,) and CLIP's scale → (n,)."""
+
+
+@lru_cache(64)
+def _encoders(clip: Clip, classes: tuple[str, ...], length: int, position: str, texts: Adapter) -> Encoder:
+    return Encoder(clip, classes, length, position, texts)
+
+
+@cache
+def _towers(clip: Clip) -> tuple[Tower | None, Tower | None]:
+    """The image tower in float32 and in bfloat16, shared by every bench of one CLIP."""
+    return plain_tower(clip.model.visual), plain_tower(clip.model.visual, torch.bfloat16)
+
+
+@cache
+def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
+    """Whether this processor runs the tower clearly faster in bfloat16; measured once for each model."""
+    x = torch.zeros(2 * CHUNK, tokens, len(full.ln_post[0]))
+
+    def seconds(tower: Tower, images: int) -> float:
+        start = time.perf_counter()
+        _features(tower, x[:images])
+        return time.perf_counter() - start
+
+    # Of a large tower a few images tell it too: as many as half a second is enough for, since nobody asked for this.
+    images = max(1, min(len(x), int(0.5 / seconds(full, 1))))
+    best = min(seconds(full, images) for _ in range(5))
+    # Without instructions for it bfloat16 is slower by far, and a second look would take seconds.
+    return seconds(half, images) < 4 * best and min(seconds(half, images) for _ in range(5)) < 0.85 * best
+
+
+def _features(tower: Tower, tokens: Tensor) -> Tensor:
+    size = max(1, min(CHUNK, -(-len(tokens) // cores())))  # few images are shared out evenly
+    return torch.cat(list(workers().map(torch.inference_mode()(tower.features), tokens.split(size))))

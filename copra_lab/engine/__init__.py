@@ -1,0 +1,7 @@
+"""The fast way through a CLIP: transformer blocks as functions of their weights, read out of a model."""
+
+from copra_lab.engine.extraction import plain_text, plain_tower
+from copra_lab.engine.text_encoder import Encoder, encode_texts
+from copra_lab.engine.transformer import TextTower, Tower
+
+__all__ = ["Encoder", "TextTower", "Tower", "encode_texts", "plain_text", "plain_tower"]

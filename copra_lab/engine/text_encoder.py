@@ -1,0 +1,154 @@
+"""From texts to features: whole texts, and class names with room for a soft prompt's vectors, by CLIP's text tower with an adapter
+merged into it."""
+
+import copy
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from copra_lab.adapters.adapter import NONE, Adapter, LowRank, deltas_in, merged_weights
+from copra_lab.engine.extraction import plain_text
+from copra_lab.engine.transformer import TextTower, workers
+from copra_lab.models.clip import Clip
+from copra_lab.models.sites import Site
+
+__all__ = ["Encoder"]
+
+
+def embedding(model: nn.Module) -> nn.Embedding:
+    """The embedding of tokens. Raises ValueError for a text tower that has none by that name."""
+    for owner in (model, getattr(model, "text", None)):
+        if isinstance(found := getattr(owner, "token_embedding", None), nn.Embedding):
+            return found
+    raise ValueError(f"the text tower of {type(model).__name__} has no token_embedding, which soft prompts replace")
+
+
+def token_numbers(clip: Clip, text: str) -> list[int]:
+    """The numbers of a text's tokens, without those of start and end."""
+    return list(clip.tokenizer.encode(text))
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Class names with room for a context: ``tokens`` (classes, t) as the model numbers them, padded, ``where`` (classes, length) the
+    columns of the context's vectors, ``ends`` (classes,) that of the last token."""
+
+    tokens: Tensor
+    where: Tensor
+    ends: Tensor
+
+
+def layout(clip: Clip, classes: Sequence[str], length: int, position: str = "end") -> Layout:
+    """Raises ValueError for an empty class name, or one that leaves less room than `length` in CLIP's context, and for a tokenizer
+    other than CLIP's."""
+    if not hasattr(clip.tokenizer, "sot_token_id"):
+        raise ValueError(
+            f"soft prompts for texts need CLIP's own tokenizer, whose texts have a start and an end, and {clip.name} has another; "
+            "use LoRA, or VPT beside the image's patches"
+        )
+    start, stop = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id
+    room, dot = clip.tokenizer.context_length, token_numbers(clip, ".")
+    rows, where = [], []
+    for name in classes:
+        if not name.strip():
+            raise ValueError(f"class {list(classes).index(name)} has an empty name; a soft prompt needs one to put its vectors beside")
+        own = token_numbers(clip, name)
+        before = {"end": length, "middle": length // 2, "front": 0}[position]
+        row = [start, *[0] * before, *own, *[0] * (length - before), *dot, stop]
+        if len(row) > room:
+            raise ValueError(
+                f"{length} vectors and the class {name!r} need {len(row)} tokens, and this CLIP reads {room}; "
+                f"make the context shorter by {len(row) - room}, or the name"
+            )
+        rows.append(row)
+        where.append([*range(1, 1 + before), *range(1 + before + len(own), 1 + length + len(own))])
+    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
+    for i, row in enumerate(rows):
+        tokens[i, : len(row)] = torch.tensor(row)
+    return Layout(tokens, torch.tensor(where), torch.tensor([len(row) - 1 for row in rows]))
+
+
+class Encoder:
+    """Turns contexts into the features of class names, by CLIP's text tower with an adapter merged into it; with gradients.
+
+    Raises ValueError for a context that does not fit (see `layout`).
+    """
+
+    TEXTS = 100
+    """How many a pass without gradients."""
+
+    def __init__(self, clip: Clip, classes: Sequence[str], length: int, position: str, adapter: Adapter = NONE):
+        self.layout = layout(clip, classes, length, position)
+        deltas = deltas_in(adapter, clip.sites, "text")
+        run: TextTower | _General = _plain_with(clip, deltas) or _General(clip, self.layout.tokens, deltas)
+        self._run, self._alike = run, position == "end"
+        self._embedded = embedding(clip.model).weight.detach()[run.tokens if isinstance(run, _General) else self.layout.tokens]
+
+    def __call__(self, contexts: Tensor) -> Tensor:
+        """Contexts (m, length, d) or (m, classes, length, d) → normalised features (m, classes, e)."""
+        if torch.is_grad_enabled():
+            return self._encode(contexts)
+        parts = contexts.split(max(1, self.TEXTS // len(self._embedded)))
+        return torch.cat(list(workers().map(torch.no_grad()(self._encode), parts)))
+
+    def _encode(self, contexts: Tensor) -> Tensor:
+        m, classes = len(contexts), len(self._embedded)
+        if contexts.ndim == 3 and self._alike and isinstance(self._run, TextTower):
+            begun = 1 + contexts.shape[1]
+            start = self._embedded[:1, :1].expand(m, -1, -1)
+            return self._run.continued(torch.cat([start, contexts], 1), self._embedded[:, begun:], self.layout.ends)
+        if contexts.ndim == 3:
+            contexts = contexts[:, None].expand(-1, classes, -1, -1)
+        x = self._embedded.repeat(m, 1, 1, 1)
+        x[:, torch.arange(classes)[:, None], self.layout.where] = contexts
+        return self._run.features(x.flatten(0, 1), self.layout.ends.repeat(m)).unflatten(0, (m, classes))
+
+
+def encode_texts(clip: Clip, texts: Sequence[str], adapter: Adapter) -> Tensor:
+    """Normalised features (n, e) of whole texts, by the text tower with an adapter merged into it."""
+    deltas = deltas_in(adapter, clip.sites, "text")
+    if not deltas:
+        return clip.text_features(texts)
+    tokens = clip.tokenizer(list(texts))
+    ends = tokens.argmax(-1)
+    with torch.inference_mode():
+        if plain := _plain_with(clip, deltas):
+            return plain.features(plain.words[tokens[:, : int(ends.max()) + 1]], ends)
+        return _General(clip, tokens, deltas).features(embedding(clip.model).weight[tokens], ends)
+
+
+def _plain_with(clip: Clip, deltas: Mapping[Site, LowRank]) -> TextTower | None:
+    """The text tower with deltas added, if it is a plain one."""
+    if plain := _plain(clip):
+        return replace(plain, tower=plain.tower.with_deltas(plain.tower, deltas))
+    return None
+
+
+@cache
+def _plain(clip: Clip) -> TextTower | None:
+    return plain_text(clip.model)
+
+
+class _General:
+    """The slow way for any text tower: the model's own code, its embedding exchanged by a hook, on a private copy."""
+
+    def __init__(self, clip: Clip, tokens: Tensor, deltas: Mapping[Site, LowRank]):
+        self.model, self.lock = copy.deepcopy(clip.model), threading.Lock()
+        self.model.forward = self.model.encode_text  # what functional_call calls
+        self.weights = merged_weights(clip.model, Adapter({site.name: d for site, d in deltas.items()}))
+        self.tokens = F.pad(tokens, (0, clip.tokenizer.context_length - tokens.shape[1]))
+
+    def features(self, embedded: Tensor, ends: Tensor) -> Tensor:
+        tokens = self.tokens.repeat(len(embedded) // len(self.tokens), 1)
+        with self.lock:
+            hook = embedding(self.model).register_forward_hook(lambda *_: embedded)
+            try:
+                return F.normalize(functional_call(self.model, self.weights, (tokens,)), dim=-1)
+            finally:
+                hook.remove()

@@ -1,0 +1,1 @@
+"""The page for programs: its endpoints and what they answer."""

@@ -1,0 +1,227 @@
+"""What the page measures, for programs: named, typed endpoints of plain JSON, which are also the tools of the MCP server."""
+
+import base64
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import gradio as gr
+import torch
+
+from copra_lab.page.api.schemas import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
+from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
+from copra_lab.page.server.limits import UPLOAD_MB
+from copra_lab.page.state.controls import switches_of
+from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.layer_game import onward, solving
+from copra_lab.page.state.measurement import FIRST, PATIENCE, firsts, traffic
+from copra_lab.page.state.validation import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
+from copra_lab.page.state.view_states import Base, Bent, Blended, Place, Pruned
+from copra_lab.page.views.classify import view as own
+from copra_lab.page.views.prune.html import left
+from copra_lab.tasks.task import MEGAPIXELS, photo
+from copra_lab.utils.statistics import Accuracy
+
+LARGEST = 1_000_000 * UPLOAD_MB
+"""Bytes that a picture may have."""
+
+
+def in_words(f: Callable[..., Any]) -> Callable[..., Any]:
+    """What is wrong with a request reaches its sender as a sentence."""
+
+    @wraps(f)
+    def call(*given: Any, **named: Any) -> Any:
+        try:
+            return f(*given, **named)
+        except (ValueError, OSError) as e:  # AdapterError and PromptError are ValueErrors
+            raise gr.Error(str(e), print_exception=False) from e
+
+    return call
+
+
+@dataclass(frozen=True)
+class Api:
+    """The endpoints over a lab. Every method answers for itself: nothing is kept for a caller, and a call takes seconds at most
+    (the first one of a task prepares its images). What it is given is checked as the page's controls are."""
+
+    lab: Lab
+
+    @in_words
+    def tasks(self) -> list[Task]:
+        """The tasks that there are adapters for; the other tools take a task's name."""
+        return [Task(name=name, title=title, about=self.lab.about(name)) for name, title in self.lab.tasks().items()]
+
+    @in_words
+    def adapters(self, task: str) -> list[AdapterEntry]:
+        """The fine-tuned adapters of a task: their keys, which the other tools take, and on which layers and matrices they sit.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+        """
+        self.lab.check(task)
+        found = []
+        for label, key in self.lab.adapters(task):
+            try:
+                layers, kinds = switches_of(self.lab.adapter(task, key))
+                found.append(AdapterEntry(key=key, label=label, layers=list(layers), kinds=list(kinds), trouble=None))
+            except (ValueError, OSError) as e:
+                found.append(AdapterEntry(key=key, label=label, layers=[], kinds=[], trouble=str(e)))
+        return found
+
+    @in_words
+    def prompts(self, task: str) -> list[PromptEntry]:
+        """The soft prompts of a task: their keys, which "prompt" takes, and how many learned vectors each has. Not all tasks have some.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+        """
+        self.lab.check(task)
+        found = []
+        for label, key in self.lab.prompt_menu(task):
+            try:
+                found.append(PromptEntry(key=key, label=label, vectors=self.lab.prompt(task, key).length, trouble=None))
+            except (ValueError, OSError) as e:
+                found.append(PromptEntry(key=key, label=label, vectors=0, trouble=str(e)))
+        return found
+
+    @in_words
+    def base(self, task: str) -> Number:
+        """Accuracy of the CLIP on a task's test images without any adapter: what the others are held against.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+        """
+        self.lab.check(task)
+        return self._measured(Base(task))
+
+    @in_words
+    def blend(self, task: str, a: str, b: str, weight: float) -> BlendAnswer:
+        """Accuracy of a blend of two adapters, whose weights are mixed: (1 − weight)·ΔW of a + weight·ΔW of b.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+            a: key of an adapter, as "adapters" lists them, or "base" for none
+            b: key of another one
+            weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line goes on
+        """
+        place = Blended(task, self._key(task, a, base=True), self._key(task, b, base=True), position(weight))
+        return BlendAnswer(**self._measured(place), weight=place.weight)
+
+    @in_words
+    def prune(self, task: str, adapter: str, layers: list[int] | None = None, kinds: list[str] | None = None, sparsity: float = 0) -> PruneAnswer:
+        """Accuracy of an adapter of which only some layers and matrices are kept, and then the smallest of its numbers set to zero.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+            adapter: key of an adapter, as "adapters" lists them
+            layers: the layers of the image tower that keep theirs, counted from 0; without it all do
+            kinds: the matrices that keep theirs, out of those that "adapters" lists, such as q, k and v; without it all do
+            sparsity: percent of what is left that is set to zero, from 0 to 100
+        """
+        key = self._key(task, adapter)
+        have = switches_of(self.lab.adapter(task, key))
+        on = [None if s is None else switched_on(s, h, name) for s, h, name in zip((layers, kinds), have, ("layer", "kind"), strict=True)]
+        place = Pruned(task, key, on[0], on[1], percentage(sparsity))
+        kept = [list(h if s is None else s) for s, h in zip(on, have, strict=True)]
+        number = self._measured(place)
+        return PruneAnswer(**number, layers=kept[0], kinds=kept[1], sparsity=place.percent, left=left(self.lab, place).share)
+
+    @in_words
+    def shapley(self, task: str, adapter: str, seconds: float = 5) -> ShapleyAnswer:
+        """What each layer of an adapter is worth: its Shapley value in accuracy on a sample of the test images. Values are sampled at
+        first and exact once all coalitions were measured; ask again to go on from where this call stopped.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+            adapter: key of an adapter, as "adapters" lists them
+            seconds: for how long to go on sharpening, from 0 to 60
+        """
+        key = self._key(task, adapter)
+        until = time.monotonic() + duration(seconds)
+        game = solving(self.lab, task, key)
+        values = game.advance()
+        while not values.exact and time.monotonic() < until:
+            values = onward(game)
+        halves = [float(h) if h < float("inf") else None for h in values.halves]
+        return ShapleyAnswer(
+            layers=list(values.layers), values=values.values.tolist(), halves=halves, none=values.empty, all=values.full,
+            images=values.of_images.shape[1], coalitions=values.asked, of_coalitions=values.every, exact=values.exact,
+        )  # fmt: skip
+
+    @in_words
+    def prompt(self, task: str, prompt: str, percents: list[int] | None = None) -> PromptAnswer:
+        """Accuracy of a learned soft prompt whose vectors are each set to a share of their learned length.
+
+        Args:
+            task: name of a task, as "tasks" lists them
+            prompt: key of a soft prompt, as "prompts" lists them
+            percents: for each of its vectors the percent of its learned length, from 0 to 200; without it all stay as learned
+        """
+        self.lab.check(task)
+        length = self.lab.prompt(task, prompt_of(self.lab, task, prompt)).length
+        place = Bent(task, prompt, None if percents is None else shares_of(percents, length))
+        return PromptAnswer(**self._measured(place), percents=[100] * length if place.percents is None else list(place.percents))
+
+    @in_words
+    def classify(self, task: str, image: str) -> list[Opinion]:
+        """What the CLIP without an adapter, and with each adapter of a task, takes a picture for: the task's names, likeliest first.
+
+        Args:
+            task: name of a task, whose names there are to choose from
+            image: a picture (PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB), base64-encoded, with or without "data:image/png;base64," before it
+        """
+        self.lab.check(task)
+        side = self.lab.bench(task).split.images.shape[1]
+        try:
+            pixels = photo(io.BytesIO(_decoded(image)), side, fit=self.lab.clip.fit)
+        except ValueError as e:
+            raise ValueError(
+                f"image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded"
+            ) from e
+        found = []
+        for label, p, names in own.asked(self.lab, task, own.Picture(pixels)):
+            if isinstance(p, str):
+                found.append(Opinion(model=label, names=[], probabilities=[], trouble=p))
+                continue
+            order = p.argsort(descending=True)
+            found.append(Opinion(model=label, names=[names[i] for i in order.tolist()], probabilities=p[order].tolist(), trouble=None))
+        return found
+
+    def _key(self, task: str, key: object, base: bool = False) -> str:
+        self.lab.check(task)
+        return adapter_of(self.lab, task, key, base)
+
+    def _measured(self, place: Place) -> Number:
+        """The model at `place`, run on all test images; the first numbers of visitors go before."""
+        bench, model = self.lab.bench(place.task), place.model(self.lab)
+        found = []
+        with traffic:
+            for start in range(0, len(bench), FIRST):
+                firsts.give_way(PATIENCE)
+                found.append(model.predictions(bench, start, start + FIRST))
+        a: Accuracy = bench.score(torch.cat(found))
+        return Number(accuracy=a.value, correct=a.correct, n=a.n, interval=list(a.interval))
+
+
+def _decoded(image: object) -> bytes:
+    """Raises ValueError for what is no base64, and for more than `LARGEST` bytes."""
+    if not isinstance(image, str):
+        raise ValueError("not a text")
+    data = image.partition(",")[2] if image.startswith("data:") else image
+    if len(data) > LARGEST * 4 / 3 + 4:
+        raise ValueError("too large")
+    return base64.b64decode(data, validate=True)
+
+
+ENDPOINTS = ("tasks", "adapters", "prompts", "base", "blend", "prune", "shapley", "prompt", "classify")
+
+
+def serve(lab: Lab) -> None:
+    """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
+    api = Api(lab)
+    for name in ENDPOINTS:
+        limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)
+        gr.api(getattr(api, name), api_name=name, concurrency_limit=limits["concurrency_limit"], concurrency_id=limits["concurrency_id"])

@@ -1,0 +1,73 @@
+"""The page put together: its views, its endpoints, and the server that shows them."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from starlette.middleware import Middleware
+
+from copra_lab.page.api import endpoints
+from copra_lab.page.components import staleness, tour
+from copra_lab.page.components.panels import html
+from copra_lab.page.components.tabs import OPEN, add, gate, header
+from copra_lab.page.components.theme import THEME
+from copra_lab.page.server import gradio_sessions, limits
+from copra_lab.page.server.fair_queue import fair
+from copra_lab.page.server.guard import Guard
+from copra_lab.page.server.visitors import Visitors
+from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.session import Session
+from copra_lab.page.views.blend import view as blend
+from copra_lab.page.views.classify import view as own
+from copra_lab.page.views.prompt import view as prompt
+from copra_lab.page.views.prune import view as prune
+from copra_lab.page.views.shapley import view as worth
+from copra_lab.page.views.train import view as train
+from copra_lab.page.views.triangle import view as triangle
+
+TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
+
+VIEWS = (blend.VIEW, triangle.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
+
+FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
+(CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
+<a href="https://fontawesome.com">Font Awesome</a> (CC BY 4.0); digits by E. Alpaydin and C. Kaynak (CC BY 4.0).</p><p>{model}</p></footer>"""
+
+
+def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
+    """The page over `lab`. Nothing is loaded or drawn until a visitor comes.
+
+    Raises ValueError if the lab has no adapter to show.
+    """
+    if not lab.tasks():
+        raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(limits.FILE_LOOKS, limits.FILE_SECONDS)) as page:
+        header(VIEWS, tour.html(tour.STEPS))
+        session, go = gr.State(Session()), gate()
+        for view in VIEWS:
+            add(view, lab, session, go)
+        footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
+        page.load(None, js=f"() => {{ for (const begin of [{staleness.SCRIPT}, {OPEN}, {tour.SCRIPT}]) begin(); }}")
+        page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
+        endpoints.serve(lab)
+    return page.queue(max_size=limits.QUEUE)
+
+
+def model_line(lab: Lab) -> str:
+    clip = lab.clip
+    return (
+        f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
+    )
+
+
+def launch(page: gr.Blocks, **options: Any) -> Any:
+    """`gr.Blocks.launch` with the page's look and its limits, and without what would reach for other hosts. Does not block."""
+    gradio_sessions.bound()
+    visitors = Visitors(partial(gradio_sessions.forget, page))
+    fair(page, visitors)
+    return page.launch(
+        theme=THEME, css_paths=Path(__file__).parent / "static" / "page.css", footer_links=[], share=False, ssr_mode=False, pwa=False,
+        run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]}, **options,
+    )  # fmt: skip

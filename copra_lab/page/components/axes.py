@@ -1,0 +1,87 @@
+"""Axes of a drawing that fills its parent's width.
+
+Positions across are percentages and positions down are pixels, so that text keeps its size on a phone. Labels stand outside of
+the plot: the parent needs padding. Colours come from CSS classes (``page.css``), which are what every ``kind`` below names.
+"""
+
+import itertools
+from collections.abc import Iterable
+from html import escape
+from typing import NamedTuple
+
+from copra_lab.utils.statistics import Accuracy
+
+QUARTERS = (0, 0.25, 0.5, 0.75, 1)
+
+
+class Axes(NamedTuple):
+    """A plot `height` pixels high; ``across`` and ``up``: the numbers at its left and right, and at its bottom and top edge."""
+
+    height: int
+    across: tuple[float, float] = (0, 1)
+    up: tuple[float, float] = (0, 1)
+
+    def x(self, number: float) -> str:
+        left, right = self.across
+        return f"{100 * (number - left) / (right - left):.2f}%"
+
+    def y(self, number: float) -> str:
+        bottom, top = self.up
+        return f"{self.height * (top - number) / (top - bottom):.1f}"
+
+    def line(self, kind: str, x1: float, y1: float, x2: float, y2: float, style: str = "") -> str:
+        return f'<line class="{kind}" x1="{self.x(x1)}" y1="{self.y(y1)}" x2="{self.x(x2)}" y2="{self.y(y2)}"{_styled(style)}/>'
+
+    def level(self, kind: str, y: float) -> str:
+        """A line from edge to edge."""
+        return self.line(kind, self.across[0], y, self.across[1], y)
+
+    def upright(self, kind: str, x: float, style: str = "") -> str:
+        """A line from top to bottom."""
+        return self.line(kind, x, self.up[1], x, self.up[0], style)
+
+    def curve(self, kind: str, points: Iterable[tuple[float, float]]) -> list[str]:
+        """The points, joined; a line each, as a polyline takes no percentages."""
+        return [self.line(kind, *a, *b) for a, b in itertools.pairwise(points)]
+
+    def text(self, kind: str, x: float, y: float, words: str, dx: float = 0, dy: float = 0, anchor: str = "start") -> str:
+        """``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of the words is at x."""
+        moved = "".join(f' {name}="{by:g}"' for name, by in (("dx", dx), ("dy", dy)) if by)
+        return f'<text class="{kind}" x="{self.x(x)}" y="{self.y(y)}"{moved} text-anchor="{anchor}">{escape(words)}</text>'
+
+    def tick(self, y: float, words: str, kind: str = "grid") -> list[str]:
+        """A line across with its number at the left."""
+        return [self.level(kind, y), self.text("tick", self.across[0], y, words, dx=-8, dy=4, anchor="end")]
+
+    def below(self, x: float, words: str, dy: float = 18) -> str:
+        """A number under the plot."""
+        return self.text("tick", x, self.up[0], words, dy=dy, anchor="middle")
+
+    def legend(self, words: str, dy: float = -12) -> str:
+        """Words above the plot, at the right."""
+        return self.text("tick", self.across[1], self.up[1], words, dy=dy, anchor="end")
+
+    def bar(self, kind: str, x: float, width: float, y1: float, y2: float = 0, least: float = 0) -> str:
+        """A bar between two heights, at `least` so many pixels high, so that nothing can still be seen."""
+        top, bottom = sorted(float(self.y(y)) for y in (y1, y2))
+        wide = 100 * width / (self.across[1] - self.across[0])
+        return f'<rect class="{kind}" x="{self.x(x)}" width="{wide:.2f}%" y="{top:.1f}" height="{max(least, bottom - top):.1f}"/>'
+
+    def point(self, kind: str, name: str, x: float, accuracy: Accuracy, radius: float, style: str = "") -> str:
+        """An accuracy on its 95 % interval, which says itself when pointed at."""
+        start, stop = accuracy.interval
+        return (
+            f'<g class="{" ".join(["point", *kind.split()])}"{_styled(style)}><title>{escape(name)}: {escape(str(accuracy))}</title>{self.line("bar", x, start, x, stop)}'
+            f'<circle cx="{self.x(x)}" cy="{self.y(accuracy.value)}" r="{radius:g}"/></g>'
+        )
+
+    def svg(self, label: str, parts: Iterable[str] = (), said: str = "", style: str = "") -> str:
+        """The drawing; ``label`` says what it shows and ``said`` what is in it, to those who do not see it."""
+        return (
+            f'<svg class="path" role="img" aria-label="{label}" width="100%" height="{self.height}"{_styled(style)}>'
+            f"{f'<desc>{escape(said)}</desc>' if said else ''}{''.join(parts)}</svg>"
+        )
+
+
+def _styled(style: str) -> str:
+    return f' style="{style}"' if style else ""

@@ -1,0 +1,60 @@
+"""What a number was computed for stands beside it, and the browser dims it as soon as the controls say anything else.
+
+Each piece of the page that holds numbers carries the values of the controls that it was computed for, by the controls' ids, and the number
+of the request (see `copra_lab.page.state.session.Requests`). staleness.js holds both against what the controls say now, whatever changed them and in
+whatever order the server answers: no view has rules of its own.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+SCRIPT = (Path(__file__).parents[1] / "static" / "staleness.js").read_text(encoding="utf-8")
+"""To be run once, when the page is loaded."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asked for. ``of``: the values of the controls by their ids; ``at``: the request's number, None if it has none;
+    ``part``: the part of the page that asked, whose older answers are out of date once it asks for all anew (see `asks`)."""
+
+    of: Mapping[str, Any] = field(default_factory=dict)
+    at: object = None
+    part: str = ""
+
+
+def of(asked: Asked, piece: str) -> str:
+    """`piece`, HTML, as computed for what was `asked`."""
+    at = f' data-at="{asked.at!r}"' if isinstance(asked.at, int | float) else ""
+    return f'<div class="of" data-of="{escape(json.dumps(dict(asked.of)))}"{at} data-part="{escape(asked.part)}">{piece}</div>'
+
+
+def values(controls: Sequence[Any], given: Sequence[Any], updates: Mapping[str, Any]) -> dict[str, Any]:
+    """What `controls` say, by their ids: the `given` values, but for those that `updates`, by their ids, change."""
+    return {c.elem_id: _updated(value, updates.get(c.elem_id, gr.skip())) for c, value in zip(controls, given, strict=True)}
+
+
+def _updated(value: Any, update: Any) -> Any:
+    return update.get("value", value) if isinstance(update, dict) and update.get("__type__") == "update" else update
+
+
+def says(controls: Sequence[Any]) -> str:
+    """JavaScript: takes the values of the `controls`, which come first in its arguments, as what they say now."""
+    ids = json.dumps([c.elem_id for c in controls])
+    return f"(...x) => {{ globalThis.copra?.says({ids}, x); }}"
+
+
+def asks(part: str) -> str:
+    """JavaScript: whatever `part` of the page shows is out of date, until a request that is made from now on is answered."""
+    return f"() => {{ globalThis.copra?.asks({json.dumps(part)}); }}"
+
+
+def watch(controls: Sequence[Any]) -> None:
+    """Whoever changes one of the `controls`, the visitor or the server, the browser knows at once what they say. To be called before any
+    other handler is given to them, since the browser runs the handlers of an event one after the other."""
+    gr.on([c.change for c in controls], None, list(controls), None, js=says(controls), show_progress="hidden")

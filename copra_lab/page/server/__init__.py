@@ -1,0 +1,1 @@
+"""What stands before the page: the server, its queue, its limits."""

@@ -1,0 +1,1 @@
+"""What a visitor has set and what has been measured for it."""

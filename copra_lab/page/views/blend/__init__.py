@@ -1,0 +1,1 @@
+"""Blend: two adapters, and accuracy on the line between them."""

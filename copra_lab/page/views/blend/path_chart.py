@@ -1,0 +1,112 @@
+"""The drawing of the Blend view: accuracy along the line between two adapters."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from copra_lab.merging.barriers import highest_barrier
+from copra_lab.page.components.axes import QUARTERS, Axes
+from copra_lab.page.components.numbers import percent, signed
+from copra_lab.utils.statistics import Accuracy
+
+HEIGHT = 270
+"""Pixels from 0 to 100 % in `path_svg`."""
+
+
+class Line(NamedTuple):
+    """A line drawn beside the one that `path_svg` is about. ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares);
+    ``points``: (λ, accuracy), in order."""
+
+    kind: str
+    name: str
+    points: Sequence[tuple[float, Accuracy]]
+
+
+def barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | None:
+    """The barrier of a path and the λ where it is, see `copra_lab.merging.barriers.highest_barrier`; None as long as an end is missing."""
+    weights, values = [w for w, _ in points], [a.value for _, a in points]
+    return highest_barrier(weights, values) if {0.0, 1.0} <= set(weights) else None
+
+
+def path_svg(
+    points: Sequence[tuple[float, Accuracy]],
+    *,
+    total: int,
+    base: Accuracy | None = None,
+    at: float | None = None,
+    low: float = -0.5,
+    high: float = 1.5,
+    beside: Sequence[Line] = (),
+) -> str:
+    """Accuracy along the line between two adapters, as an inline SVG that fills its parent's width.
+
+    ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn wide and pale.
+    ``base``: the accuracy without an adapter, a dashed line. ``at``: where the visitor stands. With both ends known,
+    the chord between them and the barrier below it are drawn. ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to 100 %,
+    always, so that two drawings can be compared.
+    """
+    axes = Axes(HEIGHT, (low, high))
+
+    def dot(kind: str, weight: float, share: float) -> str:
+        x, y = axes.x(weight), axes.y(share)
+        if kind == "rival":
+            return f'<rect class="mark {kind}" x="{x}" y="{y}" width="6" height="6" transform="translate(-3 -3)"/>'
+        return f'<circle class="mark {kind}" cx="{x}" cy="{y}" r="3"/>'
+
+    points = sorted(points, key=lambda p: p[0])
+    whole = [(w, a) for w, a in points if a.n >= total]
+    beside = [other._replace(points=[(w, a) for w, a in other.points if a.n >= total]) for other in beside]
+    ends = {w: a for w, a in whole if w in (0.0, 1.0)}
+    out = [axes.bar("between", 0, 1, 1)]
+    for share in QUARTERS:
+        out += axes.tick(share, f"{share:.0%}")
+        weight = low + share * (high - low)
+        out.append(axes.below(weight, signed(weight, 1), dy=20))
+    for weight, name in ((0.0, "A"), (1.0, "B")):
+        style = f"--mix:{100 * weight:.0f}%"
+        out += [
+            axes.upright("end", weight, style),
+            f'<circle class="badge" cx="{axes.x(weight)}" cy="-14" r="11" style="{style}"/>',
+            axes.text("badge-name", weight, 1, name, dy=-9.5, anchor="middle"),
+        ]
+    if base:
+        out.append(axes.level("base", base.value))
+    if len(ends) == 2:
+        out.append(axes.line("chord", 0, ends[0.0].value, 1, ends[1.0].value))
+    for other in beside:
+        out += axes.curve(f"other {other.kind}", [(w, a.value) for w, a in other.points])
+        out += [dot(other.kind, w, a.value) for w, a in other.points]
+    out += axes.curve("curve", [(w, a.value) for w, a in whole])
+    found = barrier(whole)
+    if found and found[0] * total >= 1:  # at least one image
+        depth, weight = found
+        value = dict(whole)[weight].value
+        out.append(axes.line("barrier", weight, value + depth, weight, value))
+    if at is not None:
+        out.append(axes.upright("here", at))
+    for weight, accuracy in points:
+        first = " first" if accuracy.n < total else ""
+        standing = " at" if weight == at else ""
+        mark = " mark-end" if weight in ends and not first else ""
+        radius = 7 if standing else 5.5 if mark else 3.2
+        style = f"--mix:{100 * min(max(weight, 0), 1):.0f}%"
+        out.append(axes.point(f"{first}{standing}{mark}", f"λ = {signed(weight)}", weight, accuracy, radius, style))
+    if base:  # last, so that it stays readable: below the line, where the path seldom is
+        dy = 14 if HEIGHT * (1 - base.value) + 14 < HEIGHT - 2 else -7
+        out.append(axes.text("base-name", high, base.value, f"base {percent(base.value)}", dx=-4, dy=dy, anchor="end"))
+    return axes.svg("Accuracy along the line from A to B", out, _in_words(whole, total, base, beside))
+
+
+def _in_words(whole: Sequence[tuple[float, Accuracy]], total: int, base: Accuracy | None, beside: Sequence[Line]) -> str:
+    said = [f"{len(whole)} positions measured on all images."]
+    if base:
+        said.append(f"Without an adapter: {base}.")
+    said += [f"{name}: {a}." for w, a in whole for weight, name in ((0.0, "A"), (1.0, "B")) if w == weight]
+    if found := barrier(whole):
+        said.append(f"{_height(found, total).capitalize()}.")
+    said += [f"Beside it: {other.name}, {_height(found, total)}." for other in beside if (found := barrier(other.points))]
+    return " ".join(said)
+
+
+def _height(found: tuple[float, float], total: int) -> str:
+    depth, weight = found
+    return f"barrier {100 * depth:.1f} points at λ = {signed(weight)}" if depth * total >= 1 else "no barrier"

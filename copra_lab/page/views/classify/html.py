@@ -1,0 +1,44 @@
+"""The Try view's pieces of HTML: pure functions of a picture and of what models make of it."""
+
+import base64
+import io
+from collections.abc import Sequence
+from html import escape
+
+from PIL import Image
+from torch import Tensor
+
+from copra_lab.page.components.numbers import percent
+
+TOP = 3
+"""Names shown of each model's answer."""
+
+
+def seen(pixels: Tensor | None) -> str:
+    if pixels is None:
+        return '<figure class="seen"><figcaption>&nbsp;</figcaption></figure>'
+    file = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(file, "PNG")
+    address = base64.b64encode(file.getvalue()).decode()
+    side = len(pixels)
+    words = f"What the CLIP sees: {side} × {side} pixels"
+    return f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
+
+
+def answers(models: Sequence[tuple[str, Tensor | str, Sequence[str]]], truth: int | None = None) -> str:
+    if not models:
+        return '<div class="asked waiting">Waking the model. A very first start also draws all images: about a minute.</div>'
+    head = f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
+    rows = []
+    for label, p, names in models:
+        if isinstance(p, str):
+            rows.append(f'<tr><th scope=row>{escape(label)}</th><td class="broken">{escape(p)}</td></tr>')
+            continue
+        top = p.argsort(descending=True)[:TOP].tolist()
+        bars = "".join(
+            f'<li class="{"right" if i == truth else "wrong" if truth is not None and k == 0 else ""}" style="--p:{100 * float(p[i]):.1f}%"><span>'
+            f"{'✓ ' if i == truth else '✗ ' if truth is not None and k == 0 else ''}{escape(names[i])}</span><i>{percent(float(p[i]))}</i></li>"
+            for k, i in enumerate(top)
+        )
+        rows.append(f"<tr><th scope=row>{escape(label)}</th><td><ol>{bars}</ol></td></tr>")
+    return f'<div class="asked"><p>{head}</p><table>{"".join(rows)}</table></div>'

@@ -1,0 +1,200 @@
+"""The Try view: a picture of one's own, classified by the base and by every adapter of a task side by side."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import gradio as gr
+import torch
+from torch import Tensor
+
+from copra_lab.bench.bench import Bench
+from copra_lab.page.components import panels as parts
+from copra_lab.page.components import sketch_pad, staleness
+from copra_lab.page.components.live import EVENT, MODEL, NUMBERED, PICTURES
+from copra_lab.page.components.panels import html
+from copra_lab.page.components.staleness import Asked, of
+from copra_lab.page.components.tabs import Entrance, View, refusal
+from copra_lab.page.state import address
+from copra_lab.page.state.address import Tried
+from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.session import Requests, Session, Walk
+from copra_lab.page.views.classify import folders
+from copra_lab.page.views.classify import html as draw
+from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, Split, photo
+
+HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
+one model, and its bars are the names that it finds likeliest: given that <i>one</i> of the task’s names fits, how likely is each? A model has no way to say “none of these”, so a picture of
+something else gets a name too. Your file stays on the machine that serves this page, which deletes it within about an hour.</p>"""
+
+
+PART = "view-try"
+"""Where answers grow old when another picture is given."""
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """What the CLIP sees, uint8 (side, side, 3), and which class it shows, if that is known."""
+
+    pixels: Tensor
+    truth: int | None = None
+
+
+def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    first = next(iter(lab.tasks()))
+    with gr.Row(elem_classes="choice", equal_height=False):
+        task = gr.Dropdown(lab.titles(), value=first, label="Task: whose names to choose from", min_width=220, elem_id="try-task")
+    about = html(lab.about(first), elem_id="try-about", elem_classes="about")
+    with gr.Row(equal_height=True):
+        with gr.Column(scale=4, min_width=320, elem_classes="card"):
+            paper = sketch_pad.paper("try-paper")
+            file = gr.File(label="Or your picture", file_types=list(IMAGE_FILES), type="filepath", height=110, elem_id="try-file")
+            another = gr.Button("A picture from the test set", size="sm", elem_id="try-another")
+            seen = html(draw.seen(None), elem_id="try-seen")
+        with gr.Column(scale=7, min_width=320, elem_classes="card"):
+            answers = html(draw.answers([]), elem_id="try-answers")
+    html(HOW_TO_READ)
+    folders.fill(lab)
+    picture, shown_so_far = gr.State(None), gr.State(0)
+    # Counted apart from the session's: what is asked here is shown on coming back, though the visitor is in another view by then.
+    pictures, number = gr.State(Requests()), gr.Number(visible=False)
+    panels = [about, seen, answers]
+
+    def theirs(handle: Callable[..., Any]) -> Callable[..., Any]:
+        """`handle`, which is asked about the adapters of the visitor's own too, and answers only the newest request."""
+
+        def answer(*values: Any) -> Any:
+            *given, session, pictures, number = values
+            return in_turn(pictures, number, lambda: marked(handle(session.walk.lab(lab), *given), given[0], number))
+
+        return answer
+
+    def strokes(*values: Any) -> Any:
+        return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
+
+    def enter(task: Any, picture: Picture | None, session: Session, pictures: Requests, query: Any, number: Any) -> list[Any]:
+        *shown, refused = opening(lab, task, picture, session, query, number)
+        shown = marked(shown, shown[4] if isinstance(shown[4], str) else task, number)
+        return [*([gr.skip()] * len(shown) if pictures.overtaken(number) else shown), refused]
+
+    def told(task: Any) -> Any:
+        return address.write(lab, Tried(task)) if isinstance(task, str) and task in lab.tasks() else gr.skip()
+
+    outputs = [*panels, picture, task, entrance.refused]
+    staleness.watch([task])
+    gr.on([file.upload, file.clear, paper.change, another.click], None, None, None, js=staleness.asks(PART), show_progress="hidden")
+    entrance.opened(enter, [task, picture, session, pictures, *entrance.request], outputs, js=entrance.leaves([task]), preprocess=False, **MODEL)
+    task.change(told, task, entrance.link, preprocess=False, **EVENT)
+    mine: dict[str, Any] = MODEL | {"js": NUMBERED}
+    asking = [session, pictures, number]
+    task.input(theirs(chosen), [task, picture, *asking], [*panels, picture], preprocess=False, **mine)
+    file.upload(theirs(given), [task, file, *asking], [*panels, picture], js=NUMBERED, **PICTURES)
+    paper.change(strokes, [task, paper, *asking], [*panels, picture], preprocess=False, **mine)
+    another.click(theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine)
+
+
+def marked(found: Any, task: Any, number: Any) -> Any:
+    """What is shown, the picture that is seen and the answers as of this task and request."""
+    if not isinstance(found, list):
+        return found
+    asked = Asked({"try-task": task}, number, PART)
+    return [of(asked, piece) if i in (1, 2) and isinstance(piece, str) else piece for i, piece in enumerate(found)]
+
+
+def in_turn(pictures: Requests, number: Any, answer: Callable[[], Any]) -> Any:
+    """What is to be shown: the `answer` to the request of this number, if none newer came before it or while it was found."""
+    found = answer() if pictures.take(number) else gr.skip()
+    return gr.skip() if pictures.overtaken(number) else found
+
+
+def opening(lab: Lab, task: Any, picture: Picture | None, session: Session, query: Any = "", number: Any = None) -> list[Any]:
+    """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
+    if not session.requests.take(number):
+        return [gr.skip()] * 6
+    session.change(Walk.nowhere)  # what other views were measuring is not looked at
+    asked, refused = address.read(lab, "try", query)
+    said = chosen(session.walk.lab(lab), asked.task if asked else task, picture)
+    return [*said, asked.task if asked else gr.skip(), refusal(refused)]
+
+
+def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:
+    """Another task. One's own picture stays; one of the former task's test set is exchanged."""
+    try:
+        lab.check(task)
+    except ValueError as e:
+        return no_picture(e)
+    return shown(lab, task, picture if picture and picture.truth is None else from_test_set(lab, task, 0))
+
+
+def given(lab: Lab, task: Any, file: Any) -> list[Any]:
+    """A file of the visitor's."""
+    try:
+        lab.check(task)
+        if not isinstance(file, str):
+            raise ValueError("choose a picture first")
+        try:
+            pixels = photo(file, lab.bench(task).split.images.shape[1], fit=lab.clip.fit)
+        except ValueError as e:
+            kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
+            raise ValueError(f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels") from e
+    except ValueError as e:
+        return no_picture(e)
+    return shown(lab, task, Picture(pixels))
+
+
+def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
+    """The visitor's drawing, after each stroke; white paper is no picture."""
+    if drawing in (None, ""):
+        return [gr.skip()] * 4
+    try:
+        lab.check(task)
+        return shown(lab, task, Picture(sketch_pad.pixels(drawing, lab.bench(task).split.images.shape[1])))
+    except ValueError as e:
+        return no_picture(e)
+
+
+def drawn(lab: Lab, task: Any, shown_so_far: Any) -> list[Any]:
+    """The next picture of the test set, in its shuffled order."""
+    try:
+        lab.check(task)
+    except ValueError as e:
+        return [*no_picture(e), shown_so_far]
+    return [*shown(lab, task, from_test_set(lab, task, shown_so_far + 1)), shown_so_far + 1]
+
+
+def no_picture(error: Exception) -> list[Any]:
+    """Why there are no answers, and no picture beside that: what was seen before was another one."""
+    return [gr.skip(), draw.seen(None), parts.trouble(error), None]
+
+
+def from_test_set(lab: Lab, task: str, number: int) -> Picture:
+    bench = lab.bench(task)
+    i = int(bench.order[number % len(bench)])
+    return Picture(bench.split.images[i], int(bench.split.labels[i]))
+
+
+def shown(lab: Lab, task: str, picture: Picture) -> list[Any]:
+    return [lab.about(task), draw.seen(picture.pixels), draw.answers(asked(lab, task, picture), picture.truth), picture]
+
+
+def asked(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor | str, Sequence[str]]]:
+    """What each model of the menu makes of it: (label, probabilities (classes,), names), the base first; of an adapter that cannot be
+    read, why not, in place of the probabilities."""
+    whole = lab.bench(task)
+    one = Split(picture.pixels[None], torch.zeros(1, dtype=torch.int64), ("yours",))
+    bench = Bench(whole.clip, replace(whole.task, test=one), precision="float32")
+
+    def answer(key: str) -> Tensor | str:
+        try:
+            return bench.logits(lab.adapter(task, key))[0].float().softmax(-1)
+        except (ValueError, OSError) as e:  # AdapterError is a ValueError
+            return str(e)
+
+    *adapters, base = lab.menu(task)
+    return [(label, answer(key), whole.task.classes) for label, key in (base, *adapters)]
+
+
+VIEW = View(
+    "try", "Try", "Show it a picture of your own",
+    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, side by side with the one that was never tuned.", fill,
+)  # fmt: skip

@@ -1,0 +1,1 @@
+"""Prompt: the learned vectors of a soft prompt, longer and shorter."""

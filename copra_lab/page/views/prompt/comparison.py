@@ -1,0 +1,93 @@
+"""CoOp against Nemesis: every prompt of a task, as it was learned and with the same done to its vectors."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from html import escape
+
+import gradio as gr
+
+from copra_lab.page.components.numbers import signed
+from copra_lab.page.components.staleness import of
+from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.session import Session
+from copra_lab.page.state.view_states import Bent, Place
+from copra_lab.page.views.prompt.html import alike, in_words, norms
+from copra_lab.utils.statistics import Accuracy
+
+ROW = 22
+"""Pixels: the height of a row's picture."""
+
+
+@dataclass(frozen=True)
+class Reaction:
+    """A prompt's accuracy on all test images and its vectors' mean norm, as learned and as bent."""
+
+    learned: Accuracy
+    now: Accuracy
+    norm: float
+    norm_now: float
+
+
+@lru_cache(1024)
+def accuracy(lab: Lab, place: Place) -> Accuracy:
+    """On all test images. Raises PromptError for a prompt that is broken."""
+    bench = lab.bench(place.task)
+    return bench.score(place.model(lab).predictions(bench))
+
+
+def reaction(lab: Lab, place: Bent, key: str) -> "Reaction | str":
+    """How the prompt `key` takes what is done at `place`; why it cannot be told, if its file is broken."""
+    try:
+        there = alike(lab, place, key)
+        means = [sum(n) / len(n) for n in (norms(lab, there.learned), norms(lab, there))]
+        return Reaction(accuracy(lab, there.learned), accuracy(lab, there), *means)
+    except (ValueError, OSError) as e:  # PromptError is a ValueError
+        return str(e)
+
+
+def measured(lab: Lab, session: Session) -> object:
+    """The table for where the visitor stands, once that is known on all images."""
+    walk = session.walk
+    here = walk.place
+    if not isinstance(here, Bent) or not walk.whole(here):
+        return gr.skip()
+    found = of(walk.asked, drawn(lab, here.task, here))
+    return found if session.stands(here) else gr.skip()  # to run every prompt of a task takes seconds
+
+
+def drawn(lab: Lab, task: str, place: Bent | None) -> str:
+    """A row for each prompt of `task`; as long as the visitor stands nowhere, without numbers."""
+    rows = [_row(label, reaction(lab, place, key) if place else None, bool(place and place.key == key)) for label, key in lab.prompt_menu(task)]
+    head = f"as learned, and with {escape(in_words(place))}" if place and place != place.learned else "as learned: bend the prompt above"
+    heads = "".join(f"<th scope=col>{h}</th>" for h in ("prompt", "mean norm", "as learned", "now", "difference"))
+    return (
+        f'<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}'
+        f'<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead><tbody>{"".join(rows)}</tbody></table></section>'
+    )
+
+
+def _row(label: str, found: "Reaction | str | None", here: bool) -> str:
+    name = f"<th scope=row>{escape(label)}</th>"
+    if isinstance(found, str):
+        return f'<tr>{name}<td colspan=5 class="broken">{escape(found)}</td></tr>'
+    if found is None:
+        return f"<tr>{name}{'<td>…</td>' * 4}<td class=dots></td></tr>"
+    points = 100 * (found.now.value - found.learned.value)
+    norm = f"{found.norm:.2f}" + (f" → {found.norm_now:.2f}" if f"{found.norm:.2f}" != f"{found.norm_now:.2f}" else "")
+    cells = "".join(f"<td>{c}</td>" for c in (norm, _percent(found.learned), _percent(found.now), f"{'+' * (points > 0.05)}{signed(points, 1)}"))
+    return f'<tr{" class=here" if here else ""}>{name}{cells}<td class="dots">{_dots(found)}</td></tr>'
+
+
+def _percent(a: Accuracy) -> str:
+    low, high = (f"{100 * end:.1f}" for end in a.interval)
+    return f'{100 * a.value:.1f}\u202f% <span class="long">{low} to {high}</span>'
+
+
+def _dots(found: Reaction) -> str:
+    """Hollow as learned, filled as bent, each on its interval."""
+    out = [f'<line class="grid" x1="0" x2="100%" y1="{ROW / 2}" y2="{ROW / 2}"/>']
+    for kind, a, y in (("was", found.learned, ROW / 2 - 4), ("is", found.now, ROW / 2 + 4)):
+        low, high = (f"{100 * end:.2f}%" for end in a.interval)
+        out.append(f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>')
+    said = f"As learned {found.learned}, now {found.now}."
+    return f'<svg role="img" aria-label="{said}" width="100%" height="{ROW}">{"".join(out)}</svg>'

@@ -1,0 +1,1 @@
+"""Prune: one adapter with layers switched off and entries set to zero."""

@@ -1,0 +1,1 @@
+"""Shapley: what each layer of an adapter contributes."""

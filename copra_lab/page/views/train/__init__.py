@@ -1,0 +1,1 @@
+"""Train: LoRA and CopRA side by side."""

@@ -1,0 +1,162 @@
+"""Training while somebody watches: LoRA and CopRA step by step in turn, each by `fit`, with what is known of both so far."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+
+from copra_lab.adapters.adapter import NONE, Adapter
+from copra_lab.bench.bench import Bench
+from copra_lab.methods.lora import LoRA
+from copra_lab.page.server.fair_queue import asking
+from copra_lab.page.server.limits import TRAINING_SECONDS
+from copra_lab.page.state.lab import Lab, Own
+from copra_lab.page.state.measurement import FIRST, traffic
+from copra_lab.page.state.session import Session
+from copra_lab.page.views.train.request import DROPPING, Order
+from copra_lab.page.views.train.stepping import Stepwise
+from copra_lab.page.views.train.waiting_line import Ticket, Waiting
+from copra_lab.tasks.task import Task
+from copra_lab.training.fitting import Step, fit
+from copra_lab.utils.statistics import Accuracy
+
+LOOKS = 10
+"""How often the test images are asked on the way."""
+
+REDRAWN = 0.4
+"""Seconds between two reports."""
+
+PATIENCE = 1.0
+"""Seconds that a step waits for other visitors' numbers, at most."""
+
+
+@dataclass(frozen=True)
+class Course:
+    """How one method fared so far, an entry a step: ``losses``, None where nothing was on, and which layers were ``on``;
+    ``measured``: (step, accuracy on the test images). ``trouble``: why it ended early, if it did by itself."""
+
+    method: str
+    losses: tuple[float | None, ...] = ()
+    on: tuple[tuple[bool, ...], ...] = ()
+    measured: tuple[tuple[int, Accuracy], ...] = ()
+    trouble: str = ""
+
+    @property
+    def steps(self) -> int:
+        return len(self.losses)
+
+    def after(self, step: Step) -> "Course":
+        return replace(self, losses=(*self.losses, step.loss), on=(*self.on, tuple(step.units.values())))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known of a training. ``state``: "waking" of the model, "waiting", "training", "done", "stopped" by the visitor, or "ended",
+    when it took too long. ``ahead``: trainings that come before. ``seconds``: about how long until it begins, or ends; None as long as nobody knows."""
+
+    order: Order
+    state: str
+    courses: tuple[Course, ...] = ()
+    base: Accuracy | None = None
+    classes: int = 0
+    ahead: int = 0
+    seconds: float | None = None
+
+    @property
+    def steps(self) -> int:
+        return max((c.steps for c in self.courses), default=0)
+
+
+def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator[Progress]:
+    """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own. The last report tells how it ended.
+
+    Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if there is no place.
+    """
+    yield Progress(order, "waking")
+    bench, task = lab.bench(order.task), lab.few_shot(order.task, order.shots)
+    progress = Progress(order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes))
+    ticket = line.join(session, order.work, asking())
+    runs: dict[str, Stepwise] = {}
+    try:
+        while ahead := line.ahead(ticket, REDRAWN):
+            if ticket.stopped:
+                yield replace(progress, state="stopped")
+                return
+            yield replace(progress, ahead=ahead, seconds=line.seconds(ticket))
+        yield replace(progress, state="training")
+        runs |= {method: _begun(bench, task, order, method) for method in order.methods}
+        progress = replace(progress, state="training", base=_accuracy(bench, NONE))
+        for now in _watched(bench, runs, progress, ticket, line):
+            yield now
+        _keep(session, order, runs)
+        yield replace(now, seconds=None)
+    finally:
+        for run in runs.values():
+            run.end()
+        line.leave(ticket)
+
+
+def _begun(bench: Bench, task: Task, order: Order, method: str) -> Stepwise:
+    """`fit` with what was ordered, before its first step. Both methods see the same images in the same order, and begin with the same A."""
+    settings = {"seed": order.seed, "steps": order.steps, "lr": order.rate(method), "batch": order.batch}
+    lora = LoRA(order.rank, sites=order.sites)
+    return Stepwise(lambda report: fit(bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings))
+
+
+def _watched(bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Waiting) -> Iterator[Progress]:
+    """The runs in turn, a step each, until all are over or the visitor has had enough."""
+    order, start = progress.order, time.monotonic()
+    looks = {round(order.steps * i / LOOKS) for i in range(1, LOOKS + 1)}
+    courses = {c.method: c for c in progress.courses}
+    shown, images, state = start, 0, "training"
+
+    def look(method: str) -> None:
+        adapter = runs[method].learned()
+        if adapter and (not courses[method].measured or courses[method].measured[-1][0] != courses[method].steps):
+            measured = (courses[method].steps, _accuracy(bench, adapter))
+            courses[method] = replace(courses[method], measured=(*courses[method].measured, measured))
+
+    def report(state: str) -> Progress:
+        return replace(progress, state=state, courses=tuple(courses.values()), seconds=line.seconds(ticket, own=True))
+
+    while state == "training":
+        line.ahead(ticket)  # still here
+        traffic.give_way(PATIENCE)
+        for method, run in runs.items():
+            try:
+                if step := run.step():
+                    courses[method], images = courses[method].after(step), images + order.batch
+            except ValueError as e:
+                courses[method] = replace(courses[method], trouble=str(e))
+            if courses[method].steps in looks:
+                look(method)
+        if all(run.done for run in runs.values()):
+            state = "done"
+        elif ticket.stopped:
+            state = "stopped"
+        elif time.monotonic() - start > TRAINING_SECONDS:
+            state = "ended"
+        if images and (state != "training" or time.monotonic() - shown >= REDRAWN):
+            line.worked(ticket, images, time.monotonic() - shown)
+            shown, images = time.monotonic(), 0
+            if state == "training":
+                yield report(state)
+    for method in runs:
+        look(method)
+    yield report(state)
+
+
+def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
+    """On all test images, giving way to those who wait for a number of their own."""
+    found = []
+    for start in range(0, len(bench), FIRST):
+        traffic.give_way(PATIENCE)
+        found.append(bench.logits(adapter, start, start + FIRST).argmax(-1))
+    return bench.score(torch.cat(found))
+
+
+def _keep(session: Session, order: Order, runs: dict[str, Stepwise]) -> None:
+    number = 1 + max((o.number for o in session.walk.own), default=0)
+    learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
+    session.change(lambda walk: walk.keep(*(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)))

@@ -1,0 +1,98 @@
+"""The line of those who want to train: one at a time, each network address in its turn, and each is told how long it takes."""
+
+import threading
+import time
+from dataclasses import dataclass, field
+
+from copra_lab.page.server.limits import ADDRESS_TRAININGS, MOST_WAITING
+from copra_lab.page.server.visitors import in_turns
+from copra_lab.page.views.train.stepping import GONE
+
+
+@dataclass(eq=False)
+class Ticket:
+    """A place in the line of `who`. ``work``: training images that are still to be looked at, each as often as it is; ``address``: the
+    network address that it was asked for from."""
+
+    who: object
+    work: int
+    address: str = ""
+    stopped: bool = False
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Waiting:
+    """Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody waits for a closed page. At most ``most``
+    are in the line, ``of_address`` of one address. Whose address has nobody in the line yet comes before the second of another address."""
+
+    def __init__(self, most: int = MOST_WAITING, gone: float = GONE, of_address: int = ADDRESS_TRAININGS):
+        self.most, self.gone, self.of_address = most, gone, of_address
+        self.pace: float | None = None
+        """Seconds that a training image took lately, everything counted; None as long as nobody trained."""
+        self._tickets: list[Ticket] = []
+        self._changed = threading.Condition()
+
+    def join(self, who: object, work: int, address: str = "") -> Ticket:
+        """Raises ValueError for somebody who is in the line already, and if it is full, or full for this address; "" is none."""
+        with self._changed:
+            self._sweep()
+            if any(t.who is who for t in self._tickets):
+                raise ValueError("your last training is not over; stop it first, or wait until it ends")
+            if len(self._tickets) >= self.most:
+                raise ValueError(f"{self.most} visitors train or wait already; try again in a few minutes")
+            if address and sum(t.address == address for t in self._tickets) >= self.of_address:
+                raise ValueError(f"{self.of_address} visitors from your network address train or wait already; try again in a few minutes")
+            ticket = Ticket(who, work, address)
+            if self._tickets:  # the first is at work
+                first, *others = self._tickets
+                others = in_turns([*others, ticket], lambda t: t.address or t.who, [first.address or first.who])
+                self._tickets = [first, *others]
+            else:
+                self._tickets = [ticket]
+            return ticket
+
+    def ahead(self, ticket: Ticket, seconds: float = 0) -> int:
+        """How many come before this one, 0 when it is its turn, after waiting so many `seconds` for that. Raises ValueError for one who
+        counted as gone."""
+        with self._changed:
+            self._ask(ticket)
+            self._changed.wait_for(lambda: self._ask(ticket) == 0 or ticket.stopped, seconds)
+            return self._ask(ticket)
+
+    def _ask(self, ticket: Ticket) -> int:
+        ticket.seen = time.monotonic()
+        self._sweep()
+        if ticket not in self._tickets:
+            raise ValueError("the page was not heard of for too long, and others were let in; press Train again")
+        return self._tickets.index(ticket)
+
+    def _sweep(self) -> None:
+        now = time.monotonic()
+        self._tickets = [t for t in self._tickets if now - t.seen < self.gone]
+
+    def seconds(self, ticket: Ticket, own: bool = False) -> float | None:
+        """About how long it takes until its turn comes, or, with its `own` work, until it is done; None as long as nobody knows."""
+        with self._changed:
+            upto = self._tickets.index(ticket) + own if ticket in self._tickets else 0
+            return None if self.pace is None else self.pace * sum(t.work for t in self._tickets[:upto])
+
+    def worked(self, ticket: Ticket, images: int, seconds: float) -> None:
+        """So many training images took so long."""
+        with self._changed:
+            ticket.work = max(0, ticket.work - images)
+            now = seconds / images
+            self.pace = now if self.pace is None else 0.9 * self.pace + 0.1 * now
+
+    def stop(self, who: object) -> bool:
+        """Tell the training of `who` to end. False if there is none."""
+        with self._changed:
+            found = [t for t in self._tickets if t.who is who]
+            for ticket in found:
+                ticket.stopped = True
+            self._changed.notify_all()
+            return bool(found)
+
+    def leave(self, ticket: Ticket) -> None:
+        with self._changed:
+            self._tickets = [t for t in self._tickets if t is not ticket]
+            self._changed.notify_all()

@@ -1,0 +1,1 @@
+"""Triangle: three adapters, and the landscape that they span."""

@@ -1,0 +1,44 @@
+"""Controls that move a picture, for notebooks. Needs ipywidgets, from the extra ``lessons``."""
+
+import html
+from collections.abc import Callable
+from typing import Any
+
+from ipywidgets import HTML, HBox, Layout, ValueWidget, VBox
+
+from copra_lab.plots import Picture
+
+
+class Live(VBox):
+    """The controls over the picture that ``draw(**values)`` makes of their values. A ValueError from `draw` is shown in
+    the picture's place. Where no kernel runs, on a web page say, the picture stands alone."""
+
+    def __init__(self, draw: Callable[..., Picture], controls: dict[str, ValueWidget]):
+        self._draw, self._controls = draw, controls
+        self._frame = HTML()
+        self._picture: Picture | None = None
+        rows = [HBox(list(controls.values()), layout=Layout(flex_flow="row wrap")), self._frame]
+        super().__init__(rows)
+        for control in controls.values():
+            control.observe(self._redraw, "value")
+        self._redraw()
+
+    def _redraw(self, _: Any = None) -> None:
+        try:
+            self._picture = picture = self._draw(**{name: control.value for name, control in self._controls.items()})
+            self._frame.value = picture.html
+        except ValueError as e:
+            self._frame.value = f"<p role='alert'>{html.escape(str(e))}</p>"
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> Any:
+        bundle = super()._repr_mimebundle_(**kwargs)
+        data, metadata = bundle if isinstance(bundle, tuple) else (bundle, {})
+        if data is None or self._picture is None:
+            return bundle
+        still, about = self._picture._repr_mimebundle_()
+        return {**data, **still}, {**metadata, **about}
+
+
+def live(draw: Callable[..., Picture], **controls: ValueWidget) -> Live:
+    """``live(draw, size=IntSlider())`` shows ``draw(size=…)`` and draws it again whenever a control's value changes."""
+    return Live(draw, controls)

@@ -1,0 +1,219 @@
+"""Soft prompts: learned vectors in place of a prompt's words (CoOp, Zhou et al., arXiv:2109.01134), or beside an image's
+patches (VPT-shallow, Jia et al., arXiv:2203.12119). A `SoftPrompt` is a value like an `Adapter`. Where the class name
+stands::
+
+    end      [start] v₁ … v_m  class  .  [stop]
+    middle   [start] v₁ … v_⌊m/2⌋  class  v_⌊m/2⌋₊₁ … v_m  .  [stop]
+    front    [start]  class  v₁ … v_m  .  [stop]
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as to_bytes
+from torch import Tensor
+
+from copra_lab.engine.text_encoder import embedding, token_numbers
+from copra_lab.models.clip import Clip, check_base
+from copra_lab.utils.files import write_atomically
+
+__all__ = ["VPT", "CoOp", "PromptError", "SoftPrompt", "norms", "word_norm"]
+
+POSITIONS = ("end", "middle", "front")
+FILE = "soft_prompt.safetensors"
+
+
+@dataclass(frozen=True)
+class CoOp:
+    """How to learn a text's context: `length` vectors, the class name at the `position` "end", "middle" or "front" of them;
+    with `class_specific` each class learns its own. They begin as noise of standard deviation `std`, or as `words`,
+    whose number is then the length. The defaults are CoOp's.
+
+    Raises ValueError for a length below 1, another position, or a length beside words.
+    """
+
+    length: int | None = None
+    position: str = "end"
+    class_specific: bool = False
+    words: str | None = None
+    std: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+        if self.position not in POSITIONS:
+            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
+        if self.words is not None and (self.length is not None or not self.words.strip()):
+            raise ValueError("give words or a length: the length of words is their number of tokens, at least one")
+
+    def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
+        """Where training starts: (length, d), or (classes, length, d)."""
+        vocabulary = embedding(clip.model).weight.detach()
+        if self.words is not None:
+            context = vocabulary[token_numbers(clip, self.words)].clone()
+            return context.expand(len(classes), -1, -1).clone() if self.class_specific else context
+        shape = (self.length or 16, vocabulary.shape[1])
+        return self.std * torch.randn((len(classes), *shape) if self.class_specific else shape, generator=g)
+
+
+@dataclass(frozen=True)
+class VPT:
+    """How to learn tokens of the image tower: `length` vectors that enter its first block beside the patches, noise of standard
+    deviation `std` at first. Raises ValueError for a length below 1."""
+
+    length: int = 4
+    std: float = 0.02
+
+    def __post_init__(self) -> None:
+        _check_length(self.length)
+
+    def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
+        """Where training starts: (length, d)."""
+        return self.std * torch.randn(self.length, _width(clip, "vision"), generator=g)
+
+
+def _check_length(length: int | None) -> None:
+    if length is not None and (not isinstance(length, int) or length < 1):
+        raise ValueError(f"length must be a whole number of at least 1, got {length!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class SoftPrompt:
+    """Learned vectors, never changed after they are made: ``context`` (length, d), or (classes, length, d) where each class
+    has its own. ``tower``: "text", with the class name at the ``position`` of it, or "vision".
+
+    ``classes`` are those it was trained for: vectors that all classes share go with any others too. ``base`` is the `Clip.hash`
+    it was trained on ("" if unknown). Two soft prompts are equal when all of that is.
+
+    Raises ValueError for shapes and words that make no sense.
+    """
+
+    context: Tensor
+    tower: str = "text"
+    position: str = "end"
+    classes: tuple[str, ...] = ()
+    base: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        if self.tower not in ("text", "vision") or self.position not in POSITIONS:
+            raise ValueError(
+                f"tower must be text or vision and position one of {', '.join(POSITIONS)}, got {self.tower!r:.40} and {self.position!r:.40}"
+            )
+        if self.context.ndim not in (2, 3) or self.context.shape[-2] < 1 or not self.context.is_floating_point():
+            raise ValueError(
+                f"a context is (length, d) or (classes, length, d), of floating point, got {self.context.dtype} {tuple(self.context.shape)}"
+            )
+        if self.class_specific and (self.tower == "vision" or len(self.context) != len(self.classes)):
+            raise ValueError(f"a context for each of {len(self.context)} classes needs their names, and the text tower")
+
+    def __repr__(self) -> str:
+        words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
+        return f"SoftPrompt({', '.join([*words, f'{self.tower} tower', '×'.join(map(str, self.context.shape)) + ' numbers'])})"
+
+    @property
+    def length(self) -> int:
+        """How many vectors a class sees."""
+        return self.context.shape[-2]
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether each class has vectors of its own."""
+        return self.context.ndim == 3
+
+    @cached_property
+    def hash(self) -> str:
+        """Sixteen hex digits that name what is in this prompt."""
+        about = json.dumps([self.base, self.tower, self.position, self.classes, list(self.context.shape)])
+        return hashlib.blake2b(about.encode() + self.context.detach().float().contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SoftPrompt) and self.hash == other.hash
+
+    def __hash__(self) -> int:
+        return int(self.hash, 16)
+
+    def norms(self, p: float = 2) -> Tensor:
+        """The norm of each vector, (length,): L1, L2 or L∞ for p = 1, 2, inf; where each class has its own, the mean over classes."""
+        return norms(self.context, p)
+
+    def with_context(self, context: Tensor, **provenance: Any) -> "SoftPrompt":
+        """The same prompt with other vectors."""
+        about = {**provenance, "of": [self.hash]} if provenance else self.provenance
+        return SoftPrompt(context, self.tower, self.position, self.classes, self.base, about)
+
+    def save(self, folder: "str | Path") -> None:
+        """Write the prompt into `folder`, which is made if need be: one file, all at once."""
+        header = {
+            "tower": self.tower, "position": self.position, "classes": self.classes, "base": self.base, "provenance": dict(self.provenance)
+        }  # fmt: skip
+        data = to_bytes({"context": self.context.detach().float().contiguous()}, {"copra_lab": json.dumps(header, sort_keys=True)})
+        write_atomically(Path(folder) / FILE, data)
+
+    @staticmethod
+    def load(folder: "str | Path", clip: Clip | None = None, classes: Sequence[str] | None = None) -> "SoftPrompt":
+        """Read the prompt in `folder`; with `clip` and `classes`, hold it against them. Nothing is unpickled.
+
+        Raises PromptError, one sentence that names the fix, for a missing or damaged file, numbers that are not finite,
+        another base, or class names other than those it was trained for.
+        """
+        file = Path(folder) / FILE
+        if not file.is_file():
+            raise PromptError(f"no soft prompt at {file}; check the path")
+        try:
+            with safe_open(file, "pt") as f:
+                h = json.loads((f.metadata() or {})["copra_lab"])
+                context = f.get_tensor("context").float()
+            prompt = SoftPrompt(context, h["tower"], h["position"], tuple(map(str, h["classes"])), str(h["base"]), dict(h["provenance"]))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
+            raise PromptError(f"{file} is not a whole soft prompt ({e}); copy or save it anew") from e
+        if not torch.isfinite(context).all():
+            raise PromptError(f"{file} holds NaN or infinity; the training diverged, so lower its learning rate and train again")
+        try:
+            if clip is not None:
+                check_prompt(prompt, clip, prompt.classes if classes is None else classes)
+        except ValueError as e:
+            raise PromptError(f"{folder}: {e}") from e
+        return prompt
+
+
+class PromptError(ValueError):
+    """A soft prompt on disk that cannot be used; the message says why and what to do."""
+
+
+def norms(context: Tensor, p: float = 2) -> Tensor:
+    """The p-norm of each vector of (length, d), or of (classes, length, d) the mean over classes: (length,)."""
+    found = torch.linalg.vector_norm(context, ord=p, dim=-1)
+    return found.mean(0) if context.ndim == 3 else found
+
+
+def word_norm(clip: Clip) -> float:
+    """The mean L2 norm of the embeddings of CLIP's own tokens: what a learned vector stands in for."""
+    return float(embedding(clip.model).weight.detach().norm(dim=-1).mean())
+
+
+def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None:
+    """Raises ValueError if `prompt` was made for another base, for vectors of another width, or, where each class has its own
+    vectors, for other classes."""
+    check_base("soft prompt", prompt.base, clip.hash)
+    width = _width(clip, prompt.tower)
+    if prompt.context.shape[-1] != width:
+        raise ValueError(f"its vectors have {prompt.context.shape[-1]} numbers, those of this CLIP's {prompt.tower} tower {width}; train it anew")
+    if prompt.class_specific and tuple(classes) != prompt.classes:
+        differ = next(
+            (f"{b!r} instead of {a!r}" for a, b in zip(prompt.classes, classes, strict=False) if a != b), f"{len(classes)} of {len(prompt.classes)}"
+        )
+        raise ValueError(f"each class has its own vectors in this prompt, and the classes changed ({differ}); train it anew for these")
+
+
+def _width(clip: Clip, tower: str) -> int:
+    return next(s.width for s in clip.sites.values() if s.tower == "vision") if tower == "vision" else embedding(clip.model).weight.shape[1]

@@ -1,0 +1,1 @@
+"""What several packages need: files, random numbers, statistics, devices, downloads."""
