@@ -34,6 +34,7 @@ lint: $(VENV)/.installed-test ## check style and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 lessons: $(VENV)/.installed-test ## run the lessons' sources and write their notebooks
 	$(BIN)/python lessons/build.py $(ARGS)

@@ -1,7 +1,7 @@
 """The page: put your hands into a fine-tuned CLIP. ``python app.py --help`` lists its options."""
 
 from copra_lab.page import build
-from copra_lab.page.server.serve import main
+from copra_lab.page.serve import main
 
 demo = build()
 

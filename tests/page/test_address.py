@@ -20,12 +20,12 @@ from copra_lab.page.state.controls import corrupted, kept_sites, matrices_of
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers
 from copra_lab.page.state.session import Session, Walk
+from copra_lab.page.state.training_request import BATCHES, DROPPING, LEARNING_RATES, MOST_RANK, MOST_SEED, SHOTS, SITES, STEPS, Order
 from copra_lab.page.state.view_states import BEYOND, HIGH, LOW, MOST_PERCENT, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
 from copra_lab.page.views.blend import view as blend
 from copra_lab.page.views.classify import view as own
 from copra_lab.page.views.shapley import view as worth
 from copra_lab.page.views.train import view as train
-from copra_lab.page.views.train.request import BATCHES, DROPPING, LEARNING_RATES, MOST_RANK, MOST_SEED, SHOTS, SITES, STEPS, Order
 from copra_lab.page.views.triangle.view import lattice
 from copra_lab.pruning import layers_of
 

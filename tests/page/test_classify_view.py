@@ -23,12 +23,12 @@ from copra_lab.adapters.adapter import merged_weights
 from copra_lab.bench.bench import Bench
 from copra_lab.models.loading import load_clip
 from copra_lab.page.components import sketch_pad
+from copra_lab.page.state.classification import Picture
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Requests, Session
 from copra_lab.page.state.view_states import Base
 from copra_lab.page.views.classify import folders
 from copra_lab.page.views.classify import view as own
-from copra_lab.page.views.classify.view import Picture
 from copra_lab.tasks.task import Split, Task, photo
 from copra_lab.tasks.zip_upload import zip_task
 
@@ -76,7 +76,7 @@ def test_every_model_is_asked_and_answers_as_an_independent_forward_pass(red):
     about, seen, answers, picture = own.given(LAB, "colours", red)
     assert about == LAB.about("colours") and 'src="data:image/png' in seen and picture.truth is None and "Your picture" in answers
     clip, task = tiny_clip(), tiny_task()
-    models = own.asked(LAB, "colours", picture)
+    models = own.opinions(LAB, "colours", picture)
     assert [label for label, *_ in models] == ["No adapter", "One", "Two"]
     text = clip.text_features(task.prompts)
     for (label, p, names), key in zip(models, ("base", "0/one", "0/two"), strict=True):
@@ -296,7 +296,7 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
         seen = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))))
         lab = Lab(precision="float32")
         task = next(iter(lab.tasks()))
-        label, p, names = own.asked(lab, task, Picture(seen))[0]
+        label, p, names = own.opinions(lab, task, Picture(seen))[0]
         first = page.locator("#try-answers tr").filter(has_text=label).locator("li").first.inner_text()
         assert names[int(p.argmax())] in first
         return address

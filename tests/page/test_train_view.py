@@ -24,6 +24,7 @@ from copra_lab.page.state import address
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers, remaining
 from copra_lab.page.state.session import Session, Walk
+from copra_lab.page.state.training_request import Order, ordered
 from copra_lab.page.state.view_states import Blended, Pruned, Valued
 from copra_lab.page.views.blend import view as blend
 from copra_lab.page.views.classify import view as own
@@ -33,7 +34,6 @@ from copra_lab.page.views.train import charts as train_charts
 from copra_lab.page.views.train import html as train_parts
 from copra_lab.page.views.train import session as tr
 from copra_lab.page.views.train import view as train
-from copra_lab.page.views.train.request import Order, ordered
 from copra_lab.page.views.train.session import Course, Progress, trained
 from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Waiting
@@ -287,7 +287,7 @@ def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
     first = next(worth.watching(replace(LAB), "colours", copra.key, -1, session, None))
     assert session.walk.place.key == copra.key and "value" not in first[6]  # the menu says it already
     assert copra.key in first[0]  # the panel says whose layers it shows
-    labels = [label for label, _, _ in own.asked(session.walk.lab(LAB), "colours", own.from_test_set(LAB, "colours", 0))]
+    labels = [label for label, _, _ in own.opinions(session.walk.lab(LAB), "colours", own.from_test_set(LAB, "colours", 0))]
     assert labels[-2:] == ["Your LoRA 1", "Your CopRA 1"]
 
 

@@ -14,14 +14,14 @@ import torch
 from copra_lab.page.api.schemas import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
 from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
 from copra_lab.page.server.limits import UPLOAD_MB
+from copra_lab.page.state.adapter_size import left
+from copra_lab.page.state.classification import Picture, opinions
 from copra_lab.page.state.controls import switches_of
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import onward, solving
 from copra_lab.page.state.measurement import FIRST, PATIENCE, firsts, traffic
 from copra_lab.page.state.validation import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
 from copra_lab.page.state.view_states import Base, Bent, Blended, Place, Pruned
-from copra_lab.page.views.classify import view as own
-from copra_lab.page.views.prune.html import left
 from copra_lab.tasks.task import MEGAPIXELS, photo
 from copra_lab.utils.statistics import Accuracy
 
@@ -182,7 +182,7 @@ class Api:
                 f"image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded"
             ) from e
         found = []
-        for label, p, names in own.asked(self.lab, task, own.Picture(pixels)):
+        for label, p, names in opinions(self.lab, task, Picture(pixels)):
             if isinstance(p, str):
                 found.append(Opinion(model=label, names=[], probabilities=[], trouble=p))
                 continue

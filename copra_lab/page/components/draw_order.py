@@ -6,7 +6,8 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.page.components.panels import html
-from copra_lab.page.components.staleness import Asked, of
+from copra_lab.page.components.staleness import of
+from copra_lab.page.state.session import Asked
 
 # Memory by the element's id, which stands in the template: of the values that one has, those that are not Gradio's own are missing
 # where a piece is first shown after it was drawn. What has no number comes before all others.

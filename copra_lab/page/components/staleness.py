@@ -7,25 +7,16 @@ whatever order the server answers: no view has rules of its own.
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
+from copra_lab.page.state.session import Asked
+
 SCRIPT = (Path(__file__).parents[1] / "static" / "staleness.js").read_text(encoding="utf-8")
 """To be run once, when the page is loaded."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a request asked for. ``of``: the values of the controls by their ids; ``at``: the request's number, None if it has none;
-    ``part``: the part of the page that asked, whose older answers are out of date once it asks for all anew (see `asks`)."""
-
-    of: Mapping[str, Any] = field(default_factory=dict)
-    at: object = None
-    part: str = ""
 
 
 def of(asked: Asked, piece: str) -> str:

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from copra_lab.page.components.panels import COPY, html
-from copra_lab.page.components.staleness import Asked, says
+from copra_lab.page.components.staleness import says
 from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.session import Asked
 
 OPEN = """() => {
   const links = [...document.querySelectorAll('#header nav a')], views = [...document.querySelectorAll('.view')];

@@ -15,9 +15,9 @@ from copra_lab.bench.prompt_survey import SIGMAS
 from copra_lab.page.state.controls import corrupted, kept_sites, matrices_of, named, switches_of
 from copra_lab.page.state.lab import BASE, SHELF, Lab, trained
 from copra_lab.page.state.session import Walk
+from copra_lab.page.state.training_request import CHECKS, Order, settings
 from copra_lab.page.state.validation import adapter_of, inside, noise, percentage, point_of, position, prompt_of, shares_of, space_of, switched_on
 from copra_lab.page.state.view_states import HIGH, LOW, MIDDLE, MOST_PERCENT, UNITS, Bent, Blended, Mixed, Pruned, Valued
-from copra_lab.page.views.train.request import CHECKS, Order, settings
 
 LONGEST = 2000
 """Characters that are read of an address."""

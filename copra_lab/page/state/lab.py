@@ -12,6 +12,7 @@ import torch
 
 from copra_lab.adapters.adapter import NONE, Adapter
 from copra_lab.adapters.factor_pairs import AdapterError
+from copra_lab.adapters.loading import load_adapter
 from copra_lab.bench.bench import Bench
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
@@ -218,7 +219,7 @@ class Lab:
 def _base(folder: Path) -> str:
     """The hash of the weights that an adapter or soft prompt was made from; "" where that is not known."""
     try:
-        return (SoftPrompt if (folder / FILE).exists() else Adapter).load(folder).base
+        return (SoftPrompt.load(folder) if (folder / FILE).exists() else load_adapter(folder)).base
     except ValueError:
         return ""  # a broken one stays on the shelf, and says so when it is chosen
 

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components.staleness import Asked
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Point, Session, Walk
+from copra_lab.page.state.session import Asked, Point, Session, Walk
 from copra_lab.page.state.view_states import Place
 
 FIRST, FEWEST = 100, 40

@@ -5,15 +5,24 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import TypeGuard
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
-from copra_lab.page.components.staleness import Asked
 from copra_lab.page.server.limits import ALL_MEASUREMENTS, MEASUREMENTS, OWN
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.view_states import Base, Place
 from copra_lab.utils.statistics import Accuracy
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a request asked for. ``of``: the values of the controls by their ids; ``at``: the request's number, None if it has none;
+    ``part``: the part of the page that asked, whose older answers are out of date once it asks for all anew (see `asks`)."""
+
+    of: Mapping[str, Any] = field(default_factory=dict)
+    at: object = None
+    part: str = ""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,11 +15,11 @@ from copra_lab.page.components import panels, staleness
 from copra_lab.page.components.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.components.panels import copy_button, html
-from copra_lab.page.components.staleness import Asked, of
+from copra_lab.page.components.staleness import of
 from copra_lab.page.server.limits import WATCHED_SECONDS
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import traffic
-from copra_lab.page.state.session import Requests
+from copra_lab.page.state.session import Asked, Requests
 from copra_lab.tasks.zip_upload import CLASSES, IMAGES, MEGABYTES, zip_task
 from copra_lab.utils.statistics import Accuracy
 

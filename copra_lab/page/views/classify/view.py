@@ -1,27 +1,24 @@
 """The Try view: a picture of one's own, classified by the base and by every adapter of a task side by side."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
-import torch
-from torch import Tensor
 
-from copra_lab.bench.bench import Bench
 from copra_lab.page.components import panels as parts
 from copra_lab.page.components import sketch_pad, staleness
 from copra_lab.page.components.live import EVENT, MODEL, NUMBERED, PICTURES
 from copra_lab.page.components.panels import html
-from copra_lab.page.components.staleness import Asked, of
+from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, refusal
 from copra_lab.page.state import address
 from copra_lab.page.state.address import Tried
+from copra_lab.page.state.classification import Picture, opinions
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Requests, Session, Walk
+from copra_lab.page.state.session import Asked, Requests, Session, Walk
 from copra_lab.page.views.classify import folders
 from copra_lab.page.views.classify import html as draw
-from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, Split, photo
+from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, photo
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
 one model, and its bars are the names that it finds likeliest: given that <i>one</i> of the task’s names fits, how likely is each? A model has no way to say “none of these”, so a picture of
@@ -30,14 +27,6 @@ something else gets a name too. Your file stays on the machine that serves this 
 
 PART = "view-try"
 """Where answers grow old when another picture is given."""
-
-
-@dataclass(frozen=True, eq=False)
-class Picture:
-    """What the CLIP sees, uint8 (side, side, 3), and which class it shows, if that is known."""
-
-    pixels: Tensor
-    truth: int | None = None
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
@@ -174,24 +163,7 @@ def from_test_set(lab: Lab, task: str, number: int) -> Picture:
 
 
 def shown(lab: Lab, task: str, picture: Picture) -> list[Any]:
-    return [lab.about(task), draw.seen(picture.pixels), draw.answers(asked(lab, task, picture), picture.truth), picture]
-
-
-def asked(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor | str, Sequence[str]]]:
-    """What each model of the menu makes of it: (label, probabilities (classes,), names), the base first; of an adapter that cannot be
-    read, why not, in place of the probabilities."""
-    whole = lab.bench(task)
-    one = Split(picture.pixels[None], torch.zeros(1, dtype=torch.int64), ("yours",))
-    bench = Bench(whole.clip, replace(whole.task, test=one), precision="float32")
-
-    def answer(key: str) -> Tensor | str:
-        try:
-            return bench.logits(lab.adapter(task, key))[0].float().softmax(-1)
-        except (ValueError, OSError) as e:  # AdapterError is a ValueError
-            return str(e)
-
-    *adapters, base = lab.menu(task)
-    return [(label, answer(key), whole.task.classes) for label, key in (base, *adapters)]
+    return [lab.about(task), draw.seen(picture.pixels), draw.answers(opinions(lab, task, picture), picture.truth), picture]
 
 
 VIEW = View(

@@ -9,12 +9,12 @@ import gradio as gr
 
 from copra_lab.page.components.live import EVENT, NUMBERED, WATCHING, moved_by_hand
 from copra_lab.page.components.numbers import signed
-from copra_lab.page.components.staleness import Asked, of, values
+from copra_lab.page.components.staleness import of, values
 from copra_lab.page.components.tabs import Entrance, going
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Values, sharpened, solving
-from copra_lab.page.state.session import Requests, Session
+from copra_lab.page.state.session import Asked, Requests, Session
 from copra_lab.page.state.validation import whole_number
 from copra_lab.page.state.view_states import Pruned
 from copra_lab.pruning import keep_best, layers_of

@@ -11,12 +11,11 @@ from copra_lab.page.components import panels, staleness
 from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.live import EVENT, WATCHING
 from copra_lab.page.components.panels import copy_button, html
-from copra_lab.page.components.staleness import Asked
 from copra_lab.page.components.tabs import Entrance, View, refusal
 from copra_lab.page.state import address as link
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Solving, Values, sharpened, solving
-from copra_lab.page.state.session import Session, Walk
+from copra_lab.page.state.session import Asked, Session, Walk
 from copra_lab.page.state.view_states import Valued
 from copra_lab.page.views.shapley import html as draw
 from copra_lab.pruning import layers_of

@@ -14,7 +14,7 @@ from copra_lab.page.server.limits import TRAINING_SECONDS
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.measurement import FIRST, traffic
 from copra_lab.page.state.session import Session
-from copra_lab.page.views.train.request import DROPPING, Order
+from copra_lab.page.state.training_request import DROPPING, Order
 from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Ticket, Waiting
 from copra_lab.tasks.task import Task

@@ -16,16 +16,16 @@ from copra_lab.adapters.peft_folder import CONFIG, WEIGHTS, save_adapter
 from copra_lab.page.components import panels, staleness
 from copra_lab.page.components.live import EVENT
 from copra_lab.page.components.panels import copy_button, html
-from copra_lab.page.components.staleness import Asked, of
+from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, going, refusal
 from copra_lab.page.server.limits import MOST_WAITING
 from copra_lab.page.state import address as link
+from copra_lab.page.state import training_request as orders
 from copra_lab.page.state.lab import METHODS, Lab, Own
-from copra_lab.page.state.session import Session, Walk
+from copra_lab.page.state.session import Asked, Session, Walk
+from copra_lab.page.state.training_request import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.state.view_states import Blended, Pruned, Valued
 from copra_lab.page.views.train import html as draw
-from copra_lab.page.views.train import request as orders
-from copra_lab.page.views.train.request import BOTH, LEARNING_RATES, TUNED, Order, ordered
 from copra_lab.page.views.train.session import Progress, trained
 from copra_lab.page.views.train.waiting_line import Waiting
 from copra_lab.training.fitting import RATES
