@@ -21,10 +21,7 @@ from transformers import AutoModel, PreTrainedTokenizerFast
 
 from copra_lab.adapters import save_adapter
 from copra_lab.adapters.adapter import merged_weights
-from copra_lab.models.clip import Clip
-from copra_lab.models.hugging_face import save_hugging_face, to_hugging_face
-from copra_lab.models.loading import load_clip
-from copra_lab.models.sites import KINDS, TOWERS
+from copra_lab.models import KINDS, TOWERS, Clip, load_clip, save_hugging_face, to_hugging_face
 
 MODELS = ("ViT-B-32", "ViT-B-16", "ViT-B-16-SigLIP")
 LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "peft")
@@ -40,26 +37,36 @@ def saved(name: str, model: nn.Module, folder: Path) -> Iterator[tuple[str, str]
             vocabulary = ["<unk>", "</s>", *"a photo of the cat dog red green blue thing".split()]
             words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
             words.pre_tokenizer = pre_tokenizers.Whitespace()
-            words.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
-            PreTrainedTokenizerFast(tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="</s>").save_pretrained(at)
+            words.post_processor = processors.TemplateProcessing(
+                "$A </s>", special_tokens=[("</s>", 1)]
+            )
+            PreTrainedTokenizerFast(
+                tokenizer_object=words, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
+            ).save_pretrained(at)
 
     def open_clip_folder(at: Path, cfg: dict) -> str:
         at.mkdir()
-        (at / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg, "preprocess_cfg": {}}))
+        (at / "open_clip_config.json").write_text(
+            json.dumps({"model_cfg": cfg, "preprocess_cfg": {}})
+        )
         save_file(weights, at / "open_clip_model.safetensors")
         tokenizer(at)
         return str(at)
 
     yield "open_clip folder", open_clip_folder(folder / "own", cfg)
     if not siglip:
-        custom = {k: {**v, "block_type": "custom"} if k.endswith("_cfg") else v for k, v in cfg.items()}
+        custom = {
+            k: {**v, "block_type": "custom"} if k.endswith("_cfg") else v for k, v in cfg.items()
+        }
         yield "open_clip folder, its own attention", open_clip_folder(folder / "custom", custom)
     tokenizer(folder)
     torch.save({"state_dict": weights}, folder / "epoch_1.pt")
     yield "architecture and checkpoint (.pt)", f"{name}:{folder / 'epoch_1.pt'}"
     if not siglip:
         sizes = {"input_resolution": 224, "context_length": 77, "vocab_size": 49408}
-        save_file(weights | {k: torch.tensor(v) for k, v in sizes.items()}, folder / "openai.safetensors")
+        save_file(
+            weights | {k: torch.tensor(v) for k, v in sizes.items()}, folder / "openai.safetensors"
+        )
         yield "OpenAI's state dict (QuickGELU)", str(folder / "openai.safetensors")
     save_hugging_face(load_clip(folder / "own"), folder / "hf")
     yield "Hugging Face folder", str(folder / "hf")
@@ -78,14 +85,25 @@ def compared(name: str, source: str, clip: Clip, model: nn.Module, folder: Path)
     if quick:
         model = open_clip.create_model(f"{name}-quickgelu").eval()
         model.load_state_dict(clip.model.state_dict())
-    images = largest(F.normalize(clip.model.encode_image(x), dim=-1), model.encode_image(x, normalize=True))
-    texts = largest(F.normalize(clip.model.encode_text(tokens), dim=-1), model.encode_text(tokens, normalize=True))
-    twin = to_hugging_face(clip).eval() if quick else AutoModel.from_pretrained(folder / "hf").eval()
+    images = largest(
+        F.normalize(clip.model.encode_image(x), dim=-1), model.encode_image(x, normalize=True)
+    )
+    texts = largest(
+        F.normalize(clip.model.encode_text(tokens), dim=-1),
+        model.encode_text(tokens, normalize=True),
+    )
+    twin = (
+        to_hugging_face(clip).eval() if quick else AutoModel.from_pretrained(folder / "hf").eval()
+    )
     theirs = twin(pixel_values=x, input_ids=tokens).logits_per_image
     plain = largest(logits(clip.model, x, tokens), theirs)
     adapter = random_adapter(clip, KINDS, TOWERS, 0.05)
     save_adapter(adapter, folder / "adapter")
-    theirs = PeftModel.from_pretrained(twin, str(folder / "adapter")).eval()(pixel_values=x, input_ids=tokens).logits_per_image
+    theirs = (
+        PeftModel.from_pretrained(twin, str(folder / "adapter"))
+        .eval()(pixel_values=x, input_ids=tokens)
+        .logits_per_image
+    )
     base = {k: v.clone() for k, v in clip.model.state_dict().items()}
     clip.model.load_state_dict(base | merged_weights(clip.model, adapter))
     adapted = largest(logits(clip.model, x, tokens), theirs)
@@ -103,11 +121,17 @@ def largest(a: Tensor, b: Tensor) -> str:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("models", nargs="*", default=MODELS, help="open_clip's names of ViTs (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "models", nargs="*", default=MODELS, help="open_clip's names of ViTs (default: %(default)s)"
+    )
     a = p.parse_args()
     print(", ".join(f"{name} {version(name)}" for name in LIBRARIES), end="\n\n")
-    print("| model | source | images, open_clip | texts, open_clip | logits, transformers | logits with adapters, peft |\n|---|---|---|---|---|---|")
+    print(
+        "| model | source | images, open_clip | texts, open_clip | logits, transformers | logits with adapters, peft |\n|---|---|---|---|---|---|"
+    )
     for name in a.models:
         torch.manual_seed(0)
         model = open_clip.create_model(name, pretrained_text=False).eval().requires_grad_(False)

@@ -23,11 +23,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes")]
 from served import served  # noqa: E402 (after the path)
 from visitors import Handlers, Shown, Visitor  # noqa: E402
 
-from copra_lab.bench.bench import Bench  # noqa: E402
-from copra_lab.models.loading import load_clip  # noqa: E402
+from copra_lab.bench import Bench  # noqa: E402
+from copra_lab.models import load_clip  # noqa: E402
 from copra_lab.page.state.lab import Lab  # noqa: E402
 from copra_lab.page.state.view_states import Blended  # noqa: E402
-from copra_lab.tasks.task import load_task  # noqa: E402
+from copra_lab.tasks import load_task  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402
 
 TIE = {"float32": 1e-3, "bfloat16": 0.1}
@@ -63,15 +63,24 @@ def pairs(lab: Lab) -> list[Blended]:
     keys = {task: [key for _, key in lab.adapters(task)] for task in lab.tasks()}
     for step in range(1, max(map(len, keys.values()))):
         found += [
-            Blended(task, own[i], own[i + step]) for i in range(max(map(len, keys.values()))) for task, own in keys.items() if i + step < len(own)
+            Blended(task, own[i], own[i + step])
+            for i in range(max(map(len, keys.values())))
+            for task, own in keys.items()
+            if i + step < len(own)
         ]
     return found
 
 
-async def crowd(url: str, server: psutil.Process, places: Sequence[Blended], seconds: float) -> tuple[list[Visitor], float, float]:
+async def crowd(
+    url: str, server: psutil.Process, places: Sequence[Blended], seconds: float
+) -> tuple[list[Visitor], float, float]:
     """The visitors after they have gone, and the server's megabytes when all had come and at the end."""
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2)  # sooner than the server closes them
-    async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(30, read=None), limits=limits) as client:
+    limits = httpx.Limits(
+        max_connections=None, max_keepalive_connections=None, keepalive_expiry=2
+    )  # sooner than the server closes them
+    async with httpx.AsyncClient(
+        base_url=url, timeout=httpx.Timeout(30, read=None), limits=limits
+    ) as client:
         handlers = Handlers.of((await client.get("/config")).json())
         all_ = [Visitor(client, handlers, place, seed) for seed, place in enumerate(places)]
         try:
@@ -100,23 +109,51 @@ class Truth:
         if shown.place not in self.known:
             task = shown.place.task
             if task not in self.benches:
-                self.benches[task] = Bench(self.clip, load_task(task, self.clip), precision=self.precision)
+                self.benches[task] = Bench(
+                    self.clip, load_task(task, self.clip), precision=self.precision
+                )
             bench = self.benches[task]
             logits = bench.logits(shown.place.adapter(self.lab)).float()
             top = logits.topk(2).values
-            self.known[shown.place] = (logits.argmax(-1) == bench.labels).numpy(), (top[:, 0] - top[:, 1] < TIE[self.precision]).numpy()
+            self.known[shown.place] = (
+                (logits.argmax(-1) == bench.labels).numpy(),
+                (top[:, 0] - top[:, 1] < TIE[self.precision]).numpy(),
+            )
         right, tied = (x[: shown.n] for x in self.known[shown.place])
-        return shown.total == len(self.known[shown.place][0]) and abs(int(right.sum()) - shown.correct) <= tied.sum()
+        return (
+            shown.total == len(self.known[shown.place][0])
+            and abs(int(right.sum()) - shown.correct) <= tied.sum()
+        )
 
 
-def run(url: str, server: psutil.Process, places: Sequence[Blended], seconds: float, truth: Truth) -> Result:
+def run(
+    url: str, server: psutil.Process, places: Sequence[Blended], seconds: float, truth: Truth
+) -> Result:
     all_, start, end = asyncio.run(crowd(url, server, places, seconds))
     firsts, wholes = ([s for v in all_ for s in getattr(v, name)] for name in ("firsts", "wholes"))
     shown = [s for v in all_ for s in v.shown]
     wrong = sum(not truth.fits(s) for s in shown)
-    percentiles = (float(np.percentile(x, p)) if x else float("nan") for x in (firsts, wholes) for p in (50, 95))
+    percentiles = (
+        float(np.percentile(x, p)) if x else float("nan")
+        for x in (firsts, wholes)
+        for p in (50, 95)
+    )
     a, b, c, d = percentiles
-    return Result(len(places), seconds, len(firsts), a, b, len(wholes), c, d, len(shown), wrong, sum(v.lost for v in all_), start, end)
+    return Result(
+        len(places),
+        seconds,
+        len(firsts),
+        a,
+        b,
+        len(wholes),
+        c,
+        d,
+        len(shown),
+        wrong,
+        sum(v.lost for v in all_),
+        start,
+        end,
+    )
 
 
 def table(results: Sequence[Result]) -> str:
@@ -125,16 +162,37 @@ def table(results: Sequence[Result]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
-        first, whole = (f"{1000 * p50:.0f} / {1000 * p95:.0f} ms" for p50, p95 in ((r.first_p50, r.first_p95), (r.whole_p50, r.whole_p95)))
-        rows.append(f"| {r.visitors} | {first} | {whole} | {r.shown} | {r.mismatches} | {r.lost} | {r.memory_start:.0f} → {r.memory_end:.0f} |")
+        first, whole = (
+            f"{1000 * p50:.0f} / {1000 * p95:.0f} ms"
+            for p50, p95 in ((r.first_p50, r.first_p95), (r.whole_p50, r.whole_p95))
+        )
+        rows.append(
+            f"| {r.visitors} | {first} | {whole} | {r.shown} | {r.mismatches} | {r.lost} | {r.memory_start:.0f} → {r.memory_end:.0f} |"
+        )
     return "\n".join(rows)
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--visitors", type=int, default=10, help="how many drag at once in the second round (default: %(default)s)")
-    p.add_argument("--seconds", type=float, default=30, help="for how long each round drags (default: %(default)s)")
-    p.add_argument("--precision", choices=TIE, help="arithmetic of the page's bench (default: the faster one here)")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--visitors",
+        type=int,
+        default=10,
+        help="how many drag at once in the second round (default: %(default)s)",
+    )
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=30,
+        help="for how long each round drags (default: %(default)s)",
+    )
+    p.add_argument(
+        "--precision",
+        choices=TIE,
+        help="arithmetic of the page's bench (default: the faster one here)",
+    )
     p.add_argument("--json", type=Path, help="write what was measured to this file")
     a = p.parse_args()
     if not 1 <= a.visitors <= 50 or not a.seconds > 0:
@@ -145,10 +203,21 @@ def main() -> int:
     truth = Truth(lab, precision)
     with served("--precision", precision) as (url, pid):
         server = psutil.Process(pid)
-        results = [run(url, server, [found[i % len(found)] for i in range(n)], a.seconds, truth) for n in sorted({1, a.visitors})]
+        results = [
+            run(url, server, [found[i % len(found)] for i in range(n)], a.seconds, truth)
+            for n in sorted({1, a.visitors})
+        ]
     print(f"{precision}, {a.seconds:g} s a round\n\n{table(results)}")
     if a.json:
-        write_atomically(a.json, (json.dumps({"precision": precision, "rounds": [asdict(r) for r in results]}, indent=1) + "\n").encode())
+        write_atomically(
+            a.json,
+            (
+                json.dumps(
+                    {"precision": precision, "rounds": [asdict(r) for r in results]}, indent=1
+                )
+                + "\n"
+            ).encode(),
+        )
     return 0 if all(r.sound for r in results) else 1
 
 

@@ -15,9 +15,9 @@ import torch
 from others import PeftFit, PeftPath, first, random_adapter, random_vit_b_32
 from torch import nn
 
-from copra_lab.bench.bench import Bench
-from copra_lab.tasks.task import load_task
-from copra_lab.training.fitting import fit
+from copra_lab.bench import Bench
+from copra_lab.tasks import load_task
+from copra_lab.training import fit
 
 
 def peak(run: Callable[[], object]) -> float:
@@ -59,7 +59,9 @@ def prepared(side: str, what: str, images: int) -> Callable[[], object]:
         trained.clip = replace(clip, model=_Scale(clip.model.logit_scale))
         return partial(trained.steps, 2)
     adapter, text = random_adapter(clip), clip.text_features(task.prompts)
-    seen: Any = SimpleNamespace(clip=clip, split=task.test, order=torch.arange(images), text=text, labels=task.test.labels)
+    seen: Any = SimpleNamespace(
+        clip=clip, split=task.test, order=torch.arange(images), text=text, labels=task.test.labels
+    )
     few = SimpleNamespace(**{**seen.__dict__, "order": seen.order[:16], "labels": seen.labels[:16]})
     return partial(PeftPath(few, adapter, adapter).look_at(seen).accuracy, 50)
 

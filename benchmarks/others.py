@@ -13,14 +13,12 @@ import torch.nn.functional as F
 from race import seconds
 from torch import Tensor
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter, LowRank, merged_weights
-from copra_lab.bench.bench import Bench
-from copra_lab.models.clip import Clip
-from copra_lab.models.hugging_face import to_hugging_face
-from copra_lab.models.sites import choose
+from copra_lab.adapters import Adapter, LowRank, save_adapter
+from copra_lab.adapters.adapter import merged_weights
+from copra_lab.bench import Bench
+from copra_lab.models import Clip, choose, to_hugging_face
 from copra_lab.pruning import keep, layers_of
-from copra_lab.tasks.task import Task
+from copra_lab.tasks import Task
 
 
 def first(task: Task, images: int) -> Task:
@@ -30,7 +28,10 @@ def first(task: Task, images: int) -> Task:
 
 def fastest(images: int, run: Callable[[int], object]) -> int:
     """Of a few batch sizes the one at which `run` is quickest over so many images."""
-    return min({min(b, images) for b in (16, 32, 64, 128, 400)}, key=lambda b: min(seconds(lambda: run(b)) for _ in range(3)))
+    return min(
+        {min(b, images) for b in (16, 32, 64, 128, 400)},
+        key=lambda b: min(seconds(lambda: run(b)) for _ in range(3)),
+    )
 
 
 class FullForward:
@@ -46,7 +47,9 @@ class FullForward:
         self.players = []
         for layer in layers_of(adapter):
             merged = merged_weights(clip.model, keep(adapter, [layer]))
-            self.players.append([(params[k], params[k].detach().clone(), w.to(dtype)) for k, w in merged.items()])
+            self.players.append(
+                [(params[k], params[k].detach().clone(), w.to(dtype)) for k, w in merged.items()]
+            )
         self.state = [False] * len(self.players)
         self.batch = fastest(len(self.pixels), self.predict)
 
@@ -81,7 +84,9 @@ class PeftPath:
         with tempfile.TemporaryDirectory() as folder:
             save_adapter(a, Path(folder) / "a")
             save_adapter(b, Path(folder) / "b")
-            self.model = PeftModel.from_pretrained(to_hugging_face(clip), str(Path(folder) / "a"), adapter_name="a").eval()
+            self.model = PeftModel.from_pretrained(
+                to_hugging_face(clip), str(Path(folder) / "a"), adapter_name="a"
+            ).eval()
             self.model.load_adapter(str(Path(folder) / "b"), adapter_name="b")
         self.text, self.scale, self.labels = bench.text, clip.logit_scale, bench.labels
         self.pixels = clip.pixels(bench.split.images[bench.order])
@@ -90,8 +95,18 @@ class PeftPath:
     @torch.inference_mode()
     def accuracy(self, batch: int | None = None) -> float:
         clip = self.model.base_model.model
-        f = torch.cat([clip.get_image_features(pixel_values=x).pooler_output for x in self.pixels.split(batch or self.batch)])
-        return ((self.scale * F.normalize(f, dim=-1) @ self.text.T).argmax(-1) == self.labels).float().mean().item()
+        f = torch.cat(
+            [
+                clip.get_image_features(pixel_values=x).pooler_output
+                for x in self.pixels.split(batch or self.batch)
+            ]
+        )
+        return (
+            ((self.scale * F.normalize(f, dim=-1) @ self.text.T).argmax(-1) == self.labels)
+            .float()
+            .mean()
+            .item()
+        )
 
     def look_at(self, bench: Bench) -> "PeftPath":
         """The images of another bench of the same task, at the batch size that was chosen."""
@@ -124,13 +139,20 @@ class PeftFit:
     def steps(self, steps: int) -> None:
         task, g = self.task, torch.Generator().manual_seed(0)
         clip = self.model.base_model.model
-        optimiser = torch.optim.AdamW([p for p in self.model.parameters() if p.requires_grad], lr=2e-3, weight_decay=1e-2, fused=True)
+        optimiser = torch.optim.AdamW(
+            [p for p in self.model.parameters() if p.requires_grad],
+            lr=2e-3,
+            weight_decay=1e-2,
+            fused=True,
+        )
         for _ in range(steps):
             rows = torch.randperm(len(task.train), generator=g)[: self.batch]
             x = task.augment(self.clip.pixels(task.train.images[rows]), g)
             f = F.normalize(clip.get_image_features(pixel_values=x).pooler_output, dim=-1)
             optimiser.zero_grad(set_to_none=True)
-            F.cross_entropy(self.clip.logit_scale * f @ self.text.T, task.train.labels[rows]).backward()
+            F.cross_entropy(
+                self.clip.logit_scale * f @ self.text.T, task.train.labels[rows]
+            ).backward()
             optimiser.step()
 
 
@@ -140,14 +162,29 @@ def random_vit_b_32() -> Clip:
 
     torch.manual_seed(0)
     model = open_clip.create_model("ViT-B-32").requires_grad_(False).eval()
-    return Clip(model, open_clip.get_tokenizer("ViT-B-32"), "ViT-B-32, random", 224, open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD)
+    return Clip(
+        model,
+        open_clip.get_tokenizer("ViT-B-32"),
+        "ViT-B-32, random",
+        224,
+        open_clip.OPENAI_DATASET_MEAN,
+        open_clip.OPENAI_DATASET_STD,
+    )
 
 
-def random_adapter(clip: Clip, kinds: Sequence[str] = ("q", "k", "v"), towers: Sequence[str] = ("vision",), size: float = 0.02) -> Adapter:
+def random_adapter(
+    clip: Clip,
+    kinds: Sequence[str] = ("q", "k", "v"),
+    towers: Sequence[str] = ("vision",),
+    size: float = 0.02,
+) -> Adapter:
     """Rank 4 with random A and B on the chosen sites."""
     g = torch.Generator().manual_seed(0)
     pairs = {
-        s.name: LowRank(torch.randn(4, s.width, generator=g) * size, torch.randn(s.shape[0], 4, generator=g) * size)
+        s.name: LowRank(
+            torch.randn(4, s.width, generator=g) * size,
+            torch.randn(s.shape[0], 4, generator=g) * size,
+        )
         for s in choose(clip.sites, kinds, towers)
     }
     return Adapter(pairs, clip.hash)

@@ -46,10 +46,19 @@ def race(
         turns.append((a, b) if i % 2 == 0 else (b, a))
     ratios = sorted(b / a for a, b in turns)
     a, b = (statistics.median(t) / per for t in zip(*turns, strict=True))
-    return Row(what, a, b, "s", precision, statistics.median(ratios), ratios[0], ratios[-1], repeats)
+    return Row(
+        what, a, b, "s", precision, statistics.median(ratios), ratios[0], ratios[-1], repeats
+    )
 
 
 def alone(what: str, ours: Callable[[], object], repeats: int, precision: str = "float32") -> Row:
     """Seconds of ours, where there is no other side."""
     ours()
-    return Row(what, statistics.median(seconds(ours) for _ in range(repeats)), None, "s", precision, repeats=repeats)
+    return Row(
+        what,
+        statistics.median(seconds(ours) for _ in range(repeats)),
+        None,
+        "s",
+        precision,
+        repeats=repeats,
+    )

@@ -6,7 +6,10 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results.json"
 
-HEAD = ("| what | ours | theirs | theirs / ours (lowest to highest) | precision |", "|---|---|---|---|---|")
+HEAD = (
+    "| what | ours | theirs | theirs / ours (lowest to highest) | precision |",
+    "|---|---|---|---|---|",
+)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -15,7 +18,12 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def line(row: dict[str, Any]) -> str:
     theirs = "" if row["theirs"] is None else number(row["theirs"], row["unit"])
-    ratio = "" if row["ratio"] is None else f"{row['ratio']:.2f}" + (f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] else "")
+    ratio = (
+        ""
+        if row["ratio"] is None
+        else f"{row['ratio']:.2f}"
+        + (f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] else "")
+    )
     return f"| {row['what']} | {number(row['ours'], row['unit'])} | {theirs} | {ratio} | {row['precision']} |"
 
 

@@ -22,18 +22,14 @@ from race import Row, alone, race, seconds
 from rows import RESULTS, line, table
 from tqdm.auto import tqdm
 
-from copra_lab.bench.bench import Bench
+from copra_lab.bench import Bench
 from copra_lab.engine.transformer import workers
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
-from copra_lab.prompts.nemesis import Nemesis
-from copra_lab.prompts.soft_prompt import CoOp
+from copra_lab.models import Clip, load_clip
+from copra_lab.prompts import CoOp, Nemesis
 from copra_lab.pruning import keep, layers_of
-from copra_lab.shapley.games import LayerGame
-from copra_lab.shapley.values import exact
-from copra_lab.tasks.task import load_task
-from copra_lab.training.dropping import PLAIN, CopRA, Dropping
-from copra_lab.training.fitting import DEFAULTS, fit
+from copra_lab.shapley import LayerGame, exact
+from copra_lab.tasks import load_task
+from copra_lab.training import DEFAULTS, PLAIN, CopRA, Dropping, fit
 from copra_lab.utils.devices import cores
 from copra_lab.utils.files import write_atomically
 from copra_lab.zoo import shipped
@@ -48,7 +44,9 @@ class Setting:
     def __init__(self, quick: bool, repeats: int):
         self.quick, self.repeats = quick, 1 if quick else repeats
         self.clip, self.task = load_clip(), load_task(TASK)
-        self.a, self.b = [x.load(self.clip) for x in shipped() if x.task == TASK and x.label.startswith("LoRA")]
+        self.a, self.b = [
+            x.load(self.clip) for x in shipped() if x.task == TASK and x.label.startswith("LoRA")
+        ]
 
     def bench(self, images: int, precision: str = "float32") -> Bench:
         return Bench(self.clip, first(self.task, images), precision=precision)
@@ -58,7 +56,9 @@ def games(s: Setting) -> Iterator[Row]:
     """Shapley values of twelve layers."""
     from shapiq import ExactComputer
 
-    images, repeats = (8, 1) if s.quick else (16, max(1, s.repeats // 3))  # the other side takes minutes
+    images, repeats = (
+        (8, 1) if s.quick else (16, max(1, s.repeats // 3))
+    )  # the other side takes minutes
     adapter = keep(s.a, range(6)) if s.quick else s.a
     n = len(layers_of(adapter))
     bench, auto = s.bench(images), s.bench(images, "auto")
@@ -75,8 +75,12 @@ def games(s: Setting) -> Iterator[Row]:
     if auto.dtype != torch.float32:
         half = FullForward(bench, adapter, auto.dtype)
         name = str(auto.dtype).removeprefix("torch.")
-        yield race(f"{what}, both in {name}", lambda: ours(auto), lambda: theirs(half), repeats, name)
-        yield race(f"{what}, ours in {name}, theirs in float32", lambda: ours(auto), theirs, repeats, name)
+        yield race(
+            f"{what}, both in {name}", lambda: ours(auto), lambda: theirs(half), repeats, name
+        )
+        yield race(
+            f"{what}, ours in {name}, theirs in float32", lambda: ours(auto), theirs, repeats, name
+        )
     asked = np.random.default_rng(0).random((32 if s.quick else 256, 12)) < 0.5
     bench = s.bench(100)
     game = LayerGame(bench, s.a)
@@ -85,9 +89,19 @@ def games(s: Setting) -> Iterator[Row]:
         for row in asked:
             bench.accuracy(game.adapter_of(row))
 
-    yield race(f"{len(asked)} random coalitions, 100 images, against the same one by one", lambda: game.outcomes(asked), apart, s.repeats)
+    yield race(
+        f"{len(asked)} random coalitions, 100 images, against the same one by one",
+        lambda: game.outcomes(asked),
+        apart,
+        s.repeats,
+    )
     other = FullForward(bench, s.a)
-    yield race(f"{len(asked)} random coalitions, 100 images, against full forwards", lambda: game.outcomes(asked), lambda: other(asked), s.repeats)
+    yield race(
+        f"{len(asked)} random coalitions, 100 images, against full forwards",
+        lambda: game.outcomes(asked),
+        lambda: other(asked),
+        s.repeats,
+    )
 
 
 def paths(s: Setting) -> Iterator[Row]:
@@ -96,11 +110,19 @@ def paths(s: Setting) -> Iterator[Row]:
     line = [i / 20 for i in range(21)]
     bench, auto = s.bench(images), s.bench(images, "auto")
     peft = PeftPath(bench, s.a, s.b)
-    what = f"path of 21 points, {images} images, against peft's add_weighted_adapter on transformers"
+    what = (
+        f"path of 21 points, {images} images, against peft's add_weighted_adapter on transformers"
+    )
     yield race(what, lambda: bench.path(s.a, s.b, line), lambda: peft.path(line), s.repeats)
     if auto.dtype != torch.float32:
         name = str(auto.dtype).removeprefix("torch.")
-        yield race(f"{what}, ours in {name}, theirs in float32", lambda: auto.path(s.a, s.b, line), lambda: peft.path(line), s.repeats, name)
+        yield race(
+            f"{what}, ours in {name}, theirs in float32",
+            lambda: auto.path(s.a, s.b, line),
+            lambda: peft.path(line),
+            s.repeats,
+            name,
+        )
 
 
 def training(s: Setting) -> Iterator[Row]:
@@ -110,7 +132,11 @@ def training(s: Setting) -> Iterator[Row]:
         other = PeftFit(s.clip, s.task, batch)
         what = f"a training step of {batch} images, LoRA, against peft and transformers"
         yield race(
-            what, lambda b=batch: fit(s.clip, s.task, steps=steps, batch=b, progress=False), lambda o=other: o.steps(steps), s.repeats, per=steps
+            what,
+            lambda b=batch: fit(s.clip, s.task, steps=steps, batch=b, progress=False),
+            lambda o=other: o.steps(steps),
+            s.repeats,
+            per=steps,
         )
     for views, kind in ((0, "fresh views"), (4, "4 kept views")):
         options = {"steps": steps, "views": views, "progress": False}
@@ -141,15 +167,31 @@ def forward(s: Setting) -> Iterator[Row]:
     bench, auto = s.bench(400), s.bench(400, "auto")
     other = FullForward(bench, s.a)
     other.put([True] * 12)
-    yield race("accuracy of an adapter, 400 images, against open_clip with merged weights", lambda: bench.accuracy(s.a), other.predict, 5 * s.repeats)
+    yield race(
+        "accuracy of an adapter, 400 images, against open_clip with merged weights",
+        lambda: bench.accuracy(s.a),
+        other.predict,
+        5 * s.repeats,
+    )
     if auto.dtype != torch.float32:
         name = str(auto.dtype).removeprefix("torch.")
-        yield race(f"the same, ours in {name}", lambda: auto.accuracy(s.a), other.predict, 5 * s.repeats, name)
+        yield race(
+            f"the same, ours in {name}",
+            lambda: auto.accuracy(s.a),
+            other.predict,
+            5 * s.repeats,
+            name,
+        )
     work = flops(s.clip) * 400
     took = statistics.median(seconds(lambda: bench.accuracy(s.a)) for _ in range(5 * s.repeats))
     peak, reached = peak_flops(), work / took
     yield Row(
-        "matrix products of the forward, against the processor's best on 768 × 768", reached / 1e9, peak / 1e9, "GFLOP/s", "float32", peak / reached
+        "matrix products of the forward, against the processor's best on 768 × 768",
+        reached / 1e9,
+        peak / 1e9,
+        "GFLOP/s",
+        "float32",
+        peak / reached,
     )
 
 
@@ -180,12 +222,25 @@ def growth(s: Setting) -> Iterator[Row]:
     """How the cost grows."""
     for images in (50, 200, 800):
         bench = s.bench(images)
-        yield alone(f"accuracy of an adapter, {images} images", lambda b=bench: b.accuracy(s.a), 3 * s.repeats)
+        yield alone(
+            f"accuracy of an adapter, {images} images",
+            lambda b=bench: b.accuracy(s.a),
+            3 * s.repeats,
+        )
     bench = s.bench(32)
     for players in (4, 6) if s.quick else (4, 8, 10, 12):
-        pairs = {f"group {i}": [n for n, site in s.clip.sites.items() if n in s.a.deltas and site.layer * players // 12 == i] for i in range(players)}
+        pairs = {
+            f"group {i}": [
+                n
+                for n, site in s.clip.sites.items()
+                if n in s.a.deltas and site.layer * players // 12 == i
+            ]
+            for i in range(players)
+        }
         yield alone(
-            f"exact Shapley values, {players} groups of layers, 32 images", lambda p=pairs, n=players: exact(LayerGame(bench, s.a, p), n), s.repeats
+            f"exact Shapley values, {players} groups of layers, 32 images",
+            lambda p=pairs, n=players: exact(LayerGame(bench, s.a, p), n),
+            s.repeats,
         )
 
 
@@ -193,7 +248,9 @@ def imports(s: Setting) -> Iterator[Row]:
     def run(what: str) -> Callable[[], object]:
         return lambda: subprocess.run([sys.executable, "-c", f"import {what}"], check=True)
 
-    yield race("import copra_lab, against import peft", run("copra_lab"), run("peft"), 2 * s.repeats, "")
+    yield race(
+        "import copra_lab, against import peft", run("copra_lab"), run("peft"), 2 * s.repeats, ""
+    )
 
 
 def larger(s: Setting) -> Iterator[Row]:
@@ -203,9 +260,15 @@ def larger(s: Setting) -> Iterator[Row]:
     adapter = random_adapter(clip)
     asked = np.random.default_rng(0).random((8 if s.quick else 32, 12)) < 0.5
     game, other = LayerGame(bench, adapter), FullForward(bench, adapter)
-    n, few = len(bench), s.repeats // 2 + 1  # three: of two, one that was disturbed would count for half
+    n, few = (
+        len(bench),
+        s.repeats // 2 + 1,
+    )  # three: of two, one that was disturbed would count for half
     yield race(
-        f"ViT-B-32: accuracy of an adapter, {n} images, against open_clip", lambda: bench.accuracy(adapter), lambda: other.predict(), s.repeats
+        f"ViT-B-32: accuracy of an adapter, {n} images, against open_clip",
+        lambda: bench.accuracy(adapter),
+        lambda: other.predict(),
+        s.repeats,
     )
     yield race(
         f"ViT-B-32: {len(asked)} random coalitions, {n} images, against full forwards",
@@ -215,7 +278,12 @@ def larger(s: Setting) -> Iterator[Row]:
     )
     many = Bench(clip, first(s.task, 16 if s.quick else 400), precision="float32")
     peft = PeftPath(bench, adapter, adapter).look_at(many)
-    yield race(f"ViT-B-32: accuracy of an adapter, {len(many)} images, against peft", lambda: many.accuracy(adapter), peft.accuracy, few)
+    yield race(
+        f"ViT-B-32: accuracy of an adapter, {len(many)} images, against peft",
+        lambda: many.accuracy(adapter),
+        peft.accuracy,
+        few,
+    )
 
 
 def larger_training(s: Setting) -> Iterator[Row]:
@@ -226,7 +294,15 @@ def larger_training(s: Setting) -> Iterator[Row]:
     def a_step(dropping: Dropping) -> float:
         """Seconds; setting up, and validation at the end, are not steps."""
         ends: list[float] = []
-        fit(clip, s.task, dropping=dropping, steps=steps, batch=8, progress=False, on_step=lambda _: ends.append(time.perf_counter()))
+        fit(
+            clip,
+            s.task,
+            dropping=dropping,
+            steps=steps,
+            batch=8,
+            progress=False,
+            on_step=lambda _: ends.append(time.perf_counter()),
+        )
         return (ends[-1] - ends[0]) / (steps - 1)
 
     def their_step() -> float:
@@ -234,21 +310,40 @@ def larger_training(s: Setting) -> Iterator[Row]:
 
     for what, dropping in (("LoRA", PLAIN), ("CopRA, against LoRA", CopRA())):
         with_what = f"{what} by peft" if dropping != PLAIN else f"{what}, against peft"
-        yield race(f"ViT-B-32: a training step of 8 images, {with_what}", partial(a_step, dropping), their_step, s.repeats, clock=lambda f: f())
+        yield race(
+            f"ViT-B-32: a training step of 8 images, {with_what}",
+            partial(a_step, dropping),
+            their_step,
+            s.repeats,
+            clock=lambda f: f(),
+        )
 
 
 def memories(s: Setting) -> Iterator[Row]:
     """What the same CLIP takes of memory."""
     for what, images in (("evaluate", 16 if s.quick else 400), ("train", 8)):
         ours, theirs = (memory(side, what, images) for side in ("ours", "peft"))
-        doing = f"accuracy of an adapter, {images} images" if what == "evaluate" else "LoRA steps of 8 images"
-        yield Row(f"ViT-B-32: memory at most, {doing}, against peft", ours, theirs, "MiB", "float32", theirs / ours)
+        doing = (
+            f"accuracy of an adapter, {images} images"
+            if what == "evaluate"
+            else "LoRA steps of 8 images"
+        )
+        yield Row(
+            f"ViT-B-32: memory at most, {doing}, against peft",
+            ours,
+            theirs,
+            "MiB",
+            "float32",
+            theirs / ours,
+        )
 
 
 def memory(side: str, what: str, images: int) -> float:
     """MiB, measured in a process of its own."""
     command = [sys.executable, str(HERE / "memory.py"), side, what, str(images)]
-    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
+    return float(
+        subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
+    )
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
@@ -260,15 +355,32 @@ SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
 def machine() -> str:
     name = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
-        name = next((x.split(":", 1)[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), name)
+        name = next(
+            (
+                x.split(":", 1)[1].strip()
+                for x in Path("/proc/cpuinfo").read_text().splitlines()
+                if x.startswith("model name")
+            ),
+            name,
+        )
     return f"{cores()} cores of {name} ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}"
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--quick", action="store_true", help="everything once, on little; writes nothing")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--quick", action="store_true", help="everything once, on little; writes nothing"
+    )
     p.add_argument("--repeats", type=int, default=5)
-    p.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="only these; the others stay as they were measured")
+    p.add_argument(
+        "--sections",
+        nargs="+",
+        choices=SECTIONS,
+        default=list(SECTIONS),
+        help="only these; the others stay as they were measured",
+    )
     a = p.parse_args()
     where = {"machine": machine(), "threads": torch.get_num_threads()}
     kept = [] if a.quick else others_of(a.sections, where)
@@ -291,7 +403,9 @@ def others_of(sections: Sequence[str], where: dict) -> list[dict]:
         return []
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if {k: before.get(k) for k in where} != where:
-        raise SystemExit(f"{RESULTS.name} was measured elsewhere ({before.get('machine', 'nowhere yet')}): run all sections, or look with --quick")
+        raise SystemExit(
+            f"{RESULTS.name} was measured elsewhere ({before.get('machine', 'nowhere yet')}): run all sections, or look with --quick"
+        )
     return [r for r in before["rows"] if r["section"] not in sections]
 
 

@@ -17,8 +17,7 @@ from race import seconds
 from run import Setting
 from tqdm.auto import tqdm
 
-from copra_lab.shapley.games import LayerGame
-from copra_lab.shapley.values import SAMPLERS, estimate, exact
+from copra_lab.shapley import SAMPLERS, LayerGame, estimate, exact
 from copra_lab.utils.files import csv_bytes, write_atomically
 
 HERE = Path(__file__).parent
@@ -55,7 +54,9 @@ def captums(game: Table, budget: int, seed: int) -> np.ndarray:
 
     torch.manual_seed(seed)
     method = ShapleyValueSampling(lambda x: torch.from_numpy(game(x.numpy() > 0.5)))
-    return method.attribute(torch.ones(1, game.n), baselines=0.0, n_samples=max(1, budget // game.n))[0].numpy()
+    return method.attribute(
+        torch.ones(1, game.n), baselines=0.0, n_samples=max(1, budget // game.n)
+    )[0].numpy()
 
 
 def ours(name: str) -> Callable[[Table, int, int], np.ndarray]:
@@ -64,7 +65,10 @@ def ours(name: str) -> Callable[[Table, int, int], np.ndarray]:
 
 WAYS: dict[str, Callable[[Table, int, int], np.ndarray]] = {
     **{f"ours, {name}": ours(name) for name in SAMPLERS},
-    **{f"shapiq, {name}": shapiqs(name) for name in ("PermutationSamplingSV", "OwenSamplingSV", "SVARM", "KernelSHAP")},
+    **{
+        f"shapiq, {name}": shapiqs(name)
+        for name in ("PermutationSamplingSV", "OwenSamplingSV", "SVARM", "KernelSHAP")
+    },
     "captum, ShapleyValueSampling": captums,
 }
 
@@ -77,13 +81,18 @@ def main() -> None:
     whole = time.perf_counter() - start
     asked = np.random.default_rng(0).random((256, 12)) < 0.5
     game, other = LayerGame(bench, s.a), FullForward(bench, s.a)
-    each = {"ours": seconds(lambda: game.outcomes(asked)) / len(asked), "theirs": seconds(lambda: other(asked[:64])) / 64}
+    each = {
+        "ours": seconds(lambda: game.outcomes(asked)) / len(asked),
+        "theirs": seconds(lambda: other(asked[:64])) / 64,
+    }
     truth, rows = solved.values, []
     for way in tqdm(WAYS, desc="samplers"):
         for budget in BUDGETS:
             tables, errors = [Table(solved.worth) for _ in range(SEEDS)], []
             for seed, table in enumerate(tables):
-                errors.append(float(np.sqrt(np.mean((WAYS[way](table, budget, seed) - truth) ** 2))))
+                errors.append(
+                    float(np.sqrt(np.mean((WAYS[way](table, budget, seed) - truth) ** 2)))
+                )
             used = np.mean([t.asked for t in tables])
             cost = each["ours" if way.startswith("ours") else "theirs"]
             rows.append(
@@ -97,9 +106,18 @@ def main() -> None:
                     "images": IMAGES,
                 }
             )
-    last = rows[0] | {"way": "ours, exact", "budget": 4096, "evaluations": 4096, "seconds": round(whole, 3), "error": 0.0, "seeds": 1}
+    last = rows[0] | {
+        "way": "ours, exact",
+        "budget": 4096,
+        "evaluations": 4096,
+        "seconds": round(whole, 3),
+        "error": 0.0,
+        "seeds": 1,
+    }
     write_atomically(HERE / "sampling.csv", csv_bytes(tuple(last), [*rows, last]))
-    figure(rows, whole).savefig(HERE / "sampling.png", dpi=110, facecolor="white", metadata={"Software": None})
+    figure(rows, whole).savefig(
+        HERE / "sampling.png", dpi=110, facecolor="white", metadata={"Software": None}
+    )
 
 
 def figure(rows: list[dict], whole: float) -> Figure:
@@ -107,13 +125,39 @@ def figure(rows: list[dict], whole: float) -> Figure:
     for ax, what in zip(fig.subplots(1, 2, sharey=True), ("evaluations", "seconds"), strict=True):
         for i, way in enumerate(WAYS):
             own = [r for r in rows if r["way"] == way]
-            mark, style = ("o", "-") if way.startswith("ours") else ("s", "--") if way.startswith("shapiq") else ("^", ":")
-            ax.plot([r[what] for r in own], [100 * r["error"] for r in own], mark + style, ms=4, color=f"C{i}", label=way)
-        ax.axvline(4096 if what == "evaluations" else whole, color="black", lw=1, label="ours, exact")
-        ax.set(xscale="log", yscale="log", xlabel="coalitions asked" if what == "evaluations" else "seconds that they cost")
+            mark, style = (
+                ("o", "-")
+                if way.startswith("ours")
+                else ("s", "--")
+                if way.startswith("shapiq")
+                else ("^", ":")
+            )
+            ax.plot(
+                [r[what] for r in own],
+                [100 * r["error"] for r in own],
+                mark + style,
+                ms=4,
+                color=f"C{i}",
+                label=way,
+            )
+        ax.axvline(
+            4096 if what == "evaluations" else whole, color="black", lw=1, label="ours, exact"
+        )
+        ax.set(
+            xscale="log",
+            yscale="log",
+            xlabel="coalitions asked" if what == "evaluations" else "seconds that they cost",
+        )
         ax.grid(alpha=0.25, which="both")
-    fig.axes[0].set_ylabel("error of a layer's value, points of accuracy\n(root of the mean square, mean over seeds)")
-    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside right center", frameon=False, fontsize=9)
+    fig.axes[0].set_ylabel(
+        "error of a layer's value, points of accuracy\n(root of the mean square, mean over seeds)"
+    )
+    fig.legend(
+        *fig.axes[0].get_legend_handles_labels(),
+        loc="outside right center",
+        frameon=False,
+        fontsize=9,
+    )
     return fig
 
 

@@ -36,7 +36,7 @@ from visitors import Handlers, Visitor  # noqa: E402
 from copra_lab.page.server import limits  # noqa: E402
 from copra_lab.page.state.lab import Lab  # noqa: E402
 from copra_lab.page.state.training_request import BATCHES, BOTH, MOST_RANK, SHOTS, STEPS, TUNED  # noqa: E402
-from copra_lab.tasks.decoding import MEGAPIXELS  # noqa: E402
+from copra_lab.tasks import MEGAPIXELS  # noqa: E402
 from copra_lab.tasks.zip_upload import ALL_MEGAPIXELS, IMAGES, MEGABYTES, UNPACKED  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402
 
@@ -59,7 +59,9 @@ def largest_zip() -> bytes:
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as z:
         flat, bmp = picture(MEGAPIXELS - 0.1), picture(each, "BMP", "RGB")
         for i in range(IMAGES):
-            z.writestr(f"class {i % 20}/{i}.{'png' if i < big else 'bmp'}", flat if i < big else bmp)
+            z.writestr(
+                f"class {i % 20}/{i}.{'png' if i < big else 'bmp'}", flat if i < big else bmp
+            )
         z.comment = b"x" * 65_535
     assert len(data.getvalue()) < 1e6 * MEGABYTES
     return data.getvalue()
@@ -83,22 +85,45 @@ class Doors:
         all_ = config["dependencies"]
 
         def on(elem_id: str, event: str) -> int:
-            return next(d["id"] for d in all_ if d.get("backend_fn") and [ids[elem_id], event] in map(list, d["targets"]))
+            return next(
+                d["id"]
+                for d in all_
+                if d.get("backend_fn") and [ids[elem_id], event] in map(list, d["targets"])
+            )
 
         begins = on("try-zip", "upload")
         runs = next(d["id"] for d in all_ if d.get("trigger_after") == begins)
         opens = {ids[k] for k in ids if k and k.startswith("open-")}
-        entering = tuple((d["id"], len(d["inputs"])) for d in all_ if any(t[0] in opens for t in map(list, d["targets"])))
+        entering = tuple(
+            (d["id"], len(d["inputs"]))
+            for d in all_
+            if any(t[0] in opens for t in map(list, d["targets"]))
+        )
         named = {d["api_name"]: d["id"] for d in all_ if d.get("api_name")}
-        return Doors(begins, runs, on("train-start", "click"), on("train-fetch", "click"), named, entering)
+        return Doors(
+            begins, runs, on("train-start", "click"), on("train-fetch", "click"), named, entering
+        )
 
 
 class Stranger(Visitor):
     """Does all at once, again and again, and counts what came of it."""
 
-    def __init__(self, client: httpx.AsyncClient, handlers: Handlers, place: Any, seed: int, doors: Doors, config: dict[str, Any]):
+    def __init__(
+        self,
+        client: httpx.AsyncClient,
+        handlers: Handlers,
+        place: Any,
+        seed: int,
+        doors: Doors,
+        config: dict[str, Any],
+    ):
         super().__init__(client, handlers, place, seed)
-        self.doors, self.said, self.zip, self.pic = doors, Counter[str](), largest_zip(), base64.b64encode(picture(MEGAPIXELS - 0.1)).decode()
+        self.doors, self.said, self.zip, self.pic = (
+            doors,
+            Counter[str](),
+            largest_zip(),
+            base64.b64encode(picture(MEGAPIXELS - 0.1)).decode(),
+        )
 
     async def misbehave(self, seconds: float) -> None:
         until = time.monotonic() + seconds
@@ -146,7 +171,10 @@ class Stranger(Visitor):
             except (RuntimeError, httpx.HTTPError) as e:
                 self.said[
                     f"{name} refused"
-                    if "wait" in str(e) or "uploaded" in str(e) or "questions" in str(e) or "refused" in str(e)
+                    if "wait" in str(e)
+                    or "uploaded" in str(e)
+                    or "questions" in str(e)
+                    or "refused" in str(e)
                     else f"{name}: {e!r:.90}"
                 ] += 1
                 await asyncio.sleep(0.5)
@@ -157,23 +185,47 @@ class Stranger(Visitor):
 
     async def _views(self) -> None:
         for handler, values in self.doors.opens:
-            with contextlib.suppress(RuntimeError):  # a view that lacks what the browser would say answers with an error
+            with contextlib.suppress(
+                RuntimeError
+            ):  # a view that lacks what the browser would say answers with an error
                 await self._all(handler, [None] * values)
 
     async def _upload(self) -> None:
-        answer = await self.client.post("/gradio_api/upload", files={"files": ("mine.zip", self.zip)})
+        answer = await self.client.post(
+            "/gradio_api/upload", files={"files": ("mine.zip", self.zip)}
+        )
         if answer.status_code != 200:
             raise RuntimeError(f"refused: {answer.text}")
-        file = {"path": answer.json()[0], "orig_name": "mine.zip", "meta": {"_type": "gradio.FileData"}}
+        file = {
+            "path": answer.json()[0],
+            "orig_name": "mine.zip",
+            "meta": {"_type": "gradio.FileData"},
+        }
         await self._all(self.doors.zip_begins, [None, time.monotonic()])
         await self._all(self.doors.zip_runs, [file, None, time.monotonic()])
 
     async def _train(self) -> None:
-        await self._all(self.doors.train, [self.place.task, BOTH, MOST_RANK, TUNED, STEPS[1], BATCHES[-1], "all six", SHOTS[-1], 0, None])
+        await self._all(
+            self.doors.train,
+            [
+                self.place.task,
+                BOTH,
+                MOST_RANK,
+                TUNED,
+                STEPS[1],
+                BATCHES[-1],
+                "all six",
+                SHOTS[-1],
+                0,
+                None,
+            ],
+        )
 
     async def _blend(self) -> None:
         weight = round(random.uniform(-0.5, 1.5), 2)
-        await self._all(self.doors.named["blend"], [self.place.task, self.place.a, self.place.b, weight])
+        await self._all(
+            self.doors.named["blend"], [self.place.task, self.place.a, self.place.b, weight]
+        )
 
     async def _classify(self) -> None:
         await self._all(self.doors.named["classify"], [self.place.task, self.pic])
@@ -183,7 +235,20 @@ class Stranger(Visitor):
 
     async def _drags(self) -> None:
         weight = round(random.uniform(-0.5, 1.5) / 0.02) * 0.02
-        await self._all(self.handlers.move, [self.place.task, self.place.a, self.place.b, weight, "delta", False, None, "", 1000 * time.monotonic()])
+        await self._all(
+            self.handlers.move,
+            [
+                self.place.task,
+                self.place.a,
+                self.place.b,
+                weight,
+                "delta",
+                False,
+                None,
+                "",
+                1000 * time.monotonic(),
+            ],
+        )
         await self._all(self.handlers.rest, [None])
 
 
@@ -211,14 +276,21 @@ async def watched(server: psutil.Process, peak: list[float]) -> None:
         await asyncio.sleep(EXAMINED)
 
 
-async def crowd(url: str, server: psutil.Process, n: int, seconds: float, lab: Lab) -> tuple[Result, Visitor]:
+async def crowd(
+    url: str, server: psutil.Process, n: int, seconds: float, lab: Lab
+) -> tuple[Result, Visitor]:
     places = pairs(lab)
     pool = httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=2)
-    async with httpx.AsyncClient(base_url=url, timeout=httpx.Timeout(120, read=None), limits=pool) as client:
+    async with httpx.AsyncClient(
+        base_url=url, timeout=httpx.Timeout(120, read=None), limits=pool
+    ) as client:
         config = (await client.get("/config")).json()
         handlers, doors = Handlers.of(config), Doors.of(config)
         polite = Visitor(client, handlers, places[0], 0)
-        strangers = [Stranger(client, handlers, places[1 + i % (len(places) - 1)], i, doors, config) for i in range(n)]
+        strangers = [
+            Stranger(client, handlers, places[1 + i % (len(places) - 1)], i, doors, config)
+            for i in range(n)
+        ]
         try:
             for task in lab.tasks():  # all tasks are awake, as on a page that has been up for long
                 await client.post("/gradio_api/call/base", json={"data": [task]})
@@ -230,15 +302,36 @@ async def crowd(url: str, server: psutil.Process, n: int, seconds: float, lab: L
             await asyncio.gather(polite.stay(seconds), *(s.misbehave(seconds) for s in strangers))
             watcher.cancel()
             said = sum((s.said for s in strangers), Counter[str]())
-            waits = [float(np.percentile(x, p)) if x else float("nan") for x in (alone, polite.firsts) for p in (50, 95)]
-            return Result(n, seconds, start, peak[0], memory(server), *waits, polite.lost, 0, dict(sorted(said.items()))), polite
+            waits = [
+                float(np.percentile(x, p)) if x else float("nan")
+                for x in (alone, polite.firsts)
+                for p in (50, 95)
+            ]
+            return Result(
+                n,
+                seconds,
+                start,
+                peak[0],
+                memory(server),
+                *waits,
+                polite.lost,
+                0,
+                dict(sorted(said.items())),
+            ), polite
         finally:
             await asyncio.gather(*(v.leave() for v in (polite, *strangers)), return_exceptions=True)
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--visitors", type=int, default=10, help="how many do the worst they can (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--visitors",
+        type=int,
+        default=10,
+        help="how many do the worst they can (default: %(default)s)",
+    )
     p.add_argument("--seconds", type=float, default=120, help="for how long (default: %(default)s)")
     p.add_argument("--json", type=Path, help="write what was measured to this file")
     a = p.parse_args()
@@ -257,7 +350,11 @@ def main() -> int:
     print("\n".join(f"  {what}: {count}" for what, count in result.said.items()))
     if a.json:
         write_atomically(a.json, (json.dumps(asdict(result), indent=1) + "\n").encode())
-    return int(bool(result.wrong or result.lost or result.memory_peak - result.memory_start > limits.TEN_MB))
+    return int(
+        bool(
+            result.wrong or result.lost or result.memory_peak - result.memory_start > limits.TEN_MB
+        )
+    )
 
 
 if __name__ == "__main__":

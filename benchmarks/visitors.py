@@ -48,7 +48,11 @@ class Handlers:
         ids = {c["props"].get("elem_id"): c["id"] for c in config["components"]}
 
         def on(elem_id: str, event: str) -> int:
-            return next(d["id"] for d in config["dependencies"] if [ids[elem_id], event] in map(list, d["targets"]))
+            return next(
+                d["id"]
+                for d in config["dependencies"]
+                if [ids[elem_id], event] in map(list, d["targets"])
+            )
 
         def after(number: int) -> int:
             return next(d["id"] for d in config["dependencies"] if d.get("trigger_after") == number)
@@ -65,7 +69,12 @@ class Visitor:
     """
 
     def __init__(self, client: httpx.AsyncClient, handlers: Handlers, place: Blended, seed: int):
-        self.client, self.handlers, self.place, self.random = client, handlers, place, random.Random(seed)
+        self.client, self.handlers, self.place, self.random = (
+            client,
+            handlers,
+            place,
+            random.Random(seed),
+        )
         self.session = uuid.uuid4().hex
         self.shown: list[Shown] = []
         self.firsts: list[float] = []
@@ -79,7 +88,9 @@ class Visitor:
 
     async def come(self) -> None:
         """Open the view and wait for its first number on all images."""
-        self._tasks = [asyncio.create_task(follow) for follow in (self._follow(), self._rest(), self._fill())]
+        self._tasks = [
+            asyncio.create_task(follow) for follow in (self._follow(), self._rest(), self._fill())
+        ]
         await self._to(0.0)
         if not await self._settled(5 * PATIENCE):
             raise RuntimeError("the page gave no first number within five minutes")
@@ -88,7 +99,9 @@ class Visitor:
         """Drag to and fro for so long."""
         self.firsts, self.wholes, end = [], [], time.monotonic() + seconds
         while time.monotonic() < end:
-            async for _ in self._call(self.handlers.clear, [None]):  # so that no position of the drag is known before
+            async for _ in self._call(
+                self.handlers.clear, [None]
+            ):  # so that no position of the drag is known before
                 pass
             here, there = self._thumb[0], round(self.random.uniform(LOW, HIGH), 2)
             for i in range(1, STRIDES + 1):
@@ -100,7 +113,9 @@ class Visitor:
     async def _settled(self, seconds: float) -> bool:
         """Whether the number on all images came in time. Raises what a handler raised."""
         whole = asyncio.create_task(self._whole.wait())
-        done, _ = await asyncio.wait([whole, *self._tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(
+            [whole, *self._tasks], timeout=seconds, return_when=asyncio.FIRST_COMPLETED
+        )
         whole.cancel()
         for task in done - {whole}:
             task.result()
@@ -122,7 +137,10 @@ class Visitor:
             self._moved.clear()
             weight, since = self._thumb
             p, first = self.place, True
-            async for output in self._call(self.handlers.move, [p.task, p.a, p.b, weight, "delta", False, None, "", 1000 * time.monotonic()]):
+            async for output in self._call(
+                self.handlers.move,
+                [p.task, p.a, p.b, weight, "delta", False, None, "", 1000 * time.monotonic()],
+            ):
                 if self._saw(output) == weight and first:
                     self.firsts.append(time.monotonic() - since)
                     first = False
@@ -134,7 +152,11 @@ class Visitor:
             self._rested.clear()
             async for output in self._call(self.handlers.rest, [None]):
                 weight, since = self._thumb
-                if self._saw(output) == weight and self.shown[-1].n == self.shown[-1].total and not self._whole.is_set():
+                if (
+                    self._saw(output) == weight
+                    and self.shown[-1].n == self.shown[-1].total
+                    and not self._whole.is_set()
+                ):
                     self.wholes.append(time.monotonic() - since)
                     self._whole.set()
             self._idle.set()
@@ -160,7 +182,13 @@ class Visitor:
 
     async def _call(self, handler: int, data: list[Any]) -> AsyncIterator[list[Any]]:
         """What the server answers, each time whole. Raises RuntimeError for a refusal or an error."""
-        body = {"data": data, "fn_index": handler, "session_hash": self.session, "event_data": None, "trigger_id": None}
+        body = {
+            "data": data,
+            "fn_index": handler,
+            "session_hash": self.session,
+            "event_data": None,
+            "trigger_id": None,
+        }
         answer = await self.client.post("/gradio_api/queue/join", json=body)
         if answer.status_code != 200:
             raise RuntimeError(f"the server refused: {answer.text[:200]}")
@@ -174,7 +202,11 @@ class Visitor:
                 message = await self._messages[event].get()
                 output = (message.get("output") or {}).get("data")
                 if message["msg"] == "process_generating" and output:
-                    now = output if now is None else [apply_diff(old, diff) for old, diff in zip(now, output, strict=True)]
+                    now = (
+                        output
+                        if now is None
+                        else [apply_diff(old, diff) for old, diff in zip(now, output, strict=True)]
+                    )
                     yield now
                 if message["msg"] == "process_completed":
                     if not message["success"]:
@@ -188,9 +220,13 @@ class Visitor:
 
     async def _listen(self) -> None:
         while self._pending:
-            async with self.client.stream("GET", "/gradio_api/queue/data", params={"session_hash": self.session}) as stream:
+            async with self.client.stream(
+                "GET", "/gradio_api/queue/data", params={"session_hash": self.session}
+            ) as stream:
                 async for line in stream.aiter_lines():
-                    message = json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                    message = (
+                        json.loads(line.removeprefix("data:")) if line.startswith("data:") else {}
+                    )
                     if message.get("msg") == "close_stream":
                         break
                     if message.get("event_id"):

@@ -10,7 +10,16 @@ from copra_lab.merging.common import made
 from copra_lab.merging.sparse import keep_largest
 from copra_lab.models.sites import KINDS, site_of
 
-__all__ = ["PRESETS", "keep", "keep_best", "layers_of", "magnitudes", "preset", "sparsify", "sparsity"]
+__all__ = [
+    "PRESETS",
+    "keep",
+    "keep_best",
+    "layers_of",
+    "magnitudes",
+    "preset",
+    "sparsify",
+    "sparsity",
+]
 
 PRESETS = ("even", "odd", "low", "middle", "high")
 """Layers to keep: every other one, counted from 0 (the papers' "every-other" does not say which), or a third of them."""
@@ -29,11 +38,18 @@ def preset(name: str, layers: int) -> tuple[int, ...]:
         "middle": range(third, layers - third), "high": range(layers - third, layers),
     }  # fmt: skip
     if name not in kept:
-        raise ValueError(f"unknown preset {name!r}; choose from {', '.join(PRESETS)}, or give the numbers of the layers")
+        raise ValueError(
+            f"unknown preset {name!r}; choose from {', '.join(PRESETS)}, or give the numbers of the layers"
+        )
     return tuple(kept[name])
 
 
-def keep(adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "str | Iterable[str] | None" = None, tower: str = "vision") -> Adapter:
+def keep(
+    adapter: Adapter,
+    layers: "str | Iterable[int] | None" = None,
+    kinds: "str | Iterable[str] | None" = None,
+    tower: str = "vision",
+) -> Adapter:
     """The adapter with only these layers and kinds of site of one tower (None: all of them); the other tower's sites stay.
 
     ``layers``: numbers, or a preset, which counts the layers up to the adapter's last. ``kinds``: of q, k, v, out, fc1,
@@ -42,31 +58,55 @@ def keep(adapter: Adapter, layers: "str | Iterable[int] | None" = None, kinds: "
     have = layers_of(adapter, tower)
     if not have:
         raise ValueError(f"the adapter has no site in the {tower} tower")
-    chosen = preset(layers, max(have) + 1) if isinstance(layers, str) else have if layers is None else tuple(layers)
+    chosen = (
+        preset(layers, max(have) + 1)
+        if isinstance(layers, str)
+        else have
+        if layers is None
+        else tuple(layers)
+    )
     if not isinstance(layers, str) and (unknown := set(chosen) - set(have)):
-        raise ValueError(f"the adapter has no layer {sorted(unknown)[0]} in the {tower} tower; it has {', '.join(map(str, have))}")
+        raise ValueError(
+            f"the adapter has no layer {sorted(unknown)[0]} in the {tower} tower; it has {', '.join(map(str, have))}"
+        )
     kinds = KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
     own = {site_of(n)[2] for n in adapter.deltas if site_of(n)[0] == tower}
     if kinds != KINDS and (missing := [k for k in kinds if k not in own]):
-        raise ValueError(f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}")
-    kept = {n for n in adapter.deltas if (at := site_of(n))[0] != tower or (at[1] in chosen and at[2] in kinds)}
+        raise ValueError(
+            f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}"
+        )
+    kept = {
+        n
+        for n in adapter.deltas
+        if (at := site_of(n))[0] != tower or (at[1] in chosen and at[2] in kinds)
+    }
     if kept == set(adapter.deltas):
         return adapter
     deltas = {n: d for n, d in adapter.deltas.items() if n in kept}
-    return made("keep", deltas, [adapter], tower=tower, layers=sorted(map(int, chosen)), kinds=list(kinds))
+    return made(
+        "keep", deltas, [adapter], tower=tower, layers=sorted(map(int, chosen)), kinds=list(kinds)
+    )
 
 
-def keep_best(adapter: Adapter, worth: Mapping[int, float], count: int, tower: str = "vision") -> Adapter:
+def keep_best(
+    adapter: Adapter, worth: Mapping[int, float], count: int, tower: str = "vision"
+) -> Adapter:
     """The adapter with only the `count` layers of one tower that are worth most; of equals the lower. ``worth``: what each layer
     is worth, its Shapley value (``dict(zip(layers_of(adapter), exact(game, n).values))``, see `copra_lab.shapley.games`) or its
     size (`magnitudes`). Negate it to keep the worst. Raises ValueError for a count that the adapter does not have, and where
     a layer's worth is missing or not a finite number."""
     have = layers_of(adapter, tower)
     if not 0 <= count <= len(have):
-        raise ValueError(f"count must be 0 to {len(have)}, the layers of the adapter in the {tower} tower, got {count!r}")
+        raise ValueError(
+            f"count must be 0 to {len(have)}, the layers of the adapter in the {tower} tower, got {count!r}"
+        )
     if set(worth) != set(have) or not all(math.isfinite(v) for v in worth.values()):
-        raise ValueError(f"worth must give a finite number for each of the layers {', '.join(map(str, have))}, got {dict(worth)}")
-    return keep(adapter, sorted(have, key=lambda layer: (-worth[layer], layer))[:count], tower=tower)
+        raise ValueError(
+            f"worth must give a finite number for each of the layers {', '.join(map(str, have))}, got {dict(worth)}"
+        )
+    return keep(
+        adapter, sorted(have, key=lambda layer: (-worth[layer], layer))[:count], tower=tower
+    )
 
 
 def magnitudes(adapter: Adapter, tower: str = "vision") -> dict[int, float]:
@@ -79,7 +119,9 @@ def magnitudes(adapter: Adapter, tower: str = "vision") -> dict[int, float]:
     return {layer: math.sqrt(s) for layer, s in squares.items()}
 
 
-def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str = "adapter") -> Adapter:
+def sparsify(
+    adapter: Adapter, sparsity: float, of: str = "factors", within: str = "adapter"
+) -> Adapter:
     """The share `sparsity` of the entries that are smallest in magnitude set to zero.
 
     ``of``: "factors", the entries of A and of B, which is what is stored and shrinks; or "delta", those of ΔW = s·B·A
@@ -92,21 +134,40 @@ def sparsify(adapter: Adapter, sparsity: float, of: str = "factors", within: str
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be a share from 0 to 1, got {sparsity!r}")
     if of not in ("factors", "delta") or within not in ("adapter", "layer", "site"):
-        raise ValueError(f"expected of='factors' or 'delta' and within='adapter', 'layer' or 'site', got {of!r} and {within!r}")
+        raise ValueError(
+            f"expected of='factors' or 'delta' and within='adapter', 'layer' or 'site', got {of!r} and {within!r}"
+        )
     if sparsity == 0:
         return adapter
     groups: dict[object, list[str]] = {}
     for name in adapter.deltas:
-        groups.setdefault(0 if within == "adapter" else site_of(name)[:2] if within == "layer" else name, []).append(name)
+        groups.setdefault(
+            0 if within == "adapter" else site_of(name)[:2] if within == "layer" else name, []
+        ).append(name)
     kept: dict[str, LowRank] = {}
     for names in groups.values():
         own = {n: adapter.deltas[n] for n in names}
         if of == "delta":
-            kept |= {n: from_delta(x) for n, x in keep_largest({n: d.delta() for n, d in own.items()}, 1 - sparsity).items()}
+            kept |= {
+                n: from_delta(x)
+                for n, x in keep_largest(
+                    {n: d.delta() for n, d in own.items()}, 1 - sparsity
+                ).items()
+            }
         else:
-            a, b = (keep_largest({n: getattr(d, half) for n, d in own.items()}, 1 - sparsity) for half in "AB")
+            a, b = (
+                keep_largest({n: getattr(d, half) for n, d in own.items()}, 1 - sparsity)
+                for half in "AB"
+            )
             kept |= {n: LowRank(a[n], b[n], d.scale) for n, d in own.items()}
-    return made("sparsify", {n: kept[n] for n in adapter.deltas}, [adapter], sparsity=sparsity, entries=of, within=within)
+    return made(
+        "sparsify",
+        {n: kept[n] for n in adapter.deltas},
+        [adapter],
+        sparsity=sparsity,
+        entries=of,
+        within=within,
+    )
 
 
 def sparsity(adapter: Adapter) -> float:

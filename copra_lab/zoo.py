@@ -56,15 +56,27 @@ def _load(folder: Path, clip: Clip) -> Adapter:
 
 def shipped(task: str | None = None, folder: Path = FOLDER) -> tuple[Shipped, ...]:
     """What is shipped for `task` (None: for all), LoRA first: ``folder/task/label/``."""
-    found = sorted((f.parent for f in folder.glob(f"*/*/{CONFIG}")), key=lambda f: (f.parent.name, not f.name.startswith("lora"), f.name))
-    return tuple(Shipped(f.parent.name, _label(f.name), f) for f in found if task in (None, f.parent.name))
+    found = sorted(
+        (f.parent for f in folder.glob(f"*/*/{CONFIG}")),
+        key=lambda f: (f.parent.name, not f.name.startswith("lora"), f.name),
+    )
+    return tuple(
+        Shipped(f.parent.name, _label(f.name), f) for f in found if task in (None, f.parent.name)
+    )
 
 
 def shipped_prompts(task: str | None = None, folder: Path = PROMPTS) -> tuple[ShippedPrompt, ...]:
     """What is shipped for `task` (None: for all), CoOp first: ``folder/task/label/``."""
     order = ("coop", "pun", "pan", "pun+pan")
-    found = sorted((f.parent for f in folder.glob(f"*/*/{FILE}")), key=lambda f: (f.parent.name, *_rank(f.name, order)))
-    return tuple(ShippedPrompt(f.parent.name, _label(f.name), f) for f in found if task in (None, f.parent.name))
+    found = sorted(
+        (f.parent for f in folder.glob(f"*/*/{FILE}")),
+        key=lambda f: (f.parent.name, *_rank(f.name, order)),
+    )
+    return tuple(
+        ShippedPrompt(f.parent.name, _label(f.name), f)
+        for f in found
+        if task in (None, f.parent.name)
+    )
 
 
 def _rank(name: str, order: tuple[str, ...]) -> tuple[int, str]:
@@ -72,7 +84,14 @@ def _rank(name: str, order: tuple[str, ...]) -> tuple[int, str]:
     return (order.index(method) if method in order else len(order)), name
 
 
-WORDS = {"lora": "LoRA", "copra": "CopRA", "coop": "CoOp", "pun": "PUN", "pan": "PAN", "pun+pan": "PUN and PAN"}
+WORDS = {
+    "lora": "LoRA",
+    "copra": "CopRA",
+    "coop": "CoOp",
+    "pun": "PUN",
+    "pan": "PAN",
+    "pun+pan": "PUN and PAN",
+}
 
 
 def _label(name: str) -> str:

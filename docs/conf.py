@@ -18,7 +18,21 @@ from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parents[1]
 METHODS = ("lora", "copra", "merging", "pruning", "shapley", "prompts", "nemesis")
-REFERENCE = ("README", "clip", "tasks", "adapters", "training", "bench", "merge", "prune", "shapley", "prompts", "peft", "sweeps", "show")
+REFERENCE = (
+    "README",
+    "clip",
+    "tasks",
+    "adapters",
+    "training",
+    "bench",
+    "merge",
+    "prune",
+    "shapley",
+    "prompts",
+    "peft",
+    "sweeps",
+    "show",
+)
 MENU = {
     "Lessons": [f"lessons/{p.stem}" for p in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"))],
     "Methods": [f"docs/methods/{name}" for name in METHODS],
@@ -26,13 +40,24 @@ MENU = {
     "Reports": ["experiments/README", "benchmarks/README"],
 }
 
-SHOWN = [m for name in REFERENCE for m in re.findall(r"automodule:: (\S+)", (ROOT / f"docs/reference/{name}.md").read_text(encoding="utf-8"))]
+SHOWN = [
+    m
+    for name in REFERENCE
+    for m in re.findall(
+        r"automodule:: (\S+)", (ROOT / f"docs/reference/{name}.md").read_text(encoding="utf-8")
+    )
+]
 """The modules of the reference."""
 
 project, author, copyright = "copra-lab", "copra-lab contributors", "copra-lab contributors"
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
 root_doc = "lessons/README"
-include_patterns = ["lessons/README.md", "lessons/*.ipynb", "docs/*/*.md", *(f"{r}.md" for r in MENU["Reports"])]
+include_patterns = [
+    "lessons/README.md",
+    "lessons/*.ipynb",
+    "docs/*/*.md",
+    *(f"{r}.md" for r in MENU["Reports"]),
+]
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
@@ -62,7 +87,9 @@ def inline(self, node):
 
 def block(self, node):
     # On a phone a long equation is moved sideways, not cut.
-    self.body.append(f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{convert(node.astext(), display="block")}</div>')
+    self.body.append(
+        f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{convert(node.astext(), display="block")}</div>'
+    )
     raise nodes.SkipNode
 
 
@@ -72,7 +99,13 @@ def adapted(app, docname, source):
     source[0] = re.sub(r"\]\((exercises/\w+\.ipynb)\)", r"](path:\1)", source[0])
     if docname == root_doc:
         for caption, pages in MENU.items():
-            source[0] += "\n```{toctree}\n:hidden:\n:caption: " + caption + "\n" + "".join(f"/{p}\n" for p in pages) + "```\n"
+            source[0] += (
+                "\n```{toctree}\n:hidden:\n:caption: "
+                + caption
+                + "\n"
+                + "".join(f"/{p}\n" for p in pages)
+                + "```\n"
+            )
 
 
 def listed(app, what, name, obj, options, lines):
@@ -86,15 +119,25 @@ def listed(app, what, name, obj, options, lines):
     def code(found):
         word, call, glued = found.groups()
         home = None if word in arguments else place_of(word, name)
-        return (f":py:obj:`{word}{call} <{home}>`" if home else f"``{word}{call}``") + ("\\ " if glued else "")
+        return (f":py:obj:`{word}{call} <{home}>`" if home else f"``{word}{call}``") + (
+            "\\ " if glued else ""
+        )
 
-    text = re.sub(r"(?<![`:])`([A-Za-z_][\w.]*)((?:\([^`]*\))?)`(?!`)(?=(\w|\()?)", code, "\n".join(lines))
+    text = re.sub(
+        r"(?<![`:])`([A-Za-z_][\w.]*)((?:\([^`]*\))?)`(?!`)(?=(\w|\()?)", code, "\n".join(lines)
+    )
     text = re.sub(r"arXiv:(\d{4}\.\d{5})", r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", text)
     paragraphs = text.split("\n\n")
     for i, paragraph in enumerate(paragraphs):
-        first, *items = re.split(r"(?:(?<=[.;]) |\n|^)(?=``[^`]+``(?:(?:,| and) ``[^`]+``)*: )", paragraph)
+        first, *items = re.split(
+            r"(?:(?<=[.;]) |\n|^)(?=``[^`]+``(?:(?:,| and) ``[^`]+``)*: )", paragraph
+        )
         if items:
-            paragraphs[i] = "\n\n".join(filter(None, [first, "\n".join("* " + item.replace("\n", "\n  ") for item in items)]))
+            paragraphs[i] = "\n\n".join(
+                filter(
+                    None, [first, "\n".join("* " + item.replace("\n", "\n  ") for item in items)]
+                )
+            )
     lines[:] = "\n\n".join(paragraphs).split("\n")
 
 
@@ -131,13 +174,20 @@ def begun(app, error):
     )
     for page in out.rglob("*.html"):
         text = old = page.read_text(encoding="utf-8")
-        text = text.replace(' role="heading"><span class="caption-text">', ' role="heading" aria-level="2"><span class="caption-text">')
+        text = text.replace(
+            ' role="heading"><span class="caption-text">',
+            ' role="heading" aria-level="2"><span class="caption-text">',
+        )
         # What can be moved sideways must be reachable by keys.
         text = re.sub(r"<pre(?! tabindex)", '<pre tabindex="0"', text)
         text = re.sub(r'<div (?=class="(?:math|table-wrapper)\b)', '<div tabindex="0" ', text)
         # Sphinx writes the arguments of a long signature as definitions of nothing.
         text = re.sub(
-            r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>", lambda m: m[1].replace("<dd>", '<div style="margin-left: 2em">').replace("</dd>", "</div>"), text
+            r"<dl>\n((?:<dd>.*</dd>\n)+)</dl>",
+            lambda m: (
+                m[1].replace("<dd>", '<div style="margin-left: 2em">').replace("</dd>", "</div>")
+            ),
+            text,
         )
         if text != old:
             page.write_text(text, encoding="utf-8")
@@ -146,10 +196,17 @@ def begun(app, error):
 def setup(app):
     # Browsers set MathML by themselves; Sphinx's own ways load a script from elsewhere or need LaTeX.
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
-    analyzer = ModuleAnalyzer.for_module("copra_lab.training.fitting")  # of `fit` every setting is to be seen, not what type checkers are told
+    analyzer = ModuleAnalyzer.for_module(
+        "copra_lab.training.fitting"
+    )  # of `fit` every setting is to be seen, not what type checkers are told
     analyzer.analyze()
     analyzer.overloads.clear()
     app.connect("source-read", adapted)
     app.connect("autodoc-process-docstring", listed)
-    app.connect("autodoc-process-signature", lambda app, what, name, obj, *_: ("", None) if getattr(obj, "_is_protocol", False) else None)
+    app.connect(
+        "autodoc-process-signature",
+        lambda app, what, name, obj, *_: (
+            ("", None) if getattr(obj, "_is_protocol", False) else None
+        ),
+    )
     app.connect("build-finished", begun)

@@ -21,7 +21,10 @@ Save = Callable[[str, Figure], str]
 """(name, figure) → the Markdown that shows it."""
 
 
-def gather(rows: Iterable[dict[str, str]], column: Callable[[dict[str, str]], str | None] = lambda r: r["setting"]) -> Cells:
+def gather(
+    rows: Iterable[dict[str, str]],
+    column: Callable[[dict[str, str]], str | None] = lambda r: r["setting"],
+) -> Cells:
     """The accuracies of `rows`; those for which `column` is None are left out."""
     out: Cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
@@ -51,12 +54,21 @@ def difference(cells: Cells, column: str, one: str, other: str) -> str:
 
 
 def table(
-    cells: Cells, columns: Sequence[str], heads: Sequence[str] | None = None, differences: Iterable[tuple[str, str]] = (("copra", "lora"),)
+    cells: Cells,
+    columns: Sequence[str],
+    heads: Sequence[str] | None = None,
+    differences: Iterable[tuple[str, str]] = (("copra", "lora"),),
 ) -> str:
     """Means over tasks, a row a method, and how far the first is from the second of each pair of `differences` that is there."""
     methods = [m for m in NAMES if (m, columns[0]) in cells]
-    lines = ["| " + " | ".join(("mean over tasks, %", *(heads or columns))) + " |", "|---" * (len(columns) + 1) + "|"]
-    lines += ["| " + " | ".join((NAMES[m], *(f"{100 * mean(cells[m, c]):.1f}" for c in columns))) + " |" for m in methods]
+    lines = [
+        "| " + " | ".join(("mean over tasks, %", *(heads or columns))) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    lines += [
+        "| " + " | ".join((NAMES[m], *(f"{100 * mean(cells[m, c]):.1f}" for c in columns))) + " |"
+        for m in methods
+    ]
     for one, other in differences:
         if {one, other} <= set(methods):
             gaps = " | ".join(difference(cells, c, one, other) for c in columns)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
-from copra_lab.sweeps.runs import Run, chosen, train_all, trained
-from copra_lab.tasks.task import load_task, task_names
-from copra_lab.training.dropping import DROPPINGS
+from copra_lab.adapters import Adapter
+from copra_lab.bench import Bench
+from copra_lab.models import Clip, load_clip
+from copra_lab.sweeps import Run, trained
+from copra_lab.sweeps.runs import chosen, train_all
+from copra_lab.tasks import load_task, task_names
+from copra_lab.training import DROPPINGS
 from copra_lab.utils.devices import cores
 from copra_lab.utils.files import csv_bytes, write_atomically
 from copra_lab.utils.statistics import Accuracy
@@ -55,9 +55,16 @@ WRITTEN = {
 """Script → the files that it writes under ``results/``; beside them there is only `tasks.csv`, which ``recipes/adapters.py`` writes."""
 
 
-def headline(tasks: Sequence[str], methods: Iterable[str] = METHODS, seeds: int | None = None) -> list[Run]:
+def headline(
+    tasks: Sequence[str], methods: Iterable[str] = METHODS, seeds: int | None = None
+) -> list[Run]:
     """The runs that most experiments share."""
-    return [chosen(t, s, METHODS[m]) for m in methods for t in tasks for s in range(seeds or SEEDS.get(m, 3))]
+    return [
+        chosen(t, s, METHODS[m])
+        for m in methods
+        for t in tasks
+        for s in range(seeds or SEEDS.get(m, 3))
+    ]
 
 
 def reported() -> list[str]:
@@ -73,20 +80,35 @@ def pairs(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
     return [(a, b) for g in groups.values() for a, b in zip(g, [*g[1:], g[0]], strict=True)]
 
 
-def arguments(about: str, tasks: bool = True, methods: Collection[str] = (), jobs: bool = True) -> argparse.ArgumentParser:
+def arguments(
+    about: str, tasks: bool = True, methods: Collection[str] = (), jobs: bool = True
+) -> argparse.ArgumentParser:
     """The options that an experiment takes of those that several have; ``methods``: those of which it can be asked for some."""
-    p = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where what was trained is kept")
+    p = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--work",
+        type=Path,
+        default=user_cache_path("copra-lab") / "experiments",
+        help="where what was trained is kept",
+    )
     if tasks:
         p.add_argument("--tasks", nargs="+", help="only these (and print, write nothing)")
     if methods:
-        p.add_argument("--methods", nargs="+", choices=methods, help="only these (and print, write nothing)")
+        p.add_argument(
+            "--methods", nargs="+", choices=methods, help="only these (and print, write nothing)"
+        )
     if jobs:
-        p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
+        p.add_argument(
+            "--jobs", type=int, default=cores(), help="trainings side by side, one core each"
+        )
     return p
 
 
-def adapters(runs: Sequence[Run], work: Path, jobs: int) -> tuple[Clip, dict[Run, Adapter], dict[Run, float]]:
+def adapters(
+    runs: Sequence[Run], work: Path, jobs: int
+) -> tuple[Clip, dict[Run, Adapter], dict[Run, float]]:
     """Every run trained, from `work` where it is there already: the CLIP, the adapters, and the seconds each took."""
     train_all(runs, work, jobs)
     clip = load_clip()
@@ -109,7 +131,13 @@ NARROWING = ("tasks", "methods", "seeds", "quick")
 """Options that leave a part of an experiment out."""
 
 
-def finish(a: argparse.Namespace, name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> None:
+def finish(
+    a: argparse.Namespace,
+    name: str,
+    columns: Sequence[str],
+    rows: Iterable[dict],
+    base: str | None = None,
+) -> None:
     """`write`, or print where an option left anything out: what is under ``results/`` is whole."""
     if any(getattr(a, option, None) for option in NARROWING):
         print(name, file=sys.stderr)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from common import METHODS, adapters, arguments, finish, headline, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.bench.bench import Bench
+from copra_lab.bench import Bench
 from copra_lab.sweeps.runs import chosen
+from copra_lab.tasks import Task, load_task
 from copra_lab.tasks.emoji import corruptions as nu
-from copra_lab.tasks.task import Task, load_task
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
 CORRUPTIONS = {
@@ -24,14 +24,26 @@ CORRUPTIONS = {
 def corrupted(task: Task, how: str) -> Task:
     """`task` with its test images corrupted, each by its own seed."""
     images = task.test.images.permute(0, 3, 1, 2).float() / 255
-    return replace(task, test=replace(task.test, images=nu.to_bytes(CORRUPTIONS[how](images, nu.generators(range(len(images)))))))
+    return replace(
+        task,
+        test=replace(
+            task.test,
+            images=nu.to_bytes(CORRUPTIONS[how](images, nu.generators(range(len(images))))),
+        ),
+    )
 
 
 def main() -> None:
     a = arguments(__doc__, methods=METHODS).parse_args()
     tasks, methods = a.tasks or reported(), a.methods or METHODS
     runs = headline(tasks, methods, seeds=3)
-    halves = [chosen(t, s, METHODS[m], part="base") for t in tasks for m in methods for s in range(3) if len(load_task(t).classes) > 3]
+    halves = [
+        chosen(t, s, METHODS[m], part="base")
+        for t in tasks
+        for m in methods
+        for s in range(3)
+        if len(load_task(t).classes) > 3
+    ]
     clip, found, _ = adapters(runs + halves, a.work, a.jobs)
     rows = []
     for t in tqdm(tasks, desc="tasks"):

@@ -4,7 +4,7 @@ and the baselines (of these the ends and the middle): ``python experiments/lines
 from common import METHODS, adapters, arguments, bench, finish, headline, pairs, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.merging.linear import SPACES
+from copra_lab.merging import SPACES
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "space")
 WEIGHTS = (0.0, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)
@@ -20,8 +20,13 @@ def main() -> None:
         weights = WEIGHTS if one.method in ("lora", "copra") else (0.0, 0.5, 1.0)
         points = [(space, w) for space in SPACES for w in weights]
         # All at once: what both lines share, their ends, is computed once.
-        accuracies = benches[one.task].accuracies([SPACES[space](found[one], found[two], w) for space, w in points])
-        rows += [row(one, w, x, space=space) | {"seed": f"{one.seed}-{two.seed}"} for (space, w), x in zip(points, accuracies, strict=True)]
+        accuracies = benches[one.task].accuracies(
+            [SPACES[space](found[one], found[two], w) for space, w in points]
+        )
+        rows += [
+            row(one, w, x, space=space) | {"seed": f"{one.seed}-{two.seed}"}
+            for (space, w), x in zip(points, accuracies, strict=True)
+        ]
     finish(a, "lines.csv", COLUMNS, rows)
 
 

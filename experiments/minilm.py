@@ -22,15 +22,14 @@ from torch.func import functional_call
 from torch.nn.utils import parametrize
 from tqdm.auto import tqdm
 
-from copra_lab.adapters import load_adapter, save_adapter
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.merging.linear import average_factors, interpolate
-from copra_lab.methods.lora import Attached, LoRA
-from copra_lab.models.sites import Site, hf_name
+from copra_lab.adapters import Adapter, load_adapter, save_adapter
+from copra_lab.merging import average_factors, interpolate
+from copra_lab.methods import Attached, LoRA
+from copra_lab.models import Site, hf_name
 from copra_lab.pruning import PRESETS, keep, sparsify
 from copra_lab.tasks.emoji.concepts import concepts
 from copra_lab.tasks.emoji.selection import rank
-from copra_lab.training.dropping import drawn, group
+from copra_lab.training import drawn, group
 from copra_lab.utils.rng import generator
 from copra_lab.utils.statistics import Accuracy
 
@@ -70,7 +69,18 @@ def sites(model: nn.Module) -> tuple[Site, ...]:
         kind = {"query": "q", "key": "k", "value": "v"}.get(name.rpartition(".")[2])
         if kind and ".layer." in name:
             layer = int(name.split(".layer.")[1].split(".")[0])
-            found.append(Site(hf_name("text", layer, kind), "text", layer, kind, name, "weight", 0, *module.weight.shape))
+            found.append(
+                Site(
+                    hf_name("text", layer, kind),
+                    "text",
+                    layer,
+                    kind,
+                    name,
+                    "weight",
+                    0,
+                    *module.weight.shape,
+                )
+            )
     return tuple(found)
 
 
@@ -103,7 +113,9 @@ def data() -> tuple[dict[str, Names], Names]:
         t = tokenizer(texts, padding=True, return_tensors="pt")
         return Names(t["input_ids"], t["attention_mask"], torch.tensor(labels))
 
-    split = {p: encode([n for n, _ in rows], [label for _, label in rows]) for p, rows in parts.items()}
+    split = {
+        p: encode([n for n, _ in rows], [label for _, label in rows]) for p, rows in parts.items()
+    }
     return split, encode(kinds, list(range(len(kinds))))
 
 
@@ -114,7 +126,9 @@ def accuracy(adapter: Adapter, split: str = "test") -> Accuracy:
     weights = {}
     for s in sites(model):
         if s.name in adapter.deltas:
-            weights[f"{s.module}.weight"] = params[f"{s.module}.weight"] + adapter.deltas[s.name].delta()
+            weights[f"{s.module}.weight"] = (
+                params[f"{s.module}.weight"] + adapter.deltas[s.name].delta()
+            )
     names = parts[split]
     f, text = (functional_call(model, weights, (x.tokens, x.mask)) for x in (names, kinds))
     hits = (f @ text.T).argmax(-1) == names.labels
@@ -123,7 +137,10 @@ def accuracy(adapter: Adapter, split: str = "test") -> Accuracy:
 
 def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
     """Cross-entropy over the kinds' names, both encoded by the model that learns."""
-    key = hashlib.blake2b(json.dumps([method, seed, lr, SHOTS, BATCH, STEPS, LORA_RANK, SCALE]).encode(), digest_size=6).hexdigest()
+    key = hashlib.blake2b(
+        json.dumps([method, seed, lr, SHOTS, BATCH, STEPS, LORA_RANK, SCALE]).encode(),
+        digest_size=6,
+    ).hexdigest()
     place = work / f"minilm-{method}-{seed}-{key}"
     if (place / "adapter_model.safetensors").exists():
         return load_adapter(place)
@@ -140,15 +157,25 @@ def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
             continue
         rows = torch.randperm(len(train.labels), generator=g)[:BATCH]
         optimiser.param_groups[0]["lr"] = lr * 0.5 * (1 + math.cos(math.pi * step / STEPS))
-        attached.activate([s for names, on in zip(units.values(), draw.on, strict=True) if on for s in names])
+        attached.activate(
+            [s for names, on in zip(units.values(), draw.on, strict=True) if on for s in names]
+        )
         attached.drop_inputs(draw.dropout, g)
-        longest = int(train.mask[rows].sum(1).max())  # padding beyond it changes nothing and costs time
+        longest = int(
+            train.mask[rows].sum(1).max()
+        )  # padding beyond it changes nothing and costs time
         with parametrize.cached():
-            logits = SCALE * model(train.tokens[rows, :longest], train.mask[rows, :longest]) @ model(kinds.tokens, kinds.mask).T
+            logits = (
+                SCALE
+                * model(train.tokens[rows, :longest], train.mask[rows, :longest])
+                @ model(kinds.tokens, kinds.mask).T
+            )
             optimiser.zero_grad(set_to_none=True)
             F.cross_entropy(logits, train.labels[rows]).backward()
         optimiser.step()
-    adapter = attached.adapter("", {"base": "all-MiniLM-L6-v2", "method": method, "seed": seed, "lr": lr, "steps": STEPS})
+    adapter = attached.adapter(
+        "", {"base": "all-MiniLM-L6-v2", "method": method, "seed": seed, "lr": lr, "steps": STEPS}
+    )
     save_adapter(adapter, place)
     return adapter
 
@@ -173,12 +200,19 @@ def measured(method: str, lr: float, found: dict[int, Adapter]) -> list[dict]:
     for s, x in found.items():
         rows += [row(s, "alone", accuracy(x, split), split) for split in ("val", "test")]
         y = found[(s + 1) % len(found)]
-        rows.append(row(f"{s}-{(s + 1) % len(found)}", "middle, ΔW", accuracy(interpolate(x, y, 0.5))))
-        rows.append(row(f"{s}-{(s + 1) % len(found)}", "middle, factors", accuracy(average_factors([x, y]))))
+        rows.append(
+            row(f"{s}-{(s + 1) % len(found)}", "middle, ΔW", accuracy(interpolate(x, y, 0.5)))
+        )
+        rows.append(
+            row(f"{s}-{(s + 1) % len(found)}", "middle, factors", accuracy(average_factors([x, y])))
+        )
         if lr == HEADLINE:
             rows += [row(s, f"layers {p}", accuracy(keep(x, p, tower="text"))) for p in PRESETS]
             rows += [row(s, f"only {k}", accuracy(keep(x, kinds=k, tower="text"))) for k in "qkv"]
-            rows += [row(s, f"{sparsity:.0%} sparse", accuracy(sparsify(x, sparsity))) for sparsity in (0.5, 0.8, 0.9, 0.95)]
+            rows += [
+                row(s, f"{sparsity:.0%} sparse", accuracy(sparsify(x, sparsity)))
+                for sparsity in (0.5, 0.8, 0.9, 0.95)
+            ]
     return rows
 
 
@@ -194,12 +228,28 @@ def main() -> None:
     jobs = Parallel(a.jobs, return_as="generator")(delayed(fit)(*p, a.work) for p in plan)
     found = dict(zip(plan, tqdm(jobs, total=len(plan), desc="trainings"), strict=True))
     rows = [
-        {"task": "minilm", "method": "none", "seed": "", "setting": "alone", "n": z.n, "accuracy": round(z.value, 4), "lr": "", "split": "test"}
+        {
+            "task": "minilm",
+            "method": "none",
+            "seed": "",
+            "setting": "alone",
+            "n": z.n,
+            "accuracy": round(z.value, 4),
+            "lr": "",
+            "split": "test",
+        }
         for z in [accuracy(Adapter({}))]
     ]
-    groups = {(m, lr): {s: x for (m_, s, lr_), x in found.items() if (m_, lr_) == (m, lr)} for m, _, lr in plan}
+    groups = {
+        (m, lr): {s: x for (m_, s, lr_), x in found.items() if (m_, lr_) == (m, lr)}
+        for m, _, lr in plan
+    }
     parallel = Parallel(a.jobs, return_as="generator")
-    for part in tqdm(parallel(delayed(measured)(m, lr, own) for (m, lr), own in groups.items()), total=len(groups), desc="measuring"):
+    for part in tqdm(
+        parallel(delayed(measured)(m, lr, own) for (m, lr), own in groups.items()),
+        total=len(groups),
+        desc="measuring",
+    ):
         rows += part
     finish(a, "minilm.csv", COLUMNS, rows, "all-MiniLM-L6-v2")
 

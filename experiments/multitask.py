@@ -8,12 +8,17 @@ import torch
 from common import adapters, arguments, bench, finish, headline, row
 from tqdm.auto import tqdm
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.merging.linear import average_factors, task_arithmetic
-from copra_lab.merging.sparse import dare, ties
-from copra_lab.merging.spectral import truncate
+from copra_lab.adapters import Adapter
+from copra_lab.merging import average_factors, dare, task_arithmetic, ties, truncate
 
-TASKS = ("things-shadows", "things-sketch", "travel-solarised", "faces-noise", "people-occluded", "symbols-waves")
+TASKS = (
+    "things-shadows",
+    "things-sketch",
+    "travel-solarised",
+    "faces-noise",
+    "people-occluded",
+    "symbols-waves",
+)
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "scale")
 
@@ -44,12 +49,22 @@ def main() -> None:
     for method in methods:
         for seed in range(3):
             own = [r for r in runs if r.method == method and r.seed == seed]
-            rows += [row(r, "each its own", benches[r.task, "test"].accuracy(found[r])) for r in own]
+            rows += [
+                row(r, "each its own", benches[r.task, "test"].accuracy(found[r])) for r in own
+            ]
             rows += [row(r, "none", benches[r.task, "test"].accuracy()) for r in own]
             for name, merge in tqdm(MERGES.items(), desc=f"{method} {seed}", leave=False):
                 merged = {s: merge([found[r] for r in own], s) for s in SCALES}
-                best = max(SCALES, key=lambda s: np.mean([benches[t, "val"].accuracy(merged[s]).value for t in tasks]))
-                rows += [row(r, name, benches[r.task, "test"].accuracy(merged[best]), scale=best) for r in own]
+                best = max(
+                    SCALES,
+                    key=lambda s: np.mean(
+                        [benches[t, "val"].accuracy(merged[s]).value for t in tasks]
+                    ),
+                )
+                rows += [
+                    row(r, name, benches[r.task, "test"].accuracy(merged[best]), scale=best)
+                    for r in own
+                ]
     finish(a, "multitask.csv", COLUMNS, rows)
 
 

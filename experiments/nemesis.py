@@ -21,15 +21,13 @@ from common import DEVELOPMENT, arguments, bench, finish, reported
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from copra_lab.bench.bench import Bench
-from copra_lab.bench.prompt_survey import survey
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
-from copra_lab.prompts.nemesis import Nemesis
-from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
-from copra_lab.sweeps.runs import PromptRun, train_all, trained
-from copra_lab.tasks.task import load_task
-from copra_lab.training.fitting import Step, fit
+from copra_lab.bench import Bench, survey
+from copra_lab.models import Clip, load_clip
+from copra_lab.prompts import VPT, CoOp, Nemesis, SoftPrompt
+from copra_lab.sweeps import PromptRun, trained
+from copra_lab.sweeps.runs import train_all
+from copra_lab.tasks import load_task
+from copra_lab.training import Step, fit
 from copra_lab.utils.statistics import Accuracy
 
 PARTS = ("tune", "few-shot", "noise", "new", "epochs", "survey", "visual")
@@ -55,9 +53,13 @@ GRID: dict[str, list[dict]] = {
 FINER: dict[str, list[dict]] = {
     "coop": [{"lr": lr} for lr in (2e-2, 3e-2, 7e-2, 1e-1)],
     "pun": [{"lr": lr, "penalty": Nemesis(1.0, w)} for lr in (1e-2, 2e-2) for w in (0.1, 1.0)],
-    "pan": [{"lr": 1e-2, "penalty": Nemesis(0.0, 2.0, tau=t, samples=n)} for t, n in ((0.1, 1), (0.9, 1), (0.5, 4), (0.1, 4))],
+    "pan": [
+        {"lr": 1e-2, "penalty": Nemesis(0.0, 2.0, tau=t, samples=n)}
+        for t, n in ((0.1, 1), (0.9, 1), (0.5, 4), (0.1, 4))
+    ],
     "pun+pan": [
-        {"lr": 1e-2, "penalty": Nemesis(b, 2.0, tau=t, samples=n)} for b, t, n in ((0.25, 0.5, 1), (0.75, 0.5, 1), (0.5, 0.1, 1), (0.5, 0.5, 4))
+        {"lr": 1e-2, "penalty": Nemesis(b, 2.0, tau=t, samples=n)}
+        for b, t, n in ((0.25, 0.5, 1), (0.75, 0.5, 1), (0.5, 0.1, 1), (0.5, 0.5, 4))
     ],
 }
 """As many again around the best of `GRID`: rates and A, and then τ, N and β."""
@@ -79,7 +81,14 @@ COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
 
 
 def row(run: PromptRun, prompt: SoftPrompt, accuracy: Accuracy, **more: object) -> dict:
-    own = {"task": run.task, "method": run.method, "seed": run.seed, "setting": run.shots, "n": accuracy.n, "accuracy": round(accuracy.value, 4)}
+    own = {
+        "task": run.task,
+        "method": run.method,
+        "seed": run.seed,
+        "setting": run.shots,
+        "n": accuracy.n,
+        "accuracy": round(accuracy.value, 4),
+    }
     return own | {"norm": round(float(prompt.norms().mean()), 3)} | more
 
 
@@ -105,7 +114,9 @@ def chosen(task: str, method: str, seed: int, **more: Any) -> PromptRun:
 
 
 def runs(tasks: list[str], methods: Sequence[str] = METHODS, **more: Any) -> list[PromptRun]:
-    return [chosen(t, m, s, **more) for t in tasks for s in range(SEEDS) for m in methods]  # what has the same images, in a row
+    return [
+        chosen(t, m, s, **more) for t in tasks for s in range(SEEDS) for m in methods
+    ]  # what has the same images, in a row
 
 
 def noise(tasks: list[str]) -> list[PromptRun]:
@@ -117,12 +128,17 @@ def few_shot(tasks: list[str]) -> list[PromptRun]:
     return [r for shots in SHOTS for r in runs(tasks, shots=shots)]
 
 
-def both_halves(run: PromptRun, prompt: SoftPrompt, benches: dict[str, tuple[Bench, Bench]]) -> list[dict]:
+def both_halves(
+    run: PromptRun, prompt: SoftPrompt, benches: dict[str, tuple[Bench, Bench]]
+) -> list[dict]:
     base, other = (b.accuracy(prompt=prompt) for b in benches[run.task])
     middle = 2 * base.value * other.value / max(1e-9, base.value + other.value)
     named = {"base": base, "new": other}
     rows = [row(run, prompt, a, setting=what) for what, a in named.items()]
-    return [*rows, rows[0] | {"setting": "harmonic", "n": base.n + other.n, "accuracy": round(middle, 4)}]
+    return [
+        *rows,
+        rows[0] | {"setting": "harmonic", "n": base.n + other.n, "accuracy": round(middle, 4)},
+    ]
 
 
 def followed(run: PromptRun) -> list[dict]:
@@ -131,8 +147,20 @@ def followed(run: PromptRun) -> list[dict]:
 
     def look(step: Step) -> None:
         if step.validation is not None:
-            about = {"task": run.task, "method": run.method, "seed": run.seed, "setting": step.step, "n": len(task.test)}
-            rows.append(about | {"accuracy": round(step.validation, 4), "norm": round(float(np.mean(step.norms)), 4)})
+            about = {
+                "task": run.task,
+                "method": run.method,
+                "seed": run.seed,
+                "setting": step.step,
+                "n": len(task.test),
+            }
+            rows.append(
+                about
+                | {
+                    "accuracy": round(step.validation, 4),
+                    "norm": round(float(np.mean(step.norms)), 4),
+                }
+            )
 
     fit(
         load_clip(), replace(task, val=task.test), run.prompt, penalty=run.penalty, seed=run.seed, steps=run.steps, lr=run.lr, batch=run.batch,
@@ -165,8 +193,14 @@ def main() -> None:
     more = (*COLUMNS, "norm")
     if "tune" in a.parts:
         val = {t: bench(clip, t, "val") for t in DEVELOPMENT}
-        rows = [row(r, x, val[r.task].accuracy(prompt=x), **settings(r)) for r, x in found(tune(), clip, a)]
-        out["nemesis_tuning.csv"] = (*more, "lr", "steps", "beta", "weight", "tau", "samples", "begins"), rows
+        rows = [
+            row(r, x, val[r.task].accuracy(prompt=x), **settings(r))
+            for r, x in found(tune(), clip, a)
+        ]
+        out["nemesis_tuning.csv"] = (
+            (*more, "lr", "steps", "beta", "weight", "tau", "samples", "begins"),
+            rows,
+        )
     test = {t: bench(clip, t, "test") for t in tasks}
 
     def measured(runs: list[PromptRun]) -> list[dict]:
@@ -174,24 +208,73 @@ def main() -> None:
 
     if "few-shot" in a.parts:
         words = [(t, test[t].accuracy()) for t in tasks]
-        rows = [{"task": t, "method": "zero-shot", "seed": "", "setting": 0, "n": z.n, "accuracy": round(z.value, 4)} for t, z in words]
+        rows = [
+            {
+                "task": t,
+                "method": "zero-shot",
+                "seed": "",
+                "setting": 0,
+                "n": z.n,
+                "accuracy": round(z.value, 4),
+            }
+            for t, z in words
+        ]
         out["nemesis.csv"] = more, rows + measured(few_shot(tasks))
     if "noise" in a.parts:
         out["nemesis_noise.csv"] = more, measured(noise(tasks))
     if "new" in a.parts:
-        halves = {t: tuple(Bench(clip, half) for half in load_task(t).base_and_new()) for t in tasks}
-        out["nemesis_new.csv"] = more, [line for r, x in tqdm(found(runs(tasks, part="base"), clip, a)) for line in both_halves(r, x, halves)]
+        halves = {
+            t: tuple(Bench(clip, half) for half in load_task(t).base_and_new()) for t in tasks
+        }
+        out["nemesis_new.csv"] = (
+            more,
+            [
+                line
+                for r, x in tqdm(found(runs(tasks, part="base"), clip, a))
+                for line in both_halves(r, x, halves)
+            ],
+        )
     if "epochs" in a.parts:
         parallel = Parallel(a.jobs, return_as="generator")
         todo = runs(tasks)
-        out["nemesis_epochs.csv"] = more, [line for lines in tqdm(parallel(delayed(followed)(r) for r in todo), total=len(todo)) for line in lines]
+        out["nemesis_epochs.csv"] = (
+            more,
+            [
+                line
+                for lines in tqdm(parallel(delayed(followed)(r) for r in todo), total=len(todo))
+                for line in lines
+            ],
+        )
     if "survey" in a.parts:
         both = {t: {"val": bench(clip, t, "val"), "test": test[t]} for t in tasks}
-        todo = [r for r in few_shot(tasks) if r.method == "coop"] + [r for r in noise(tasks) if r.method == "coop"]
-        rows = [line for r, x in tqdm(found(todo, clip, a), desc="surveys") for line in corrupted(r, x, both[r.task])]
-        out["lownorm.csv"] = ("task", "shots", "seed", "kind", "position", "factor", "split", "begins", "norm", "delta", "p"), rows
+        todo = [r for r in few_shot(tasks) if r.method == "coop"] + [
+            r for r in noise(tasks) if r.method == "coop"
+        ]
+        rows = [
+            line
+            for r, x in tqdm(found(todo, clip, a), desc="surveys")
+            for line in corrupted(r, x, both[r.task])
+        ]
+        out["lownorm.csv"] = (
+            (
+                "task",
+                "shots",
+                "seed",
+                "kind",
+                "position",
+                "factor",
+                "split",
+                "begins",
+                "norm",
+                "delta",
+                "p",
+            ),
+            rows,
+        )
     if "visual" in a.parts:
-        todo = runs([t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=200, batch=16, views=0)
+        todo = runs(
+            [t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=200, batch=16, views=0
+        )
         out["nemesis_visual.csv"] = more, measured(todo)
     for name, (columns, rows) in out.items():
         finish(a, name, columns, rows)

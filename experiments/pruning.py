@@ -4,7 +4,7 @@
 from common import METHODS, adapters, arguments, bench, finish, headline, reported, row
 from tqdm.auto import tqdm
 
-from copra_lab.adapters.adapter import NONE
+from copra_lab.adapters import NONE
 from copra_lab.pruning import PRESETS, keep, sparsify
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
@@ -19,12 +19,19 @@ def main() -> None:
     structured, unstructured = [], []
     for run, adapter in tqdm(found.items(), desc="pruning"):
         parts = (
-            {"all": adapter, "none": NONE} | {f"layers {p}": keep(adapter, p) for p in PRESETS} | {f"only {k}": keep(adapter, kinds=k) for k in "qkv"}
+            {"all": adapter, "none": NONE}
+            | {f"layers {p}": keep(adapter, p) for p in PRESETS}
+            | {f"only {k}": keep(adapter, kinds=k) for k in "qkv"}
         )
-        sparse = {(of, s): sparsify(adapter, s, of) for of in ("factors", "delta") for s in SPARSITIES}
+        sparse = {
+            (of, s): sparsify(adapter, s, of) for of in ("factors", "delta") for s in SPARSITIES
+        }
         accuracies = benches[run.task].accuracies([*parts.values(), *sparse.values()])
         structured += [row(run, setting, x) for setting, x in zip(parts, accuracies, strict=False)]
-        unstructured += [row(run, s, x, entries=of) for (of, s), x in zip(sparse, accuracies[len(parts) :], strict=True)]
+        unstructured += [
+            row(run, s, x, entries=of)
+            for (of, s), x in zip(sparse, accuracies[len(parts) :], strict=True)
+        ]
     finish(a, "structured.csv", COLUMNS, structured)
     finish(a, "unstructured.csv", (*COLUMNS, "entries"), unstructured)
 

@@ -7,8 +7,8 @@ from common import METHODS, adapters, arguments, bench, finish, pairs, row
 from sklearn.manifold import TSNE
 from tqdm.auto import tqdm
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.merging.linear import average_factors, interpolate
+from copra_lab.adapters import Adapter
+from copra_lab.merging import average_factors, interpolate
 from copra_lab.pruning import keep, sparsify
 from copra_lab.sweeps.runs import chosen
 
@@ -25,25 +25,56 @@ def vector(adapter: Adapter) -> np.ndarray:
 def main() -> None:
     a = arguments(__doc__).parse_args()
     tasks = a.tasks or TASKS
-    runs = [chosen(t, s, METHODS[m], lr=lr) for t in tasks for lr in RATES for m in ("lora", "copra") for s in range(SEEDS)]
+    runs = [
+        chosen(t, s, METHODS[m], lr=lr)
+        for t in tasks
+        for lr in RATES
+        for m in ("lora", "copra")
+        for s in range(SEEDS)
+    ]
     clip, found, _ = adapters(runs, a.work, a.jobs)
     benches = {t: bench(clip, t, "test") for t in tasks}
     rows = []
     for r, x in tqdm(found.items(), desc="alone and pruned"):
-        variants = {"alone": x, "layers even": keep(x, "even"), "layers odd": keep(x, "odd"), "80 % sparse": sparsify(x, 0.8)}
-        rows += [row(r, name, a, lr=r.lr) for name, a in zip(variants, benches[r.task].accuracies(list(variants.values())), strict=True)]
+        variants = {
+            "alone": x,
+            "layers even": keep(x, "even"),
+            "layers odd": keep(x, "odd"),
+            "80 % sparse": sparsify(x, 0.8),
+        }
+        rows += [
+            row(r, name, a, lr=r.lr)
+            for name, a in zip(
+                variants, benches[r.task].accuracies(list(variants.values())), strict=True
+            )
+        ]
     for one, two in tqdm(pairs(runs), desc="merged"):
         x, y = found[one], found[two]
-        for setting, merged in (("middle of the deltas", interpolate(x, y, 0.5)), ("middle of the factors", average_factors([x, y]))):
-            rows.append(row(one, setting, benches[one.task].accuracy(merged), lr=one.lr) | {"seed": f"{one.seed}-{two.seed}"})
+        for setting, merged in (
+            ("middle of the deltas", interpolate(x, y, 0.5)),
+            ("middle of the factors", average_factors([x, y])),
+        ):
+            rows.append(
+                row(one, setting, benches[one.task].accuracy(merged), lr=one.lr)
+                | {"seed": f"{one.seed}-{two.seed}"}
+            )
     points = []
     for t in tasks:
         own = [r for r in runs if r.task == t]
         vectors = np.stack([vector(found[r]) for r in own])
         vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-        xy = TSNE(perplexity=5, metric="cosine", init="random", random_state=0).fit_transform(vectors)
+        xy = TSNE(perplexity=5, metric="cosine", init="random", random_state=0).fit_transform(
+            vectors
+        )
         points += [
-            {"task": t, "method": r.method, "seed": r.seed, "lr": r.lr, "x": round(float(u), 3), "y": round(float(v), 3)}
+            {
+                "task": t,
+                "method": r.method,
+                "seed": r.seed,
+                "lr": r.lr,
+                "x": round(float(u), 3),
+                "y": round(float(v), 3),
+            }
             for r, (u, v) in zip(own, xy, strict=True)
         ]
     finish(a, "rates.csv", COLUMNS, rows)

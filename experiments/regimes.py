@@ -10,10 +10,10 @@ import numpy as np
 from common import DEVELOPMENT, METHODS, RESULTS, adapters, arguments, bench, read, row, write
 from tqdm.auto import tqdm
 
-from copra_lab.merging.linear import average_factors, interpolate
-from copra_lab.methods.lora import LoRA
+from copra_lab.merging import average_factors, interpolate
+from copra_lab.methods import LoRA
 from copra_lab.pruning import keep, sparsify
-from copra_lab.sweeps.runs import Run
+from copra_lab.sweeps import Run
 
 PARTS = ("rates", "steps", "shapes", "cosine")
 SEEDS = (100, 101)  # of no other experiment
@@ -24,7 +24,20 @@ SHAPES = {
     "every matrix": LoRA(sites=("q", "k", "v", "out", "fc1", "fc2")),
     "value only": LoRA(sites=("v",)),
 }
-COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "steps", "batch", "schedule", "lr", "shape", "seconds")
+COLUMNS = (
+    "task",
+    "method",
+    "seed",
+    "setting",
+    "n",
+    "accuracy",
+    "steps",
+    "batch",
+    "schedule",
+    "lr",
+    "shape",
+    "seconds",
+)
 
 
 def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
@@ -38,7 +51,12 @@ def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
         "shapes": [(shape, lora, {}, (2e-3, 4e-3)) for shape, lora in SHAPES.items()],
         "cosine": [
             ("rank 4", LoRA(), {"steps": 300, "batch": 16, "schedule": "cosine"}, RATES),
-            ("rank 4", LoRA(), {"steps": 900, "batch": 16, "schedule": "cosine"}, (2e-3, 4e-3, 8e-3)),
+            (
+                "rank 4",
+                LoRA(),
+                {"steps": 900, "batch": 16, "schedule": "cosine"},
+                (2e-3, 4e-3, 8e-3),
+            ),
         ],
     }[part]
     return {
@@ -50,8 +68,20 @@ def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
 
 def main() -> None:
     p = arguments(__doc__, tasks=False)
-    p.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="which methods (default: all)")
-    p.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="which parts of the map (default: all)")
+    p.add_argument(
+        "--methods",
+        nargs="+",
+        choices=METHODS,
+        default=list(METHODS),
+        help="which methods (default: all)",
+    )
+    p.add_argument(
+        "--parts",
+        nargs="+",
+        choices=PARTS,
+        default=PARTS,
+        help="which parts of the map (default: all)",
+    )
     a = p.parse_args()
     shapes = {run: shape for part in a.parts for run, shape in runs(part, a.methods).items()}
     clip, found, seconds = adapters(list(shapes), a.work, a.jobs)
@@ -65,11 +95,19 @@ def main() -> None:
             ("90 % sparse", sparsify(adapter, 0.9)),
         ):  # fmt: skip
             rows.append(row(run, setting, b.accuracy(variant), **more))
-        pairs[run.task, run.method, run.steps, run.batch, run.schedule, run.lr, shapes[run]].append((run, adapter, more))
+        pairs[run.task, run.method, run.steps, run.batch, run.schedule, run.lr, shapes[run]].append(
+            (run, adapter, more)
+        )
     for (task, *_), ((run, x, more), (_, y, _)) in pairs.items():
         b = benches[task]
-        rows.append(row(run, "middle of the deltas", b.accuracy(interpolate(x, y, 0.5)), **more) | {"seed": "-".join(map(str, SEEDS))})
-        rows.append(row(run, "middle of the factors", b.accuracy(average_factors([x, y])), **more) | {"seed": "-".join(map(str, SEEDS))})
+        rows.append(
+            row(run, "middle of the deltas", b.accuracy(interpolate(x, y, 0.5)), **more)
+            | {"seed": "-".join(map(str, SEEDS))}
+        )
+        rows.append(
+            row(run, "middle of the factors", b.accuracy(average_factors([x, y])), **more)
+            | {"seed": "-".join(map(str, SEEDS))}
+        )
     rows = others(rows, clip.hash) + rows
     write("regimes.csv", COLUMNS, rows)
     print(summary(rows))
@@ -80,29 +118,53 @@ def others(rows: list[dict], base: str) -> list[dict]:
     if not (RESULTS / "regimes.csv").exists():
         return []
     planned = {
-        _regime({"task": r.task, "method": r.method, **_settings(r, shape)}) for part in PARTS for r, shape in runs(part, list(METHODS)).items()
+        _regime({"task": r.task, "method": r.method, **_settings(r, shape)})
+        for part in PARTS
+        for r, shape in runs(part, list(METHODS)).items()
     }
     new = {_regime(r) for r in rows}
-    return [{c: r[c] for c in COLUMNS} for r in read("regimes.csv") if r["base"] == base and _regime(r) in planned - new]
+    return [
+        {c: r[c] for c in COLUMNS}
+        for r in read("regimes.csv")
+        if r["base"] == base and _regime(r) in planned - new
+    ]
 
 
 def _settings(run: Run, shape: str) -> dict:
-    return {"steps": run.steps, "batch": run.batch, "schedule": run.schedule, "lr": run.lr, "shape": shape}
+    return {
+        "steps": run.steps,
+        "batch": run.batch,
+        "schedule": run.schedule,
+        "lr": run.lr,
+        "shape": shape,
+    }
 
 
 def _regime(row: dict) -> tuple:
-    return (row["task"], row["method"], int(row["steps"]), int(row["batch"]), row["schedule"], float(row["lr"]), row["shape"])
+    return (
+        row["task"],
+        row["method"],
+        int(row["steps"]),
+        int(row["batch"]),
+        row["schedule"],
+        float(row["lr"]),
+        row["shape"],
+    )
 
 
 def summary(rows: list[dict]) -> str:
     """A line a regime and method: means over the tasks, in percent."""
     cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
-        cells[r["shape"], r["schedule"], int(r["steps"]), int(r["batch"]), float(r["lr"]), r["method"]][r["setting"]].append(float(r["accuracy"]))
+        cells[
+            r["shape"], r["schedule"], int(r["steps"]), int(r["batch"]), float(r["lr"]), r["method"]
+        ][r["setting"]].append(float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
     lines = [f"{'':44}" + " ".join(f"{s:>12.12}" for s in settings)]
     for key in sorted(cells, key=str):
-        lines.append(f"{key!s:44}" + " ".join(f"{100 * np.mean(cells[key][s]):12.1f}" for s in settings))
+        lines.append(
+            f"{key!s:44}" + " ".join(f"{100 * np.mean(cells[key][s]):12.1f}" for s in settings)
+        )
     return "\n".join(lines)
 
 

@@ -13,38 +13,87 @@ from cells import NAMES, Cells, Save, gather, mean, table
 from common import RESULTS, WRITTEN, read
 from matplotlib.figure import Figure
 
-from copra_lab.shapley.values import Curve
+from copra_lab.shapley import Curve
 from copra_lab.utils.files import write_atomically
 
 HERE = Path(__file__).parent
 PAGE = HERE / "README.md"
-COLOURS = {"lora": "#D55E00", "copra": "#0072B2", "dropout": "#E69F00", "progressive-dropout": "#CC79A7", "stochastic-depth": "#009E73"}
+COLOURS = {
+    "lora": "#D55E00",
+    "copra": "#0072B2",
+    "dropout": "#E69F00",
+    "progressive-dropout": "#CC79A7",
+    "stochastic-depth": "#009E73",
+}
 
 
-def by_task(cells: Cells, columns: Sequence[str], methods: Sequence[str] = ("lora", "copra")) -> str:
+def by_task(
+    cells: Cells, columns: Sequence[str], methods: Sequence[str] = ("lora", "copra")
+) -> str:
     """A row a task and method: mean ± standard deviation over seeds."""
-    lines = ["| " + " | ".join(("task", "method", *columns)) + " |", "|---" * (len(columns) + 2) + "|"]
+    lines = [
+        "| " + " | ".join(("task", "method", *columns)) + " |",
+        "|---" * (len(columns) + 2) + "|",
+    ]
     tasks = list(next(iter(cells.values())))
     for t in tasks:
         for m in methods:
             values = [np.array(cells[m, c][t]) * 100 for c in columns]
-            lines.append(f"| {t} | {NAMES[m]} | " + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1) if len(v) > 1 else 0:.1f}" for v in values) + " |")
+            lines.append(
+                f"| {t} | {NAMES[m]} | "
+                + " | ".join(
+                    f"{v.mean():.1f} ± {v.std(ddof=1) if len(v) > 1 else 0:.1f}" for v in values
+                )
+                + " |"
+            )
     return "\n".join(lines)
 
 
 def headline() -> Cells:
     """Alone, middles of the lines, pruned: everything that the main table has."""
     ends, middles = {"0.0": "alone"}, {"delta": "middle, ΔW", "factors": "middle, factors"}
-    cells = gather(read("lines.csv"), lambda r: ends.get(r["setting"]) if r["space"] == "delta" else None)
-    cells |= gather(read("lines.csv"), lambda r: middles[r["space"]] if r["setting"] == "0.5" else None)
-    cells |= gather(read("structured.csv"), lambda r: "every other layer removed" if r["setting"] in ("layers even", "layers odd") else None)
+    cells = gather(
+        read("lines.csv"), lambda r: ends.get(r["setting"]) if r["space"] == "delta" else None
+    )
+    cells |= gather(
+        read("lines.csv"), lambda r: middles[r["space"]] if r["setting"] == "0.5" else None
+    )
+    cells |= gather(
+        read("structured.csv"),
+        lambda r: (
+            "every other layer removed" if r["setting"] in ("layers even", "layers odd") else None
+        ),
+    )
     sparse = {"0.5": "50 % sparse", "0.8": "80 % sparse", "0.9": "90 %", "0.95": "95 %"}
-    cells |= gather(read("unstructured.csv"), lambda r: sparse.get(r["setting"]) if r["entries"] == "factors" else None)
+    cells |= gather(
+        read("unstructured.csv"),
+        lambda r: sparse.get(r["setting"]) if r["entries"] == "factors" else None,
+    )
     return cells
 
 
-HEADLINE = ("alone", "middle, ΔW", "middle, factors", "every other layer removed", "50 % sparse", "80 % sparse", "90 %", "95 %")
-STRUCTURED = ("all", "layers even", "layers odd", "layers low", "layers middle", "layers high", "only q", "only k", "only v", "none")
+HEADLINE = (
+    "alone",
+    "middle, ΔW",
+    "middle, factors",
+    "every other layer removed",
+    "50 % sparse",
+    "80 % sparse",
+    "90 %",
+    "95 %",
+)
+STRUCTURED = (
+    "all",
+    "layers even",
+    "layers odd",
+    "layers low",
+    "layers middle",
+    "layers high",
+    "only q",
+    "only k",
+    "only v",
+    "none",
+)
 
 PAPER = """Beside them, the papers' values (ViT-B/16, rank 2, 16 shots; DTD / UCF101, from the figures of arXiv:2410.22911 and
 arXiv:2506.05713): alone LoRA 71.6 / 86.2, CopRA 72.7 / 87.2; the middle of two seeds LoRA 65.6 / 81.5, CopRA 72.0 / 86.7; every
@@ -70,7 +119,13 @@ def lines_figure() -> Figure:
                         values[float(r["setting"])].append(100 * float(r["accuracy"]))
                 x = sorted(values)
                 y, sd = (np.array([f(values[w]) for w in x]) for f in (np.mean, np.std))
-                ax.plot(x, y, style, color=COLOURS[method], label=f"{NAMES[method]}, {'ΔW' if space == 'delta' else 'factors'}")
+                ax.plot(
+                    x,
+                    y,
+                    style,
+                    color=COLOURS[method],
+                    label=f"{NAMES[method]}, {'ΔW' if space == 'delta' else 'factors'}",
+                )
                 ax.fill_between(x, y - sd, y + sd, color=COLOURS[method], alpha=0.12, lw=0)
         n = next(r["n"] for r in rows if r["task"] == t)
         ax.set_title(f"{t} (n = {n})", fontsize=10)
@@ -80,7 +135,9 @@ def lines_figure() -> Figure:
     handles, labels = fig.axes[0].get_legend_handles_labels()
     fig.legend(handles, labels, loc="outside upper center", ncols=4, frameon=False)
     fig.supxlabel("λ from one seed to another", fontsize=10)
-    fig.supylabel("accuracy on test images, % (mean and standard deviation over pairs of seeds)", fontsize=10)
+    fig.supylabel(
+        "accuracy on test images, % (mean and standard deviation over pairs of seeds)", fontsize=10
+    )
     return fig
 
 
@@ -90,7 +147,13 @@ def curves(cells: Cells, columns: Sequence[str], labels: Sequence[str], xlabel: 
     ax = fig.subplots()
     for m in NAMES:
         if (m, columns[0]) in cells:
-            ax.plot(labels, [100 * mean(cells[m, c]) for c in columns], "o-", color=COLOURS[m], label=NAMES[m])
+            ax.plot(
+                labels,
+                [100 * mean(cells[m, c]) for c in columns],
+                "o-",
+                color=COLOURS[m],
+                label=NAMES[m],
+            )
     ax.set(xlabel=xlabel, ylabel="accuracy on test images, %\n(mean over tasks and seeds)")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False)
@@ -101,10 +164,20 @@ def rates_section(save: Save) -> str:
     rows = read("rates.csv")
     rates = sorted({float(r["lr"]) for r in rows})
     fig = Figure(figsize=(11, 3.6), layout="constrained")
-    for ax, setting in zip(fig.subplots(1, 3, sharey=True), ("alone", "middle of the deltas", "middle of the factors"), strict=True):
+    for ax, setting in zip(
+        fig.subplots(1, 3, sharey=True),
+        ("alone", "middle of the deltas", "middle of the factors"),
+        strict=True,
+    ):
         for m in ("lora", "copra"):
             cells = gather((r for r in rows if r["setting"] == setting), _by_rate)
-            ax.plot(rates, [100 * mean(cells[m, f"{x:g}"]) for x in rates], "o-", color=COLOURS[m], label=NAMES[m])
+            ax.plot(
+                rates,
+                [100 * mean(cells[m, f"{x:g}"]) for x in rates],
+                "o-",
+                color=COLOURS[m],
+                label=NAMES[m],
+            )
         ax.set(xscale="log", xlabel="learning rate", title=setting)
         ax.set_xticks(rates, [f"{x:g}" for x in rates])
         ax.minorticks_off()
@@ -112,16 +185,35 @@ def rates_section(save: Save) -> str:
     fig.axes[0].set_ylabel("accuracy, % (mean over tasks)")
     fig.axes[0].legend(frameon=False)
     front = Figure(figsize=(11, 3.6), layout="constrained")
-    names = {"middle of the factors": "middle of the factors", "layers": "every other layer removed", "80 % sparse": "80 % sparse"}
+    names = {
+        "middle of the factors": "middle of the factors",
+        "layers": "every other layer removed",
+        "80 % sparse": "80 % sparse",
+    }
     for ax, (setting, words) in zip(front.subplots(1, 3), names.items(), strict=True):
         for m in ("lora", "copra"):
             x, y = (
-                [100 * mean(gather((r for r in rows if r["setting"].startswith(s)), _by_rate)[m, f"{lr:g}"]) for lr in rates]
+                [
+                    100
+                    * mean(
+                        gather((r for r in rows if r["setting"].startswith(s)), _by_rate)[
+                            m, f"{lr:g}"
+                        ]
+                    )
+                    for lr in rates
+                ]
                 for s in ("alone", setting)
             )
             ax.plot(x, y, "o-", color=COLOURS[m], label=NAMES[m])
             for lr, at in zip(rates, zip(x, y, strict=True), strict=True):
-                ax.annotate(f"{lr:g}", at, xytext=(4, -9), textcoords="offset points", fontsize=7, color=COLOURS[m])
+                ax.annotate(
+                    f"{lr:g}",
+                    at,
+                    xytext=(4, -9),
+                    textcoords="offset points",
+                    fontsize=7,
+                    color=COLOURS[m],
+                )
         ax.set(xlabel="accuracy alone, %", title=words)
         ax.grid(alpha=0.25)
     front.axes[0].set_ylabel("accuracy, % (mean over tasks)")
@@ -133,7 +225,14 @@ def rates_section(save: Save) -> str:
         for m, mark in (("lora", "o"), ("copra", "^")):
             own = [p for p in points if p["task"] == t and p["method"] == m]
             size = [12 + 14 * rates.index(float(p["lr"])) for p in own]
-            ax.scatter([float(p["x"]) for p in own], [float(p["y"]) for p in own], s=size, c=[f"C{p['seed']}" for p in own], marker=mark, alpha=0.7)
+            ax.scatter(
+                [float(p["x"]) for p in own],
+                [float(p["y"]) for p in own],
+                s=size,
+                c=[f"C{p['seed']}" for p in own],
+                marker=mark,
+                alpha=0.7,
+            )
         ax.set(title=t, xticks=[], yticks=[])
     map_.supxlabel("● LoRA, ▲ CopRA; colour: seed; size: learning rate", fontsize=10)
     return (
@@ -148,17 +247,33 @@ def _by_rate(row: dict[str, str]) -> str:
 
 
 def regimes_section() -> str:
-    sizes = ", ".join(f"{t}, n = {n}" for t, n in dict.fromkeys((r["task"], r["n"]) for r in read("regimes.csv")))
+    sizes = ", ".join(
+        f"{t}, n = {n}" for t, n in dict.fromkeys((r["task"], r["n"]) for r in read("regimes.csv"))
+    )
     cells = defaultdict(lambda: defaultdict(list))
     for r in read("regimes.csv"):
-        key = (r["shape"], r["schedule"], int(r["steps"]), int(r["batch"]), float(r["lr"]), r["method"])
+        key = (
+            r["shape"],
+            r["schedule"],
+            int(r["steps"]),
+            int(r["batch"]),
+            float(r["lr"]),
+            r["method"],
+        )
         cells[key][r["setting"]].append(100 * float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
-    lines = ["| LoRA | schedule | steps × batch | rate | method | " + " | ".join(settings) + " |", "|---" * (len(settings) + 5) + "|"]
-    for key, cell in sorted(cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0][1] != "cosine", c[0])):
+    lines = [
+        "| LoRA | schedule | steps × batch | rate | method | " + " | ".join(settings) + " |",
+        "|---" * (len(settings) + 5) + "|",
+    ]
+    for key, cell in sorted(
+        cells.items(), key=lambda c: (c[0][0] != "rank 4", c[0][1] != "cosine", c[0])
+    ):
         shape, schedule, steps, batch, lr, m = key
         lines.append(
-            f"| {shape} | {schedule} | {steps} × {batch} | {lr:g} | {NAMES[m]} | " + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings) + " |"
+            f"| {shape} | {schedule} | {steps} × {batch} | {lr:g} | {NAMES[m]} | "
+            + " | ".join(f"{np.mean(cell[s]):.1f}" for s in settings)
+            + " |"
         )
     return (
         f"## The map of regimes\n\nMeans over the validation images of the development tasks ({sizes}), two seeds; "
@@ -169,28 +284,52 @@ def regimes_section() -> str:
 def federated_section(save: Save) -> str:
     """Accuracy by round, one panel for each task and way of dealing it to clients."""
     rows = read("federated.csv")
-    settings = list(dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows if r["clients"] != "1"))
+    settings = list(
+        dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows if r["clients"] != "1")
+    )
     fig = Figure(figsize=(3.4 * len(settings), 3.6), layout="constrained")
     styles = {"delta": "-", "factors": "--", "ffa": ":"}
     words = {"delta": "ΔW averaged", "factors": "factors averaged", "ffa": "A frozen (FFA-LoRA)"}
-    for ax, (task, split, clients) in zip(fig.subplots(1, len(settings), squeeze=False)[0], settings, strict=True):
+    for ax, (task, split, clients) in zip(
+        fig.subplots(1, len(settings), squeeze=False)[0], settings, strict=True
+    ):
         for (m, aggregation), own in _grouped(rows, task, split, clients).items():
             x = sorted(own)
-            ax.plot(x, [100 * np.mean(own[r]) for r in x], styles[aggregation], color=COLOURS[m], label=f"{NAMES[m]}, {words[aggregation]}")
+            ax.plot(
+                x,
+                [100 * np.mean(own[r]) for r in x],
+                styles[aggregation],
+                color=COLOURS[m],
+                label=f"{NAMES[m]}, {words[aggregation]}",
+            )
         ax.set(title=f"{task}\n{clients} clients by {split}", xlabel="round")
         ax.grid(alpha=0.25)
     fig.axes[0].set_ylabel("accuracy, % (mean over seeds)")
-    fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    fig.legend(
+        *fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False
+    )
     last = max(int(r["round"]) for r in rows)
-    lines = ["| task | clients | split | method | averaged | after the last round |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| task | clients | split | method | averaged | after the last round |",
+        "|---|---|---|---|---|---|",
+    ]
     for task, split, clients in dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows):
         for (m, aggregation), own in _grouped(rows, task, split, clients).items():
             v = 100 * np.array(own[last])
-            lines.append(f"| {task} | {clients} | {split} | {NAMES[m]} | {words[aggregation]} | {v.mean():.1f} ± {v.std(ddof=1):.1f} |")
-    return "## Federated averaging\n\nMean ± standard deviation over seeds.\n\n" + save("federated", fig) + "\n\n" + "\n".join(lines)
+            lines.append(
+                f"| {task} | {clients} | {split} | {NAMES[m]} | {words[aggregation]} | {v.mean():.1f} ± {v.std(ddof=1):.1f} |"
+            )
+    return (
+        "## Federated averaging\n\nMean ± standard deviation over seeds.\n\n"
+        + save("federated", fig)
+        + "\n\n"
+        + "\n".join(lines)
+    )
 
 
-def _grouped(rows: list[dict[str, str]], task: str, split: str, clients: str) -> dict[tuple[str, str], dict[int, list[float]]]:
+def _grouped(
+    rows: list[dict[str, str]], task: str, split: str, clients: str
+) -> dict[tuple[str, str], dict[int, list[float]]]:
     out: dict = defaultdict(lambda: defaultdict(list))
     for r in rows:
         if (r["task"], r["split"], r["clients"]) == (task, split, clients):
@@ -206,37 +345,79 @@ def shapley_section(save: Save) -> str:
     """The papers' Figure 2: how the value is spread over layers; and g(p), the accuracy with each layer on with probability p."""
     phi, sizes = _by_run(read("shapley.csv")), _by_run(read("sizes.csv"))
     tasks = list(dict.fromkeys(task for task, *_ in phi))
-    moved = [t for t in tasks if all(np.mean([v.sum() for (u, m, _), v in phi.items() if (u, m) == (t, w)]) >= LEAST_GAIN for w in ("lora", "copra"))]
+    moved = [
+        t
+        for t in tasks
+        if all(
+            np.mean([v.sum() for (u, m, _), v in phi.items() if (u, m) == (t, w)]) >= LEAST_GAIN
+            for w in ("lora", "copra")
+        )
+    ]
     fig = Figure(figsize=(11, 3.8), layout="constrained")
     left, right = fig.subplots(1, 2, width_ratios=[3, 2])
     top: Cells = defaultdict(lambda: defaultdict(list))
     p = np.linspace(0, 1, 101)
     for i, m in enumerate(("lora", "copra")):
-        shares = np.array([np.mean([v / v.sum() for (u, w, _), v in phi.items() if (u, w) == (t, m)], axis=0) for t in moved])
+        shares = np.array(
+            [
+                np.mean([v / v.sum() for (u, w, _), v in phi.items() if (u, w) == (t, m)], axis=0)
+                for t in moved
+            ]
+        )
         x = np.arange(shares.shape[1])
         left.bar(
-            x + 0.4 * i - 0.2, 100 * shares.mean(0), 0.38, yerr=100 * shares.std(0), color=COLOURS[m], label=NAMES[m], ecolor="#555555", capsize=2
+            x + 0.4 * i - 0.2,
+            100 * shares.mean(0),
+            0.38,
+            yerr=100 * shares.std(0),
+            color=COLOURS[m],
+            label=NAMES[m],
+            ecolor="#555555",
+            capsize=2,
         )
-        curves = [np.mean([Curve(v)(p) for (u, w, _), v in sizes.items() if (u, w) == (t, m)], axis=0) for t in tasks]
+        curves = [
+            np.mean([Curve(v)(p) for (u, w, _), v in sizes.items() if (u, w) == (t, m)], axis=0)
+            for t in tasks
+        ]
         right.plot(p, 100 * np.mean(curves, axis=0), color=COLOURS[m], label=NAMES[m])
         for (t, w, _), v in phi.items():
             if w == m and t in moved:
                 top[m, "share of the best four layers"][t].append(np.sort(v)[-4:].sum() / v.sum())
-                top[m, "furthest of a layer from 1/12"][t].append(np.abs(v / v.sum() - 1 / len(v)).max())
+                top[m, "furthest of a layer from 1/12"][t].append(
+                    np.abs(v / v.sum() - 1 / len(v)).max()
+                )
         for (t, w, _), v in sizes.items():
             if w == m:
                 top[m, "area under g, % accuracy"][t].append(Curve(v).area)
                 top[m, "all on, % accuracy"][t].append(v[-1])
     left.axhline(100 / 12, color="black", lw=0.8, ls=":", label="even")
-    left.set(xlabel="layer", ylabel="share of the value, %\n(mean and standard deviation over tasks)", xticks=range(12))
-    right.set(xlabel="p, the probability of each layer to be on", ylabel="g(p): accuracy, % (mean over tasks)")
+    left.set(
+        xlabel="layer",
+        ylabel="share of the value, %\n(mean and standard deviation over tasks)",
+        xticks=range(12),
+    )
+    right.set(
+        xlabel="p, the probability of each layer to be on",
+        ylabel="g(p): accuracy, % (mean over tasks)",
+    )
     for ax in (left, right):
         ax.legend(frameon=False)
         ax.grid(alpha=0.25)
     cells = gather(read("ranked.csv"), lambda r: f"{r['layers']} {r['setting']}")
-    ranked = ["| what stays | 3 layers: LoRA | CopRA | 6 layers: LoRA | CopRA | 9 layers: LoRA | CopRA |", "|---" * 7 + "|"]
+    ranked = [
+        "| what stays | 3 layers: LoRA | CopRA | 6 layers: LoRA | CopRA | 9 layers: LoRA | CopRA |",
+        "|---" * 7 + "|",
+    ]
     for name in ("best by Shapley value", "largest", "highest", "lowest", "worst by Shapley value"):
-        ranked.append(f"| {name} | " + " | ".join(f"{100 * mean(cells[m, f'{k} {name}']):.1f}" for k in (3, 6, 9) for m in ("lora", "copra")) + " |")
+        ranked.append(
+            f"| {name} | "
+            + " | ".join(
+                f"{100 * mean(cells[m, f'{k} {name}']):.1f}"
+                for k in (3, 6, 9)
+                for m in ("lora", "copra")
+            )
+            + " |"
+        )
     return (
         "## What each layer is worth\n\nExact Shapley values of the layers, value = accuracy on validation images, all 4,096 coalitions, of the adapters that ship: two seeds each on six tasks. "
         f"Shares are of the {len(moved)} tasks of {len(tasks)} where all layers together are worth {100 * LEAST_GAIN:.0f} points at least with both methods.\n\n"
@@ -258,12 +439,25 @@ def _by_run(rows: list[dict[str, str]]) -> dict[tuple[str, str, str], np.ndarray
 def minilm_section() -> str:
     rows = [r for r in read("minilm.csv") if r["split"] == "test"]
     none = next(r for r in rows if r["method"] == "none")
-    lines = ["| method | rate | " + " | ".join(columns := [c for c in dict.fromkeys(r["setting"] for r in rows)]) + " |"]
+    lines = [
+        "| method | rate | "
+        + " | ".join(columns := [c for c in dict.fromkeys(r["setting"] for r in rows)])
+        + " |"
+    ]
     lines.append("|---" * (len(columns) + 2) + "|")
     for m, lr in dict.fromkeys((r["method"], r["lr"]) for r in rows if r["method"] != "none"):
-        values = [[100 * float(r["accuracy"]) for r in rows if (r["method"], r["lr"], r["setting"]) == (m, lr, c)] for c in columns]
+        values = [
+            [
+                100 * float(r["accuracy"])
+                for r in rows
+                if (r["method"], r["lr"], r["setting"]) == (m, lr, c)
+            ]
+            for c in columns
+        ]
         lines.append(
-            f"| {NAMES[m]} | {float(lr):g} | " + " | ".join(f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" if v else "" for v in values) + " |"
+            f"| {NAMES[m]} | {float(lr):g} | "
+            + " | ".join(f"{np.mean(v):.1f} ± {np.std(v, ddof=1):.1f}" if v else "" for v in values)
+            + " |"
         )
     return (
         f"## MiniLM\n\nWhich of the kinds an emoji's name belongs to, from five names a kind; without an adapter "
@@ -306,20 +500,36 @@ def sections(save: Save) -> list[str]:
         )
         out.append(f"## Lines between seeds\n\n{save('lines', lines_figure())}")
         structured = gather(read("structured.csv"))
-        out.append(f"## Structured pruning\n\nWhat is kept stands above each column.\n\n{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}")
+        out.append(
+            f"## Structured pruning\n\nWhat is kept stands above each column.\n\n{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}"
+        )
         sparse = gather(read("unstructured.csv"), lambda r: f"{r['entries']} {r['setting']}")
         for of, words in (("factors", "A and B"), ("delta", "ΔW")):
             columns = [f"{of} {s}" for s in (0.0, 0.5, 0.8, 0.9, 0.95)]
             out.append(
                 f"## Sparsity of {words}\n\n"
-                + save(f"sparse_{of}", curves(sparse, columns, ("0 %", "50 %", "80 %", "90 %", "95 %"), f"entries of {words} set to zero"))
+                + save(
+                    f"sparse_{of}",
+                    curves(
+                        sparse,
+                        columns,
+                        ("0 %", "50 %", "80 %", "90 %", "95 %"),
+                        f"entries of {words} set to zero",
+                    ),
+                )
             )
     if have("rates.py"):
         out.append(rates_section(save))
     if have("shapley.py"):
         out.append(shapley_section(save))
     if have("multitask.py"):
-        out.append(simple("multitask.csv", "Six tasks in one adapter", "Three seeds. Each merge's scale was chosen on validation images."))
+        out.append(
+            simple(
+                "multitask.csv",
+                "Six tasks in one adapter",
+                "Three seeds. Each merge's scale was chosen on validation images.",
+            )
+        )
     if have("generalisation.py"):
         out.append(
             simple(

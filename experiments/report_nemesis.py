@@ -8,7 +8,7 @@ from cells import NAMES, Cells, Save, against, gather, mean, table
 from common import RESULTS, read
 from matplotlib.figure import Figure
 
-from copra_lab.bench.prompt_survey import Corruption, occurrences
+from copra_lab.bench import Corruption, occurrences
 
 COLOURS = {"coop": "#D55E00", "pun": "#0072B2", "pan": "#009E73", "pun+pan": "#CC79A7"}
 PAPER = {
@@ -25,7 +25,9 @@ def few_shot(save: Save) -> str:
     ax = fig.subplots()
     for m, colour in COLOURS.items():
         if (m, "1") in cells:
-            ax.plot(shots, [100 * mean(cells[m, s]) for s in shots], "o-", color=colour, label=NAMES[m])
+            ax.plot(
+                shots, [100 * mean(cells[m, s]) for s in shots], "o-", color=colour, label=NAMES[m]
+            )
     zero = 100 * mean(cells["zero-shot", "0"])
     ax.axhline(zero, color="black", ls=":", lw=1, label="plain words")
     ax.set(xlabel="shots", ylabel="accuracy on test images, %\n(mean over tasks and seeds)")
@@ -43,10 +45,16 @@ def few_shot(save: Save) -> str:
 def by_task(cells: Cells) -> str:
     """Each task at sixteen shots; ``style-shift`` is trained on one style of drawing and tested on another."""
     methods = [m for m in COLOURS if (m, "16") in cells]
-    lines = ["| sixteen shots, % | plain words | " + " | ".join(NAMES[m] for m in methods) + " |", "|---" * (len(methods) + 2) + "|"]
+    lines = [
+        "| sixteen shots, % | plain words | " + " | ".join(NAMES[m] for m in methods) + " |",
+        "|---" * (len(methods) + 2) + "|",
+    ]
     lines += [
         f"| {t} | {100 * np.mean(zero):.1f} | "
-        + " | ".join(f"{v.mean():.1f} ± {v.std(ddof=1):.1f}" for v in (100 * np.array(cells[m, "16"][t]) for m in methods))
+        + " | ".join(
+            f"{v.mean():.1f} ± {v.std(ddof=1):.1f}"
+            for v in (100 * np.array(cells[m, "16"][t]) for m in methods)
+        )
         + " |"
         for t, zero in cells["zero-shot", "0"].items()
     ]
@@ -55,7 +63,12 @@ def by_task(cells: Cells) -> str:
 
 def noise() -> str:
     cells, words = gather(read("nemesis_noise.csv")), gather(read("nemesis.csv"))
-    both = {(m, kind): own[m, "16"] for m in COLOURS for kind, own in (("noise", cells), ("words", words)) if (m, "16") in own}
+    both = {
+        (m, kind): own[m, "16"]
+        for m in COLOURS
+        for kind, own in (("noise", cells), ("words", words))
+        if (m, "16") in own
+    }
     return (
         "### Sixteen vectors that begin as noise\n\nAs the papers have them (sixteen shots), at the rate of 0.01, the best for CoOp there on the development tasks too; penalties as chosen for words. Below four vectors that begin as words.\n\n"
         + table(both, ["words", "noise"], ["four, words", "sixteen, noise"], against("coop"))
@@ -63,22 +76,37 @@ def noise() -> str:
 
 
 def new_classes() -> str:
-    return "### New classes\n\nTrained on the first half of the classes, sixteen shots.\n\n" + table(
-        gather(read("nemesis_new.csv")), ["base", "new", "harmonic"], ["base", "new", "harmonic mean"], against("coop")
+    return (
+        "### New classes\n\nTrained on the first half of the classes, sixteen shots.\n\n"
+        + table(
+            gather(read("nemesis_new.csv")),
+            ["base", "new", "harmonic"],
+            ["base", "new", "harmonic mean"],
+            against("coop"),
+        )
     )
 
 
 def epochs(save: Save) -> str:
     rows = read("nemesis_epochs.csv")
     fig = Figure(figsize=(10, 3.8), layout="constrained")
-    for ax, column, words in zip(fig.subplots(1, 2), ("accuracy", "norm"), ("accuracy on test images, %", "mean norm of the vectors"), strict=True):
+    for ax, column, words in zip(
+        fig.subplots(1, 2),
+        ("accuracy", "norm"),
+        ("accuracy on test images, %", "mean norm of the vectors"),
+        strict=True,
+    ):
         for m, colour in COLOURS.items():
             by: dict[int, list[float]] = defaultdict(list)
             for r in rows:
                 if r["method"] == m:
-                    by[int(r["setting"])].append(float(r[column]) * (100 if column == "accuracy" else 1))
+                    by[int(r["setting"])].append(
+                        float(r[column]) * (100 if column == "accuracy" else 1)
+                    )
             if by:
-                ax.plot(sorted(by), [np.mean(by[s]) for s in sorted(by)], color=colour, label=NAMES[m])
+                ax.plot(
+                    sorted(by), [np.mean(by[s]) for s in sorted(by)], color=colour, label=NAMES[m]
+                )
         ax.set(xlabel="step", ylabel=words)
         ax.grid(alpha=0.25)
     fig.axes[0].legend(frameon=False)
@@ -91,14 +119,24 @@ def low_norm() -> str:
     for r in read("lownorm.csv"):
         shots = f"{r['shots']} shots" + ("" if r["begins"] == "words" else ", noise")
         found[r["split"], r["task"], shots, r["seed"]].append(
-            Corruption(r["kind"], int(r["position"]), float(r["factor"]), float(r["norm"]), float(r["delta"]), float(r["p"]))
+            Corruption(
+                r["kind"],
+                int(r["position"]),
+                float(r["factor"]),
+                float(r["norm"]),
+                float(r["delta"]),
+                float(r["p"]),
+            )
         )
     counts = {key: occurrences(c) for key, c in found.items()}
     shots = list(dict.fromkeys(k[2] for k in counts))
     tasks = list(dict.fromkeys(k[1] for k in counts))
     words = [s for s in shots if "noise" not in s]
     of = {s: next(c.of for k, c in counts.items() if k[2] == s) for s in shots}
-    lines = ["| task | " + " | ".join(shots) + " | beyond chance | positions |", "|---" * (len(shots) + 3) + "|"]
+    lines = [
+        "| task | " + " | ".join(shots) + " | beyond chance | positions |",
+        "|---" * (len(shots) + 3) + "|",
+    ]
 
     def average(what: str, **key: str) -> float:
         every = [
@@ -110,13 +148,26 @@ def low_norm() -> str:
 
     for t in tasks:
         cells = [f"{average('rose', task=t, shots=s):.0f}" for s in shots]
-        lines.append(f"| {t} | " + " | ".join(cells) + f" | {average('surely', task=t):.1f} | {average('positions', task=t):.1f} |")
+        lines.append(
+            f"| {t} | "
+            + " | ".join(cells)
+            + f" | {average('surely', task=t):.1f} | {average('positions', task=t):.1f} |"
+        )
     total = [f"{average('rose', shots=s):.0f}" for s in shots]
-    lines.append("| mean | " + " | ".join(total) + f" | {average('surely'):.1f} | {average('positions'):.1f} |")
-    tested = [c for (split, _, s, _), own in found.items() if split == "test" and s in words for c in own]
+    lines.append(
+        "| mean | "
+        + " | ".join(total)
+        + f" | {average('surely'):.1f} | {average('positions'):.1f} |"
+    )
+    tested = [
+        c for (split, _, s, _), own in found.items() if split == "test" and s in words for c in own
+    ]
     shorter = [c for c in tested if c.lowers]
     longer = [c for c in tested if c.kind == "rescale" and c.factor > 1]
-    moved = {w: 100 * float(np.mean([c.delta for c in own])) for w, own in (("shorter", shorter), ("longer", longer))}
+    moved = {
+        w: 100 * float(np.mean([c.delta for c in own]))
+        for w, own in (("shorter", shorter), ("longer", longer))
+    }
     fell = 100 * float(np.mean([c.delta < 0 and c.p < 0.05 for c in shorter]))
     return (
         f"### The Low-Norm Effect\n\nEach vector of CoOp's prompts made shorter in turn, {of[words[0]]} ways in all ({of[shots[-1]]} for sixteen that began as noise): how many raise "
@@ -144,7 +195,10 @@ def tuning() -> str:
         cells[tuple(r[k] for k in keys)].append(100 * float(r["accuracy"]))
     means = {key: float(np.mean(v)) for key, v in cells.items()}
     best = {key[:2]: max(m for other, m in means.items() if other[:2] == key[:2]) for key in means}
-    lines = ["| method | begins as | rate | steps | β | A | τ | N | mean accuracy, % |", "|---" * 9 + "|"]
+    lines = [
+        "| method | begins as | rate | steps | β | A | τ | N | mean accuracy, % |",
+        "|---" * 9 + "|",
+    ]
     for key, m in means.items():
         figure = f"**{m:.1f}**" if m == best[key[:2]] else f"{m:.1f}"
         lines.append(f"| {' | '.join((NAMES[key[0]], *key[1:]))} | {figure} |")

@@ -17,7 +17,10 @@ COLUMNS = {
 
 def section() -> str:
     rows = [r for r in read("trainer.csv") if r["split"] == "test"]
-    lines = ["| task | method | rate | " + " | ".join(COLUMNS) + " |", "|---" * (len(COLUMNS) + 3) + "|"]
+    lines = [
+        "| task | method | rate | " + " | ".join(COLUMNS) + " |",
+        "|---" * (len(COLUMNS) + 3) + "|",
+    ]
     for task, n in dict.fromkeys((r["task"], r["n"]) for r in rows):
         own = [r for r in rows if r["task"] == task]
         for method in dict.fromkeys(r["method"] for r in own):
@@ -26,14 +29,26 @@ def section() -> str:
                 if r["method"] == method:
                     cells[r["setting"]].append(100 * float(r["accuracy"]))
                     lr = r["lr"]
-            values = [[x for setting in settings for x in cells[setting]] for settings in COLUMNS.values()]
-            words = [f"{np.mean(v):.1f}" + (f" ± {np.std(v, ddof=1):.1f}" if len(v) > 1 else "") if v else "" for v in values]
-            lines.append(f"| {task} (n = {n}) | {NAMES.get(method, method)} | {float(lr):g} | " if lr else f"| {task} (n = {n}) | {method} | | ")
+            values = [
+                [x for setting in settings for x in cells[setting]] for settings in COLUMNS.values()
+            ]
+            words = [
+                f"{np.mean(v):.1f}" + (f" ± {np.std(v, ddof=1):.1f}" if len(v) > 1 else "")
+                if v
+                else ""
+                for v in values
+            ]
+            lines.append(
+                f"| {task} (n = {n}) | {NAMES.get(method, method)} | {float(lr):g} | "
+                if lr
+                else f"| {task} (n = {n}) | {method} | | "
+            )
             lines[-1] += " | ".join(words) + " |"
     tried = sorted({float(r["lr"]) for r in read("trainer.csv") if r["split"] == "val"})
     return (
         "## In transformers' Trainer\n\nClassifiers with heads of their own, LoRA of peft's on q, k and v, trained by the Trainer, CopRA through `CopRACallback`; removed, averaged and "
         "valued by the tools for any adapter of peft's. `emoji-groups`: MiniLM, from sixteen names a group; `digits`: the bundled CLIP's image tower. Mean ± standard deviation over "
         "three seeds, or pairs of them; heads begin alike and are averaged too. Each method's rate is the best of "
-        f"{', '.join(f'{x:g}' for x in tried)} for one seed on validation data.\n\n" + "\n".join(lines)
+        f"{', '.join(f'{x:g}' for x in tried)} for one seed on validation data.\n\n"
+        + "\n".join(lines)
     )

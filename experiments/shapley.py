@@ -11,14 +11,13 @@ import numpy as np
 from common import METHODS, arguments, bench, finish, row
 from tqdm.auto import tqdm
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
+from copra_lab.adapters import Adapter
+from copra_lab.bench import Bench
+from copra_lab.models import Clip, load_clip
 from copra_lab.pruning import keep, keep_best, layers_of, magnitudes
-from copra_lab.shapley.games import LayerGame
-from copra_lab.shapley.values import Exact, exact
-from copra_lab.sweeps.runs import Run, chosen
+from copra_lab.shapley import Exact, LayerGame, exact
+from copra_lab.sweeps import Run
+from copra_lab.sweeps.runs import chosen
 from copra_lab.utils.files import write_atomically
 from copra_lab.zoo import shipped
 
@@ -48,15 +47,26 @@ def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapte
     """(by what, how many layers are left) → the adapter."""
     layers = layers_of(adapter)
     worth = dict(zip(layers, values.tolist(), strict=True))
-    by = {"best by Shapley value": worth, "worst by Shapley value": {i: -v for i, v in worth.items()}, "largest": magnitudes(adapter)}
+    by = {
+        "best by Shapley value": worth,
+        "worst by Shapley value": {i: -v for i, v in worth.items()},
+        "largest": magnitudes(adapter),
+    }
     out = {(name, k): keep_best(adapter, scores, k) for name, scores in by.items() for k in COUNTS}
-    return out | {(where, k): keep(adapter, layers[:k] if where == "lowest" else layers[-k:]) for where in ("lowest", "highest") for k in COUNTS}
+    return out | {
+        (where, k): keep(adapter, layers[:k] if where == "lowest" else layers[-k:])
+        for where in ("lowest", "highest")
+        for k in COUNTS
+    }
 
 
 def main() -> None:
     a = arguments(__doc__, jobs=False).parse_args()
     clip = load_clip()
-    found = {chosen(s.task, seed_of(s.label), METHODS[s.label.partition(",")[0].lower()]): s.load(clip) for s in shipped()}
+    found = {
+        chosen(s.task, seed_of(s.label), METHODS[s.label.partition(",")[0].lower()]): s.load(clip)
+        for s in shipped()
+    }
     runs = [r for r in found if r.task in (a.tasks or [r.task])]
     tasks = list(dict.fromkeys(r.task for r in runs))
     val, test = ({t: bench(clip, t, split) for t in tasks} for split in ("val", "test"))
@@ -65,11 +75,19 @@ def main() -> None:
         adapter, n = found[run], len(val[run.task])
         game = solved(run, adapter, val[run.task], clip, a.work)
         about = {"task": run.task, "method": run.method, "seed": run.seed, "n": n}
-        values += [about | {"setting": i, "value": round(float(v), 5)} for i, v in zip(layers_of(adapter), game.values, strict=True)]
-        sizes += [about | {"setting": k, "value": round(float(v), 5)} for k, v in enumerate(game.curve.by_size)]
+        values += [
+            about | {"setting": i, "value": round(float(v), 5)}
+            for i, v in zip(layers_of(adapter), game.values, strict=True)
+        ]
+        sizes += [
+            about | {"setting": k, "value": round(float(v), 5)}
+            for k, v in enumerate(game.curve.by_size)
+        ]
         variants = pruned(adapter, game.values)
         accuracies = test[run.task].accuracies(list(variants.values()))
-        ranked += [row(run, name, x, layers=k) for (name, k), x in zip(variants, accuracies, strict=True)]
+        ranked += [
+            row(run, name, x, layers=k) for (name, k), x in zip(variants, accuracies, strict=True)
+        ]
     finish(a, "shapley.csv", (*COLUMNS, "value"), values)
     finish(a, "sizes.csv", (*COLUMNS, "value"), sizes)
     finish(a, "ranked.csv", (*COLUMNS, "accuracy", "layers"), ranked)

@@ -22,19 +22,22 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, CLIPForImageClassification, Trainer, TrainingArguments
+from transformers import (
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    CLIPForImageClassification,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from copra_lab.adapters.peft_folder import WEIGHTS
-from copra_lab.models.hugging_face import to_hugging_face
-from copra_lab.models.loading import load_clip
-from copra_lab.peft_models.adapter import PeftAdapter, average, keep
-from copra_lab.peft_models.trainer_callback import CopRACallback
-from copra_lab.shapley.games import SwitchGame
-from copra_lab.shapley.values import estimate
+from copra_lab.models import load_clip, to_hugging_face
+from copra_lab.peft_models import CopRACallback, PeftAdapter, average, keep
+from copra_lab.shapley import SwitchGame, estimate
+from copra_lab.tasks import load_task
 from copra_lab.tasks.emoji.concepts import concepts
 from copra_lab.tasks.emoji.selection import rank
-from copra_lab.tasks.task import load_task
 from copra_lab.utils.statistics import Accuracy
 
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "lr", "split")
@@ -71,17 +74,30 @@ def emoji_groups() -> Work:
     parts: dict[str, list] = {"train": [], "val": [], "test": []}
     for label, group in enumerate(sorted(by_group)):
         names = sorted(by_group[group], key=lambda n: rank(f"trainer/{n}"))
-        for part, some in (("train", names[:SHOTS]), ("val", names[SHOTS : 2 * SHOTS]), ("test", names[2 * SHOTS :])):
+        for part, some in (
+            ("train", names[:SHOTS]),
+            ("val", names[SHOTS : 2 * SHOTS]),
+            ("test", names[2 * SHOTS :]),
+        ):
             parts[part] += [(name, label) for name in some]
     for part in ("val", "test"):
         parts[part].sort(key=lambda row: len(row[0]))  # less padding
 
     def collate(rows: Sequence[tuple[str, int]], training: bool = True) -> Batch:
         names, labels = zip(*rows, strict=True)
-        return {**tokenizer(list(names), padding=True, return_tensors="pt"), "labels": torch.tensor(labels)}
+        return {
+            **tokenizer(list(names), padding=True, return_tensors="pt"),
+            "labels": torch.tensor(labels),
+        }
 
-    model = seeded(lambda: AutoModelForSequenceClassification.from_pretrained(minilm(), num_labels=len(by_group)))
-    return Work("emoji-groups", partial(copy.deepcopy, model), ("query", "key", "value"), parts, collate)
+    model = seeded(
+        lambda: AutoModelForSequenceClassification.from_pretrained(
+            minilm(), num_labels=len(by_group)
+        )
+    )
+    return Work(
+        "emoji-groups", partial(copy.deepcopy, model), ("query", "key", "value"), parts, collate
+    )
 
 
 @cache
@@ -100,10 +116,22 @@ def digits() -> Work:
         images, labels = (torch.stack(x) for x in zip(*rows, strict=True))
         pixels = clip.pixels(images)
         # torch's own generator: the Trainer seeds it, and restores it with a checkpoint.
-        return {"pixel_values": task.augment(pixels, torch.default_generator) if training else pixels, "labels": labels}
+        return {
+            "pixel_values": task.augment(pixels, torch.default_generator) if training else pixels,
+            "labels": labels,
+        }
 
-    parts = {p: list(zip(s.images, s.labels, strict=True)) for p, s in (("train", task.train), ("val", task.val), ("test", task.test))}
-    return Work("digits", partial(copy.deepcopy, seeded(build)), ("q_proj", "k_proj", "v_proj"), parts, collate)
+    parts = {
+        p: list(zip(s.images, s.labels, strict=True))
+        for p, s in (("train", task.train), ("val", task.val), ("test", task.test))
+    }
+    return Work(
+        "digits",
+        partial(copy.deepcopy, seeded(build)),
+        ("q_proj", "k_proj", "v_proj"),
+        parts,
+        collate,
+    )
 
 
 def seeded(build: Callable[[], nn.Module]) -> nn.Module:
@@ -112,13 +140,22 @@ def seeded(build: Callable[[], nn.Module]) -> nn.Module:
         return build()
 
 
-def train(work: Work, method: str, seed: int, lr: float, place: Path, steps: int = STEPS) -> PeftAdapter:
+def train(
+    work: Work, method: str, seed: int, lr: float, place: Path, steps: int = STEPS
+) -> PeftAdapter:
     """A training in the Trainer; from `place` if it is there already, or as far as it got."""
-    place = place / f"trainer-{work.name}-{method}-{seed}-{lr:g}-{steps}-{BATCH}-{LORA_RANK}-{SHOTS}"
+    place = (
+        place / f"trainer-{work.name}-{method}-{seed}-{lr:g}-{steps}-{BATCH}-{LORA_RANK}-{SHOTS}"
+    )
     if (place / WEIGHTS).exists():
         return PeftAdapter.load(place)
     torch.manual_seed(seed)
-    lora = LoraConfig(r=LORA_RANK, lora_alpha=LORA_RANK, target_modules=list(work.targets), modules_to_save=["classifier"])
+    lora = LoraConfig(
+        r=LORA_RANK,
+        lora_alpha=LORA_RANK,
+        target_modules=list(work.targets),
+        modules_to_save=["classifier"],
+    )
     settings = TrainingArguments(
         str(place / "checkpoints"), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=lr, weight_decay=1e-2,
         lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 4, "decay_type": "linear"},
@@ -132,7 +169,11 @@ def train(work: Work, method: str, seed: int, lr: float, place: Path, steps: int
         data_collator=work.collate,
         callbacks=[CopRACallback()] if method == "copra" else [],
     )
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(settings.output_dir) if (place / "checkpoints").exists() else None)
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(settings.output_dir)
+        if (place / "checkpoints").exists()
+        else None
+    )
     adapter = PeftAdapter.of(trainer.model)
     adapter.save(place)
     shutil.rmtree(settings.output_dir)
@@ -147,7 +188,10 @@ def loaded(work: Work, adapter: PeftAdapter) -> PeftModel:
 
 @torch.no_grad()
 def accuracy(work: Work, part: str, model: nn.Module) -> Accuracy:
-    hits = [model(**{k: v for k, v in b.items() if k != "labels"}).logits.argmax(-1) == b["labels"] for b in work.batches(part)]
+    hits = [
+        model(**{k: v for k, v in b.items() if k != "labels"}).logits.argmax(-1) == b["labels"]
+        for b in work.batches(part)
+    ]
     return Accuracy(int(torch.cat(hits).sum()), sum(map(len, hits)))
 
 
@@ -163,18 +207,36 @@ def head_alone(work: Work) -> Accuracy:
         data[part] = torch.cat(seen).numpy(), labels.numpy()
     probes = [LogisticRegression(C=c, max_iter=2000).fit(*data["train"]) for c in (0.1, 1, 10, 100)]
     best = max(probes, key=lambda p: p.score(*data["val"]))
-    return Accuracy(int((best.predict(data["test"][0]) == data["test"][1]).sum()), len(data["test"][1]))
+    return Accuracy(
+        int((best.predict(data["test"][0]) == data["test"][1]).sum()), len(data["test"][1])
+    )
 
 
 def best_half(work: Work, adapter: PeftAdapter) -> PeftAdapter:
     """The half of the blocks that is worth most by sampled Shapley values, on validation data."""
     game = SwitchGame(loaded(work, adapter), lambda m: accuracy(work, "val", m).value)
-    worth = dict(zip(game.names, estimate(game, game.n_players, budget=EVALUATIONS).values, strict=True))
+    worth = dict(
+        zip(game.names, estimate(game, game.n_players, budget=EVALUATIONS).values, strict=True)
+    )
     return keep(adapter, sorted(worth, key=lambda b: -worth[b])[: len(worth) // 2])
 
 
-def row(work: Work, method: str, seed: object, setting: str, a: Accuracy, lr: object = "", split: str = "test") -> dict:
-    return dict(zip(COLUMNS, (work.name, method, seed, setting, a.n, round(a.value, 4), lr, split), strict=True))
+def row(
+    work: Work,
+    method: str,
+    seed: object,
+    setting: str,
+    a: Accuracy,
+    lr: object = "",
+    split: str = "test",
+) -> dict:
+    return dict(
+        zip(
+            COLUMNS,
+            (work.name, method, seed, setting, a.n, round(a.value, 4), lr, split),
+            strict=True,
+        )
+    )
 
 
 def measured(work: Work, place: Path, steps: int) -> list[dict]:
@@ -182,10 +244,15 @@ def measured(work: Work, place: Path, steps: int) -> list[dict]:
     for method in METHODS:
         tried = {}
         for lr in tqdm(RATES, desc=f"{work.name}, {method}: rates"):
-            tried[lr] = accuracy(work, "val", loaded(work, train(work, method, 0, lr, place, steps)))
+            tried[lr] = accuracy(
+                work, "val", loaded(work, train(work, method, 0, lr, place, steps))
+            )
             rows.append(row(work, method, 0, "alone", tried[lr], lr, "val"))
         lr = max(tried, key=lambda x: tried[x].value)
-        found = [train(work, method, seed, lr, place, steps) for seed in tqdm(range(SEEDS), desc=f"{work.name}, {method}: seeds")]
+        found = [
+            train(work, method, seed, lr, place, steps)
+            for seed in tqdm(range(SEEDS), desc=f"{work.name}, {method}: seeds")
+        ]
         parts = {
             (seed, setting): adapter
             for seed, x in enumerate(found)
@@ -200,18 +267,29 @@ def measured(work: Work, place: Path, steps: int) -> list[dict]:
             for setting, space in (("middle, ΔW", "delta"), ("middle, factors", "parameters")):
                 parts[f"{seed}-{(seed + 1) % SEEDS}", setting] = average([x, y], space=space)
         rows += [
-            row(work, method, s, setting, accuracy(work, "test", loaded(work, x)), lr) for (s, setting), x in tqdm(parts.items(), desc="measuring")
+            row(work, method, s, setting, accuracy(work, "test", loaded(work, x)), lr)
+            for (s, setting), x in tqdm(parts.items(), desc="measuring")
         ]
     return rows
 
 
 def main() -> None:
     p = arguments(__doc__, tasks=False, jobs=False)
-    p.add_argument("--quick", action="store_true", help="few steps, to see that it runs (and print, write nothing)")
+    p.add_argument(
+        "--quick",
+        action="store_true",
+        help="few steps, to see that it runs (and print, write nothing)",
+    )
     a = p.parse_args()
     tasks, steps = (emoji_groups(), digits()), STEPS
     if a.quick:
-        tasks, steps = tuple(replace(t, parts=t.parts | {p: t.parts[p][::20] for p in ("val", "test")}) for t in tasks), 3
+        tasks, steps = (
+            tuple(
+                replace(t, parts=t.parts | {p: t.parts[p][::20] for p in ("val", "test")})
+                for t in tasks
+            ),
+            3,
+        )
     rows = [r for task in tasks for r in measured(task, a.work, steps)]
     finish(a, "trainer.csv", COLUMNS, rows, f"all-MiniLM-L6-v2, {load_clip().hash}")
 

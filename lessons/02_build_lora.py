@@ -38,11 +38,10 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from copra_lab import plots
-from copra_lab.adapters.adapter import LowRank
+from copra_lab.adapters import LowRank
 from copra_lab.exercises import build_lora as check
-from copra_lab.merging.linear import weighted_sum
-from copra_lab.merging.spectral import truncate
-from copra_lab.models.sites import hf_name
+from copra_lab.merging import truncate, weighted_sum
+from copra_lab.models import hf_name
 from copra_lab.plots.widgets import live
 from copra_lab.utils.rng import generator
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval

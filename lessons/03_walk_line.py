@@ -36,11 +36,11 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 from copra_lab import plots
-from copra_lab.adapters.adapter import LowRank
+from copra_lab.adapters import LowRank
 from copra_lab.exercises import walk_line as check
-from copra_lab.merging.barriers import barrier
-from copra_lab.merging.linear import (
+from copra_lab.merging import (
     average_factors,
+    barrier,
     interpolate,
     interpolate_factors,
     weighted_sum,

@@ -40,14 +40,14 @@ from IPython.display import Markdown
 from torch.nn.utils import parametrize
 
 from copra_lab import plots
-from copra_lab.adapters.adapter import NONE
+from copra_lab.adapters import NONE
 from copra_lab.exercises import drop_layers as check
-from copra_lab.merging.linear import interpolate_factors
-from copra_lab.methods.lora import Attached
+from copra_lab.merging import interpolate_factors
+from copra_lab.methods import Attached
 from copra_lab.plots.widgets import live
 from copra_lab.pruning import keep
-from copra_lab.shapley.values import Curve
-from copra_lab.training.dropping import drawn, group, masks
+from copra_lab.shapley import Curve
+from copra_lab.training import drawn, group, masks
 from copra_lab.utils.rng import generator
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped

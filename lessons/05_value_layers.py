@@ -42,7 +42,7 @@ from copra_lab import plots
 from copra_lab import shapley as sh
 from copra_lab.exercises import value_layers as check
 from copra_lab.plots.widgets import live
-from copra_lab.shapley.games import LayerGame
+from copra_lab.shapley import LayerGame
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 

@@ -36,14 +36,13 @@ import torch
 from IPython.display import Markdown
 
 from copra_lab import plots
-from copra_lab.adapters.adapter import NONE
+from copra_lab.adapters import NONE
 from copra_lab.exercises import prune_adapter as check
-from copra_lab.merging.spectral import truncate
-from copra_lab.models.sites import site_of
+from copra_lab.merging import truncate
+from copra_lab.models import site_of
 from copra_lab.plots.widgets import live
 from copra_lab.pruning import keep, keep_best, layers_of, magnitudes, sparsify
-from copra_lab.shapley.games import LayerGame
-from copra_lab.shapley.values import exact
+from copra_lab.shapley import LayerGame, exact
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 

@@ -37,9 +37,9 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 from copra_lab import merging, plots
-from copra_lab.adapters.adapter import NONE, Adapter, LowRank
+from copra_lab.adapters import NONE, Adapter, LowRank
 from copra_lab.exercises import merge_models as check
-from copra_lab.methods.lora import Attached, LoRA
+from copra_lab.methods import Attached, LoRA
 from copra_lab.plots.widgets import live
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped

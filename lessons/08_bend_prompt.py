@@ -30,12 +30,11 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 from copra_lab import plots
-from copra_lab.bench.prompt_survey import occurrences, survey
-from copra_lab.engine.text_encoder import Encoder
+from copra_lab.bench import occurrences, survey
+from copra_lab.engine import Encoder
 from copra_lab.exercises import bend_prompt as check
 from copra_lab.plots.widgets import live
-from copra_lab.prompts.corruption import replace, rescale
-from copra_lab.prompts.soft_prompt import word_norm
+from copra_lab.prompts import replace, rescale, word_norm
 from copra_lab.utils.statistics import paired_bootstrap
 from copra_lab.zoo import shipped_prompts
 

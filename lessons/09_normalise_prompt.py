@@ -30,11 +30,10 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 from copra_lab import plots
-from copra_lab.engine.text_encoder import Encoder
+from copra_lab.engine import Encoder
 from copra_lab.exercises import normalise_prompt as check
 from copra_lab.plots.widgets import live
-from copra_lab.prompts.corruption import rescale
-from copra_lab.prompts.nemesis import omega, pan, pun
+from copra_lab.prompts import omega, pan, pun, rescale
 from copra_lab.utils.statistics import bootstrap_interval, paired_bootstrap
 
 # %% [markdown]

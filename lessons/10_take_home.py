@@ -38,14 +38,13 @@ from transformers import CLIPModel, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from copra_lab import plots
-from copra_lab.adapters.adapter import NONE
-from copra_lab.adapters.publishing import model_card
+from copra_lab.adapters import NONE, model_card
 from copra_lab.exercises import take_home as check
-from copra_lab.merging.linear import average_factors, interpolate
+from copra_lab.merging import average_factors, interpolate
 from copra_lab.plots.widgets import live
 from copra_lab.pruning import keep
-from copra_lab.sweeps.grid import read_grid
-from copra_lab.tasks.task import image_folder
+from copra_lab.sweeps import read_grid
+from copra_lab.tasks import image_folder
 from copra_lab.utils.statistics import bootstrap_interval
 
 # %% [markdown]

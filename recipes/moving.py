@@ -32,14 +32,18 @@ def path(share: float) -> float:
 def recorded(page: Page) -> list[Image.Image]:
     thumb = page.locator("#blend-weight input[type=range]")
     page.wait_for_function(
-        "(n => n && n.dataset.n && n.dataset.n === n.dataset.total)(document.querySelector('#blend-number .now'))", timeout=120_000
+        "(n => n && n.dataset.n && n.dataset.n === n.dataset.total)(document.querySelector('#blend-number .now'))",
+        timeout=120_000,
     )
     page.locator("#blend-clear").click()
     page.evaluate("scrollTo(0, 0)")
     page.wait_for_timeout(1500)
     track = thumb.bounding_box()
     assert track
-    x, y = (lambda weight: track["x"] + 10 + (track["width"] - 20) * (weight + 0.5) / 2), track["y"] + track["height"] / 2
+    x, y = (
+        (lambda weight: track["x"] + 10 + (track["width"] - 20) * (weight + 0.5) / 2),
+        track["y"] + track["height"] / 2,
+    )
     page.mouse.move(x(0), y)
     page.mouse.down()
     shots = []
@@ -55,17 +59,24 @@ def recorded(page: Page) -> list[Image.Image]:
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("--out", type=Path, default=ROOT / "docs" / "drag.gif")
     a = p.parse_args()
-    chromium = next((c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None)
+    chromium = next(
+        (c for c in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if c), None
+    )
     if chromium is None:
         p.error("there is no chromium on PATH; on Debian: apt install chromium")
     with served() as (url, _), sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT}, color_scheme="light")
         page.goto(f"{url}/?view=blend&tour=0")
-        shots = [s.resize((WIDTH * 2 // 3, HEIGHT * 2 // 3), Image.Resampling.LANCZOS) for s in recorded(page)]
+        shots = [
+            s.resize((WIDTH * 2 // 3, HEIGHT * 2 // 3), Image.Resampling.LANCZOS)
+            for s in recorded(page)
+        ]
         browser.close()
     several = Image.new("RGB", (3 * shots[0].width, shots[0].height))
     for i, shot in enumerate((shots[0], shots[FRAMES // 2], shots[-1])):
@@ -73,7 +84,15 @@ def main() -> None:
     palette = several.quantize(COLOURS)
     frames = [s.quantize(palette=palette, dither=Image.Dither.NONE) for s in shots]
     data = io.BytesIO()
-    frames[0].save(data, "GIF", save_all=True, append_images=frames[1:], duration=[int(1000 * EVERY)] * FRAMES + [3000], loop=0, optimize=True)
+    frames[0].save(
+        data,
+        "GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[int(1000 * EVERY)] * FRAMES + [3000],
+        loop=0,
+        optimize=True,
+    )
     write_atomically(a.out, data.getvalue())
     print(f"{a.out}: {len(data.getvalue()) / 1e3:.0f} kB")
 

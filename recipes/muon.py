@@ -16,7 +16,13 @@ class Muon(torch.optim.Optimizer):
     """Momentum (Nesterov's) whose direction is made orthogonal before each step, for matrices; weight decay is decoupled. The rate is
     AdamW's: a step has the root mean square that AdamW's has (Liu et al., arXiv:2502.16982, equation 4)."""
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.05):
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.05,
+    ):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -27,7 +33,9 @@ class Muon(torch.optim.Optimizer):
                 if p.grad is not None:
                     alike.setdefault(p.shape, []).append(p)
             for shape, params in alike.items():
-                velocity = [self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in params]
+                velocity = [
+                    self.state[p].setdefault("velocity", torch.zeros_like(p)) for p in params
+                ]
                 grads = [p.grad for p in params]
                 torch._foreach_lerp_(velocity, grads, 1 - group["momentum"])
                 ahead = torch.stack(torch._foreach_lerp(grads, velocity, group["momentum"]))

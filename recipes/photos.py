@@ -59,8 +59,12 @@ def load_photos(source: str, card: int = CARD) -> Photos:
         images, labels, names = (Image.fromarray(i) for i in data.data), data.targets, data.classes
     labels = np.asarray(labels, dtype=int)
     pixels = np.empty((len(labels), SIDE, SIDE, 3), np.uint8)
-    for i, image in enumerate(tqdm(images, total=len(labels), desc=f"reading {path.name}", leave=False)):
-        pixels[i] = np.asarray(ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC))
+    for i, image in enumerate(
+        tqdm(images, total=len(labels), desc=f"reading {path.name}", leave=False)
+    ):
+        pixels[i] = np.asarray(
+            ImageOps.fit(image.convert("RGB"), (SIDE, SIDE), Image.Resampling.BICUBIC)
+        )
     part = np.full(len(labels), "train", dtype="<U6")
     for label in range(len(names)):
         own = np.flatnonzero(labels == label)[::-1]
@@ -77,10 +81,17 @@ def _packed(path: Path) -> tuple[Iterator[Image.Image], np.ndarray, list[str]]:
 
 
 def _tiny_imagenet(path: Path) -> tuple[Iterator[Image.Image], list[int], list[str]]:
-    words = dict(line.split("\t", 1) for line in (path / "words.txt").read_text(encoding="utf-8").splitlines())
+    words = dict(
+        line.split("\t", 1)
+        for line in (path / "words.txt").read_text(encoding="utf-8").splitlines()
+    )
     folders = sorted((path / "train").iterdir(), key=lambda f: words[f.name].split(",")[0].lower())
     files = [(i, f) for i, folder in enumerate(folders) for f in sorted(folder.rglob("*.JPEG"))]
-    return (Image.open(f) for _, f in files), [i for i, _ in files], [words[f.name].split(",")[0] for f in folders]
+    return (
+        (Image.open(f) for _, f in files),
+        [i for i, _ in files],
+        [words[f.name].split(",")[0] for f in folders],
+    )
 
 
 def _class_folders(path: Path) -> tuple[Iterator[Image.Image], list[int], list[str]]:

@@ -64,7 +64,9 @@ class Run:
         self.clip = build(tokenizer(work).vocab_size, DROPPED)
         self.clip.load_state_dict(load_file(work / "text.safetensors"), strict=False)
         self.tables = tables(self.clip, work, data.names, data.kinds, a.device)
-        self.student = Student(copy.deepcopy(self.clip.visual), TEACHER).to(a.device).train()  # the CLIP itself is what is written
+        self.student = (
+            Student(copy.deepcopy(self.clip.visual), TEACHER).to(a.device).train()
+        )  # the CLIP itself is what is written
         self.named = dict(self.student.named_parameters())
         self.opts = optimisers(self.named, a.lr)
         self.average = AveragedModel(self.student, multi_avg_fn=get_ema_multi_avg_fn(AVERAGED))
@@ -84,7 +86,11 @@ class Run:
         elif (file := self.work / "state.safetensors").exists():
             with safe_open(file, "pt") as f:
                 self.images = self.began = int(f.metadata()["images"])
-            weights = {k.removeprefix("student."): w.float() for k, w in load_file(file).items() if k.startswith("student.")}
+            weights = {
+                k.removeprefix("student."): w.float()
+                for k, w in load_file(file).items()
+                if k.startswith("student.")
+            }
             self.student.load_state_dict(weights)
             self.average.module.load_state_dict(weights)
 
@@ -103,7 +109,9 @@ class Run:
         atomic(self.clip.state_dict(), self.work / "clip.safetensors")
         if self.decay_from is None:
             text = load_file(self.work / "text.safetensors")
-            halves = {f"student.{k}": v.half() for k, v in self.student.state_dict().items()} | {f"text.{k}": v.half() for k, v in text.items()}
+            halves = {f"student.{k}": v.half() for k, v in self.student.state_dict().items()} | {
+                f"text.{k}": v.half() for k, v in text.items()
+            }
             atomic(halves, self.work / "state.safetensors", {"images": str(self.images)})
 
     def rate(self) -> float:
@@ -111,7 +119,18 @@ class Run:
         warm = min(1.0, (self.images - self.began) / (WARM_UP * self.a.batch) + 1 / WARM_UP)
         if self.decay_from is None:
             return warm
-        return max(1e-3, warm * (1 - math.sqrt(min(1, (self.images - self.decay_from) / max(1, self.a.images - self.decay_from)))))
+        return max(
+            1e-3,
+            warm
+            * (
+                1
+                - math.sqrt(
+                    min(
+                        1, (self.images - self.decay_from) / max(1, self.a.images - self.decay_from)
+                    )
+                )
+            ),
+        )
 
     def step(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
         """One step of the optimisers on a batch in as many parts as there are threads."""
@@ -120,8 +139,12 @@ class Run:
             for group in o.param_groups:
                 group["lr"] = self.a.lr * rate
         self.student.visual.patch_dropout.prob = DROPPED if self.decay_from is None else 0.0
-        torch.manual_seed(self.images)  # open_clip draws the tokens that are left out from the global generator
-        numbers = self.replicas.gradients(lambda i: self.loss(batches[i], np.random.default_rng([self.images, i])))
+        torch.manual_seed(
+            self.images
+        )  # open_clip draws the tokens that are left out from the global generator
+        numbers = self.replicas.gradients(
+            lambda i: self.loss(batches[i], np.random.default_rng([self.images, i]))
+        )
         torch.nn.utils.clip_grad_norm_(self.named.values(), 1.0)
         with torch.autocast(self.replicas.device, torch.bfloat16, enabled=self.replicas.half):
             for o in self.opts:
@@ -130,13 +153,24 @@ class Run:
         self.images += self.a.batch
         return numbers | {"rate": rate}
 
-    def loss(self, b: dict[str, Tensor], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def loss(
+        self, b: dict[str, Tensor], rng: np.random.Generator
+    ) -> tuple[Tensor, dict[str, float]]:
         """Of a part of a batch, and what it is made of."""
         f, taught, scale = self.student(b["image"])
-        with torch.autocast(self.replicas.device, enabled=False):  # logits of up to 100 need their digits
+        with torch.autocast(
+            self.replicas.device, enabled=False
+        ):  # logits of up to 100 need their digits
             return self._losses(f, taught, scale, b, rng)
 
-    def _losses(self, f: Tensor, taught: Tensor, scale: Tensor, b: dict[str, Tensor], rng: np.random.Generator) -> tuple[Tensor, dict[str, float]]:
+    def _losses(
+        self,
+        f: Tensor,
+        taught: Tensor,
+        scale: Tensor,
+        b: dict[str, Tensor],
+        rng: np.random.Generator,
+    ) -> tuple[Tensor, dict[str, float]]:
         losses, numbers = {}, {"scale": scale.item()}
         for what, choice in self.tables.items():
             logits = scale * (f @ choice[rng.integers(len(choice))].T)
@@ -144,7 +178,9 @@ class Run:
                 logits[b["hide"][:, 0], b["hide"][:, 1]] = -1e4
                 for k, medium in enumerate(("drawing", "icon", "photo")):
                     own = b["medium"] == k
-                    numbers[f"right {medium}"] = (logits[own].argmax(-1) == b["name"][own]).float().mean().item()
+                    numbers[f"right {medium}"] = (
+                        (logits[own].argmax(-1) == b["name"][own]).float().mean().item()
+                    )
             losses[what] = F.cross_entropy(logits, b[what], ignore_index=-1)
         rows = b["taught"] >= 0
         losses["teacher"] = 1 - (taught[rows] * self.data.teacher[b["taught"][rows]]).sum(-1).mean()
@@ -157,17 +193,29 @@ class Run:
         model, found = copy.deepcopy(self.average.module).eval(), {}
         for source in self.sources:
             texts = [t.format(n) for n in source.names for t in TEMPLATES["photo"]]
-            text = encoded(self.clip, self.work, texts).to(self.a.device).unflatten(0, (len(source.names), -1)).mean(1)
+            text = (
+                encoded(self.clip, self.work, texts)
+                .to(self.a.device)
+                .unflatten(0, (len(source.names), -1))
+                .mean(1)
+            )
             rows = source.rows("choice")
-            parts = [torch.from_numpy(source.images[rows[i : i + 500]]).to(self.a.device) for i in range(0, len(rows), 500)]
+            parts = [
+                torch.from_numpy(source.images[rows[i : i + 500]]).to(self.a.device)
+                for i in range(0, len(rows), 500)
+            ]
             with torch.autocast(self.replicas.device, torch.bfloat16, enabled=self.replicas.half):
                 logits = torch.cat([model(normalised(planes(x)))[0] for x in parts]) @ text.T
             seen = torch.tensor([seen_photo(n) for n in source.names], device=self.a.device)
             labels = torch.from_numpy(source.labels[rows]).to(self.a.device)
             for what, among in (("seen", seen), ("held out", ~seen)):
                 if (own := among[labels]).any():
-                    right = logits[own].float().masked_fill(~among, -math.inf).argmax(-1) == labels[own]
-                    found[f"{source.name}, {int(among.sum())} {what}"] = round(right.float().mean().item(), 4)
+                    right = (
+                        logits[own].float().masked_fill(~among, -math.inf).argmax(-1) == labels[own]
+                    )
+                    found[f"{source.name}, {int(among.sum())} {what}"] = round(
+                        right.float().mean().item(), 4
+                    )
         return found
 
     def train(self) -> None:
@@ -178,17 +226,36 @@ class Run:
         if self.a.decay and self.decay_from is None:
             self.decay_from = self.images
         start, first = time.monotonic(), self.images
-        bar = tqdm(total=self.a.images, initial=self.images, desc="image tower", unit="image", unit_scale=True, mininterval=10)
+        bar = tqdm(
+            total=self.a.images,
+            initial=self.images,
+            desc="image tower",
+            unit="image",
+            unit_scale=True,
+            mininterval=10,
+        )
         with bar, open(self.work / "log.jsonl", "a", encoding="utf-8", buffering=1) as log:
             batches = self.batches()
-            while self.images < self.a.images and not stopped and time.monotonic() - start < 60 * self.a.minutes:
+            while (
+                self.images < self.a.images
+                and not stopped
+                and time.monotonic() - start < 60 * self.a.minutes
+            ):
                 numbers = self.step(next(batches))
                 bar.update(self.a.batch)
                 step = self.images // self.a.batch
                 if step % 50 == 0:
-                    numbers["images_per_second"] = (self.images - first) / (time.monotonic() - start)
-                    bar.set_postfix({k: f"{numbers[k]:.2f}" for k in ("name", "teacher", "right photo")}, refresh=False)
-                    line = {"images": self.images, **{k: float(f"{v:.4g}") for k, v in numbers.items()}}
+                    numbers["images_per_second"] = (self.images - first) / (
+                        time.monotonic() - start
+                    )
+                    bar.set_postfix(
+                        {k: f"{numbers[k]:.2f}" for k in ("name", "teacher", "right photo")},
+                        refresh=False,
+                    )
+                    line = {
+                        "images": self.images,
+                        **{k: float(f"{v:.4g}") for k, v in numbers.items()},
+                    }
                     if step % 500 == 0:
                         self.save()
                         line["choice"] = self.choice()
@@ -215,27 +282,67 @@ def begin_from(folder: Path, work: Path) -> None:
     for name in STATE:
         shutil.copyfile(folder / name, work / name)
     state = load_file(work / "state.safetensors")
-    atomic({k.removeprefix("text."): w.float() for k, w in state.items() if k.startswith("text.")}, work / "text.safetensors")
+    atomic(
+        {k.removeprefix("text."): w.float() for k, w in state.items() if k.startswith("text.")},
+        work / "text.safetensors",
+    )
 
 
 def main() -> None:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--photos", action="append", required=True, metavar="SOURCE", help="photographs; several times for several sources")
-    p.add_argument("--all-of", action="append", default=[], metavar="SOURCE", help="one of them that keeps none for the model card")
-    p.add_argument("--work", type=Path, default=Path.home() / ".cache" / "copra-lab-pretrain", help="where stages and checkpoints are kept")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--photos",
+        action="append",
+        required=True,
+        metavar="SOURCE",
+        help="photographs; several times for several sources",
+    )
+    p.add_argument(
+        "--all-of",
+        action="append",
+        default=[],
+        metavar="SOURCE",
+        help="one of them that keeps none for the model card",
+    )
+    p.add_argument(
+        "--work",
+        type=Path,
+        default=Path.home() / ".cache" / "copra-lab-pretrain",
+        help="where stages and checkpoints are kept",
+    )
     p.add_argument("--text-epochs", type=int, default=8)
-    p.add_argument("--images", type=lambda x: int(float(x)), default=15_000_000, help="that the image tower sees, in all (default 15e6)")
+    p.add_argument(
+        "--images",
+        type=lambda x: int(float(x)),
+        default=15_000_000,
+        help="that the image tower sees, in all (default 15e6)",
+    )
     p.add_argument("--batch", type=int, default=512)
     p.add_argument("--lr", type=float, default=1.5e-3)
-    p.add_argument("--decay", action="store_true", help="let the learning rate decay from here to --images")
-    p.add_argument("--minutes", type=float, default=math.inf, help="stop after this time (it resumes)")
-    p.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="parts of a batch, each on a core; 1 on a GPU")
+    p.add_argument(
+        "--decay", action="store_true", help="let the learning rate decay from here to --images"
+    )
+    p.add_argument(
+        "--minutes", type=float, default=math.inf, help="stop after this time (it resumes)"
+    )
+    p.add_argument(
+        "--threads",
+        type=int,
+        default=os.cpu_count() or 1,
+        help="parts of a batch, each on a core; 1 on a GPU",
+    )
     p.add_argument("--device", default="cpu")
     p.add_argument("--start-from", type=Path, metavar="FOLDER", help="that --hand-on wrote")
-    p.add_argument("--hand-on", type=Path, metavar="FOLDER", help="write the stable part's state there and end")
+    p.add_argument(
+        "--hand-on", type=Path, metavar="FOLDER", help="write the stable part's state there and end"
+    )
     a = p.parse_args()
     if a.batch % a.threads:
-        p.error(f"a batch of {a.batch} does not divide into {a.threads} parts; choose --threads that divides it")
+        p.error(
+            f"a batch of {a.batch} does not divide into {a.threads} parts; choose --threads that divides it"
+        )
     torch.set_num_threads(1)
     a.work.mkdir(parents=True, exist_ok=True)
     if a.hand_on:

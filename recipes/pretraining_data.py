@@ -34,44 +34,87 @@ class Data:
     of them is its caption in a batch, the others are neither right nor wrong there.
     """
 
-    def __init__(self, work: Path, sources: Sequence[Photos], device: str = "cpu", threads: int = 1):
+    def __init__(
+        self, work: Path, sources: Sequence[Photos], device: str = "cpu", threads: int = 1
+    ):
         by_key = {c.key: c for c in concepts()}
         keys = [*drawings("openmoji").keys, *drawings("twemoji").keys]
         twice = [*emoji_names(), *emoji_names()]
         self.device = torch.device(device)
         rgba = np.concatenate([drawings(s).rgba for s in ("openmoji", "twemoji")])
         emoji = np.array([i for i, names in enumerate(twice) if names])
-        icons = [(drawings(s).rgba[i, ..., 3], name) for s in ("mdi", "fa") for i, name in enumerate(icon_names(s)) if name]
-        classes = [(source, label, name) for source in sources for label, name in enumerate(source.names) if seen_photo(name)]
-        shown = [np.flatnonzero((s.part == "train") & np.isin(s.labels, [label for of, label, _ in classes if of is s])) for s in sources]
+        icons = [
+            (drawings(s).rgba[i, ..., 3], name)
+            for s in ("mdi", "fa")
+            for i, name in enumerate(icon_names(s))
+            if name
+        ]
+        classes = [
+            (source, label, name)
+            for source in sources
+            for label, name in enumerate(source.names)
+            if seen_photo(name)
+        ]
+        shown = [
+            np.flatnonzero(
+                (s.part == "train")
+                & np.isin(s.labels, [label for of, label, _ in classes if of is s])
+            )
+            for s in sources
+        ]
 
         all_names = {n for names in twice for n in names} | {n for _, n in icons}
         self.names = sorted(all_names | {n for *_, name in classes for n in names_of_photo(name)})
-        self.kinds = sorted({c.kind for c in concepts()} | {kind for *_, name in classes if (kind := kind_of_photo(name))})
-        row, kind_row = {n: i for i, n in enumerate(self.names)}, {k: i for i, k in enumerate(self.kinds)}
+        self.kinds = sorted(
+            {c.kind for c in concepts()}
+            | {kind for *_, name in classes if (kind := kind_of_photo(name))}
+        )
+        row, kind_row = (
+            {n: i for i, n in enumerate(self.names)},
+            {k: i for i, k in enumerate(self.kinds)},
+        )
 
         self.emoji = torch.from_numpy(rgba[emoji]).to(device)
         self.icons = torch.from_numpy(np.stack([alpha for alpha, _ in icons])).to(device)
-        self.photos = torch.from_numpy(np.concatenate([s.images[rows] for s, rows in zip(sources, shown, strict=True)])).to(device)
-        of_photo = {(s.name, label): [row[n] for n in names_of_photo(name)] for s, label, name in classes}
+        self.photos = torch.from_numpy(
+            np.concatenate([s.images[rows] for s, rows in zip(sources, shown, strict=True)])
+        ).to(device)
+        of_photo = {
+            (s.name, label): [row[n] for n in names_of_photo(name)] for s, label, name in classes
+        }
         self.emoji_names = [[row[n] for n in twice[i]] for i in emoji]
         self.icon_names = [row[n] for _, n in icons]
-        self.photo_names = [of_photo[s.name, label] for s, rows in zip(sources, shown, strict=True) for label in s.labels[rows]]
+        self.photo_names = [
+            of_photo[s.name, label]
+            for s, rows in zip(sources, shown, strict=True)
+            for label in s.labels[rows]
+        ]
         self.emoji_kinds = np.array([kind_row[by_key[keys[i]].kind] for i in emoji])
         self.photo_kinds = np.array(
-            [kind_row.get(kind_of_photo(s.names[label]) or "", -1) for s, rows in zip(sources, shown, strict=True) for label in s.labels[rows]]
+            [
+                kind_row.get(kind_of_photo(s.names[label]) or "", -1)
+                for s, rows in zip(sources, shown, strict=True)
+                for label in s.labels[rows]
+            ]
         )
         concept = [by_key[keys[i]] for i in emoji]
-        flips = [c.category not in NOT_MIRRORED and not {"left", "right"} & set(c.name.split()) for c in concept]
+        flips = [
+            c.category not in NOT_MIRRORED and not {"left", "right"} & set(c.name.split())
+            for c in concept
+        ]
         self.may_flip = torch.tensor(flips, device=device)
 
         on_white = rgba[emoji].astype(np.float32)
         alpha = on_white[..., 3:] / 255
         taught = [(on_white[..., :3] * alpha + 255 * (1 - alpha)).astype(np.uint8)]
         taught += [s.images[rows] for s, rows in zip(sources, shown, strict=True)]
-        axes = principal(torch.cat([kept_features(work, images, threads, device) for images in taught]), TEACHER)
+        axes = principal(
+            torch.cat([kept_features(work, images, threads, device) for images in taught]), TEACHER
+        )
         spread = axes.std(0).clamp_min(1e-6)
-        self.teacher = F.normalize(axes / spread * (spread / spread[0]) ** 0.5, dim=-1).to(device)  # between raw and white
+        self.teacher = F.normalize(axes / spread * (spread / spread[0]) ** 0.5, dim=-1).to(
+            device
+        )  # between raw and white
 
     def batch(self, n: int, seed: Sequence[int]) -> dict[str, Tensor]:
         """`n` augmented images (n, 3, 64, 64), normalised, and for each the rows of its name, kind, medium and background (-1: none)
@@ -80,10 +123,17 @@ class Data:
         g = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
         n_photo, n_icon = round(n * SHARES["photo"]), round(n * SHARES["icon"])
         n_emoji = n - n_photo - n_icon
-        e, i, p = (rng.integers(len(of), size=k) for of, k in ((self.emoji, n_emoji), (self.icons, n_icon), (self.photos, n_photo)))
+        e, i, p = (
+            rng.integers(len(of), size=k)
+            for of, k in ((self.emoji, n_emoji), (self.icons, n_icon), (self.photos, n_photo))
+        )
         image, on_scene, colour = self._pictures(e, i, p, rng, g)
 
-        names = [*(self.emoji_names[k] for k in e), *([self.icon_names[k]] for k in i), *(self.photo_names[k] for k in p)]
+        names = [
+            *(self.emoji_names[k] for k in e),
+            *([self.icon_names[k]] for k in i),
+            *(self.photo_names[k] for k in p),
+        ]
         name = [own[0] if rng.random() < 0.6 else own[rng.integers(len(own))] for own in names]
         hide = [(k, other) for k, own in enumerate(names) for other in own if other != name[k]]
         ground = np.concatenate([np.where(on_scene, -1, colour), np.full(n_photo, -1)])
@@ -93,10 +143,17 @@ class Data:
             "medium": np.repeat([0, 1, 2], [n_emoji, n_icon, n_photo]),
             "taught": np.concatenate([e, np.full(n_icon, -1), len(self.emoji) + p]),
         }  # fmt: skip
-        return {"image": image} | {k: torch.as_tensor(v, device=self.device) for k, v in rows.items()}
+        return {"image": image} | {
+            k: torch.as_tensor(v, device=self.device) for k, v in rows.items()
+        }
 
     def _pictures(
-        self, e: np.ndarray, i: np.ndarray, p: np.ndarray, rng: np.random.Generator, g: torch.Generator
+        self,
+        e: np.ndarray,
+        i: np.ndarray,
+        p: np.ndarray,
+        rng: np.random.Generator,
+        g: torch.Generator,
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
         """The images; whether each drawing and icon stands before a photograph, and else on which colour."""
         at = lambda rows: torch.as_tensor(rows, device=self.device)  # noqa: E731
@@ -107,7 +164,14 @@ class Data:
         drawing = torch.cat([drawing[:, :3] * drawing[:, 3:], drawing[:, 3:]], 1)
         flip = (uniform(g, 0, 1, len(e)) < 0.5) & self.may_flip[at(e)]
         drawing = warp(drawing, g, (0.6, 1.15), 22, flip, shift=0.2)
-        mask = warp(self.icons[at(i)].unsqueeze(1).float() / 255, g, (0.6, 1.1), 22, torch.zeros(len(i), device=self.device), shift=0.2)
+        mask = warp(
+            self.icons[at(i)].unsqueeze(1).float() / 255,
+            g,
+            (0.6, 1.1),
+            22,
+            torch.zeros(len(i), device=self.device),
+            shift=0.2,
+        )
         icon = torch.cat([mask * uniform(g, 0, 0.5, len(i), 3, 1, 1), mask], 1)
         drawn = torch.cat([drawing, icon])
 
@@ -121,7 +185,9 @@ class Data:
         behind[at(on_scene)] = scene
         dark = (palette[at(colour[len(e) :])].mean(-1) < 0.35).float()
         light = torch.cat([torch.zeros(len(e), device=self.device), dark]).view(-1, 1, 1, 1)
-        front = drawn[:, :3] + light * drawn[:, 3:] * 0.5  # an icon's ink stands out from a dark ground
+        front = (
+            drawn[:, :3] + light * drawn[:, 3:] * 0.5
+        )  # an icon's ink stands out from a dark ground
         image = jitter(torch.cat([front + behind * (1 - drawn[:, 3:]), photo]), g, 0.12)
         return normalised(image), on_scene, colour
 

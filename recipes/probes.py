@@ -6,8 +6,8 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from copra_lab.models.clip import Clip
-from copra_lab.tasks.task import Split, Task
+from copra_lab.models import Clip
+from copra_lab.tasks import Split, Task
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 
 STRENGTHS = (0.001, 0.01, 0.1, 1.0, 10.0)
@@ -19,7 +19,9 @@ def features(clip: Clip, split: Split) -> np.ndarray:
 
 def raw_pixels(split: Split, side: int = 16) -> np.ndarray:
     """Images as plain numbers, shrunk to `side` pixels: what a probe can do without a network."""
-    x = F.interpolate(split.images.permute(0, 3, 1, 2).float() / 255, size=(side, side), mode="area")
+    x = F.interpolate(
+        split.images.permute(0, 3, 1, 2).float() / 255, size=(side, side), mode="area"
+    )
     return x.flatten(1).numpy()
 
 
@@ -28,7 +30,10 @@ def linear_probe(task: Task, of) -> Accuracy:
     validation images, its accuracy measured on the test images."""
     scaler = StandardScaler().fit(of(task.train))
     train, val, test = (scaler.transform(of(s)) for s in (task.train, task.val, task.test))
-    models = [LogisticRegression(C=c, max_iter=2000).fit(train, task.train.labels.numpy()) for c in STRENGTHS]
+    models = [
+        LogisticRegression(C=c, max_iter=2000).fit(train, task.train.labels.numpy())
+        for c in STRENGTHS
+    ]
     best = max(models, key=lambda m: m.score(val, task.val.labels.numpy()))
     hits = best.predict(test) == task.test.labels.numpy()
     return Accuracy(int(hits.sum()), len(hits))
@@ -39,4 +44,8 @@ def zero_shot(
 ) -> tuple[float, tuple[float, float], int]:
     """Accuracy, its bootstrap interval over sources, and how many sources there are."""
     hits = (clip.image_features(images) @ clip.text_features(prompts).T).argmax(-1) == labels
-    return hits.float().mean().item(), bootstrap_interval(hits.numpy().astype(float), sources), len(set(sources))
+    return (
+        hits.float().mean().item(),
+        bootstrap_interval(hits.numpy().astype(float), sources),
+        len(set(sources)),
+    )

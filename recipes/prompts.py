@@ -13,8 +13,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 from adapters import SHIPPED, ship  # noqa: E402 (after the path)
 from nemesis import chosen  # noqa: E402
 
-from copra_lab.models.loading import load_clip  # noqa: E402
-from copra_lab.sweeps.runs import train_all, trained  # noqa: E402
+from copra_lab.models import load_clip  # noqa: E402
+from copra_lab.sweeps import trained  # noqa: E402
+from copra_lab.sweeps.runs import train_all  # noqa: E402
 from copra_lab.utils.devices import cores  # noqa: E402
 from copra_lab.zoo import PROMPTS  # noqa: E402
 
@@ -23,8 +24,15 @@ METHODS = ("coop", "pun", "pan")
 
 def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--work", type=Path, default=user_cache_path("copra-lab") / "experiments", help="where trained prompts are kept")
-    p.add_argument("--jobs", type=int, default=cores(), help="trainings side by side, one core each")
+    p.add_argument(
+        "--work",
+        type=Path,
+        default=user_cache_path("copra-lab") / "experiments",
+        help="where trained prompts are kept",
+    )
+    p.add_argument(
+        "--jobs", type=int, default=cores(), help="trainings side by side, one core each"
+    )
     a = p.parse_args()
     clip, runs = load_clip(), [chosen(task, m, 0) for task in SHIPPED for m in METHODS]
     train_all(runs, a.work, a.jobs)

@@ -18,13 +18,14 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
 from common import RESULTS, WRITTEN  # noqa: E402 (after the path)
 
-from copra_lab.adapters.adapter import Adapter  # noqa: E402
-from copra_lab.models.clip import Clip  # noqa: E402
-from copra_lab.models.loading import load_clip  # noqa: E402
-from copra_lab.prompts.soft_prompt import SoftPrompt  # noqa: E402
+from copra_lab.adapters import Adapter  # noqa: E402
+from copra_lab.models import Clip, load_clip  # noqa: E402
+from copra_lab.prompts import SoftPrompt  # noqa: E402
 from copra_lab.zoo import Shipped, ShippedPrompt, shipped, shipped_prompts  # noqa: E402
 
-EXPERIMENTS = tuple((name, script) for script, names in WRITTEN.items() for name in names if script != "minilm.py")
+EXPERIMENTS = tuple(
+    (name, script) for script, names in WRITTEN.items() for name in names if script != "minilm.py"
+)
 """(file of results, the script that writes it), Flower's last; what `minilm.py` writes hangs on no CLIP."""
 
 FEDERATED = "experiments/federated/run.py"
@@ -35,7 +36,11 @@ def card_is_stale(clip: Clip) -> str | None:
     if not file.exists():
         return "the model card is missing"
     base = json.loads(file.read_text(encoding="utf-8"))["base"]
-    return None if base == clip.hash else f"the model card measures base {base}, the bundled CLIP is {clip.hash}"
+    return (
+        None
+        if base == clip.hash
+        else f"the model card measures base {base}, the bundled CLIP is {clip.hash}"
+    )
 
 
 def adapters_are_stale(clip: Clip) -> str | None:
@@ -46,7 +51,9 @@ def prompts_are_stale(clip: Clip) -> str | None:
     return folders_are_stale(clip, "soft prompts", shipped_prompts(), SoftPrompt.load)
 
 
-def folders_are_stale(clip: Clip, what: str, found: "tuple[Shipped, ...] | tuple[ShippedPrompt, ...]", load: Callable) -> str | None:
+def folders_are_stale(
+    clip: Clip, what: str, found: "tuple[Shipped, ...] | tuple[ShippedPrompt, ...]", load: Callable
+) -> str | None:
     if not found:
         return f"no {what} are shipped"
     for s in found:
@@ -60,7 +67,11 @@ def folders_are_stale(clip: Clip, what: str, found: "tuple[Shipped, ...] | tuple
 
 
 def table_is_stale(clip: Clip) -> str | None:
-    return results_are_stale(clip, "tasks.csv") if (RESULTS / "tasks.csv").exists() else "the table of tasks is missing"
+    return (
+        results_are_stale(clip, "tasks.csv")
+        if (RESULTS / "tasks.csv").exists()
+        else "the table of tasks is missing"
+    )
 
 
 def results_are_stale(clip: Clip, name: str) -> str | None:
@@ -68,14 +79,24 @@ def results_are_stale(clip: Clip, name: str) -> str | None:
     if not (RESULTS / name).exists():
         return None
     with open(RESULTS / name, encoding="utf-8") as f:
-        bases = {r["base"].rpartition(", ")[2] for r in csv.DictReader(f)}  # `trainer.csv` names MiniLM before it
-    return None if bases == {clip.hash} else f"{name} measures base {', '.join(sorted(bases))}, the bundled CLIP is {clip.hash}"
+        bases = {
+            r["base"].rpartition(", ")[2] for r in csv.DictReader(f)
+        }  # `trainer.csv` names MiniLM before it
+    return (
+        None
+        if bases == {clip.hash}
+        else f"{name} measures base {', '.join(sorted(bases))}, the bundled CLIP is {clip.hash}"
+    )
 
 
 def report_is_stale(clip: Clip) -> str | None:
     import report
 
-    return None if report.text() == report.PAGE.read_text(encoding="utf-8") else "experiments/README.md differs from the results"
+    return (
+        None
+        if report.text() == report.PAGE.read_text(encoding="utf-8")
+        else "experiments/README.md differs from the results"
+    )
 
 
 def readme_is_stale(clip: Clip) -> str | None:
@@ -89,7 +110,12 @@ def readme_is_stale(clip: Clip) -> str | None:
 
 
 def lessons_are_stale(clip: Clip) -> str | None:
-    run = subprocess.run([sys.executable, str(ROOT / "lessons" / "build.py"), "--check"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "lessons" / "build.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     return None if run.returncode == 0 else (run.stdout + run.stderr).strip().split("\n")[-1]
 
 
@@ -98,7 +124,10 @@ STEPS: tuple[tuple[str, Callable[[Clip], str | None], str], ...] = (
     ("adapters", adapters_are_stale, "recipes/adapters.py"),
     ("soft prompts", prompts_are_stale, "recipes/prompts.py"),
     ("table of tasks", table_is_stale, "recipes/adapters.py"),
-    *((name, partial(results_are_stale, name=name), f"experiments/{script}") for name, script in EXPERIMENTS),
+    *(
+        (name, partial(results_are_stale, name=name), f"experiments/{script}")
+        for name, script in EXPERIMENTS
+    ),
     ("the report of the experiments", report_is_stale, "experiments/report.py"),
     ("README's tables", readme_is_stale, "recipes/tables.py"),
     ("lessons", lessons_are_stale, "lessons/build.py"),
@@ -107,7 +136,11 @@ STEPS: tuple[tuple[str, Callable[[Clip], str | None], str], ...] = (
 
 def main() -> int:
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("--check", action="store_true", help="say what is stale and change nothing; exit code 1 if anything is")
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="say what is stale and change nothing; exit code 1 if anything is",
+    )
     p.add_argument("--photos", help="for the model card's figure on photographs; see pretrain.py")
     a = p.parse_args()
     clip, stale, left = load_clip(), False, False

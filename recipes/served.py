@@ -23,7 +23,16 @@ def served(*options: str, log: IO[bytes] | None = None) -> Iterator[tuple[str, i
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
-    command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--host", "127.0.0.1", "--port", str(port), *options]
+    command = [
+        sys.executable,
+        str(ROOT / "app.py"),
+        "--no-browser",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        *options,
+    ]
     with nullcontext(log) if log else tempfile.TemporaryFile() as said:
         app = subprocess.Popen(command, cwd=ROOT, stdout=said, stderr=subprocess.STDOUT)
         try:

@@ -26,11 +26,25 @@ FILES = ("app.py", "requirements.txt", "LICENSE", "ATTRIBUTION.md")
 MANIFEST = "space.json"
 """Which files this command wrote, with a hash of each."""
 
-ATTRIBUTES = "".join(f"{kind} filter=lfs diff=lfs merge=lfs -text\n" for kind in ("*.safetensors", "*.npz", "*.gz", "*.png"))
+ATTRIBUTES = "".join(
+    f"{kind} filter=lfs diff=lfs merge=lfs -text\n"
+    for kind in ("*.safetensors", "*.npz", "*.gz", "*.png")
+)
 """What git keeps in large-file storage: the hub takes no other binary files. `upload_folder` does the same by itself."""
 
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
-REQUIRED = ("title", "emoji", "colorFrom", "colorTo", "sdk", "sdk_version", "python_version", "app_file", "license", "short_description")
+REQUIRED = (
+    "title",
+    "emoji",
+    "colorFrom",
+    "colorTo",
+    "sdk",
+    "sdk_version",
+    "python_version",
+    "app_file",
+    "license",
+    "short_description",
+)
 
 
 class SpaceError(Exception):
@@ -49,9 +63,15 @@ def check(card: Mapping[str, Any]) -> None:
     if len(card["emoji"].removesuffix("\ufe0f")) != 1 or card["emoji"].isascii():
         raise SpaceError(f"emoji must be a single one, not {card['emoji']!r}")
     if len(card["short_description"]) > 60:
-        raise SpaceError(f"short_description has {len(card['short_description'])} characters, and 60 are the most that the hub shows")
-    if not isinstance(card["python_version"], str) or not re.fullmatch(r"3\.\d+", card["python_version"]):
-        raise SpaceError(f'python_version must be a text such as "3.11" in quotes, not {card["python_version"]!r}')
+        raise SpaceError(
+            f"short_description has {len(card['short_description'])} characters, and 60 are the most that the hub shows"
+        )
+    if not isinstance(card["python_version"], str) or not re.fullmatch(
+        r"3\.\d+", card["python_version"]
+    ):
+        raise SpaceError(
+            f'python_version must be a text such as "3.11" in quotes, not {card["python_version"]!r}'
+        )
 
 
 def readme(name: str) -> str:
@@ -75,10 +95,17 @@ def make(folder: Path, name: str = "owner/name") -> None:
         new.mkdir()
         for file in FILES:
             shutil.copyfile(ROOT / file, new / file)
-        shutil.copytree(ROOT / "copra_lab", new / "copra_lab", ignore=shutil.ignore_patterns("__pycache__", "*.part", ".*"))
+        shutil.copytree(
+            ROOT / "copra_lab",
+            new / "copra_lab",
+            ignore=shutil.ignore_patterns("__pycache__", "*.part", ".*"),
+        )
         (new / "README.md").write_text(readme(name), encoding="utf-8")
         (new / ".gitattributes").write_text(ATTRIBUTES, encoding="utf-8")
-        (new / MANIFEST).write_text(json.dumps({"copra_lab": copra_lab.__version__, "files": hashes(new)}, indent=1) + "\n", encoding="utf-8")
+        (new / MANIFEST).write_text(
+            json.dumps({"copra_lab": copra_lab.__version__, "files": hashes(new)}, indent=1) + "\n",
+            encoding="utf-8",
+        )
         if folder.exists():
             folder.rename(old)
         try:
@@ -92,7 +119,9 @@ def make(folder: Path, name: str = "owner/name") -> None:
 def hashes(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below `folder` but the manifest, by its path."""
     files = sorted(p for p in folder.rglob("*") if not p.is_dir() and p != folder / MANIFEST)
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+    return {
+        p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in files
+    }
 
 
 def refuse_others(folder: Path) -> None:
@@ -109,14 +138,18 @@ def refuse_others(folder: Path) -> None:
         raise SpaceError(f"{folder} holds something else: name a new or an empty folder") from None
     ours = {name: h for name, h in hashes(folder).items() if "__pycache__" not in name}
     if others := [name for name, h in ours.items() if known.get(name) != h]:
-        raise SpaceError(f"{folder / others[0]} was not written by this command, or changed since: move it away, or name another folder")
+        raise SpaceError(
+            f"{folder / others[0]} was not written by this command, or changed since: move it away, or name another folder"
+        )
 
 
 def publish(folder: Path, name: str) -> str:
     """Upload `folder` as the Space `name`, which is made if need be, and give its address. Raises SpaceError without a token or a
     connection, or where the hub refuses."""
     if not get_token():
-        raise SpaceError("no token for the hub: log in with `hf auth login`, or set HF_TOKEN, and publish again")
+        raise SpaceError(
+            "no token for the hub: log in with `hf auth login`, or set HF_TOKEN, and publish again"
+        )
     api = HfApi()
     try:
         api.create_repo(name, repo_type="space", space_sdk="gradio", exist_ok=True)
@@ -125,12 +158,16 @@ def publish(folder: Path, name: str) -> str:
             ignore_patterns=["**/__pycache__/**"], delete_patterns="*",
         )  # fmt: skip
     except Exception as e:  # the hub's client raises those of three libraries
-        raise SpaceError(f"the hub could not be reached, or refused: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}") from e
+        raise SpaceError(
+            f"the hub could not be reached, or refused: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}"
+        ) from e
     return f"https://huggingface.co/spaces/{name}"
 
 
 def main(arguments: "list[str] | None" = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     p.add_argument("folder", type=Path, metavar="FOLDER", help="where to write it")
     p.add_argument("--publish", metavar="OWNER/NAME", help="upload it as this Space")
     a = p.parse_args(arguments)
@@ -139,7 +176,9 @@ def main(arguments: "list[str] | None" = None) -> int:
     try:
         make(a.folder, a.publish or "owner/name")
         size = sum(f.stat().st_size for f in a.folder.rglob("*") if f.is_file())
-        print(f"{a.folder} is a Space of {size / 1e6:.1f} MB: try it with pip install -r requirements.txt and python app.py in there.")
+        print(
+            f"{a.folder} is a Space of {size / 1e6:.1f} MB: try it with pip install -r requirements.txt and python app.py in there."
+        )
         if a.publish:
             print(f"Published: {publish(a.folder, a.publish)}")
     except (SpaceError, OSError) as e:

@@ -53,18 +53,28 @@ class Student(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Images (n, 3, 64, 64) → normalised features (n, EMBED), the head's (n, teacher), the scale."""
         f = self.visual(x)
-        return F.normalize(f.float(), dim=-1), F.normalize(self.head(f).float(), dim=-1), self.scale.float().exp().clamp(max=100)
+        return (
+            F.normalize(f.float(), dim=-1),
+            F.normalize(self.head(f).float(), dim=-1),
+            self.scale.float().exp().clamp(max=100),
+        )
 
 
 class Replicas:
     """Gradients of a batch cut into as many parts as there are threads, in bfloat16 where the device has it; the weights are float32."""
 
     def __init__(self, named: Mapping[str, nn.Parameter], threads: int, device: str):
-        self.params, self.threads, self.device = list(named.values()), threads, torch.device(device).type
+        self.params, self.threads, self.device = (
+            list(named.values()),
+            threads,
+            torch.device(device).type,
+        )
         self.half = precision(device) == torch.bfloat16
         self.pool = ThreadPoolExecutor(threads)
 
-    def gradients(self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]]) -> dict[str, float]:
+    def gradients(
+        self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]]
+    ) -> dict[str, float]:
         """Sets ``.grad`` of every parameter. `loss_of(i)`: loss of part i, and numbers to report, whose means come back."""
 
         def part(i: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
@@ -90,8 +100,12 @@ def optimisers(named: Mapping[str, nn.Parameter], lr: float) -> list[torch.optim
     return [Muon(inside.values(), lr), torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.98))]
 
 
-def atomic(tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+def atomic(
+    tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
+) -> None:
     """Write safetensors whole or not at all."""
     part = path.with_suffix(".part")
-    save_file({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata)
+    save_file(
+        {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata
+    )
     part.replace(path)

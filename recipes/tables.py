@@ -28,7 +28,9 @@ def tasks_table() -> str:
     for r in rows:
         zero = f"{percent(r['zero_shot'])} ({percent(r['zero_shot_low'])} to {percent(r['zero_shot_high'])})"
         lora = f"{percent(r['lora_mean'])} ± {percent(r['lora_sd'])}"
-        lines.append(f"| {r['task']} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | {lora} | {float(r['seconds']):.0f} |")
+        lines.append(
+            f"| {r['task']} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | {lora} | {float(r['seconds']):.0f} |"
+        )
     return "\n".join(lines)
 
 
@@ -36,17 +38,35 @@ def headline_table() -> str:
     import cells
     import report
 
-    return cells.table({k: v for k, v in report.headline().items() if k[0] in ("lora", "copra")}, HEADLINE)
+    return cells.table(
+        {k: v for k, v in report.headline().items() if k[0] in ("lora", "copra")}, HEADLINE
+    )
 
 
-HEADLINE = ("alone", "middle, factors", "middle, ΔW", "every other layer removed", "80 % sparse", "90 %")
+HEADLINE = (
+    "alone",
+    "middle, factors",
+    "middle, ΔW",
+    "every other layer removed",
+    "80 % sparse",
+    "90 %",
+)
 
 
 def card_table() -> str:
-    card = json.loads((ROOT / "copra_lab" / "assets" / "clip" / "card.json").read_text(encoding="utf-8"))
+    card = json.loads(
+        (ROOT / "copra_lab" / "assets" / "clip" / "card.json").read_text(encoding="utf-8")
+    )
     lines = ["| measure | accuracy | 95 % interval | n |", "|---|---|---|---|"]
-    lines += [f"| {r['what']} | {100 * r['value']:.1f} | {100 * r['low']:.1f} to {100 * r['high']:.1f} | {r['n']:,} |" for r in card["rows"]]
-    lines += ["", "| two cores with | precision | 400 images | predictions equal to float32's |", "|---|---|---|---|"]
+    lines += [
+        f"| {r['what']} | {100 * r['value']:.1f} | {100 * r['low']:.1f} to {100 * r['high']:.1f} | {r['n']:,} |"
+        for r in card["rows"]
+    ]
+    lines += [
+        "",
+        "| two cores with | precision | 400 images | predictions equal to float32's |",
+        "|---|---|---|---|",
+    ]
     lines += [
         f"| {s['processor']} | {s['precision']} | {s['ms for 400 images']:.0f} ms | {100 * s['agreement with float32']:.1f} % |"
         for s in card["speed"]
@@ -72,18 +92,35 @@ SPEED = (
 
 def speed_table() -> str:
     """Raises ValueError for a row that was not measured."""
-    measured = {r["what"]: r for r in (json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else ())}
+    measured = {
+        r["what"]: r
+        for r in (
+            json.loads(RESULTS.read_text(encoding="utf-8"))["rows"] if RESULTS.exists() else ()
+        )
+    }
     if absent := [what for what in SPEED if what not in measured]:
-        raise ValueError(f"benchmarks/{RESULTS.name} has no row {absent[0]!r}: run benchmarks/run.py, or change SPEED in recipes/tables.py")
+        raise ValueError(
+            f"benchmarks/{RESULTS.name} has no row {absent[0]!r}: run benchmarks/run.py, or change SPEED in recipes/tables.py"
+        )
     return table([measured[what] for what in SPEED])
 
 
-TABLES = {"tasks": tasks_table, "headline": headline_table, "speed": speed_table, "card": card_table}
+TABLES = {
+    "tasks": tasks_table,
+    "headline": headline_table,
+    "speed": speed_table,
+    "card": card_table,
+}
 
 
 def filled(text: str) -> str:
     """`text` with every ``<!-- table:name -->…<!-- end -->`` filled anew."""
-    return re.sub(r"<!-- table:(\w+) -->.*?<!-- end -->", lambda m: f"<!-- table:{m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->", text, flags=re.DOTALL)
+    return re.sub(
+        r"<!-- table:(\w+) -->.*?<!-- end -->",
+        lambda m: f"<!-- table:{m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->",
+        text,
+        flags=re.DOTALL,
+    )
 
 
 def main() -> None:

@@ -34,7 +34,11 @@ def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: 
     tok = tokenizer(work)
     tokens = tok(texts)
     model = build(tok.vocab_size).to(device)
-    named = {n: p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale"}
+    named = {
+        n: p
+        for n, p in model.named_parameters()
+        if not n.startswith("visual") and n != "logit_scale"
+    }
     replicas, opts = Replicas(named, threads, device), optimisers(named, 2e-3)
     lengths, rng = tokens.argmax(-1).numpy(), np.random.default_rng(0)
     tokens = tokens.to(device)
@@ -43,7 +47,9 @@ def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: 
         for step in range(total):
             if step % 32 == 0:  # batches of like lengths waste no padding
                 pool = rng.choice(len(texts), 32 * batch, replace=False)
-                batches = rng.permutation(pool[np.argsort(lengths[pool], kind="stable")].reshape(32, batch))
+                batches = rng.permutation(
+                    pool[np.argsort(lengths[pool], kind="stable")].reshape(32, batch)
+                )
             rows = batches[step % 32].reshape(threads, -1)
             for o in opts:
                 for g in o.param_groups:
@@ -54,7 +60,10 @@ def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: 
                 t = target[rows[i]]
                 cosine = (f * t).sum(-1).mean()
                 contrast = F.cross_entropy(f @ t.T / 0.05, torch.arange(len(t), device=device))
-                return 4 * (1 - cosine) + 0.5 * contrast, {"cosine": cosine.item(), "contrast": contrast.item()}
+                return 4 * (1 - cosine) + 0.5 * contrast, {
+                    "cosine": cosine.item(),
+                    "contrast": contrast.item(),
+                }
 
             numbers = replicas.gradients(loss_of)
             for o in opts:
@@ -62,24 +71,37 @@ def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: 
             if step % 20 == 0:
                 bar.set_postfix({k: f"{v:.3f}" for k, v in numbers.items()}, refresh=False)
             bar.update()
-    atomic({k: v for k, v in model.state_dict().items() if not k.startswith("visual")}, work / "text.safetensors")
+    atomic(
+        {k: v for k, v in model.state_dict().items() if not k.startswith("visual")},
+        work / "text.safetensors",
+    )
 
 
 @torch.no_grad()
 def encoded(model: nn.Module, work: Path, texts: Sequence[str]) -> Tensor:
     """The locked tower's normalised features (n, EMBED) of texts, kept in the folder `work`."""
-    own = (p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale")
+    own = (
+        p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale"
+    )
     weights = b"".join(p.detach().cpu().numpy().tobytes() for p in own)
     name = hashlib.blake2b(weights + "\n".join(texts).encode(), digest_size=8).hexdigest()
     file = work / f"captions-{name}.safetensors"
     if not file.exists():
         tok = tokenizer(work)
-        parts = [tok(list(texts[i : i + 512])) for i in tqdm(range(0, len(texts), 512), desc="captions", leave=False)]
-        atomic({"features": torch.cat([F.normalize(encode_text(model, t), dim=-1) for t in parts])}, file)
+        parts = [
+            tok(list(texts[i : i + 512]))
+            for i in tqdm(range(0, len(texts), 512), desc="captions", leave=False)
+        ]
+        atomic(
+            {"features": torch.cat([F.normalize(encode_text(model, t), dim=-1) for t in parts])},
+            file,
+        )
     return load_file(file)["features"]
 
 
-def tables(model: nn.Module, work: Path, names: list[str], kinds: list[str], device: str) -> dict[str, list[Tensor]]:
+def tables(
+    model: nn.Module, work: Path, names: list[str], kinds: list[str], device: str
+) -> dict[str, list[Tensor]]:
     """The features of every caption that the loss contrasts an image against, one table a template."""
     templates = sorted({t for ts in TEMPLATES.values() for t in ts})
     texts = {
@@ -89,5 +111,9 @@ def tables(model: nn.Module, work: Path, names: list[str], kinds: list[str], dev
         "medium": [list(MEDIA.values())],
     }
     flat = [text for tables in texts.values() for table in tables for text in table]
-    left = iter(encoded(model, work, flat).to(device).split([len(table) for tables in texts.values() for table in tables]))
+    left = iter(
+        encoded(model, work, flat)
+        .to(device)
+        .split([len(table) for tables in texts.values() for table in tables])
+    )
     return {what: [next(left) for _ in tables] for what, tables in texts.items()}

@@ -6,4 +6,15 @@ from copra_lab.adapters.loading import load_adapter
 from copra_lab.adapters.peft_folder import save_adapter
 from copra_lab.adapters.publishing import model_card, push_to_hub
 
-__all__ = ["NONE", "Adapter", "AdapterError", "LowRank", "from_delta", "load_adapter", "merged_into", "model_card", "push_to_hub", "save_adapter"]
+__all__ = [
+    "NONE",
+    "Adapter",
+    "AdapterError",
+    "LowRank",
+    "from_delta",
+    "load_adapter",
+    "merged_into",
+    "model_card",
+    "push_to_hub",
+    "save_adapter",
+]

@@ -30,8 +30,15 @@ class LowRank:
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.A.ndim != 2 or self.B.ndim != 2 or self.A.shape[0] != self.B.shape[1] or self.A.shape[0] < 1:
-            raise ValueError(f"A (r, in) and B (out, r) must share a rank of at least 1, got {tuple(self.A.shape)} and {tuple(self.B.shape)}")
+        if (
+            self.A.ndim != 2
+            or self.B.ndim != 2
+            or self.A.shape[0] != self.B.shape[1]
+            or self.A.shape[0] < 1
+        ):
+            raise ValueError(
+                f"A (r, in) and B (out, r) must share a rank of at least 1, got {tuple(self.A.shape)} and {tuple(self.B.shape)}"
+            )
 
     def __repr__(self) -> str:
         return f"LowRank({self.shape[0]}×{self.shape[1]}, rank {self.rank}, scale {self.scale:g})"
@@ -106,7 +113,9 @@ class Adapter:
         sites = set(sites)
         if missing := sites - set(self.deltas):
             raise ValueError(f"the adapter has no site {sorted(missing)[0]!r}")
-        return Adapter({n: d for n, d in self.deltas.items() if n in sites}, self.base, self.provenance)
+        return Adapter(
+            {n: d for n, d in self.deltas.items() if n in sites}, self.base, self.provenance
+        )
 
 
 def from_delta(delta: Tensor) -> LowRank:
@@ -126,7 +135,9 @@ def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> N
         if name not in sites:
             raise ValueError(_missing(name, adapter, sites))
         if d.shape != sites[name].shape:
-            raise ValueError(f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; it was made for another architecture")
+            raise ValueError(
+                f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; it was made for another architecture"
+            )
 
 
 def _missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
@@ -138,9 +149,7 @@ def _missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
     if found[1] < depth or not depth:
         return f"this CLIP has no site {name!r}; the adapter was made for another architecture"
     words = {"vision": "image", "text": "text"}[found[0] or "vision"]
-    return (
-        f"the adapter reaches layer {found[1]} of the {words} tower, whose layers are 0 to {depth - 1} in this CLIP; load the CLIP it was made from"
-    )
+    return f"the adapter reaches layer {found[1]} of the {words} tower, whose layers are 0 to {depth - 1} in this CLIP; load the CLIP it was made from"
 
 
 def deltas_in(adapter: Adapter, sites: Mapping[str, Site], tower: str) -> dict[Site, LowRank]:

@@ -23,7 +23,9 @@ def read_safetensors(file: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
         raise AdapterError(f"{file} is not a whole safetensors file ({e}); copy it anew") from e
 
 
-def pair_up(file: Path, halves: Mapping[str, Mapping[str, tuple[str, torch.Tensor]]]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def pair_up(
+    file: Path, halves: Mapping[str, Mapping[str, tuple[str, torch.Tensor]]]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """A and B of each module, float32. ``halves``: module → "A" and "B" → the key in the file and the tensor. Raises AdapterError for
     none, for one without the other, and for what is no matrix of finite floating-point numbers."""
     if not halves:
@@ -32,9 +34,13 @@ def pair_up(file: Path, halves: Mapping[str, Mapping[str, tuple[str, torch.Tenso
     for name, pair in halves.items():
         for key, t in (pair[half] for half in "AB" if half in pair):
             if not t.is_floating_point() or t.ndim != 2 or not t.numel():
-                raise AdapterError(f"{key} in {file} is {t.dtype} {tuple(t.shape)}, no matrix of floating point; save the adapter anew")
+                raise AdapterError(
+                    f"{key} in {file} is {t.dtype} {tuple(t.shape)}, no matrix of floating point; save the adapter anew"
+                )
             if not torch.isfinite(t.float()).all():
-                raise AdapterError(f"{key} in {file} holds NaN or infinity; the training diverged, so lower its learning rate and train again")
+                raise AdapterError(
+                    f"{key} in {file} holds NaN or infinity; the training diverged, so lower its learning rate and train again"
+                )
         if not {"A", "B"} <= set(pair):
             raise AdapterError(f"{file} has only one of A and B for {name}; save the adapter anew")
         out[name] = pair["A"][1].float(), pair["B"][1].float()
@@ -42,7 +48,11 @@ def pair_up(file: Path, halves: Mapping[str, Mapping[str, tuple[str, torch.Tenso
 
 
 def assemble(
-    file: Path, pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]], scales: Mapping[str, float], base: str, provenance: Mapping[str, Any]
+    file: Path,
+    pairs: Mapping[str, tuple[torch.Tensor, torch.Tensor]],
+    scales: Mapping[str, float],
+    base: str,
+    provenance: Mapping[str, Any],
 ) -> Adapter:
     """Raises AdapterError for a pair without a scale, and ValueError for A and B of different ranks."""
     if missing := set(pairs) - set(scales):

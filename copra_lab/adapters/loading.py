@@ -28,7 +28,9 @@ def load_adapter(folder: "str | Path", clip: Clip | None = None) -> Adapter:
     if folder.is_file() and folder.name in (WEIGHTS, CONFIG):
         folder = folder.parent
     try:
-        adapter = read_file(folder, clip) if folder.is_file() else read_folder(folder, clip is not None)
+        adapter = (
+            read_file(folder, clip) if folder.is_file() else read_folder(folder, clip is not None)
+        )
         if clip is not None:
             check_fits(adapter, clip.sites, clip.hash)
     except AdapterError:

@@ -36,7 +36,9 @@ def save_adapter(adapter: Adapter, folder: "str | Path") -> None:
     if not adapter.deltas:
         raise AdapterError("an adapter without sites has nothing to save")
     folder, weights = Path(folder), weights_file(adapter)
-    write_atomically(folder / CONFIG, json.dumps(_peft_config(adapter), indent=2, sort_keys=True).encode())
+    write_atomically(
+        folder / CONFIG, json.dumps(_peft_config(adapter), indent=2, sort_keys=True).encode()
+    )
     write_atomically(folder / WEIGHTS, weights)
 
 
@@ -44,9 +46,18 @@ def weights_file(adapter: Adapter) -> bytes:
     """What `save_adapter` writes as the weights of `adapter`, zeros and all."""
     tensors = {}
     for name, d in adapter.deltas.items():
-        for half, t in (("A", d.A), ("B", d.B)):  # copied, since sites may share a matrix, which safetensors refuses
-            tensors[f"{PEFT_ROOT}{name}.lora_{half}.weight"] = t.detach().float().clone(memory_format=torch.contiguous_format)
-    header = {"base": adapter.base, "scales": {n: d.scale for n, d in adapter.deltas.items()}, "provenance": dict(adapter.provenance)}
+        for half, t in (
+            ("A", d.A),
+            ("B", d.B),
+        ):  # copied, since sites may share a matrix, which safetensors refuses
+            tensors[f"{PEFT_ROOT}{name}.lora_{half}.weight"] = (
+                t.detach().float().clone(memory_format=torch.contiguous_format)
+            )
+    header = {
+        "base": adapter.base,
+        "scales": {n: d.scale for n, d in adapter.deltas.items()},
+        "provenance": dict(adapter.provenance),
+    }
     # One key only: the order of several is not fixed, and the same adapter shall give the same bytes.
     return to_bytes(tensors, {"copra_lab": json.dumps(header, sort_keys=True)})
 
@@ -81,7 +92,9 @@ def read_folder(folder: Path, of_clip: bool) -> Adapter:
     config = _read_config(folder / CONFIG)
     pairs, scales = _as_sites(_pair_up(file, tensors), config, file, of_clip)
     named = config.get("base_model_name_or_path")
-    return assemble(file, pairs, scales, "", {"source": "peft", **({"clip": named} if named else {})})
+    return assemble(
+        file, pairs, scales, "", {"source": "peft", **({"clip": named} if named else {})}
+    )
 
 
 def own_adapter(file: Path, tensors: Mapping[str, torch.Tensor], header: str) -> Adapter:
@@ -93,27 +106,48 @@ def read_adapter_file(folder: Path) -> tuple[dict[str, torch.Tensor], str | None
     """What the weights file of an adapter's folder holds, and our header if it has one. Raises AdapterError for what is missing, cut off or a pickle."""
     file = folder / WEIGHTS
     if folder.is_file():
-        raise AdapterError(f"{folder} is a file, and a folder is needed that peft saved, with {WEIGHTS} and {CONFIG}; give that folder")
+        raise AdapterError(
+            f"{folder} is a file, and a folder is needed that peft saved, with {WEIGHTS} and {CONFIG}; give that folder"
+        )
     if not folder.is_dir():
-        raise AdapterError(f"no adapter at {folder}: there is no such file or folder; check the path")
+        raise AdapterError(
+            f"no adapter at {folder}: there is no such file or folder; check the path"
+        )
     if not file.is_file():
         if (folder / "adapter_model.bin").exists():
-            raise AdapterError(f"{folder} holds a pickle (adapter_model.bin), which is never loaded; save it anew with safe_serialization=True")
-        others = sorted(f.name for f in folder.iterdir() if f.suffix in (".safetensors", ".pt", ".pth"))
+            raise AdapterError(
+                f"{folder} holds a pickle (adapter_model.bin), which is never loaded; save it anew with safe_serialization=True"
+            )
+        others = sorted(
+            f.name for f in folder.iterdir() if f.suffix in (".safetensors", ".pt", ".pth")
+        )
         hint = f"; if the adapter is {others[0]}, give the path of that file" if others else ""
-        raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}{hint}")
+        raise AdapterError(
+            f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}{hint}"
+        )
     tensors, metadata = read_safetensors(file)
     return tensors, metadata.get("copra_lab")
 
 
-def _pair_up(file: Path, tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+def _pair_up(
+    file: Path, tensors: Mapping[str, torch.Tensor]
+) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """A and B of each module in peft's words. Raises AdapterError for a tensor that is neither."""
     halves: dict[str, dict[str, tuple[str, torch.Tensor]]] = {}
     odd = False
     for key, t in tensors.items():
-        name, _, half = key.removeprefix(PEFT_ROOT).removesuffix(".weight").removesuffix(".default").rpartition(".lora_")
+        name, _, half = (
+            key.removeprefix(PEFT_ROOT)
+            .removesuffix(".weight")
+            .removesuffix(".default")
+            .rpartition(".lora_")
+        )
         if half not in ("A", "B", "embedding_A", "embedding_B") or not name:
-            hint = "it is DoRA, which has no low-rank delta alone" if "magnitude" in key else "only plain LoRA is read"
+            hint = (
+                "it is DoRA, which has no low-rank delta alone"
+                if "magnitude" in key
+                else "only plain LoRA is read"
+            )
             raise AdapterError(f"{file} holds {key!r}; {hint}")
         if half.startswith("embedding") or t.ndim > 2:  # of convolutions A has four axes
             odd = True
@@ -131,7 +165,9 @@ def _from_header(file: Path, header: str) -> tuple[dict[str, float], str, dict[s
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise AdapterError(f"the header of {file} is damaged ({e}); save the adapter anew") from e
     if bad := [n for n, s in scales.items() if not math.isfinite(s)]:
-        raise AdapterError(f"the scale of {bad[0]} in {file} is not a finite number; save the adapter anew")
+        raise AdapterError(
+            f"the scale of {bad[0]} in {file} is not a finite number; save the adapter anew"
+        )
     return scales, base, provenance
 
 
@@ -144,8 +180,19 @@ def _read_config(file: Path) -> dict[str, Any]:
         for a in dict(c.get("alpha_pattern") or {}).items():
             re.compile(a[0]), float(a[1])
     except FileNotFoundError as e:
-        raise AdapterError(f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}") from e
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError, OverflowError, re.error) as e:
+        raise AdapterError(
+            f"{file} is missing; an adapter folder holds {WEIGHTS} and {CONFIG}"
+        ) from e
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RecursionError,
+        OverflowError,
+        re.error,
+    ) as e:
         raise AdapterError(f"{file} is not a peft configuration ({e}); copy it anew") from e
     if reason:
         raise AdapterError(f"{file} describes {reason}; only plain LoRA is read")
@@ -175,14 +222,23 @@ def more_than_lora(c: dict[str, Any]) -> str | None:
 
 
 def _as_sites(
-    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]], config: dict[str, Any], file: Path, of_clip: bool
+    pairs: dict[str, tuple[torch.Tensor, torch.Tensor]],
+    config: dict[str, Any],
+    file: Path,
+    of_clip: bool,
 ) -> tuple[dict[str, tuple[torch.Tensor, torch.Tensor]], dict[str, float]]:
     """The pairs that peft wrote under the names of sites, and their scales as peft computes them.
 
     A matrix that is no CLIP's keeps its name. Of one that holds q, k and v together, each gets its rows of B and shares A.
     """
     own = str((config.get("auto_mapping") or {}).get("base_model_class", ""))
-    alone = "text" if "Text" in own else "vision" if "Vision" in own or "ImageClassification" in own else None
+    alone = (
+        "text"
+        if "Text" in own
+        else "vision"
+        if "Vision" in own or "ImageClassification" in own
+        else None
+    )
     out, scales = {}, {}
     if of_clip:
         # ΔW = 0 changes nothing. So it is on the output projection of nn.MultiheadAttention, whose forward pass calls no adapter of its own.
@@ -205,12 +261,17 @@ def _as_sites(
                     f"{file} does not say whether {path} is of the image or the text tower; train it on the whole model and save it anew"
                 )
             if tower and part == "qkv" and len(b) % 3 == 0:
-                members = {hf_name(tower, layer, kind): rows for kind, rows in zip("qkv", b.chunk(3), strict=True)}
+                members = {
+                    hf_name(tower, layer, kind): rows
+                    for kind, rows in zip("qkv", b.chunk(3), strict=True)
+                }
             elif tower and part != "qkv":
                 members = {hf_name(tower, layer, part): b}
         for name, rows in members.items():
             if name in out:
-                raise AdapterError(f"{file} has LoRA twice on {name}; only one on each matrix is read, so merge them with peft first")
+                raise AdapterError(
+                    f"{file} has LoRA twice on {name}; only one on each matrix is read, so merge them with peft first"
+                )
             out[name] = a, rows.contiguous()
             scales[name] = peft_scale(config, path, len(a))
     return out, scales
@@ -230,5 +291,7 @@ def peft_scale(config: Mapping[str, Any], path: str, rank: int) -> float:
     """What peft multiplies B·A of this rank by, at the module of this path; what lies inside a module that it wrapped shares its alpha."""
     path = path.partition(".base_layer")[0]
     alphas = config.get("alpha_pattern") or {}
-    alpha = next((a for pattern, a in alphas.items() if for_module(pattern, path)), config["lora_alpha"])
+    alpha = next(
+        (a for pattern, a in alphas.items() if for_module(pattern, path)), config["lora_alpha"]
+    )
     return float(alpha) / (math.sqrt(rank) if config.get("use_rslora") else rank)

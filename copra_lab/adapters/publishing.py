@@ -15,7 +15,9 @@ from copra_lab.utils.files import write_atomically
 __all__ = ["model_card", "push_to_hub"]
 
 
-def push_to_hub(adapter: Adapter, repo: str, *, private: bool = False, token: str | None = None) -> str:
+def push_to_hub(
+    adapter: Adapter, repo: str, *, private: bool = False, token: str | None = None
+) -> str:
     """Publish `adapter` as ``owner/name``, made if need be, with its model card; the address of what was published. `token` is by
     default the one that ``hf auth login`` stored.
 
@@ -30,7 +32,11 @@ def push_to_hub(adapter: Adapter, repo: str, *, private: bool = False, token: st
         with asking(repo, "a folder to `save` to instead"):
             api = HfApi(token=token)
             api.create_repo(repo, private=private, exist_ok=True)
-            return str(api.upload_folder(repo_id=repo, folder_path=made, commit_message="Adapter and its model card"))
+            return str(
+                api.upload_folder(
+                    repo_id=repo, folder_path=made, commit_message="Adapter and its model card"
+                )
+            )
 
 
 def model_card(adapter: Adapter, repo: str = "owner/name") -> str:
@@ -50,8 +56,16 @@ def model_card(adapter: Adapter, repo: str = "owner/name") -> str:
     )
     where = [site_of(n) for n in adapter.deltas]
     kinds = ", ".join(k for k in KINDS if any(w[2] == k for w in where))
-    layers = "; ".join(f"{len(found)} of the {t} tower" for t in TOWERS if (found := {w[1] for w in where if w[0] == t}))
-    rows = "\n".join(f"| {k} | {_cell(v)} |" for k, v in made.items() if k not in ("clip", "lora") and v is not None)
+    layers = "; ".join(
+        f"{len(found)} of the {t} tower"
+        for t in TOWERS
+        if (found := {w[1] for w in where if w[0] == t})
+    )
+    rows = "\n".join(
+        f"| {k} | {_cell(v)} |"
+        for k, v in made.items()
+        if k not in ("clip", "lora") and v is not None
+    )
     title = repo.partition("/")[2] or repo
     return f"""---
 {data.to_yaml()}

@@ -31,11 +31,17 @@ def read_file(file: Path, clip: Clip | None = None) -> Adapter:
         if clip_lora.is_one(found):
             return clip_lora.read(file, found, clip)
         if isinstance(found, dict) and any(str(k).startswith(PEFT_ROOT) for k in found):
-            raise AdapterError(f"{file} is a peft adapter in a pickle; save it anew with safe_serialization=True, and give the folder")
+            raise AdapterError(
+                f"{file} is a peft adapter in a pickle; save it anew with safe_serialization=True, and give the folder"
+            )
     else:
         found, metadata = read_safetensors(file)
-    if not isinstance(found, dict) or not all(isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()):
-        raise AdapterError(f"{file} holds {type(found).__name__} of another layout than CLIP-LoRA's; give a file of CLIP-LoRA's, or peft's folder")
+    if not isinstance(found, dict) or not all(
+        isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()
+    ):
+        raise AdapterError(
+            f"{file} holds {type(found).__name__} of another layout than CLIP-LoRA's; give a file of CLIP-LoRA's, or peft's folder"
+        )
     if header := metadata.get("copra_lab"):
         return own_adapter(file, found, header)
     if any(k.startswith(PEFT_ROOT) for k in found):
@@ -51,4 +57,6 @@ def _unpacked(file: Path) -> Any:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:  # of a damaged or foreign file torch raises a dozen kinds
         reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
-        raise AdapterError(f"{file} is not a whole file of weights alone ({reason:.200}); copy it anew, or save the tensors and nothing else") from e
+        raise AdapterError(
+            f"{file} is not a whole file of weights alone ({reason:.200}); copy it anew, or save the tensors and nothing else"
+        ) from e

@@ -58,7 +58,9 @@ class Bench:
         if precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
         self.clip, self.task, self.split = clip, task, getattr(task, split)
-        self.order = torch.randperm(len(self.split.labels), generator=torch.Generator().manual_seed(0))
+        self.order = torch.randperm(
+            len(self.split.labels), generator=torch.Generator().manual_seed(0)
+        )
         self.labels = self.split.labels[self.order]
         self.text = clip.text_features(task.prompts).clone()
         self._lock = threading.Lock()
@@ -69,7 +71,9 @@ class Bench:
         if self.base is not None:
             with torch.inference_mode():
                 images = self.split.images[self.order]
-                self.tokens = torch.cat([embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)])
+                self.tokens = torch.cat(
+                    [embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)]
+                )
             if precision != "float32":
                 self._try_bfloat16(forced=precision == "bfloat16")
 
@@ -94,7 +98,13 @@ class Bench:
         """What each image shows, in the bench's order."""
         return [self.split.sources[i] for i in self.order.tolist()]
 
-    def logits(self, adapter: Adapter = NONE, start: int = 0, stop: int | None = None, prompt: SoftPrompt | None = None) -> Tensor:
+    def logits(
+        self,
+        adapter: Adapter = NONE,
+        start: int = 0,
+        stop: int | None = None,
+        prompt: SoftPrompt | None = None,
+    ) -> Tensor:
         """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's order, with a
         soft prompt if one is given. Raises ValueError for an adapter or prompt of another base or shape."""
         vision, texts = self._parts(adapter)
@@ -103,7 +113,11 @@ class Bench:
         with torch.inference_mode():
             if prompt is not None and prompt.tower == "text":
                 text = self._encoder(prompt, texts)(prompt.context[None])[0]
-                f = self._base_features[start:stop] if not vision.deltas else self._features(vision, start, stop)
+                f = (
+                    self._base_features[start:stop]
+                    if not vision.deltas
+                    else self._features(vision, start, stop)
+                )
             else:
                 text, f = self._text(texts), self._features(vision, start, stop, prompt)
             return self.clip.logit_scale * f @ text.T
@@ -114,17 +128,33 @@ class Bench:
         with torch.inference_mode():
             return self._features(NONE)
 
-    def _features(self, vision: Adapter, start: int = 0, stop: int | None = None, prompt: SoftPrompt | None = None) -> Tensor:
+    def _features(
+        self,
+        vision: Adapter,
+        start: int = 0,
+        stop: int | None = None,
+        prompt: SoftPrompt | None = None,
+    ) -> Tensor:
         """Normalised features of images (n, e)."""
         if self.base is not None and self.tower is not None:
             # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
             deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
-            tower = workers().submit(self.tower.with_deltas, self.base, deltas).result() if deltas else self.tower
-            return _features(tower, beside(self.tokens[start:stop], prompt.context if prompt else None))
+            tower = (
+                workers().submit(self.tower.with_deltas, self.base, deltas).result()
+                if deltas
+                else self.tower
+            )
+            return _features(
+                tower, beside(self.tokens[start:stop], prompt.context if prompt else None)
+            )
         if prompt:
-            raise ValueError("a prompt of the image tower needs a plain ViT, which this CLIP does not have")
+            raise ValueError(
+                "a prompt of the image tower needs a plain ViT, which this CLIP does not have"
+            )
         images = self.split.images[self.order[start:stop]]
-        return torch.cat([self._encode_images(vision, self.clip.pixels(x)) for x in images.split(CHUNK)])
+        return torch.cat(
+            [self._encode_images(vision, self.clip.pixels(x)) for x in images.split(CHUNK)]
+        )
 
     def _encoder(self, prompt: SoftPrompt, texts: Adapter) -> Encoder:
         return _encoders(self.clip, self.task.classes, prompt.length, prompt.position, texts)
@@ -179,7 +209,11 @@ class Bench:
                 for i in members:
                     h = parts[i][1].hash
                     if h not in found:
-                        found[h] = measure(self.clip.logit_scale * f @ texts[h].T, self.labels[rows], self.clip.logit_scale)
+                        found[h] = measure(
+                            self.clip.logit_scale * f @ texts[h].T,
+                            self.labels[rows],
+                            self.clip.logit_scale,
+                        )
                     out[i, rows] = found[h]
 
         list(workers().map(run, range(0, len(self), CHUNK)))
@@ -193,14 +227,21 @@ class Bench:
         """What an adapter adds to the image tower and to the text tower."""
         check_fits(adapter, self.clip.sites, self.clip.hash)
         vision = {n: d for n, d in adapter.deltas.items() if self.clip.sites[n].tower == "vision"}
-        return Adapter(vision), Adapter({n: d for n, d in adapter.deltas.items() if n not in vision})
+        return Adapter(vision), Adapter(
+            {n: d for n, d in adapter.deltas.items() if n not in vision}
+        )
 
     @torch.inference_mode()
     def _forest(self, adapters: Sequence[Adapter]) -> Forest:
         assert self.base is not None and self.tower is not None
         made: dict = {}
         sites = self.clip.sites
-        return Forest([self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made) for a in adapters])
+        return Forest(
+            [
+                self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made)
+                for a in adapters
+            ]
+        )
 
     def _text(self, adapter: Adapter) -> Tensor:
         return encode_texts(self.clip, self.task.prompts, adapter) if adapter.deltas else self.text
@@ -212,7 +253,9 @@ class Bench:
             if self._copy is None:
                 self._copy = copy.deepcopy(self.clip.model)
                 self._copy.forward = self._copy.encode_image
-            return F.normalize(functional_call(self._copy, merged_weights(self.clip.model, adapter), (x,)), dim=-1)
+            return F.normalize(
+                functional_call(self._copy, merged_weights(self.clip.model, adapter), (x,)), dim=-1
+            )
 
     def predictions(self, adapter: Adapter = NONE, prompt: SoftPrompt | None = None) -> Tensor:
         """The class predicted for each image, (n,), in the bench's order."""
@@ -222,7 +265,9 @@ class Bench:
         """Top-1 accuracy with its interval."""
         return self.score(self.predictions(adapter, prompt))
 
-    def stream(self, adapter: Adapter = NONE, first: int = 100, prompt: SoftPrompt | None = None) -> Iterator[Tensor]:
+    def stream(
+        self, adapter: Adapter = NONE, first: int = 100, prompt: SoftPrompt | None = None
+    ) -> Iterator[Tensor]:
         """Predictions as they come: for the first `first` images, then for all of them."""
         head = self.logits(adapter, 0, first, prompt).argmax(-1)
         yield head
@@ -231,16 +276,22 @@ class Bench:
 
     def score(self, predictions: Tensor) -> Accuracy:
         """The accuracy of predictions for the first images, as `stream` yields them."""
-        return Accuracy(int((predictions == self.labels[: len(predictions)]).sum()), len(predictions))
+        return Accuracy(
+            int((predictions == self.labels[: len(predictions)]).sum()), len(predictions)
+        )
 
-    def path(self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE, space: str = "delta") -> Path:
+    def path(
+        self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE, space: str = "delta"
+    ) -> Path:
         """Accuracy along the line (1−λ)·ΔW_a + λ·ΔW_b, or, with ``space="factors"``, along that of A and B."""
         if space not in ("delta", "factors"):
             raise ValueError(f"space must be 'delta' or 'factors', got {space!r}")
         point = interpolate if space == "delta" else interpolate_factors
         return Path(tuple(weights), tuple(self.accuracies([point(a, b, w) for w in weights])))
 
-    def landscape(self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]) -> list[list[Accuracy]]:
+    def landscape(
+        self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]
+    ) -> list[list[Accuracy]]:
         """Accuracies over the plane through three adapters (see `merge.plane`): a row for each of `y`, a column for each of `x`."""
         found = self.accuracies([plane(a, b, c, u, v) for v in y for u in x])
         return [found[i : i + len(x)] for i in range(0, len(found), len(x))]
@@ -260,12 +311,18 @@ def _margin(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
     return (right - others) / scale
 
 
-MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {"accuracy": _hits, "loss": _loss, "margin": _margin}
+MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
+    "accuracy": _hits,
+    "loss": _loss,
+    "margin": _margin,
+}
 """logits (n, classes), labels (n,) and CLIP's scale → (n,)."""
 
 
 @lru_cache(64)
-def _encoders(clip: Clip, classes: tuple[str, ...], length: int, position: str, texts: Adapter) -> Encoder:
+def _encoders(
+    clip: Clip, classes: tuple[str, ...], length: int, position: str, texts: Adapter
+) -> Encoder:
     return Encoder(clip, classes, length, position, texts)
 
 
@@ -289,9 +346,14 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
     images = max(1, min(len(x), int(0.5 / seconds(full, 1))))
     best = min(seconds(full, images) for _ in range(5))
     # Without instructions for it bfloat16 is slower by far, and a second look would take seconds.
-    return seconds(half, images) < 4 * best and min(seconds(half, images) for _ in range(5)) < 0.85 * best
+    return (
+        seconds(half, images) < 4 * best
+        and min(seconds(half, images) for _ in range(5)) < 0.85 * best
+    )
 
 
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
     size = max(1, min(CHUNK, -(-len(tokens) // cores())))  # few images are shared out evenly
-    return torch.cat(list(workers().map(torch.inference_mode()(tower.features), tokens.split(size))))
+    return torch.cat(
+        list(workers().map(torch.inference_mode()(tower.features), tokens.split(size)))
+    )

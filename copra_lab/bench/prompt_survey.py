@@ -35,7 +35,13 @@ class Corruption:
 
 
 def survey(
-    bench: Bench, prompt: SoftPrompt, taus: Sequence[float] = TAUS, sigmas: Sequence[float] = SIGMAS, *, seed: int = 0, draws: int = 2000
+    bench: Bench,
+    prompt: SoftPrompt,
+    taus: Sequence[float] = TAUS,
+    sigmas: Sequence[float] = SIGMAS,
+    *,
+    seed: int = 0,
+    draws: int = 2000,
 ) -> list[Corruption]:
     """Every position × every corruption, each measured on all of the bench's images: the Low-Norm Effect is where a vector made shorter
     raises accuracy.
@@ -44,7 +50,9 @@ def survey(
     drawn for both. p is not corrected for many corruptions at once: of 100 that do nothing 5 have p < 0.05.
     """
     plan = [("rescale", i, t, rescale(prompt, i, t)) for i in range(prompt.length) for t in taus]
-    plan += [("replace", i, s, replace(prompt, i, s, seed)) for i in range(prompt.length) for s in sigmas]
+    plan += [
+        ("replace", i, s, replace(prompt, i, s, seed)) for i in range(prompt.length) for s in sigmas
+    ]
     hits = bench.hits([prompt, *(p for *_, p in plan)]).numpy()
     deltas, ps = paired_bootstrap(hits[1:], hits[0], bench.sources, seed, draws)
     before = prompt.norms()
@@ -72,7 +80,9 @@ def occurrences(found: Sequence[Corruption]) -> Occurrences:
     rose = [c for c in shorter if c.delta > 0]
     both = set()
     for c in rose:
-        longer = [o for o in found if o.kind == "rescale" and o.position == c.position and o.factor > 1]
+        longer = [
+            o for o in found if o.kind == "rescale" and o.position == c.position and o.factor > 1
+        ]
         if c.kind == "rescale" and c.factor > 0 and longer:
             mirror = min(longer, key=lambda o: abs(math.log(o.factor * c.factor)))
             if mirror.delta < 0:

@@ -24,22 +24,57 @@ FIGURES = (".png", ".svg", ".pdf")
 
 def _figure_file(file: Path | None) -> Path | None:
     if file is not None and file.suffix.lower() not in FIGURES:
-        raise typer.BadParameter(f"a figure is a file that ends in {', '.join(FIGURES)}, got {file.name!r}")
+        raise typer.BadParameter(
+            f"a figure is a file that ends in {', '.join(FIGURES)}, got {file.name!r}"
+        )
     return file
 
 
-AdapterName = Annotated[str, typer.Argument(help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0.")]
-ClipName = Annotated[str | None, typer.Option("--clip", help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one")]
-TaskName = Annotated[str | None, typer.Option("--task", help="A task or a folder of images.", show_default="what the adapter was trained on")]
-Template = Annotated[str | None, typer.Option(help="Of a folder of images: the prompt, with {} for a class's name.", show_default="a photo of a {}")]
+AdapterName = Annotated[
+    str,
+    typer.Argument(
+        help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0."
+    ),
+]
+ClipName = Annotated[
+    str | None,
+    typer.Option(
+        "--clip",
+        help="The CLIP: a folder or name that load_clip takes.",
+        show_default="the bundled one",
+    ),
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option(
+        "--task",
+        help="A task or a folder of images.",
+        show_default="what the adapter was trained on",
+    ),
+]
+Template = Annotated[
+    str | None,
+    typer.Option(
+        help="Of a folder of images: the prompt, with {} for a class's name.",
+        show_default="a photo of a {}",
+    ),
+]
 Splits = Annotated[
-    bool, typer.Option("--splits/--no-splits", help="Of a folder of images: folders called train, val and test are a split; or they are classes.")
+    bool,
+    typer.Option(
+        "--splits/--no-splits",
+        help="Of a folder of images: folders called train, val and test are a split; or they are classes.",
+    ),
 ]
 Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
 TaskSeed = Annotated[int, typer.Option(help="Chooses the training images.")]
 Split = Annotated[Literal["test", "val", "train"], typer.Option(help="The images to measure on.")]
-Precision = Annotated[Literal["auto", "float32", "bfloat16"], typer.Option(help="Arithmetic of the bench.")]
-Figure = Annotated[Path | None, typer.Option(help="Save a figure: .png, .svg or .pdf.", callback=_figure_file)]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"], typer.Option(help="Arithmetic of the bench.")
+]
+Figure = Annotated[
+    Path | None, typer.Option(help="Save a figure: .png, .svg or .pdf.", callback=_figure_file)
+]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands in the folder.")]
 
@@ -51,9 +86,15 @@ def load_adapter(name: str, clip: "Clip") -> "Adapter":
     from copra_lab.models.hub_download import PREFIX
     from copra_lab.zoo import FOLDER
 
-    if name.startswith(PREFIX) or os.path.exists(name):  # unlike Path.exists, False for names too long
+    if name.startswith(PREFIX) or os.path.exists(
+        name
+    ):  # unlike Path.exists, False for names too long
         return read(name, clip)
-    if (FOLDER / name).is_dir() and (FOLDER / name).resolve().is_relative_to(FOLDER.resolve()) and name.count("/") == 1:
+    if (
+        (FOLDER / name).is_dir()
+        and (FOLDER / name).resolve().is_relative_to(FOLDER.resolve())
+        and name.count("/") == 1
+    ):
         return read(FOLDER / name, clip)
     raise AdapterError(
         f"no adapter at {name}: there is no such file or folder; give one, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0"
@@ -63,16 +104,24 @@ def load_adapter(name: str, clip: "Clip") -> "Adapter":
 def load_adapters(names: Sequence[str], clip: "Clip") -> "list[Adapter]":
     """Several, each held against `clip`. Of those that peft wrote only the name of their base is known: where names differ, say so."""
     adapters = [load_adapter(name, clip) for name in names]
-    bases = {str(a.provenance["clip"]): n for n, a in zip(names, adapters, strict=True) if not a.base and a.provenance.get("clip")}
+    bases = {
+        str(a.provenance["clip"]): n
+        for n, a in zip(names, adapters, strict=True)
+        if not a.base and a.provenance.get("clip")
+    }
     if len(bases) > 1:
         (one, a), (two, b), *_ = bases.items()
-        note(f"warning: {a} says that it was trained on {one}, and {b} on {two}; here both are put on {clip.name}")
+        note(
+            f"warning: {a} says that it was trained on {one}, and {b} on {two}; here both are put on {clip.name}"
+        )
     return adapters
 
 
 def images(template: str | None, splits: bool) -> dict[str, Any]:
     """What was said about a folder of images, as `tasks.load_task` takes it; what was not said is not in it."""
-    return ({"template": template} if template is not None else {}) | ({} if splits else {"splits": False})
+    return ({"template": template} if template is not None else {}) | (
+        {} if splits else {"splits": False}
+    )
 
 
 def load_bench(
@@ -100,7 +149,11 @@ def measured_on(bench: "Bench", split: str = "test") -> str:
 
 
 def load_task(
-    clip: "Clip", name: str | None, adapters: Sequence["Adapter"] = (), split: str = "test", images: Mapping[str, Any] | None = None
+    clip: "Clip",
+    name: str | None,
+    adapters: Sequence["Adapter"] = (),
+    split: str = "test",
+    images: Mapping[str, Any] | None = None,
 ) -> "Task":
     """A task by its name, or what the adapters were trained on, with the `images` options that were given or else those of that
     training. Prints the task's notes. Raises typer.BadParameter where the task is unknown, or not the same for all adapters."""
@@ -108,16 +161,31 @@ def load_task(
 
     trained = [a.provenance for a in adapters if "task" in a.provenance]
     if name is None and not trained:
-        raise typer.BadParameter("this adapter does not say what it was trained on; name a task or a folder of images", param_hint="--task")
-    if name is None and (other := next((p["task"] for p in trained if p["task"] != trained[0]["task"]), None)):
-        raise typer.BadParameter(f"one adapter was trained on {trained[0]['task']}, another on {other}; say which to measure on", param_hint="--task")
+        raise typer.BadParameter(
+            "this adapter does not say what it was trained on; name a task or a folder of images",
+            param_hint="--task",
+        )
+    if name is None and (
+        other := next((p["task"] for p in trained if p["task"] != trained[0]["task"]), None)
+    ):
+        raise typer.BadParameter(
+            f"one adapter was trained on {trained[0]['task']}, another on {other}; say which to measure on",
+            param_hint="--task",
+        )
     name = name or str(trained[0]["task"])
     # Test images depend on neither; of its own training images an adapter shall see the same again.
     seen = [_drawn(p) for p in trained if p["task"] == name] or [(16, 0)]
-    (shots, seed), different = seen[0], len(set(seen) if split == "train" else {s for s, _ in seen}) > 1
+    (shots, seed), different = (
+        seen[0],
+        len(set(seen) if split == "train" else {s for s, _ in seen}) > 1,
+    )
     if split != "test" and different:
-        note(f"warning: the adapters were trained with different {PARTS[split]} images; here are the first one's, {shots} a class, task seed {seed}")
-    task = tasks.load_task(name, clip, shots=shots, seed=seed, **recorded(name, adapters, images or {}))
+        note(
+            f"warning: the adapters were trained with different {PARTS[split]} images; here are the first one's, {shots} a class, task seed {seed}"
+        )
+    task = tasks.load_task(
+        name, clip, shots=shots, seed=seed, **recorded(name, adapters, images or {})
+    )
     for sentence in task.notes:
         note(sentence)
     return task
@@ -130,10 +198,18 @@ def _drawn(about: Mapping[str, Any]) -> tuple[int, int]:
 
 def recorded(task: str, adapters: Sequence["Adapter"], images: Mapping[str, Any]) -> dict[str, Any]:
     """The `images` options that were given, and for those that were not what adapters that were trained on `task` saw it with."""
-    seen = [dict(a.provenance.get("task options", {})) for a in adapters if a.provenance.get("task") == task]
+    seen = [
+        dict(a.provenance.get("task options", {}))
+        for a in adapters
+        if a.provenance.get("task") == task
+    ]
     if "template" not in images and any(options != seen[0] for options in seen):
-        ways = " and ".join(dict.fromkeys(str(options.get("template", "the usual one")) for options in seen))
-        note(f"warning: these adapters were trained with different prompts on {task}, {ways}; here is the first one's, or give --template")
+        ways = " and ".join(
+            dict.fromkeys(str(options.get("template", "the usual one")) for options in seen)
+        )
+        note(
+            f"warning: these adapters were trained with different prompts on {task}, {ways}; here is the first one's, or give --template"
+        )
     return {**(seen[0] if seen else {}), **images}
 
 
@@ -141,13 +217,17 @@ def check_known(choice: str, known: Collection[str], options: Mapping[str, objec
     """Raises typer.BadParameter for an option that is given (not None) and that `choice`, which has the `known` ones, would ignore."""
     for name, value in options.items():
         if value is not None and name not in known:
-            raise typer.BadParameter(f"{choice} has no such setting", param_hint="--" + name.replace("_", "-"))
+            raise typer.BadParameter(
+                f"{choice} has no such setting", param_hint="--" + name.replace("_", "-")
+            )
 
 
 def check_free(folder: Path, overwrite: bool, *files: str, option: str = "--out") -> None:
     """Raises ValueError if any of these files stands in `folder`, which `option` names, already."""
     if not overwrite and (there := [f for f in files if (folder / f).exists()]):
-        raise ValueError(f"{folder} holds {there[0]} already; choose another folder with {option}, or replace it with --overwrite")
+        raise ValueError(
+            f"{folder} holds {there[0]} already; choose another folder with {option}, or replace it with --overwrite"
+        )
 
 
 def save_figure(picture: "Picture", file: Path) -> None:
@@ -184,5 +264,8 @@ def columns(rows: Sequence[Sequence[object]], head: Sequence[str] = ()) -> str:
     """Rows under one another in columns, the first to the left and the others to the right."""
     cells = [[str(c) for c in row] for row in ([head] if head else []) + list(rows)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = ([first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))] for first, *rest in cells)
+    lines = (
+        [first.ljust(widths[0]), *(c.rjust(w) for c, w in zip(rest, widths[1:], strict=True))]
+        for first, *rest in cells
+    )
     return "\n".join("  ".join(line).rstrip() for line in lines)

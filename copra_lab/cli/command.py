@@ -51,16 +51,30 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
         raise typer.BadParameter(f"{file} is not a readable TOML file ({e})") from e
     verb = str(ctx.info_name)
     if unknown := [k for k, v in table.items() if isinstance(v, dict) and k not in EXAMPLES]:
-        raise typer.BadParameter(f"{file} has a table [{unknown[0]}], which is no verb; choose from {', '.join(EXAMPLES)}")
-    options = {o.removeprefix("--"): p for p in ctx.command.params for o in (p.name or "", *p.opts) if not o.startswith("-") or o.startswith("--")}
+        raise typer.BadParameter(
+            f"{file} has a table [{unknown[0]}], which is no verb; choose from {', '.join(EXAMPLES)}"
+        )
+    options = {
+        o.removeprefix("--"): p
+        for p in ctx.command.params
+        for o in (p.name or "", *p.opts)
+        if not o.startswith("-") or o.startswith("--")
+    }
     given: dict[str, Any] = {}
-    for key, value in ({k: v for k, v in table.items() if not isinstance(v, dict)} | dict(table.get(verb, {}))).items():
+    for key, value in (
+        {k: v for k, v in table.items() if not isinstance(v, dict)} | dict(table.get(verb, {}))
+    ).items():
         option = options.get(key) or options.get(key.replace("_", "-"))
         if option is None or key in ("config", "help"):
             close = difflib.get_close_matches(key, options, 1)
-            raise typer.BadParameter(f"{file} sets {key!r}, which {verb} does not know" + (f"; did you mean {close[0]!r}?" if close else ""))
+            raise typer.BadParameter(
+                f"{file} sets {key!r}, which {verb} does not know"
+                + (f"; did you mean {close[0]!r}?" if close else "")
+            )
         many = getattr(option, "multiple", False) or option.nargs != 1
-        given[option.name or ""] = ",".join(map(str, value)) if isinstance(value, list) and not many else value
+        given[option.name or ""] = (
+            ",".join(map(str, value)) if isinstance(value, list) and not many else value
+        )
     ctx.default_map = {**(ctx.default_map or {}), **given}
     return file
 
@@ -68,14 +82,23 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
 _COMMON = {
     "config": Annotated[
         Path | None,
-        typer.Option(help="A TOML file with options, at its top or in a table named like the verb; flags win.", callback=read_config, is_eager=True),
+        typer.Option(
+            help="A TOML file with options, at its top or in a table named like the verb; flags win.",
+            callback=read_config,
+            is_eager=True,
+        ),
     ],
-    "json_": Annotated[bool, typer.Option("--json", help="Print one JSON document; progress goes to standard error.")],
+    "json_": Annotated[
+        bool,
+        typer.Option("--json", help="Print one JSON document; progress goes to standard error."),
+    ],
     "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
 }
 
 
-def verb(example: str, name: str = "", **settings: Any) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
+def verb(
+    example: str, name: str = "", **settings: Any
+) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
     """Make a function a verb of the command line. It returns what it found, and may raise anything: a usage error
     (typer.BadParameter) ends with code 2, any other with its sentence and code 1."""
 
@@ -86,7 +109,10 @@ def verb(example: str, name: str = "", **settings: Any) -> Callable[[Callable[..
         @functools.wraps(work)
         def command(*, config: Path | None, json_: bool, debug: bool, **options: Any) -> None:
             try:
-                with redirect_stdout(sys.stderr), _plain_warnings():  # engines and libraries chat; standard output is the answer's
+                with (
+                    redirect_stdout(sys.stderr),
+                    _plain_warnings(),
+                ):  # engines and libraries chat; standard output is the answer's
                     told = work(**options)
             except (typer.BadParameter, typer.Exit, typer.Abort):
                 raise
@@ -101,15 +127,25 @@ def verb(example: str, name: str = "", **settings: Any) -> Callable[[Callable[..
                 if json_:
                     typer.echo(json.dumps({"error": sentence}, ensure_ascii=False))
                 raise typer.Exit(1) from None
-            typer.echo(json.dumps(told.document, ensure_ascii=False, default=str) if json_ else told.words)
+            typer.echo(
+                json.dumps(told.document, ensure_ascii=False, default=str) if json_ else told.words
+            )
             if told.failed:
                 raise typer.Exit(1)
 
         own = inspect.signature(work, eval_str=True)
         more = [
-            inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, annotation=a, default=None if n == "config" else False) for n, a in _COMMON.items()
+            inspect.Parameter(
+                n,
+                inspect.Parameter.KEYWORD_ONLY,
+                annotation=a,
+                default=None if n == "config" else False,
+            )
+            for n, a in _COMMON.items()
         ]
-        command.__signature__ = own.replace(parameters=[*own.parameters.values(), *more], return_annotation=None)  # type: ignore[attr-defined]
+        command.__signature__ = own.replace(
+            parameters=[*own.parameters.values(), *more], return_annotation=None
+        )  # type: ignore[attr-defined]
         app.command(called, epilog=f"Example: {example}", **settings)(command)
         return work
 
@@ -133,6 +169,8 @@ def _plain_warnings() -> Iterator[None]:
 
 def _sentence(e: Exception) -> str:
     said = " ".join(str(e).split())
-    if said and isinstance(e, ValueError | OSError | ImportError):  # what is raised on purpose says it all
+    if said and isinstance(
+        e, ValueError | OSError | ImportError
+    ):  # what is raised on purpose says it all
         return said
     return f"{type(e).__name__}{f': {said}' if said else ''} (--debug shows where)"

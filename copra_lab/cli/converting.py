@@ -15,9 +15,17 @@ def export(
     out: arguments.Out,
     clip_out: Annotated[
         Path | None,
-        typer.Option(help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel, with its tokenizer and preprocessing."),
+        typer.Option(
+            help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel, with its tokenizer and preprocessing."
+        ),
     ] = None,
-    merged: Annotated[bool, typer.Option("--merged", help="Write a CLIPModel with the adapter merged into it, in place of a PEFT folder.")] = False,
+    merged: Annotated[
+        bool,
+        typer.Option(
+            "--merged",
+            help="Write a CLIPModel with the adapter merged into it, in place of a PEFT folder.",
+        ),
+    ] = False,
     clip: arguments.ClipName = None,
     overwrite: arguments.Overwrite = False,
 ) -> Told:
@@ -28,7 +36,9 @@ def export(
     from copra_lab.models.loading import load_clip
 
     if merged and clip_out and clip_out.resolve() == out.resolve():
-        raise typer.BadParameter("of two CLIPModels each needs a folder of its own", param_hint="--clip-out")
+        raise typer.BadParameter(
+            "of two CLIPModels each needs a folder of its own", param_hint="--clip-out"
+        )
     arguments.check_free(out, overwrite, WEIGHTS, "model.safetensors")
     if clip_out:
         arguments.check_free(clip_out, overwrite, "model.safetensors", option="--clip-out")
@@ -53,9 +63,19 @@ def export(
 
 @verb("copra-lab import digits-peft --out digits-mine --task digits", name="import")
 def import_(
-    folder: Annotated[str, typer.Argument(help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, kohya or diffusers.")],
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, kohya or diffusers."
+        ),
+    ],
     out: arguments.Out,
-    task: Annotated[str | None, typer.Option(help="Measure on it: a task or a folder of images.", show_default="do not measure")] = None,
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="Measure on it: a task or a folder of images.", show_default="do not measure"
+        ),
+    ] = None,
     template: arguments.Template = None,
     splits: arguments.Splits = True,
     precision: arguments.Precision = "auto",
@@ -74,7 +94,13 @@ def import_(
     found = load(folder, base)
     # From here on it is an adapter of this base: another CLIP of the same shape will be refused.
     adapter = replace(found, base=base.hash, provenance={"clip": base.name, **found.provenance})
-    bench = arguments.load_bench(base, [adapter], task, precision=precision, images=arguments.images(template, splits)) if task else None
+    bench = (
+        arguments.load_bench(
+            base, [adapter], task, precision=precision, images=arguments.images(template, splits)
+        )
+        if task
+        else None
+    )
     save_adapter(adapter, out)
     document = {
         "verb": "import", "folder": str(out), "hash": adapter.hash, "base": adapter.base, "rank": adapter.rank, "sites": len(adapter),

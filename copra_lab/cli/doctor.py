@@ -8,7 +8,17 @@ from copra_lab.cli import arguments
 from copra_lab.cli.command import Told, verb
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
-NEEDED = ("torch", "torchvision", "open_clip_torch", "transformers", "peft", "accelerate", "safetensors", "gradio", "joblib")
+NEEDED = (
+    "torch",
+    "torchvision",
+    "open_clip_torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "safetensors",
+    "gradio",
+    "joblib",
+)
 OPTIONAL = {"ray": "ray", "distributed": "dask", "pyarrow": "parquet"}
 """Package → the extra that brings it."""
 
@@ -35,7 +45,10 @@ def doctor(clip: arguments.ClipName = None) -> Told:
     for name, look in looks.items():
         checks += _safely(name, look)
     document = {"verb": "doctor", "checks": [asdict(c) for c in checks]}
-    lines = [f"{c.name:<14} {c.state:<6} {c.found}" + (f"\n{'':<22}→ {c.fix}" if c.fix else "") for c in checks]
+    lines = [
+        f"{c.name:<14} {c.state:<6} {c.found}" + (f"\n{'':<22}→ {c.fix}" if c.fix else "")
+        for c in checks
+    ]
     return Told(document, "\n".join(lines), failed=any(c.state == BROKEN for c in checks))
 
 
@@ -43,7 +56,9 @@ def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
     try:
         yield from look()
     except Exception as e:
-        yield Check(name, BROKEN, " ".join(f"{type(e).__name__}: {e}".split()), "install copra-lab anew")
+        yield Check(
+            name, BROKEN, " ".join(f"{type(e).__name__}: {e}".split()), "install copra-lab anew"
+        )
 
 
 def _version(package: str) -> str | None:
@@ -60,17 +75,32 @@ def _versions() -> Iterator[Check]:
 
     from copra_lab import __version__
 
-    yield Check("copra-lab", OK, f"{__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}")
+    yield Check(
+        "copra-lab",
+        OK,
+        f"{__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}",
+    )
     found = {p: _version(p) for p in NEEDED}
     missing = [p for p, v in found.items() if v is None]
     fix = f"pip install {' '.join(missing)}" if missing else ""
-    yield Check("packages", BROKEN if missing else OK, ", ".join(f"{p} {v or 'missing'}" for p, v in found.items()), fix)
+    yield Check(
+        "packages",
+        BROKEN if missing else OK,
+        ", ".join(f"{p} {v or 'missing'}" for p, v in found.items()),
+        fix,
+    )
 
 
 def _extras() -> Iterator[Check]:
     for package, extra in OPTIONAL.items():
         found = _version(package)
-        yield Check(f"extra {extra}", OK, f"{package} {found}" if found else f"not installed; if you want it: pip install 'copra-lab[{extra}]'")
+        yield Check(
+            f"extra {extra}",
+            OK,
+            f"{package} {found}"
+            if found
+            else f"not installed; if you want it: pip install 'copra-lab[{extra}]'",
+        )
 
 
 def _processor() -> Iterator[Check]:
@@ -85,7 +115,11 @@ def _processor() -> Iterator[Check]:
         "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {transformer.cores()} of them for the bench",
         f"threads wait for each other: set OMP_NUM_THREADS={own}" if many else "",
     )  # fmt: skip
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if torch.cuda.is_available() else []
+    gpus = (
+        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        if torch.cuda.is_available()
+        else []
+    )
     yield Check("GPU", OK, ", ".join(gpus) or "none; everything runs on the processor")
 
 
@@ -100,11 +134,17 @@ def _cache() -> Iterator[Check]:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as e:
-        found = f"{folder} cannot be written ({e.strerror}), so drawings are rendered anew each time"
+        found = (
+            f"{folder} cannot be written ({e.strerror}), so drawings are rendered anew each time"
+        )
         yield Check("cache", WARN, found, "set COPRA_LAB_CACHE to a folder that can be")
         return
     there = [s for s in STYLES if (folder / f"{s}-v{VERSION}.safetensors").exists()]
-    later = f"; {len(STYLES) - len(there)} styles of drawings are rendered when they are first needed" if len(there) < len(STYLES) else ""
+    later = (
+        f"; {len(STYLES) - len(there)} styles of drawings are rendered when they are first needed"
+        if len(there) < len(STYLES)
+        else ""
+    )
     yield Check("cache", OK, f"{folder}{later}")
 
 
@@ -133,12 +173,21 @@ def _weights(name: str | None) -> Iterator[Check]:
     try:
         clip = load_clip(name)
     except (OSError, ValueError) as e:
-        yield Check("model", BROKEN, str(e), "give another with --clip" if name else "install copra-lab anew")
+        yield Check(
+            "model",
+            BROKEN,
+            str(e),
+            "give another with --clip" if name else "install copra-lab anew",
+        )
         return
     yield Check("model", OK, f"{clip.name}, {clip.layers} layers, weights {clip.hash}")
     bench = Bench(clip, load_task("digits", clip))  # drawn by no artist, so there at once
     chosen = str(bench.dtype).removeprefix("torch.")
-    yield Check("precision", OK, f"the bench computes in {chosen}, which agrees with float32 on {100 * bench.agreement:.0f} % of images")
+    yield Check(
+        "precision",
+        OK,
+        f"the bench computes in {chosen}, which agrees with float32 on {100 * bench.agreement:.0f} % of images",
+    )
     if name is not None:
         return
     broken = []

@@ -7,7 +7,11 @@ from copra_lab.cli.command import EXAMPLES, app
 EXAMPLES["app"] = "copra-lab app --no-browser --port 8000"
 
 
-@app.command("app", add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@app.command(
+    "app",
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
 def page(ctx: typer.Context) -> None:
     """Open the page. copra-lab app --help lists its options, which are those of python app.py."""
     from copra_lab.page.serve import main

@@ -14,17 +14,37 @@ from copra_lab.cli.command import Told, verb
 
 @verb("copra-lab sweep sweep.toml --jobs 2 --table results.csv")
 def sweep(
-    file: Annotated[Path, typer.Argument(help="A TOML file with methods, tasks, seeds and settings.")],
+    file: Annotated[
+        Path, typer.Argument(help="A TOML file with methods, tasks, seeds and settings.")
+    ],
     work: Annotated[
-        Path | None, typer.Option(help="Where adapters and results.sqlite are kept.", show_default="the file's name without .toml")
+        Path | None,
+        typer.Option(
+            help="Where adapters and results.sqlite are kept.",
+            show_default="the file's name without .toml",
+        ),
     ] = None,
-    backend: Annotated[Literal["loky", "ray", "dask"], typer.Option(help="Processes of this machine, or the workers of a cluster.")] = "loky",
-    address: Annotated[str | None, typer.Option(help="ray, dask: of the cluster.", show_default="one that is started here")] = None,
-    jobs: Annotated[int, typer.Option(help="Runs side by side; -1 for as many as there are cores.")] = -1,
-    device: Annotated[str, typer.Option(help="Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …")] = "auto",
+    backend: Annotated[
+        Literal["loky", "ray", "dask"],
+        typer.Option(help="Processes of this machine, or the workers of a cluster."),
+    ] = "loky",
+    address: Annotated[
+        str | None,
+        typer.Option(help="ray, dask: of the cluster.", show_default="one that is started here"),
+    ] = None,
+    jobs: Annotated[
+        int, typer.Option(help="Runs side by side; -1 for as many as there are cores.")
+    ] = -1,
+    device: Annotated[
+        str, typer.Option(help="Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …")
+    ] = "auto",
     status: Annotated[bool, typer.Option("--status", help="Only tell how far it is.")] = False,
-    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Do again what failed.")] = False,
-    table: Annotated[Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")] = None,
+    retry_failed: Annotated[
+        bool, typer.Option("--retry-failed", help="Do again what failed.")
+    ] = False,
+    table: Annotated[
+        Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")
+    ] = None,
 ) -> Told:
     """Do many runs, here or on a cluster, each once: restarted, it goes on. Results land in WORK/results.sqlite."""
     from copra_lab.sweeps import results as t
@@ -32,9 +52,13 @@ def sweep(
     from copra_lab.sweeps.grid import read_grid
 
     if table is not None and table.suffix not in (".csv", ".parquet"):
-        raise typer.BadParameter(f"a table is written as .csv or .parquet, got {table.name!r}", param_hint="--table")
+        raise typer.BadParameter(
+            f"a table is written as .csv or .parquet, got {table.name!r}", param_hint="--table"
+        )
     if jobs == 0:
-        raise typer.BadParameter("one at least, or -1 for as many as there are cores", param_hint="--jobs")
+        raise typer.BadParameter(
+            "one at least, or -1 for as many as there are cores", param_hint="--jobs"
+        )
     grid = read_grid(file)
     work = work or file.with_suffix("")
     if status:
@@ -50,9 +74,15 @@ def sweep(
     counts = {s: states.count(s) for s in (t.DONE, t.FAILED, t.WAITING)}
     failed = [r for r in rows if r["state"] == t.FAILED]
     document = {"verb": "sweep", "table": str(work / runner.TABLE), **counts, "rows": rows}
-    lines = [arguments.columns(_summary(rows), ("task", "method", "settings", "accuracy, %", "seeds"))] if counts[t.DONE] else []
+    lines = (
+        [arguments.columns(_summary(rows), ("task", "method", "settings", "accuracy, %", "seeds"))]
+        if counts[t.DONE]
+        else []
+    )
     lines += [f"failed: {r['key']}: {r['error']}" for r in failed]
-    lines += [", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {work / runner.TABLE}"]
+    lines += [
+        ", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {work / runner.TABLE}"
+    ]
     if failed:
         lines.append("do the failed ones again with --retry-failed")
     return Told(document, "\n".join(lines), failed=bool(failed) and not status)
@@ -62,14 +92,20 @@ def _summary(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """Mean ± standard deviation over seeds, a row a setting; of the settings those that differ within a method."""
     from copra_lab.sweeps.results import DONE, flat
 
-    done = [(r, flat({k: v for k, v in r["settings"].items() if k not in ("task", "method", "seed")})) for r in rows if r["state"] == DONE]
+    done = [
+        (r, flat({k: v for k, v in r["settings"].items() if k not in ("task", "method", "seed")}))
+        for r in rows
+        if r["state"] == DONE
+    ]
     values: dict[tuple[str, str], set[str]] = {}
     for r, settings in done:
         for k, v in settings.items():
             values.setdefault((r["method"], k), set()).add(str(v))
     groups: dict[tuple[str, str, str], list[float]] = {}
     for r, settings in done:
-        differ = " ".join(f"{k}={v}" for k, v in settings.items() if len(values[r["method"], k]) > 1)
+        differ = " ".join(
+            f"{k}={v}" for k, v in settings.items() if len(values[r["method"], k]) > 1
+        )
         groups.setdefault((r["task"], r["method"], differ), []).append(100 * r["accuracy"])
     spread = {k: f" ± {statistics.stdev(v):.1f}" if len(v) > 1 else "" for k, v in groups.items()}
     return [(*k, f"{statistics.mean(v):.1f}{spread[k]}", str(len(v))) for k, v in groups.items()]

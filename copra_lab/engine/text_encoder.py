@@ -26,7 +26,9 @@ def embedding(model: nn.Module) -> nn.Embedding:
     for owner in (model, getattr(model, "text", None)):
         if isinstance(found := getattr(owner, "token_embedding", None), nn.Embedding):
             return found
-    raise ValueError(f"the text tower of {type(model).__name__} has no token_embedding, which soft prompts replace")
+    raise ValueError(
+        f"the text tower of {type(model).__name__} has no token_embedding, which soft prompts replace"
+    )
 
 
 def token_numbers(clip: Clip, text: str) -> list[int]:
@@ -57,7 +59,9 @@ def layout(clip: Clip, classes: Sequence[str], length: int, position: str = "end
     rows, where = [], []
     for name in classes:
         if not name.strip():
-            raise ValueError(f"class {list(classes).index(name)} has an empty name; a soft prompt needs one to put its vectors beside")
+            raise ValueError(
+                f"class {list(classes).index(name)} has an empty name; a soft prompt needs one to put its vectors beside"
+            )
         own = token_numbers(clip, name)
         before = {"end": length, "middle": length // 2, "front": 0}[position]
         row = [start, *[0] * before, *own, *[0] * (length - before), *dot, stop]
@@ -83,12 +87,23 @@ class Encoder:
     TEXTS = 100
     """How many a pass without gradients."""
 
-    def __init__(self, clip: Clip, classes: Sequence[str], length: int, position: str, adapter: Adapter = NONE):
+    def __init__(
+        self,
+        clip: Clip,
+        classes: Sequence[str],
+        length: int,
+        position: str,
+        adapter: Adapter = NONE,
+    ):
         self.layout = layout(clip, classes, length, position)
         deltas = deltas_in(adapter, clip.sites, "text")
-        run: TextTower | _General = _plain_with(clip, deltas) or _General(clip, self.layout.tokens, deltas)
+        run: TextTower | _General = _plain_with(clip, deltas) or _General(
+            clip, self.layout.tokens, deltas
+        )
         self._run, self._alike = run, position == "end"
-        self._embedded = embedding(clip.model).weight.detach()[run.tokens if isinstance(run, _General) else self.layout.tokens]
+        self._embedded = embedding(clip.model).weight.detach()[
+            run.tokens if isinstance(run, _General) else self.layout.tokens
+        ]
 
     def __call__(self, contexts: Tensor) -> Tensor:
         """Contexts (m, length, d) or (m, classes, length, d) → normalised features (m, classes, e)."""
@@ -102,12 +117,16 @@ class Encoder:
         if contexts.ndim == 3 and self._alike and isinstance(self._run, TextTower):
             begun = 1 + contexts.shape[1]
             start = self._embedded[:1, :1].expand(m, -1, -1)
-            return self._run.continued(torch.cat([start, contexts], 1), self._embedded[:, begun:], self.layout.ends)
+            return self._run.continued(
+                torch.cat([start, contexts], 1), self._embedded[:, begun:], self.layout.ends
+            )
         if contexts.ndim == 3:
             contexts = contexts[:, None].expand(-1, classes, -1, -1)
         x = self._embedded.repeat(m, 1, 1, 1)
         x[:, torch.arange(classes)[:, None], self.layout.where] = contexts
-        return self._run.features(x.flatten(0, 1), self.layout.ends.repeat(m)).unflatten(0, (m, classes))
+        return self._run.features(x.flatten(0, 1), self.layout.ends.repeat(m)).unflatten(
+            0, (m, classes)
+        )
 
 
 def encode_texts(clip: Clip, texts: Sequence[str], adapter: Adapter) -> Tensor:
@@ -141,7 +160,9 @@ class _General:
     def __init__(self, clip: Clip, tokens: Tensor, deltas: Mapping[Site, LowRank]):
         self.model, self.lock = copy.deepcopy(clip.model), threading.Lock()
         self.model.forward = self.model.encode_text  # what functional_call calls
-        self.weights = merged_weights(clip.model, Adapter({site.name: d for site, d in deltas.items()}))
+        self.weights = merged_weights(
+            clip.model, Adapter({site.name: d for site, d in deltas.items()})
+        )
         self.tokens = F.pad(tokens, (0, clip.tokenizer.context_length - tokens.shape[1]))
 
     def features(self, embedded: Tensor, ends: Tensor) -> Tensor:

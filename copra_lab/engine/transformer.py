@@ -60,7 +60,9 @@ class Tower:
     dtype: torch.dtype
     whole: bool = False
 
-    def with_deltas(self, base: "Tower", deltas: Mapping[Site, LowRank], made: "dict[Any, Block] | None" = None) -> "Tower":
+    def with_deltas(
+        self, base: "Tower", deltas: Mapping[Site, LowRank], made: "dict[Any, Block] | None" = None
+    ) -> "Tower":
         """This tower with deltas added. `base` is the same tower in float32: merging rounds once, at the end.
 
         Towers made with the same dictionary `made` share the blocks where they have the very same deltas.
@@ -77,12 +79,16 @@ class Tower:
             blocks[layer] = made[key]
         return replace(self, blocks=tuple(blocks))
 
-    def features(self, tokens: Tensor, start: int = 0, factors: Mapping[int, Factors] = NO_FACTORS) -> Tensor:
+    def features(
+        self, tokens: Tensor, start: int = 0, factors: Mapping[int, Factors] = NO_FACTORS
+    ) -> Tensor:
         """Tokens (n, t, d) as they enter block `start` (before the first: embedded and normalised) → normalised
         features (n, e); both float32. `factors`: by layer, what is to be added to its matrices, unmerged."""
         last = len(self.blocks) - 1
         for i in range(start, last):
-            tokens = _block(tokens, tokens, self.blocks[i], self.heads, self.act, factors.get(i, {}))
+            tokens = _block(
+                tokens, tokens, self.blocks[i], self.heads, self.act, factors.get(i, {})
+            )
         return self._end(tokens, self.blocks[last], factors.get(last, {}))
 
     def _end(self, tokens: Tensor, last: Block, add: Factors) -> Tensor:
@@ -99,7 +105,9 @@ class Tower:
         return tokens
 
 
-def _merged(block: Block, base: Block, members: Sequence[tuple[Site, LowRank]], dtype: torch.dtype) -> Block:
+def _merged(
+    block: Block, base: Block, members: Sequence[tuple[Site, LowRank]], dtype: torch.dtype
+) -> Block:
     changed: dict[str, Tensor] = {}
     for site, d in members:
         part = site.part
@@ -133,7 +141,11 @@ class Forest:
         """Of a block, for each image."""
 
         def count(node: dict[int, Any], depth: int) -> int:
-            return len(node) if depth == self.depth else len(node) + sum(count(below, depth + 1) for _, below in node.values())
+            return (
+                len(node)
+                if depth == self.depth
+                else len(node) + sum(count(below, depth + 1) for _, below in node.values())
+            )
 
         return count(self.root, 1)
 
@@ -141,23 +153,38 @@ class Forest:
         """The numbers of some towers, and their features (n, e) of tokens (n, t, d); every tower once, in no set order."""
         yield from self._walk(self.root, 1, tokens)
 
-    def _walk(self, node: dict[int, Any], depth: int, x: Tensor) -> Iterator[tuple[list[int], Tensor]]:
+    def _walk(
+        self, node: dict[int, Any], depth: int, x: Tensor
+    ) -> Iterator[tuple[list[int], Tensor]]:
         for block, below in node.values():
             if depth == self.depth:
                 yield below, self.any._end(x, block, {})
             else:
-                yield from self._walk(below, depth + 1, _block(x, x, block, self.any.heads, self.any.act, {}))
+                yield from self._walk(
+                    below, depth + 1, _block(x, x, block, self.any.heads, self.any.act, {})
+                )
 
 
-def _linear(x: Tensor, w: tuple[Tensor, Tensor], factors: tuple[Tensor, Tensor] | None, rows: slice = slice(None)) -> Tensor:
+def _linear(
+    x: Tensor,
+    w: tuple[Tensor, Tensor],
+    factors: tuple[Tensor, Tensor] | None,
+    rows: slice = slice(None),
+) -> Tensor:
     """x·Wᵀ + b for some rows of W, plus x·Aᵀ·Bᵀ where there are factors (A (R, in), B (out, R))."""
     y = F.linear(x, w[0][rows], w[1][rows])
-    return y if factors is None else y + (x @ factors[0].T.to(x.dtype)) @ factors[1][rows].T.to(x.dtype)
+    return (
+        y
+        if factors is None
+        else y + (x @ factors[0].T.to(x.dtype)) @ factors[1][rows].T.to(x.dtype)
+    )
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """(…, heads, u, d), (…, heads, t, d) twice → (…, heads, u, d); `mask` (u, t) is added to the scores."""
-    if torch.is_grad_enabled():  # the fused kernel's backward pass is slower here, many times so in bfloat16
+    if (
+        torch.is_grad_enabled()
+    ):  # the fused kernel's backward pass is slower here, many times so in bfloat16
         scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
         return (scores if mask is None else scores + mask).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, mask)
@@ -171,7 +198,12 @@ def _causal(u: int, t: int, device: torch.device) -> Tensor:
 def _queries(x: Tensor, w: Block, heads: int, add: Factors) -> tuple[Tensor, Tensor, Tensor]:
     """Tokens (…, t, d) → their queries, keys and values (…, heads, t, d / heads)."""
     y = F.layer_norm(x, x.shape[-1:], *w.ln1).to(w.qkv[0].dtype)
-    q, k, v = _linear(y, w.qkv, add.get("qkv")).unflatten(-1, (3, heads, -1)).movedim(-3, 0).transpose(-2, -3)
+    q, k, v = (
+        _linear(y, w.qkv, add.get("qkv"))
+        .unflatten(-1, (3, heads, -1))
+        .movedim(-3, 0)
+        .transpose(-2, -3)
+    )
     return q, k, v
 
 
@@ -182,15 +214,31 @@ def _after(x: Tensor, attended: Tensor, w: Block, act: nn.Module, add: Factors) 
     return x + _linear(act(_linear(y, w.fc1, add.get("fc1"))), w.fc2, add.get("fc2"))
 
 
-def _block(x: Tensor, at: Tensor, w: Block, heads: int, act: nn.Module, add: Factors, mask: Tensor | None = None) -> Tensor:
+def _block(
+    x: Tensor,
+    at: Tensor,
+    w: Block,
+    heads: int,
+    act: nn.Module,
+    add: Factors,
+    mask: Tensor | None = None,
+) -> Tensor:
     """One block for the query tokens `at` (n, u, d), the first of `x` (n, t, d) and attending to all of it, but for what `mask` (u, t) hides."""
     if at is x:
         q, k, v = _queries(x, w, heads, add)
     else:
         d, u = x.shape[-1], at.shape[1]
         y = F.layer_norm(x, (d,), *w.ln1).to(w.qkv[0].dtype)
-        q = _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d)).unflatten(-1, (heads, -1)).transpose(1, 2)
-        k, v = _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d)).unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
+        q = (
+            _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d))
+            .unflatten(-1, (heads, -1))
+            .transpose(1, 2)
+        )
+        k, v = (
+            _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d))
+            .unflatten(-1, (2, heads, -1))
+            .permute(2, 0, 3, 1, 4)
+        )
     return _after(at, _attention(q, k, v, mask), w, act, add)
 
 
@@ -207,7 +255,10 @@ class TextTower:
         """Embedded tokens (n, t, d) of texts of at most t tokens, the last of each at ``ends`` (n,) → normalised features
         (n, e). Tokens behind the last are never looked at, so t need not be the whole context."""
         t = self.tower
-        x, mask = embedded + self.places[: embedded.shape[1]], _causal(embedded.shape[1], embedded.shape[1], embedded.device)
+        x, mask = (
+            embedded + self.places[: embedded.shape[1]],
+            _causal(embedded.shape[1], embedded.shape[1], embedded.device),
+        )
         for block in t.blocks:
             x = _block(x, x, block, t.heads, t.act, {}, mask)
         return self._end(x, torch.arange(len(x)), ends)
@@ -217,12 +268,18 @@ class TextTower:
         tokens stand at ``ends`` (n,), counted from the beginning → (m, n, e). What a beginning is turned into does not depend on
         what follows, so it is computed once for all that follow it."""
         t, s, u, n = self.tower, first.shape[1], embedded.shape[1], len(embedded)
-        first, x = first + self.places[:s], (embedded + self.places[s : s + u]).expand(len(first), -1, -1, -1)
+        first, x = (
+            first + self.places[:s],
+            (embedded + self.places[s : s + u]).expand(len(first), -1, -1, -1),
+        )
         own, after = _causal(s, s, x.device), _causal(u, s + u, x.device)
         for block in t.blocks:
             q, k, v = _queries(first, block, t.heads, {})
             qx, kx, vx = _queries(x, block, t.heads, {})
-            keys, values = (torch.cat([a[:, None].expand(-1, n, -1, -1, -1), b], -2) for a, b in ((k, kx), (v, vx)))
+            keys, values = (
+                torch.cat([a[:, None].expand(-1, n, -1, -1, -1), b], -2)
+                for a, b in ((k, kx), (v, vx))
+            )
             x = _after(x, _attention(qx, keys, values, after), block, t.act, {})
             first = _after(first, _attention(q, k, v, own), block, t.act, {})
         return self._end(x.transpose(0, 1), torch.arange(n), ends - s).transpose(0, 1)
@@ -241,4 +298,6 @@ def cores() -> int:
 @cache
 def workers() -> ThreadPoolExecutor:
     """One worker a core, each single-threaded: at these sizes two passes side by side beat one pass on two threads."""
-    return ThreadPoolExecutor(cores(), "copra-lab", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(
+        cores(), "copra-lab", initializer=torch.set_num_threads, initargs=(1,)
+    )

@@ -57,12 +57,16 @@ class Exercise:
 
     def __call__(self, attempt: Callable) -> Passed:
         if not callable(attempt):
-            raise CheckFailed(f"Give the check your function itself, without calling it; it got {_kind(attempt)}.")
+            raise CheckFailed(
+                f"Give the check your function itself, without calling it; it got {_kind(attempt)}."
+            )
         try:
             with torch.no_grad():
                 found = attempt(*self._arguments)
         except NotImplementedError as e:
-            raise CheckFailed("Nothing to check yet: write your code in place of the line that raises NotImplementedError.") from e
+            raise CheckFailed(
+                "Nothing to check yet: write your code in place of the line that raises NotImplementedError."
+            ) from e
         got = self._unpack(found)
         wrong = [i for i in range(len(got)) if not self._same(got[i], self._expected[i])]
         if not wrong:
@@ -89,7 +93,9 @@ class Exercise:
         every = list(self.mistakes.values())
         for chosen in [(m,) for m in every] + list(combinations(every, 2)):
             switches = {k: v for m in chosen for k, v in m.switches.items()}
-            if len(switches) == sum(len(m.switches) for m in chosen):  # a pair that pulls one switch two ways is none
+            if len(switches) == sum(
+                len(m.switches) for m in chosen
+            ):  # a pair that pulls one switch two ways is none
                 yield chosen, self._run(switches)
 
     def _unpack(self, found: Any) -> tuple[Tensor, ...]:
@@ -98,11 +104,15 @@ class Exercise:
         got = tuple(found) if isinstance(found, (tuple, list)) else (found,)
         if len(got) != len(self.parts) or not all(isinstance(g, Tensor) for g in got):
             wanted = "one tensor" if len(self.parts) == 1 else f"{len(self.parts)} tensors"
-            raise CheckFailed(f"Return {wanted} ({', '.join(self.parts)}); got {', '.join(map(_kind, got))}.")
+            raise CheckFailed(
+                f"Return {wanted} ({', '.join(self.parts)}); got {', '.join(map(_kind, got))}."
+            )
         return got
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
-        return a.shape == b.shape and torch.allclose(a.double(), b.double(), atol=self.atol, rtol=1e-4)
+        return a.shape == b.shape and torch.allclose(
+            a.double(), b.double(), atol=self.atol, rtol=1e-4
+        )
 
     def _symptom(self, i: int, got: Tensor) -> str:
         part, want = self.parts[i], self._expected[i]
@@ -123,4 +133,10 @@ def _row(t: Tensor) -> str:
 
 
 def _kind(x: Any) -> str:
-    return "a tensor" if isinstance(x, Tensor) else "a function" if inspect.isfunction(x) else f"{type(x).__name__}"
+    return (
+        "a tensor"
+        if isinstance(x, Tensor)
+        else "a function"
+        if inspect.isfunction(x)
+        else f"{type(x).__name__}"
+    )

@@ -21,13 +21,22 @@ def _put_in_place(
     t, m = clip.tokenizer, len(context)
     rows, where = [], []
     for name in names:
-        before, after = [t.sot_token_id] * begins, [*t.encode(name), *(t.encode(".") if dot else []), *[t.eot_token_id] * stops]
+        before, after = (
+            [t.sot_token_id] * begins,
+            [*t.encode(name), *(t.encode(".") if dot else []), *[t.eot_token_id] * stops],
+        )
         own = len(t.encode(name)) if front else 0
         where.append(max(0, len(before) + own - shifted))
         rows.append([*before, *after[:own], *[0] * m, *after[own:]])
     longest = max(map(len, rows))
-    last = {"own": [len(r) - 1 for r in rows], "row": [longest - 1] * len(rows), "count": [len(r) for r in rows]}[ends]
-    embedded = clip.model.token_embedding(torch.tensor([r + [0] * (longest - len(r)) for r in rows])).clone()
+    last = {
+        "own": [len(r) - 1 for r in rows],
+        "row": [longest - 1] * len(rows),
+        "count": [len(r) for r in rows],
+    }[ends]
+    embedded = clip.model.token_embedding(
+        torch.tensor([r + [0] * (longest - len(r)) for r in rows])
+    ).clone()
     if written:
         for row, at in zip(embedded, where, strict=True):
             row[at : at + m] = context
@@ -36,7 +45,16 @@ def _put_in_place(
 
 def _context() -> tuple[Clip, Tensor, tuple[str, ...]]:
     clip = load_clip()
-    return clip, 0.3 * torch.randn(3, clip.model.token_embedding.weight.shape[1], generator=torch.Generator().manual_seed(0)), NAMES
+    return (
+        clip,
+        0.3
+        * torch.randn(
+            3,
+            clip.model.token_embedding.weight.shape[1],
+            generator=torch.Generator().manual_seed(0),
+        ),
+        NAMES,
+    )
 
 
 NAMES = ("fire engine", "owl", "slice of pizza")
@@ -49,7 +67,9 @@ def _praise_place(attempt: Callable) -> str:
     embedded, ends = attempt(clip, context, names)
     m = clip.model
     t = embedded.shape[1]
-    x = m.ln_final(m.transformer(embedded + m.positional_embedding[:t], attn_mask=m.attn_mask[:t, :t]))
+    x = m.ln_final(
+        m.transformer(embedded + m.positional_embedding[:t], attn_mask=m.attn_mask[:t, :t])
+    )
     own = torch.nn.functional.normalize(x[torch.arange(len(x)), ends] @ m.text_projection, dim=-1)
     far = (own - Encoder(clip, names, len(context), "end")(context[None])[0]).abs().max().item()
     return f"The features of your rows and those of the library's own differ by {far:.0e} at most."
@@ -81,8 +101,14 @@ def _paired_p(
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """The difference () and its p (); each switch is a way to err."""
     b, a = before.double(), after.double()
-    means = sign * ((a - b)[draws].mean(1) if paired else a[draws].mean(1) - b[draws.roll(1, 0)].mean(1))
-    low, high = ((means < 0, means > 0) if strict else (means <= 0, means >= 0)) if not whole else (means <= (a - b).mean(), means >= (a - b).mean())
+    means = sign * (
+        (a - b)[draws].mean(1) if paired else a[draws].mean(1) - b[draws.roll(1, 0)].mean(1)
+    )
+    low, high = (
+        ((means < 0, means > 0) if strict else (means <= 0, means >= 0))
+        if not whole
+        else (means <= (a - b).mean(), means >= (a - b).mean())
+    )
     p = sides * torch.minimum(low.double().mean(), high.double().mean())
     return sign * (a - b).mean(), p.clamp(max=1) if clamp else p
 
@@ -138,7 +164,11 @@ def _shows_effect(
     every: bool = False,
 ) -> Tensor:
     """Whether each position shows the effect, bool (positions,); each switch is a way to err."""
-    short, long = (bent[:, taus > 1], bent[:, taus < 1]) if swapped else (bent[:, taus < 1], bent[:, taus > 1])
+    short, long = (
+        (bent[:, taus > 1], bent[:, taus < 1])
+        if swapped
+        else (bent[:, taus < 1], bent[:, taus > 1])
+    )
     up, down = (short > learned, long < learned) if strict else (short >= learned, long <= learned)
     over = torch.all if every else torch.any
     rise, fall = over(up, 1), over(down, 1)

@@ -32,7 +32,9 @@ def _factors(kind: str) -> tuple[Tensor, Tensor]:
 def _tokens() -> Tensor:
     """What enters the attention of the layer, of four images (4, t, d)."""
     clip, seen = load_clip(), []
-    hook = clip.model.visual.transformer.resblocks[LAYER].ln_1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    hook = clip.model.visual.transformer.resblocks[LAYER].ln_1.register_forward_hook(
+        lambda module, inputs, output: seen.append(output)
+    )
     try:
         with torch.no_grad():
             clip.model.encode_image(clip.pixels(load_task("digits").train.images[:4]))
@@ -88,7 +90,12 @@ def _adapted(
 ) -> Tensor:  # fmt: skip
     out = {"right": x @ W.T, "turned": x @ W, "none": 0}[frozen] + (bias if with_bias else 0)
     low = (x @ B) @ A if flip else (x @ A.T) @ B.T
-    return {"low": out + s * low, "none": out + low, "all": s * (out + low), "frozen": s * out + low}[scale]
+    return {
+        "low": out + s * low,
+        "none": out + low,
+        "all": s * (out + low),
+        "frozen": s * out + low,
+    }[scale]
 
 
 def _attention() -> tuple[Tensor, Tensor]:
@@ -124,7 +131,15 @@ adapted = Exercise(
 
 
 def _best_rank(
-    delta: Tensor, k: int, *, end: str = "first", values: bool = True, turned: bool = False, one_more: int = 0, share: str = "lost", power: int = 2
+    delta: Tensor,
+    k: int,
+    *,
+    end: str = "first",
+    values: bool = True,
+    turned: bool = False,
+    one_more: int = 0,
+    share: str = "lost",
+    power: int = 2,
 ) -> tuple[Tensor, Tensor]:
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
     k = k + one_more
@@ -132,7 +147,9 @@ def _best_rank(
     left = U[:, take] * S[take] if values else U[:, take]
     right = (Vh.T if turned else Vh)[take]
     kept, every = S[:k].pow(power).sum(), S.pow(power).sum()
-    return left @ right, {"lost": 1 - kept / every, "kept": kept / every, "amount": every - kept}[share]
+    return left @ right, {"lost": 1 - kept / every, "kept": kept / every, "amount": every - kept}[
+        share
+    ]
 
 
 def _merged() -> tuple[Tensor, int]:

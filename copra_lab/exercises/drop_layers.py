@@ -23,12 +23,20 @@ def _schedule(
     x = step / (steps * {"share": ramp, "all": 1.0, "rest": 1 - ramp}[over])
     x = x.clamp(max=1) if clip else x
     x = 1 - x if flip else x
-    return {"between": start + (1 - start) * x, "added": (start + x).clamp(max=1), "at least": x.clamp(min=start), "ignored": x}[begin]
+    return {
+        "between": start + (1 - start) * x,
+        "added": (start + x).clamp(max=1),
+        "at least": x.clamp(min=start),
+        "ignored": x,
+    }[begin]
 
 
 def _praise_schedule(attempt: Callable) -> str:
     off = max(
-        abs(float(attempt(torch.tensor([float(t)]), 1200, start, ramp)) - CopRA(start=start, ramp=ramp).probability(t, 1200))
+        abs(
+            float(attempt(torch.tensor([float(t)]), 1200, start, ramp))
+            - CopRA(start=start, ramp=ramp).probability(t, 1200)
+        )
         for start, ramp in ((0.0, 0.75), (0.1, 0.75), (0.3, 1.0))
         for t in range(0, 1200, 50)
     )
@@ -61,7 +69,9 @@ def _draw(p: Tensor, least: int, u: Tensor, *, compare: str = "below", coin: str
     u = u[:, :, :1].expand_as(u) if coin == "step" else u
     on = (u < p[:, None, None]) if compare == "below" else (u >= p[:, None, None])
     enough = on.sum(-1) > least if strict else on.sum(-1) >= least
-    chosen = {"first": enough.int().argmax(1), "last": torch.full((len(u),), u.shape[1] - 1)}.get(retry, torch.zeros(len(u), dtype=torch.int64))
+    chosen = {"first": enough.int().argmax(1), "last": torch.full((len(u),), u.shape[1] - 1)}.get(
+        retry, torch.zeros(len(u), dtype=torch.int64)
+    )
     out = on[torch.arange(len(u)), chosen].float()
     if retry == "force":
         out[:, 0] = torch.where(enough[:, 0], out[:, 0], torch.ones(len(u)))
@@ -112,7 +122,11 @@ class _Training(Exercise):
 def _digits() -> tuple[Tensor, Tensor, Tensor]:
     clip, task = load_clip(), load_task("digits")
     few = task.train.pick(range(0, len(task.train), 3))
-    return clip.logit_scale * clip.image_features(few.images).clone(), clip.text_features(task.prompts).clone(), few.labels
+    return (
+        clip.logit_scale * clip.image_features(few.images).clone(),
+        clip.text_features(task.prompts).clone(),
+        few.labels,
+    )
 
 
 def _loss(parts: Sequence[Tensor | None]) -> Tensor:
@@ -141,7 +155,12 @@ def _train(start: Tensor, masks: Tensor, loss_of: Callable, lr: float = 0.02, *,
             with torch.no_grad():
                 for layer, is_on in zip(layers, on, strict=True):
                     layer.mul_(float(is_on))
-        loss_of([layer if is_on else layer * 0 if off == "zero" else None for layer, is_on in zip(layers, on, strict=True)]).backward()
+        loss_of(
+            [
+                layer if is_on else layer * 0 if off == "zero" else None
+                for layer, is_on in zip(layers, on, strict=True)
+            ]
+        ).backward()
         optimiser.step()
     return torch.stack([layer.detach() for layer in layers])
 
@@ -149,7 +168,10 @@ def _train(start: Tensor, masks: Tensor, loss_of: Callable, lr: float = 0.02, *,
 def _layers() -> tuple[Tensor, Tensor, Callable]:
     d = _digits()[0].shape[1]
     start = 0.1 * torch.randn(4, d, generator=torch.Generator().manual_seed(0))
-    masks = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1], [1, 0, 1, 0]], dtype=torch.bool)
+    masks = torch.tensor(
+        [[1, 1, 1, 1], [1, 0, 1, 0], [0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 0, 1], [1, 0, 1, 0]],
+        dtype=torch.bool,
+    )
     return start, masks, _loss
 
 

@@ -15,7 +15,9 @@ from copra_lab.utils.statistics import Accuracy
 
 @cache
 def _encoded(clip: Clip, images: Tensor, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    return clip.model.encode_image(clip.pixels(images)), clip.model.encode_text(clip.tokenizer(list(texts)))
+    return clip.model.encode_image(clip.pixels(images)), clip.model.encode_text(
+        clip.tokenizer(list(texts))
+    )
 
 
 def _zero_shot(
@@ -35,7 +37,12 @@ def _zero_shot(
 
 def _example() -> tuple[Clip, Tensor, tuple[str, ...], str]:
     task = load_task("novel-kinds")
-    return load_clip(), task.test.images[::26][:12], task.classes, "an emoji of a {}"  # not the task's own template
+    return (
+        load_clip(),
+        task.test.images[::26][:12],
+        task.classes,
+        "an emoji of a {}",
+    )  # not the task's own template
 
 
 def _praise(attempt: Callable) -> str:

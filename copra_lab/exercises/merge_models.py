@@ -33,7 +33,9 @@ def _vectors() -> Tensor:
 def _trim(vectors: Tensor, density: float, by: str = "size", over: str = "each") -> Tensor:
     size = vectors.abs() if by == "size" else vectors
     flat = size.flatten()[None] if over == "all" else size
-    kept = torch.zeros_like(flat, dtype=torch.bool).scatter(1, flat.topk(round(density * flat.shape[1]), dim=1).indices, True)
+    kept = torch.zeros_like(flat, dtype=torch.bool).scatter(
+        1, flat.topk(round(density * flat.shape[1]), dim=1).indices, True
+    )
     return vectors * kept.view_as(vectors)
 
 
@@ -82,15 +84,34 @@ def _noise() -> Tensor:
     return torch.rand(_vectors().shape[1], generator=torch.Generator().manual_seed(0))
 
 
-def _dare(delta: Tensor, rate: float, noise: Tensor, *, kept: str = "right", rescale: str = "kept") -> Tensor:
-    keep = noise >= rate if kept == "right" else noise < rate if kept == "dropped" else noise >= 1 - rate
-    share = {"kept": 1 - rate, "none": 1.0, "rate": rate, "times": 1 / (1 - rate), "drawn": keep.double().mean().item()}[rescale]
+def _dare(
+    delta: Tensor, rate: float, noise: Tensor, *, kept: str = "right", rescale: str = "kept"
+) -> Tensor:
+    keep = (
+        noise >= rate
+        if kept == "right"
+        else noise < rate
+        if kept == "dropped"
+        else noise >= 1 - rate
+    )
+    share = {
+        "kept": 1 - rate,
+        "none": 1.0,
+        "rate": rate,
+        "times": 1 / (1 - rate),
+        "drawn": keep.double().mean().item(),
+    }[rescale]
     return delta * keep / share
 
 
 def _dare_praise(attempt: Callable) -> str:
     d = _vectors()[0]
-    many = torch.stack([attempt(d, 0.7, torch.rand(d.shape, generator=torch.Generator().manual_seed(i))) for i in range(300)])
+    many = torch.stack(
+        [
+            attempt(d, 0.7, torch.rand(d.shape, generator=torch.Generator().manual_seed(i)))
+            for i in range(300)
+        ]
+    )
     off = (many.mean(0) - d).norm() / d.norm()
     return f"A single draw is off by {100 * float((many[0] - d).norm() / d.norm()):.0f} % of the length of ΔW; the mean of 300 draws by {100 * float(off):.0f} %. Right on average, far from it each time."
 
@@ -119,15 +140,35 @@ dare = Exercise(
 def _clients() -> tuple[Tensor, Tensor, Tensor]:
     """Factors A (3, r, in), B (3, out, r) as if of three clients, and their numbers of images."""
     d = _low_ranks()
-    return torch.stack([x.A for x in d]), torch.stack([x.scale * x.B for x in d]), torch.tensor([160, 72, 362])
+    return (
+        torch.stack([x.A for x in d]),
+        torch.stack([x.scale * x.B for x in d]),
+        torch.tensor([160, 72, 362]),
+    )
 
 
-def _averages(a: Tensor, b: Tensor, images: Tensor, *, weigh: str = "share", second: str = "factors", first: str = "deltas") -> tuple[Tensor, Tensor]:
-    share = {"share": images / images.sum(), "alike": torch.full((len(images),), 1 / len(images)), "counts": images.float()}[weigh]
+def _averages(
+    a: Tensor,
+    b: Tensor,
+    images: Tensor,
+    *,
+    weigh: str = "share",
+    second: str = "factors",
+    first: str = "deltas",
+) -> tuple[Tensor, Tensor]:
+    share = {
+        "share": images / images.sum(),
+        "alike": torch.full((len(images),), 1 / len(images)),
+        "counts": images.float(),
+    }[weigh]
     weights = share[:, None, None]
     deltas, factors = (weights * (b @ a)).sum(0), (weights * b).sum(0) @ (weights * a).sum(0)
     twice = (weights**2 * (b @ a)).sum(0)
-    return (deltas if first == "deltas" else factors), {"factors": factors, "deltas": deltas, "twice": twice}[second]
+    return (deltas if first == "deltas" else factors), {
+        "factors": factors,
+        "deltas": deltas,
+        "twice": twice,
+    }[second]
 
 
 def _averages_praise(attempt: Callable) -> str:

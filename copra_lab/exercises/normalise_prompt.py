@@ -14,11 +14,25 @@ from copra_lab.zoo import shipped_prompts
 # --- PUN
 
 
-def _pun_loss(context: Tensor, weight: float, p: float, *, of: str = "mean", weighted: bool = True, norm: str = "p", over: int = -1) -> Tensor:
+def _pun_loss(
+    context: Tensor,
+    weight: float,
+    p: float,
+    *,
+    of: str = "mean",
+    weighted: bool = True,
+    norm: str = "p",
+    over: int = -1,
+) -> Tensor:
     """The penalty, a scalar; each switch is a way to err."""
     found = torch.linalg.vector_norm(context, ord=2 if norm == "2" else p, dim=over)
     found = found.square() if norm == "squared" else found
-    total = {"mean": found.mean(), "sum": found.sum(), "classes": found.sum() / context.shape[-2], "max": found.max()}[of]
+    total = {
+        "mean": found.mean(),
+        "sum": found.sum(),
+        "classes": found.sum() / context.shape[-2],
+        "max": found.max(),
+    }[of]
     return weight * total if weighted else total
 
 
@@ -31,7 +45,9 @@ def _vectors() -> tuple[Tensor, float, float]:
 def _praise_pun(attempt: Callable) -> str:
     context = _vectors()[0]
     found = [float(attempt(context, 1.0, p)) for p in (1.0, 2.0, math.inf)]
-    return "With A = 1 these vectors pay {:.2f} by L1, {:.2f} by L2 and {:.2f} by L∞.".format(*found)
+    return "With A = 1 these vectors pay {:.2f} by L1, {:.2f} by L2 and {:.2f} by L∞.".format(
+        *found
+    )
 
 
 pun_loss = Exercise(
@@ -68,7 +84,9 @@ def _epochs() -> tuple[Tensor, float]:
 
 def _praise_ramp(attempt: Callable) -> str:
     found = attempt(*_epochs())
-    far = max(abs(float(v) - omega(float(e), 50.0)) for v, e in zip(found, _epochs()[0], strict=True))
+    far = max(
+        abs(float(v) - omega(float(e), 50.0)) for v, e in zip(found, _epochs()[0], strict=True)
+    )
     return f"From {float(found[0]):.3f} to {float(found[-1]):.3f} in fifty epochs; the library's differs by {far:.0e} at most."
 
 
@@ -89,25 +107,41 @@ ramp = Exercise(
 
 
 def _pan_loss(
-    norms: Tensor, now: Tensor, shortened: Tensor, weight: float, *, ties: bool = False, sign: int = 1, over: str = "paying", weighted: bool = True
+    norms: Tensor,
+    now: Tensor,
+    shortened: Tensor,
+    weight: float,
+    *,
+    ties: bool = False,
+    sign: int = 1,
+    over: str = "paying",
+    weighted: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """α (N,) and the loss (); each switch is a way to err."""
     better = shortened >= now if ties else sign * shortened > sign * now
     alpha = (weight if weighted else 1.0) * better.float()
-    by = {"paying": alpha.count_nonzero().clamp(min=1), "all": len(alpha), "none": 1, "alpha": alpha.sum().clamp(min=1e-9)}[over]
+    by = {
+        "paying": alpha.count_nonzero().clamp(min=1),
+        "all": len(alpha),
+        "none": 1,
+        "alpha": alpha.sum().clamp(min=1e-9),
+    }[over]
     return alpha, (alpha * norms).sum() / by
 
 
 def _batch() -> tuple[Tensor, Tensor, Tensor, float]:
-    return torch.tensor([1.2, 0.4, 2.5, 0.8, 1.7]), torch.tensor(20), torch.tensor([22, 20, 21, 17, 25]), 2.0
+    return (
+        torch.tensor([1.2, 0.4, 2.5, 0.8, 1.7]),
+        torch.tensor(20),
+        torch.tensor([22, 20, 21, 17, 25]),
+        2.0,
+    )
 
 
 def _praise_pan(attempt: Callable) -> str:
     norms, now, _, weight = _batch()
     alpha, loss = attempt(norms, now, torch.full((5,), 3), weight)
-    return (
-        f"Three of five pay in the worked batch; where shortening helps nobody, {int(alpha.count_nonzero())} pay and the loss is {float(loss):.0f}."
-    )
+    return f"Three of five pay in the worked batch; where shortening helps nobody, {int(alpha.count_nonzero())} pay and the loss is {float(loss):.0f}."
 
 
 pan_loss = Exercise(

@@ -24,12 +24,18 @@ def _prune(matrices: Sequence[Tensor], sparsity: float, *, rank: str = "together
     """The largest share 1 − sparsity of all entries, the others zero; each switch is a way to err."""
     share = 1 - sparsity if keep is None else keep
     size = [{"size": m.abs(), "smallness": -m.abs(), "value": m}[by] for m in matrices]
-    groups = [torch.cat([s.flatten() for s in size])] * len(size) if rank == "together" else [s.flatten() for s in size]
+    groups = (
+        [torch.cat([s.flatten() for s in size])] * len(size)
+        if rank == "together"
+        else [s.flatten() for s in size]
+    )
     last = [g.topk(round(share * g.numel())).values[-1] for g in groups]
     masks = [s >= t if end == "with" else s > t for s, t in zip(size, last, strict=True)]
     if give == "masks":
         return tuple(m.float() for m in masks)
-    return tuple(x * m / (share if give == "rescaled" else 1) for x, m in zip(matrices, masks, strict=True))
+    return tuple(
+        x * m / (share if give == "rescaled" else 1) for x, m in zip(matrices, masks, strict=True)
+    )
 
 
 def _matrices() -> tuple[list[Tensor], float]:
@@ -71,7 +77,9 @@ prune = Exercise(
 def _size(out: Tensor, width: Tensor, rank: Tensor, sparsity: Tensor, *, factors: str = "sum", positions: bool = True, left: str = "kept",
           even: str = "share") -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Bytes of the factors, of a sparse ΔW, and the sparsity at which the two are equal; each switch is a way to err."""
-    numbers = {"sum": rank * (out + width), "product": rank * out * width, "one": rank * out}[factors]
+    numbers = {"sum": rank * (out + width), "product": rank * out * width, "one": rank * out}[
+        factors
+    ]
     entry = 8 if positions else 4
     sparse = entry * ((1 - sparsity) if left == "kept" else sparsity) * out * width
     share = 4 * numbers / (entry * out * width)
@@ -80,7 +88,12 @@ def _size(out: Tensor, width: Tensor, rank: Tensor, sparsity: Tensor, *, factors
 
 def _shapes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The bundled CLIP's attention, a ViT-B/16's, and its MLP."""
-    return torch.tensor([128.0, 768, 3072]), torch.tensor([128.0, 768, 768]), torch.tensor([4.0, 2, 8]), torch.tensor([0.9, 0.95, 0.99])
+    return (
+        torch.tensor([128.0, 768, 3072]),
+        torch.tensor([128.0, 768, 768]),
+        torch.tensor([4.0, 2, 8]),
+        torch.tensor([0.9, 0.95, 0.99]),
+    )
 
 
 def _praise_size(attempt: Callable) -> str:
@@ -107,11 +120,23 @@ size = Exercise(
 # --- an honest choice
 
 
-def _choose(kept: Tensor, val: Tensor, test: Tensor, *, on: str = "val", ties: str = "fewest", report: str = "test") -> tuple[Tensor, Tensor]:
+def _choose(
+    kept: Tensor,
+    val: Tensor,
+    test: Tensor,
+    *,
+    on: str = "val",
+    ties: str = "fewest",
+    report: str = "test",
+) -> tuple[Tensor, Tensor]:
     """Which candidate, and its accuracy to report; each switch is a way to err."""
-    score = {"val": val.mean(1), "test": test.mean(1), "both": torch.cat([val, test], 1).mean(1)}[on]
+    score = {"val": val.mean(1), "test": test.mean(1), "both": torch.cat([val, test], 1).mean(1)}[
+        on
+    ]
     best = (score == score.max()).nonzero().flatten()
-    i = {"fewest": best[kept[best].argmin()], "first": best[0], "most": best[kept[best].argmax()]}[ties]
+    i = {"fewest": best[kept[best].argmin()], "first": best[0], "most": best[kept[best].argmax()]}[
+        ties
+    ]
     return i, {"test": test[i].mean(), "val": val[i].mean(), "best": test.mean(1).max()}[report]
 
 
@@ -120,7 +145,11 @@ def _candidates() -> tuple[Tensor, Tensor, Tensor]:
     kept = torch.tensor([12, 8, 6, 10, 9, 4, 11, 5, 3])
     val = torch.tensor([11, 12, 9, 13, 14, 14, 14, 8, 7])
     test = torch.tensor([18, 17, 13, 22, 16, 19, 18, 23, 9])
-    return kept, (torch.arange(16) < val[:, None]).float().flip(1), (torch.arange(25) < test[:, None]).float().flip(1)
+    return (
+        kept,
+        (torch.arange(16) < val[:, None]).float().flip(1),
+        (torch.arange(25) < test[:, None]).float().flip(1),
+    )
 
 
 def _praise_choose(attempt: Callable) -> str:

@@ -16,7 +16,15 @@ from copra_lab.zoo import shipped
 
 
 def _deal(
-    labels: Tensor, content: Tensor, u: Tensor, share: float, *, of: str = "contents", over: str = "class", end: str = "low", least: int = 1
+    labels: Tensor,
+    content: Tensor,
+    u: Tensor,
+    share: float,
+    *,
+    of: str = "contents",
+    over: str = "class",
+    end: str = "low",
+    least: int = 1,
 ) -> Tensor:
     """1 where a file tests, (n,); each switch is a way to err."""
     test = torch.zeros(len(labels))
@@ -41,7 +49,12 @@ def _files() -> tuple[Tensor, Tensor, Tensor, float]:
     labels = torch.cat([written[rows], written[rows[::3]], written[rows[::6]]])
     content = torch.cat([torch.arange(60), torch.arange(0, 60, 3), torch.arange(0, 60, 6)])
     mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
-    return labels[mixed], content[mixed], torch.rand(len(labels), generator=torch.Generator().manual_seed(1)), 0.15
+    return (
+        labels[mixed],
+        content[mixed],
+        torch.rand(len(labels), generator=torch.Generator().manual_seed(1)),
+        0.15,
+    )
 
 
 def _torn(content: Tensor, test: Tensor) -> int:
@@ -79,7 +92,10 @@ deal = Exercise(
 @cache
 def _pairs() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """One matrix of three shipped adapters: A (3, r, in), B (3, out, r), made to have different scales, and weights."""
-    found: list[LowRank] = [s.load(load_clip()).deltas["vision_model.encoder.layers.6.self_attn.v_proj"] for s in shipped("digits")[:3]]
+    found: list[LowRank] = [
+        s.load(load_clip()).deltas["vision_model.encoder.layers.6.self_attn.v_proj"]
+        for s in shipped("digits")[:3]
+    ]
     return (
         torch.stack([d.A for d in found]),
         torch.stack([d.scale * d.B for d in found]),
@@ -130,7 +146,15 @@ stacked = Exercise(
 
 
 def _switches(
-    batches: Tensor, accumulate: int, steps: int, u: Tensor, *, row: str = "step", clock: str = "step", ramp: float = 0.75, on: str = "below"
+    batches: Tensor,
+    accumulate: int,
+    steps: int,
+    u: Tensor,
+    *,
+    row: str = "step",
+    clock: str = "step",
+    ramp: float = 0.75,
+    on: str = "below",
 ) -> Tensor:
     """1 where a layer is on, (n, layers); each switch is a way to err."""
     step = batches // accumulate

@@ -32,7 +32,15 @@ def _layers() -> LayerGame:
 def _quarters() -> Exact:
     """The same, with three neighbouring layers a player."""
     whole = _layers()
-    sites = [[n for name in whole.names[i : i + 3] for n in whole.adapter.deltas if f".{name.split()[1]}." in n] for i in range(0, 12, 3)]
+    sites = [
+        [
+            n
+            for name in whole.names[i : i + 3]
+            for n in whole.adapter.deltas
+            if f".{name.split()[1]}." in n
+        ]
+        for i in range(0, 12, 3)
+    ]
     game = LayerGame(whole.bench, whole.adapter, {f"quarter {i}": s for i, s in enumerate(sites)})
     return Exact(game(all_coalitions(4)))
 
@@ -45,7 +53,13 @@ def _worth_of(players: Iterable[int]) -> float:
 
 
 def _shapley(
-    v: Callable[[Iterable[int]], float], n: int, *, weight: str = "shapley", only: int | None = None, base: bool = True, flip: bool = False
+    v: Callable[[Iterable[int]], float],
+    n: int,
+    *,
+    weight: str = "shapley",
+    only: int | None = None,
+    base: bool = True,
+    flip: bool = False,
 ) -> Tensor:
     """`weight`: what a coalition counts; `only`: a single size of coalition, from the end if negative."""
     out = []
@@ -55,7 +69,15 @@ def _shapley(
             arrangements = math.factorial(size) * math.factorial(n - size - 1)
             for s in combinations(others, size):
                 gain = v({*s, i}) - (v(s) if base else 0.0)
-                total += gain * {"shapley": arrangements / math.factorial(n), "orders": arrangements, "alike": 0.5 ** (n - 1), "one": 1.0}[weight]
+                total += (
+                    gain
+                    * {
+                        "shapley": arrangements / math.factorial(n),
+                        "orders": arrangements,
+                        "alike": 0.5 ** (n - 1),
+                        "one": 1.0,
+                    }[weight]
+                )
         out.append(-total if flip else total)
     return torch.tensor(out, dtype=torch.float64)
 
@@ -96,7 +118,13 @@ _ORDER = [3, 8, 0, 11, 5, 1, 9, 2, 10, 4, 7, 6]
 
 
 def _marginals(
-    v: Callable[[Tensor], Tensor], order: Sequence[int], *, place: str = "player", empty: str = "asked", differ: bool = True, alone: bool = False
+    v: Callable[[Tensor], Tensor],
+    order: Sequence[int],
+    *,
+    place: str = "player",
+    empty: str = "asked",
+    differ: bool = True,
+    alone: bool = False,
 ) -> Tensor:
     n = len(order)
     before = torch.zeros(n + 1, n, dtype=torch.bool)
@@ -119,7 +147,9 @@ def _marginals(
 
 def _marginals_praise(attempt: Callable) -> str:
     g = torch.Generator().manual_seed(0)
-    mean = torch.stack([attempt(_ask, torch.randperm(12, generator=g).tolist()) for _ in range(8)]).mean(0)
+    mean = torch.stack(
+        [attempt(_ask, torch.randperm(12, generator=g).tolist()) for _ in range(8)]
+    ).mean(0)
     top = mean.argsort(descending=True)[:3].tolist()
     return f"Averaged over eight random orders, layers {', '.join(map(str, top))} add most. Eight are few: see how few below."
 
@@ -143,16 +173,31 @@ marginals = Exercise(
 
 
 def _multilinear(
-    by_size: Tensor, p: Tensor, *, choose: bool = True, flip: bool = False, steep: str = "n", area: str = "mean"
+    by_size: Tensor,
+    p: Tensor,
+    *,
+    choose: bool = True,
+    flip: bool = False,
+    steep: str = "n",
+    area: str = "mean",
 ) -> tuple[Tensor, Tensor, Tensor]:
     n = len(by_size) - 1
     q = 1 - p if flip else p
 
     def bernstein(c: Tensor) -> Tensor:
         m = len(c) - 1
-        return torch.stack([(math.comb(m, k) if choose else 1) * c[k] * q**k * (1 - q) ** (m - k) for k in range(m + 1)]).sum(0)
+        return torch.stack(
+            [
+                (math.comb(m, k) if choose else 1) * c[k] * q**k * (1 - q) ** (m - k)
+                for k in range(m + 1)
+            ]
+        ).sum(0)
 
-    areas = {"mean": by_size.mean(), "trapezoid": torch.trapezoid(by_size) / n, "sum": by_size.sum()}
+    areas = {
+        "mean": by_size.mean(),
+        "trapezoid": torch.trapezoid(by_size) / n,
+        "sum": by_size.sum(),
+    }
     return bernstein(by_size), (n if steep == "n" else 1) * bernstein(by_size.diff()), areas[area]
 
 

@@ -24,7 +24,16 @@ def _factors() -> tuple[Tensor, ...]:
 
 
 def _on_line(
-    A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, lam: float, *, weights: str = "B", swapped: bool = False, order: str = "12", how: str = "stack"
+    A1: Tensor,
+    B1: Tensor,
+    A2: Tensor,
+    B2: Tensor,
+    lam: float,
+    *,
+    weights: str = "B",
+    swapped: bool = False,
+    order: str = "12",
+    how: str = "stack",
 ) -> tuple[Tensor, Tensor]:
     w1, w2 = (lam, 1 - lam) if swapped else (1 - lam, lam)
     if how == "mean":
@@ -63,7 +72,15 @@ on_line = Exercise(
 # --- the barrier
 
 
-def _barrier_of(lam: Tensor, values: Tensor, *, chord: str = "line", beyond: bool = False, at: str = "all", sign: int = 1) -> Tensor:
+def _barrier_of(
+    lam: Tensor,
+    values: Tensor,
+    *,
+    chord: str = "line",
+    beyond: bool = False,
+    at: str = "all",
+    sign: int = 1,
+) -> Tensor:
     start, end = values[lam == 0], values[lam == 1]
     line = {
         "line": (1 - lam) * start + lam * end,
@@ -76,12 +93,16 @@ def _barrier_of(lam: Tensor, values: Tensor, *, chord: str = "line", beyond: boo
     if at == "middle":
         return gap[lam == 0.5][0]
     inside = torch.ones_like(lam, dtype=torch.bool) if beyond else (lam >= 0) & (lam <= 1)
-    return {"all": gap[inside].max(), "mean": gap[inside].mean()}["mean" if at == "average" else "all"]
+    return {"all": gap[inside].max(), "mean": gap[inside].mean()}[
+        "mean" if at == "average" else "all"
+    ]
 
 
 def _path() -> tuple[Tensor, Tensor]:
     """A worked example: unordered, with places beyond the ends, deepest elsewhere than in the middle."""
-    return torch.tensor([0.5, 0.0, -0.5, 0.25, 1.5, 1.0, 0.75]), torch.tensor([0.62, 0.77, 0.30, 0.58, 0.41, 0.83, 0.81])
+    return torch.tensor([0.5, 0.0, -0.5, 0.25, 1.5, 1.0, 0.75]), torch.tensor(
+        [0.62, 0.77, 0.30, 0.58, 0.41, 0.83, 0.81]
+    )
 
 
 def _praise_barrier(attempt: Callable) -> str:

@@ -4,7 +4,15 @@ Two things are called "averaging two LoRAs", and they differ: see `copra_lab.mer
 
 from copra_lab.merging.barriers import barrier, highest_barrier
 from copra_lab.merging.common import Weight
-from copra_lab.merging.linear import SPACES, average_factors, interpolate, interpolate_factors, plane, task_arithmetic, weighted_sum
+from copra_lab.merging.linear import (
+    SPACES,
+    average_factors,
+    interpolate,
+    interpolate_factors,
+    plane,
+    task_arithmetic,
+    weighted_sum,
+)
 from copra_lab.merging.sparse import dare, keep_largest, ties
 from copra_lab.merging.spectral import truncate
 

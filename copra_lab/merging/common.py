@@ -14,16 +14,22 @@ Weight = float | Mapping[int, float]
 
 def check(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> None:
     if len(adapters) != len(weights) or not adapters:
-        raise ValueError(f"expected one weight for each adapter, got {len(adapters)} adapters and {len(weights)} weights")
+        raise ValueError(
+            f"expected one weight for each adapter, got {len(adapters)} adapters and {len(weights)} weights"
+        )
     numbers = [x for w in weights for x in (w.values() if isinstance(w, Mapping) else (w,))]
     if not all(torch.isfinite(torch.tensor(float(x))) for x in numbers):
         raise ValueError(f"weights must be finite numbers, got {list(weights)}")
     bases = {a.base for a in adapters if a.base}
     if len(bases) > 1:
-        raise ValueError(f"adapters of different bases ({', '.join(sorted(bases))}) cannot be merged; train them on the same CLIP")
+        raise ValueError(
+            f"adapters of different bases ({', '.join(sorted(bases))}) cannot be merged; train them on the same CLIP"
+        )
 
 
-def by_site(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> dict[str, list[tuple[LowRank, float]]]:
+def by_site(
+    adapters: Sequence[Adapter], weights: Sequence[Weight]
+) -> dict[str, list[tuple[LowRank, float]]]:
     """For each site of any adapter, the deltas there and their weights. Raises ValueError where shapes differ."""
     out: dict[str, list[tuple[LowRank, float]]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
@@ -31,7 +37,9 @@ def by_site(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> dict[str,
             w = weight.get(site_of(name)[1], 0.0) if isinstance(weight, Mapping) else weight
             members = out.setdefault(name, [])
             if members and members[0][0].shape != d.shape:
-                raise ValueError(f"site {name!r} has different shapes in these adapters; they belong to different architectures")
+                raise ValueError(
+                    f"site {name!r} has different shapes in these adapters; they belong to different architectures"
+                )
             members.append((d, float(w)))
     return out
 
@@ -44,5 +52,9 @@ def made(how: str, deltas: Mapping[str, LowRank], of: Iterable[Adapter], **more:
     """The adapter with these deltas, and how it came to be."""
     of = list(of)
     base = next((a.base for a in of if a.base), "")
-    agreed = {k: of[0].provenance[k] for k in _AGREED if all(k in a.provenance and a.provenance[k] == of[0].provenance[k] for a in of)}
+    agreed = {
+        k: of[0].provenance[k]
+        for k in _AGREED
+        if all(k in a.provenance and a.provenance[k] == of[0].provenance[k] for a in of)
+    }
     return Adapter(deltas, base, {**agreed, "made by": how, "of": [a.hash for a in of], **more})

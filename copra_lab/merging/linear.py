@@ -14,7 +14,15 @@ import torch
 from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.merging.common import Weight, by_site, check, made
 
-__all__ = ["SPACES", "average_factors", "interpolate", "interpolate_factors", "plane", "task_arithmetic", "weighted_sum"]
+__all__ = [
+    "SPACES",
+    "average_factors",
+    "interpolate",
+    "interpolate_factors",
+    "plane",
+    "task_arithmetic",
+    "weighted_sum",
+]
 
 
 def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adapter:
@@ -30,11 +38,19 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adap
         if len(pairs) == 1 and pairs[0][1] == 1.0:
             deltas[name] = pairs[0][0]
         elif pairs:
-            deltas[name] = LowRank(torch.cat([d.A for d, _ in pairs]), torch.cat([w * d.scale * d.B for d, w in pairs], dim=1))
+            deltas[name] = LowRank(
+                torch.cat([d.A for d, _ in pairs]),
+                torch.cat([w * d.scale * d.B for d, w in pairs], dim=1),
+            )
     parts = [(a, w) for a, w in zip(adapters, weights, strict=True) if w != 0]
     if len(parts) == 1 and parts[0][1] == 1.0:
         return Adapter(deltas, parts[0][0].base, parts[0][0].provenance)
-    return made("weighted_sum", deltas, [a for a, _ in parts] or adapters, weights=[w if isinstance(w, float | int) else dict(w) for _, w in parts])
+    return made(
+        "weighted_sum",
+        deltas,
+        [a for a, _ in parts] or adapters,
+        weights=[w if isinstance(w, float | int) else dict(w) for _, w in parts],
+    )
 
 
 def interpolate(a: Adapter, b: Adapter, weight: float) -> Adapter:
@@ -57,7 +73,9 @@ def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None
     weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
     check(adapters, weights)
     if any(set(a.deltas) != set(adapters[0].deltas) for a in adapters):
-        raise ValueError("factors can be averaged only of adapters with the same sites; interpolate the deltas instead")
+        raise ValueError(
+            "factors can be averaged only of adapters with the same sites; interpolate the deltas instead"
+        )
     deltas = {}
     for name, members in by_site(adapters, weights).items():
         if len({d.rank for d, _ in members}) > 1:
@@ -66,9 +84,11 @@ def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None
             )
         scales = {d.scale for d, _ in members}
         scale = scales.pop() if len(scales) == 1 else 1.0
-        pairs = [(d.A, d.B * (d.scale / scale) if d.scale != scale else d.B, w) for d, w in members if w != 0] or [
-            (torch.zeros_like(members[0][0].A), torch.zeros_like(members[0][0].B), 1.0)
-        ]
+        pairs = [
+            (d.A, d.B * (d.scale / scale) if d.scale != scale else d.B, w)
+            for d, w in members
+            if w != 0
+        ] or [(torch.zeros_like(members[0][0].A), torch.zeros_like(members[0][0].B), 1.0)]
         a, b = (sum((p[i] if p[2] == 1.0 else p[2] * p[i]) for p in pairs) for i in (0, 1))
         deltas[name] = LowRank(torch.as_tensor(a), torch.as_tensor(b), scale)
     return made("average_factors", deltas, adapters, weights=weights)

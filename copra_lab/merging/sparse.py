@@ -48,5 +48,7 @@ def dare(adapter: Adapter, rate: float, generator: torch.Generator) -> Adapter:
     deltas = {}
     for name, d in adapter.deltas.items():
         delta = d.delta()
-        deltas[name] = from_delta(delta * (torch.rand(delta.shape, generator=generator) >= rate) / (1 - rate))
+        deltas[name] = from_delta(
+            delta * (torch.rand(delta.shape, generator=generator) >= rate) / (1 - rate)
+        )
     return made("dare", deltas, [adapter], rate=rate)

@@ -13,7 +13,12 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
     rank is no higher stays as it is. Raises ValueError for a rank below 1."""
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}")
-    return made("truncate", {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()}, [adapter], rank=rank)
+    return made(
+        "truncate",
+        {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()},
+        [adapter],
+        rank=rank,
+    )
 
 
 def _truncated(d: LowRank, rank: int) -> LowRank:
@@ -22,4 +27,6 @@ def _truncated(d: LowRank, rank: int) -> LowRank:
     q_in, r_in = torch.linalg.qr(d.A.double().T)
     u, s, vh = torch.linalg.svd(r_out @ r_in.T, full_matrices=False)
     root = s[:rank].sqrt()
-    return LowRank((root[:, None] * (vh[:rank] @ q_in.T)).float(), (q_out @ u[:, :rank] * root).float())
+    return LowRank(
+        (root[:, None] * (vh[:rank] @ q_in.T)).float(), (q_out @ u[:, :rank] * root).float()
+    )

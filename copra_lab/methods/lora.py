@@ -37,7 +37,9 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or not 1 <= self.rank <= 2**16:
-            raise ValueError(f"rank must be a whole number of at least 1 and at most 65536, got {self.rank!r:.40}")
+            raise ValueError(
+                f"rank must be a whole number of at least 1 and at most 65536, got {self.rank!r:.40}"
+            )
         if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
             raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
@@ -75,7 +77,10 @@ class _Delta(nn.Module):
         for i, on in enumerate(self.on):
             if on:
                 start, stop = self.rows[i]
-                pieces += [weight[at:start], weight[start:stop] + self.scale * (self.B[i] @ self._a(i))]
+                pieces += [
+                    weight[at:start],
+                    weight[start:stop] + self.scale * (self.B[i] @ self._a(i)),
+                ]
                 at = stop
         return torch.cat([*pieces, weight[at:]])
 
@@ -84,14 +89,23 @@ class _Delta(nn.Module):
         on = [i for i, on in enumerate(self.on) if on]
         if not on:
             return None
-        columns = [F.pad(self.scale * self.B[i], (0, 0, self.rows[i][0], rows - self.rows[i][1])) for i in on]
+        columns = [
+            F.pad(self.scale * self.B[i], (0, 0, self.rows[i][0], rows - self.rows[i][1]))
+            for i in on
+        ]
         return torch.cat([self._a(i) for i in on]), torch.cat(columns, dim=1)
 
 
 class Attached:
     """LoRA on a model in training: parameters, a gate a site, and the adapter they make."""
 
-    def __init__(self, model: nn.Module, config: LoRA, generator: torch.Generator, sites: "tuple[Site, ...] | None" = None):
+    def __init__(
+        self,
+        model: nn.Module,
+        config: LoRA,
+        generator: torch.Generator,
+        sites: "tuple[Site, ...] | None" = None,
+    ):
         """On the sites that `config` names, or on the given ones of a model that is no CLIP."""
         self.model, self.config = model, config
         self.sites = sites or choose(find_sites(model), config.sites, config.towers)
@@ -104,7 +118,9 @@ class Attached:
             members.sort(key=lambda s: s.start)
             delta = _Delta(members, config, generator)
             owner = model.get_submodule(module)
-            delta.to(getattr(owner, parameter).device)  # drawn on the processor, so that every device starts alike
+            delta.to(
+                getattr(owner, parameter).device
+            )  # drawn on the processor, so that every device starts alike
             parametrize.register_parametrization(owner, parameter, delta, unsafe=True)
             self._deltas.append(delta)
 
@@ -117,19 +133,29 @@ class Attached:
         names = {s.name for s in self.sites}
         chosen = names if sites is None else set(sites)
         if unknown := chosen - names:
-            raise ValueError(f"no LoRA sits on {sorted(unknown)[0]!r}; it sits on {self.sites[0].name!r} to {self.sites[-1].name!r}")
+            raise ValueError(
+                f"no LoRA sits on {sorted(unknown)[0]!r}; it sits on {self.sites[0].name!r} to {self.sites[-1].name!r}"
+            )
         for d in self._deltas:
             d.on = [s.name in chosen for s in d.sites]
 
     @property
     def active(self) -> frozenset[str]:
         """The sites that are switched on."""
-        return frozenset(s.name for d in self._deltas for s, on in zip(d.sites, d.on, strict=True) if on)
+        return frozenset(
+            s.name for d in self._deltas for s, on in zip(d.sites, d.on, strict=True) if on
+        )
 
     def drop_inputs(self, rate: float, generator: torch.Generator) -> None:
         """Draw which input features every delta ignores in the next step, one draw for the whole batch; 0: none."""
         for d in self._deltas:
-            d.mask = None if rate == 0 else ((torch.rand(d.sites[0].width, generator=generator) >= rate).float() / (1 - rate)).to(d.A[0].device)
+            d.mask = (
+                None
+                if rate == 0
+                else (
+                    (torch.rand(d.sites[0].width, generator=generator) >= rate).float() / (1 - rate)
+                ).to(d.A[0].device)
+            )
 
     @contextmanager
     def whole(self) -> Iterator[None]:
@@ -149,7 +175,9 @@ class Attached:
         out: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
         for d in self._deltas:
             first, part = d.sites[0], d.sites[0].part
-            if first.tower == tower and (pair := d.factors(first.shape[0] * (3 if part == "qkv" else 1))):
+            if first.tower == tower and (
+                pair := d.factors(first.shape[0] * (3 if part == "qkv" else 1))
+            ):
                 out.setdefault(first.layer, {})[part] = pair
         return out
 
@@ -167,8 +195,15 @@ class Attached:
         for d in self._deltas:
             for i, s in enumerate(d.sites):
                 pair = adapter.deltas.get(s.name)
-                if pair is None or pair.A.shape != d.A[i].shape or pair.B.shape != d.B[i].shape or pair.scale != d.scale:
-                    raise ValueError(f"the adapter does not match these LoRA settings at {s.name!r}")
+                if (
+                    pair is None
+                    or pair.A.shape != d.A[i].shape
+                    or pair.B.shape != d.B[i].shape
+                    or pair.scale != d.scale
+                ):
+                    raise ValueError(
+                        f"the adapter does not match these LoRA settings at {s.name!r}"
+                    )
                 with torch.no_grad():
                     d.A[i].copy_(pair.A)
                     d.B[i].copy_(pair.B)
@@ -177,4 +212,6 @@ class Attached:
         """Take LoRA off again and leave the base weights as they were."""
         for d in self._deltas:
             site = d.sites[0]
-            parametrize.remove_parametrizations(self.model.get_submodule(site.module), site.parameter, leave_parametrized=False)
+            parametrize.remove_parametrizations(
+                self.model.get_submodule(site.module), site.parameter, leave_parametrized=False
+            )

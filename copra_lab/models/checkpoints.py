@@ -44,7 +44,11 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             f"`{_SAFETENSORS}{file.name} {file.stem}.safetensors`"
         )
     with _reading(file):
-        found = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
+        found = (
+            load_file(file)
+            if file.suffix == ".safetensors"
+            else torch.load(file, map_location="cpu", weights_only=True)
+        )
         if not isinstance(found, Mapping):
             raise TypeError
     return _unprefixed(_unwrapped(found, file), file)
@@ -63,8 +67,21 @@ def _reading(file: Path) -> Iterator[None]:
                 f"alone with `{_TENSORS_ALONE}{file.name} {file.stem}-tensors.pt`"
             ) from e
         what = f" ({held[1]})" if held else ""
-        raise ValueError(f"{file} is damaged, or holds more than tensors{what} and is not unpickled here; save its weights as safetensors") from e
-    except (SafetensorError, RuntimeError, OSError, EOFError, LookupError, TypeError, AttributeError, AssertionError, ValueError, StopIteration) as e:
+        raise ValueError(
+            f"{file} is damaged, or holds more than tensors{what} and is not unpickled here; save its weights as safetensors"
+        ) from e
+    except (
+        SafetensorError,
+        RuntimeError,
+        OSError,
+        EOFError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ValueError,
+        StopIteration,
+    ) as e:
         raise ValueError(f"{file} is damaged, or no file of weights; copy it anew") from e
 
 
@@ -85,15 +102,21 @@ def _unwrapped(found: Mapping[Any, Any], file: Path) -> dict[str, Tensor]:
     models = dict(_models(found, ""))
     if len(models) > 1:
         names = " and ".join(repr(n) for n in list(models)[:2])
-        raise ValueError(f"{file} holds several models, under {names}; save the weights of the one that you want as a file of its own")
+        raise ValueError(
+            f"{file} holds several models, under {names}; save the weights of the one that you want as a file of its own"
+        )
     chosen = next(iter(models.values()), found)
     weights = {str(k): v.detach() for k, v in chosen.items() if isinstance(v, Tensor)}
     if not weights:
-        raise ValueError(f"{file} holds no weights of a CLIP, among which there would be {_ALWAYS!r}; give the file of a whole model")
+        raise ValueError(
+            f"{file} holds no weights of a CLIP, among which there would be {_ALWAYS!r}; give the file of a whole model"
+        )
     return weights
 
 
-def _models(found: Mapping[Any, Any], where: str, depth: int = 0) -> Iterator[tuple[str, Mapping[Any, Any]]]:
+def _models(
+    found: Mapping[Any, Any], where: str, depth: int = 0
+) -> Iterator[tuple[str, Mapping[Any, Any]]]:
     """Every mapping in a checkpoint that holds a CLIP's weights, by the keys that lead to it."""
     if any(str(k).endswith(_ALWAYS) and isinstance(v, Tensor) for k, v in found.items()):
         yield where, found
@@ -105,7 +128,11 @@ def _models(found: Mapping[Any, Any], where: str, depth: int = 0) -> Iterator[tu
 
 def _unprefixed(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
     """The weights under the names that they have in the model itself: without what comes before each of them."""
-    prefixes = sorted(k.removesuffix(_ALWAYS) for k in weights if k.endswith(_ALWAYS) and (k == _ALWAYS or k.endswith(f".{_ALWAYS}")))
+    prefixes = sorted(
+        k.removesuffix(_ALWAYS)
+        for k in weights
+        if k.endswith(_ALWAYS) and (k == _ALWAYS or k.endswith(f".{_ALWAYS}"))
+    )
     if len(prefixes) > 1:
         raise ValueError(
             f"{file} holds several models, with names that begin with {prefixes[0]!r} and {prefixes[1]!r}; save the weights of the one that "
@@ -113,7 +140,9 @@ def _unprefixed(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
         )
     prefix = prefixes[0] if prefixes else ""
     if prefix and (other := next((k for k in weights if not k.startswith(prefix)), None)):
-        raise ValueError(f"{file} holds {other!r} beside the model under {prefix!r}; save the weights of the model alone")
+        raise ValueError(
+            f"{file} holds {other!r} beside the model under {prefix!r}; save the weights of the model alone"
+        )
     return {k.removeprefix(prefix): v for k, v in weights.items()}
 
 
@@ -131,23 +160,35 @@ def load_weights(model: nn.Module, file: Path, made_with: str) -> bool:
     weights = read_weights(file)
     marked = not OPENAI_MARKS.isdisjoint(weights)
     weights = {k: v for k, v in weights.items() if k not in OPENAI_MARKS}
-    if "logit_bias" in weights and getattr(model, "logit_bias", None) is None:  # trained with SigLIP's loss
+    if (
+        "logit_bias" in weights and getattr(model, "logit_bias", None) is None
+    ):  # trained with SigLIP's loss
         model.logit_bias = nn.Parameter(torch.zeros_like(weights["logit_bias"]))
     fill(model, _converted(weights, model, file, made_with), file, made_with)
     return marked
 
 
-def _converted(weights: dict[str, Tensor], model: nn.Module, file: Path, made_with: str) -> dict[str, Tensor]:
+def _converted(
+    weights: dict[str, Tensor], model: nn.Module, file: Path, made_with: str
+) -> dict[str, Tensor]:
     """What open_clip does with a state dict before it loads it."""
     from open_clip.convert import convert_state_dict
-    from open_clip.model import convert_to_custom_text_state_dict, resize_pos_embed, resize_text_pos_embed
+    from open_clip.model import (
+        convert_to_custom_text_state_dict,
+        resize_pos_embed,
+        resize_text_pos_embed,
+    )
 
     try:
         weights = convert_state_dict(model, weights)
         if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
             weights = convert_to_custom_text_state_dict(weights)
         for name in ("logit_scale", "logit_bias"):  # a number, or a row of one
-            if name in weights and getattr(model, name, None) is not None and weights[name].numel() == 1:
+            if (
+                name in weights
+                and getattr(model, name, None) is not None
+                and weights[name].numel() == 1
+            ):
                 weights[name] = weights[name].reshape(getattr(model, name).shape)
         if getattr(model, "logit_bias", None) is not None:
             weights.setdefault("logit_bias", torch.zeros_like(model.logit_bias, device="cpu"))
@@ -156,7 +197,15 @@ def _converted(weights: dict[str, Tensor], model: nn.Module, file: Path, made_wi
             weights.pop(position_ids, None)
         resize_pos_embed(weights, model)
         resize_text_pos_embed(weights, model)
-    except (KeyError, RuntimeError, TypeError, AttributeError, AssertionError, ValueError, IndexError) as e:
+    except (
+        KeyError,
+        RuntimeError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        ValueError,
+        IndexError,
+    ) as e:
         raise ValueError(f"{file} does not fit {made_with}") from e
     return weights
 
@@ -164,7 +213,9 @@ def _converted(weights: dict[str, Tensor], model: nn.Module, file: Path, made_wi
 def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, made_with: str) -> None:
     """`model` gets exactly these weights. Raises ValueError, with the first name that is too many, missing or of another shape."""
     if misfit := first_misfit(weights, model.state_dict()):
-        raise ValueError(f"{file} does not fit {made_with}: {misfit}; give the architecture that it was made with")
+        raise ValueError(
+            f"{file} does not fit {made_with}: {misfit}; give the architecture that it was made with"
+        )
     model.load_state_dict(weights)
 
 
@@ -174,7 +225,9 @@ def first_misfit(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         if name in expected and w.shape != expected[name].shape:
             return f"its {name!r} has shape {tuple(w.shape)}, where {tuple(expected[name].shape)} is expected"
     if unknown := next((k for k in weights if k not in expected), None):
-        return f"it holds {unknown!r} of shape {tuple(weights[unknown].shape)}, which is not expected"
+        return (
+            f"it holds {unknown!r} of shape {tuple(weights[unknown].shape)}, which is not expected"
+        )
     if missing := next((k for k in expected if k not in weights), None):
         return f"it lacks {missing!r} of shape {tuple(expected[missing].shape)}"
     return ""

@@ -68,7 +68,10 @@ class Clip:
         """What changes features and is not as in OpenAI's preprocessing, open_clip's activation and CLIP's vocabulary. Half a pixel
         (`crop`) does not count: the libraries differ in it on the same settings."""
         mean, std = ([round(float(x), 6) for x in numbers] for numbers in (self.mean, self.std))
-        usual = [[round(x, 6) for x in numbers] for numbers in (preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD)]
+        usual = [
+            [round(x, 6) for x in numbers]
+            for numbers in (preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD)
+        ]
         activations = sorted({_activation(m) for m in self.model.modules()} - {""})
         found = {
             "normalisation": ([mean, std], usual),
@@ -117,7 +120,9 @@ class Clip:
         """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side). Images of `side` × `side` count as
         fitted already; those of another size are fitted one by one (`fit`)."""
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
-            raise ValueError(f"expected uint8 images of shape (n, height, width, 3), got {images.dtype} {tuple(images.shape)}")
+            raise ValueError(
+                f"expected uint8 images of shape (n, height, width, 3), got {images.dtype} {tuple(images.shape)}"
+            )
         if images.shape[1:3] != (self.side, self.side) and len(images):
             images = torch.stack([self.fit(Image.fromarray(i)) for i in images.cpu().numpy()])
         return self.normalise(images.to(self.device).permute(0, 3, 1, 2).float().div_(255))
@@ -129,7 +134,9 @@ class Clip:
             raise ValueError(
                 f"expected pixels of shape (n, 3, {self.side}, {self.side}), got {tuple(x.shape)}; fit the pictures first, with Clip.fit"
             )
-        mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
+        )
         return (x - mean).div_(std)
 
     @torch.inference_mode()
@@ -141,12 +148,16 @@ class Clip:
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:
         """Normalised features (n, d) of texts. One that is longer than the context is cut off, as CLIP does."""
-        return F.normalize(self.model.encode_text(self.tokenizer(list(texts)).to(self.device)), dim=-1)
+        return F.normalize(
+            self.model.encode_text(self.tokenizer(list(texts)).to(self.device)), dim=-1
+        )
 
     def probabilities(self, images: Tensor, texts: Sequence[str]) -> Tensor:
         """Zero-shot: how well each text fits each image, (images, texts), rows sum to one: a softmax over these texts also for
         SigLIP, whose bias it does not depend on."""
-        return (self.logit_scale * self.image_features(images) @ self.text_features(texts).T).softmax(-1)
+        return (
+            self.logit_scale * self.image_features(images) @ self.text_features(texts).T
+        ).softmax(-1)
 
 
 def _activation(module: nn.Module) -> str:
@@ -175,7 +186,9 @@ def check_base(what: str, base: str, now: str) -> None:
             "load the CLIP as it was then, or train it anew"
         )
     else:
-        raise ValueError(f"this {what} was trained on base {base:.25}, not on {now}; load the CLIP it was made from, or train it anew")
+        raise ValueError(
+            f"this {what} was trained on base {base:.25}, not on {now}; load the CLIP it was made from, or train it anew"
+        )
 
 
 def weights_hash(weights: "dict[str, Tensor]") -> str:

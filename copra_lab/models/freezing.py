@@ -20,6 +20,8 @@ def freeze(model: nn.Module, tokenizer: Any, name: str, fields: Mapping[str, Any
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError(f"the image tower of {name} is no ViT for square images, which LoRA here needs; choose an architecture such as ViT-B-32")
+        raise ValueError(
+            f"the image tower of {name} is no ViT for square images, which LoRA here needs; choose an architecture such as ViT-B-32"
+        )
     tokenizers.check_tokenizer(tokenizer, model, name)
     return Clip(model.requires_grad_(False).eval(), tokenizer, name, sides.pop(), **fields)

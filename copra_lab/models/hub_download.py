@@ -9,7 +9,11 @@ from pathlib import Path
 
 PREFIX = "hf-hub:"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
-OPEN_CLIP_WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin")
+OPEN_CLIP_WEIGHTS = (
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
 """Of open_clip's layout, the best first; Hugging Face's own are in `HF_WEIGHTS`."""
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 HF_INDEX = "model.safetensors.index.json"
@@ -54,10 +58,14 @@ def asking(repo: str, instead: str) -> Iterator[None]:
     except errors.HfHubHTTPError as e:
         status = e.response.status_code
         if status in (401, 403):
-            raise PermissionError(f"the hub does not let you use {repo!r}; log in with `hf auth login`, with a token that may write") from e
+            raise PermissionError(
+                f"the hub does not let you use {repo!r}; log in with `hf auth login`, with a token that may write"
+            ) from e
         raise ConnectionError(f"the hub answered {status} for {repo!r}; try again later") from e
     except errors.LocalTokenNotFoundError as e:
-        raise PermissionError(f"the hub has to know who publishes {repo!r}; log in with `hf auth login`") from e
+        raise PermissionError(
+            f"the hub has to know who publishes {repo!r}; log in with `hf auth login`"
+        ) from e
     except (errors.HTTPError, OSError) as e:  # no connection, offline mode, nothing in the cache
         raise unreachable(repr(repo), instead) from e
 
@@ -72,7 +80,9 @@ def download_clip(repo: str) -> Path:
         if names is HF_WEIGHTS and (folder / HF_INDEX).is_file():
             return Path(snapshot_download(repo, allow_patterns=["model-*.safetensors"]))
         if any((folder / name).is_file() for name in names):
-            return folder  # fetched before; without a network nobody could say which of them there are
+            return (
+                folder  # fetched before; without a network nobody could say which of them there are
+            )
         for name in names:
             try:
                 hf_hub_download(repo, name)
@@ -81,7 +91,9 @@ def download_clip(repo: str) -> Path:
                 raise  # not that it is not there, but that nobody could be asked
             except errors.EntryNotFoundError:
                 continue
-    raise FileNotFoundError(f"{repo!r} holds no CLIP that is read here: none of {', '.join(names)}; choose another repository")
+    raise FileNotFoundError(
+        f"{repo!r} holds no CLIP that is read here: none of {', '.join(names)}; choose another repository"
+    )
 
 
 def download_adapter(repo: str, names: list[str]) -> Path:

@@ -18,7 +18,13 @@ from copra_lab.models import preprocessing, tokenizers
 from copra_lab.models.checkpoints import OPENAI_MARKS, fill, load_weights, read_weights
 from copra_lab.models.clip import Clip
 from copra_lab.models.freezing import freeze
-from copra_lab.models.hub_download import OPEN_CLIP_CONFIG, OPEN_CLIP_WEIGHTS, PREFIX, download_clip, unreachable
+from copra_lab.models.hub_download import (
+    OPEN_CLIP_CONFIG,
+    OPEN_CLIP_WEIGHTS,
+    PREFIX,
+    download_clip,
+    unreachable,
+)
 from copra_lab.models.hugging_face import read_hugging_face
 
 __all__ = ["load_clip"]
@@ -103,18 +109,39 @@ def read_folder(folder: Path, name: str) -> Clip:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         model_cfg, says = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
         model = _build(model_cfg)
-    except (ValueError, KeyError, TypeError, AttributeError, AssertionError, RuntimeError, ArithmeticError) as e:
-        raise ValueError(f"{config_file} is not an open_clip configuration ({e}); copy it anew") from e
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+        ArithmeticError,
+    ) as e:
+        raise ValueError(
+            f"{config_file} is not an open_clip configuration ({e}); copy it anew"
+        ) from e
     try:
         preprocess = preprocessing.of_open_clip(says)
     except (ValueError, TypeError) as e:
         raise ValueError(f"the preprocess_cfg in {config_file} cannot be followed: {e}") from e
     weights = next((folder / w for w in OPEN_CLIP_WEIGHTS if (folder / w).is_file()), None)
     if weights is None:
-        raise FileNotFoundError(f"{folder / OPEN_CLIP_WEIGHTS[0]} is missing; a CLIP folder holds {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]}")
-    if load_weights(model, weights, f"the architecture in {config_file}") and not model_cfg.get("quick_gelu"):
-        _warn_of_gelu(weights, "QuickGELU", "GELU", f'write "quick_gelu": true into the model_cfg of {config_file}')
-    return freeze(model, tokenizers.of_open_clip(model_cfg["text_cfg"], folder, name), name, preprocess)
+        raise FileNotFoundError(
+            f"{folder / OPEN_CLIP_WEIGHTS[0]} is missing; a CLIP folder holds {OPEN_CLIP_CONFIG} and {OPEN_CLIP_WEIGHTS[0]}"
+        )
+    if load_weights(model, weights, f"the architecture in {config_file}") and not model_cfg.get(
+        "quick_gelu"
+    ):
+        _warn_of_gelu(
+            weights,
+            "QuickGELU",
+            "GELU",
+            f'write "quick_gelu": true into the model_cfg of {config_file}',
+        )
+    return freeze(
+        model, tokenizers.of_open_clip(model_cfg["text_cfg"], folder, name), name, preprocess
+    )
 
 
 def _named(name: str, architecture: str, rest: str) -> Clip:
@@ -129,12 +156,21 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
     if tag:
         try:
             if repo := str(tag.get("hf_hub", "")).rpartition("/")[0]:
-                snapshot_download(repo, allow_patterns=[OPEN_CLIP_CONFIG])  # asks once: without a hub, the download asks for a minute
+                snapshot_download(
+                    repo, allow_patterns=[OPEN_CLIP_CONFIG]
+                )  # asks once: without a hub, the download asks for a minute
             file = Path(open_clip.download_pretrained(tag))
         except (OSError, RuntimeError) as e:
-            raise unreachable(f"the weights of {name!r}", f"them as a file, as {architecture + ':FILE'!r}") from e
+            raise unreachable(
+                f"the weights of {name!r}", f"them as a file, as {architecture + ':FILE'!r}"
+            ) from e
         if quick and not tag.get("quick_gelu"):
-            _warn_of_gelu(name, "GELU", "QuickGELU", f"give {architecture.removesuffix('-quickgelu') + ':' + rest!r}")
+            _warn_of_gelu(
+                name,
+                "GELU",
+                "QuickGELU",
+                f"give {architecture.removesuffix('-quickgelu') + ':' + rest!r}",
+            )
         quick = model_cfg["quick_gelu"] = quick or bool(tag.get("quick_gelu"))
         preprocess = preprocessing.of_open_clip(tag)
     elif rest and Path(rest).expanduser().is_file():
@@ -144,11 +180,15 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
         close = difflib.get_close_matches(rest, tags, 1, 0.5)
         hint = f"did you mean {architecture + ':' + close[0]!r}? " if close else ""
         some = ", ".join(tags[:5]) + (", …" if len(tags) > 5 else "") or "it has none"
-        raise FileNotFoundError(f"{name!r} names no weights: {hint}after the colon goes a file, or a tag of {architecture} ({some})")
+        raise FileNotFoundError(
+            f"{name!r} names no weights: {hint}after the colon goes a file, or a tag of {architecture} ({some})"
+        )
     model = _build(model_cfg)
     if load_weights(model, file, architecture) and not quick:
         _warn_of_gelu(file, "QuickGELU", "GELU", f"give {'openai:' + str(file)!r}")
-    return freeze(model, tokenizers.of_open_clip(model_cfg["text_cfg"], file.parent, name), name, preprocess)
+    return freeze(
+        model, tokenizers.of_open_clip(model_cfg["text_cfg"], file.parent, name), name, preprocess
+    )
 
 
 def _preprocessing_of_a_file(architecture: str, tags: list[str], name: str) -> dict[str, Any]:
@@ -156,7 +196,9 @@ def _preprocessing_of_a_file(architecture: str, tags: list[str], name: str) -> d
     or where they differ, that of the first, with a warning."""
     import open_clip
 
-    known = [preprocessing.of_open_clip(open_clip.get_pretrained_cfg(architecture, t)) for t in tags] or [preprocessing.of_open_clip({})]
+    known = [
+        preprocessing.of_open_clip(open_clip.get_pretrained_cfg(architecture, t)) for t in tags
+    ] or [preprocessing.of_open_clip({})]
     if other := next((i for i, k in enumerate(known) if k != known[0]), 0):
         warnings.warn(
             f"{name} does not say how pictures were prepared for it, and {architecture}'s published weights differ in that: they are prepared as for "
@@ -168,7 +210,10 @@ def _preprocessing_of_a_file(architecture: str, tags: list[str], name: str) -> d
 
 def _warn_of_gelu(weights: object, trained: str, computed: str, instead: str) -> None:
     """As open_clip does: the weights are loaded all the same."""
-    warnings.warn(f"{weights} was trained with {trained}, and this architecture computes {computed}; {instead}", stacklevel=2)
+    warnings.warn(
+        f"{weights} was trained with {trained}, and this architecture computes {computed}; {instead}",
+        stacklevel=2,
+    )
 
 
 def _openai(file: Path, name: str, sure: bool) -> Clip:
@@ -177,7 +222,9 @@ def _openai(file: Path, name: str, sure: bool) -> Clip:
     marked = not OPENAI_MARKS.isdisjoint(weights)
     weights = {k: v for k, v in weights.items() if k not in OPENAI_MARKS}
     if not marked and not sure:
-        raise ValueError(f"{file} does not say its architecture; give it too, as 'ViT-B-32:{file}', or 'openai:{file}' if OpenAI's code saved it")
+        raise ValueError(
+            f"{file} does not say its architecture; give it too, as 'ViT-B-32:{file}', or 'openai:{file}' if OpenAI's code saved it"
+        )
     try:
         vision, text = weights["visual.conv1.weight"], weights["token_embedding.weight"]
         grid = round((len(weights["visual.positional_embedding"]) - 1) ** 0.5)
@@ -201,7 +248,12 @@ def _openai(file: Path, name: str, sure: bool) -> Clip:
             f"{file} holds no CLIP of OpenAI's with a ViT{lacks}; if open_clip made it, give its architecture too, as 'ViT-B-32:{file}'"
         ) from e
     fill(model, weights, file, "OpenAI's code with a ViT")
-    return freeze(model, tokenizers.of_open_clip({"context_length": model.context_length}, file.parent, name), name, preprocessing.of_open_clip({}))
+    return freeze(
+        model,
+        tokenizers.of_open_clip({"context_length": model.context_length}, file.parent, name),
+        name,
+        preprocessing.of_open_clip({}),
+    )
 
 
 def _layers(weights: Mapping[str, Tensor], prefix: str) -> int:

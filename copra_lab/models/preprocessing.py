@@ -31,8 +31,17 @@ _OF_CLIP: dict[str, Any] = {
     "do_resize": True, "size": {"shortest_edge": 224}, "resample": 3, "do_center_crop": True, "crop_size": 224, "do_rescale": True,
     "rescale_factor": 1 / 255, "do_normalize": True, "image_mean": OPENAI_MEAN, "image_std": OPENAI_STD, "do_pad": False,
 }  # fmt: skip
-_OF_SIGLIP = _OF_CLIP | {"size": {"height": 224, "width": 224}, "do_center_crop": False, "image_mean": 0.5, "image_std": 0.5}
-_DEFAULTS = {"CLIP": _OF_CLIP, "Siglip": _OF_SIGLIP, "ViT": _OF_SIGLIP | {"resample": 2, "default_to_square": True}}
+_OF_SIGLIP = _OF_CLIP | {
+    "size": {"height": 224, "width": 224},
+    "do_center_crop": False,
+    "image_mean": 0.5,
+    "image_std": 0.5,
+}
+_DEFAULTS = {
+    "CLIP": _OF_CLIP,
+    "Siglip": _OF_SIGLIP,
+    "ViT": _OF_SIGLIP | {"resample": 2, "default_to_square": True},
+}
 """What transformers' image processors assume where their file does not say. They compute alike and differ in these alone."""
 
 
@@ -51,13 +60,27 @@ def fit(clip: "Clip", picture: Image.Image) -> Image.Image:
     else:
         assert isinstance(to, int)
         height, width = int(to * h / min(h, w)), int(to * w / min(h, w))
-    left, top = ((n - side) // 2 if clip.crop == "floor" else round((n - side) / 2) for n in (width, height))
-    if width * height > _LONG * side**2:  # of a strip, the middle alone: whole, it would fill the memory
+    left, top = (
+        (n - side) // 2 if clip.crop == "floor" else round((n - side) / 2) for n in (width, height)
+    )
+    if (
+        width * height > _LONG * side**2
+    ):  # of a strip, the middle alone: whole, it would fill the memory
         x, y = w / width, h / height
         # Cut out with what the filter reaches, since Pillow knows the box in single precision only.
-        a, b = (max(0, int(start - 4 * max(1, scale))) for start, scale in ((left * x, x), (top * y, y)))
-        c, d = (min(n, int(end + 4 * max(1, scale)) + 1) for end, scale, n in (((left + side) * x, x, w), ((top + side) * y, y, h)))
-        box = (left * x - a, top * y - b, min(c, (left + side) * x) - a, min(d, (top + side) * y) - b)
+        a, b = (
+            max(0, int(start - 4 * max(1, scale))) for start, scale in ((left * x, x), (top * y, y))
+        )
+        c, d = (
+            min(n, int(end + 4 * max(1, scale)) + 1)
+            for end, scale, n in (((left + side) * x, x, w), ((top + side) * y, y, h))
+        )
+        box = (
+            left * x - a,
+            top * y - b,
+            min(c, (left + side) * x) - a,
+            min(d, (top + side) * y) - b,
+        )
         return picture.crop((a, b, c, d)).resize((side, side), resample, box)
     return picture.resize((width, height), resample).crop((left, top, left + side, top + side))
 
@@ -72,14 +95,22 @@ def of_open_clip(settings: Mapping[str, Any]) -> dict[str, Any]:
         "interpolation": found.get("interpolation", "bicubic"),
         "resize": found.get("resize_mode", "shortest"),
     }
-    if out["interpolation"] == "random":  # which concerns training; open_clip evaluates with bicubic then
+    if (
+        out["interpolation"] == "random"
+    ):  # which concerns training; open_clip evaluates with bicubic then
         out["interpolation"] = "bicubic"
     if out["interpolation"] not in ("bicubic", "bilinear"):
-        raise ValueError(f"interpolation {out['interpolation']!r} is neither bicubic nor bilinear; correct it")
+        raise ValueError(
+            f"interpolation {out['interpolation']!r} is neither bicubic nor bilinear; correct it"
+        )
     if out["resize"] not in ("shortest", "squash", "longest"):
-        raise ValueError(f"resize_mode {out['resize']!r} is none of shortest, squash and longest; correct it")
+        raise ValueError(
+            f"resize_mode {out['resize']!r} is none of shortest, squash and longest; correct it"
+        )
     if found.get("mode", "RGB") != "RGB":
-        raise ValueError(f"mode {found['mode']!r} is not RGB, as which pictures are read; choose another model")
+        raise ValueError(
+            f"mode {found['mode']!r} is not RGB, as which pictures are read; choose another model"
+        )
     if out["resize"] == "longest":
         out["fill"] = int(found.get("fill_color", 0))
     return out
@@ -124,39 +155,73 @@ def _settings(folder: Path) -> tuple[Path, Mapping[str, Any]]:
 
 def _followed(found: Mapping[str, Any], kind: str, side: int) -> dict[str, Any]:
     """Raises ValueError, with the setting's name, for what is not followed."""
-    named = str(found.get("image_processor_type") or found.get("feature_extractor_type") or f"{kind}ImageProcessor")
-    bare = named.removesuffix("Fast").removesuffix("Pil").removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
+    named = str(
+        found.get("image_processor_type")
+        or found.get("feature_extractor_type")
+        or f"{kind}ImageProcessor"
+    )
+    bare = (
+        named.removesuffix("Fast")
+        .removesuffix("Pil")
+        .removesuffix("ImageProcessor")
+        .removesuffix("FeatureExtractor")
+    )
     if bare not in _DEFAULTS:
-        raise ValueError(f"pictures are prepared by {named}; choose a model with a CLIPImageProcessor, SiglipImageProcessor or ViTImageProcessor")
+        raise ValueError(
+            f"pictures are prepared by {named}; choose a model with a CLIPImageProcessor, SiglipImageProcessor or ViTImageProcessor"
+        )
     if found.get("use_square_size"):
-        raise ValueError("use_square_size is KOSMOS's; write size with height and width in its place")
+        raise ValueError(
+            "use_square_size is KOSMOS's; write size with height and width in its place"
+        )
     says = _DEFAULTS[bare] | {k: v for k, v in found.items() if v is not None}
     if not says["do_resize"]:
-        raise ValueError("do_resize is false, so that only pictures of one size would fit; set it to true")
+        raise ValueError(
+            "do_resize is false, so that only pictures of one size would fit; set it to true"
+        )
     if says["do_pad"]:
         raise ValueError("do_pad is true, which no CLIP or SigLIP needs; set it to false")
     try:
         interpolation = next(name for name, f in FILTERS.items() if f == says["resample"])
     except StopIteration:
-        raise ValueError(f"resample {says['resample']!r} is no filter of Pillow's, which are 0 to 5; correct it") from None
+        raise ValueError(
+            f"resample {says['resample']!r} is no filter of Pillow's, which are 0 to 5; correct it"
+        ) from None
     mean, std = _normalisation(says)
     square = says.get("default_to_square", False)
     size = _size(says["size"], bool(square), "size")
     crop = _size(says["crop_size"], True, "crop_size") if says["do_center_crop"] else size
     if crop != (side, side):
         if not isinstance(crop, tuple):
-            raise ValueError("size keeps the picture's shape and do_center_crop is false, so that pictures would not be square; set it to true")
-        raise ValueError(f"pictures become {crop[1]} × {crop[0]} pixels, and the image tower takes {side} × {side}; copy the file of this model")
+            raise ValueError(
+                "size keeps the picture's shape and do_center_crop is false, so that pictures would not be square; set it to true"
+            )
+        raise ValueError(
+            f"pictures become {crop[1]} × {crop[0]} pixels, and the image tower takes {side} × {side}; copy the file of this model"
+        )
     if max(size if isinstance(size, tuple) else (size,)) > _LARGEST * side:
-        raise ValueError(f"size ({size}) is more than {_LARGEST} times what the image tower takes ({side}); correct it")
+        raise ValueError(
+            f"size ({size}) is more than {_LARGEST} times what the image tower takes ({side}); correct it"
+        )
     if min(size if isinstance(size, tuple) else (size,)) < side:
-        raise ValueError(f"crop_size ({side}) is larger than size ({size}), which would make a border; make size larger")
+        raise ValueError(
+            f"crop_size ({side}) is larger than size ({size}), which would make a border; make size larger"
+        )
     resize = "squash" if isinstance(size, tuple) else "shortest"
     to = None if size in (side, (side, side)) else size
-    return {"mean": mean, "std": std, "interpolation": interpolation, "resize": resize, "resize_to": to, "crop": "floor"}
+    return {
+        "mean": mean,
+        "std": std,
+        "interpolation": interpolation,
+        "resize": resize,
+        "resize_to": to,
+        "crop": "floor",
+    }
 
 
-def _normalisation(says: Mapping[str, Any]) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
+def _normalisation(
+    says: Mapping[str, Any],
+) -> tuple[tuple[float, float, float], tuple[float, float, float]]:
     """Mean and standard deviation of pixels in 0…1, whatever the pixels are multiplied by before: of x = 255·f·u, (x − m) / s is
     (u − m/255f) / (s/255f)."""
     factor = 255 * float(says["rescale_factor"] if says["do_rescale"] else 1)
@@ -167,13 +232,17 @@ def _normalisation(says: Mapping[str, Any]) -> tuple[tuple[float, float, float],
         raise ValueError("rescale_factor and image_std must be above zero; correct them")
     if abs(factor - 1) < 1e-6:
         return mean, std
-    return _three([m / factor for m in mean], "image_mean"), _three([s / factor for s in std], "image_std")
+    return _three([m / factor for m in mean], "image_mean"), _three(
+        [s / factor for s in std], "image_std"
+    )
 
 
 def _three(values: Any, name: str) -> tuple[float, float, float]:
     found = [float(values)] * 3 if isinstance(values, int | float) else [float(v) for v in values]
     if len(found) != 3:
-        raise ValueError(f"{name} has {len(found)} numbers, and a picture three colours; correct it")
+        raise ValueError(
+            f"{name} has {len(found)} numbers, and a picture three colours; correct it"
+        )
     return found[0], found[1], found[2]
 
 
@@ -189,13 +258,17 @@ def _size(size: Any, square: bool, name: str) -> int | tuple[int, int]:
         return int(given["shortest_edge"])
     if given.keys() == {"height", "width"}:
         return int(given["height"]), int(given["width"])
-    raise ValueError(f"{name} with {' and '.join(sorted(given)) or 'nothing'} is not followed; write shortest_edge, or height and width")
+    raise ValueError(
+        f"{name} with {' and '.join(sorted(given)) or 'nothing'} is not followed; write shortest_edge, or height and width"
+    )
 
 
 def to_transformers(clip: "Clip", siglip: bool) -> dict[str, Any]:
     """What preprocessor_config.json says of the CLIP's preprocessing. Raises ValueError for what transformers has no word for."""
     if clip.resize == "longest":
-        raise ValueError(f"{clip.name} fits the whole picture on a square with a border (resize 'longest'), which no processor of transformers' does")
+        raise ValueError(
+            f"{clip.name} fits the whole picture on a square with a border (resize 'longest'), which no processor of transformers' does"
+        )
     to = clip.resize_to or clip.side
     height, width = to if isinstance(to, tuple) else (to, to)
     kind = "Siglip" if siglip else "CLIP"
@@ -205,7 +278,9 @@ def to_transformers(clip: "Clip", siglip: bool) -> dict[str, Any]:
         "image_processor_type": f"{'Siglip' if siglip and clip.resize == 'squash' and clip.resize_to is None else 'CLIP'}ImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"height": height, "width": width} if clip.resize == "squash" else {"shortest_edge": to},
+        "size": {"height": height, "width": width}
+        if clip.resize == "squash"
+        else {"shortest_edge": to},
         "resample": int(FILTERS[clip.interpolation]),
         "do_center_crop": clip.resize != "squash" or clip.resize_to is not None,
         "crop_size": {"height": clip.side, "width": clip.side},

@@ -23,7 +23,9 @@ _PARTS = {
     "attn.qkv": "qkv", "attn.proj": "out", "mlp.fc1": "fc1", "mlp.fc2": "fc2",  # timm, as open_clip's SigLIP has it
     "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.out_proj": "out",  # Hugging Face
 }  # fmt: skip
-_PATH = re.compile(rf"(?P<where>\D*?)(?:resblocks|blocks|layers)\.(?P<layer>\d+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})$")
+_PATH = re.compile(
+    rf"(?P<where>\D*?)(?:resblocks|blocks|layers)\.(?P<layer>\d+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})$"
+)
 
 _TARGETS = {
     "layers": r".*layers\.\d+\.(self_attn\.(q|k|v|out)_proj|mlp\.fc[12])",
@@ -84,12 +86,16 @@ def site_of(name: str) -> tuple[str, int, str]:
     found = parse(name)
     if found and found[2] in KINDS:
         return found[0] or "vision", found[1], found[2]
-    raise ValueError(f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as {hf_name('vision', 3, 'q')!r}")
+    raise ValueError(
+        f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as {hf_name('vision', 3, 'q')!r}"
+    )
 
 
 def targets(paths: Iterable[str]) -> str:
     """The ``target_modules`` with which peft adapts all sites and nothing else, in the words of these paths of modules."""
-    used = [re.escape(name) for name in _TARGETS if any(re.search(rf"\b{name}\.\d", p) for p in paths)]
+    used = [
+        re.escape(name) for name in _TARGETS if any(re.search(rf"\b{name}\.\d", p) for p in paths)
+    ]
     return "|".join(_TARGETS[name] for name in used or ["layers"])
 
 
@@ -114,7 +120,9 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     """
     found = [site for name, module in model.named_modules() for site in _sites_of(name, module)]
     if not found:
-        raise ValueError(f"{type(model).__name__} has no transformer block that LoRA knows; expected open_clip's or Hugging Face's CLIP")
+        raise ValueError(
+            f"{type(model).__name__} has no transformer block that LoRA knows; expected open_clip's or Hugging Face's CLIP"
+        )
     found.sort(key=lambda s: (TOWERS.index(s.tower), s.layer, KINDS.index(s.kind)))
     return {s.name: s for s in found}
 
@@ -130,10 +138,24 @@ def _sites_of(path: str, module: nn.Module) -> Iterable[Site]:
     kinds = ("q", "k", "v") if part == "qkv" else (part,)
     rows, width = weight.shape[0] // len(kinds), weight.shape[1]
     for i, kind in enumerate(kinds):
-        yield Site(hf_name(tower, layer, kind), tower, layer, kind, path, parameter, i * rows, (i + 1) * rows, width)
+        yield Site(
+            hf_name(tower, layer, kind),
+            tower,
+            layer,
+            kind,
+            path,
+            parameter,
+            i * rows,
+            (i + 1) * rows,
+            width,
+        )
 
 
-def choose(sites: dict[str, Site], kinds: Iterable[str] = ("q", "k", "v"), towers: Iterable[str] = ("vision",)) -> tuple[Site, ...]:
+def choose(
+    sites: dict[str, Site],
+    kinds: Iterable[str] = ("q", "k", "v"),
+    towers: Iterable[str] = ("vision",),
+) -> tuple[Site, ...]:
     """The sites of these kinds in these towers. Raises ValueError for a kind or tower that is not one, or none left."""
     kinds, towers = tuple(kinds), tuple(towers)
     for given, known, what in ((kinds, KINDS, "site"), (towers, TOWERS, "tower")):

@@ -17,7 +17,12 @@ from copra_lab.models.hub_download import tokenizer_files, unreachable
 
 PROBES = ("a photo of a cat", "a photo of a dog")
 """Of equal length and in every vocabulary; a tokenizer that gives both the same tokens knows neither."""
-_MORE_PROBES = (*PROBES, "A photo of 12 RED things!", "the quick brown fox jumps over the lazy dog", "naïve café, 東京 & мир")
+_MORE_PROBES = (
+    *PROBES,
+    "A photo of 12 RED things!",
+    "the quick brown fox jumps over the lazy dog",
+    "naïve café, 東京 & мир",
+)
 START, END = "<|startoftext|>", "<|endoftext|>"
 """The special tokens in Hugging Face's files; open_clip calls them <start_of_text> and <end_of_text>."""
 _BUNDLED_VOCABULARY = "91f2a32b41430eab"
@@ -39,10 +44,20 @@ def check_tokenizer(tokenizer: Any, model: nn.Module, name: str) -> None:
             f"the tokenizer of {name} has token {int(rows.max())}, and the model only {known} tokens: it is another model's; "
             "copy the tokenizer's files from the repository that the model comes from"
         )
-    read = {"argmax": lambda row: int(row.max()), "eos": lambda row: text.text_eos_id if hasattr(text, "text_eos_id") else text.eos_id}
+    read = {
+        "argmax": lambda row: int(row.max()),
+        "eos": lambda row: text.text_eos_id if hasattr(text, "text_eos_id") else text.eos_id,
+    }
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    end = getattr(tokenizer, "eot_token_id", None) or getattr(getattr(tokenizer, "tokenizer", None), "eos_token_id", None)
-    if pool in read and end is not None and hasattr(text, "positional_embedding") and any(read[pool](row) != end for row in rows):
+    end = getattr(tokenizer, "eot_token_id", None) or getattr(
+        getattr(tokenizer, "tokenizer", None), "eos_token_id", None
+    )
+    if (
+        pool in read
+        and end is not None
+        and hasattr(text, "positional_embedding")
+        and any(read[pool](row) != end for row in rows)
+    ):
         raise ValueError(
             f"the tokenizer of {name} ends texts with token {end}, and the model reads them at token {read[pool](rows[0])}: it is another "
             "model's; copy the tokenizer's files from the repository that the model comes from"
@@ -54,7 +69,11 @@ def _embedded(text: nn.Module) -> int | None:
     if hasattr(text, "token_embedding"):
         return int(text.token_embedding.weight.shape[0])
     inner: Any = getattr(text, "transformer", None)
-    return int(inner.get_input_embeddings().weight.shape[0]) if hasattr(inner, "get_input_embeddings") else None
+    return (
+        int(inner.get_input_embeddings().weight.shape[0])
+        if hasattr(inner, "get_input_embeddings")
+        else None
+    )
 
 
 def of_open_clip(text_cfg: dict[str, Any], folder: Path, name: str) -> Any:
@@ -64,9 +83,13 @@ def of_open_clip(text_cfg: dict[str, Any], folder: Path, name: str) -> Any:
     context, more = text_cfg.get("context_length", 77), text_cfg.get("tokenizer_kwargs") or {}
     if named := text_cfg.get("hf_tokenizer_name"):
         source = str(folder) if tokenizer_files(folder) else named
-        return _hugging_face(source, name, context, tokenizer_mode=text_cfg.get("tokenizer_mode"), **more)
+        return _hugging_face(
+            source, name, context, tokenizer_mode=text_cfg.get("tokenizer_mode"), **more
+        )
     merges = folder / "merges.txt.gz"
-    return SimpleTokenizer(context_length=context, **more, **({"bpe_path": str(merges)} if merges.is_file() else {}))
+    return SimpleTokenizer(
+        context_length=context, **more, **({"bpe_path": str(merges)} if merges.is_file() else {})
+    )
 
 
 def of_transformers(folder: Path, name: str, context: int, base: str | None) -> Any:
@@ -91,9 +114,14 @@ def _hugging_face(source: str, name: str, context: int, **more: Any) -> Any:
 
     try:
         return HFTokenizer(source, context_length=context, trust_remote_code=False, **more)
-    except Exception as e:  # transformers' tokenizers, written in Rust, raise bare ones for a damaged vocabulary
+    except (
+        Exception
+    ) as e:  # transformers' tokenizers, written in Rust, raise bare ones for a damaged vocabulary
         if not Path(source).is_dir():
-            raise unreachable(f"the tokenizer {source!r} of {name}", "its files (tokenizer.json, tokenizer_config.json) beside the weights") from e
+            raise unreachable(
+                f"the tokenizer {source!r} of {name}",
+                "its files (tokenizer.json, tokenizer_config.json) beside the weights",
+            ) from e
         raise ValueError(
             f"the tokenizer in {source} cannot be read ({(str(e).strip() or type(e).__name__).splitlines()[0]}); copy tokenizer.json and tokenizer_config.json anew"
         ) from e
@@ -108,7 +136,9 @@ def _as_open_clips(found: Any, context: int) -> Any | None:
     if model.get("type") != "BPE" or model.get("end_of_word_suffix") != "</w>":
         return None
     lines = [m if isinstance(m, str) else " ".join(m) for m in model["merges"]]
-    lines += [""] if "" in model["vocab"] else []  # a last line without words is a token to open_clip
+    lines += (
+        [""] if "" in model["vocab"] else []
+    )  # a last line without words is a token to open_clip
     with tempfile.TemporaryDirectory() as aside:
         file = Path(aside) / "merges.txt.gz"
         file.write_bytes(gzip.compress("\n".join(["#version: 0.2", *lines]).encode("utf-8")))
@@ -141,7 +171,9 @@ def save(tokenizer: Any, folder: Path, name: str) -> None:
     elif hasattr(tokenizer, "bpe_ranks"):
         inner = _as_transformers(tokenizer)
     else:
-        raise ValueError(f"the tokenizer of {name} is neither CLIP's nor Hugging Face's, so that transformers has no files for it")
+        raise ValueError(
+            f"the tokenizer of {name} is neither CLIP's nor Hugging Face's, so that transformers has no files for it"
+        )
     inner.save_pretrained(folder)
 
 
@@ -150,11 +182,20 @@ def _as_transformers(tokenizer: Any) -> Any:
     from transformers import CLIPTokenizer
 
     names = [*tokenizer.encoder]
-    vocabulary = {t: i for i, t in enumerate([*names[: tokenizer.sot_token_id], START, END, *names[tokenizer.eot_token_id + 1 :]])}
+    vocabulary = {
+        t: i
+        for i, t in enumerate(
+            [*names[: tokenizer.sot_token_id], START, END, *names[tokenizer.eot_token_id + 1 :]]
+        )
+    }
     merges = [" ".join(pair) for pair in tokenizer.bpe_ranks if len(pair) == 2]
     with tempfile.TemporaryDirectory() as aside:
-        (Path(aside) / "vocab.json").write_text(json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8")
-        (Path(aside) / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+        (Path(aside) / "vocab.json").write_text(
+            json.dumps(vocabulary, ensure_ascii=False), encoding="utf-8"
+        )
+        (Path(aside) / "merges.txt").write_text(
+            "\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8"
+        )
         return CLIPTokenizer.from_pretrained(aside, model_max_length=tokenizer.context_length)
 
 

@@ -42,23 +42,32 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     """
     if not lab.tasks():
         raise ValueError("there is no adapter to show; make some with recipes/adapters.py")
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(limits.FILE_LOOKS, limits.FILE_SECONDS)) as page:
+    with gr.Blocks(
+        title=TITLE, analytics_enabled=False, delete_cache=(limits.FILE_LOOKS, limits.FILE_SECONDS)
+    ) as page:
         header(VIEWS, tour.html(tour.STEPS))
         session, go = gr.State(Session()), gate()
         for view in VIEWS:
             add(view, lab, session, go)
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
-        page.load(None, js=f"() => {{ for (const begin of [{staleness.SCRIPT}, {OPEN}, {tour.SCRIPT}]) begin(); }}")
-        page.load(lambda: FOOTER.format(model=model_line(lab)), None, footer, show_progress="hidden", api_visibility="private")
+        page.load(
+            None,
+            js=f"() => {{ for (const begin of [{staleness.SCRIPT}, {OPEN}, {tour.SCRIPT}]) begin(); }}",
+        )
+        page.load(
+            lambda: FOOTER.format(model=model_line(lab)),
+            None,
+            footer,
+            show_progress="hidden",
+            api_visibility="private",
+        )
         endpoints.serve(lab)
     return page.queue(max_size=limits.QUEUE)
 
 
 def model_line(lab: Lab) -> str:
     clip = lab.clip
-    return (
-        f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
-    )
+    return f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:

@@ -15,7 +15,12 @@ from copra_lab.page.state.lab import Lab
 from copra_lab.zoo import FOLDER
 
 
-def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.Blocks | None = None, example: str = "") -> None:
+def main(
+    arguments: Sequence[str] | None = None,
+    prog: str = "app.py",
+    page: gr.Blocks | None = None,
+    example: str = "",
+) -> None:
     """Serve until interrupted. ``arguments``: of the command line, if not this process's own; ``page``: one that is built already, over the
     lab as it is without options; ``example``: a command for the help."""
     parser = argparse.ArgumentParser(
@@ -23,14 +28,29 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
         description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their prompts, and watch their accuracy.",
         epilog=f"Example: {example}" if example else None,
     )
-    parser.add_argument("--port", type=int, help="port to serve on (default: $GRADIO_SERVER_PORT, or the first free one from 7860)")
-    parser.add_argument("--host", help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer alone)")
-    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument(
-        "--adapters", type=Path, action="append", default=[], metavar="FOLDER", help="more adapters, as FOLDER/task/label/; can be repeated"
+        "--port",
+        type=int,
+        help="port to serve on (default: $GRADIO_SERVER_PORT, or the first free one from 7860)",
     )
     parser.add_argument(
-        "--precision", choices=("auto", "float32", "bfloat16"), default="auto", help="arithmetic of the bench (default: %(default)s, the faster one)"
+        "--host",
+        help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer alone)",
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    parser.add_argument(
+        "--adapters",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FOLDER",
+        help="more adapters, as FOLDER/task/label/; can be repeated",
+    )
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="arithmetic of the bench (default: %(default)s, the faster one)",
     )
     parser.add_argument(
         "--clip",
@@ -38,7 +58,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
         metavar="NAME",
         help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from it with --adapters",
     )
-    parser.add_argument("--mcp", action="store_true", help="let assistants use what the page measures, too, as tools (Model Context Protocol)")
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="let assistants use what the page measures, too, as tools (Model Context Protocol)",
+    )
     args = parser.parse_args(arguments)
     if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
         parser.error(f"no folder {missing[0]}")
@@ -54,9 +78,18 @@ def main(arguments: Sequence[str] | None = None, prog: str = "app.py", page: gr.
     hosted = "SPACE_ID" in os.environ
     mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
     try:
-        _, url, _ = launch(page, server_name=args.host, server_port=args.port, inbrowser=not (args.no_browser or hosted), mcp_server=mcp or None)
+        _, url, _ = launch(
+            page,
+            server_name=args.host,
+            server_port=args.port,
+            inbrowser=not (args.no_browser or hosted),
+            mcp_server=mcp or None,
+        )
     except OSError as e:
-        parser.exit(1, f"The page could not be served: {e}\nChoose another port with --port, or another address with --host.\n")
+        parser.exit(
+            1,
+            f"The page could not be served: {e}\nChoose another port with --port, or another address with --host.\n",
+        )
     print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
     if mcp:
         print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)

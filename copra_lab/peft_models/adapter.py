@@ -25,7 +25,16 @@ from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.factor_pairs import AdapterError
 from copra_lab.adapters.peft_folder import CONFIG, PEFT_ROOT, WEIGHTS, read_adapter_file
 from copra_lab.merging.linear import weighted_sum
-from copra_lab.peft_models.config import for_keeping, low_rank, method, moved_base, off_is_not_base, repeatable, subtracts, targets
+from copra_lab.peft_models.config import (
+    for_keeping,
+    low_rank,
+    method,
+    moved_base,
+    off_is_not_base,
+    repeatable,
+    subtracts,
+    targets,
+)
 from copra_lab.peft_models.layers import BlockOf, block_of
 from copra_lab.peft_models.tensors import (
     beside,
@@ -45,7 +54,14 @@ from copra_lab.utils.files import read_json, write_atomically
 
 __all__ = ["PeftAdapter", "average", "keep"]
 
-_ABOUT = {"auto_mapping", "base_model_name_or_path", "inference_mode", "peft_version", "revision", "task_type"}
+_ABOUT = {
+    "auto_mapping",
+    "base_model_name_or_path",
+    "inference_mode",
+    "peft_version",
+    "revision",
+    "task_type",
+}
 """What a configuration says of its making, not of what its numbers mean."""
 
 _ALIKE = ("bias", "layer_replication", "trainable_token_indices", "alora_invocation_tokens")
@@ -73,8 +89,12 @@ class PeftAdapter:
         from peft import PeftModel
 
         if not isinstance(model, PeftModel) or name not in model.peft_config:
-            raise ValueError(f"{type(model).__name__} has no adapter {name!r}; make one with peft.get_peft_model")
-        with tempfile.TemporaryDirectory() as folder:  # peft knows best what belongs into a folder of its own
+            raise ValueError(
+                f"{type(model).__name__} has no adapter {name!r}; make one with peft.get_peft_model"
+            )
+        with (
+            tempfile.TemporaryDirectory() as folder
+        ):  # peft knows best what belongs into a folder of its own
             model.save_pretrained(folder, selected_adapters=[name])
             adapter = PeftAdapter.load(Path(folder) if name == "default" else Path(folder) / name)
         check_scales(adapter.config, adapter.tensors, model, name)
@@ -90,19 +110,30 @@ class PeftAdapter:
             config = read_json(folder / CONFIG)
             kind = config["peft_type"]
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise AdapterError(f"{folder / CONFIG} is not a peft configuration ({e}); copy it anew") from e
+            raise AdapterError(
+                f"{folder / CONFIG} is not a peft configuration ({e}); copy it anew"
+            ) from e
         if bad := [k for k, t in tensors.items() if not torch.isfinite(t).all()]:
-            raise AdapterError(f"{bad[0]} in {folder / WEIGHTS} holds NaN or infinity; lower the learning rate and train again")
+            raise AdapterError(
+                f"{bad[0]} in {folder / WEIGHTS} holds NaN or infinity; lower the learning rate and train again"
+            )
         adapter = PeftAdapter(config, tensors)
         if not prefix(kind) or not adapter.modules:
-            raise AdapterError(f"{folder} holds {kind}, which has no adapter layers; choose LoRA or another method that has")
+            raise AdapterError(
+                f"{folder} holds {kind}, which has no adapter layers; choose LoRA or another method that has"
+            )
         return adapter
 
     def save(self, folder: "str | Path") -> None:
         """Write a folder that peft loads; the weights last."""
         folder = Path(folder)
-        write_atomically(folder / CONFIG, json.dumps(dict(self.config), indent=2, sort_keys=True).encode())
-        write_atomically(folder / WEIGHTS, to_bytes({k: t.contiguous() for k, t in self.tensors.items()}, {"format": "pt"}))
+        write_atomically(
+            folder / CONFIG, json.dumps(dict(self.config), indent=2, sort_keys=True).encode()
+        )
+        write_atomically(
+            folder / WEIGHTS,
+            to_bytes({k: t.contiguous() for k, t in self.tensors.items()}, {"format": "pt"}),
+        )
 
     @property
     def modules(self) -> dict[str, tuple[str, ...]]:
@@ -147,17 +178,28 @@ class PeftAdapter:
         besides, for a beginning that is not known, and for a `start` of other modules, ranks or scales.
         """
         if moved_base(self.config) is None:
-            raise AdapterError("this adapter did not move its base, so there is nothing to convert; use it as it is")
+            raise AdapterError(
+                "this adapter did not move its base, so there is nothing to convert; use it as it is"
+            )
         now, begun = products(self.config, self.tensors), str(self.config["init_lora_weights"])
         if not subtracts(self.config):
-            raise AdapterError(f"{moved_base(self.config)}, which no delta of low rank undoes; train plain LoRA")
+            raise AdapterError(
+                f"{moved_base(self.config)}, which no delta of low rank undoes; train plain LoRA"
+            )
         if isinstance(start, nn.Module):
             if not repeatable(self.config):
-                raise AdapterError(f"the beginning of {begun} cannot be computed again; give the adapter as it was before the training instead")
+                raise AdapterError(
+                    f"the beginning of {begun} cannot be computed again; give the adapter as it was before the training instead"
+                )
             start = _beginning(start, self.config)
         then = products(start.config, start.tensors)
-        if form(now) != form(then) or str(start.config.get("init_lora_weights")).lower() not in (begun.lower(), "true"):
-            raise AdapterError(f"the two adapters differ in modules, ranks or scales; give the one that this {begun} training began with")
+        if form(now) != form(then) or str(start.config.get("init_lora_weights")).lower() not in (
+            begun.lower(),
+            "true",
+        ):
+            raise AdapterError(
+                f"the two adapters differ in modules, ranks or scales; give the one that this {begun} training began with"
+            )
         return self._with(weighted_sum([now, then], [1.0, -1.0]), {**self.head, **self.biases})
 
     def with_deltas(self, deltas: Adapter) -> "PeftAdapter":
@@ -171,7 +213,9 @@ class PeftAdapter:
         return PeftAdapter(config, {**rest, **tensors})
 
 
-def keep(adapter: PeftAdapter, blocks: "str | Iterable[str]", block_of: BlockOf = block_of) -> PeftAdapter:
+def keep(
+    adapter: PeftAdapter, blocks: "str | Iterable[str]", block_of: BlockOf = block_of
+) -> PeftAdapter:
     """The adapter with these blocks only: names of `PeftAdapter.blocks`, or a preset of `copra_lab.pruning` ("even", "odd", "low", "middle",
     "high"), which counts the blocks of each stack of layers. Where an adapter is gone the base shows, its biases included; heads stay, and
     so do trained biases outside of all blocks.
@@ -190,18 +234,34 @@ def keep(adapter: PeftAdapter, blocks: "str | Iterable[str]", block_of: BlockOf 
     modules = adapter.modules
     kept = [m for block, members in have.items() if block in chosen for m in members]
     left_out = set(modules) - set(kept)
-    if (name := _SHARED_PROJECTION.get(method(adapter.config))) and not kinds(adapter.config, adapter.tensors, left_out) <= kinds(
-        adapter.config, adapter.tensors, kept
-    ):
-        raise AdapterError(f"{name}'s random matrices are as large as its largest module asks for; keep a module of every kind and shape")
+    if (name := _SHARED_PROJECTION.get(method(adapter.config))) and not kinds(
+        adapter.config, adapter.tensors, left_out
+    ) <= kinds(adapter.config, adapter.tensors, kept):
+        raise AdapterError(
+            f"{name}'s random matrices are as large as its largest module asks for; keep a module of every kind and shape"
+        )
     gone = {k for m in left_out for k in modules[m]} | {
-        k for k in adapter.tensors if any(k.startswith(f"{PEFT_ROOT}{m}.base_layer.") for m in left_out)
+        k
+        for k in adapter.tensors
+        if any(k.startswith(f"{PEFT_ROOT}{m}.base_layer.") for m in left_out)
     }
-    gone |= {k for k in adapter.biases if module_of(k) not in kept and block_of(module_of(k)) in set(have) - chosen}
-    return PeftAdapter(targets(adapter.config, kept, left_out), {k: t for k, t in adapter.tensors.items() if k not in gone})
+    gone |= {
+        k
+        for k in adapter.biases
+        if module_of(k) not in kept and block_of(module_of(k)) in set(have) - chosen
+    }
+    return PeftAdapter(
+        targets(adapter.config, kept, left_out),
+        {k: t for k, t in adapter.tensors.items() if k not in gone},
+    )
 
 
-def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = None, space: str = "delta", heads: str = "average") -> PeftAdapter:
+def average(
+    adapters: Sequence[PeftAdapter],
+    weights: Sequence[float] | None = None,
+    space: str = "delta",
+    heads: str = "average",
+) -> PeftAdapter:
     """Σ wᵢ of several adapters of one base, by default their mean.
 
     ``space``: "delta", the deltas of plain LoRA, exactly, its ranks stacked, with any weights; or "parameters", every number by itself,
@@ -219,10 +279,14 @@ def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = N
         raise ValueError(f"heads must be 'average' or 'first', got {heads!r}")
     weights = [1 / max(1, len(adapters))] * len(adapters) if weights is None else list(weights)
     if not adapters or len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
-        raise ValueError(f"expected one finite weight for each adapter, got {len(adapters)} adapters and the weights {weights}")
+        raise ValueError(
+            f"expected one finite weight for each adapter, got {len(adapters)} adapters and the weights {weights}"
+        )
     bases = {b for a in adapters if (b := a.config.get("base_model_name_or_path"))}
     if len(bases) > 1:
-        raise ValueError(f"adapters of different bases ({', '.join(sorted(bases))}) cannot be averaged; train them on the same")
+        raise ValueError(
+            f"adapters of different bases ({', '.join(sorted(bases))}) cannot be averaged; train them on the same"
+        )
     first = adapters[0]
     if space == "delta":
         for a in adapters:
@@ -230,20 +294,38 @@ def average(adapters: Sequence[PeftAdapter], weights: Sequence[float] | None = N
                 raise AdapterError(why)
         _check_alike(adapters, _ALIKE, "deltas cannot be added")
         biases = whole_values([a.biases for a in adapters], weights, "biases")
-        head = first.head if heads == "first" else whole_values([a.head for a in adapters], weights, "heads")
-        return first._with(weighted_sum([products(a.config, a.tensors) for a in adapters], weights), head | biases)
-    _check_alike(adapters, {k for a in adapters for k in a.config} - _ABOUT, "parameters do not line up")
+        head = (
+            first.head
+            if heads == "first"
+            else whole_values([a.head for a in adapters], weights, "heads")
+        )
+        return first._with(
+            weighted_sum([products(a.config, a.tensors) for a in adapters], weights), head | biases
+        )
+    _check_alike(
+        adapters, {k for a in adapters for k in a.config} - _ABOUT, "parameters do not line up"
+    )
     if not repeatable(first.config):
-        remedy = "convert them with PeftAdapter.as_lora" if subtracts(first.config) else "train plain LoRA"
-        raise AdapterError(f"{moved_base(first.config)}, and of each adapter in another way; {remedy}")
+        remedy = (
+            "convert them with PeftAdapter.as_lora"
+            if subtracts(first.config)
+            else "train plain LoRA"
+        )
+        raise AdapterError(
+            f"{moved_base(first.config)}, and of each adapter in another way; {remedy}"
+        )
     out = whole_values([a.tensors for a in adapters], weights, "parameters")
     return PeftAdapter(first.config, out | first.head if heads == "first" else out)
 
 
 def _check_alike(adapters: Sequence[PeftAdapter], fields: Iterable[str], so: str) -> None:
     for a in adapters[1:]:
-        if differ := sorted(k for k in fields if _plain(a.config.get(k)) != _plain(adapters[0].config.get(k))):
-            raise ValueError(f"the adapters differ in {differ[0]}, so their {so}; train them with the same configuration")
+        if differ := sorted(
+            k for k in fields if _plain(a.config.get(k)) != _plain(adapters[0].config.get(k))
+        ):
+            raise ValueError(
+                f"the adapters differ in {differ[0]}, so their {so}; train them with the same configuration"
+            )
 
 
 def _beginning(base: nn.Module, config: Mapping[str, Any]) -> PeftAdapter:
@@ -251,10 +333,19 @@ def _beginning(base: nn.Module, config: Mapping[str, Any]) -> PeftAdapter:
     from peft import PeftConfig, get_peft_model
 
     if any(hasattr(m, "base_layer") for m in base.modules()):
-        raise AdapterError("the base still holds an adapter, and peft changed it in place; load it anew")
+        raise AdapterError(
+            "the base still holds an adapter, and peft changed it in place; load it anew"
+        )
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
-        write_atomically(Path(folder) / CONFIG, json.dumps({**config, "base_model_name_or_path": None, "inference_mode": False}).encode())
-        return PeftAdapter.of(get_peft_model(copy.deepcopy(base), PeftConfig.from_pretrained(folder)))
+        write_atomically(
+            Path(folder) / CONFIG,
+            json.dumps(
+                {**config, "base_model_name_or_path": None, "inference_mode": False}
+            ).encode(),
+        )
+        return PeftAdapter.of(
+            get_peft_model(copy.deepcopy(base), PeftConfig.from_pretrained(folder))
+        )
 
 
 def _preset(name: str, have: Mapping[str, object]) -> set[str]:
@@ -267,4 +358,8 @@ def _preset(name: str, have: Mapping[str, object]) -> set[str]:
 
 def _plain(value: object) -> object:
     """Sets come back from JSON as lists in any order."""
-    return sorted(value) if isinstance(value, list) and all(isinstance(x, str) for x in value) else value
+    return (
+        sorted(value)
+        if isinstance(value, list) and all(isinstance(x, str) for x in value)
+        else value
+    )

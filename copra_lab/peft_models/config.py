@@ -52,7 +52,9 @@ def method(config: Config) -> str:
 
 def subtracts(config: Config) -> bool:
     """Whether the base was moved by s·B₀·A₀ and nothing else, so that B·A − B₀·A₀ is the difference from the untouched base."""
-    return _SUBTRACTS.fullmatch(str(config.get("init_lora_weights")).lower()) is not None and not config.get("kasa_config")
+    return _SUBTRACTS.fullmatch(
+        str(config.get("init_lora_weights")).lower()
+    ) is not None and not config.get("kasa_config")
 
 
 def moved_base(config: Config) -> str | None:
@@ -69,7 +71,10 @@ def moved_base(config: Config) -> str | None:
 
 def repeatable(config: Config) -> bool:
     """Whether peft, loading the folder on the base, moves it exactly as before the training."""
-    return moved_base(config) is None or str(config.get("init_lora_weights")).lower() in {*_REPEATABLE, *_BASE_KEPT}
+    return moved_base(config) is None or str(config.get("init_lora_weights")).lower() in {
+        *_REPEATABLE,
+        *_BASE_KEPT,
+    }
 
 
 def trained_bias(config: Config) -> str:
@@ -129,18 +134,38 @@ def targets(config: Config, modules: Iterable[str], others: Iterable[str] = ()) 
     become one regular expression, which has to match whole.
     """
     names = sorted(modules)
-    narrowed = isinstance(config.get("target_modules"), str) or any(config.get(k) for k in ("exclude_modules", "layers_to_transform"))
+    narrowed = isinstance(config.get("target_modules"), str) or any(
+        config.get(k) for k in ("exclude_modules", "layers_to_transform")
+    )
     # Lily shares its layers' factors by the names in the list, and with one expression all would share one.
-    exact = method(config) != "LILY" and (narrowed or any(o.endswith(f".{n}") for o in others for n in names))
+    exact = method(config) != "LILY" and (
+        narrowed or any(o.endswith(f".{n}") for o in others for n in names)
+    )
     out = {**config, "target_modules": "|".join(map(re.escape, names)) if exact else names}
-    out |= {k: None for k in ("exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters") if k in config}
     out |= {
-        k: {pattern: v for pattern, v in config[k].items() if any(for_module(pattern, n) for n in names)}
+        k: None
+        for k in ("exclude_modules", "layers_to_transform", "layers_pattern", "target_parameters")
+        if k in config
+    }
+    out |= {
+        k: {
+            pattern: v
+            for pattern, v in config[k].items()
+            if any(for_module(pattern, n) for n in names)
+        }
         for k in ("rank_pattern", "alpha_pattern")
         if config.get(k)
     }
     if feedforward := config.get("feedforward_modules"):  # of IA³: those whose input it scales
         ends = tuple(f".{f}" for f in feedforward)
-        found = [n for n in names if (re.fullmatch(feedforward, n) if isinstance(feedforward, str) else f".{n}".endswith(ends))]
+        found = [
+            n
+            for n in names
+            if (
+                re.fullmatch(feedforward, n)
+                if isinstance(feedforward, str)
+                else f".{n}".endswith(ends)
+            )
+        ]
         out["feedforward_modules"] = "|".join(map(re.escape, found)) if exact and found else found
     return out

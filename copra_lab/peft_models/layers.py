@@ -43,7 +43,9 @@ _REFUSED = {
 }
 
 
-def tuner_layers(model: nn.Module, unit: str = "layer", block_of: BlockOf = block_of) -> dict[str, tuple[Any, ...]]:
+def tuner_layers(
+    model: nn.Module, unit: str = "layer", block_of: BlockOf = block_of
+) -> dict[str, tuple[Any, ...]]:
     """The tuner layers of `model` that are switched together, in order of depth. ``unit``: "layer", by `block_of`, or "module", each
     by itself. Heads and tokens that are trained beside the adapter (``modules_to_save``) are no units: they stay on.
 
@@ -55,16 +57,22 @@ def tuner_layers(model: nn.Module, unit: str = "layer", block_of: BlockOf = bloc
 
     if unit not in ("layer", "module"):
         raise ValueError(f"unit must be 'layer' or 'module', got {unit!r}")
-    configs = next((c for m in model.modules() if isinstance(c := getattr(m, "peft_config", None), dict)), {})
+    configs = next(
+        (c for m in model.modules() if isinstance(c := getattr(m, "peft_config", None), dict)), {}
+    )
     for config in configs.values():
         if config.is_prompt_learning:
             continue  # which has no layers at all
         if (kind := method(config.to_dict())) in _REFUSED:
-            raise ValueError(f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or another method with layers")
+            raise ValueError(
+                f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or another method with layers"
+            )
         if why := off_is_not_base(config.to_dict()):
             raise ValueError(why)
     out: dict[str, tuple[Any, ...]] = {}
-    aside = outer = ""  # paths that others may be inside of: of a head, and of a tuner layer (attention around its output projection)
+    aside = outer = (
+        ""  # paths that others may be inside of: of a head, and of a tuner layer (attention around its output projection)
+    )
     for path, module in model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
             aside = path
@@ -72,7 +80,9 @@ def tuner_layers(model: nn.Module, unit: str = "layer", block_of: BlockOf = bloc
             outer = outer if outer and path.startswith(f"{outer}.") else path
             name = _WRAPPERS.sub("", outer)
             if module.merged:
-                raise ValueError(f"the adapter is merged into the base at {name!r}; call unmerge_adapter() first")
+                raise ValueError(
+                    f"the adapter is merged into the base at {name!r}; call unmerge_adapter() first"
+                )
             key = name if unit == "module" else block_of(name)
             out[key] = (*out.get(key, ()), module)
     if not out:
@@ -124,7 +134,13 @@ class Switches:
     def parameters(self, on: Sequence[bool]) -> list[nn.Parameter]:
         """The adapters' parameters in these units and in no other: some methods share theirs between layers."""
         inside, outside = (
-            {p: None for unit, is_on in zip(self.units, on, strict=True) if is_on == side for layer in unit for p in _own(layer)}
+            {
+                p: None
+                for unit, is_on in zip(self.units, on, strict=True)
+                if is_on == side
+                for layer in unit
+                for p in _own(layer)
+            }
             for side in (True, False)
         )
         return [p for p in inside if p not in outside]

@@ -71,14 +71,23 @@ class Progressive:
         have a gradient."""
         what = drawn(self.dropping, len(self.switches), self.seed, step, self.steps)
         if what.dropout:
-            raise ValueError(f"{type(self.dropping).__name__} drops inputs, not layers; set lora_dropout in peft's configuration instead")
+            raise ValueError(
+                f"{type(self.dropping).__name__} drops inputs, not layers; set lora_dropout in peft's configuration instead"
+            )
         if not any(what.on) and not self._more_learns:
-            raise ValueError(f"no layer is on in step {step}, and nothing else learns; use CopRA(min_active=1)")
+            raise ValueError(
+                f"no layer is on in step {step}, and nothing else learns; use CopRA(min_active=1)"
+            )
         self._release()
         self.switches.set(what.on)
         self._drawn = what.on
         self._off = self.switches.parameters([not x for x in what.on])
-        off = [layer for unit, is_on in zip(self.switches.units, what.on, strict=True) if not is_on for layer in unit]
+        off = [
+            layer
+            for unit, is_on in zip(self.switches.units, what.on, strict=True)
+            if not is_on
+            for layer in unit
+        ]
         self._hooks = [layer.register_forward_pre_hook(self._before) for layer in off]
         self.clear_gradients()
         return what
@@ -115,14 +124,22 @@ class Progressive:
         if layer.training or torch.is_grad_enabled():
             if not torch.is_grad_enabled():
                 self._checkpointed.add(layer)
-            if not layer.disable_adapters:  # peft's disable_adapter() switches everything on as it ends
-                self.switches.set([x and y for x, y in zip(self.switches.on, self._drawn, strict=True)])
+            if (
+                not layer.disable_adapters
+            ):  # peft's disable_adapter() switches everything on as it ends
+                self.switches.set(
+                    [x and y for x, y in zip(self.switches.on, self._drawn, strict=True)]
+                )
         elif self.switches.on == self._drawn:  # else inside disable_adapter(), or all on
             self.all_on()
 
     def _too_late(self, layer: Any, _inputs: object) -> None:
         """Before a layer is called that was off in a step which is over."""
-        if torch._C._current_graph_task_id() != -1:  # a backward pass is running, which computes the layer anew
-            raise ValueError("checkpointed layers are computed anew after their step, with all of them on; call backward() inside the step")
+        if (
+            torch._C._current_graph_task_id() != -1
+        ):  # a backward pass is running, which computes the layer anew
+            raise ValueError(
+                "checkpointed layers are computed anew after their step, with all of them on; call backward() inside the step"
+            )
         if layer.training:  # a training without steps goes on
             self._release()

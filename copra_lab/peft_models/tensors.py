@@ -39,7 +39,9 @@ def module_keys(config: Config, tensors: Tensors) -> dict[str, tuple[str, ...]]:
     out: dict[str, tuple[str, ...]] = {}
     for key in tensors:
         name, found, _ = key.removeprefix(PEFT_ROOT).partition(f".{begins}")
-        if found and key.startswith(PEFT_ROOT):  # what a method's layers share (VB-LoRA's bank, say) is the tuner's own
+        if found and key.startswith(
+            PEFT_ROOT
+        ):  # what a method's layers share (VB-LoRA's bank, say) is the tuner's own
             out[name] = (*out.get(name, ()), key)
     return out
 
@@ -49,8 +51,14 @@ def beside(config: Config, tensors: Tensors) -> tuple[dict[str, Tensor], dict[st
     own = {k for keys in module_keys(config, tensors).values() for k in keys}
     wrapped = [f".{h}." for h in config.get("modules_to_save") or ()]
     rest = {k: t for k, t in tensors.items() if k not in own}
-    biases = {k for k in rest if trained_bias(config) and k.endswith(".bias") and not any(h in f".{k}" for h in wrapped)}
-    return {k: t for k, t in rest.items() if k not in biases}, {k: t for k, t in rest.items() if k in biases}
+    biases = {
+        k
+        for k in rest
+        if trained_bias(config) and k.endswith(".bias") and not any(h in f".{k}" for h in wrapped)
+    }
+    return {k: t for k, t in rest.items() if k not in biases}, {
+        k: t for k, t in rest.items() if k in biases
+    }
 
 
 def module_of(key: str) -> str:
@@ -66,13 +74,17 @@ def products(config: Config, tensors: Tensors) -> Adapter:
     for name, keys in module_keys(config, tensors).items():
         pair = [f"{PEFT_ROOT}{name}.lora_{half}.weight" for half in "AB"]
         if set(keys) != set(pair) or tensors[pair[0]].ndim != 2:
-            raise AdapterError(f"the LoRA at {name!r} is not that of a linear layer without a bias of its own; average its parameters instead")
+            raise AdapterError(
+                f"the LoRA at {name!r} is not that of a linear layer without a bias of its own; average its parameters instead"
+            )
         a, b = (tensors[k].float() for k in pair)
         out[name] = LowRank(a, b, peft_scale(config, name, a.shape[0]))
     return Adapter(out, provenance={"source": "peft"})
 
 
-def from_products(config: Config, have: Iterable[str], deltas: Adapter) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def from_products(
+    config: Config, have: Iterable[str], deltas: Adapter
+) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """Configuration and tensors of plain LoRA with these deltas, made of a configuration of the modules `have`. Raises AdapterError without
     deltas."""
     if not deltas.deltas:
@@ -80,7 +92,10 @@ def from_products(config: Config, have: Iterable[str], deltas: Adapter) -> tuple
     tensors: dict[str, Tensor] = {}
     for name, d in deltas.deltas.items():
         # peft's scale is alpha / r; ours goes into B, so that the same configuration holds for every module.
-        tensors |= {f"{PEFT_ROOT}{name}.lora_A.weight": d.A, f"{PEFT_ROOT}{name}.lora_B.weight": d.B * d.scale}
+        tensors |= {
+            f"{PEFT_ROOT}{name}.lora_A.weight": d.A,
+            f"{PEFT_ROOT}{name}.lora_B.weight": d.B * d.scale,
+        }
     ranks = {n: d.rank for n, d in deltas.deltas.items()}
     rank = max(ranks.values())
     plain = {"r": rank, "lora_alpha": rank} | {k: v for k, v in _PLAIN.items() if k in config}
@@ -89,29 +104,49 @@ def from_products(config: Config, have: Iterable[str], deltas: Adapter) -> tuple
     return targets(config, ranks, set(have) - set(ranks)), tensors
 
 
-def whole_values(tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float], what: str) -> dict[str, Tensor]:
+def whole_values(
+    tensors: Sequence[Mapping[str, Tensor]], weights: Sequence[float], what: str
+) -> dict[str, Tensor]:
     """Σ wᵢ of whole values, which has a meaning for weights that sum to 1 only: two halves of a head are a head, two heads are not."""
     first = tensors[0]
-    if any({k: x.shape for k, x in t.items()} != {k: x.shape for k, x in first.items()} for t in tensors):
-        raise ValueError("the adapters have tensors of different names or shapes; average adapters that were trained alike")
+    if any(
+        {k: x.shape for k, x in t.items()} != {k: x.shape for k, x in first.items()}
+        for t in tensors
+    ):
+        raise ValueError(
+            "the adapters have tensors of different names or shapes; average adapters that were trained alike"
+        )
     if first and not math.isclose(math.fsum(weights), 1, abs_tol=1e-6):
-        remedy = {"heads": ", or choose heads='first'", "parameters": ", or space='delta'"}.get(what, "")
-        raise ValueError(f"{what} hold whole values, not differences, so their weights must sum to 1, got {weights}; change them{remedy}")
+        remedy = {"heads": ", or choose heads='first'", "parameters": ", or space='delta'"}.get(
+            what, ""
+        )
+        raise ValueError(
+            f"{what} hold whole values, not differences, so their weights must sum to 1, got {weights}; change them{remedy}"
+        )
     out = {}
     for k, x in first.items():
         if x.is_floating_point():
-            out[k] = torch.stack([w * t[k] for t, w in zip(tensors, weights, strict=True)]).sum(0).to(x.dtype)
+            out[k] = (
+                torch.stack([w * t[k] for t, w in zip(tensors, weights, strict=True)])
+                .sum(0)
+                .to(x.dtype)
+            )
         elif all(torch.equal(t[k], x) for t in tensors):
             out[k] = x
         else:
-            raise ValueError(f"{k} holds whole numbers that differ between the adapters, which have no average; train them with the same seed")
+            raise ValueError(
+                f"{k} holds whole numbers that differ between the adapters, which have no average; train them with the same seed"
+            )
     return out
 
 
 def kinds(config: Config, tensors: Tensors, modules: Iterable[str]) -> set[object]:
     """Kinds of modules: names without their numbers, and the shapes of what the adapter has there."""
     keys = module_keys(config, tensors)
-    return {(re.sub(r"\d+", "", m), tuple(tuple(tensors[k].shape) for k in sorted(keys[m]))) for m in modules}
+    return {
+        (re.sub(r"\d+", "", m), tuple(tuple(tensors[k].shape) for k in sorted(keys[m])))
+        for m in modules
+    }
 
 
 def check_scales(config: Config, tensors: Tensors, model: nn.Module, name: str) -> None:
@@ -119,7 +154,11 @@ def check_scales(config: Config, tensors: Tensors, model: nn.Module, name: str) 
     modules = dict(model.named_modules())
     for path, keys in module_keys(config, tensors).items() if method(config) == "LORA" else ():
         layer: Any = modules.get(f"{PEFT_ROOT}{path}")
-        if layer and f"{PEFT_ROOT}{path}.lora_A.weight" in keys and name in (scales := getattr(layer, "scaling", {})):
+        if (
+            layer
+            and f"{PEFT_ROOT}{path}.lora_A.weight" in keys
+            and name in (scales := getattr(layer, "scaling", {}))
+        ):
             said = peft_scale(config, path, layer.r[name])
             if not math.isclose(said, scales[name], rel_tol=1e-6):
                 raise AdapterError(

@@ -36,7 +36,9 @@ class CopRACallback(TrainerCallback):
         self.dropping, self.seed, self.block_of = dropping, seed, block_of
         self.drops: Progressive | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any
+    ) -> None:
         _check(args, model)
         if self.drops:
             self.drops.all_on()  # an earlier training may have been interrupted in the middle of a step
@@ -63,12 +65,20 @@ def _check(args: Any, model: Any) -> None:
         )
     if args.world_size == 1:
         return
-    functions = [m._gradient_checkpointing_func for m in model.modules() if getattr(m, "gradient_checkpointing", False)]
+    functions = [
+        m._gradient_checkpointing_func
+        for m in model.modules()
+        if getattr(m, "gradient_checkpointing", False)
+    ]
     if any(getattr(f, "keywords", {}).get("use_reentrant", True) for f in functions):
         raise ValueError(
             "reentrant checkpointing hides from data-parallel training which layers are off; "
             'set gradient_checkpointing_kwargs={"use_reentrant": False}'
         )
     # transformers looks for unused parameters unless a model of its own is checkpointed.
-    if args.ddp_find_unused_parameters is False or (args.ddp_find_unused_parameters is None and functions and isinstance(model, PreTrainedModel)):
-        raise ValueError("layers that are off have no gradient; in data-parallel training set ddp_find_unused_parameters=True")
+    if args.ddp_find_unused_parameters is False or (
+        args.ddp_find_unused_parameters is None and functions and isinstance(model, PreTrainedModel)
+    ):
+        raise ValueError(
+            "layers that are off have no gradient; in data-parallel training set ddp_find_unused_parameters=True"
+        )

@@ -15,7 +15,13 @@ from torch import Tensor
 BLUE, VERMILION, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#767676", "#D9DDE2"
 PIXELS_PER_INCH = 100  # of a page's pixels: 10 points print as large as the text around them
 
-LINES = (("o", "-", BLUE), ("s", "--", VERMILION), ("^", "-.", GREEN), ("D", ":", GREY), ("v", "-", "#56B4E9"))
+LINES = (
+    ("o", "-", BLUE),
+    ("s", "--", VERMILION),
+    ("^", "-.", GREEN),
+    ("D", ":", GREY),
+    ("v", "-", "#56B4E9"),
+)
 """Mark, line and colour of the first, second, … series."""
 
 Interval = tuple[float, float]
@@ -34,7 +40,13 @@ class Picture:
     def png(self) -> bytes:
         """The figure as a PNG file, half as large again as it is shown."""
         file = io.BytesIO()  # half as many pixels again as shown: sharp on fine screens
-        self.figure.savefig(file, format="png", dpi=1.5 * PIXELS_PER_INCH, facecolor="white", metadata={"Software": None})
+        self.figure.savefig(
+            file,
+            format="png",
+            dpi=1.5 * PIXELS_PER_INCH,
+            facecolor="white",
+            metadata={"Software": None},
+        )
         return file.getvalue()
 
     @property

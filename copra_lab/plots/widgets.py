@@ -25,7 +25,9 @@ class Live(VBox):
 
     def _redraw(self, _: Any = None) -> None:
         try:
-            self._picture = picture = self._draw(**{name: control.value for name, control in self._controls.items()})
+            self._picture = picture = self._draw(
+                **{name: control.value for name, control in self._controls.items()}
+            )
             self._frame.value = picture.html
         except ValueError as e:
             self._frame.value = f"<p role='alert'>{html.escape(str(e))}</p>"

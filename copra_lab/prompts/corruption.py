@@ -10,7 +10,9 @@ from copra_lab.prompts.soft_prompt import SoftPrompt
 __all__ = ["replace", "rescale"]
 
 
-def rescale(prompt: SoftPrompt, positions: "int | Iterable[int]", tau: "float | Sequence[float]") -> SoftPrompt:
+def rescale(
+    prompt: SoftPrompt, positions: "int | Iterable[int]", tau: "float | Sequence[float]"
+) -> SoftPrompt:
     """RESCALE: the vectors at these positions, counted from 0, times τ, or each times its own; in a class-specific prompt those
     of every class.
 
@@ -19,13 +21,24 @@ def rescale(prompt: SoftPrompt, positions: "int | Iterable[int]", tau: "float | 
     chosen = _positions(prompt, positions)
     taus = [float(tau)] * len(chosen) if isinstance(tau, int | float) else [float(t) for t in tau]
     if len(taus) != len(chosen) or not all(map(math.isfinite, taus)):
-        raise ValueError(f"tau must be a finite number, or one for each of {len(chosen)} positions, got {tau!r}")
+        raise ValueError(
+            f"tau must be a finite number, or one for each of {len(chosen)} positions, got {tau!r}"
+        )
     context = prompt.context.clone()
     context[..., chosen, :] *= torch.tensor(taus)[:, None]
-    return prompt.with_context(context, **{"made by": "rescale", "positions": chosen, "tau": tau if isinstance(tau, int | float) else taus})
+    return prompt.with_context(
+        context,
+        **{
+            "made by": "rescale",
+            "positions": chosen,
+            "tau": tau if isinstance(tau, int | float) else taus,
+        },
+    )
 
 
-def replace(prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, seed: int = 0) -> SoftPrompt:
+def replace(
+    prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, seed: int = 0
+) -> SoftPrompt:
     """REPLACE: the vectors at these positions drawn anew, every number from a normal distribution of standard deviation σ; with
     σ = 0 they vanish, as with `rescale` by 0.
 
@@ -35,8 +48,12 @@ def replace(prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, 
         raise ValueError(f"sigma must be a finite number, 0 or more, got {sigma!r}")
     chosen = sorted(_positions(prompt, positions))
     context = prompt.context.clone()
-    context[..., chosen, :] = sigma * torch.randn(context[..., chosen, :].shape, generator=torch.Generator().manual_seed(seed))
-    return prompt.with_context(context, **{"made by": "replace", "positions": chosen, "sigma": sigma, "seed": seed})
+    context[..., chosen, :] = sigma * torch.randn(
+        context[..., chosen, :].shape, generator=torch.Generator().manual_seed(seed)
+    )
+    return prompt.with_context(
+        context, **{"made by": "replace", "positions": chosen, "sigma": sigma, "seed": seed}
+    )
 
 
 def _positions(prompt: SoftPrompt, positions: "int | Iterable[int]") -> list[int]:
@@ -44,5 +61,7 @@ def _positions(prompt: SoftPrompt, positions: "int | Iterable[int]") -> list[int
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"each position can be named once, got {chosen}")
     if wrong := [i for i in chosen if not 0 <= i < prompt.length]:
-        raise ValueError(f"position must be 0 to {prompt.length - 1}, the vectors of this prompt, got {wrong[0]}")
+        raise ValueError(
+            f"position must be 0 to {prompt.length - 1}, the vectors of this prompt, got {wrong[0]}"
+        )
     return chosen

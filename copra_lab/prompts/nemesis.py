@@ -55,9 +55,13 @@ class Nemesis:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be from 0 (PAN) to 1 (PUN), got {self.beta!r}")
         if not 0 <= self.weight < math.inf or not math.isfinite(self.tau):
-            raise ValueError(f"weight must be finite, 0 or more, and tau finite, got {self.weight!r} and {self.tau!r}")
+            raise ValueError(
+                f"weight must be finite, 0 or more, and tau finite, got {self.weight!r} and {self.tau!r}"
+            )
         if self.norm not in NORMS or self.ramp not in ("sigmoid", "one"):
-            raise ValueError(f"norm must be 1, 2 or infinity and ramp 'sigmoid' or 'one', got {self.norm!r} and {self.ramp!r}")
+            raise ValueError(
+                f"norm must be 1, 2 or infinity and ramp 'sigmoid' or 'one', got {self.norm!r} and {self.ramp!r}"
+            )
         if not isinstance(self.samples, int) or self.samples < 1:
             raise ValueError(f"samples must be a whole number of at least 1, got {self.samples!r}")
 
@@ -66,7 +70,15 @@ class Nemesis:
         """What tables call it: pun, pan or pun+pan."""
         return {1.0: "pun", 0.0: "pan"}.get(float(self.beta), "pun+pan")
 
-    def loss(self, context: Tensor, epoch: float, epochs: float, now: int, hits: Callable[[Tensor], Tensor], g: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        context: Tensor,
+        epoch: float,
+        epochs: float,
+        now: int,
+        hits: Callable[[Tensor], Tensor],
+        g: torch.Generator,
+    ) -> Tensor:
         """The penalty of (length, d) or (classes, length, d) at `epoch` of `epochs`. ``now``: how many images of the batch are classified
         rightly; ``hits``: contexts (m, …) → how many with each, (m,)."""
         total = context.new_zeros(())
@@ -74,10 +86,17 @@ class Nemesis:
             total = total + self.beta * pun(context, self.weight, self.norm)
         if self.beta < 1:
             positions = torch.randperm(context.shape[-2], generator=g)[: self.samples]
-            total = total + (1 - self.beta) * pan(context, positions, self.weight * self.better(context, positions, now, hits), self.norm)
+            total = total + (1 - self.beta) * pan(
+                context,
+                positions,
+                self.weight * self.better(context, positions, now, hits),
+                self.norm,
+            )
         return total * (omega(epoch, epochs) if self.ramp == "sigmoid" else 1.0)
 
-    def better(self, context: Tensor, positions: Tensor, now: int, hits: Callable[[Tensor], Tensor]) -> Tensor:
+    def better(
+        self, context: Tensor, positions: Tensor, now: int, hits: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Whether the batch is classified better with the vector at each of `positions` (N,) times τ: 1 or 0, (N,)."""
         corrupted = context.detach().repeat(len(positions), *[1] * context.ndim)
         corrupted[torch.arange(len(positions)), ..., positions, :] *= self.tau

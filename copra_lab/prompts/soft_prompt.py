@@ -49,9 +49,13 @@ class CoOp:
     def __post_init__(self) -> None:
         _check_length(self.length)
         if self.position not in POSITIONS:
-            raise ValueError(f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}")
+            raise ValueError(
+                f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}"
+            )
         if self.words is not None and (self.length is not None or not self.words.strip()):
-            raise ValueError("give words or a length: the length of words is their number of tokens, at least one")
+            raise ValueError(
+                "give words or a length: the length of words is their number of tokens, at least one"
+            )
 
     def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
         """Where training starts: (length, d), or (classes, length, d)."""
@@ -60,7 +64,9 @@ class CoOp:
             context = vocabulary[token_numbers(clip, self.words)].clone()
             return context.expand(len(classes), -1, -1).clone() if self.class_specific else context
         shape = (self.length or 16, vocabulary.shape[1])
-        return self.std * torch.randn((len(classes), *shape) if self.class_specific else shape, generator=g)
+        return self.std * torch.randn(
+            (len(classes), *shape) if self.class_specific else shape, generator=g
+        )
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,20 @@ class SoftPrompt:
             raise ValueError(
                 f"tower must be text or vision and position one of {', '.join(POSITIONS)}, got {self.tower!r:.40} and {self.position!r:.40}"
             )
-        if self.context.ndim not in (2, 3) or self.context.shape[-2] < 1 or not self.context.is_floating_point():
+        if (
+            self.context.ndim not in (2, 3)
+            or self.context.shape[-2] < 1
+            or not self.context.is_floating_point()
+        ):
             raise ValueError(
                 f"a context is (length, d) or (classes, length, d), of floating point, got {self.context.dtype} {tuple(self.context.shape)}"
             )
-        if self.class_specific and (self.tower == "vision" or len(self.context) != len(self.classes)):
-            raise ValueError(f"a context for each of {len(self.context)} classes needs their names, and the text tower")
+        if self.class_specific and (
+            self.tower == "vision" or len(self.context) != len(self.classes)
+        ):
+            raise ValueError(
+                f"a context for each of {len(self.context)} classes needs their names, and the text tower"
+            )
 
     def __repr__(self) -> str:
         words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
@@ -133,8 +147,13 @@ class SoftPrompt:
     @cached_property
     def hash(self) -> str:
         """Sixteen hex digits that name what is in this prompt."""
-        about = json.dumps([self.base, self.tower, self.position, self.classes, list(self.context.shape)])
-        return hashlib.blake2b(about.encode() + self.context.detach().float().contiguous().numpy().tobytes(), digest_size=8).hexdigest()
+        about = json.dumps(
+            [self.base, self.tower, self.position, self.classes, list(self.context.shape)]
+        )
+        return hashlib.blake2b(
+            about.encode() + self.context.detach().float().contiguous().numpy().tobytes(),
+            digest_size=8,
+        ).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SoftPrompt) and self.hash == other.hash
@@ -156,11 +175,16 @@ class SoftPrompt:
         header = {
             "tower": self.tower, "position": self.position, "classes": self.classes, "base": self.base, "provenance": dict(self.provenance)
         }  # fmt: skip
-        data = to_bytes({"context": self.context.detach().float().contiguous()}, {"copra_lab": json.dumps(header, sort_keys=True)})
+        data = to_bytes(
+            {"context": self.context.detach().float().contiguous()},
+            {"copra_lab": json.dumps(header, sort_keys=True)},
+        )
         write_atomically(Path(folder) / FILE, data)
 
     @staticmethod
-    def load(folder: "str | Path", clip: Clip | None = None, classes: Sequence[str] | None = None) -> "SoftPrompt":
+    def load(
+        folder: "str | Path", clip: Clip | None = None, classes: Sequence[str] | None = None
+    ) -> "SoftPrompt":
         """Read the prompt in `folder`; with `clip` and `classes`, hold it against them. Nothing is unpickled.
 
         Raises PromptError, one sentence that names the fix, for a missing or damaged file, numbers that are not finite,
@@ -173,11 +197,22 @@ class SoftPrompt:
             with safe_open(file, "pt") as f:
                 h = json.loads((f.metadata() or {})["copra_lab"])
                 context = f.get_tensor("context").float()
-            prompt = SoftPrompt(context, h["tower"], h["position"], tuple(map(str, h["classes"])), str(h["base"]), dict(h["provenance"]))
+            prompt = SoftPrompt(
+                context,
+                h["tower"],
+                h["position"],
+                tuple(map(str, h["classes"])),
+                str(h["base"]),
+                dict(h["provenance"]),
+            )
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
-            raise PromptError(f"{file} is not a whole soft prompt ({e}); copy or save it anew") from e
+            raise PromptError(
+                f"{file} is not a whole soft prompt ({e}); copy or save it anew"
+            ) from e
         if not torch.isfinite(context).all():
-            raise PromptError(f"{file} holds NaN or infinity; the training diverged, so lower its learning rate and train again")
+            raise PromptError(
+                f"{file} holds NaN or infinity; the training diverged, so lower its learning rate and train again"
+            )
         try:
             if clip is not None:
                 check_prompt(prompt, clip, prompt.classes if classes is None else classes)
@@ -207,13 +242,26 @@ def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None
     check_base("soft prompt", prompt.base, clip.hash)
     width = _width(clip, prompt.tower)
     if prompt.context.shape[-1] != width:
-        raise ValueError(f"its vectors have {prompt.context.shape[-1]} numbers, those of this CLIP's {prompt.tower} tower {width}; train it anew")
+        raise ValueError(
+            f"its vectors have {prompt.context.shape[-1]} numbers, those of this CLIP's {prompt.tower} tower {width}; train it anew"
+        )
     if prompt.class_specific and tuple(classes) != prompt.classes:
         differ = next(
-            (f"{b!r} instead of {a!r}" for a, b in zip(prompt.classes, classes, strict=False) if a != b), f"{len(classes)} of {len(prompt.classes)}"
+            (
+                f"{b!r} instead of {a!r}"
+                for a, b in zip(prompt.classes, classes, strict=False)
+                if a != b
+            ),
+            f"{len(classes)} of {len(prompt.classes)}",
         )
-        raise ValueError(f"each class has its own vectors in this prompt, and the classes changed ({differ}); train it anew for these")
+        raise ValueError(
+            f"each class has its own vectors in this prompt, and the classes changed ({differ}); train it anew for these"
+        )
 
 
 def _width(clip: Clip, tower: str) -> int:
-    return next(s.width for s in clip.sites.values() if s.tower == "vision") if tower == "vision" else embedding(clip.model).weight.shape[1]
+    return (
+        next(s.width for s in clip.sites.values() if s.tower == "vision")
+        if tower == "vision"
+        else embedding(clip.model).weight.shape[1]
+    )

@@ -22,7 +22,10 @@ __all__ = ["LayerGame", "SwitchGame", "players_of"]
 def players_of(adapter: Adapter, tower: str = "vision") -> dict[str, tuple[str, ...]]:
     """The layers of one tower as players of a `LayerGame`: the number of each layer → the names of the adapter's sites there, in order of
     depth. Empty for an adapter without any."""
-    return {str(n): tuple(s for s in adapter.deltas if site_of(s)[:2] == (tower, n)) for n in layers_of(adapter, tower)}
+    return {
+        str(n): tuple(s for s in adapter.deltas if site_of(s)[:2] == (tower, n))
+        for n in layers_of(adapter, tower)
+    }
 
 
 class _Game(ABC):
@@ -49,7 +52,9 @@ class _Game(ABC):
         if x.shape[1] != self.n_players:
             raise ValueError(f"expected coalitions of {self.n_players} players, got {x.shape[1]}")
         keys = [row.tobytes() for row in x]
-        missing = sorted({k for k in keys if k not in self._known})  # sorted: neighbours agree on the first players
+        missing = sorted(
+            {k for k in keys if k not in self._known}
+        )  # sorted: neighbours agree on the first players
         for start in range(0, len(missing), self.BATCH):
             batch = missing[start : start + self.BATCH]
             asked = np.array([np.frombuffer(k, dtype=bool) for k in batch])
@@ -67,7 +72,13 @@ class LayerGame(_Game):
     Raises ValueError for a site that the adapter does not have, or that two players hold.
     """
 
-    def __init__(self, bench: Bench, adapter: Adapter, players: "str | Mapping[str, Iterable[str]]" = "layer", value: str = "accuracy"):
+    def __init__(
+        self,
+        bench: Bench,
+        adapter: Adapter,
+        players: "str | Mapping[str, Iterable[str]]" = "layer",
+        value: str = "accuracy",
+    ):
         if value not in MEASURES:
             raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
         sites = bench.clip.sites
@@ -79,7 +90,9 @@ class LayerGame(_Game):
         if unknown := [n for n in flat if n not in adapter.deltas]:
             raise ValueError(f"the adapter has no site {unknown[0]!r}")
         if len(set(flat)) < len(flat) or not held:
-            raise ValueError("every player needs sites of its own, and there must be one player at least")
+            raise ValueError(
+                "every player needs sites of its own, and there must be one player at least"
+            )
         self.bench, self.adapter, self.value = bench, adapter, value
         self.names, self._held = tuple(held), tuple(held.values())
         self._always = [n for n in adapter.deltas if n not in set(flat)]
@@ -92,7 +105,11 @@ class LayerGame(_Game):
 
     def outcomes(self, coalitions: np.ndarray) -> np.ndarray:
         """The value of each coalition (m, n) for each image, (m, images)."""
-        return self.bench.outcomes([self.adapter_of(c) for c in coalitions], self.value).double().numpy()
+        return (
+            self.bench.outcomes([self.adapter_of(c) for c in coalitions], self.value)
+            .double()
+            .numpy()
+        )
 
     def _worth(self, coalitions: np.ndarray) -> list[float]:
         return self.outcomes(coalitions).mean(1).tolist()
@@ -109,7 +126,13 @@ class SwitchGame(_Game):
     BATCH = 1
     """A metric may take minutes: what it has said so far outlives an interruption."""
 
-    def __init__(self, model: Any, metric: Callable[[Any], float], unit: str = "layer", block_of: BlockOf = block_of):
+    def __init__(
+        self,
+        model: Any,
+        metric: Callable[[Any], float],
+        unit: str = "layer",
+        block_of: BlockOf = block_of,
+    ):
         super().__init__()
         self.model, self.metric = model, metric
         self.switches = Switches(model, unit, block_of)

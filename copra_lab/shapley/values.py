@@ -15,7 +15,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["SAMPLERS", "Curve", "Estimate", "Exact", "Game", "all_coalitions", "estimate", "exact", "owen", "permutations", "solve", "stratified"]
+__all__ = [
+    "SAMPLERS",
+    "Curve",
+    "Estimate",
+    "Exact",
+    "Game",
+    "all_coalitions",
+    "estimate",
+    "exact",
+    "owen",
+    "permutations",
+    "solve",
+    "stratified",
+]
 
 Game = Callable[[np.ndarray], np.ndarray]
 """Coalitions, bool (m, n), → what each is worth, float (m,)."""
@@ -44,9 +57,14 @@ class Exact:
         """Shapley values (n,), or (n, games); they sum to v(N) − v(∅)."""
         n = self.n
         cube = self.worth.reshape((2,) * n + self.worth.shape[1:])
-        weights = np.array([math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)])
+        weights = np.array(
+            [math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)]
+        )
         sizes = all_coalitions(n - 1).sum(1) if n > 1 else np.zeros(1, int)
-        gains = ((cube.take(1, i) - cube.take(0, i)).reshape(2 ** (n - 1), *self.worth.shape[1:]) for i in range(n))
+        gains = (
+            (cube.take(1, i) - cube.take(0, i)).reshape(2 ** (n - 1), *self.worth.shape[1:])
+            for i in range(n)
+        )
         return np.array([weights[sizes] @ gain for gain in gains])
 
     @property
@@ -57,11 +75,18 @@ class Exact:
         if n < 2:
             return out
         cube = self.worth.reshape((2,) * n)
-        weights = np.array([math.factorial(s) * math.factorial(n - s - 2) / math.factorial(n - 1) for s in range(n - 1)])
+        weights = np.array(
+            [
+                math.factorial(s) * math.factorial(n - s - 2) / math.factorial(n - 1)
+                for s in range(n - 1)
+            ]
+        )
         sizes = all_coalitions(n - 2).sum(1) if n > 2 else np.zeros(1, int)
         for i, j in itertools.combinations(range(n), 2):
             with_j, without_j = cube.take(1, j), cube.take(0, j)  # i < j keeps its place
-            both = with_j.take(1, i) - with_j.take(0, i) - without_j.take(1, i) + without_j.take(0, i)
+            both = (
+                with_j.take(1, i) - with_j.take(0, i) - without_j.take(1, i) + without_j.take(0, i)
+            )
             out[i, j] = out[j, i] = weights[sizes] @ both.ravel()
         return out
 
@@ -110,7 +135,9 @@ def exact(game: Game, n: int) -> Exact:
 def _ask(game: Game, coalitions: np.ndarray) -> np.ndarray:
     worth = np.asarray(game(coalitions), float)
     if worth.shape != (len(coalitions),):
-        raise ValueError(f"a game must give one value a coalition: expected shape ({len(coalitions)},), got {worth.shape}")
+        raise ValueError(
+            f"a game must give one value a coalition: expected shape ({len(coalitions)},), got {worth.shape}"
+        )
     if not np.isfinite(worth).all():
         raise ValueError("the game gave a value that is not a finite number")
     return worth
@@ -149,7 +176,9 @@ class _Mean:
         return self._squares / (self.count - 1) / self.count
 
 
-def permutations(game: Game, n: int, rng: np.random.Generator, antithetic: bool = True) -> Iterator[Estimate]:
+def permutations(
+    game: Game, n: int, rng: np.random.Generator, antithetic: bool = True
+) -> Iterator[Estimate]:
     """Each player's marginal value on joining in a random order (Castro et al. 2009), every order followed by its reverse if
     `antithetic` (Mitchell et al. 2022). One sample costs n − 1 evaluations, twice that in pairs; ∅ and N are asked once."""
     empty, full = _ask(game, np.array([[False] * n, [True] * n]))
@@ -157,8 +186,14 @@ def permutations(game: Game, n: int, rng: np.random.Generator, antithetic: bool 
     while True:
         order = rng.permutation(n)
         orders = [order, order[::-1]] if antithetic else [order]
-        joined = np.concatenate([np.argsort(o)[None, :] < np.arange(1, n)[:, None] for o in orders]) if n > 1 else np.zeros((0, 1), bool)
-        worth = _ask(game, joined).reshape(len(orders), n - 1) if n > 1 else np.zeros((len(orders), 0))
+        joined = (
+            np.concatenate([np.argsort(o)[None, :] < np.arange(1, n)[:, None] for o in orders])
+            if n > 1
+            else np.zeros((0, 1), bool)
+        )
+        worth = (
+            _ask(game, joined).reshape(len(orders), n - 1) if n > 1 else np.zeros((len(orders), 0))
+        )
         used += joined.shape[0]
         sample = np.zeros(n)
         for o, w in zip(orders, worth, strict=True):
@@ -167,18 +202,27 @@ def permutations(game: Game, n: int, rng: np.random.Generator, antithetic: bool 
         yield Estimate(mean.mean.copy(), np.sqrt(mean.variance), used)
 
 
-def owen(game: Game, n: int, rng: np.random.Generator, antithetic: bool = True) -> Iterator[Estimate]:
+def owen(
+    game: Game, n: int, rng: np.random.Generator, antithetic: bool = True
+) -> Iterator[Estimate]:
     """∫₀¹ E[v(R ∪ i) − v(R ∖ i)] dp with p drawn uniformly (Owen 1972; a fixed grid of p would be biased), followed by
     1 − p and the complement of R if `antithetic`. One sample costs n + 1 evaluations, twice that in pairs."""
     used, mean = 0, _Mean(n)
     while True:
         r = rng.random(n) < rng.random()
         sets = [r, ~r] if antithetic else [r]
-        asked = np.concatenate([np.concatenate([s[None], s[None] ^ np.eye(n, dtype=bool)]) for s in sets])
+        asked = np.concatenate(
+            [np.concatenate([s[None], s[None] ^ np.eye(n, dtype=bool)]) for s in sets]
+        )
         worth = _ask(game, asked).reshape(len(sets), n + 1)
         used += len(asked)
         # Where i is in R, v(R) − v(R \ i); where not, v(R ∪ i) − v(R).
-        mean.add(np.mean([np.where(s, w[0] - w[1:], w[1:] - w[0]) for s, w in zip(sets, worth, strict=True)], axis=0))
+        mean.add(
+            np.mean(
+                [np.where(s, w[0] - w[1:], w[1:] - w[0]) for s, w in zip(sets, worth, strict=True)],
+                axis=0,
+            )
+        )
         yield Estimate(mean.mean.copy(), np.sqrt(mean.variance), used)
 
 
@@ -204,8 +248,12 @@ def stratified(game: Game, n: int, rng: np.random.Generator) -> Iterator[Estimat
             samples[size, i] = high - low
         for size in dict.fromkeys(s for s, _ in where):
             strata[size].add(samples[size])
-        variance = np.stack([np.zeros(n) if size in (0, n - 1) else strata[size].variance for size in range(n)])
-        yield Estimate(np.mean([s.mean for s in strata], axis=0), np.sqrt(variance.sum(0)) / n, used)
+        variance = np.stack(
+            [np.zeros(n) if size in (0, n - 1) else strata[size].variance for size in range(n)]
+        )
+        yield Estimate(
+            np.mean([s.mean for s in strata], axis=0), np.sqrt(variance.sum(0)) / n, used
+        )
 
 
 SAMPLERS: dict[str, Callable[[Game, int, np.random.Generator], Iterator[Estimate]]] = {
@@ -216,7 +264,15 @@ SAMPLERS: dict[str, Callable[[Game, int, np.random.Generator], Iterator[Estimate
 """Ways to sample, by the name that `estimate` takes."""
 
 
-def estimate(game: Game, n: int, method: str = "permutations", *, budget: int | None = None, seconds: float | None = None, seed: int = 0) -> Estimate:
+def estimate(
+    game: Game,
+    n: int,
+    method: str = "permutations",
+    *,
+    budget: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> Estimate:
     """The last estimate within `budget` evaluations or `seconds`, whichever ends first; always one sample at least.
 
     Raises ValueError for an unknown method, or without either limit.
@@ -231,7 +287,9 @@ def estimate(game: Game, n: int, method: str = "permutations", *, budget: int | 
             break
         cost = now.evaluations - (found.evaluations if found else 0)
         found = now
-        if (budget is not None and now.evaluations + cost > budget) or (seconds is not None and time.monotonic() - start >= seconds):
+        if (budget is not None and now.evaluations + cost > budget) or (
+            seconds is not None and time.monotonic() - start >= seconds
+        ):
             break
     assert found is not None
     return found

@@ -38,7 +38,9 @@ from copra_lab.training.prompt import name_of
 __all__ = ["METHODS", "Grid", "grid", "read_grid"]
 
 _PENALTIES = (None, Nemesis(beta=1.0), Nemesis(beta=0.0), Nemesis(beta=0.5))
-TUNINGS: dict[str, tuple[CoOp | VPT, Nemesis | None]] = {name_of(m, p): (m, p) for m in (CoOp(), VPT()) for p in _PENALTIES}
+TUNINGS: dict[str, tuple[CoOp | VPT, Nemesis | None]] = {
+    name_of(m, p): (m, p) for m in (CoOp(), VPT()) for p in _PENALTIES
+}
 """Ways to learn a soft prompt, by name."""
 
 METHODS = (*DROPPINGS, *TUNINGS)
@@ -60,7 +62,9 @@ def read_grid(file: "str | Path") -> Grid:
     """The runs that a TOML file describes. Raises FileNotFoundError, or ValueError in a sentence for what it does not understand."""
     file = Path(file)
     if not file.is_file():
-        raise FileNotFoundError(f"no file {file}; a sweep is a TOML file with methods, tasks and seeds")
+        raise FileNotFoundError(
+            f"no file {file}; a sweep is a TOML file with methods, tasks and seeds"
+        )
     try:
         return grid(tomllib.loads(file.read_text(encoding="utf-8")))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
@@ -76,14 +80,28 @@ def grid(table: Mapping[str, Any]) -> Grid:
     methods, tasks = _words(table, "methods"), _words(table, "tasks")
     seeds = table.get("seeds", 1)
     seeds = list(range(min(seeds, MOST_SEEDS + 1))) if isinstance(seeds, int) else seeds
-    if not isinstance(seeds, list) or not 1 <= len(seeds) <= MOST_SEEDS or not all(isinstance(s, int) and 0 <= s < 2**63 for s in seeds):
-        raise ValueError(f"seeds must be a number, or a list of at most {MOST_SEEDS:,} numbers, got {table['seeds']!r:.60}")
+    if (
+        not isinstance(seeds, list)
+        or not 1 <= len(seeds) <= MOST_SEEDS
+        or not all(isinstance(s, int) and 0 <= s < 2**63 for s in seeds)
+    ):
+        raise ValueError(
+            f"seeds must be a number, or a list of at most {MOST_SEEDS:,} numbers, got {table['seeds']!r:.60}"
+        )
     _known(methods, METHODS, "method ")
     own = _table(table, "method")
     _known(own, methods, "method.")
     runs: list[Run | PromptRun] = []
     for method in methods:
-        runs += _runs_of(method, tasks, seeds, _table(table, "settings"), _table(table, "lora"), _table(table, "prompt"), _table(own, method))
+        runs += _runs_of(
+            method,
+            tasks,
+            seeds,
+            _table(table, "settings"),
+            _table(table, "lora"),
+            _table(table, "prompt"),
+            _table(own, method),
+        )
     if not runs:
         raise ValueError("there is nothing to do: name at least one method, one task and one seed")
     clip = table.get("clip")
@@ -93,7 +111,13 @@ def grid(table: Mapping[str, Any]) -> Grid:
 
 
 def _runs_of(
-    method: str, tasks: Sequence[str], seeds: Sequence[int], settings: dict, lora: dict, prompt: dict, own: dict
+    method: str,
+    tasks: Sequence[str],
+    seeds: Sequence[int],
+    settings: dict,
+    lora: dict,
+    prompt: dict,
+    own: dict,
 ) -> Iterator[Run | PromptRun]:
     run: Run | PromptRun
     if method in DROPPINGS:
@@ -103,28 +127,47 @@ def _runs_of(
         inner = {"lora": lora}
     else:
         vectors, penalty = TUNINGS[method]
-        run = PromptRun("", prompt=vectors, penalty=penalty, **{k: DEFAULTS[type(vectors)][k] for k in ("steps", "lr", "batch")})
+        run = PromptRun(
+            "",
+            prompt=vectors,
+            penalty=penalty,
+            **{k: DEFAULTS[type(vectors)][k] for k in ("steps", "lr", "batch")},
+        )
         parts = {"prompt": vectors} | ({"penalty": penalty} if penalty else {})
         inner = {"prompt": prompt}
     # Where a setting belongs: to the run, or to what the run holds (its LoRA, its dropping, …).
     homes = {f.name: "" for f in fields(run) if f.name not in ("task", "seed", *parts)}
     homes |= {f.name: part for part, value in parts.items() for f in fields(value)}
-    of_others = {f.name for f in (*fields(Run("")), *fields(PromptRun("")))}  # [settings] are shared by methods of both kinds
+    of_others = {
+        f.name for f in (*fields(Run("")), *fields(PromptRun("")))
+    }  # [settings] are shared by methods of both kinds
     axes: dict[tuple[str, str], list[Any]] = {}
-    for given, heading in ((settings, "settings"), *((t, k) for k, t in inner.items()), (own, f"method.{method}")):
+    for given, heading in (
+        (settings, "settings"),
+        *((t, k) for k, t in inner.items()),
+        (own, f"method.{method}"),
+    ):
         for key, value in given.items():
             if heading == "settings" and key not in homes and key in of_others:
                 continue
-            allowed = [k for k, home in homes.items() if heading.startswith("method.") or home == (heading if heading in parts else "")]
+            allowed = [
+                k
+                for k, home in homes.items()
+                if heading.startswith("method.") or home == (heading if heading in parts else "")
+            ]
             _known([key], allowed, f"{heading}.")
             home = homes[key]
-            axes[home, key] = _axis(f"{heading}.{key}", value, getattr(parts[home] if home else run, key))
+            axes[home, key] = _axis(
+                f"{heading}.{key}", value, getattr(parts[home] if home else run, key)
+            )
     for values in itertools.product(*axes.values()):
         chosen: dict[str, dict[str, Any]] = {}
         for (home, key), value in zip(axes, values, strict=True):
             chosen.setdefault(home, {})[key] = value
         held = {part: replace(value, **chosen.get(part, {})) for part, value in parts.items()}
-        yield from (replace(run, task=t, seed=s, **held, **chosen.get("", {})) for t in tasks for s in seeds)
+        yield from (
+            replace(run, task=t, seed=s, **held, **chosen.get("", {})) for t in tasks for s in seeds
+        )
 
 
 def _axis(name: str, given: Any, default: Any) -> list[Any]:
@@ -139,7 +182,10 @@ def _axis(name: str, given: Any, default: Any) -> list[Any]:
 
 def _one(name: str, value: Any, default: Any) -> Any:
     if isinstance(default, tuple):
-        value, fits = tuple(value) if isinstance(value, list) else value, isinstance(value, list) and all(isinstance(v, str) for v in value)
+        value, fits = (
+            tuple(value) if isinstance(value, list) else value,
+            isinstance(value, list) and all(isinstance(v, str) for v in value),
+        )
     elif isinstance(default, bool) or isinstance(value, bool):
         fits = isinstance(default, bool) and isinstance(value, bool)
     elif default is None:  # a number or words, which the class itself tells apart
@@ -149,8 +195,16 @@ def _one(name: str, value: Any, default: Any) -> Any:
     else:
         fits = isinstance(value, type(default))
     if not fits:
-        kind = {int: "a whole number", float: "a number", bool: "true or false", str: "a word", tuple: "a list of words"}
-        raise ValueError(f"{name} must be {kind.get(type(default), 'a number or a word')}, got {value!r}")
+        kind = {
+            int: "a whole number",
+            float: "a number",
+            bool: "true or false",
+            str: "a word",
+            tuple: "a list of words",
+        }
+        raise ValueError(
+            f"{name} must be {kind.get(type(default), 'a number or a word')}, got {value!r}"
+        )
     return float(value) if isinstance(default, float) else value
 
 
@@ -173,4 +227,6 @@ def _known(given: "Mapping[str, Any] | Sequence[str]", known: Sequence[str], whe
     for key in given:
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
-            raise ValueError(f"unknown {where}{key}: {f'did you mean {close[0]!r}? ' if close else ''}choose from {', '.join(known)}")
+            raise ValueError(
+                f"unknown {where}{key}: {f'did you mean {close[0]!r}? ' if close else ''}choose from {', '.join(known)}"
+            )

@@ -29,16 +29,23 @@ class Table:
     """
 
     def __init__(self, file: Path):
-        self._file, self._lock = file, threading.Lock()  # a connection's transaction is shared by all threads
+        self._file, self._lock = (
+            file,
+            threading.Lock(),
+        )  # a connection's transaction is shared by all threads
         try:
             with writing(file):
                 file.parent.mkdir(parents=True, exist_ok=True)
                 self._db = sqlite3.connect(file, timeout=60, check_same_thread=False)
             with self._change():
-                self._db.execute(f"CREATE TABLE IF NOT EXISTS runs ({', '.join(f'{n} {kind}' for n, kind in COLUMNS.items())})")
+                self._db.execute(
+                    f"CREATE TABLE IF NOT EXISTS runs ({', '.join(f'{n} {kind}' for n, kind in COLUMNS.items())})"
+                )
             self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM runs LIMIT 1")
         except sqlite3.Error as e:
-            raise ValueError(f"{file} is not a table of runs ({e}); remove it, and what is trained already is put into a new one") from e
+            raise ValueError(
+                f"{file} is not a table of runs ({e}); remove it, and what is trained already is put into a new one"
+            ) from e
 
     @contextmanager
     def _change(self) -> Iterator[None]:
@@ -60,22 +67,36 @@ class Table:
             self._put("INSERT OR REPLACE", row)
 
     def _put(self, how: str, row: Mapping[str, Any]) -> None:
-        values = [json.dumps(row[n], sort_keys=True) if n == "settings" else row.get(n) for n in COLUMNS]
-        self._db.execute(f"{how} INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})", values)
+        values = [
+            json.dumps(row[n], sort_keys=True) if n == "settings" else row.get(n) for n in COLUMNS
+        ]
+        self._db.execute(
+            f"{how} INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})",
+            values,
+        )
 
     def forget_failures(self, keys: Iterable[str]) -> None:
         """Let failed runs wait again."""
         with self._change():
-            self._db.executemany(f"UPDATE runs SET state = '{WAITING}', error = NULL WHERE key = ? AND state = '{FAILED}'", [(k,) for k in keys])
+            self._db.executemany(
+                f"UPDATE runs SET state = '{WAITING}', error = NULL WHERE key = ? AND state = '{FAILED}'",
+                [(k,) for k in keys],
+            )
 
     def rows(self, keys: "Iterable[str] | None" = None) -> list[dict[str, Any]]:
         """Every row, or those of these keys, in order of task, method, settings and seed."""
         order = "task, method, json_remove(settings, '$.seed'), seed"
         with self._lock:
-            found = self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM runs ORDER BY {order}").fetchall()
+            found = self._db.execute(
+                f"SELECT {', '.join(COLUMNS)} FROM runs ORDER BY {order}"
+            ).fetchall()
         wanted = None if keys is None else set(keys)
         rows = [dict(zip(COLUMNS, r, strict=True)) for r in found]
-        return [r | {"settings": json.loads(r["settings"])} for r in rows if wanted is None or r["key"] in wanted]
+        return [
+            r | {"settings": json.loads(r["settings"])}
+            for r in rows
+            if wanted is None or r["key"] in wanted
+        ]
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -92,7 +113,11 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def export(rows: list[dict[str, Any]], file: Path) -> None:
     """The rows as ``.csv`` or ``.parquet``, a column for each setting. Raises ValueError for another ending, ImportError without what
     Parquet needs."""
-    wide = [{k: v for k, v in r.items() if k != "settings"} | flat({k: v for k, v in r["settings"].items() if k not in r}) for r in rows]
+    wide = [
+        {k: v for k, v in r.items() if k != "settings"}
+        | flat({k: v for k, v in r["settings"].items() if k not in r})
+        for r in rows
+    ]
     names = list(dict.fromkeys(n for r in wide for n in r))
     if file.suffix == ".csv":
         write_atomically(file, csv_bytes(names, wide))
@@ -101,7 +126,9 @@ def export(rows: list[dict[str, Any]], file: Path) -> None:
             import pandas
             import pyarrow  # noqa: F401 (what pandas writes Parquet with)
         except ImportError as e:
-            raise ImportError(f"writing Parquet needs pandas and pyarrow ({e}): pip install 'copra-lab[parquet]', or write a .csv") from e
+            raise ImportError(
+                f"writing Parquet needs pandas and pyarrow ({e}): pip install 'copra-lab[parquet]', or write a .csv"
+            ) from e
         write_atomically(file, pandas.DataFrame(wide, columns=names).to_parquet(index=False))
     else:
         raise ValueError(f"a table is written as .csv or .parquet, got {file.name!r}")

@@ -55,12 +55,29 @@ def attempt(run: AnyRun, work: Path, clip_name: str | None, device: str = "cpu")
     try:
         result, seconds = trained(run, clip, work, spread(device, folder.name))
         bench = Bench(clip, run.load_task(clip), precision="float32")
-        found = bench.accuracy(result) if isinstance(result, Adapter) else bench.accuracy(prompt=result)
+        found = (
+            bench.accuracy(result) if isinstance(result, Adapter) else bench.accuracy(prompt=result)
+        )
         low, high = found.interval
-        row |= {"state": DONE, "accuracy": found.value, "low": low, "high": high, "correct": found.correct, "n": found.n}
-        row |= {"validation": result.provenance.get("validation accuracy"), "seconds": round(seconds, 2)}
+        row |= {
+            "state": DONE,
+            "accuracy": found.value,
+            "low": low,
+            "high": high,
+            "correct": found.correct,
+            "n": found.n,
+        }
+        row |= {
+            "validation": result.provenance.get("validation accuracy"),
+            "seconds": round(seconds, 2),
+        }
     except Exception as e:
-        row |= {"state": FAILED, "error": " ".join(f"{'' if isinstance(e, ValueError) else f'{type(e).__name__}: '}{e}".split())}
+        row |= {
+            "state": FAILED,
+            "error": " ".join(
+                f"{'' if isinstance(e, ValueError) else f'{type(e).__name__}: '}{e}".split()
+            ),
+        }
     row["host"] = platform.node()
     write_atomically(folder / _OUTCOME, json.dumps(row).encode())
     started.unlink(missing_ok=True)
@@ -89,7 +106,9 @@ def run_all(
         lock = FileLock(work / f"{TABLE}.lock", timeout=0)
         lock.acquire()
     except Timeout as e:
-        raise ValueError(f"another sweep is at work on {work / TABLE}; wait for it, or give another folder") from e
+        raise ValueError(
+            f"another sweep is at work on {work / TABLE}; wait for it, or give another folder"
+        ) from e
     table = Table(work / TABLE)
     try:
         table.add(row_of(run, clip, work) for run in runs)
@@ -101,14 +120,23 @@ def run_all(
         _collect(table, work)
         missing = [keys[r["key"]] for r in table.rows(keys) if r["state"] == WAITING]
         with _engine(backend, jobs, address) as many, _watching(table, work, keys, progress):
-            _work_off(missing, table, many, work, clip, lambda r: delayed(attempt)(r, work, clip_name, device))
+            _work_off(
+                missing,
+                table,
+                many,
+                work,
+                clip,
+                lambda r: delayed(attempt)(r, work, clip_name, device),
+            )
         return table.rows(keys)
     finally:
         table.close()
         lock.release()
 
 
-def rows_of(runs: Iterable[AnyRun], work: Path, clip_name: str | None = None) -> list[dict[str, Any]]:
+def rows_of(
+    runs: Iterable[AnyRun], work: Path, clip_name: str | None = None
+) -> list[dict[str, Any]]:
     """How far the runs are, without doing any: their rows. Raises FileNotFoundError where none was started."""
     if not (work / TABLE).is_file():
         raise FileNotFoundError(f"no {work / TABLE}: this sweep was not started yet")
@@ -121,7 +149,14 @@ def rows_of(runs: Iterable[AnyRun], work: Path, clip_name: str | None = None) ->
         table.close()
 
 
-def _work_off(missing: Sequence[AnyRun], table: Table, many: int, work: Path, clip: Clip, job: Callable[[AnyRun], Any]) -> None:
+def _work_off(
+    missing: Sequence[AnyRun],
+    table: Table,
+    many: int,
+    work: Path,
+    clip: Clip,
+    job: Callable[[AnyRun], Any],
+) -> None:
     """Hand out runs until each has an outcome."""
 
     def hand_out(some: Sequence[AnyRun], workers: int) -> Exception | None:
@@ -145,10 +180,18 @@ def _work_off(missing: Sequence[AnyRun], table: Table, many: int, work: Path, cl
         for r in suspects if lost else ():
             if again := hand_out([r], 2):  # with one worker joblib would use this process
                 told = " ".join(f"{type(again).__name__}: {again}".split())
-                table.record(row_of(r, clip, work) | {"state": FAILED, "error": f"its worker was lost twice, the second time alone ({told[:200]})"})
+                table.record(
+                    row_of(r, clip, work)
+                    | {
+                        "state": FAILED,
+                        "error": f"its worker was lost twice, the second time alone ({told[:200]})",
+                    }
+                )
         fruitless = fruitless + 1 if lost and not suspects and len(left) == len(missing) else 0
         if lost and fruitless == 3:
-            raise RuntimeError(f"the workers are lost before they do anything ({type(lost).__name__}: {lost})") from lost
+            raise RuntimeError(
+                f"the workers are lost before they do anything ({type(lost).__name__}: {lost})"
+            ) from lost
         missing = [r for r in left if r not in suspects]
 
 
@@ -200,7 +243,9 @@ def _engine(backend: str, jobs: int, address: str | None):
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if address and backend == "loky":
-        raise ValueError("loky has no address: it starts processes on this machine; choose ray or dask for a cluster")
+        raise ValueError(
+            "loky has no address: it starts processes on this machine; choose ray or dask for a cluster"
+        )
     many = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
     if backend == "ray":
         try:
@@ -210,9 +255,12 @@ def _engine(backend: str, jobs: int, address: str | None):
             raise ImportError(f"Ray is not installed ({e}): pip install 'copra-lab[ray]'") from e
         mine = not ray.is_initialized()
         if mine:
-            os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers shall see the GPUs, which `spread` shares out
+            os.environ.setdefault(
+                "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0"
+            )  # workers shall see the GPUs, which `spread` shares out
             ray.init(
-                address=address or os.environ.get("RAY_ADDRESS"), **({} if address or "RAY_ADDRESS" in os.environ else {"num_cpus": max(2, many)})
+                address=address or os.environ.get("RAY_ADDRESS"),
+                **({} if address or "RAY_ADDRESS" in os.environ else {"num_cpus": max(2, many)}),
             )
         register_ray()
         try:

@@ -45,11 +45,17 @@ class _Kept:
     def settings(self) -> dict[str, Any]:
         """Everything about this run, as JSON holds it. What a folder of images alone can be given is there if it was."""
         unsaid = {k for k, usual in _OF_FOLDERS.items() if getattr(self, k) == usual}
-        return json.loads(json.dumps({k: v for k, v in asdict(self).items() if k not in unsaid} | {"method": self.method}))
+        return json.loads(
+            json.dumps(
+                {k: v for k, v in asdict(self).items() if k not in unsaid} | {"method": self.method}
+            )
+        )
 
     def folder(self, clip: Clip, work: Path) -> Path:
         """Where its result is kept: one folder for each base and each choice of settings."""
-        key = hashlib.blake2b(json.dumps([clip.hash, self.settings()], sort_keys=True).encode(), digest_size=6).hexdigest()
+        key = hashlib.blake2b(
+            json.dumps([clip.hash, self.settings()], sort_keys=True).encode(), digest_size=6
+        ).hexdigest()
         return work / f"{Path(self.task).name}-{self.method}-{self.seed}-{key}"
 
 
@@ -83,7 +89,14 @@ class Run(_Kept):
 
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
-        task = load_task(self.task, clip, shots=self.shots, seed=self.task_seed, template=self.template, splits=self.splits)
+        task = load_task(
+            self.task,
+            clip,
+            shots=self.shots,
+            seed=self.task_seed,
+            template=self.template,
+            splits=self.splits,
+        )
         return task.base_and_new()[0] if self.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter:
@@ -123,7 +136,14 @@ class PromptRun(_Kept):
 
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
-        task = load_task(self.task, clip, shots=self.shots, seed=self.seed, template=self.template, splits=self.splits)
+        task = load_task(
+            self.task,
+            clip,
+            shots=self.shots,
+            seed=self.seed,
+            template=self.template,
+            splits=self.splits,
+        )
         return task.base_and_new()[0] if self.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> SoftPrompt:
@@ -142,36 +162,55 @@ class PromptRun(_Kept):
 def chosen(task: str, seed: int, dropping: Dropping = PLAIN, **more: Any) -> Run:
     """A run with the settings that everything that ships was trained with; `more` differs from them. It takes half a minute to a minute
     and a half of one core."""
-    return Run(task, seed, dropping=dropping, **{"lr": RATES.get(dropping.method, RATES["lora"]), **more})
+    return Run(
+        task, seed, dropping=dropping, **{"lr": RATES.get(dropping.method, RATES["lora"]), **more}
+    )
 
 
 @overload
 def trained(run: Run, clip: Clip, work: Path, device: str = ...) -> tuple[Adapter, float]: ...
 @overload
-def trained(run: PromptRun, clip: Clip, work: Path, device: str = ...) -> tuple[SoftPrompt, float]: ...
-def trained(run: Run | PromptRun, clip: Clip, work: Path, device: str = "cpu") -> tuple[Adapter | SoftPrompt, float]:
+def trained(
+    run: PromptRun, clip: Clip, work: Path, device: str = ...
+) -> tuple[SoftPrompt, float]: ...
+def trained(
+    run: Run | PromptRun, clip: Clip, work: Path, device: str = "cpu"
+) -> tuple[Adapter | SoftPrompt, float]:
     """What came of a run and the seconds that it took: from `work`, or trained now and kept there. Taken up again
     after an interruption."""
     folder = run.folder(clip, work)
     done = folder / "run.json"
     if done.exists():
-        return run.read(folder, clip), float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
+        return run.read(folder, clip), float(
+            json.loads(done.read_text(encoding="utf-8"))["seconds"]
+        )
     start = time.perf_counter()
     result = run.fit(clip, folder / "fit.part", device)
     seconds = time.perf_counter() - start
     save_adapter(result, folder) if isinstance(result, Adapter) else result.save(folder)
-    write_atomically(done, json.dumps({"seconds": round(seconds, 2), "settings": run.settings()}, indent=1).encode())
+    write_atomically(
+        done,
+        json.dumps({"seconds": round(seconds, 2), "settings": run.settings()}, indent=1).encode(),
+    )
     return result, seconds
 
 
-def train_all(runs: Iterable[Run | PromptRun], work: Path, jobs: int = -1, clip_name: str | None = None) -> None:
+def train_all(
+    runs: Iterable[Run | PromptRun], work: Path, jobs: int = -1, clip_name: str | None = None
+) -> None:
     """Train what `work` does not hold yet, one process a core (`jobs` as joblib understands it), each on one thread. Safe to
     interrupt and to start again."""
     clip = load_clip(clip_name)
-    missing: Sequence[Run | PromptRun] = [r for r in dict.fromkeys(runs) if not (r.folder(clip, work) / "run.json").exists()]
+    missing: Sequence[Run | PromptRun] = [
+        r for r in dict.fromkeys(runs) if not (r.folder(clip, work) / "run.json").exists()
+    ]
     if missing:
         parallel = Parallel(jobs, return_as="generator_unordered")
-        for _ in tqdm(parallel(delayed(_train_one)(r, work, clip_name) for r in missing), total=len(missing), desc="trainings"):
+        for _ in tqdm(
+            parallel(delayed(_train_one)(r, work, clip_name) for r in missing),
+            total=len(missing),
+            desc="trainings",
+        ):
             pass
 
 

@@ -2,6 +2,27 @@
 
 from copra_lab.tasks.benchmarks import SETS, data_folder
 from copra_lab.tasks.emoji.catalogue import TASKS
-from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, Split, Task, image_folder, load_task, photo, task_names
+from copra_lab.tasks.task import (
+    IMAGE_FILES,
+    MEGAPIXELS,
+    Split,
+    Task,
+    image_folder,
+    load_task,
+    photo,
+    task_names,
+)
 
-__all__ = ["IMAGE_FILES", "MEGAPIXELS", "SETS", "TASKS", "Split", "Task", "data_folder", "image_folder", "load_task", "photo", "task_names"]
+__all__ = [
+    "IMAGE_FILES",
+    "MEGAPIXELS",
+    "SETS",
+    "TASKS",
+    "Split",
+    "Task",
+    "data_folder",
+    "image_folder",
+    "load_task",
+    "photo",
+    "task_names",
+]

@@ -46,18 +46,39 @@ def coop_split(file: Path, images: str) -> Found:
     return {names[i]: words(names[i]) for i in sorted(names)}, entries
 
 
-def class_folders(folder: Path, home: Path, part: str = "", skip: Iterable[str] = (), names: Mapping[str, str] | None = None) -> Found:
+def class_folders(
+    folder: Path,
+    home: Path,
+    part: str = "",
+    skip: Iterable[str] = (),
+    names: Mapping[str, str] | None = None,
+) -> Found:
     """A folder of images a class, below `home`."""
-    found = sorted(f for f in folder.iterdir() if f.is_dir() and not f.name.startswith(".") and f.name not in skip)
+    found = sorted(
+        f
+        for f in folder.iterdir()
+        if f.is_dir() and not f.name.startswith(".") and f.name not in skip
+    )
     if not found:
         raise ValueError(f"{folder} holds no folders of classes")
-    entries = [entry(image.relative_to(home).as_posix(), f.name, part) for f in found for image in images_in(f)]
+    entries = [
+        entry(image.relative_to(home).as_posix(), f.name, part)
+        for f in found
+        for image in images_in(f)
+    ]
     return {f.name: words((names or {}).get(f.name, f.name)) for f in found}, entries
 
 
 def caltech101(home: Path) -> Found:
-    changed = {"airplanes": "airplane", "Faces": "face", "Leopards": "leopard", "Motorbikes": "motorbike"}
-    return class_folders(home / "101_ObjectCategories", home, skip=("BACKGROUND_Google", "Faces_easy"), names=changed)
+    changed = {
+        "airplanes": "airplane",
+        "Faces": "face",
+        "Leopards": "leopard",
+        "Motorbikes": "motorbike",
+    }
+    return class_folders(
+        home / "101_ObjectCategories", home, skip=("BACKGROUND_Google", "Faces_easy"), names=changed
+    )
 
 
 def eurosat(home: Path) -> Found:
@@ -72,13 +93,19 @@ def eurosat(home: Path) -> Found:
 def dtd(home: Path) -> Found:
     """The first of the data set's ten partitions."""
     named = {part: lines(home / "labels" / f"{part}1.txt") for part in PARTS}
-    entries = [entry(f"images/{name}", name.split("/")[0], part) for part in PARTS for name in named[part]]
+    entries = [
+        entry(f"images/{name}", name.split("/")[0], part) for part in PARTS for name in named[part]
+    ]
     return {label: words(label) for label in sorted({e.label for e in entries})}, entries
 
 
 def fgvc_aircraft(home: Path) -> Found:
     classes = {name: name for name in lines(home / "variants.txt")}
-    rows = [(part, line.split(" ", 1)) for part in PARTS for line in lines(home / f"images_variant_{part}.txt")]
+    rows = [
+        (part, line.split(" ", 1))
+        for part in PARTS
+        for line in lines(home / f"images_variant_{part}.txt")
+    ]
     return classes, [entry(f"images/{image}.jpg", label, part) for part, (image, label) in rows]
 
 
@@ -92,8 +119,16 @@ def flowers102(home: Path) -> Found:
 
 
 def food101(home: Path) -> Found:
-    listed = {part: json.loads((home / "meta" / f"{part}.json").read_text(encoding="utf-8")) for part in ("train", "test")}
-    entries = [entry(f"images/{path}.jpg", label, part) for part, of in listed.items() for label, paths in of.items() for path in paths]
+    listed = {
+        part: json.loads((home / "meta" / f"{part}.json").read_text(encoding="utf-8"))
+        for part in ("train", "test")
+    }
+    entries = [
+        entry(f"images/{path}.jpg", label, part)
+        for part, of in listed.items()
+        for label, paths in of.items()
+        for path in paths
+    ]
     return {label: words(label) for label in sorted({e.label for e in entries})}, entries
 
 
@@ -110,17 +145,38 @@ def oxford_pets(home: Path) -> Found:
 
 
 def stanford_cars(home: Path) -> Found:
-    labels = [str(name) for name in np.atleast_1d(matlab(home / "devkit" / "cars_meta.mat")["class_names"])]
-    files = {"train": home / "devkit" / "cars_train_annos.mat", "test": home / "cars_test_annos_withlabels.mat"}
-    rows = [(part, row) for part, file in files.items() for row in np.atleast_1d(matlab(file)["annotations"])]
-    entries = [entry(f"cars_{part}/{row['fname']}", labels[int(row["class"]) - 1], part) for part, row in rows]
-    return {label: " ".join([label.split()[-1], *label.split()[:-1]]) for label in labels}, entries  # the year comes first
+    labels = [
+        str(name)
+        for name in np.atleast_1d(matlab(home / "devkit" / "cars_meta.mat")["class_names"])
+    ]
+    files = {
+        "train": home / "devkit" / "cars_train_annos.mat",
+        "test": home / "cars_test_annos_withlabels.mat",
+    }
+    rows = [
+        (part, row)
+        for part, file in files.items()
+        for row in np.atleast_1d(matlab(file)["annotations"])
+    ]
+    entries = [
+        entry(f"cars_{part}/{row['fname']}", labels[int(row["class"]) - 1], part)
+        for part, row in rows
+    ]
+    return {
+        label: " ".join([label.split()[-1], *label.split()[:-1]]) for label in labels
+    }, entries  # the year comes first
 
 
 def sun397(home: Path) -> Found:
     root = home / "SUN397"
-    labels = [line.lstrip("/") for line in lines(root / "ClassName.txt")]  # "a/apartment_building/outdoor": that is "outdoor apartment building"
-    entries = [entry(image.relative_to(home).as_posix(), label) for label in labels for image in images_in(root / label)]
+    labels = [
+        line.lstrip("/") for line in lines(root / "ClassName.txt")
+    ]  # "a/apartment_building/outdoor": that is "outdoor apartment building"
+    entries = [
+        entry(image.relative_to(home).as_posix(), label)
+        for label in labels
+        for image in images_in(root / label)
+    ]
     return {label: words(" ".join(label.split("/")[:0:-1])) for label in labels}, entries
 
 
@@ -129,8 +185,15 @@ def ucf101(home: Path) -> Found:
     lists = home / "ucfTrainTestlist"
     labels = [line.split()[1] for line in lines(lists / "classInd.txt")]
     spaced = {label: "_".join(re.findall("[A-Z][^A-Z]*", label)) for label in labels}
-    rows = [(part, line.split()[0].split("/")) for part in ("train", "test") for line in lines(lists / f"{part}list01.txt")]
-    entries = [entry(f"UCF-101-midframes/{spaced[label]}/{video.removesuffix('.avi')}.jpg", label, part) for part, (label, video) in rows]
+    rows = [
+        (part, line.split()[0].split("/"))
+        for part in ("train", "test")
+        for line in lines(lists / f"{part}list01.txt")
+    ]
+    entries = [
+        entry(f"UCF-101-midframes/{spaced[label]}/{video.removesuffix('.avi')}.jpg", label, part)
+        for part, (label, video) in rows
+    ]
     return {label: words(spaced[label]) for label in labels}, entries
 
 
@@ -138,7 +201,9 @@ def imagenet(home: Path) -> Found:
     """Its validation images are the test, as everywhere. Names are CLIP's: from CoOp's ``classnames.txt``, or open_clip's."""
     classes, train = class_folders(home / "train", home, "train")
     _, test = class_folders(home / "val", home, "test")
-    if file := next((f for f in (home / "classnames.txt", home.parent / "classnames.txt") if f.is_file()), None):
+    if file := next(
+        (f for f in (home / "classnames.txt", home.parent / "classnames.txt") if f.is_file()), None
+    ):
         names = dict(line.split(" ", 1) for line in lines(file))
     elif len(classes) == 1000:
         from open_clip import IMAGENET_CLASSNAMES
@@ -157,7 +222,12 @@ def cifar10(home: Path) -> Found:
 
 
 def cifar100(home: Path) -> Found:
-    return _cifar(home, lines(home / "fine_label_names.txt"), [("train.bin", "train"), ("test.bin", "test")], 2)
+    return _cifar(
+        home,
+        lines(home / "fine_label_names.txt"),
+        [("train.bin", "train"), ("test.bin", "test")],
+        2,
+    )
 
 
 def _cifar(home: Path, names: list[str], files: list[tuple[str, str]], before: int) -> Found:
@@ -168,7 +238,10 @@ def _cifar(home: Path, names: list[str], files: list[tuple[str, str]], before: i
         if data.size % (before + PIXELS):
             raise ValueError(f"{file} is cut off")
         numbers = data.reshape(-1, before + PIXELS)[:, before - 1].tolist()
-        entries += [entry(f"{file}:{i * (before + PIXELS) + before}", names[n], part) for i, n in enumerate(numbers)]
+        entries += [
+            entry(f"{file}:{i * (before + PIXELS) + before}", names[n], part)
+            for i, n in enumerate(numbers)
+        ]
     return {name: words(name) for name in names}, entries
 
 
@@ -178,7 +251,11 @@ PIXELS = 3 * 32 * 32
 def cifar_picture(home: Path, source: str) -> Image.Image:
     """The image at ``file:offset``."""
     file, _, at = source.rpartition(":")
-    return Image.fromarray(np.fromfile(home / file, np.uint8, PIXELS, offset=int(at)).reshape(3, 32, 32).transpose(1, 2, 0))
+    return Image.fromarray(
+        np.fromfile(home / file, np.uint8, PIXELS, offset=int(at))
+        .reshape(3, 32, 32)
+        .transpose(1, 2, 0)
+    )
 
 
 def matlab(file: Path) -> dict[str, Any]:

@@ -26,7 +26,9 @@ __all__ = ["SETS", "data_folder"]
 
 def _file(home: Path, source: str) -> Readable:
     if not (file := home / source).is_file():
-        raise FileNotFoundError(f"{file} is missing, so this copy of the data set is incomplete: unpack it anew")
+        raise FileNotFoundError(
+            f"{file} is missing, so this copy of the data set is incomplete: unpack it anew"
+        )
     return file
 
 
@@ -140,7 +142,9 @@ def find(name: object) -> str | None:
     if not isinstance(name, str) or not re.fullmatch(r"(torchvision:)?\w[\w-]*", name):
         return None  # a path, for one
     plain = re.sub(r"[\W_]", "", name.removeprefix("torchvision:").lower())
-    return next((key for key, row in SETS.items() if plain in (key.replace("-", ""), *row.also)), None)
+    return next(
+        (key for key, row in SETS.items() if plain in (key.replace("-", ""), *row.also)), None
+    )
 
 
 def data_folder() -> Path:
@@ -167,7 +171,10 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
     if home is None:
         files = ", ".join(f"{a.url} as {a.file(root)}" for a in row.archives)
         again = "" if download else " with download=True"
-        hint = row.by_hand or f"give the root that it is in, call again{again} to download it, or fetch by hand {files}"
+        hint = (
+            row.by_hand
+            or f"give the root that it is in, call again{again} to download it, or fetch by hand {files}"
+        )
         raise FileNotFoundError(f"{row.title} is not in {root} ({why}): {hint}")
     split = home / row.split if row.split and (home / row.split).is_file() else None
     try:
@@ -175,8 +182,14 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
         if strange := {e.label for e in entries} - classes.keys():
             raise ValueError(f"it names no class {min(strange)!r}")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-        why = f"no {e.filename}" if isinstance(e, FileNotFoundError) and e.filename else f"{type(e).__name__}: {e}"
-        raise ValueError(f"{split or home} is not a whole copy of {row.title} ({why}): copy or unpack it anew") from e
+        why = (
+            f"no {e.filename}"
+            if isinstance(e, FileNotFoundError) and e.filename
+            else f"{type(e).__name__}: {e}"
+        )
+        raise ValueError(
+            f"{split or home} is not a whole copy of {row.title} ({why}): copy or unpack it anew"
+        ) from e
     if split:
         origin = "Split as in CoOp's file."
     elif any(e.part for e in entries):
@@ -184,7 +197,15 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
     else:
         origin = "It has no split of its own: half of the images train, a fifth validates, three tenths test."
     about = f"{row.question} {len(classes)} classes. {origin}"
-    return Listing(key, row.title, about, classes, row.template, parted(entries), lambda source: row.open(home, source))
+    return Listing(
+        key,
+        row.title,
+        about,
+        classes,
+        row.template,
+        parted(entries),
+        lambda source: row.open(home, source),
+    )
 
 
 def _home(row: DataSet, root: Path) -> Path | None:
@@ -196,5 +217,7 @@ def _alone(root: Path, key: str) -> FileLock:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise FileNotFoundError(f"{root} cannot be made ({e}): give root, a folder that can be written") from e
+        raise FileNotFoundError(
+            f"{root} cannot be made ({e}): give root, a folder that can be written"
+        ) from e
     return FileLock(root / f".{key}.lock")

@@ -81,7 +81,9 @@ def files_of(formats: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextmanager
-def opened(file: "str | Path | BinaryIO", formats: Sequence[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
+def opened(
+    file: "str | Path | BinaryIO", formats: Sequence[str] = tuple(FORMATS)
+) -> Iterator[Image.Image]:
     """The picture, of which only the head is read yet. As ``Image.open`` does it, without its bound on pixels, which is global and
     would refuse or warn of a large JPEG that takes little memory.
 
@@ -118,7 +120,9 @@ def shrink(image: Image.Image, side: int) -> int:
     image.draft("RGB", (8 * side, 8 * side))
     cost = 4 * image.width * image.height
     if image.format in ("JPEG", "MPO"):
-        cost = max(cost, 2 * pixels * len(image.getbands()) if "progressive" in image.info else pixels)
+        cost = max(
+            cost, 2 * pixels * len(image.getbands()) if "progressive" in image.info else pixels
+        )
     if cost > MEMORY:
         raise ValueError(
             f"its {pixels / 1e6:.0f} megapixels take {cost / 1e6:,.0f} MB of memory, and {MEMORY / 1e6:.0f} are the most: make it smaller"
@@ -139,10 +143,16 @@ def decoded(picture: Readable, side: int, formats: Sequence[str] = tuple(FORMATS
 
 def _decoded(image: Image.Image, side: int, in_place: bool) -> Decoded:
     raw = _raw(image)
-    deep_colour = ";16" in raw and not raw.startswith("BGR") and image.mode in ("RGB", "RGBA", "CMYK")
+    deep_colour = (
+        ";16" in raw and not raw.startswith("BGR") and image.mode in ("RGB", "RGBA", "CMYK")
+    )
     clear = _transparent(image, deep_colour)
     white, negative = _white(image)
-    turned = (ImageOps.exif_transpose(image, in_place=True) or image) if in_place else ImageOps.exif_transpose(image)
+    turned = (
+        (ImageOps.exif_transpose(image, in_place=True) or image)
+        if in_place
+        else ImageOps.exif_transpose(image)
+    )
     if deep := image.mode in ("I", "F") or image.mode.startswith("I;16"):
         eight = _high_byte(np.asarray(turned), white)
         dim = int(eight.max()) < 16
@@ -173,10 +183,14 @@ def _white(image: Image.Image) -> tuple[float, bool]:
 def _high_byte(values: np.ndarray, white: float) -> np.ndarray:
     """Numbers of 0 to `white` as bytes."""
     if white == 0:
-        raise ValueError("its pixels are whole numbers of 32 bits or with a sign, of which none is known to be white: save it with 8 or 16 bits")
+        raise ValueError(
+            "its pixels are whole numbers of 32 bits or with a sign, of which none is known to be white: save it with 8 or 16 bits"
+        )
     low, high = float(values.min()), float(values.max())
     if not (low >= 0 and high <= white):  # nor where one of them is no number
-        raise ValueError(f"its pixels are numbers from {low:g} to {high:g}, where 0 is black and {white:g} white: scale them to that")
+        raise ValueError(
+            f"its pixels are numbers from {low:g} to {high:g}, where 0 is black and {white:g} white: scale them to that"
+        )
     if values.dtype.kind == "f":
         bytes_ = values * np.float32(255)
         return np.rint(bytes_, out=bytes_).astype(np.uint8)  # in place: there may be much of it
@@ -194,8 +208,14 @@ def _transparent(image: Image.Image, deep_colour: bool) -> object:
     """Which grey or colour is transparent, if one is."""
     clear = image.info.get("transparency")
     if deep_colour and isinstance(clear, tuple):
-        raise ValueError("one of its colours of 16 bits is transparent: save it with an alpha channel")
-    return clear * _SPREAD.get(_raw(image), 1) if isinstance(clear, int) and image.mode == "L" else clear
+        raise ValueError(
+            "one of its colours of 16 bits is transparent: save it with an alpha channel"
+        )
+    return (
+        clear * _SPREAD.get(_raw(image), 1)
+        if isinstance(clear, int) and image.mode == "L"
+        else clear
+    )
 
 
 def _opaque(image: Image.Image, side: int) -> Image.Image:

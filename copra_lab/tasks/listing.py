@@ -63,7 +63,10 @@ def parted(entries: Sequence[so.Entry]) -> list[so.Entry]:
         for label, own in train.items():
             fifth = round(VAL_SHARE * len(own)) or int(len(own) > 1)
             val.update((label, group) for group in sorted(own, key=so.rank)[:fifth])
-        entries = [replace(e, part="val") if e.part == "train" and (e.label, e.group) in val else e for e in entries]
+        entries = [
+            replace(e, part="val") if e.part == "train" and (e.label, e.group) in val else e
+            for e in entries
+        ]
     best = _best(entries)
     return [replace(e, part=best[e.group]) for e in entries]
 
@@ -88,31 +91,50 @@ def folder(path: "str | Path", template: str | None = None, splits: bool = True)
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(f"no folder {root}: give a folder that holds one folder of images a class")
+        raise FileNotFoundError(
+            f"no folder {root}: give a folder that holds one folder of images a class"
+        )
     words = check_template(template)
     found, passed = _images(root)
     try:
         arranged = arrange(list(found), splits)
     except ValueError as e:
-        raise ValueError(f"{root}: {e}, or say splits=False (--no-splits) if these are names of classes") from e
+        raise ValueError(
+            f"{root}: {e}, or say splits=False (--no-splits) if these are names of classes"
+        ) from e
     top = _folders(root)
     holding = {p.parts[0] for p in found}
     empty = [root / t for t in top if t not in holding]
-    empty += [root / t / name for t in top if arranged.depth for name in arranged.without(_folders(root / t))]
+    empty += [
+        root / t / name
+        for t in top
+        if arranged.depth
+        for name in arranged.without(_folders(root / t))
+    ]
     if empty:
         inside = empty[0].relative_to(root).as_posix() + "/"
-        why = next((f" (of {name}: {reason})" for name, reason in passed if name.startswith(inside)), "")
-        raise ValueError(f"{empty[0]} holds no image that can be read{why}: put some there (PNG, JPEG, WebP, TIFF, …), or move the folder away")
+        why = next(
+            (f" (of {name}: {reason})" for name, reason in passed if name.startswith(inside)), ""
+        )
+        raise ValueError(
+            f"{empty[0]} holds no image that can be read{why}: put some there (PNG, JPEG, WebP, TIFF, …), or move the folder away"
+        )
     labels = sorted({label for _, label, _ in arranged.files})
     if len(labels) < 2:
-        raise ValueError(f"{root} holds {len(labels)} folders of images: a task needs two classes at least, one folder of images each")
+        raise ValueError(
+            f"{root} holds {len(labels)} folders of images: a task needs two classes at least, one folder of images each"
+        )
     classes = {name: name.replace("_", " ") for name in labels}
     if len(set(classes.values())) < len(labels):
         same = next(w for w in classes.values() if list(classes.values()).count(w) > 1)
-        raise ValueError(f"{root} holds two classes that both read {same!r}, and no prompt could tell them apart: rename one")
+        raise ValueError(
+            f"{root} holds two classes that both read {same!r}, and no prompt could tell them apart: rename one"
+        )
     entries = [so.Entry(p.as_posix(), label, found[p], part) for p, label, part in arranged.files]
     passed += [(p.as_posix(), "in no class's folder") for p in arranged.stray]
-    split, dropped = _own_split(entries, root) if any(e.part for e in entries) else (_dealt(entries, root), 0)
+    split, dropped = (
+        _own_split(entries, root) if any(e.part for e in entries) else (_dealt(entries, root), 0)
+    )
     about = [f"Your images in {root.name}, {len(labels)} classes."]
     about += [arranged.origin] if arranged.origin else []
     if not any(e.part for e in entries):
@@ -122,18 +144,37 @@ def folder(path: "str | Path", template: str | None = None, splits: bool = True)
     about += [f"{arranged.lacking}."] if arranged.lacking else []
     about += [f"{dropped:,} left out since the same file tests or validates."] if dropped else []
     if several := _in_several_classes(entries):
-        about.append(f"{several:,} file{'s are' if several > 1 else ' is'} in more than one class, such as {_first_twice(entries)}.")
+        about.append(
+            f"{several:,} file{'s are' if several > 1 else ' is'} in more than one class, such as {_first_twice(entries)}."
+        )
     about += [f"The prompt is “{words}”.", JUDGE]
     options = ({"template": words} if template else {}) | ({} if splits else {"splits": False})
-    return Listing(str(root), root.name, " ".join(about), classes, words, split, lambda s: root / s, passed, lenient=True, options=options)
+    return Listing(
+        str(root),
+        root.name,
+        " ".join(about),
+        classes,
+        words,
+        split,
+        lambda s: root / s,
+        passed,
+        lenient=True,
+        options=options,
+    )
 
 
 def check_template(template: str | None) -> str:
     """The template, or the usual one for None. Raises ValueError where it is not a text with {} once."""
     if template is None:
         return TEMPLATE
-    if not isinstance(template, str) or template.count("{}") != 1 or set("{}") & set(template.replace("{}", "")):
-        raise ValueError(f"a template holds {{}} once, where the class's name stands, such as {TEMPLATE!r}; got {template!r}")
+    if (
+        not isinstance(template, str)
+        or template.count("{}") != 1
+        or set("{}") & set(template.replace("{}", ""))
+    ):
+        raise ValueError(
+            f"a template holds {{}} once, where the class's name stands, such as {TEMPLATE!r}; got {template!r}"
+        )
     return template
 
 
@@ -161,8 +202,16 @@ def _files(root: Path) -> Iterator[Path]:
     seen = set()
     for here, folders, files in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(here))
-        folders[:] = [f for f in sorted(folders) if not _left_behind(f) and os.path.realpath(os.path.join(here, f)) not in seen]
-        yield from (f for name in sorted(files) if not _left_behind(name) and (f := Path(here, name)).is_file())
+        folders[:] = [
+            f
+            for f in sorted(folders)
+            if not _left_behind(f) and os.path.realpath(os.path.join(here, f)) not in seen
+        ]
+        yield from (
+            f
+            for name in sorted(files)
+            if not _left_behind(name) and (f := Path(here, name)).is_file()
+        )
 
 
 def _folders(here: Path) -> list[str]:
@@ -189,8 +238,12 @@ def _own_split(entries: Sequence[so.Entry], root: Path) -> tuple[list[so.Entry],
     """The entries of which none is in two parts, and how many were left out for that."""
     best = _best(entries)
     kept = [e for e in entries if e.part == best[e.group]]
-    if gone := {e.label for e in entries if e.part == "train"} - {e.label for e in kept if e.part == "train"}:
-        raise ValueError(f"{root}: every training image of {min(gone)!r} also tests or validates: remove it there, or add others")
+    if gone := {e.label for e in entries if e.part == "train"} - {
+        e.label for e in kept if e.part == "train"
+    }:
+        raise ValueError(
+            f"{root}: every training image of {min(gone)!r} also tests or validates: remove it there, or add others"
+        )
     return parted(kept), len(entries) - len(kept)
 
 
@@ -208,4 +261,8 @@ def _first_twice(entries: Sequence[so.Entry]) -> str:
 
 def images_in(folder: Path) -> list[Path]:
     """The image files of a folder, by name."""
-    return sorted(f for f in folder.iterdir() if f.suffix.lower() in IMAGES and not f.name.startswith(".") and f.is_file())
+    return sorted(
+        f
+        for f in folder.iterdir()
+        if f.suffix.lower() in IMAGES and not f.name.startswith(".") and f.is_file()
+    )

@@ -11,7 +11,15 @@ import torch
 from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
-from copra_lab.tasks.decoding import COMMON, FORMATS, UNREADABLE, PictureError, Readable, decoded, files_of
+from copra_lab.tasks.decoding import (
+    COMMON,
+    FORMATS,
+    UNREADABLE,
+    PictureError,
+    Readable,
+    decoded,
+    files_of,
+)
 
 IMAGE_FILES = files_of(COMMON)
 """How files that `photo` reads are called. A folder of images may hold some more kinds (`decoding.FORMATS`)."""
@@ -26,7 +34,9 @@ Fit = Callable[[Image.Image], torch.Tensor]
 """Makes a picture square: (h, w) RGB → uint8 (side, side, 3)."""
 
 
-def photo(picture: Readable, side: int = 64, name: str = "", fit: Fit | None = None) -> torch.Tensor:
+def photo(
+    picture: Readable, side: int = 64, name: str = "", fit: Fit | None = None
+) -> torch.Tensor:
     """An image, or a file of one, as uint8 (side, side, 3): its middle square, or what `fit` makes of it, such as a CLIP's own
     `copra_lab.models.clip.Clip.fit`. `name` is what an error calls it.
 
@@ -36,10 +46,18 @@ def photo(picture: Readable, side: int = 64, name: str = "", fit: Fit | None = N
     Raises ValueError for what is no image of a common kind, takes too much memory (an image of `MEGAPIXELS` never does), or has
     pixels of which no white is known: 32-bit whole numbers, and floats beyond 0 to 1.
     """
-    return square(picture, side, name or (str(picture) if isinstance(picture, str | Path) else "the picture"), COMMON, fit)[0]
+    return square(
+        picture,
+        side,
+        name or (str(picture) if isinstance(picture, str | Path) else "the picture"),
+        COMMON,
+        fit,
+    )[0]
 
 
-def square(picture: Readable, side: int, name: str, formats: Sequence[str], fit: Fit | None = None) -> tuple[torch.Tensor, tuple[str, ...]]:
+def square(
+    picture: Readable, side: int, name: str, formats: Sequence[str], fit: Fit | None = None
+) -> tuple[torch.Tensor, tuple[str, ...]]:
     """A picture as uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`). Raises PictureError."""
     try:
         found = decoded(picture, side, formats)
@@ -63,7 +81,13 @@ class Read:
     odd: Counter[str] = field(default_factory=Counter)
 
 
-def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, what: str = "images", fit: Fit | None = None) -> Read:
+def photos(
+    sources: Sequence[str],
+    open_: Callable[[str], Readable],
+    side: int,
+    what: str = "images",
+    fit: Fit | None = None,
+) -> Read:
     """The pictures of `sources`, read on several threads. `open_` is called on the caller's thread alone, shortly before a picture is
     needed, and what it raises is not caught."""
     read = Read(torch.empty(len(sources), side, side, 3, dtype=torch.uint8))
@@ -72,10 +96,20 @@ def photos(sources: Sequence[str], open_: Callable[[str], Readable], side: int, 
         picture = open_(source)
         return picture, str(picture) if isinstance(picture, str | Path) else source
 
-    with ThreadPoolExecutor() as pool, tqdm(total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False) as bar:
-        for start in range(0, len(sources), 64):  # a few at a time: a picture as it comes may be a hundred times larger
+    with (
+        ThreadPoolExecutor() as pool,
+        tqdm(
+            total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False
+        ) as bar,
+    ):
+        for start in range(
+            0, len(sources), 64
+        ):  # a few at a time: a picture as it comes may be a hundred times larger
             some = [named(s) for s in sources[start : start + 64]]
-            jobs = [pool.submit(square, picture, side, name, tuple(FORMATS), fit) for picture, name in some]
+            jobs = [
+                pool.submit(square, picture, side, name, tuple(FORMATS), fit)
+                for picture, name in some
+            ]
             for i, job in enumerate(jobs, start):
                 try:
                     read.images[i], odd = job.result()
@@ -90,5 +124,10 @@ def all_of(failed: Iterable[PictureError]) -> ValueError:
     """One error for all of them."""
     first, *others = failed
     names = [e.name for e in others]
-    more = f"; nor can {len(names)} more: {', '.join(names[:NAMED])}" + (", …" if len(names) > NAMED else "") if names else ""
+    more = (
+        f"; nor can {len(names)} more: {', '.join(names[:NAMED])}"
+        + (", …" if len(names) > NAMED else "")
+        if names
+        else ""
+    )
     return ValueError(f"{first}{more}")

@@ -34,7 +34,9 @@ class Reading:
         found, read = self.found, dict[str, torch.Tensor]()
         own = [e for e in found.entries if e.part == part]
         if not own:
-            raise ValueError(f"{found.title} has no images to {verb} on: give a data set that has three or more of each class")
+            raise ValueError(
+                f"{found.title} has no images to {verb} on: give a data set that has three or more of each class"
+            )
         while True:
             chosen = choose([e for e in own if e.source not in self.failed])
             if not (wanted := [e.source for e in chosen if e.source not in read]):
@@ -47,7 +49,11 @@ class Reading:
             self.odd.update(got.odd)
             if len(got.images) == len(chosen) and not failed:
                 return chosen, got.images
-            read |= {source: image for source, image in zip(wanted, got.images, strict=True) if source not in failed}
+            read |= {
+                source: image
+                for source, image in zip(wanted, got.images, strict=True)
+                if source not in failed
+            }
         if {e.label for e in own} - {e.label for e in chosen}:
             raise all_of([self.failed[e.source] for e in own if e.source in self.failed])
         return chosen, torch.stack([read[e.source] for e in chosen])
@@ -58,7 +64,9 @@ class Reading:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader of numbers should know, a sentence each."""
-        return unusual(self.odd) + passed_over([*self.found.passed, *((source, e.reason) for source, e in self.failed.items())])
+        return unusual(self.odd) + passed_over(
+            [*self.found.passed, *((source, e.reason) for source, e in self.failed.items())]
+        )
 
 
 def unusual(odd: Mapping[str, int]) -> tuple[str, ...]:
@@ -68,7 +76,11 @@ def unusual(odd: Mapping[str, int]) -> tuple[str, ...]:
         "dim": "{} of these nearly black, using less than a sixteenth of their range: stretch them first if that is not meant.",
         "frames": "{} with several frames or pages, of which the first was taken.",
     }
-    return tuple(said.format(f"{odd[word]:,}" if word == "dim" else _images(odd[word])) for word, said in sentences.items() if odd.get(word))
+    return tuple(
+        said.format(f"{odd[word]:,}" if word == "dim" else _images(odd[word]))
+        for word, said in sentences.items()
+        if odd.get(word)
+    )
 
 
 def passed_over(files: Sequence[tuple[str, str]]) -> tuple[str, ...]:
@@ -76,7 +88,11 @@ def passed_over(files: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     if not files:
         return ()
     name, reason = files[0]
-    return (f"Passed over: {name} ({reason})." if len(files) == 1 else f"Passed over: {len(files):,} files, the first {name} ({reason}).",)
+    return (
+        f"Passed over: {name} ({reason})."
+        if len(files) == 1
+        else f"Passed over: {len(files):,} files, the first {name} ({reason}).",
+    )
 
 
 def _images(n: int) -> str:

@@ -57,36 +57,54 @@ def arrange(paths: Sequence[PurePosixPath], splits: bool = True) -> Arranged:
     stray = [p for p in paths if len(p.parts) < 2]
     parts = {top: part for top in tops if splits and (part := part_of(top))}
     deep = {top for top in parts if any(len(p.parts) > 2 for p in tops[top])}
-    if not deep and (not parts or len(parts) < len(tops)):  # a class may be called "train": it holds its images itself, as the others do
+    if not deep and (
+        not parts or len(parts) < len(tops)
+    ):  # a class may be called "train": it holds its images itself, as the others do
         if splits:
             _check_inside(tops)
         return Arranged(tuple((p, top, "") for top, own in tops.items() for p in own), tuple(stray))
     _check(list(tops), parts, deep)
     stray += [p for own in tops.values() for p in own if len(p.parts) < 3]
-    files = [(p, p.parts[1], parts[top]) for top, own in tops.items() for p in own if len(p.parts) > 2]
+    files = [
+        (p, p.parts[1], parts[top]) for top, own in tops.items() for p in own if len(p.parts) > 2
+    ]
     if len(parts) == 1:
-        return Arranged(tuple((p, label, "") for p, label, _ in files), tuple(stray), f"All of its images are in {next(iter(parts))}.", depth=1)
+        return Arranged(
+            tuple((p, label, "") for p, label, _ in files),
+            tuple(stray),
+            f"All of its images are in {next(iter(parts))}.",
+            depth=1,
+        )
     origin = "The folder's own split."
     if "test" not in parts.values():
         files = [(p, label, "test" if part == "val" else part) for p, label, part in files]
         origin = "The folder's own split, its validation images for the test."
-    top_of = {("test" if "test" not in parts.values() and part == "val" else part): top for top, part in parts.items()}
+    top_of = {
+        ("test" if "test" not in parts.values() and part == "val" else part): top
+        for top, part in parts.items()
+    }
     return Arranged(tuple(files), tuple(stray), origin, _lacking(files, top_of), 1)
 
 
 def _check(tops: Sequence[str], parts: Mapping[str, str], deep: set[str]) -> None:
     both = _named(list(parts))
     if others := [t for t in tops if t not in parts]:
-        raise ValueError(f"{both} {_is(parts)} called like a split and {_named(others)} like a class: {REPAIR}, or all classes beside one another")
+        raise ValueError(
+            f"{both} {_is(parts)} called like a split and {_named(others)} like a class: {REPAIR}, or all classes beside one another"
+        )
     if flat := [t for t in parts if t not in deep]:
         raise ValueError(
             f"{_named(flat)} {_is(flat)} called like a split but {'holds' if len(flat) == 1 else 'hold'} no folders of classes: {REPAIR}"
         )
     for part in PARTS:
         if len(twice := [t for t, p in parts.items() if p == part]) > 1:
-            raise ValueError(f"{_named(twice)} are called like the same part of a split: put them together, or rename one")
+            raise ValueError(
+                f"{_named(twice)} are called like the same part of a split: put them together, or rename one"
+            )
     if len(parts) > 1 and "train" not in parts.values():
-        raise ValueError(f"{both} are called like parts of a split that has no train: add it, or give the path of one of them")
+        raise ValueError(
+            f"{both} are called like parts of a split that has no train: add it, or give the path of one of them"
+        )
 
 
 def _check_inside(tops: Mapping[str, Sequence[PurePosixPath]]) -> None:

@@ -31,7 +31,16 @@ from copra_lab.tasks.reading import Choice, Reading
 if TYPE_CHECKING:
     from copra_lab.models.clip import Clip
 
-__all__ = ["IMAGE_FILES", "MEGAPIXELS", "Split", "Task", "image_folder", "load_task", "photo", "task_names"]
+__all__ = [
+    "IMAGE_FILES",
+    "MEGAPIXELS",
+    "Split",
+    "Task",
+    "image_folder",
+    "load_task",
+    "photo",
+    "task_names",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,16 +107,38 @@ class Task:
     def with_classes(self, which: Sequence[int]) -> "Task":
         """The sub-task of telling apart the classes `which`; class ``which[i]`` is labelled i."""
         which = [int(c) for c in which]
-        if not which or len(set(which)) < len(which) or not all(0 <= c < len(self.classes) for c in which):
-            raise ValueError(f"choose different classes from 0 to {len(self.classes) - 1}, at least one; got {which}")
+        if (
+            not which
+            or len(set(which)) < len(which)
+            or not all(0 <= c < len(self.classes) for c in which)
+        ):
+            raise ValueError(
+                f"choose different classes from 0 to {len(self.classes) - 1}, at least one; got {which}"
+            )
 
         def part(split: Split) -> Split:
-            kept = split.pick([i for i, label in enumerate(split.labels.tolist()) if label in which])
-            return replace(kept, labels=torch.tensor([which.index(label) for label in kept.labels.tolist()], dtype=torch.int64))
+            kept = split.pick(
+                [i for i, label in enumerate(split.labels.tolist()) if label in which]
+            )
+            return replace(
+                kept,
+                labels=torch.tensor(
+                    [which.index(label) for label in kept.labels.tolist()], dtype=torch.int64
+                ),
+            )
 
-        name = f"{self.name}[{','.join(map(str, which))}]"  # its own, since results are kept by name
+        name = (
+            f"{self.name}[{','.join(map(str, which))}]"  # its own, since results are kept by name
+        )
         train, val, test = map(part, (self.train, self.val, self.test))
-        return replace(self, name=name, classes=tuple(self.classes[c] for c in which), train=train, val=val, test=test)
+        return replace(
+            self,
+            name=name,
+            classes=tuple(self.classes[c] for c in which),
+            train=train,
+            val=val,
+            test=test,
+        )
 
     def base_and_new(self) -> tuple["Task", "Task"]:
         """The first half of the classes (to train on) and the second (to test on), as in CoCoOp (arXiv:2203.05557)."""
@@ -133,7 +164,9 @@ def _test(name: str, side: int) -> Split:
 def _split(d: Drawn, part: str, entries: Sequence[so.Entry]) -> Split:
     row = {e: i for i, e in enumerate(d.entries[part])}
     labels = torch.tensor([d.classes.index(e.label) for e in entries])
-    images = d.images[part] if len(entries) == len(row) else d.images[part][[row[e] for e in entries]]
+    images = (
+        d.images[part] if len(entries) == len(row) else d.images[part][[row[e] for e in entries]]
+    )
     return Split(images, labels, tuple(e.source for e in entries))
 
 
@@ -142,12 +175,26 @@ def _load(name: str, shots: int, seed: int, side: int) -> Task:
     recipe, d = TASKS[name], drawn(name, side)
     train = _split(d, "train", so.first(d.entries["train"], shots, f"{seed}/"))
     val = _split(d, "val", so.first(d.entries["val"], shots))
-    return Task(name, recipe.title, recipe.about, d.classes, recipe.template, train, val, _test(name, side), shots, seed, recipe.flip)
+    return Task(
+        name,
+        recipe.title,
+        recipe.about,
+        d.classes,
+        recipe.template,
+        train,
+        val,
+        _test(name, side),
+        shots,
+        seed,
+        recipe.flip,
+    )
 
 
 def _check(shots: int, side: int, test_images: int | None) -> None:
     if shots < 1 or side < 16:
-        raise ValueError(f"shots must be at least 1 and side at least 16 pixels; got shots={shots}, side={side}")
+        raise ValueError(
+            f"shots must be at least 1 and side at least 16 pixels; got shots={shots}, side={side}"
+        )
     if test_images is not None and test_images < 1:
         raise ValueError(f"test_images must be at least 1, or None for all; got {test_images}")
 
@@ -190,20 +237,39 @@ def load_task(
         found = name if template is None else hugging_face.with_template(name, template)
         return of_listing(found, shots, seed, side, test_images, fit)
     if not isinstance(name, str | Path):
-        raise ValueError(f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set")
+        raise ValueError(
+            f"{type(name).__name__} is no task: give a name, the path of a folder, or a Hugging Face data set"
+        )
     key = benchmarks.find(name)
     if (template is not None or not splits) and (name in TASKS or key):
-        raise ValueError(f"{name} has its own prompt and split: template and splits are for images of yours")
+        raise ValueError(
+            f"{name} has its own prompt and split: template and splits are for images of yours"
+        )
     if name in TASKS:
         return _load(str(name), int(shots), int(seed), int(side))
     if key:
-        return of_listing(benchmarks.listing(key, root, download), shots, seed, side, test_images, fit)
-    if os.path.isdir(os.path.expanduser(name)):  # unlike Path.is_dir, False for names too long and for none at all
-        return image_folder(name, shots=shots, seed=seed, side=side, template=template, test_images=test_images, splits=splits, clip=clip)
+        return of_listing(
+            benchmarks.listing(key, root, download), shots, seed, side, test_images, fit
+        )
+    if os.path.isdir(
+        os.path.expanduser(name)
+    ):  # unlike Path.is_dir, False for names too long and for none at all
+        return image_folder(
+            name,
+            shots=shots,
+            seed=seed,
+            side=side,
+            template=template,
+            test_images=test_images,
+            splits=splits,
+            clip=clip,
+        )
     known = [*TASKS, *benchmarks.SETS]
     close = difflib.get_close_matches(str(name), known, 1, 0.5)
     hint = f"did you mean {close[0]!r}? " if close else ""
-    raise ValueError(f"unknown task {str(name)!r}: {hint}give the path of a folder (there is none of this name) or one of {', '.join(known)}")
+    raise ValueError(
+        f"unknown task {str(name)!r}: {hint}give the path of a folder (there is none of this name) or one of {', '.join(known)}"
+    )
 
 
 def image_folder(
@@ -231,14 +297,23 @@ def image_folder(
     different images where they are dealt, a class of which no image can be read, and a split that is not clear.
     """
     _check(shots, side, test_images)
-    return of_listing(folder(path, template, splits), shots, seed, side, test_images, _fit(clip, side))
+    return of_listing(
+        folder(path, template, splits), shots, seed, side, test_images, _fit(clip, side)
+    )
 
 
 def _fit(clip: "Clip | None", side: int) -> Fit | None:
     return clip.fit if clip and clip.side == side else None
 
 
-def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: int | None, fit: Fit | None = None) -> Task:
+def of_listing(
+    found: Listing,
+    shots: int,
+    seed: int,
+    side: int,
+    test_images: int | None,
+    fit: Fit | None = None,
+) -> Task:
     """The task of a listing. Raises ValueError where there is nothing to train or to test on, or a picture cannot be read; of a lenient
     listing, where none of a class can be."""
     reading = Reading(found, side, fit)
@@ -246,11 +321,35 @@ def of_listing(found: Listing, shots: int, seed: int, side: int, test_images: in
 
     def split(part: str, verb: str, choose: Choice) -> Split:
         entries, images = reading.part(part, verb, choose)
-        return Split(images, torch.tensor([number[e.label] for e in entries], dtype=torch.int64), tuple(e.source for e in entries))
+        return Split(
+            images,
+            torch.tensor([number[e.label] for e in entries], dtype=torch.int64),
+            tuple(e.source for e in entries),
+        )
 
     train = split("train", "train", lambda own: so.first(own, shots, f"{seed}/"))
     val = split("val", "validate", lambda own: so.first(own, shots))
     test = split("test", "test", lambda own: so.tested(own, test_images))
     n, notes, classes = reading.readable("test"), reading.notes(), tuple(found.classes.values())
-    about = " ".join((found.about, *([f"Tested on {len(test):,} of {n:,} images."] if len(test) < n else []), *notes))
-    return Task(found.name, found.title, about, classes, found.template, train, val, test, shots, seed, True, notes, found.options)
+    about = " ".join(
+        (
+            found.about,
+            *([f"Tested on {len(test):,} of {n:,} images."] if len(test) < n else []),
+            *notes,
+        )
+    )
+    return Task(
+        found.name,
+        found.title,
+        about,
+        classes,
+        found.template,
+        train,
+        val,
+        test,
+        shots,
+        seed,
+        True,
+        notes,
+        found.options,
+    )

@@ -32,7 +32,17 @@ MORE = 3
 """Entries that a zip may have for each image that it may have: folders, and what systems leave behind."""
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
-_DAMAGED = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, RuntimeError, ValueError, OverflowError, IndexError)
+_DAMAGED = (
+    zipfile.BadZipFile,
+    zlib.error,
+    struct.error,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    OverflowError,
+    IndexError,
+)
 _UNLIKE = "order the files as cats/1.png, dogs/1.png and so on"
 
 Member = tuple[str, zipfile.ZipInfo]
@@ -43,7 +53,14 @@ class UploadError(ValueError):
     """A zip that makes no task; the message says why and what to do."""
 
 
-def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str | None = None, splits: bool = True, fit: Fit | None = None) -> Task:
+def zip_task(
+    file: "str | Path | bytes",
+    side: int = 64,
+    *,
+    template: str | None = None,
+    splits: bool = True,
+    fit: Fit | None = None,
+) -> Task:
     """A task out of a zip of class folders (``cats/1.png``, …, or all of them inside one folder), given as a file or as its bytes.
 
     It is zero-shot: the folders' names are the classes, with _ for a space, and every image is a test image, uint8 (side, side, 3), its
@@ -60,7 +77,10 @@ def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str | None
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             entries, passed = _entries(z.infolist())
             arranged = _arranged(entries, [name for name, _ in passed], splits)
-            members, passed = _members(arranged, entries), passed + [(p.as_posix(), "in no class's folder") for p in arranged.stray]
+            members, passed = (
+                _members(arranged, entries),
+                passed + [(p.as_posix(), "in no class's folder") for p in arranged.stray],
+            )
             kept, images, odd, unread = _images(z, members, side, fit)
     except UploadError:
         raise
@@ -68,39 +88,76 @@ def zip_task(file: "str | Path | bytes", side: int = 64, *, template: str | None
         raise UploadError("this is not a whole zip file; zip the folder anew") from e
     passed += [(info.filename, reason) for info, reason in unread]
     classes = tuple(dict.fromkeys(_words(label) for _, label, _ in arranged.files))
-    if lost := [name for name in dict.fromkeys(name for name, _ in members) if name not in {name for name, _ in kept}]:
-        info, reason = next((info, reason) for info, reason in unread if any(info is i and name == lost[0] for name, i in members))
+    if lost := [
+        name
+        for name in dict.fromkeys(name for name, _ in members)
+        if name not in {name for name, _ in kept}
+    ]:
+        info, reason = next(
+            (info, reason)
+            for info, reason in unread
+            if any(info is i and name == lost[0] for name, i in members)
+        )
         raise UploadError(
             f"no image of {lost[0]!r} can be read: {_named(info.filename)} cannot be read as an image ({_short(reason)}); repair them or leave the class out"
         )
     labels = torch.tensor([classes.index(name) for name, _ in kept])
-    none = Split(torch.zeros(0, side, side, 3, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ())
+    none = Split(
+        torch.zeros(0, side, side, 3, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ()
+    )
     test = Split(images, labels, tuple(info.filename for _, info in kept))
     notes = unusual(odd) + passed_over([(_named(name), _short(reason)) for name, reason in passed])
     about = [f"Your {len(kept)} images of {len(classes)} classes, each asked as “{words}”."]
-    about += [f"{arranged.origin} The {untested:,} other images of it are not needed."] if (untested := len(arranged.files) - len(members)) else []
+    about += (
+        [f"{arranged.origin} The {untested:,} other images of it are not needed."]
+        if (untested := len(arranged.files) - len(members))
+        else []
+    )
     about += [f"{arranged.lacking}."] if arranged.lacking else []
     about += [*notes, "Whether pretraining knew such things is for you to judge."]
-    return Task("your zip", "Your zip", " ".join(about), classes, words, none, none, test, shots=0, seed=0, flip=True, notes=notes)
+    return Task(
+        "your zip",
+        "Your zip",
+        " ".join(about),
+        classes,
+        words,
+        none,
+        none,
+        test,
+        shots=0,
+        seed=0,
+        flip=True,
+        notes=notes,
+    )
 
 
 def _bytes(file: "str | Path | bytes") -> bytes:
     size = len(file) if isinstance(file, bytes) else os.path.getsize(file)
     if size > 1e6 * MEGABYTES:
-        raise UploadError(f"the zip has {size / 1e6:.1f} MB, and {MEGABYTES} are the most that is read; make the images smaller")
+        raise UploadError(
+            f"the zip has {size / 1e6:.1f} MB, and {MEGABYTES} are the most that is read; make the images smaller"
+        )
     return file if isinstance(file, bytes) else Path(file).read_bytes()
 
 
-def _entries(entries: list[zipfile.ZipInfo]) -> tuple[dict[PurePosixPath, zipfile.ZipInfo], list[tuple[str, str]]]:
+def _entries(
+    entries: list[zipfile.ZipInfo],
+) -> tuple[dict[PurePosixPath, zipfile.ZipInfo], list[tuple[str, str]]]:
     """What is an image by its name, by its path in the order of names, and (name, reason) of other files."""
     if len(entries) > MORE * IMAGES:
-        raise UploadError(f"the zip has {len(entries)} entries, and {IMAGES} images are the most that is read; keep fewer")
+        raise UploadError(
+            f"the zip has {len(entries)} entries, and {IMAGES} images are the most that is read; keep fewer"
+        )
     for info in entries:
         if fault := _fault(info):
             raise UploadError(f"{_named(info.orig_filename)} {fault}")
-    files = sorted((i for i in entries if not i.is_dir() and not _left_behind(i)), key=lambda i: i.filename)
+    files = sorted(
+        (i for i in entries if not i.is_dir() and not _left_behind(i)), key=lambda i: i.filename
+    )
     if len(files) > IMAGES:
-        raise UploadError(f"the zip has {len(files)} files, and {IMAGES} are the most that is read; keep fewer")
+        raise UploadError(
+            f"the zip has {len(files)} files, and {IMAGES} are the most that is read; keep fewer"
+        )
     found: dict[PurePosixPath, zipfile.ZipInfo] = {}
     passed = []
     for info in files:
@@ -114,35 +171,57 @@ def _entries(entries: list[zipfile.ZipInfo]) -> tuple[dict[PurePosixPath, zipfil
     return found, passed
 
 
-def _arranged(entries: dict[PurePosixPath, zipfile.ZipInfo], others: list[str], splits: bool) -> Arranged:
+def _arranged(
+    entries: dict[PurePosixPath, zipfile.ZipInfo], others: list[str], splits: bool
+) -> Arranged:
     """The classes and parts that the images' paths tell, below the one folder that all of them are in, if they are in one. `others` are
     names of files that are no images: a class of these alone is refused."""
     paths = list(entries)
-    above = 1 if paths and all(len(p.parts) > 2 for p in paths) and len({p.parts[0] for p in paths}) == 1 else 0
+    above = (
+        1
+        if paths and all(len(p.parts) > 2 for p in paths) and len({p.parts[0] for p in paths}) == 1
+        else 0
+    )
     root = paths[0].parts[0] if above else ""
     try:
         found = arrange([PurePosixPath(*p.parts[above:]) for p in paths], splits)
     except ValueError as e:
         raise UploadError(str(e)) from e
     if found.stray and not found.files:
-        raise UploadError(f"{_named(str(found.stray[0]))} does not stand in a folder named like its class; {_UNLIKE}")
+        raise UploadError(
+            f"{_named(str(found.stray[0]))} does not stand in a folder named like its class; {_UNLIKE}"
+        )
     for path, label, _ in found.files:
         if not 0 < len(_words(label)) <= LONGEST or not _words(label).isprintable():
-            raise UploadError(f"{_named(str(path))} has a folder whose name is no class's name; choose one of 1 to {LONGEST} characters")
+            raise UploadError(
+                f"{_named(str(path))} has a folder whose name is no class's name; choose one of 1 to {LONGEST} characters"
+            )
     if not 2 <= (count := len({_words(label) for _, label, _ in found.files})) <= CLASSES:
-        raise UploadError(f"the zip has {count} folders of images, and a task needs 2 to {CLASSES}, one for each class; add or remove some")
+        raise UploadError(
+            f"the zip has {count} folders of images, and a task needs 2 to {CLASSES}, one for each class; add or remove some"
+        )
     at = above + found.depth
-    beside = [parts[at] for name in others if len(parts := PurePosixPath(name).parts) > at + 1 and (not above or parts[0] == root)]
+    beside = [
+        parts[at]
+        for name in others
+        if len(parts := PurePosixPath(name).parts) > at + 1 and (not above or parts[0] == root)
+    ]
     if empty := found.without(beside):
         raise UploadError(
             f"the folder {_named(empty[0])} holds no image by its name ({', '.join(IMAGE_FILES[:6])}, …); put some there, or leave it out"
         )
-    return replace(found, files=tuple((root / p, label, part) for p, label, part in found.files), stray=tuple(root / p for p in found.stray))
+    return replace(
+        found,
+        files=tuple((root / p, label, part) for p, label, part in found.files),
+        stray=tuple(root / p for p in found.stray),
+    )
 
 
 def _members(found: Arranged, entries: dict[PurePosixPath, zipfile.ZipInfo]) -> list[Member]:
     """The images that test: those of the test part, or where nothing is split all of them."""
-    return [(_words(label), entries[path]) for path, label, part in found.files if part in ("test", "")]
+    return [
+        (_words(label), entries[path]) for path, label, part in found.files if part in ("test", "")
+    ]
 
 
 def _words(label: str) -> str:
@@ -152,7 +231,13 @@ def _words(label: str) -> str:
 def _fault(info: zipfile.ZipInfo) -> str:
     """What is wrong with an entry before anything of it is read; "" if nothing is."""
     name = info.orig_filename
-    if name.startswith("/") or "\\" in name or "\0" in name or name[1:2] == ":" or ".." in name.split("/"):
+    if (
+        name.startswith("/")
+        or "\\" in name
+        or "\0" in name
+        or name[1:2] == ":"
+        or ".." in name.split("/")
+    ):
         return "has a name that leads out of the zip; zip the folder itself, with relative names"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         return "is a link or no file at all; put the image itself into the zip"
@@ -166,7 +251,11 @@ def _fault(info: zipfile.ZipInfo) -> str:
 def _left_behind(info: zipfile.ZipInfo) -> bool:
     """Whether it is what a system adds to folders by itself."""
     parts = PurePosixPath(info.filename).parts
-    return not parts or parts[-1].startswith(".") or any(p.lower() in {name.lower() for name in LEFT_BEHIND} for p in parts)
+    return (
+        not parts
+        or parts[-1].startswith(".")
+        or any(p.lower() in {name.lower() for name in LEFT_BEHIND} for p in parts)
+    )
 
 
 def _images(
@@ -180,7 +269,9 @@ def _images(
             raw = f.read(room + 1)
         room -= len(raw)
         if room < 0:
-            raise UploadError(f"the zip unpacks to more than {UNPACKED} MB; make the images fewer or smaller")
+            raise UploadError(
+                f"the zip unpacks to more than {UNPACKED} MB; make the images fewer or smaller"
+            )
         try:
             with opened(io.BytesIO(raw), COMMON) as image:
                 memory -= shrink(image, side)
@@ -188,7 +279,9 @@ def _images(
             unread.append((member[1], str(e)))
             continue
         if memory < 0:
-            raise UploadError(f"the images have more than {ALL_MEGAPIXELS} megapixels together; make them smaller")
+            raise UploadError(
+                f"the images have more than {ALL_MEGAPIXELS} megapixels together; make them smaller"
+            )
         files.append((member, raw))
     kept, images, odd = [], [], Counter[str]()
     for member, raw in files:
@@ -200,7 +293,12 @@ def _images(
         kept.append(member)
         images.append(image)
         odd.update(unusual)
-    return kept, torch.stack(images) if images else torch.zeros(0, side, side, 3, dtype=torch.uint8), odd, unread
+    return (
+        kept,
+        torch.stack(images) if images else torch.zeros(0, side, side, 3, dtype=torch.uint8),
+        odd,
+        unread,
+    )
 
 
 def _named(name: str) -> str:

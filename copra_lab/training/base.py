@@ -28,10 +28,24 @@ class Training(ABC):
     """Parameters and their optimiser, whose rate follows a schedule over so many steps. ``place`` says where, and which of several
     processes this is. What is learned, and how a step of it goes, a subclass says."""
 
-    def __init__(self, parameters: Sequence[Tensor], optimiser: torch.optim.Optimizer, seed: int, steps: int, schedule: str, place: Place):
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        optimiser: torch.optim.Optimizer,
+        seed: int,
+        steps: int,
+        schedule: str,
+        place: Place,
+    ):
         if schedule not in SCHEDULES:
             raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        self.parameters, self.optimiser, self.seed, self.steps, self.place = parameters, optimiser, seed, steps, place
+        self.parameters, self.optimiser, self.seed, self.steps, self.place = (
+            parameters,
+            optimiser,
+            seed,
+            steps,
+            place,
+        )
         self._rates, self._lr = SCHEDULES[schedule], optimiser.param_groups[0]["lr"]
 
     @abstractmethod
@@ -71,7 +85,9 @@ class Training(ABC):
     def learn(self, loss: Tensor, own: int, whole: int) -> float:
         """One update from this process's mean loss over `own` images of a batch of `whole`; the loss of the whole batch."""
         loss = self.place.weighted(loss, own, whole)
-        self.optimiser.zero_grad(set_to_none=True)  # None, not zeros: AdamW shall leave alone what was off
+        self.optimiser.zero_grad(
+            set_to_none=True
+        )  # None, not zeros: AdamW shall leave alone what was off
         loss.backward()
         told = loss.detach()
         self.place.average([told, *(p.grad for p in self.parameters if p.grad is not None)])
@@ -82,7 +98,9 @@ class Training(ABC):
         tensors = {f"p{i}": p.detach() for i, p in enumerate(self.parameters)}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"o{i}.{k}": v for k, v in state.items()}
-        write_atomically(path, to_bytes(tensors, {"fit": json.dumps({"identity": identity, "step": step})}))
+        write_atomically(
+            path, to_bytes(tensors, {"fit": json.dumps({"identity": identity, "step": step})})
+        )
 
     def resume(self, path: Path, identity: str) -> int:
         """The number of steps that the checkpoint at `path` has behind it; 0 if there is none. Raises ValueError for one that is
@@ -94,9 +112,13 @@ class Training(ABC):
                 about = json.loads((f.metadata() or {})["fit"])
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, KeyError, ValueError) as e:
-            raise ValueError(f"{path} is not a checkpoint of fit ({e}); remove it to start afresh") from e
+            raise ValueError(
+                f"{path} is not a checkpoint of fit ({e}); remove it to start afresh"
+            ) from e
         if about["identity"] != identity:
-            raise ValueError(f"{path} belongs to a run with other settings; remove it or give another file")
+            raise ValueError(
+                f"{path} belongs to a run with other settings; remove it or give another file"
+            )
         with torch.no_grad():
             for i, p in enumerate(self.parameters):
                 p.copy_(tensors[f"p{i}"])
@@ -105,5 +127,7 @@ class Training(ABC):
             if key[0] == "o":
                 i, name = key[1:].split(".")
                 state.setdefault(int(i), {})[name] = value
-        self.optimiser.load_state_dict({"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]})
+        self.optimiser.load_state_dict(
+            {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
+        )
         return int(about["step"])

@@ -20,7 +20,20 @@ import torch
 from copra_lab.models.sites import Site
 from copra_lab.utils.rng import generator
 
-__all__ = ["DROPPINGS", "PLAIN", "CopRA", "Draw", "Dropout", "Dropping", "ProgressiveDropout", "StochasticDepth", "drawn", "group", "masks", "ramp"]
+__all__ = [
+    "DROPPINGS",
+    "PLAIN",
+    "CopRA",
+    "Draw",
+    "Dropout",
+    "Dropping",
+    "ProgressiveDropout",
+    "StochasticDepth",
+    "drawn",
+    "group",
+    "masks",
+    "ramp",
+]
 
 
 @dataclass(frozen=True)
@@ -69,15 +82,26 @@ def ramp(step: int, steps: int, share: float, shape: str = "linear") -> float:
 
 def _within(name: str, value: float, below_one: bool = False) -> None:
     if not 0 <= value <= 1 or (below_one and value == 1):
-        raise ValueError(f"{name} must be at least 0 and {'below' if below_one else 'at most'} 1, got {value!r}")
+        raise ValueError(
+            f"{name} must be at least 0 and {'below' if below_one else 'at most'} 1, got {value!r}"
+        )
 
 
 def _binomial(n: int, p: float, least: int) -> torch.Tensor:
     """What `least` to n of n count in the binomial law, divided by pˡᵉᵃˢᵗ and, of many, by their largest."""
     if n <= 1000:
-        return torch.tensor([math.comb(n, k) * p ** (k - least) * (1 - p) ** (n - k) for k in range(least, n + 1)])
-    k = torch.arange(least, n + 1, dtype=torch.float64)  # the coefficients are beyond what a float can hold
-    logs = torch.xlogy(k - least, torch.tensor(p)) + torch.xlogy(n - k, torch.tensor(1 - p)) - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
+        return torch.tensor(
+            [math.comb(n, k) * p ** (k - least) * (1 - p) ** (n - k) for k in range(least, n + 1)]
+        )
+    k = torch.arange(
+        least, n + 1, dtype=torch.float64
+    )  # the coefficients are beyond what a float can hold
+    logs = (
+        torch.xlogy(k - least, torch.tensor(p))
+        + torch.xlogy(n - k, torch.tensor(1 - p))
+        - torch.lgamma(k + 1)
+        - torch.lgamma(n - k + 1)
+    )
     return (logs - logs.max()).exp()
 
 
@@ -105,7 +129,9 @@ class CopRA:
         if self.shape not in ("linear", "exponential"):
             raise ValueError(f"shape must be 'linear' or 'exponential', got {self.shape!r}")
         if not isinstance(self.min_active, int) or self.min_active < 0:
-            raise ValueError(f"min_active must be a whole number of at least 0, got {self.min_active!r}")
+            raise ValueError(
+                f"min_active must be a whole number of at least 0, got {self.min_active!r}"
+            )
         group((), self.unit)
 
     def probability(self, step: int, steps: int) -> float:
@@ -189,7 +215,9 @@ class _Nothing:
 PLAIN: Dropping = _Nothing()
 """Plain LoRA: everything always on."""
 
-DROPPINGS: dict[str, Dropping] = {d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())}
+DROPPINGS: dict[str, Dropping] = {
+    d.method: d for d in (PLAIN, CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth())
+}
 """Ways to train LoRA, by what tables call them."""
 
 

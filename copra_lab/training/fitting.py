@@ -39,7 +39,9 @@ class Step:
     units: dict[str, bool]
     validation: float | None = None
     norms: tuple[float, ...] = ()
-    learned: "Callable[[], Adapter | SoftPrompt] | None" = field(default=None, repr=False, compare=False)
+    learned: "Callable[[], Adapter | SoftPrompt] | None" = field(
+        default=None, repr=False, compare=False
+    )
 
 
 DEFAULTS: dict[type, dict[str, Any]] = {
@@ -57,7 +59,9 @@ alone on validation images (``experiments/regimes.py``)."""
 
 
 @overload
-def fit(clip: Clip, task: Task, method: LoRA = ..., dropping: Dropping = ..., **settings: Any) -> Adapter: ...
+def fit(
+    clip: Clip, task: Task, method: LoRA = ..., dropping: Dropping = ..., **settings: Any
+) -> Adapter: ...
 @overload
 def fit(clip: Clip, task: Task, method: CoOp | VPT, **settings: Any) -> SoftPrompt: ...
 def fit(  # type: ignore[misc] # the overloads say what comes back, and do not repeat every setting
@@ -116,26 +120,45 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     damaged, and if the training diverges.
     """
     if type(method) not in DEFAULTS:
-        raise ValueError(f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; what is dropped in training goes into dropping=")
+        raise ValueError(
+            f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; what is dropped in training goes into dropping="
+        )
     if lr is None and isinstance(method, LoRA):
         lr = RATES.get(dropping.method)
-    given = {"steps": steps, "lr": lr, "batch": batch, "weight_decay": weight_decay, "schedule": schedule}
-    settings: dict[str, Any] = DEFAULTS[type(method)] | {k: v for k, v in given.items() if v is not None}
+    given = {
+        "steps": steps,
+        "lr": lr,
+        "batch": batch,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+    }
+    settings: dict[str, Any] = DEFAULTS[type(method)] | {
+        k: v for k, v in given.items() if v is not None
+    }
     steps, lr, batch = int(settings["steps"]), float(settings["lr"]), int(settings.pop("batch"))
     place = find_place(device)
     clip = clip.on(place.device)
-    if not 1 <= steps <= 10**9 or not 1 <= batch <= 10**6 or not 0 < lr < math.inf or not 0 <= views <= 10**4:
+    if (
+        not 1 <= steps <= 10**9
+        or not 1 <= batch <= 10**6
+        or not 0 < lr < math.inf
+        or not 0 <= views <= 10**4
+    ):
         raise ValueError(
             f"steps and batch must be at least 1, lr positive, views 0 or more, and none of them endless; got steps={steps}, batch={batch}, lr={lr}, views={views}"
         )
     if checkpoint_every < 1 or validate_every < 0:
-        raise ValueError(f"checkpoint_every must be at least 1 and validate_every 0 or more, got {checkpoint_every} and {validate_every}")
+        raise ValueError(
+            f"checkpoint_every must be at least 1 and validate_every 0 or more, got {checkpoint_every} and {validate_every}"
+        )
     if not len(task.train):
         raise ValueError(f"{task.name} has no training images; give a task that has some")
     if validate_every and not len(task.val):
         raise ValueError(f"{task.name} has no validation images; leave out validate_every")
     if batch < place.world:
-        raise ValueError(f"a batch of {batch} images cannot be shared by {place.world} processes; make it larger")
+        raise ValueError(
+            f"a batch of {batch} images cannot be shared by {place.world} processes; make it larger"
+        )
     recipe: dict[str, Any] = {
         "clip": clip.name, "task": task.name, "classes": len(task.classes), "shots": task.shots, "task seed": task.seed, "seed": seed,
         "steps": steps, "lr": lr, "batch": batch, "weight decay": settings["weight_decay"], "schedule": settings["schedule"], "views": views,
@@ -144,29 +167,67 @@ def fit(  # type: ignore[misc] # the overloads say what comes back, and do not r
     run: Training
     if isinstance(method, LoRA):
         if penalty or adapter:
-            raise ValueError("penalty and adapter are for soft prompts; of LoRA, give dropping, and start_from to go on from an adapter")
-        recipe |= {"method": dropping.method, "precision": precision, "lora": _words(method), "dropping": _words(dropping)}
-        run = LoRATraining(clip, task, method, dropping, seed=seed, views=views, precision=precision, place=place, **settings)
+            raise ValueError(
+                "penalty and adapter are for soft prompts; of LoRA, give dropping, and start_from to go on from an adapter"
+            )
+        recipe |= {
+            "method": dropping.method,
+            "precision": precision,
+            "lora": _words(method),
+            "dropping": _words(dropping),
+        }
+        run = LoRATraining(
+            clip,
+            task,
+            method,
+            dropping,
+            seed=seed,
+            views=views,
+            precision=precision,
+            place=place,
+            **settings,
+        )
     else:
         if dropping != PLAIN or precision != "float32":
-            raise ValueError("dropping and precision are for LoRA; of a soft prompt, give a penalty")
-        recipe |= {"method": name_of(method, penalty), "prompt": _words(method), "penalty": _words(penalty) if penalty else None}
+            raise ValueError(
+                "dropping and precision are for LoRA; of a soft prompt, give a penalty"
+            )
+        recipe |= {
+            "method": name_of(method, penalty),
+            "prompt": _words(method),
+            "penalty": _words(penalty) if penalty else None,
+        }
         recipe |= {"adapter": adapter.hash} if adapter else {}
-        run = PromptTraining(clip, task, method, penalty, adapter, seed=seed, views=views, place=place, **settings)
+        run = PromptTraining(
+            clip, task, method, penalty, adapter, seed=seed, views=views, place=place, **settings
+        )
     if start_from:
         run.start_from(start_from)
         recipe["start from"] = start_from.hash
     path, identity = (Path(checkpoint) if checkpoint else None), _identity(clip, task, recipe)
     start = run.resume(path, identity) if path else 0
     quiet = not (progress and place.first)
-    for step in tqdm(range(start, steps), desc=f"{recipe['method']} {task.name}", initial=start, total=steps, disable=quiet, leave=False):
+    for step in tqdm(
+        range(start, steps),
+        desc=f"{recipe['method']} {task.name}",
+        initial=start,
+        total=steps,
+        disable=quiet,
+        leave=False,
+    ):
         loss = run.step(step, batch)
         if loss is not None and not math.isfinite(loss):
-            raise ValueError(f"the loss became {loss} at step {step + 1}; lower the learning rate (now {lr:g})")
+            raise ValueError(
+                f"the loss became {loss} at step {step + 1}; lower the learning rate (now {lr:g})"
+            )
         if path and place.first and (step + 1) % checkpoint_every == 0 and step + 1 < steps:
             run.save(path, identity, step + 1)
         if on_step:
-            measured = run.validate() if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps) else None
+            measured = (
+                run.validate()
+                if validate_every and ((step + 1) % validate_every == 0 or step + 1 == steps)
+                else None
+            )
             learned = partial(run.result, {**recipe, "steps done": step + 1})
             on_step(Step(step + 1, steps, loss, run.on, measured, run.norms, learned))
     if len(task.val):

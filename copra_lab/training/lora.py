@@ -50,19 +50,34 @@ class LoRATraining(Training):
         self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
-        optimiser = torch.optim.AdamW(self.attached.parameters(), lr=lr, weight_decay=weight_decay, betas=(0.9, 0.999), fused=True)
+        optimiser = torch.optim.AdamW(
+            self.attached.parameters(),
+            lr=lr,
+            weight_decay=weight_decay,
+            betas=(0.9, 0.999),
+            fused=True,
+        )
         super().__init__(self.attached.parameters(), optimiser, seed, steps, schedule, place)
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts)).to(place.device)
         self.text = clip.text_features(task.prompts).clone()
         if precision not in ("float32", "bfloat16"):
             raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
-        self.tower = None if self.text_moves else plain_tower(clip.model.visual, getattr(torch, precision))
+        self.tower = (
+            None if self.text_moves else plain_tower(clip.model.visual, getattr(torch, precision))
+        )
         if self.tower is None and precision == "bfloat16":
-            raise ValueError("bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose precision='float32'")
-        copies = [task.augment(clip.pixels(task.train.images), generator(seed, v, "view")) for v in range(views)]
+            raise ValueError(
+                "bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose precision='float32'"
+            )
+        copies = [
+            task.augment(clip.pixels(task.train.images), generator(seed, v, "view"))
+            for v in range(views)
+        ]
         self.copies = views
-        self.prefixes = _Prefixes(clip, self.tower, torch.cat(copies)) if self.tower and copies else None
+        self.prefixes = (
+            _Prefixes(clip, self.tower, torch.cat(copies)) if self.tower and copies else None
+        )
         self.views = torch.stack(copies) if copies and not self.prefixes else None
 
     def start_from(self, adapter: Adapter | SoftPrompt) -> None:
@@ -83,24 +98,39 @@ class LoRATraining(Training):
         """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
         if self.tower is None:
             return F.normalize(self.model.encode_image(x), dim=-1)
-        return self.tower.features(embed(self.clip.model.visual, x), factors=self.attached.factors())
+        return self.tower.features(
+            embed(self.clip.model.visual, x), factors=self.attached.factors()
+        )
 
     def logits(self, features: Tensor) -> Tensor:
         """Scaled cosine similarities (n, classes)."""
-        text = F.normalize(self.model.encode_text(self.tokens), dim=-1) if self.text_moves else self.text
+        text = (
+            F.normalize(self.model.encode_text(self.tokens), dim=-1)
+            if self.text_moves
+            else self.text
+        )
         return self.clip.logit_scale * features @ text.T
 
     def batch_features(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of this process's share of augmented training images."""
         if self.copies:
             view = torch.randint(self.copies, (len(rows),), generator=g)
-            view, rows = view[self.place.rank :: self.place.world], rows[self.place.rank :: self.place.world]
+            view, rows = (
+                view[self.place.rank :: self.place.world],
+                rows[self.place.rank :: self.place.world],
+            )
             if self.views is not None:
                 return self.features(self.views[view, rows])
             assert self.prefixes and self.tower
             factors = self.attached.factors()
-            return self.tower.features(self.prefixes(view * len(self.task.train) + rows, min(factors)), min(factors), factors)
-        return self.features(self.place.share(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g)))
+            return self.tower.features(
+                self.prefixes(view * len(self.task.train) + rows, min(factors)),
+                min(factors),
+                factors,
+            )
+        return self.features(
+            self.place.share(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g))
+        )
 
     def step(self, step: int, batch: int) -> float | None:
         g = generator(self.seed, step, "batch")
@@ -110,11 +140,20 @@ class LoRATraining(Training):
         if not any(self.drawn.on):
             return None  # nothing has a gradient
         self.set_rate(step)
-        self.attached.activate([s for sites, on in zip(self.units.values(), self.drawn.on, strict=True) if on for s in sites])
+        self.attached.activate(
+            [
+                s
+                for sites, on in zip(self.units.values(), self.drawn.on, strict=True)
+                if on
+                for s in sites
+            ]
+        )
         self.attached.drop_inputs(self.drawn.dropout, g)
         with _TURN, parametrize.cached():
             own = self.place.share(labels[rows])
-            return self.learn(F.cross_entropy(self.logits(self.batch_features(rows, g)), own), len(own), batch)
+            return self.learn(
+                F.cross_entropy(self.logits(self.batch_features(rows, g)), own), len(own), batch
+            )
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -151,6 +190,8 @@ class _Prefixes:
         for depth in range(layer):
             behind = rows[self.depth[rows] == depth].unique()
             if len(behind):
-                self.tokens[depth + 1, behind] = self.tower.through(self.tokens[depth, behind], depth, depth + 1)
+                self.tokens[depth + 1, behind] = self.tower.through(
+                    self.tokens[depth, behind], depth, depth + 1
+                )
                 self.depth[behind] = depth + 1
         return self.tokens[layer, rows]

@@ -43,7 +43,11 @@ class Place:
 def spread(device: str, key: str) -> str:
     """Of several GPUs one for the work called `key`, if `device` is "auto": the same whenever it is asked for, and all of them about equally often."""
     many = torch.cuda.device_count() if device == "auto" else 0
-    return f"cuda:{int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % many}" if many > 1 else device
+    return (
+        f"cuda:{int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % many}"
+        if many > 1
+        else device
+    )
 
 
 def cores() -> int:
@@ -64,8 +68,12 @@ def find_place(device: str = "cpu") -> Place:
         state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
         return Place(state.device, state.process_index, state.num_processes)
     try:
-        found = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        found = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        )
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        raise ValueError(f"there is no device {device!r} here ({str(e).splitlines()[0]}); choose cpu, or auto") from e
+        raise ValueError(
+            f"there is no device {device!r} here ({str(e).splitlines()[0]}); choose cpu, or auto"
+        ) from e
     return Place(found)

@@ -45,9 +45,13 @@ def install(archives: Sequence[Archive], root: Path) -> None:
         if target.exists():
             continue
         file = archive.file(root)
-        if file.is_file():  # put there by hand, or left by a call that was ended before it had unpacked it
+        if (
+            file.is_file()
+        ):  # put there by hand, or left by a call that was ended before it had unpacked it
             if archive.md5 and _md5(file) != archive.md5:
-                raise ValueError(f"{file} is not the whole file of {archive.url}, or another version: remove it and call again")
+                raise ValueError(
+                    f"{file} is not the whole file of {archive.url}, or another version: remove it and call again"
+                )
         else:
             download(archive.url, file, archive.md5)
         if file != target:
@@ -67,18 +71,26 @@ def download(url: str, file: Path, md5: str = "") -> None:
         _fetch(url, part)
     except (OSError, HTTPException) as e:
         if not part.exists():
-            raise FileNotFoundError(f"{url} cannot be downloaded: {e.reason if type(e) is URLError else e}") from e
+            raise FileNotFoundError(
+                f"{url} cannot be downloaded: {e.reason if type(e) is URLError else e}"
+            ) from e
         there = f"{part.stat().st_size / 1e6:,.0f} MB are there"
-        raise ConnectionError(f"{url} was cut off ({e}), and {there}: call again, and it goes on, or put the file by hand at {file}") from e
+        raise ConnectionError(
+            f"{url} was cut off ({e}), and {there}: call again, and it goes on, or put the file by hand at {file}"
+        ) from e
     if md5 and _md5(part) != md5:
         part.unlink()
-        raise ValueError(f"{url} came damaged or has changed, and was removed again: call again, or put the right file (MD5 {md5}) at {file}")
+        raise ValueError(
+            f"{url} came damaged or has changed, and was removed again: call again, or put the right file (MD5 {md5}) at {file}"
+        )
     os.replace(part, file)
 
 
 def _fetch(url: str, part: Path) -> None:
     have = part.stat().st_size if part.exists() else 0
-    request = Request(url, headers={"User-Agent": "copra-lab", **({"Range": f"bytes={have}-"} if have else {})})
+    request = Request(
+        url, headers={"User-Agent": "copra-lab", **({"Range": f"bytes={have}-"} if have else {})}
+    )
     try:
         response = urlopen(request, timeout=TIMEOUT)
     except HTTPError as e:
@@ -89,8 +101,12 @@ def _fetch(url: str, part: Path) -> None:
         have = have if response.status == 206 else 0  # some servers send all again
         total = have + response.length if response.length is not None else None
         if total and shutil.disk_usage(part.parent).free < 2 * total - have:
-            raise ValueError(f"{url} needs {2 * total / 1e9:.1f} GB in {part.parent}, packed and unpacked: make room, or give another root")
-        bar = tqdm(desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, leave=False)
+            raise ValueError(
+                f"{url} needs {2 * total / 1e9:.1f} GB in {part.parent}, packed and unpacked: make room, or give another root"
+            )
+        bar = tqdm(
+            desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, leave=False
+        )
         with open(part, "ab" if have else "wb") as f, bar:
             while block := response.read(BLOCK):
                 f.write(block)
@@ -108,12 +124,17 @@ def unpack(file: Path, target: Path) -> None:
         _unpack(file, staging)
         for inner in staging.glob(f"*/{target.name}.tar.gz"):
             _unpack(inner, inner.parent)
-        found = next((f for f in (staging / target.name, *staging.glob(f"*/{target.name}")) if f.exists()), None)
+        found = next(
+            (f for f in (staging / target.name, *staging.glob(f"*/{target.name}")) if f.exists()),
+            None,
+        )
         if found is None:
             raise ValueError(f"{file} holds no {target.name}: remove it and call again")
         os.replace(found, target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as e:
-        raise ValueError(f"{file} cannot be unpacked ({e}): make room if the disk is full, or else remove it and call again") from e
+        raise ValueError(
+            f"{file} cannot be unpacked ({e}): make room if the disk is full, or else remove it and call again"
+        ) from e
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -122,10 +143,15 @@ def _unpack(file: Path, folder: Path) -> None:
     """No member of the archive is written outside of `folder`."""
     if file.suffix == ".zip":
         with zipfile.ZipFile(file) as z:
-            for member in tqdm(z.infolist(), desc=f"unpacking {file.name}", unit=" files", leave=False):
+            for member in tqdm(
+                z.infolist(), desc=f"unpacking {file.name}", unit=" files", leave=False
+            ):
                 z.extract(member, folder)
     else:
-        with tarfile.open(file) as tar, tqdm(tar, desc=f"unpacking {file.name}", unit=" files", leave=False) as members:
+        with (
+            tarfile.open(file) as tar,
+            tqdm(tar, desc=f"unpacking {file.name}", unit=" files", leave=False) as members,
+        ):
             tar.extractall(folder, members, filter="data")
 
 

@@ -18,8 +18,13 @@ LARGEST_JSON = 10_000_000
 """Bytes of a configuration, at most."""
 
 
-_ROOM, _ELSEWHERE = "make room on that disk, and do it again", "choose a folder that you may write to"
-_WHAT_TO_DO = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM} | dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE)
+_ROOM, _ELSEWHERE = (
+    "make room on that disk, and do it again",
+    "choose a folder that you may write to",
+)
+_WHAT_TO_DO = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM} | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE
+)
 
 
 @contextmanager
@@ -28,7 +33,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as e:
-        raise type(e)(f"{path} cannot be written ({e.strerror or e}); {_WHAT_TO_DO.get(e.errno or 0, _ELSEWHERE)}") from e
+        raise type(e)(
+            f"{path} cannot be written ({e.strerror or e}); {_WHAT_TO_DO.get(e.errno or 0, _ELSEWHERE)}"
+        ) from e
     except (SafetensorError, sqlite3.OperationalError) as e:
         full = "full" in str(e) or "No space" in str(e)
         raise OSError(f"{path} cannot be written ({e}); {_ROOM if full else _ELSEWHERE}") from e
@@ -57,7 +64,9 @@ def written_aside(folder: Path) -> Iterator[Path]:
     the weights last."""
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:  # the same disk, so that moving is renaming
+        with tempfile.TemporaryDirectory(
+            prefix="", suffix=".part", dir=folder
+        ) as aside:  # the same disk, so that moving is renaming
             yield Path(aside)
             for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
                 os.replace(file, folder / file.name)

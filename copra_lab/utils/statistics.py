@@ -19,7 +19,9 @@ class Accuracy:
 
     def __post_init__(self) -> None:
         if not 0 <= self.correct <= self.n or self.n < 1:
-            raise ValueError(f"an accuracy needs 0 ≤ correct ≤ n and n ≥ 1, got {self.correct} of {self.n}")
+            raise ValueError(
+                f"an accuracy needs 0 ≤ correct ≤ n and n ≥ 1, got {self.correct} of {self.n}"
+            )
 
     @property
     def value(self) -> float:
@@ -42,7 +44,9 @@ class Accuracy:
         return f"{100 * self.value:.1f} % ({100 * low:.1f} to {100 * high:.1f}, n = {self.n})"
 
 
-def bootstrap_interval(correct: np.ndarray, sources: "np.ndarray | list[str]", seed: int = 0, draws: int = 2000) -> tuple[float, float]:
+def bootstrap_interval(
+    correct: np.ndarray, sources: "np.ndarray | list[str]", seed: int = 0, draws: int = 2000
+) -> tuple[float, float]:
     """95 % interval of a mean of `correct` (n,) by resampling whole sources: several images of one drawing never
     count as independent."""
     _, group = np.unique(np.asarray(sources), return_inverse=True)
@@ -54,7 +58,11 @@ def bootstrap_interval(correct: np.ndarray, sources: "np.ndarray | list[str]", s
 
 
 def paired_bootstrap(
-    after: np.ndarray, before: np.ndarray, sources: "np.ndarray | list[str]", seed: int = 0, draws: int = 2000
+    after: np.ndarray,
+    before: np.ndarray,
+    sources: "np.ndarray | list[str]",
+    seed: int = 0,
+    draws: int = 2000,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The mean difference of outcomes on the same images, (m, n) against (n,), and its two-sided p: how often, when whole sources
     are drawn again, the difference does not have that sign. 1 where nothing differs.
@@ -64,9 +72,15 @@ def paired_bootstrap(
     difference = np.asarray(after, float) - np.asarray(before, float)
     _, group = np.unique(np.asarray(sources), return_inverse=True)
     of = np.eye(group.max() + 1)[group]  # (n, groups)
-    pick = np.random.default_rng(seed).multinomial(len(of.T), np.full(len(of.T), 1 / len(of.T)), size=draws).astype(float)
+    pick = (
+        np.random.default_rng(seed)
+        .multinomial(len(of.T), np.full(len(of.T), 1 / len(of.T)), size=draws)
+        .astype(float)
+    )
     means = pick @ of.T @ difference.T / (pick @ of.sum(0))[:, None]
     # Half of those without a difference count for either side; one more draw on each, so that p is never 0.
     even = (np.abs(means) < 1e-12).mean(0) / 2
     below, above = (means <= -1e-12).mean(0) + even, (means >= 1e-12).mean(0) + even
-    return difference.mean(1), np.minimum(1.0, 2 * (np.minimum(below, above) * draws + 1) / (draws + 1))
+    return difference.mean(1), np.minimum(
+        1.0, 2 * (np.minimum(below, above) * draws + 1) / (draws + 1)
+    )

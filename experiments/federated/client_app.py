@@ -5,8 +5,8 @@ from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordD
 from flwr.clientapp import ClientApp
 from rounds import Federation, client_task, from_arrays, local_training, to_arrays
 
-from copra_lab.models.loading import load_clip
-from copra_lab.tasks.task import Task, load_task
+from copra_lab.models import load_clip
+from copra_lab.tasks import Task, load_task
 
 app = ClientApp()
 
@@ -34,4 +34,8 @@ def images(context: Context, federation: Federation) -> Task:
     """What this node was started with (``folder``, a folder of images), or else its share of the federation's task."""
     if "folder" in context.node_config:
         return load_task(str(context.node_config["folder"]), shots=federation.shots)
-    return client_task(load_task(federation.task, shots=federation.shots), federation, int(context.node_config["partition-id"]))
+    return client_task(
+        load_task(federation.task, shots=federation.shots),
+        federation,
+        int(context.node_config["partition-id"]),
+    )

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from copra_lab.adapters.adapter import Adapter, LowRank, check_fits
-from copra_lab.merging.linear import average_factors, weighted_sum
-from copra_lab.merging.spectral import truncate
-from copra_lab.methods.lora import Attached, LoRA
-from copra_lab.models.clip import Clip
+from copra_lab.adapters import Adapter, LowRank
+from copra_lab.adapters.adapter import check_fits
+from copra_lab.merging import average_factors, truncate, weighted_sum
+from copra_lab.methods import Attached, LoRA
+from copra_lab.models import Clip
+from copra_lab.tasks import Split, Task
 from copra_lab.tasks.emoji import selection as so
-from copra_lab.tasks.task import Split, Task
-from copra_lab.training.dropping import DROPPINGS
-from copra_lab.training.fitting import fit
+from copra_lab.training import DROPPINGS, fit
 from copra_lab.utils.rng import generator
 
 METHODS = {m: DROPPINGS[m] for m in ("lora", "copra")}
@@ -51,11 +50,19 @@ class Federation:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        for name, known in (("method", METHODS), ("aggregation", AGGREGATIONS), ("split", ("style", "classes"))):
+        for name, known in (
+            ("method", METHODS),
+            ("aggregation", AGGREGATIONS),
+            ("split", ("style", "classes")),
+        ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}")
+                raise ValueError(
+                    f"{name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
+                )
         if self.clients < 1 or self.rounds < 1:
-            raise ValueError(f"clients and rounds must be at least 1, got clients={self.clients}, rounds={self.rounds}")
+            raise ValueError(
+                f"clients and rounds must be at least 1, got clients={self.clients}, rounds={self.rounds}"
+            )
 
     @property
     def lora(self) -> LoRA:
@@ -67,7 +74,9 @@ class Federation:
     @staticmethod
     def of(settings: Mapping[str, Any]) -> "Federation":
         """From a configuration, which may hold other things as well."""
-        return Federation(**{f.name: settings[f.name] for f in fields(Federation) if f.name in settings})
+        return Federation(
+            **{f.name: settings[f.name] for f in fields(Federation) if f.name in settings}
+        )
 
 
 # --- the clients' images ---------------------------------------------------------------------------------------------
@@ -82,24 +91,36 @@ def client_task(task: Task, federation: Federation, client: int) -> Task:
     owner = (_by_style if federation.split == "style" else _by_class)(task, federation)
 
     def own(split: Split) -> Split:
-        return split.pick([i for i, (s, c) in enumerate(zip(split.sources, split.labels.tolist(), strict=True)) if owner(s, c) == client])
+        return split.pick(
+            [
+                i
+                for i, (s, c) in enumerate(zip(split.sources, split.labels.tolist(), strict=True))
+                if owner(s, c) == client
+            ]
+        )
 
     part = replace(task, train=own(task.train), val=own(task.val))
     if not len(part.train):
-        raise ValueError(f"client {client} of {federation.clients} has no training image of {task.name}; choose fewer clients")
+        raise ValueError(
+            f"client {client} of {federation.clients} has no training image of {task.name}; choose fewer clients"
+        )
     return part
 
 
 def _by_style(task: Task, federation: Federation) -> Callable[[str, int], int]:
     styles = sorted({s.split(":")[0] for s in task.train.sources})
     if len(styles) != federation.clients:
-        raise ValueError(f"{task.name} has the drawing styles {', '.join(styles)}; a split by style needs as many clients, not {federation.clients}")
+        raise ValueError(
+            f"{task.name} has the drawing styles {', '.join(styles)}; a split by style needs as many clients, not {federation.clients}"
+        )
     return lambda source, label: styles.index(source.split(":")[0])
 
 
 def _by_class(task: Task, federation: Federation) -> Callable[[str, int], int]:
     """Classes are dealt in turn, in an order that the seed draws."""
-    dealt = torch.randperm(len(task.classes), generator=torch.Generator().manual_seed(federation.seed)).tolist()
+    dealt = torch.randperm(
+        len(task.classes), generator=torch.Generator().manual_seed(federation.seed)
+    ).tolist()
     return lambda source, label: dealt.index(label) % federation.clients
 
 
@@ -108,7 +129,9 @@ def _by_class(task: Task, federation: Federation) -> Callable[[str, int], int]:
 
 def initial(clip: Clip, federation: Federation) -> Adapter:
     """What the server sends first: A drawn from the seed, as `fit` draws it, and B zero, so that the delta is zero."""
-    attached = Attached(copy.deepcopy(clip.model), federation.lora, generator(federation.seed, 0, "init"))
+    attached = Attached(
+        copy.deepcopy(clip.model), federation.lora, generator(federation.seed, 0, "init")
+    )
     return attached.adapter(clip.hash)
 
 
@@ -117,7 +140,9 @@ def local_seed(federation: Federation, client: int, round: int) -> int:
     return so.rank(f"{federation.seed} {client} {round}")
 
 
-def local_training(clip: Clip, part: Task, federation: Federation, client: int, round: int, server: Adapter) -> Adapter:
+def local_training(
+    clip: Clip, part: Task, federation: Federation, client: int, round: int, server: Adapter
+) -> Adapter:
     """What a client makes of the server's adapter, with its own images alone."""
     return fit(
         clip, part, federation.lora, METHODS[federation.method], seed=local_seed(federation, client, round), steps=federation.steps,
@@ -125,7 +150,9 @@ def local_training(clip: Clip, part: Task, federation: Federation, client: int, 
     )  # fmt: skip
 
 
-def aggregate(federation: Federation, adapters: Sequence[Adapter], images: Sequence[int], start: Adapter) -> Adapter:
+def aggregate(
+    federation: Federation, adapters: Sequence[Adapter], images: Sequence[int], start: Adapter
+) -> Adapter:
     """The server's next adapter: the clients' average, weighted by their numbers of images. `start` is what the server
     sent first (`initial`)."""
     return AGGREGATIONS[federation.aggregation](adapters, [n / sum(images) for n in images], start)
@@ -137,7 +164,9 @@ def rounds(clip: Clip, task: Task, federation: Federation) -> Iterator[Adapter]:
     yield server
     parts = [client_task(task, federation, c) for c in range(federation.clients)]
     for r in range(1, federation.rounds + 1):
-        trained = [local_training(clip, part, federation, c, r, server) for c, part in enumerate(parts)]
+        trained = [
+            local_training(clip, part, federation, c, r, server) for c, part in enumerate(parts)
+        ]
         server = aggregate(federation, trained, [len(p.train) for p in parts], start)
         yield server
 
@@ -145,7 +174,9 @@ def rounds(clip: Clip, task: Task, federation: Federation) -> Iterator[Adapter]:
 # --- averages --------------------------------------------------------------------------------------------------------
 
 
-def average_deltas(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
+def average_deltas(
+    adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter
+) -> Adapter:
     """The average of ΔW, which has up to clients × rank directions, cut back to the rank that the clients train."""
     return going_on(truncate(weighted_sum(adapters, weights), start.rank), start)
 
@@ -163,11 +194,15 @@ def going_on(adapter: Adapter, start: Adapter) -> Adapter:
             a[: d.rank], b[:, : d.rank] = d.A, d.B * (d.scale / first.scale)
         size = a.norm(dim=1) * b.norm(dim=0)
         alive = size > 1e-6 * size.max()
-        deltas[name] = LowRank(torch.where(alive[:, None], a, first.A), torch.where(alive, b, 0), first.scale)
+        deltas[name] = LowRank(
+            torch.where(alive[:, None], a, first.A), torch.where(alive, b, 0), first.scale
+        )
     return Adapter(deltas, adapter.base, adapter.provenance)
 
 
-def average_both_factors(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
+def average_both_factors(
+    adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter
+) -> Adapter:
     """A and B averaged by themselves, which is what FedAvg does to a LoRA: not the average of ΔW."""
     return average_factors(adapters, weights)
 
@@ -175,10 +210,20 @@ def average_both_factors(adapters: Sequence[Adapter], weights: Sequence[float], 
 def average_b(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
     """FFA-LoRA (Sun et al., arXiv:2403.12313): A is frozen and everybody's, so the average of B gives that of ΔW, exactly.
     Raises ValueError if a client has another A."""
-    if any(not torch.equal(d.A, start.deltas[name].A) for adapter in adapters for name, d in adapter.deltas.items()):
-        raise ValueError("FFA-LoRA averages adapters that share A; train with LoRA(train_a=False), from the server's adapter")
+    if any(
+        not torch.equal(d.A, start.deltas[name].A)
+        for adapter in adapters
+        for name, d in adapter.deltas.items()
+    ):
+        raise ValueError(
+            "FFA-LoRA averages adapters that share A; train with LoRA(train_a=False), from the server's adapter"
+        )
     mean = average_factors(adapters, weights)  # its A is off by a rounding error
-    return Adapter({name: LowRank(start.deltas[name].A, d.B, d.scale) for name, d in mean.deltas.items()}, mean.base, mean.provenance)
+    return Adapter(
+        {name: LowRank(start.deltas[name].A, d.B, d.scale) for name, d in mean.deltas.items()},
+        mean.base,
+        mean.provenance,
+    )
 
 
 AGGREGATIONS: dict[str, Callable[[Sequence[Adapter], Sequence[float], Adapter], Adapter]] = {
@@ -194,17 +239,29 @@ AGGREGATIONS: dict[str, Callable[[Sequence[Adapter], Sequence[float], Adapter], 
 
 def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
     """A and B of every site. The scale does not travel: in a federation it is always that of its settings."""
-    return {f"{name}.{half}": getattr(d, half).numpy() for name, d in adapter.deltas.items() for half in "AB"}
+    return {
+        f"{name}.{half}": getattr(d, half).numpy()
+        for name, d in adapter.deltas.items()
+        for half in "AB"
+    }
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray], base: str, clip: Clip, federation: Federation) -> Adapter:
+def from_arrays(
+    arrays: Mapping[str, np.ndarray], base: str, clip: Clip, federation: Federation
+) -> Adapter:
     """Back again. Raises ValueError for an adapter of another base, of other sites or with numbers that are not finite."""
     names = dict.fromkeys(key.rpartition(".")[0] for key in arrays)
     if wrong := set(arrays) ^ {f"{name}.{half}" for name in names for half in "AB"}:
-        raise ValueError(f"every site comes with A and B and nothing else, got or missed {sorted(wrong)[0]!r}")
+        raise ValueError(
+            f"every site comes with A and B and nothing else, got or missed {sorted(wrong)[0]!r}"
+        )
     if not all(np.isfinite(array).all() for array in arrays.values()):
-        raise ValueError("an adapter with numbers that are not finite came in; lower the learning rate")
-    tensors = {key: torch.from_numpy(np.array(array)) for key, array in arrays.items()}  # copied: what arrives is read-only
+        raise ValueError(
+            "an adapter with numbers that are not finite came in; lower the learning rate"
+        )
+    tensors = {
+        key: torch.from_numpy(np.array(array)) for key, array in arrays.items()
+    }  # copied: what arrives is read-only
     pairs = {n: LowRank(tensors[f"{n}.A"], tensors[f"{n}.B"], federation.lora.scale) for n in names}
     adapter = Adapter(pairs, base, {"clip": clip.name, "federation": federation.settings()})
     check_fits(adapter, clip.sites, clip.hash)

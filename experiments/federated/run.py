@@ -18,22 +18,25 @@ import torch
 from rounds import AGGREGATIONS, METHODS, Federation, rounds
 from tqdm.auto import tqdm
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
-from copra_lab.tasks.task import load_task
+from copra_lab.adapters import Adapter
+from copra_lab.bench import Bench
+from copra_lab.models import Clip, load_clip
+from copra_lab.tasks import load_task
 from copra_lab.utils.files import write_atomically
 from copra_lab.utils.statistics import Accuracy
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from common import arguments, finish
 
-from copra_lab.training.fitting import RATES
+from copra_lab.training import RATES
 
 # Nothing is reported to anyone. Read when Flower and Ray are imported, which is why `simulate` does that; the last one takes
 # the other of two ways to say that there is no GPU, without a warning.
-os.environ |= {"FLWR_TELEMETRY_ENABLED": "0", "RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+os.environ |= {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
 
 PLAN = {
     "people-occluded": (("style", 2), ("classes", 2), ("classes", 4)),
@@ -62,7 +65,9 @@ def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
     ]
 
 
-def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]) -> None:
+def simulate(
+    todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]
+) -> None:
     """Run federations of the same number of clients, one after another, in one simulation; `done` is told of each."""
     from client_app import app as client_app
     from flwr.serverapp import Grid, ServerApp
@@ -75,42 +80,75 @@ def simulate(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[
     @server_app.main()
     def main(grid: Grid, context: object) -> None:
         torch.set_num_threads(1)
-        with tqdm(total=sum(f.rounds + 1 for f in todo), desc=f"rounds of {todo[0].clients}") as bar:
+        with tqdm(
+            total=sum(f.rounds + 1 for f in todo), desc=f"rounds of {todo[0].clients}"
+        ) as bar:
             for f in todo:
-                bar.set_postfix_str(f"{f.task} {f.method} {f.aggregation} by {f.split}, seed {f.seed}")
+                bar.set_postfix_str(
+                    f"{f.task} {f.method} {f.aggregation} by {f.split}, seed {f.seed}"
+                )
                 if f.task not in benches:
-                    benches[f.task] = Bench(clip, load_task(f.task, shots=f.shots), precision=f.precision)
+                    benches[f.task] = Bench(
+                        clip, load_task(f.task, shots=f.shots), precision=f.precision
+                    )
                 done(f, serve(grid, benches[f.task], f, bar.update))
 
     # Of this function and of ``flwr run`` Flower prefers the second, which leaves a service behind; the README shows it.
     machine, client = {"num_cpus": cores, "log_to_driver": False}, {"num_cpus": 1, "num_gpus": 0}
-    run_simulation(server_app, client_app, todo[0].clients, backend_config={"init_args": machine, "client_resources": client})
+    run_simulation(
+        server_app,
+        client_app,
+        todo[0].clients,
+        backend_config={"init_args": machine, "client_resources": client},
+    )
 
 
-def simulate_all(todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]) -> None:
+def simulate_all(
+    todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]
+) -> None:
     for clients in dict.fromkeys(f.clients for f in todo):
         simulate([f for f in todo if f.clients == clients], clip, cores, done)
 
 
 def kept(federation: Federation, clip: Clip, work: Path) -> Path:
     """Where a federation's accuracies are kept: one file for each base and each choice of settings."""
-    key = hashlib.blake2b(json.dumps([clip.hash, federation.settings()], sort_keys=True).encode(), digest_size=6).hexdigest()
-    return work / "federated" / f"{Path(federation.task).name}-{federation.method}-{federation.aggregation}-{federation.seed}-{key}.json"
+    key = hashlib.blake2b(
+        json.dumps([clip.hash, federation.settings()], sort_keys=True).encode(), digest_size=6
+    ).hexdigest()
+    return (
+        work
+        / "federated"
+        / f"{Path(federation.task).name}-{federation.method}-{federation.aggregation}-{federation.seed}-{key}.json"
+    )
 
 
 def rows(federation: Federation, file: Path) -> list[dict]:
     """A row a round; round 0 is before the first."""
     f = federation
-    about = {"task": f.task, "method": f.method, "seed": f.seed, "setting": f.aggregation, "clients": f.clients, "split": f.split}
+    about = {
+        "task": f.task,
+        "method": f.method,
+        "seed": f.seed,
+        "setting": f.aggregation,
+        "clients": f.clients,
+        "split": f.split,
+    }
     accuracies = [Accuracy(*a) for a in json.loads(file.read_text(encoding="utf-8"))["accuracies"]]
-    return [{**about, "round": r, "n": a.n, "accuracy": round(a.value, 4)} for r, a in enumerate(accuracies)]
+    return [
+        {**about, "round": r, "n": a.n, "accuracy": round(a.value, 4)}
+        for r, a in enumerate(accuracies)
+    ]
 
 
 def run(a: Namespace) -> None:
     clip, wanted = load_clip(), federations(a.tasks or list(PLAN), a.seeds or SEEDS)
 
     def keep(f: Federation, served: Served) -> None:
-        record = {"settings": f.settings(), "adapter": served[-1][0].hash, "accuracies": [(x.correct, x.n) for _, x in served]}
+        record = {
+            "settings": f.settings(),
+            "adapter": served[-1][0].hash,
+            "accuracies": [(x.correct, x.n) for _, x in served],
+        }
         write_atomically(kept(f, clip, a.work), json.dumps(record).encode())
 
     if todo := [f for f in wanted if not kept(f, clip, a.work).exists()]:
@@ -122,7 +160,12 @@ def check(a: Namespace) -> None:
     """Exits with an error if any adapter of any round differs from the one that the loop without Flower makes."""
     clip, task = load_clip(), "people-occluded"
     small = {"rounds": 2, "steps": 3, "shots": 4}
-    wanted = [Federation(task, m, x, s, c, **small) for s, c in (("style", 2), ("classes", 3)) for x in AGGREGATIONS for m in METHODS]
+    wanted = [
+        Federation(task, m, x, s, c, **small)
+        for s, c in (("style", 2), ("classes", 3))
+        for x in AGGREGATIONS
+        for m in METHODS
+    ]
     found: dict[Federation, Served] = {}
     simulate_all(wanted, clip, a.jobs, found.__setitem__)
     torch.set_num_threads(1)
@@ -133,20 +176,31 @@ def check(a: Namespace) -> None:
         same = [x.hash == y.hash for (x, _), y in zip(found[f], direct, strict=True)]
         worst = max(worst, *far)
         what = f"{f.method:5} {f.aggregation:7} by {f.split:7} of {f.clients}"
-        print(f"{what}: {sum(same)} of {len(same)} adapters the same to the byte, ΔW at most {max(far):.1g} apart")
+        print(
+            f"{what}: {sum(same)} of {len(same)} adapters the same to the byte, ΔW at most {max(far):.1g} apart"
+        )
     if worst > 1e-5:
         sys.exit(f"Flower's simulation and the loop without it differ by {worst:.1g} in ΔW")
 
 
 def distance(one: Adapter, other: Adapter) -> float:
     """The largest difference in any entry of ΔW."""
-    return max((d.delta() - other.deltas[name].delta()).abs().max().item() for name, d in one.deltas.items())
+    return max(
+        (d.delta() - other.deltas[name].delta()).abs().max().item()
+        for name, d in one.deltas.items()
+    )
 
 
 def main() -> None:
     p = arguments(__doc__)
-    p.add_argument("--seeds", type=int, help=f"so many (and print, write nothing; default: all {SEEDS})")
-    p.add_argument("--check", action="store_true", help="hold small federations against the same rounds without Flower")
+    p.add_argument(
+        "--seeds", type=int, help=f"so many (and print, write nothing; default: all {SEEDS})"
+    )
+    p.add_argument(
+        "--check",
+        action="store_true",
+        help="hold small federations against the same rounds without Flower",
+    )
     a = p.parse_args()
     if unknown := set(a.tasks or ()) - set(PLAN):
         p.error(f"no plan for {sorted(unknown)[0]}; choose from {', '.join(PLAN)}")
@@ -154,7 +208,9 @@ def main() -> None:
         (check if a.check else run)(a)
     except KeyboardInterrupt:
         print("interrupted; finished federations are kept", file=sys.stderr)
-        os._exit(130)  # a plain exit waits for Flower's server, and that one up to an hour for its clients
+        os._exit(
+            130
+        )  # a plain exit waits for Flower's server, and that one up to an hour for its clients
 
 
 if __name__ == "__main__":

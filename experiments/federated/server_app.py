@@ -8,12 +8,10 @@ from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
 from rounds import Federation, aggregate, from_arrays, initial, to_arrays
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
-from copra_lab.tasks.task import load_task
+from copra_lab.adapters import Adapter, save_adapter
+from copra_lab.bench import Bench
+from copra_lab.models import Clip, load_clip
+from copra_lab.tasks import load_task
 from copra_lab.utils.statistics import Accuracy
 
 app = ServerApp()
@@ -24,13 +22,20 @@ def main(grid: Grid, context: Context) -> None:
     """One federation, as the run's configuration says; Flower logs the accuracies. ``save``: a folder for the adapter."""
     torch.set_num_threads(1)
     federation, clip = Federation.of(context.run_config), load_clip()
-    bench = Bench(clip, load_task(federation.task, shots=federation.shots), precision=federation.precision)
+    bench = Bench(
+        clip, load_task(federation.task, shots=federation.shots), precision=federation.precision
+    )
     adapter = serve(grid, bench, federation)[-1][0]
     if folder := context.run_config.get("save"):
         save_adapter(adapter, folder)
 
 
-def serve(grid: Grid, bench: Bench, federation: Federation, after_round: Callable[[], object] = lambda: None) -> list[tuple[Adapter, Accuracy]]:
+def serve(
+    grid: Grid,
+    bench: Bench,
+    federation: Federation,
+    after_round: Callable[[], object] = lambda: None,
+) -> list[tuple[Adapter, Accuracy]]:
     """The server's adapter and its accuracy, before the first round and after each."""
     clip, found = bench.clip, list[tuple[Adapter, Accuracy]]()
 
@@ -52,10 +57,16 @@ class AdapterAverage(FedAvg):
     run: an average without its images would pass for one with them."""
 
     def __init__(self, clip: Clip, federation: Federation):
-        super().__init__(fraction_evaluate=0.0, min_train_nodes=federation.clients, min_available_nodes=federation.clients)
+        super().__init__(
+            fraction_evaluate=0.0,
+            min_train_nodes=federation.clients,
+            min_available_nodes=federation.clients,
+        )
         self.clip, self.federation, self.first = clip, federation, initial(clip, federation)
 
-    def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> tuple[ArrayRecord | None, MetricRecord | None]:
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         replies = list(replies)
         if failed := next((m for m in replies if m.has_error()), None):
             raise RuntimeError(f"a client failed in round {server_round}: {failed.error.reason}")
@@ -64,9 +75,18 @@ class AdapterAverage(FedAvg):
         clients = [c["metrics"]["client"] for c in contents]
         if clients != list(range(self.federation.clients)):
             wanted = f"one answer each from clients 0 to {self.federation.clients - 1}"
-            raise RuntimeError(f"expected {wanted}, got {clients}; give every node its own partition-id")
+            raise RuntimeError(
+                f"expected {wanted}, got {clients}; give every node its own partition-id"
+            )
         adapters = [received(c["arrays"], self.clip, self.federation) for c in contents]
-        return sent(aggregate(self.federation, adapters, [c["metrics"]["num-examples"] for c in contents], self.first)), None
+        return sent(
+            aggregate(
+                self.federation,
+                adapters,
+                [c["metrics"]["num-examples"] for c in contents],
+                self.first,
+            )
+        ), None
 
 
 def sent(adapter: Adapter) -> ArrayRecord:
@@ -74,4 +94,6 @@ def sent(adapter: Adapter) -> ArrayRecord:
 
 
 def received(arrays: ArrayRecord, clip: Clip, federation: Federation) -> Adapter:
-    return from_arrays({name: array.numpy() for name, array in arrays.items()}, clip.hash, clip, federation)
+    return from_arrays(
+        {name: array.numpy() for name, array in arrays.items()}, clip.hash, clip, federation
+    )

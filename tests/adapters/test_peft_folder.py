@@ -17,12 +17,17 @@ from safetensors.torch import load_file, save_file
 from safetensors.torch import save as to_bytes
 from tiny import random_adapter, save_siglip, tiny_clip
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter, LowRank, check_fits, merged_into
-from copra_lab.adapters.factor_pairs import AdapterError
-from copra_lab.adapters.loading import load_adapter
+from copra_lab.adapters import (
+    Adapter,
+    AdapterError,
+    LowRank,
+    load_adapter,
+    merged_into,
+    save_adapter,
+)
+from copra_lab.adapters.adapter import check_fits
 from copra_lab.adapters.peft_folder import CONFIG, WEIGHTS
-from copra_lab.merging.linear import interpolate
+from copra_lab.merging import interpolate
 from copra_lab.utils.files import write_atomically, written_aside
 
 
@@ -42,7 +47,11 @@ def damage(folder, change):
 def test_what_is_saved_comes_back_to_the_byte(saved, tmp_path):
     clip = tiny_clip()
     again = load_adapter(saved, clip)
-    assert again == random_adapter(clip) and again.provenance == {"clip": clip.name} and again.base == clip.hash
+    assert (
+        again == random_adapter(clip)
+        and again.provenance == {"clip": clip.name}
+        and again.base == clip.hash
+    )
     save_adapter(again, tmp_path / "b")
     for name in (WEIGHTS, CONFIG):
         assert (saved / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -51,7 +60,11 @@ def test_what_is_saved_comes_back_to_the_byte(saved, tmp_path):
 
 def test_mixed_ranks_and_scales_survive_in_pefts_own_words_too(tmp_path):
     clip = tiny_clip()
-    mixed = interpolate(random_adapter(clip, rank=2, kinds=("q", "k")), random_adapter(clip, rank=3, kinds=("k", "fc1"), scale=0.3), 0.25)
+    mixed = interpolate(
+        random_adapter(clip, rank=2, kinds=("q", "k")),
+        random_adapter(clip, rank=3, kinds=("k", "fc1"), scale=0.3),
+        0.25,
+    )
     save_adapter(mixed, tmp_path)
     assert load_adapter(tmp_path, clip) == mixed
     damage(tmp_path, lambda t: None)  # header gone: the scales come from adapter_config.json
@@ -62,12 +75,19 @@ def test_mixed_ranks_and_scales_survive_in_pefts_own_words_too(tmp_path):
 def test_pefts_own_folder_is_read(tmp_path):
     from peft import LoraConfig, get_peft_model
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
     clip = tiny_clip()
     torch.manual_seed(0)
     theirs = get_peft_model(
-        to_hugging_face(clip), LoraConfig(r=4, lora_alpha=8, use_rslora=True, target_modules=["q_proj", "fc2"], init_lora_weights=False)
+        to_hugging_face(clip),
+        LoraConfig(
+            r=4,
+            lora_alpha=8,
+            use_rslora=True,
+            target_modules=["q_proj", "fc2"],
+            init_lora_weights=False,
+        ),
     )
     theirs.save_pretrained(tmp_path)
     adapter = load_adapter(tmp_path, clip)
@@ -93,14 +113,25 @@ def everything_random(config, model, folder):
 def test_pefts_own_ranks_and_alphas_for_some_matrices_are_followed(tmp_path):
     from peft import LoraConfig
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
     clip = tiny_clip()
     every = "q_proj k_proj v_proj out_proj fc1 fc2".split()
-    patterns = {"rank_pattern": {"q_proj": 2, r"text_model.*\.fc1": 5}, "alpha_pattern": {"layers.1.self_attn.v_proj": 9, "fc2": 1}}
-    model = everything_random(LoraConfig(r=4, lora_alpha=6, target_modules=every, **patterns), to_hugging_face(clip), tmp_path)
+    patterns = {
+        "rank_pattern": {"q_proj": 2, r"text_model.*\.fc1": 5},
+        "alpha_pattern": {"layers.1.self_attn.v_proj": 9, "fc2": 1},
+    }
+    model = everything_random(
+        LoraConfig(r=4, lora_alpha=6, target_modules=every, **patterns),
+        to_hugging_face(clip),
+        tmp_path,
+    )
     adapter = load_adapter(tmp_path, clip)
-    assert set(adapter.deltas) == set(clip.sites) and {d.rank for d in adapter.deltas.values()} == {2, 4, 5}
+    assert set(adapter.deltas) == set(clip.sites) and {d.rank for d in adapter.deltas.values()} == {
+        2,
+        4,
+        5,
+    }
     for name, d in adapter.deltas.items():
         torch.testing.assert_close(d.delta(), model.get_submodule(name).get_delta_weight("default"))
 
@@ -110,20 +141,27 @@ def test_an_adapter_of_one_tower_alone_finds_it(tmp_path, tower):
     import transformers
     from peft import LoraConfig
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
     clip, cls = tiny_clip(), getattr(transformers, tower)
     whole = to_hugging_face(clip)
     part = cls(whole.config.vision_config if "Vision" in tower else whole.config.text_config)
     model = everything_random(LoraConfig(r=2, target_modules=["v_proj", "fc1"]), part, tmp_path)
     adapter, start = load_adapter(tmp_path, clip), "vision" if "Vision" in tower else "text"
-    assert len(adapter) == 2 * (3 if start == "vision" else 2) and all(n.startswith(f"{start}_model.") for n in adapter.deltas)
+    assert len(adapter) == 2 * (3 if start == "vision" else 2) and all(
+        n.startswith(f"{start}_model.") for n in adapter.deltas
+    )
     layer = next(m for n, m in model.named_modules() if n.endswith("layers.1.mlp.fc1"))
-    torch.testing.assert_close(adapter.deltas[f"{start}_model.encoder.layers.1.mlp.fc1"].delta(), layer.get_delta_weight("default"))
+    torch.testing.assert_close(
+        adapter.deltas[f"{start}_model.encoder.layers.1.mlp.fc1"].delta(),
+        layer.get_delta_weight("default"),
+    )
     config = json.loads((tmp_path / CONFIG).read_text())
     (tmp_path / CONFIG).write_text(json.dumps(config | {"auto_mapping": None}))
     keys = set(load_file(tmp_path / WEIGHTS))
-    if not any("_model." in k.removeprefix("base_model.model.") for k in keys):  # versions of transformers differ in this
+    if not any(
+        "_model." in k.removeprefix("base_model.model.") for k in keys
+    ):  # versions of transformers differ in this
         with pytest.raises(AdapterError, match="of the image or the text tower"):
             load_adapter(tmp_path, clip)
 
@@ -131,7 +169,7 @@ def test_an_adapter_of_one_tower_alone_finds_it(tmp_path, tower):
 def test_an_adapter_inside_another_model_finds_its_matrices(tmp_path):
     from peft import LoraConfig
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
     clip = tiny_clip()
 
@@ -151,11 +189,13 @@ def in_pefts_words(adapter, folder):
     """`adapter` as peft itself loads it on the Hugging Face CLIP from the folder that we write; merged, for pixels → features."""
     from peft import PeftModel
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
     save_adapter(adapter, folder)
     model = PeftModel.from_pretrained(to_hugging_face(tiny_clip()), folder).eval()
-    return lambda x: torch.nn.functional.normalize(model.get_image_features(pixel_values=x).pooler_output, dim=-1)
+    return lambda x: torch.nn.functional.normalize(
+        model.get_image_features(pixel_values=x).pooler_output, dim=-1
+    )
 
 
 @torch.no_grad()
@@ -165,17 +205,25 @@ def features(adapter, x, clip=None):
 
 @TWICE
 @pytest.mark.filterwarnings("ignore:The following alpha_pattern keys did not match:RuntimeWarning")
-@pytest.mark.parametrize("pattern", [{}, {"alpha_pattern": {"attn": 9}}, {"alpha_pattern": {"out_proj": 9}}])
+@pytest.mark.parametrize(
+    "pattern", [{}, {"alpha_pattern": {"attn": 9}}, {"alpha_pattern": {"out_proj": 9}}]
+)
 def test_an_adapter_that_peft_put_on_open_clips_own_modules_is_read(tmp_path, pattern):
     """peft's wrapper of `nn.MultiheadAttention` shares one A over q, k and v and adapts the output projection too."""
     from peft import LoraConfig
 
     clip = tiny_clip()
-    model = everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"], **pattern), copy.deepcopy(clip.model), tmp_path)
+    model = everything_random(
+        LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"], **pattern),
+        copy.deepcopy(clip.model),
+        tmp_path,
+    )
     adapter = load_adapter(tmp_path, clip)
     assert len(adapter) == 5 * (3 + 2)
     fused = model.visual.transformer.resblocks[1].attn
-    deltas = [adapter.deltas[f"vision_model.encoder.layers.1.self_attn.{k}_proj"].delta() for k in "qkv"]
+    deltas = [
+        adapter.deltas[f"vision_model.encoder.layers.1.self_attn.{k}_proj"].delta() for k in "qkv"
+    ]
     torch.testing.assert_close(torch.cat(deltas), fused.get_delta_weight("default"))
     out = adapter.deltas["vision_model.encoder.layers.1.self_attn.out_proj"].delta()
     torch.testing.assert_close(out, fused.base_layer.out_proj.get_delta_weight("default"))
@@ -187,7 +235,11 @@ def test_what_peft_trained_on_fused_q_k_v_is_saved_and_peft_reads_it(tmp_path):
     from peft import LoraConfig
 
     clip, x = tiny_clip(), torch.randn(3, 3, 32, 32)
-    everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"]), copy.deepcopy(clip.model), tmp_path)
+    everything_random(
+        LoraConfig(r=2, lora_alpha=3, target_modules=["attn", "c_fc"]),
+        copy.deepcopy(clip.model),
+        tmp_path,
+    )
     adapter = load_adapter(tmp_path, clip)
     theirs = in_pefts_words(adapter, tmp_path / "ours")
     assert load_adapter(tmp_path / "ours", clip).hash == adapter.hash
@@ -201,13 +253,21 @@ def test_the_output_projection_that_peft_counts_twice_is_told(tmp_path, trained)
     from peft import LoraConfig
 
     clip, x = tiny_clip(), torch.randn(3, 3, 32, 32)
-    model = everything_random(LoraConfig(r=2, lora_alpha=3, target_modules=["attn"]), copy.deepcopy(clip.model), tmp_path)
+    model = everything_random(
+        LoraConfig(r=2, lora_alpha=3, target_modules=["attn"]), copy.deepcopy(clip.model), tmp_path
+    )
     if not trained:
         damage(tmp_path, lambda t: [v.zero_() for k, v in t.items() if "out_proj.lora_B" in k])
     with pytest.warns(UserWarning, match="twice") if trained else contextlib.nullcontext():
         adapter = load_adapter(tmp_path, clip)
     if trained:
-        twice = Adapter({n: LowRank(d.A, d.B, d.scale * (2 if n.endswith("out_proj") else 1)) for n, d in adapter.deltas.items()}, adapter.base)
+        twice = Adapter(
+            {
+                n: LowRank(d.A, d.B, d.scale * (2 if n.endswith("out_proj") else 1))
+                for n, d in adapter.deltas.items()
+            },
+            adapter.base,
+        )
         with torch.no_grad():
             theirs = model.encode_image(x, normalize=True)
         torch.testing.assert_close(theirs, features(twice, x), atol=1e-5, rtol=0)
@@ -218,14 +278,16 @@ def test_sites_that_share_a_matrix_are_saved_and_equal_afterwards(tmp_path):
     clip = tiny_clip()
     shared = torch.randn(2, 64)
     names = [n for n in clip.sites if n.startswith("vision") and n.endswith(("q_proj", "v_proj"))]
-    adapter = Adapter({n: LowRank(shared, torch.randn(192, 2)[:64].T.contiguous().T) for n in names}, clip.hash)
+    adapter = Adapter(
+        {n: LowRank(shared, torch.randn(192, 2)[:64].T.contiguous().T) for n in names}, clip.hash
+    )
     save_adapter(adapter, tmp_path)
     assert load_adapter(tmp_path, clip) == adapter
 
 
 @pytest.fixture(scope="module")
 def siglip(tmp_path_factory):
-    from copra_lab.models.loading import load_clip
+    from copra_lab.models import load_clip
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -243,11 +305,17 @@ def suggested(message):
 
 
 @pytest.mark.parametrize("side", ["Hugging Face", "open_clip"])
-def test_an_adapter_on_siglips_pooling_head_is_refused_with_what_leaves_it_out(siglip, tmp_path, side):
+def test_an_adapter_on_siglips_pooling_head_is_refused_with_what_leaves_it_out(
+    siglip, tmp_path, side
+):
     from peft import LoraConfig
 
     clip, theirs = siglip
-    base, names = (theirs, NATURAL) if side == "Hugging Face" else (clip.model, ["qkv", "proj", "fc1", "fc2", "c_fc"])
+    base, names = (
+        (theirs, NATURAL)
+        if side == "Hugging Face"
+        else (clip.model, ["qkv", "proj", "fc1", "fc2", "c_fc"])
+    )
     everything_random(LoraConfig(r=2, target_modules=names), copy.deepcopy(base), tmp_path)
     with pytest.raises(AdapterError, match=r"head|attn_pool") as e:
         load_adapter(tmp_path, clip)
@@ -260,7 +328,11 @@ def test_an_adapter_on_siglips_pooling_head_is_refused_with_what_leaves_it_out(s
     assert set(adapter.deltas) == set(clip.sites)
     x = torch.rand(3, 3, 32, 32)
     with torch.no_grad():
-        found = model.get_image_features(pixel_values=x) if side == "Hugging Face" else model.encode_image(x)
+        found = (
+            model.get_image_features(pixel_values=x)
+            if side == "Hugging Face"
+            else model.encode_image(x)
+        )
         found = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
         bare = clip.model.encode_image(x, normalize=True)
     torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-5, rtol=0)
@@ -285,24 +357,39 @@ def test_what_peft_adapted_without_effect_is_left_out(siglip, tmp_path):
     assert any("head.attention.out_proj" in k for k in load_file(tmp_path / WEIGHTS))
     adapter = load_adapter(tmp_path, clip)
     with torch.no_grad():
-        found = torch.nn.functional.normalize(model.get_image_features(pixel_values=x).pooler_output, dim=-1)
+        found = torch.nn.functional.normalize(
+            model.get_image_features(pixel_values=x).pooler_output, dim=-1
+        )
     torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("module", ["visual_projection", "text_projection", "patch_embedding", "token_embedding", "position_embedding"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "visual_projection",
+        "text_projection",
+        "patch_embedding",
+        "token_embedding",
+        "position_embedding",
+    ],
+)
 @pytest.mark.parametrize("held", [True, False])
 def test_lora_outside_the_blocks_is_refused_for_what_it_is(tmp_path, module, held):
     from peft import LoraConfig
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
     clip = tiny_clip()
-    everything_random(LoraConfig(r=2, target_modules=[module, "q_proj"]), to_hugging_face(clip), tmp_path)
+    everything_random(
+        LoraConfig(r=2, target_modules=[module, "q_proj"]), to_hugging_face(clip), tmp_path
+    )
     with pytest.raises(ValueError, match=f"it adapts .*{module}.*outside the matrices") as e:
         adapter = load_adapter(tmp_path, clip if held else None)
         check_fits(adapter, clip.sites)  # as a bench does with what was loaded without its CLIP
     assert "architecture" not in str(e.value) and "\n" not in str(e.value)
-    everything_random(LoraConfig(r=2, target_modules=suggested(str(e.value))), to_hugging_face(clip), tmp_path)
+    everything_random(
+        LoraConfig(r=2, target_modules=suggested(str(e.value))), to_hugging_face(clip), tmp_path
+    )
     assert set(load_adapter(tmp_path, clip).deltas) == set(clip.sites)
 
 
@@ -312,31 +399,57 @@ def test_lora_outside_the_blocks_is_refused_for_what_it_is(tmp_path, module, hel
     side=st.sampled_from(["Hugging Face", "SigLIP", "open_clip", "open_clip's own attention"]), data=st.data(), r=st.integers(1, 3),
     alpha=st.sampled_from([1, 2, 5]), rslora=st.booleans(),
 )  # fmt: skip
-def test_what_peft_saved_is_its_model_or_refused(siglip, tmp_path_factory, side, data, r, alpha, rslora):
+def test_what_peft_saved_is_its_model_or_refused(
+    siglip, tmp_path_factory, side, data, r, alpha, rslora
+):
     """Whatever peft adapts: equal features, but for the output projection that it counts twice; or a refusal that names a module outside."""
     from peft import LoraConfig
 
-    from copra_lab.models.hugging_face import to_hugging_face
+    from copra_lab.models import to_hugging_face
 
-    clip = siglip[0] if side == "SigLIP" else tiny_clip(block_type="custom" if "own" in side else None)
-    base = {"SigLIP": lambda: copy.deepcopy(siglip[1]), "Hugging Face": lambda: to_hugging_face(clip)}.get(side, lambda: copy.deepcopy(clip.model))()
-    names = {"open_clip": ["attn", "c_fc", "c_proj", "conv1"], "open_clip's own attention": ["out_proj", "c_fc", "c_proj", "token_embedding"]}
+    clip = (
+        siglip[0] if side == "SigLIP" else tiny_clip(block_type="custom" if "own" in side else None)
+    )
+    base = {
+        "SigLIP": lambda: copy.deepcopy(siglip[1]),
+        "Hugging Face": lambda: to_hugging_face(clip),
+    }.get(side, lambda: copy.deepcopy(clip.model))()
+    names = {
+        "open_clip": ["attn", "c_fc", "c_proj", "conv1"],
+        "open_clip's own attention": ["out_proj", "c_fc", "c_proj", "token_embedding"],
+    }
     known = names.get(side, [*NATURAL, "patch_embedding"])
     targets = data.draw(st.lists(st.sampled_from(known), min_size=1, unique=True))
     patterns = {"rank_pattern": {targets[0]: 2}, "alpha_pattern": {targets[-1]: 7}}
     folder = tmp_path_factory.mktemp("peft")
-    model = everything_random(LoraConfig(r=r, lora_alpha=alpha, use_rslora=rslora, target_modules=targets, **patterns), base, folder)
-    outside = {"conv1", "token_embedding", "patch_embedding"} | ({"out_proj", "fc1", "fc2"} if side == "SigLIP" else set())
+    model = everything_random(
+        LoraConfig(r=r, lora_alpha=alpha, use_rslora=rslora, target_modules=targets, **patterns),
+        base,
+        folder,
+    )
+    outside = {"conv1", "token_embedding", "patch_embedding"} | (
+        {"out_proj", "fc1", "fc2"} if side == "SigLIP" else set()
+    )
     if outside & set(targets):
         with pytest.raises(AdapterError, match="outside the matrices"):
             load_adapter(folder, clip)
         return
     adapter = load_adapter(folder, clip)
     if side == "open_clip":
-        adapter = Adapter({n: LowRank(d.A, d.B, d.scale * (2 if n.endswith("out_proj") else 1)) for n, d in adapter.deltas.items()}, adapter.base)
+        adapter = Adapter(
+            {
+                n: LowRank(d.A, d.B, d.scale * (2 if n.endswith("out_proj") else 1))
+                for n, d in adapter.deltas.items()
+            },
+            adapter.base,
+        )
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
-        found = model.encode_image(x) if side.startswith("open_clip") else model.get_image_features(pixel_values=x)
+        found = (
+            model.encode_image(x)
+            if side.startswith("open_clip")
+            else model.get_image_features(pixel_values=x)
+        )
         found = torch.nn.functional.normalize(getattr(found, "pooler_output", found), dim=-1)
     torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-4, rtol=0)
 
@@ -344,7 +457,9 @@ def test_what_peft_saved_is_its_model_or_refused(siglip, tmp_path_factory, side,
 def test_an_adapter_of_a_deeper_tower_says_so(tmp_path):
     save_adapter(random_adapter(tiny_clip(layers=3)), tmp_path)
     damage(tmp_path, lambda t: None)
-    with pytest.raises(AdapterError, match="reaches layer 2 of the image tower, whose layers are 0 to 1"):
+    with pytest.raises(
+        AdapterError, match="reaches layer 2 of the image tower, whose layers are 0 to 1"
+    ):
         load_adapter(tmp_path, tiny_clip(layers=2))
 
 
@@ -363,7 +478,9 @@ def break_nan(t):
 
 
 def rename(t):
-    t["base_model.model.vision_model.encoder.layers.99.self_attn.q_proj.lora_A.weight"] = t.pop(next(k for k in t if "lora_A" in k))
+    t["base_model.model.vision_model.encoder.layers.99.self_attn.q_proj.lora_A.weight"] = t.pop(
+        next(k for k in t if "lora_A" in k)
+    )
 
 
 CASES = {
@@ -371,10 +488,16 @@ CASES = {
     "rank": (break_rank, "share a rank"),
     "nan": (break_nan, "NaN or infinity"),
     "half": (lambda t: t.pop(next(iter(t))), "only one of A and B"),
-    "integers": (lambda t: t.update({k: v.to(torch.int32) for k, v in t.items()}), "no matrix of floating point"),
+    "integers": (
+        lambda t: t.update({k: v.to(torch.int32) for k, v in t.items()}),
+        "no matrix of floating point",
+    ),
     "empty": (lambda t: t.clear(), "holds no LoRA weights"),
     "unknown": (rename, "only one of A and B|has no site"),
-    "dora": (lambda t: t.update({"base_model.model.x.lora_magnitude_vector.weight": torch.ones(3)}), "DoRA"),
+    "dora": (
+        lambda t: t.update({"base_model.model.x.lora_magnitude_vector.weight": torch.ones(3)}),
+        "DoRA",
+    ),
 }
 
 
@@ -416,7 +539,9 @@ def test_a_cut_off_file_is_refused(saved, share):
         load_adapter(saved)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(at=st.floats(0, 0.2), bit=st.integers(0, 7))
 def test_a_flipped_bit_gives_an_error_or_an_adapter_never_a_crash(tmp_path, at, bit):
     save_adapter(random_adapter(tiny_clip(), rank=1, kinds=("q",)), tmp_path)
@@ -474,7 +599,9 @@ def test_a_failed_save_leaves_the_old_adapter(saved, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_adapter(random_adapter(tiny_clip(), seed=5), saved)
     monkeypatch.undo()
-    assert load_adapter(saved, tiny_clip()) == random_adapter(tiny_clip()) and not list(saved.glob("*.part"))
+    assert load_adapter(saved, tiny_clip()) == random_adapter(tiny_clip()) and not list(
+        saved.glob("*.part")
+    )
 
 
 def test_files_written_aside_appear_together(tmp_path):
@@ -482,18 +609,25 @@ def test_files_written_aside_appear_together(tmp_path):
     with pytest.raises(RuntimeError), written_aside(tmp_path) as aside:
         (aside / "model.safetensors").write_text("half")
         raise RuntimeError
-    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"] and (tmp_path / "model.safetensors").read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"] and (
+        tmp_path / "model.safetensors"
+    ).read_text() == "old"
     with written_aside(tmp_path) as aside:
         (aside / "config.json").write_text("{}")
         (aside / "model.safetensors").write_text("new")
         assert not (tmp_path / "config.json").exists()
-    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {"config.json": "{}", "model.safetensors": "new"}
+    assert {f.name: f.read_text() for f in tmp_path.iterdir()} == {
+        "config.json": "{}",
+        "model.safetensors": "new",
+    }
 
 
 def test_a_configuration_that_is_nested_or_endless_is_refused(tmp_path):
     clip = tiny_clip()
     save_adapter(random_adapter(clip), tmp_path)
-    (tmp_path / WEIGHTS).write_bytes(to_bytes(load_file(tmp_path / WEIGHTS), {"format": "pt"}))  # as peft writes it, so that the other file is read
+    (tmp_path / WEIGHTS).write_bytes(
+        to_bytes(load_file(tmp_path / WEIGHTS), {"format": "pt"})
+    )  # as peft writes it, so that the other file is read
     (tmp_path / CONFIG).write_text("[" * 100_000, encoding="utf-8")
     with pytest.raises(AdapterError, match="nested too deep"):
         load_adapter(tmp_path)
@@ -520,9 +654,17 @@ def test_numbers_that_torch_cannot_compare_are_read_or_refused(tmp_path):
     ("fault", "words"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), "make room on that disk"),
-        (PermissionError(errno.EACCES, "Permission denied"), "choose a folder that you may write to"),
+        (
+            PermissionError(errno.EACCES, "Permission denied"),
+            "choose a folder that you may write to",
+        ),
         (OSError(errno.EROFS, "Read-only file system"), "choose a folder that you may write to"),
-        (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"), "make room on that disk"),
+        (
+            SafetensorError(
+                "Error while serializing: I/O error: No space left on device (os error 28)"
+            ),
+            "make room on that disk",
+        ),
         (sqlite3.OperationalError("database or disk is full"), "make room on that disk"),
     ],
 )
@@ -535,5 +677,9 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch, fault, words)
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match=words) as caught:
         write_atomically(tmp_path / "kept", b"after")
-    assert str(caught.value).startswith(f"{tmp_path / 'kept'} cannot be written (") and "Errno" not in str(caught.value)
-    assert (tmp_path / "kept").read_bytes() == b"before" and [f.name for f in tmp_path.iterdir()] == ["kept"]
+    assert str(caught.value).startswith(
+        f"{tmp_path / 'kept'} cannot be written ("
+    ) and "Errno" not in str(caught.value)
+    assert (tmp_path / "kept").read_bytes() == b"before" and [
+        f.name for f in tmp_path.iterdir()
+    ] == ["kept"]

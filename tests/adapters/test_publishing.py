@@ -12,11 +12,8 @@ from huggingface_hub import ModelCard
 from small_hub import TOKEN, SmallHub
 from tiny import random_adapter, save_siglip, tiny_clip
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter, LowRank
-from copra_lab.adapters.loading import load_adapter
-from copra_lab.adapters.publishing import model_card, push_to_hub
-from copra_lab.models.loading import load_clip
+from copra_lab.adapters import Adapter, LowRank, load_adapter, model_card, push_to_hub, save_adapter
+from copra_lab.models import load_clip
 
 MADE = {
     "clip": "somebody/some-clip", "task": "digits", "classes": 10, "shots": 16, "method": "copra", "steps": 1200, "lr": 0.002,
@@ -26,14 +23,20 @@ MADE = {
 
 def described(**changes) -> Adapter:
     adapter = random_adapter(tiny_clip(), kinds=("q", "v"))
-    return Adapter(adapter.deltas, adapter.base, {k: v for k, v in (MADE | changes).items() if v is not None})
+    return Adapter(
+        adapter.deltas, adapter.base, {k: v for k, v in (MADE | changes).items() if v is not None}
+    )
 
 
 def test_a_model_card_says_what_the_provenance_says():
     adapter = described()
     card = ModelCard(model_card(adapter, "me/digits-copra"))
     assert card.data.base_model == "somebody/some-clip" and card.data.library_name == "peft"
-    assert card.data.pipeline_tag == "zero-shot-image-classification" and {"copra", "lora", "copra-lab"} <= set(card.data.tags)
+    assert card.data.pipeline_tag == "zero-shot-image-classification" and {
+        "copra",
+        "lora",
+        "copra-lab",
+    } <= set(card.data.tags)
     assert card.data.license is None  # nobody said
     for words in (
         "# digits-copra", adapter.base, f"{adapter.parameters:,} numbers", "q, v", "3 of the vision tower; 2 of the text tower", "| shots | 16 |",
@@ -50,13 +53,33 @@ def test_a_base_that_is_not_on_the_hub_is_not_claimed_to_be(clip):
 
 
 def test_what_is_not_recorded_is_not_made_up():
-    card = ModelCard(model_card(Adapter({"vision_model.encoder.layers.0.self_attn.q_proj": LowRank(torch.ones(1, 4), torch.ones(4, 1))}), "me/x"))
-    assert "Nothing is recorded about that." in card.text and "not recorded" in card.text and "|---|" not in card.text
+    card = ModelCard(
+        model_card(
+            Adapter(
+                {
+                    "vision_model.encoder.layers.0.self_attn.q_proj": LowRank(
+                        torch.ones(1, 4), torch.ones(4, 1)
+                    )
+                }
+            ),
+            "me/x",
+        )
+    )
+    assert (
+        "Nothing is recorded about that." in card.text
+        and "not recorded" in card.text
+        and "|---|" not in card.text
+    )
 
 
-@pytest.mark.parametrize("use", [lambda: push_to_hub(described(), "me/x"), lambda: load_adapter("hf-hub:me/x")])
+@pytest.mark.parametrize(
+    "use", [lambda: push_to_hub(described(), "me/x"), lambda: load_adapter("hf-hub:me/x")]
+)
 def test_without_a_network_one_sentence_says_what_to_do(use):
-    with pytest.raises(ConnectionError, match=r"'me/x' would come from|would come from the Hugging Face hub.* or give ") as e:
+    with pytest.raises(
+        ConnectionError,
+        match=r"'me/x' would come from|would come from the Hugging Face hub.* or give ",
+    ) as e:
         use()
     assert "\n" not in str(e.value)
 
@@ -109,7 +132,10 @@ def test_what_is_published_can_be_fetched(tmp_path):
     from safetensors.torch import load_file
 
     pickled = io.BytesIO()
-    torch.save({k: v.clone() for k, v in load_file(folder / "open_clip_model.safetensors").items()}, pickled)
+    torch.save(
+        {k: v.clone() for k, v in load_file(folder / "open_clip_model.safetensors").items()},
+        pickled,
+    )
     hub = SmallHub()
     try:
         hub.repos["me/siglip"] = {f.name: f.read_bytes() for f in (tmp_path / "siglip").iterdir()}
@@ -121,19 +147,41 @@ def test_what_is_published_can_be_fetched(tmp_path):
         }
         hub.repos["me/nothing"] = {"README.md": b"nothing"}
         env = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        env |= {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "cache"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-        command = [sys.executable, "-c", CLIENT, str(tmp_path / "siglip"), str(tmp_path / "adapter"), TOKEN]
+        env |= {
+            "HF_ENDPOINT": hub.url,
+            "HF_HOME": str(tmp_path / "cache"),
+            "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+        }
+        command = [
+            sys.executable,
+            "-c",
+            CLIENT,
+            str(tmp_path / "siglip"),
+            str(tmp_path / "adapter"),
+            TOKEN,
+        ]
         done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     finally:
         hub.close()
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["same"] and said["url"].startswith(hub.url) and said["again"]
-    assert set(hub.repos["me/adapter"]) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert set(hub.repos["me/adapter"]) == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+        "README.md",
+    }
     assert said["no token"][0] == "PermissionError" and "hf auth login" in said["no token"][1]
     assert said["hashes"] == [siglip.hash, siglip.hash, load_clip().hash] == said["offline"]
     assert said["names"] == ["me/siglip", "me/siglip", "me/open-clip"]
-    assert said["fetched"] == ["merges.txt.gz", "open_clip_config.json", "open_clip_pytorch_model.bin"]
-    assert said["nowhere"][0] == "FileNotFoundError" and "shows no repository 'me/nowhere'" in said["nowhere"][1]
+    assert said["fetched"] == [
+        "merges.txt.gz",
+        "open_clip_config.json",
+        "open_clip_pytorch_model.bin",
+    ]
+    assert (
+        said["nowhere"][0] == "FileNotFoundError"
+        and "shows no repository 'me/nowhere'" in said["nowhere"][1]
+    )
     assert said["nothing"][0] == "FileNotFoundError" and "holds no CLIP" in said["nothing"][1]
     assert not any("\n" in said[k][1] for k in ("no token", "nowhere", "nothing"))

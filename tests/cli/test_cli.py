@@ -18,19 +18,30 @@ from command_line import run, told
 from tiny import random_adapter, save_clip, save_images
 from typer.testing import CliRunner
 
-from copra_lab.adapters import load_adapter, save_adapter
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.bench.bench import Bench
+from copra_lab.adapters import Adapter, load_adapter, save_adapter
+from copra_lab.bench import Bench
 from copra_lab.cli import EXAMPLES, app, doctor
 from copra_lab.cli import arguments as given
-from copra_lab.models.loading import load_clip
-from copra_lab.prompts.soft_prompt import SoftPrompt
-from copra_lab.sweeps.grid import grid
-from copra_lab.tasks.task import load_task
+from copra_lab.models import load_clip
+from copra_lab.prompts import SoftPrompt
+from copra_lab.sweeps import grid
+from copra_lab.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
 COMMAND = typer.main.get_command(app)
-VERBS = ("fit", "prompt", "path", "shapley", "merge", "prune", "export", "import", "sweep", "app", "doctor")
+VERBS = (
+    "fit",
+    "prompt",
+    "path",
+    "shapley",
+    "merge",
+    "prune",
+    "export",
+    "import",
+    "sweep",
+    "app",
+    "doctor",
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +50,45 @@ def home(tmp_path_factory) -> SimpleNamespace:
     folder = tmp_path_factory.mktemp("home")
     save_clip(folder / "clip")
     save_images(folder / "colours")
-    h = SimpleNamespace(folder=folder, clip=folder / "clip", task=folder / "colours", one=folder / "one", two=folder / "two", fits=[])
+    h = SimpleNamespace(
+        folder=folder,
+        clip=folder / "clip",
+        task=folder / "colours",
+        one=folder / "one",
+        two=folder / "two",
+        fits=[],
+    )
     for seed, out in ((0, h.one), (1, h.two)):
-        more = ("--method", "copra", "--start", 0.5, "--figure", folder / f"fit{seed}.png", "--validate-every", 10)
+        more = (
+            "--method",
+            "copra",
+            "--start",
+            0.5,
+            "--figure",
+            folder / f"fit{seed}.png",
+            "--validate-every",
+            10,
+        )
         h.fits.append(
-            told("fit", h.task, "--clip", h.clip, "-o", out, "--steps", 40, "--lr", 0.01, "--batch", 16, "--seed", seed, "--rank", 2, *more)
+            told(
+                "fit",
+                h.task,
+                "--clip",
+                h.clip,
+                "-o",
+                out,
+                "--steps",
+                40,
+                "--lr",
+                0.01,
+                "--batch",
+                16,
+                "--seed",
+                seed,
+                "--rank",
+                2,
+                *more,
+            )
         )
     return h
 
@@ -53,20 +98,46 @@ def test_fit_trains_measures_and_keeps(home):
     first = home.fits[0]
     adapter = load_adapter(home.one, clip)
     assert first["hash"] == adapter.hash and first["base"] == clip.hash == adapter.base
-    assert first["provenance"]["method"] == "copra" and first["provenance"]["dropping"]["start"] == 0.5 and adapter.rank == 2
+    assert (
+        first["provenance"]["method"] == "copra"
+        and first["provenance"]["dropping"]["start"] == 0.5
+        and adapter.rank == 2
+    )
     bench = Bench(clip, load_task(home.task, clip))
-    assert first["test"]["correct"] == bench.accuracy(adapter).correct and first["before"]["correct"] == bench.accuracy().correct
+    assert (
+        first["test"]["correct"] == bench.accuracy(adapter).correct
+        and first["before"]["correct"] == bench.accuracy().correct
+    )
     assert first["test"]["accuracy"] > first["before"]["accuracy"] + 0.2
     assert [p["step"] for p in first["curve"]] == [10, 20, 30, 40]
-    assert (home.folder / "fit0.png").read_bytes().startswith(b"\x89PNG") and not (home.one / "fit.part").exists()
+    assert (home.folder / "fit0.png").read_bytes().startswith(b"\x89PNG") and not (
+        home.one / "fit.part"
+    ).exists()
     assert home.fits[1]["hash"] != first["hash"]
 
 
 def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
-    fit = ("fit", home.task, "--clip", home.clip, "-o", tmp_path / "a", "--steps", 1, "--batch", 2, "--rank", 2, "--template", "{}, from above")
+    fit = (
+        "fit",
+        home.task,
+        "--clip",
+        home.clip,
+        "-o",
+        tmp_path / "a",
+        "--steps",
+        1,
+        "--batch",
+        2,
+        "--rank",
+        2,
+        "--template",
+        "{}, from above",
+    )
     document, clip = told(*fit), load_clip(home.clip)
     assert document["provenance"]["task options"] == {"template": "{}, from above"}
-    right = Bench(clip, load_task(home.task, clip, template="{}, from above")).accuracy(load_adapter(tmp_path / "a", clip))
+    right = Bench(clip, load_task(home.task, clip, template="{}, from above")).accuracy(
+        load_adapter(tmp_path / "a", clip)
+    )
     assert document["test"]["correct"] == right.correct
     seen = []
 
@@ -81,14 +152,53 @@ def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
         run("prune", tmp_path / "merged", "--clip", home.clip, "--best", 1)
         run("shapley", tmp_path / "a", "--clip", home.clip, "--template", "{}")
         run("path", home.one, home.two, "--clip", home.clip, "--points", 2)
-        run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2, "--template", "a {}")
+        run(
+            "path",
+            home.one,
+            tmp_path / "a",
+            "--clip",
+            home.clip,
+            "--points",
+            2,
+            "--template",
+            "a {}",
+        )
     assert seen == ["{}, from above"] * 4 + ["{}", None, "a {}"]
-    assert "different prompts" not in run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2, "--template", "a {}").stderr
+    assert (
+        "different prompts"
+        not in run(
+            "path",
+            home.one,
+            tmp_path / "a",
+            "--clip",
+            home.clip,
+            "--points",
+            2,
+            "--template",
+            "a {}",
+        ).stderr
+    )
     both = run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2).stderr
-    assert "these adapters were trained with different prompts" in both and "the usual one and {}, from above" in both
-    wrong = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "b", "--template", "no place", code=1).stderr
+    assert (
+        "these adapters were trained with different prompts" in both
+        and "the usual one and {}, from above" in both
+    )
+    wrong = run(
+        "fit",
+        home.task,
+        "--clip",
+        home.clip,
+        "-o",
+        tmp_path / "b",
+        "--template",
+        "no place",
+        code=1,
+    ).stderr
     assert "a template holds {} once" in wrong
-    assert "digits has its own prompt and split" in run("fit", "digits", "-o", tmp_path / "b", "--template", "a {}", code=1).stderr
+    assert (
+        "digits has its own prompt and split"
+        in run("fit", "digits", "-o", tmp_path / "b", "--template", "a {}", code=1).stderr
+    )
 
 
 def test_what_was_passed_over_is_printed(home, tmp_path):
@@ -97,26 +207,70 @@ def test_what_was_passed_over_is_printed(home, tmp_path):
     (first / "a.png").write_bytes(b"nothing")
     (first / "a.heic").write_bytes(b"nothing")
     passed = f"Passed over: 2 files, the first {first.name}/a.heic (no image by its name)."
-    fit = ("fit", tmp_path / "colours", "--clip", home.clip, "-o", tmp_path / "a", "--steps", 1, "--batch", 2)
+    fit = (
+        "fit",
+        tmp_path / "colours",
+        "--clip",
+        home.clip,
+        "-o",
+        tmp_path / "a",
+        "--steps",
+        1,
+        "--batch",
+        2,
+    )
     assert passed in run(*fit).stderr and told(*fit, "--overwrite")["notes"] == [passed]
     assert passed in run("shapley", tmp_path / "a", "--clip", home.clip).stderr
 
 
 def test_classes_may_be_called_like_splits(home, tmp_path):
     for split, colour in (("train", "test"), ("test", "train")):
-        shutil.copytree(home.task / sorted(f.name for f in home.task.iterdir())[split == "test"], tmp_path / "stations" / split / colour)
-    fit = ("fit", tmp_path / "stations", "--clip", home.clip, "-o", tmp_path / "a", "--steps", 1, "--batch", 2)
+        shutil.copytree(
+            home.task / sorted(f.name for f in home.task.iterdir())[split == "test"],
+            tmp_path / "stations" / split / colour,
+        )
+    fit = (
+        "fit",
+        tmp_path / "stations",
+        "--clip",
+        home.clip,
+        "-o",
+        tmp_path / "a",
+        "--steps",
+        1,
+        "--batch",
+        2,
+    )
     assert "test holds 'train', and train does not" in run(*fit, code=1).stderr
-    assert told(*fit, "--no-splits")["provenance"] | {"classes": 2, "task options": {"splits": False}} == load_adapter(tmp_path / "a").provenance
+    assert (
+        told(*fit, "--no-splits")["provenance"] | {"classes": 2, "task options": {"splits": False}}
+        == load_adapter(tmp_path / "a").provenance
+    )
     run("shapley", tmp_path / "a", "--clip", home.clip)
 
 
 def test_people_see_what_is_going_on(home, tmp_path):
     task = load_task(home.task, load_clip(home.clip))
-    fit = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "a", "--steps", 4, "--validate-every", 2, "--figure", tmp_path / "a.svg")
+    fit = run(
+        "fit",
+        home.task,
+        "--clip",
+        home.clip,
+        "-o",
+        tmp_path / "a",
+        "--steps",
+        4,
+        "--validate-every",
+        2,
+        "--figure",
+        tmp_path / "a.svg",
+    )
     first, about, *later = fit.stderr.splitlines()
     assert about == task.about and first == f"{task.title}: {task.counts}; 4 steps"
-    assert [line.partition(":")[0] for line in later[:2]] == ["step 2", "step 4"] and f"figure saved in {tmp_path / 'a.svg'}" in later
+    assert [line.partition(":")[0] for line in later[:2]] == [
+        "step 2",
+        "step 4",
+    ] and f"figure saved in {tmp_path / 'a.svg'}" in later
     assert "coalitions of 3 players" in run("shapley", home.one, "--clip", home.clip).stderr
     pruned = run("prune", home.one, "--clip", home.clip, "--best", 2, "--json")
     kept = ", ".join(map(str, json.loads(pruned.stdout)["layers"]))
@@ -130,16 +284,34 @@ def test_people_read_words(home):
 
 
 def test_path_gives_both_lines_and_their_barriers(home):
-    found = told("path", home.one, home.two, "--clip", home.clip, "--points", 5, "--precision", "float32", "--figure", home.folder / "path.svg")
+    found = told(
+        "path",
+        home.one,
+        home.two,
+        "--clip",
+        home.clip,
+        "--points",
+        5,
+        "--precision",
+        "float32",
+        "--figure",
+        home.folder / "path.svg",
+    )
     clip = load_clip(home.clip)
     one, two = (load_adapter(f, clip) for f in (home.one, home.two))
     bench = Bench(clip, load_task(home.task, clip), precision="float32")
     for space in ("delta", "factors"):
         path = bench.path(one, two, (0.0, 0.25, 0.5, 0.75, 1.0), space)
-        assert [p["correct"] for p in found["paths"][space]["points"]] == [a.correct for a in path.accuracies]
+        assert [p["correct"] for p in found["paths"][space]["points"]] == [
+            a.correct for a in path.accuracies
+        ]
         assert found["paths"][space]["barrier"] == path.barrier
     assert (home.folder / "path.svg").read_text(encoding="utf-8").lstrip().startswith("<?xml")
-    assert list(told("path", home.one, home.two, "--clip", home.clip, "--points", 2, "--space", "delta")["paths"]) == ["delta"]
+    assert list(
+        told("path", home.one, home.two, "--clip", home.clip, "--points", 2, "--space", "delta")[
+            "paths"
+        ]
+    ) == ["delta"]
 
 
 @pytest.mark.parametrize(
@@ -155,7 +327,18 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
 
     clip = load_clip(home.clip)
     parts = [load_adapter(f, clip) for f in (home.one, home.two)]
-    found = told("merge", home.one, home.two, "-o", tmp_path / "out", "--clip", home.clip, "--precision", "float32", *how)
+    found = told(
+        "merge",
+        home.one,
+        home.two,
+        "-o",
+        tmp_path / "out",
+        "--clip",
+        home.clip,
+        "--precision",
+        "float32",
+        *how,
+    )
     g = torch.Generator().manual_seed(0)
     expected = {
         "": lambda: m.weighted_sum(parts, [0.5, 0.5]),
@@ -163,12 +346,17 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
         "--how factors": lambda: m.average_factors(parts),
         "--how ties": lambda: m.ties(parts, 0.5),
         "--how task-arithmetic": lambda: m.task_arithmetic(parts, 0.5),
-        "--dare": lambda: m.truncate(m.weighted_sum([m.dare(a, 0.5, g) for a in parts], [0.5, 0.5]), 2),
+        "--dare": lambda: m.truncate(
+            m.weighted_sum([m.dare(a, 0.5, g) for a in parts], [0.5, 0.5]), 2
+        ),
     }[" ".join(how[: 2 if how[:1] == ["--how"] else 1])]()
     written = load_adapter(tmp_path / "out", clip)
     assert written == expected and found["hash"] == written.hash
     (measured,) = found["test"].values()
-    assert measured["merged"]["correct"] == Bench(clip, load_task(home.task, clip), precision="float32").accuracy(written).correct
+    assert (
+        measured["merged"]["correct"]
+        == Bench(clip, load_task(home.task, clip), precision="float32").accuracy(written).correct
+    )
     assert set(measured) == {"merged", str(home.one), str(home.two)}
 
 
@@ -177,7 +365,9 @@ def strangers(home, tmp_path) -> list[Path]:
     """Two adapters that say nothing, or something that is not there any more, about what they were trained on."""
     clip = load_clip(home.clip)
     folders = [tmp_path / "silent", tmp_path / "moved"]
-    for seed, (folder, about) in enumerate(zip(folders, ({}, {"task": str(tmp_path / "gone")}), strict=True)):
+    for seed, (folder, about) in enumerate(
+        zip(folders, ({}, {"task": str(tmp_path / "gone")}), strict=True)
+    ):
         made = random_adapter(clip, rank=2, seed=seed)
         save_adapter(Adapter(made.deltas, made.base, about), folder)
     return folders
@@ -186,14 +376,23 @@ def strangers(home, tmp_path) -> list[Path]:
 def test_a_merge_is_saved_when_all_else_is_done(home, tmp_path, strangers):
     command = ("merge", strangers[0], strangers[0], "-o", tmp_path / "out", "--clip", home.clip)
     assert "nothing to draw" in plain(run(*command, "--figure", tmp_path / "x.png", code=2).stderr)
-    assert "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr and not (tmp_path / "out").exists()
+    assert (
+        "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr
+        and not (tmp_path / "out").exists()
+    )
     assert told(*command)["test"] == {} and load_adapter(tmp_path / "out")
 
 
 def test_a_merge_goes_on_without_a_task_that_nobody_asked_for(home, tmp_path, strangers):
-    result = run("merge", strangers[1], home.one, "-o", tmp_path / "out", "--clip", home.clip, "--json")
-    assert f"not measured on {tmp_path / 'gone'}" in result.stderr and "unknown task" in result.stderr
-    assert list(json.loads(result.stdout)["test"]) == [str(home.task)] and load_adapter(tmp_path / "out")
+    result = run(
+        "merge", strangers[1], home.one, "-o", tmp_path / "out", "--clip", home.clip, "--json"
+    )
+    assert (
+        f"not measured on {tmp_path / 'gone'}" in result.stderr and "unknown task" in result.stderr
+    )
+    assert list(json.loads(result.stdout)["test"]) == [str(home.task)] and load_adapter(
+        tmp_path / "out"
+    )
 
 
 def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
@@ -201,27 +400,72 @@ def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "model.safetensors").touch()
     out = ("-o", tmp_path / "out", "--clip", home.clip)
-    run("prune", home.one, *out, "--layers", "even", "--figure", tmp_path / "file" / "x.png", code=1)
-    assert "another folder with --clip-out" in run("export", home.one, *out, "--clip-out", tmp_path / "full", code=1).stderr
-    assert "a folder of its own" in plain(run("export", home.one, *out, "--clip-out", tmp_path / "out", "--merged", code=2).stderr)
-    assert "unknown task" in run("import", home.one, *out, "--task", tmp_path / "gone", code=1).stderr
+    run(
+        "prune", home.one, *out, "--layers", "even", "--figure", tmp_path / "file" / "x.png", code=1
+    )
+    assert (
+        "another folder with --clip-out"
+        in run("export", home.one, *out, "--clip-out", tmp_path / "full", code=1).stderr
+    )
+    assert "a folder of its own" in plain(
+        run("export", home.one, *out, "--clip-out", tmp_path / "out", "--merged", code=2).stderr
+    )
+    assert (
+        "unknown task" in run("import", home.one, *out, "--task", tmp_path / "gone", code=1).stderr
+    )
     assert not (tmp_path / "out").exists()
 
 
 def test_prune_keeps_what_is_asked(home, tmp_path):
-    half = told("prune", home.one, "-o", tmp_path / "half", "--clip", home.clip, "--layers", "0,2", "--kinds", "q,v", "--sparsity", 0.5)
-    assert half["layers"] == [0, 2] and half["sites"] == 4 and half["of sites"] == 9 and half["zeros"] == pytest.approx(0.5, abs=0.01)
+    half = told(
+        "prune",
+        home.one,
+        "-o",
+        tmp_path / "half",
+        "--clip",
+        home.clip,
+        "--layers",
+        "0,2",
+        "--kinds",
+        "q,v",
+        "--sparsity",
+        0.5,
+    )
+    assert (
+        half["layers"] == [0, 2]
+        and half["sites"] == 4
+        and half["of sites"] == 9
+        and half["zeros"] == pytest.approx(0.5, abs=0.01)
+    )
     assert load_adapter(tmp_path / "half").hash == half["hash"]
     for by in ("shapley", "magnitude"):
-        best = told("prune", home.one, "--best", 1, "--by", by, "--clip", home.clip, "--figure", tmp_path / f"{by}.pdf")
-        assert len(best["layers"]) == 1 and best["folder"] is None and (tmp_path / f"{by}.pdf").read_bytes().startswith(b"%PDF")
+        best = told(
+            "prune",
+            home.one,
+            "--best",
+            1,
+            "--by",
+            by,
+            "--clip",
+            home.clip,
+            "--figure",
+            tmp_path / f"{by}.pdf",
+        )
+        assert (
+            len(best["layers"]) == 1
+            and best["folder"] is None
+            and (tmp_path / f"{by}.pdf").read_bytes().startswith(b"%PDF")
+        )
 
 
 @pytest.fixture
 def trained_elsewhere(home, tmp_path) -> Path:
     """An adapter of the same CLIP that says it was trained on another task."""
     made = random_adapter(load_clip(home.clip), rank=2)
-    save_adapter(Adapter(made.deltas, made.base, {"task": str(tmp_path / "shapes"), "shots": 2}), tmp_path / "elsewhere")
+    save_adapter(
+        Adapter(made.deltas, made.base, {"task": str(tmp_path / "shapes"), "shots": 2}),
+        tmp_path / "elsewhere",
+    )
     save_images(tmp_path / "shapes", 40)
     return tmp_path / "elsewhere"
 
@@ -230,13 +474,24 @@ def test_a_path_between_two_tasks_asks_which_to_measure_on(home, trained_elsewhe
     both = (home.one, trained_elsewhere, "--clip", home.clip, "--points", 2, "--space", "delta")
     other = trained_elsewhere.with_name("shapes")
     refused = plain(run("path", *both, code=2).stderr)
-    assert f"one adapter was trained on {home.task}, another on {other}; say which to measure on" in refused and "--task" in refused
+    assert (
+        f"one adapter was trained on {home.task}, another on {other}; say which to measure on"
+        in refused
+        and "--task" in refused
+    )
     for task in (home.task, other):
         result = run("path", *both, "--task", task)
         bench = Bench(load_clip(home.clip), load_task(task, load_clip(home.clip)))
         assert result.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {task}"
-        assert f"measured on {task}, and trained on " in result.stderr and str(home.task) in result.stderr and str(other) in result.stderr
-    assert "trained on" not in run("path", home.one, home.two, "--clip", home.clip, "--points", 2).stderr
+        assert (
+            f"measured on {task}, and trained on " in result.stderr
+            and str(home.task) in result.stderr
+            and str(other) in result.stderr
+        )
+    assert (
+        "trained on"
+        not in run("path", home.one, home.two, "--clip", home.clip, "--points", 2).stderr
+    )
 
 
 def test_whoever_measures_elsewhere_is_told(home, trained_elsewhere, tmp_path):
@@ -246,30 +501,63 @@ def test_whoever_measures_elsewhere_is_told(home, trained_elsewhere, tmp_path):
     assert words in run("import", trained_elsewhere, "-o", tmp_path / "in", *on).stderr
     found = run("shapley", trained_elsewhere, *on)
     bench = Bench(load_clip(home.clip), load_task(home.task, load_clip(home.clip)))
-    assert words in found.stderr and found.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {home.task}"
+    assert (
+        words in found.stderr
+        and found.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {home.task}"
+    )
     short = ("--clip", home.clip, "--steps", 1, "--views", 0)
-    learned = run("prompt", home.task, "-o", tmp_path / "p", "--adapter", trained_elsewhere, "--length", 2, *short)
-    assert f"the adapter that it wears was trained on {trained_elsewhere.with_name('shapes')}" in learned.stderr
+    learned = run(
+        "prompt",
+        home.task,
+        "-o",
+        tmp_path / "p",
+        "--adapter",
+        trained_elsewhere,
+        "--length",
+        2,
+        *short,
+    )
+    assert (
+        f"the adapter that it wears was trained on {trained_elsewhere.with_name('shapes')}"
+        in learned.stderr
+    )
 
 
 def test_adapters_with_different_training_images_are_told_whose_are_shown(home, tmp_path):
     clip = load_clip(home.clip)
     one = load_adapter(home.one, clip)
-    save_adapter(Adapter(one.deltas, one.base, {**one.provenance, "shots": 3, "task seed": 5}), tmp_path / "few")
+    save_adapter(
+        Adapter(one.deltas, one.base, {**one.provenance, "shots": 3, "task seed": 5}),
+        tmp_path / "few",
+    )
     command = ("path", tmp_path / "few", home.one, "--clip", home.clip, "--points", 2)
     said = run(*command, "--split", "train")
-    assert "trained with different training images; here are the first one's, 3 a class, task seed 5" in said.stderr
-    assert said.stdout.splitlines()[-1] == f"measured on 12 training images of {home.task}" and "different" not in run(*command).stderr
+    assert (
+        "trained with different training images; here are the first one's, 3 a class, task seed 5"
+        in said.stderr
+    )
+    assert (
+        said.stdout.splitlines()[-1] == f"measured on 12 training images of {home.task}"
+        and "different" not in run(*command).stderr
+    )
 
 
 def test_adapters_of_bases_that_differ_by_name_are_told(home, tmp_path):
     """peft knows its base by name alone, so that nothing else can tell that two adapters do not belong together."""
     made = random_adapter(load_clip(home.clip), rank=2)
     for name in ("a", "b"):
-        save_adapter(Adapter(made.deltas, "", {"clip": f"openai/clip-{name}", "task": str(home.task)}), tmp_path / name)
+        save_adapter(
+            Adapter(made.deltas, "", {"clip": f"openai/clip-{name}", "task": str(home.task)}),
+            tmp_path / name,
+        )
     command = ("merge", tmp_path / "a", tmp_path / "b", "-o", tmp_path / "out", "--clip", home.clip)
     assert "trained on openai/clip-a, and" in run(*command).stderr
-    assert "openai" not in run("path", tmp_path / "a", tmp_path / "a", "--clip", home.clip, "--points", 2).stderr
+    assert (
+        "openai"
+        not in run(
+            "path", tmp_path / "a", tmp_path / "a", "--clip", home.clip, "--points", 2
+        ).stderr
+    )
 
 
 @pytest.mark.filterwarnings("default")
@@ -278,70 +566,165 @@ def test_an_adapter_of_another_tool_is_imported_with_what_was_passed_over(home, 
 
     te, unet = "lora_te_text_model_encoder_layers_0_self_attn_q_proj", "lora_unet_mid_block"
     halves = {"lora_down.weight": torch.ones(2, 32), "lora_up.weight": torch.ones(32, 2)}
-    save_file({f"{module}.{half}": t.clone() for module in (te, unet) for half, t in halves.items()}, tmp_path / "style.safetensors")
-    result = run("import", tmp_path / "style.safetensors", "-o", tmp_path / "out", "--clip", home.clip)
+    save_file(
+        {f"{module}.{half}": t.clone() for module in (te, unet) for half, t in halves.items()},
+        tmp_path / "style.safetensors",
+    )
+    result = run(
+        "import", tmp_path / "style.safetensors", "-o", tmp_path / "out", "--clip", home.clip
+    )
     line = f"warning: {tmp_path / 'style.safetensors'}: of 4 tensors 2 are of other models (lora_unet) and are passed over"
     assert line in result.stderr.splitlines()
     imported = load_adapter(tmp_path / "out", load_clip(home.clip))
     assert len(imported) == 1 and imported.base and imported.provenance["passed over"] == 2
     (tmp_path / "style.safetensors").write_bytes(b"")
-    assert "not a whole safetensors file" in run("path", tmp_path / "style.safetensors", home.one, "--clip", home.clip, code=1).stderr
+    assert (
+        "not a whole safetensors file"
+        in run("path", tmp_path / "style.safetensors", home.one, "--clip", home.clip, code=1).stderr
+    )
 
 
 def test_shapley_values_add_up(home):
     exact = told("shapley", home.one, "--clip", home.clip, "--figure", home.folder / "values.png")
-    assert exact["method"] == "exact" and exact["evaluations"] == 8 and [p["name"] for p in exact["players"]] == ["vision 0", "vision 1", "vision 2"]
+    assert (
+        exact["method"] == "exact"
+        and exact["evaluations"] == 8
+        and [p["name"] for p in exact["players"]] == ["vision 0", "vision 1", "vision 2"]
+    )
     assert sum(p["value"] for p in exact["players"]) == pytest.approx(exact["all"] - exact["none"])
-    sampled = told("shapley", home.one, "--clip", home.clip, "--method", "permutations", "--budget", 60, "--value", "margin")
+    sampled = told(
+        "shapley",
+        home.one,
+        "--clip",
+        home.clip,
+        "--method",
+        "permutations",
+        "--budget",
+        60,
+        "--value",
+        "margin",
+    )
     assert sampled["evaluations"] <= 60 and all(p["error"] >= 0 for p in sampled["players"])
 
 
 def test_prompt_learns_vectors(home, tmp_path):
     common = ("--clip", home.clip, "--steps", 3, "--views", 0)
-    found = told("prompt", home.task, "-o", tmp_path / "pun", "--length", 2, "--penalty", "pun", "--adapter", home.one, *common)
+    found = told(
+        "prompt",
+        home.task,
+        "-o",
+        tmp_path / "pun",
+        "--length",
+        2,
+        "--penalty",
+        "pun",
+        "--adapter",
+        home.one,
+        *common,
+    )
     prompt = SoftPrompt.load(tmp_path / "pun", load_clip(home.clip))
-    assert found["hash"] == prompt.hash and prompt.length == 2 and found["provenance"]["method"] == "pun"
-    assert found["before"]["correct"] == home.fits[0]["test"]["correct"]  # with the adapter that it is learned on
-    vpt = told("prompt", home.task, "-o", tmp_path / "vpt", "--tower", "vision", "--norm", "inf", "--penalty", "pan", *common)
-    assert vpt["provenance"]["method"] == "vpt+pan" and SoftPrompt.load(tmp_path / "vpt").tower == "vision"
+    assert (
+        found["hash"] == prompt.hash
+        and prompt.length == 2
+        and found["provenance"]["method"] == "pun"
+    )
+    assert (
+        found["before"]["correct"] == home.fits[0]["test"]["correct"]
+    )  # with the adapter that it is learned on
+    vpt = told(
+        "prompt",
+        home.task,
+        "-o",
+        tmp_path / "vpt",
+        "--tower",
+        "vision",
+        "--norm",
+        "inf",
+        "--penalty",
+        "pan",
+        *common,
+    )
+    assert (
+        vpt["provenance"]["method"] == "vpt+pan"
+        and SoftPrompt.load(tmp_path / "vpt").tower == "vision"
+    )
 
 
-@pytest.mark.filterwarnings("ignore:Could not find a config file in clip")  # peft, of a base that is on no hub
+@pytest.mark.filterwarnings(
+    "ignore:Could not find a config file in clip"
+)  # peft, of a base that is on no hub
 def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
     from peft import PeftModel
     from transformers import CLIPModel
 
-    told("export", home.one, "-o", tmp_path / "peft", "--clip-out", tmp_path / "hf", "--clip", home.clip)
+    told(
+        "export",
+        home.one,
+        "-o",
+        tmp_path / "peft",
+        "--clip-out",
+        tmp_path / "hf",
+        "--clip",
+        home.clip,
+    )
     told("export", home.one, "-o", tmp_path / "merged", "--merged", "--clip", home.clip)
     clip = load_clip(home.clip)
     again = load_clip(tmp_path / "hf")
-    assert again.hash == clip.hash and torch.equal(again.text_features(["a red thing", "blue"]), clip.text_features(["a red thing", "blue"]))
+    assert again.hash == clip.hash and torch.equal(
+        again.text_features(["a red thing", "blue"]), clip.text_features(["a red thing", "blue"])
+    )
     assert load_clip(tmp_path / "merged").mean == clip.mean
     pixels = clip.pixels(load_task(home.task, clip).test.images[:5])
     tokens = clip.tokenizer(["a photo of a red thing", "blue"])
-    model = PeftModel.from_pretrained(CLIPModel.from_pretrained(tmp_path / "hf"), tmp_path / "peft").eval()
+    model = PeftModel.from_pretrained(
+        CLIPModel.from_pretrained(tmp_path / "hf"), tmp_path / "peft"
+    ).eval()
     merged = CLIPModel.from_pretrained(tmp_path / "merged").eval()
     with torch.no_grad():
-        theirs, whole = (m(input_ids=tokens, pixel_values=pixels).logits_per_image for m in (model, merged))
-        base = CLIPModel.from_pretrained(tmp_path / "hf").eval()(input_ids=tokens, pixel_values=pixels).logits_per_image
+        theirs, whole = (
+            m(input_ids=tokens, pixel_values=pixels).logits_per_image for m in (model, merged)
+        )
+        base = (
+            CLIPModel.from_pretrained(tmp_path / "hf")
+            .eval()(input_ids=tokens, pixel_values=pixels)
+            .logits_per_image
+        )
     assert torch.allclose(theirs, whole, atol=1e-4) and not torch.allclose(theirs, base, atol=1e-2)
     model.save_pretrained(tmp_path / "back")
-    found = told("import", tmp_path / "back", "-o", tmp_path / "mine", "--clip", home.clip, "--task", home.task)
+    found = told(
+        "import",
+        tmp_path / "back",
+        "-o",
+        tmp_path / "mine",
+        "--clip",
+        home.clip,
+        "--task",
+        home.task,
+    )
     mine, one = load_adapter(tmp_path / "mine", clip), load_adapter(home.one, clip)
-    assert mine.base == clip.hash and all(torch.allclose(mine.deltas[n].delta(), d.delta(), atol=1e-6) for n, d in one.deltas.items())
+    assert mine.base == clip.hash and all(
+        torch.allclose(mine.deltas[n].delta(), d.delta(), atol=1e-6) for n, d in one.deltas.items()
+    )
     assert found["test"]["correct"] == home.fits[0]["test"]["correct"]
 
 
 def test_adapters_come_from_the_hub_too(home, tmp_path, monkeypatch):
     from copra_lab.adapters import peft_folder
 
-    monkeypatch.setattr(peft_folder, "download_adapter", lambda repo, names: {"me/one": home.one}[repo])
-    there, here = (told("path", name, home.two, "--points", 2, "--clip", home.clip) for name in ("hf-hub:me/one", home.one))
+    monkeypatch.setattr(
+        peft_folder, "download_adapter", lambda repo, names: {"me/one": home.one}[repo]
+    )
+    there, here = (
+        told("path", name, home.two, "--points", 2, "--clip", home.clip)
+        for name in ("hf-hub:me/one", home.one)
+    )
     assert there["paths"] == here["paths"]
     told("import", "hf-hub:me/one", "-o", tmp_path / "mine", "--clip", home.clip)
     assert load_adapter(tmp_path / "mine") == load_adapter(home.one)
     for verb in ("path", "shapley", "merge", "prune", "export", "import"):
-        assert "hf-hub:owner/name" in plain(run(verb, "--help").stdout).replace(" ", ""), verb  # wherever a line ends
+        assert "hf-hub:owner/name" in plain(run(verb, "--help").stdout).replace(" ", ""), (
+            verb
+        )  # wherever a line ends
 
 
 # --- options, files, errors ------------------------------------------------------------------------------------------
@@ -354,8 +737,16 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(home, tmp_path):
         encoding="utf-8",
     )
     recipe = told("fit", "--config", file, "--steps", 2, "-o", tmp_path / "a")["provenance"]
-    assert (recipe["steps"], recipe["lr"], recipe["lora"]["sites"], recipe["dropping"]["min_active"]) == (2, 0.005, ["q", "fc1"], 1)
-    assert recipe["lora"]["rank"] == 4 and told("fit", "--config", file, "-o", tmp_path / "b")["provenance"]["steps"] == 3
+    assert (
+        recipe["steps"],
+        recipe["lr"],
+        recipe["lora"]["sites"],
+        recipe["dropping"]["min_active"],
+    ) == (2, 0.005, ["q", "fc1"], 1)
+    assert (
+        recipe["lora"]["rank"] == 4
+        and told("fit", "--config", file, "-o", tmp_path / "b")["provenance"]["steps"] == 3
+    )
 
 
 @pytest.mark.parametrize(
@@ -384,19 +775,43 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
         (["fit", "digits", "-o", "x", "--rank", "0"], "--rank"),
         (["fit", "digits", "-o", "x", "--method", "copa"], "'copa' is not one of"),
         (["fit", "digits", "-o", "x", "--rate", "0.5"], "--method lora has no such setting"),
-        (["prompt", "digits", "-o", "x", "--tower", "vision", "--words", "a photo"], "--tower vision has no such setting"),
-        (["prompt", "digits", "-o", "x", "--tower", "vision", "--position", "end"], "--position: --tower vision has no such setting"),
-        (["prompt", "digits", "-o", "x", "--tower", "vision", "--class-specific"], "--class-specific: --tower vision has no such setting"),
+        (
+            ["prompt", "digits", "-o", "x", "--tower", "vision", "--words", "a photo"],
+            "--tower vision has no such setting",
+        ),
+        (
+            ["prompt", "digits", "-o", "x", "--tower", "vision", "--position", "end"],
+            "--position: --tower vision has no such setting",
+        ),
+        (
+            ["prompt", "digits", "-o", "x", "--tower", "vision", "--class-specific"],
+            "--class-specific: --tower vision has no such setting",
+        ),
         (["prompt", "digits", "-o", "x", "--weight", "2"], "--penalty none has no such setting"),
-        (["prompt", "digits", "-o", "x", "--norm", "1"], "--norm: --penalty none has no such setting"),
-        (["prompt", "digits", "-o", "x", "--penalty", "pun", "--tau", "0.1"], "--tau: --penalty pun has no such setting"),
-        (["prompt", "digits", "-o", "x", "--samples", "2"], "--samples: --penalty none has no such setting"),
+        (
+            ["prompt", "digits", "-o", "x", "--norm", "1"],
+            "--norm: --penalty none has no such setting",
+        ),
+        (
+            ["prompt", "digits", "-o", "x", "--penalty", "pun", "--tau", "0.1"],
+            "--tau: --penalty pun has no such setting",
+        ),
+        (
+            ["prompt", "digits", "-o", "x", "--samples", "2"],
+            "--samples: --penalty none has no such setting",
+        ),
         (["prune", "digits/lora-seed-0"], "say what to remove"),
         (["prune", "digits/lora-seed-0", "--layers", "even", "--best", "2"], "not both"),
         (["prune", "digits/lora-seed-0", "--layers", "some"], "numbers with commas"),
-        (["merge", "digits/lora-seed-0", "-o", "x", "--density", "0.1"], "--how sum has no such setting"),
+        (
+            ["merge", "digits/lora-seed-0", "-o", "x", "--density", "0.1"],
+            "--how sum has no such setting",
+        ),
         (["merge", "digits/lora-seed-0", "-o", "x", "--weights", "much"], "expected numbers"),
-        (["path", "digits/lora-seed-0", "digits/lora-seed-1", "--figure", "path.gif"], "ends in .png, .svg, .pdf"),
+        (
+            ["path", "digits/lora-seed-0", "digits/lora-seed-1", "--figure", "path.gif"],
+            "ends in .png, .svg, .pdf",
+        ),
         (["sweep", "x.toml", "--table", "x.xls"], ".csv or .parquet"),
         (["dance"], "No such command 'dance'"),
     ],
@@ -431,18 +846,31 @@ def test_work_that_fails_says_why_in_a_sentence(arguments, says, tmp_path, monke
     result = run(*arguments, code=1)
     *going_on, sentence = result.stderr.splitlines()
     assert sentence.startswith("copra-lab ") and says in sentence and not result.stdout
-    assert all("images: " in line for line in going_on)  # of a task that was read well, before the rest could fail
+    assert all(
+        "images: " in line for line in going_on
+    )  # of a task that was read well, before the rest could fail
     document = json.loads(run(*arguments, "--json", code=1).stdout)
     assert list(document) == ["error"] and document["error"] in result.stderr
 
 
 def test_nothing_is_overwritten_unasked(home, tmp_path):
     before = (home.one / "adapter_model.safetensors").read_bytes()
-    for verb in (["fit", home.task], ["merge", home.one, home.two], ["prune", home.one, "--best", "1"], ["export", home.one], ["import", home.two]):
-        assert "holds adapter_model.safetensors already" in run(*verb, "-o", home.one, "--clip", home.clip, code=1).stderr
+    for verb in (
+        ["fit", home.task],
+        ["merge", home.one, home.two],
+        ["prune", home.one, "--best", "1"],
+        ["export", home.one],
+        ["import", home.two],
+    ):
+        assert (
+            "holds adapter_model.safetensors already"
+            in run(*verb, "-o", home.one, "--clip", home.clip, code=1).stderr
+        )
     assert (home.one / "adapter_model.safetensors").read_bytes() == before
     told("prune", home.two, "--best", 1, "-o", tmp_path / "x", "--clip", home.clip)
-    again = told("prune", home.two, "--best", 2, "-o", tmp_path / "x", "--clip", home.clip, "--overwrite")
+    again = told(
+        "prune", home.two, "--best", 2, "-o", tmp_path / "x", "--clip", home.clip, "--overwrite"
+    )
     assert load_adapter(tmp_path / "x").hash == again["hash"]
 
 
@@ -457,20 +885,44 @@ def test_an_interruption_and_a_bug_look_like_neither(home, monkeypatch, tmp_path
     monkeypatch.setattr(given, "load_bench", press_ctrl_c)
     assert "interrupted" in run(*arguments, code=130).stderr
     monkeypatch.setattr(given, "load_bench", divide)
-    assert "ZeroDivisionError: integer division or modulo by zero (--debug shows where)" in run(*arguments, code=1).stderr
-    assert isinstance(CliRunner().invoke(app, [*map(str, arguments), "--debug"]).exception, ZeroDivisionError)
+    assert (
+        "ZeroDivisionError: integer division or modulo by zero (--debug shows where)"
+        in run(*arguments, code=1).stderr
+    )
+    assert isinstance(
+        CliRunner().invoke(app, [*map(str, arguments), "--debug"]).exception, ZeroDivisionError
+    )
 
 
 def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
     from copra_lab.training import fitting as train
 
-    arguments = ("fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 60, "--batch", 16)
+    arguments = (
+        "fit",
+        home.task,
+        "--clip",
+        home.clip,
+        "-o",
+        tmp_path / "x",
+        "--steps",
+        60,
+        "--batch",
+        16,
+    )
     learn = train.LoRATraining.step
-    monkeypatch.setattr(train.LoRATraining, "step", lambda self, step, batch: _until(55, step) or learn(self, step, batch))
+    monkeypatch.setattr(
+        train.LoRATraining,
+        "step",
+        lambda self, step, batch: _until(55, step) or learn(self, step, batch),
+    )
     run(*arguments, code=130)
     assert (tmp_path / "x" / "fit.part").exists()
     seen = []
-    monkeypatch.setattr(train.LoRATraining, "step", lambda self, step, batch: seen.append(step) or learn(self, step, batch))
+    monkeypatch.setattr(
+        train.LoRATraining,
+        "step",
+        lambda self, step, batch: seen.append(step) or learn(self, step, batch),
+    )
     resumed = told(*arguments)
     assert seen[0] == 50
     monkeypatch.undo()
@@ -490,26 +942,36 @@ def test_every_verb_shows_an_example_that_is_right():
     for verb, example in EXAMPLES.items():
         program, called, *arguments = shlex.split(example)
         assert (program, called) == ("copra-lab", verb)
-        with COMMAND.commands[verb].make_context(verb, arguments) as context:  # parses every word, or raises
+        with COMMAND.commands[verb].make_context(
+            verb, arguments
+        ) as context:  # parses every word, or raises
             assert context.params is not None
         assert example in " ".join(run(verb, "--help").stdout.split())
 
 
 def test_help_tells_the_defaults_that_training_has():
-    from copra_lab.methods.lora import LoRA
-    from copra_lab.prompts.soft_prompt import VPT, CoOp
-    from copra_lab.training.fitting import DEFAULTS, RATES
+    from copra_lab.methods import LoRA
+    from copra_lab.prompts import VPT, CoOp
+    from copra_lab.training import DEFAULTS, RATES
 
-    for verb, first, second in (("fit", DEFAULTS[LoRA], {"lr": RATES["copra"]}), ("prompt", DEFAULTS[CoOp], DEFAULTS[VPT])):
+    for verb, first, second in (
+        ("fit", DEFAULTS[LoRA], {"lr": RATES["copra"]}),
+        ("prompt", DEFAULTS[CoOp], DEFAULTS[VPT]),
+    ):
         shown = {p.name: p.show_default for p in COMMAND.commands[verb].params}
         for name, value in first.items():
             one, _, two = shown[name].partition(", ")
-            assert one == str(value) and (not two or two.split()[1] == str(second[name])), (verb, name)
+            assert one == str(value) and (not two or two.split()[1] == str(second[name])), (
+                verb,
+                name,
+            )
 
 
 def test_the_readmes_commands_are_right():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    commands = [line.partition(" #")[0] for line in readme.splitlines() if line.startswith("copra-lab ")]
+    commands = [
+        line.partition(" #")[0] for line in readme.splitlines() if line.startswith("copra-lab ")
+    ]
     assert len(commands) >= 8
     for command in commands:
         _, verb, *arguments = shlex.split(command)
@@ -529,7 +991,14 @@ def test_the_page_has_its_own_options(tmp_path):
 
 
 def process(code: str, **environment: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, env={**os.environ, **environment}, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=True,
+    )
     return done.stdout
 
 
@@ -543,8 +1012,12 @@ def test_the_shell_completes_verbs_and_options():
     code = "import sys; sys.argv[0] = 'copra-lab'; from copra_lab.cli import main; main()"
     asked = {"_COPRA_LAB_COMPLETE": "complete_bash"}
     assert process(code, **asked, COMP_WORDS="copra-lab sh", COMP_CWORD="1").split() == ["shapley"]
-    assert set(process(code, **asked, COMP_WORDS="copra-lab fit --sche", COMP_CWORD="2").split()) == {"--schedule"}
-    assert process(code, **asked, COMP_WORDS="copra-lab fit --method co", COMP_CWORD="3").split() == ["copra"]
+    assert set(
+        process(code, **asked, COMP_WORDS="copra-lab fit --sche", COMP_CWORD="2").split()
+    ) == {"--schedule"}
+    assert process(
+        code, **asked, COMP_WORDS="copra-lab fit --method co", COMP_CWORD="3"
+    ).split() == ["copra"]
 
 
 # --- doctor ----------------------------------------------------------------------------------------------------------
@@ -552,9 +1025,24 @@ def test_the_shell_completes_verbs_and_options():
 
 def test_the_doctor_finds_this_installation_well(monkeypatch, tmp_path):
     found = {c["name"]: c for c in told("doctor")["checks"]}
-    assert {"copra-lab", "packages", "processor", "GPU", "cache", "network", "model", "precision", "shipped"} <= set(found)
-    assert all(c["state"] != doctor.BROKEN for c in found.values()) and load_clip().hash in found["model"]["found"]
-    assert "42 adapters" in found["shipped"]["found"] and "HF_HUB_OFFLINE" in found["network"]["found"]
+    assert {
+        "copra-lab",
+        "packages",
+        "processor",
+        "GPU",
+        "cache",
+        "network",
+        "model",
+        "precision",
+        "shipped",
+    } <= set(found)
+    assert (
+        all(c["state"] != doctor.BROKEN for c in found.values())
+        and load_clip().hash in found["model"]["found"]
+    )
+    assert (
+        "42 adapters" in found["shipped"]["found"] and "HF_HUB_OFFLINE" in found["network"]["found"]
+    )
 
 
 def test_the_doctor_names_the_fix(monkeypatch, tmp_path):
@@ -565,7 +1053,12 @@ def test_the_doctor_names_the_fix(monkeypatch, tmp_path):
     monkeypatch.setattr(doctor, "HUB", ("127.0.0.1", 1))  # where nothing listens
     result = run("doctor", "--clip", tmp_path / "nowhere", code=1)
     said = result.stdout
-    for words in ("pip install no-such-package", "set COPRA_LAB_CACHE", "is not reached", "give another with --clip"):
+    for words in (
+        "pip install no-such-package",
+        "set COPRA_LAB_CACHE",
+        "is not reached",
+        "give another with --clip",
+    ):
         assert words in said, said
 
 
@@ -577,7 +1070,21 @@ def test_a_figure_is_whole_or_not_there(home, monkeypatch, tmp_path):
         raise OSError("disk full")
 
     monkeypatch.setattr(Figure, "savefig", break_off)
-    assert "disk full" in run("path", home.one, home.two, "--clip", home.clip, "--points", 2, "--figure", tmp_path / "f.png", code=1).stderr
+    assert (
+        "disk full"
+        in run(
+            "path",
+            home.one,
+            home.two,
+            "--clip",
+            home.clip,
+            "--points",
+            2,
+            "--figure",
+            tmp_path / "f.png",
+            code=1,
+        ).stderr
+    )
     assert not list(tmp_path.iterdir())
 
 
@@ -586,10 +1093,14 @@ def test_several_processes_tell_once(home, monkeypatch, tmp_path):
 
     second = devices.Place(torch.device("cpu"), 1, 1)
     monkeypatch.setattr(devices, "find_place", lambda device="cpu": second)
-    result = run("fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 2, "--json")
+    result = run(
+        "fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 2, "--json"
+    )
     assert result.stdout == "" and not (tmp_path / "x").exists()
 
 
 def test_columns_line_up():
-    assert given.columns([("a", 1), ("long", 22.5)], ("", "n")) == "         n\na        1\nlong  22.5"
+    assert (
+        given.columns([("a", 1), ("long", 22.5)], ("", "n")) == "         n\na        1\nlong  22.5"
+    )
     assert given.columns([]) == "" and given.commas(" q, ,k ") == ("q", "k")

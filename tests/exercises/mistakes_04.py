@@ -17,6 +17,10 @@ MISTAKES = [
     ("layer if is_on else None for", "layer * is_on for", "multiplied by 0"),
     ("        optimiser.zero_grad()\n", "", "still there"),
     ("layer if is_on else None for", "layer for", "masks were not used"),
-    ("        if not on.any():", "        on = ~on\n        if not on.any():", "should be off were on"),
+    (
+        "        if not on.any():",
+        "        on = ~on\n        if not on.any():",
+        "should be off were on",
+    ),
     ("            continue\n", "            break\n", "after it"),
 ]

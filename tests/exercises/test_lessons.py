@@ -20,12 +20,21 @@ from copra_lab.exercises import CheckFailed, Exercise  # noqa: E402
 pytestmark = pytest.mark.lessons
 
 SOURCES = build.sources()
-EXERCISES = [(s, i) for s in SOURCES for i, c in enumerate(build.read(s).cells) if "exercise" in build.tags(c)]
+EXERCISES = [
+    (s, i)
+    for s in SOURCES
+    for i, c in enumerate(build.read(s).cells)
+    if "exercise" in build.tags(c)
+]
 each_lesson = pytest.mark.parametrize("source", SOURCES, ids=lambda s: s.stem)
-each_exercise = pytest.mark.parametrize(("source", "cell"), EXERCISES, ids=lambda x: x.stem if isinstance(x, Path) else str(x))
+each_exercise = pytest.mark.parametrize(
+    ("source", "cell"), EXERCISES, ids=lambda x: x.stem if isinstance(x, Path) else str(x)
+)
 
 # Of each lesson, in ``tests/exercises/mistakes_NN.py``: (a part of the solution, what stands there instead, words of the check's answer).
-MISTAKES = [(s.stem[:2], *m) for s in SOURCES for m in import_module(f"mistakes_{s.stem[:2]}").MISTAKES]
+MISTAKES = [
+    (s.stem[:2], *m) for s in SOURCES for m in import_module(f"mistakes_{s.stem[:2]}").MISTAKES
+]
 
 
 def cells(nb) -> list[str]:
@@ -35,7 +44,11 @@ def cells(nb) -> list[str]:
 def attempt(nb, cell: int, exercise: str):
     """Run the setup, `exercise` in place of a cell and the check after it, as IPython would, and give what the check gives."""
     setup = next(c.source for c in nb.cells if "setup" in build.tags(c))
-    check = next(c.source for c in nb.cells if "check" in build.tags(c) and int(c.id.removeprefix("cell-")) > cell)
+    check = next(
+        c.source
+        for c in nb.cells
+        if "check" in build.tags(c) and int(c.id.removeprefix("cell-")) > cell
+    )
     scope: dict = {}
     for code in (setup, exercise):
         exec(TransformerManager().transform_cell(code), scope)
@@ -55,15 +68,23 @@ def test_a_sheet_is_made_the_same_way_twice_and_tells_no_solution(source):
     once, again = (build.text(build.sheet(source, 20)) for _ in range(2))
     assert once == again
     assert not re.search(r"# BLANK|# END|\{\{", once)
-    assert all(not c.get("outputs") and c.get("execution_count") is None for c in json.loads(once)["cells"])
+    assert all(
+        not c.get("outputs") and c.get("execution_count") is None for c in json.loads(once)["cells"]
+    )
     for blank, full in zip(cells(build.sheet(source, 20)), cells(build.read(source)), strict=True):
-        hidden = [line for found in build.BLANK.finditer(full + "\n") for line in found[0].splitlines()[1:-1]]
+        hidden = [
+            line
+            for found in build.BLANK.finditer(full + "\n")
+            for line in found[0].splitlines()[1:-1]
+        ]
         assert not [line for line in hidden if line in blank]
 
 
 @each_lesson
 def test_a_lesson_says_what_colab_shall_install(source):
-    assert re.findall(r"copra-lab\[lessons\]==([^\"]+)", source.read_text(encoding="utf-8")) == [copra_lab.__version__]
+    assert re.findall(r"copra-lab\[lessons\]==([^\"]+)", source.read_text(encoding="utf-8")) == [
+        copra_lab.__version__
+    ]
 
 
 @each_lesson
@@ -72,8 +93,16 @@ def test_each_exercise_has_its_check_and_nothing_else_needs_it(source):
     marks = [t for c in nb.cells for t in build.tags(c) if t in ("exercise", "check")]
     assert marks and marks == ["exercise", "check"] * (len(marks) // 2)
     for i, cell in enumerate(nb.cells):
-        for name in re.findall(r"^def (\w+)", cell.source, re.MULTILINE) if "exercise" in build.tags(cell) else ():
-            assert not [c.id for c in nb.cells[i + 2 :] if c.cell_type == "code" and re.search(rf"\b{name}\(", c.source)]
+        for name in (
+            re.findall(r"^def (\w+)", cell.source, re.MULTILINE)
+            if "exercise" in build.tags(cell)
+            else ()
+        ):
+            assert not [
+                c.id
+                for c in nb.cells[i + 2 :]
+                if c.cell_type == "code" and re.search(rf"\b{name}\(", c.source)
+            ]
 
 
 @each_exercise
@@ -88,14 +117,20 @@ def test_a_solution_passes_and_a_blank_fails(source, cell):
 
 @pytest.mark.parametrize(("lesson", "right", "wrong", "words"), MISTAKES)
 def test_each_mistake_is_told_apart(lesson, right, wrong, words):
-    source, cell = next((s, c) for s, c in EXERCISES if s.stem.startswith(lesson) and right in solution(s, c))
+    source, cell = next(
+        (s, c) for s, c in EXERCISES if s.stem.startswith(lesson) and right in solution(s, c)
+    )
     with pytest.raises(CheckFailed, match=words):
         attempt(build.solved(source), cell, solution(source, cell).replace(right, wrong))
 
 
 def test_two_mistakes_at_once_are_both_named():
     source, cell = EXERCISES[0]
-    code = solution(source, cell).replace("template.format(name)", "name").replace("clip.logit_scale * ", "")
+    code = (
+        solution(source, cell)
+        .replace("template.format(name)", "name")
+        .replace("clip.logit_scale * ", "")
+    )
     with pytest.raises(CheckFailed, match=r"template.*Also:.*almost flat"):
         attempt(build.solved(source), cell, code)
 
@@ -161,11 +196,19 @@ def test_a_lesson_is_built_checked_and_found_stale(lesson, monkeypatch, capsys):
     assert "is missing" in build.check(folder)[0]
     assert build.main([], folder) == 0
     assert build.check(folder) == [] and build.main(["--check"], folder) == 0
-    assert "|  | [99. Divide](99_divide.ipynb) | How much? |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "|  | [99. Divide](99_divide.ipynb) | How much? |" in (folder / "README.md").read_text(
+        encoding="utf-8"
+    )
 
     notebook, sheet = lesson.with_suffix(".ipynb"), folder / "exercises" / "99_divide.ipynb"
     good, blank = notebook.read_text(encoding="utf-8"), sheet.read_text(encoding="utf-8")
-    assert '"2.0"' in good and "x / 2" in good and "5 seconds" in good and "{{" not in blank and "x / 2" not in blank
+    assert (
+        '"2.0"' in good
+        and "x / 2" in good
+        and "5 seconds" in good
+        and "{{" not in blank
+        and "x / 2" not in blank
+    )
 
     def broken(path: Path, content: str, *words: str) -> None:
         was = path.read_text(encoding="utf-8")
@@ -179,14 +222,21 @@ def test_a_lesson_is_built_checked_and_found_stale(lesson, monkeypatch, capsys):
     broken(notebook, good[:100], "damaged")
     broken(notebook, re.sub(r'"execution_count": \d', '"execution_count": null', good), "never ran")
     broken(
-        notebook, good.replace('"output_type": "execute_result"', '"output_type": "error", "ename": "", "evalue": "", "traceback": []'), "an error"
+        notebook,
+        good.replace(
+            '"output_type": "execute_result"',
+            '"output_type": "error", "ename": "", "evalue": "", "traceback": []',
+        ),
+        "an error",
     )
     broken(lesson, LESSON + "\n# %%\n1\n", "the source has changed", "is not what the source makes")
     broken(folder / "README.md", "<!-- lessons -->\n<!-- /lessons -->\n", "table of lessons")
     monkeypatch.setattr(build, "ASSETS", folder)
     (folder / "clip").mkdir()
     (folder / "clip" / "w.safetensors").write_bytes(b"\0other weights")
-    assert build.check(folder) == ["99_divide: the outputs are stale, assets/clip has changed since"]
+    assert build.check(folder) == [
+        "99_divide: the outputs are stale, assets/clip has changed since"
+    ]
     assert build.main(["--check"], folder) == 1 and "--stale" in capsys.readouterr().out
 
 
@@ -197,7 +247,15 @@ def test_a_failing_lesson_is_not_written(lesson, capsys):
     assert [p.name for p in lesson.parent.iterdir()] == ["99_divide.py"]
 
 
-@pytest.mark.parametrize("old, new", [("    # END\n", ""), ("    # BLANK: divide\n", ""), ("    # END", "  # END"), ('tags=["exercise"]', "")])
+@pytest.mark.parametrize(
+    "old, new",
+    [
+        ("    # END\n", ""),
+        ("    # BLANK: divide\n", ""),
+        ("    # END", "  # END"),
+        ('tags=["exercise"]', ""),
+    ],
+)
 def test_a_badly_marked_exercise_is_refused(lesson, old, new):
     lesson.write_text(LESSON.replace(old, new), encoding="utf-8")
     with pytest.raises(build.BuildError, match=r"99_divide\.py, cell 2"):
@@ -228,6 +286,8 @@ def test_a_control_redraws_and_leaves_its_picture():
     slider.value = 4
     assert "a picture of size 4" in frame.value
     data, about = shown._repr_mimebundle_()
-    assert {build.WIDGET, "image/png"} <= set(data) and about["image/png"]["alt"] == "a picture of size 4"
+    assert {build.WIDGET, "image/png"} <= set(data) and about["image/png"][
+        "alt"
+    ] == "a picture of size 4"
     slider.value = 7
     assert "too &lt;large&gt;" in frame.value

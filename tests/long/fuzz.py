@@ -30,7 +30,18 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "long")]
 
-from fuzzing.damage import Case, Owned, bytes_damaged, dumped, folder_door, hostile_picture, json_damaged, may, pictures, value  # noqa: E402 (after the path)
+from fuzzing.damage import (
+    Case,
+    Owned,
+    bytes_damaged,
+    dumped,
+    folder_door,
+    hostile_picture,
+    json_damaged,
+    may,
+    pictures,
+    value,
+)  # noqa: E402 (after the path)
 from fuzzing.readers import READERS  # noqa: E402
 
 LONGEST, LARGEST = 30, 1500
@@ -44,17 +55,26 @@ def adapter(home: Path) -> Case:
     from tiny import random_adapter, tiny_clip
 
     from copra_lab.adapters import Adapter, LowRank, load_adapter, save_adapter
-    from copra_lab.merging.linear import interpolate
+    from copra_lab.merging import interpolate
 
     clip = tiny_clip()
     sites = random_adapter(clip, rank=2)
     save_adapter(sites, home / "ours")
-    other = Adapter({n: LowRank(d.A, d.B, 2.0 if i % 2 else 1.0) for i, (n, d) in enumerate(sites.deltas.items())}, clip.hash, {})
+    other = Adapter(
+        {
+            n: LowRank(d.A, d.B, 2.0 if i % 2 else 1.0)
+            for i, (n, d) in enumerate(sites.deltas.items())
+        },
+        clip.hash,
+        {},
+    )
     save_adapter(other, home / "peft")
     weights = home / "peft" / "adapter_model.safetensors"
     from safetensors.torch import load_file, save_file
 
-    save_file(load_file(weights), weights, {"format": "pt"})  # without our header, as peft writes it
+    save_file(
+        load_file(weights), weights, {"format": "pt"}
+    )  # without our header, as peft writes it
 
     def open_(folder: Path, r: random.Random) -> None:
         found = load_adapter(folder, clip if r.random() < 0.7 else None)
@@ -70,11 +90,18 @@ def prompt(home: Path) -> Case:
     import torch
     from tiny import tiny_clip
 
-    from copra_lab.prompts.soft_prompt import SoftPrompt
+    from copra_lab.prompts import SoftPrompt
 
     clip = tiny_clip()
     g = torch.Generator().manual_seed(0)
-    SoftPrompt(torch.randn(4, 32, generator=g), "text", "front", ("red thing", "green thing"), clip.hash, {"task": "colours"}).save(home / "text")
+    SoftPrompt(
+        torch.randn(4, 32, generator=g),
+        "text",
+        "front",
+        ("red thing", "green thing"),
+        clip.hash,
+        {"task": "colours"},
+    ).save(home / "text")
 
     def open_(folder: Path, r: random.Random) -> None:
         SoftPrompt.load(folder, *(r.choice(((), (clip,), (clip, ("red thing", "green thing"))))))
@@ -99,7 +126,7 @@ def model(home: Path) -> Case:
 
 def picture(home: Path) -> Case:
     """`photos.photo`, through which every picture from outside goes."""
-    from copra_lab.tasks.photos import photo
+    from copra_lab.tasks import photo
 
     def case(r: random.Random) -> None:
         data = hostile_picture(r, home / "owned")
@@ -118,7 +145,13 @@ def archive(home: Path) -> Case:
 
     def zipped(r: random.Random) -> bytes:
         data = io.BytesIO()
-        with zipfile.ZipFile(data, "w", r.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA))) as z:
+        with zipfile.ZipFile(
+            data,
+            "w",
+            r.choice(
+                (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
+            ),
+        ) as z:
             for kind in range(r.choice((0, 1, 2, 3, 60))):
                 for i in range(r.choice((0, 1, 2, 4))):
                     name = f"class {kind}/{i}.png"
@@ -129,7 +162,10 @@ def archive(home: Path) -> Case:
                     info.compress_type = z.compression
                     if r.random() < 0.03:
                         info.external_attr = r.choice((0o120777, 0o020666, 0o010666)) << 16
-                    z.writestr(info, pictures(r) if r.random() < 0.9 else hostile_picture(r, home / "owned"))
+                    z.writestr(
+                        info,
+                        pictures(r) if r.random() < 0.9 else hostile_picture(r, home / "owned"),
+                    )
             if r.random() < 0.05:
                 z.writestr("class 0/bomb.png", bytes(80_000_000))
         return data.getvalue()
@@ -153,7 +189,7 @@ def task(home: Path) -> Case:
     """`load_task` of a folder: names, depths, links, and pictures that are none."""
     from tiny import tiny_clip
 
-    from copra_lab.tasks.task import load_task
+    from copra_lab.tasks import load_task
 
     clip = tiny_clip()
 
@@ -163,17 +199,42 @@ def task(home: Path) -> Case:
         folder.mkdir()
         for kind in range(r.choice((0, 1, 2, 3))):
             name = r.choice(
-                (f"kind {kind}", f"kind_{kind}", f".kind{kind}", f"kind{kind}" + "x" * 100, f"<b {kind}>", f"{kind}\n", f"ü{kind}", f"{kind} {{}}")
+                (
+                    f"kind {kind}",
+                    f"kind_{kind}",
+                    f".kind{kind}",
+                    f"kind{kind}" + "x" * 100,
+                    f"<b {kind}>",
+                    f"{kind}\n",
+                    f"ü{kind}",
+                    f"{kind} {{}}",
+                )
             )
             (folder / name).mkdir()
             for i in range(r.choice((0, 1, 2, 3, 5, 9))):
-                file = folder / name / (f"{i}" + r.choice((".png", ".png", ".png", ".JPG", ".txt", ".png.part", "")))
+                file = (
+                    folder
+                    / name
+                    / (f"{i}" + r.choice((".png", ".png", ".png", ".JPG", ".txt", ".png.part", "")))
+                )
                 if r.random() < 0.04:
-                    file.symlink_to(r.choice(("/dev/zero", "/proc/self/mem", str(file), "/etc/passwd", str(folder))))
+                    file.symlink_to(
+                        r.choice(
+                            ("/dev/zero", "/proc/self/mem", str(file), "/etc/passwd", str(folder))
+                        )
+                    )
                 else:
-                    file.write_bytes(pictures(r) if r.random() < 0.9 else hostile_picture(r, home / "owned"))
+                    file.write_bytes(
+                        pictures(r) if r.random() < 0.9 else hostile_picture(r, home / "owned")
+                    )
         try:
-            load_task(folder, clip, shots=r.choice((1, 4, 0, -1, 16)), seed=r.choice((0, 1, -1)), test_images=r.choice((None, 1, 50, 0)))
+            load_task(
+                folder,
+                clip,
+                shots=r.choice((1, 4, 0, -1, 16)),
+                seed=r.choice((0, 1, -1)),
+                test_images=r.choice((None, 1, 50, 0)),
+            )
         except Exception as e:
             may(e)
 
@@ -184,8 +245,36 @@ def words_of_commands(home: Path, r: random.Random) -> list[str]:
     clip, images, one, two = (str(home / n) for n in ("clip", "colours", "one", "two"))
     out = str(home / "out" / str(r.randrange(10**9)))
     good = [
-        ["fit", images, "--clip", clip, "--out", out, "--steps", "1", "--batch", "2", "--rank", "1", "--shots", "2"],
-        ["prompt", images, "--clip", clip, "--out", out, "--steps", "1", "--batch", "2", "--shots", "2"],
+        [
+            "fit",
+            images,
+            "--clip",
+            clip,
+            "--out",
+            out,
+            "--steps",
+            "1",
+            "--batch",
+            "2",
+            "--rank",
+            "1",
+            "--shots",
+            "2",
+        ],
+        [
+            "prompt",
+            images,
+            "--clip",
+            clip,
+            "--out",
+            out,
+            "--steps",
+            "1",
+            "--batch",
+            "2",
+            "--shots",
+            "2",
+        ],
         ["path", one, two, "--clip", clip, "--points", "2", "--task", images],
         ["shapley", one, "--clip", clip, "--task", images],
         ["merge", one, two, "--clip", clip, "--out", out],
@@ -217,7 +306,10 @@ def words_of_commands(home: Path, r: random.Random) -> list[str]:
     given = [w.replace("\0", "").encode(errors="replace").decode()[:5000] for w in given]
     too_long = {"--steps", "--batch", "--points", "--rank", "--samples", "--jobs", "--shots"}
     given = [
-        w if i == 0 or given[i - 1] not in too_long or not w.lstrip("-").isdigit() else str(max(min(int(w[:9]), 3), -3)) for i, w in enumerate(given)
+        w
+        if i == 0 or given[i - 1] not in too_long or not w.lstrip("-").isdigit()
+        else str(max(min(int(w[:9]), 3), -3))
+        for i, w in enumerate(given)
     ]
     if given[:1] == ["app"] and "--help" not in given[1:2]:
         given.insert(1, "--help")
@@ -248,8 +340,13 @@ def home_of_commands(home: Path) -> None:
     clip = save_clip(home / "clip", layers=2)
     save_images(home / "colours", 12)
     for seed, name in enumerate(("one", "two")):
-        save_adapter(random_adapter(clip, rank=2, seed=seed, kinds=("q", "v"), towers=("vision",)), home / name)
-    (home / "sweep.toml").write_text(SWEEP.format(clip=home / "clip", task=home / "colours"), encoding="utf-8")
+        save_adapter(
+            random_adapter(clip, rank=2, seed=seed, kinds=("q", "v"), towers=("vision",)),
+            home / name,
+        )
+    (home / "sweep.toml").write_text(
+        SWEEP.format(clip=home / "clip", task=home / "colours"), encoding="utf-8"
+    )
     os.environ |= {"HOME": str(home), "HF_HUB_OFFLINE": "1"}
     os.chdir(home)
 
@@ -271,7 +368,7 @@ def command(home: Path) -> Case:
 def config(home: Path) -> Case:
     """Files of settings, for a verb and for a sweep."""
     home_of_commands(home)
-    from copra_lab.sweeps.grid import read_grid
+    from copra_lab.sweeps import read_grid
 
     verb = f'clip = "{home / "clip"}"\nsteps = 1\nbatch = 2\nshots = 2\n[fit]\nrank = 1\nsites = ["q", "v"]\nlr = 1e-3\n'
     sweep = SWEEP.format(clip=home / "clip", task=home / "colours")
@@ -305,7 +402,22 @@ def config(home: Path) -> Case:
                 f"{r.choice(('seeds', 'lora', 'rank', 'method', 'x', 'prompt', 'steps', 'json', 'config', 'out', 'clip'))} = {r.choice(values)}"
             )
         elif way == 4:
-            lines.insert(i, r.choice(("[method.copra]", "[method]", "[lora.rank]", "[[settings]]", "[", "=", "# é", "a.b.c = 1", "[fit]")))
+            lines.insert(
+                i,
+                r.choice(
+                    (
+                        "[method.copra]",
+                        "[method]",
+                        "[lora.rank]",
+                        "[[settings]]",
+                        "[",
+                        "=",
+                        "# é",
+                        "a.b.c = 1",
+                        "[fit]",
+                    )
+                ),
+            )
         else:
             return bytes_damaged(text.encode(), r, home / "owned")
         return "\n".join(lines).encode()
@@ -320,7 +432,17 @@ def config(home: Path) -> Case:
                 may(e)
         else:
             file.write_bytes(damaged(verb, r))
-            told(["fit", str(home / "colours"), "--config", str(file), "--out", str(home / "out"), "--overwrite"])
+            told(
+                [
+                    "fit",
+                    str(home / "colours"),
+                    "--config",
+                    str(file),
+                    "--out",
+                    str(home / "out"),
+                    "--overwrite",
+                ]
+            )
 
     return case
 
@@ -341,7 +463,13 @@ def api(home: Path) -> Case:
         "prompts": {"task": where},
         "base": {"task": where},
         "blend": {"task": where, "a": keys[0], "b": keys[1], "weight": 0.5},
-        "prune": {"task": where, "adapter": keys[0], "layers": [0, 2, 4], "kinds": ["q", "v"], "sparsity": 50},
+        "prune": {
+            "task": where,
+            "adapter": keys[0],
+            "layers": [0, 2, 4],
+            "kinds": ["q", "v"],
+            "sparsity": 50,
+        },
         "shapley": {"task": where, "adapter": keys[0], "seconds": 0},
         "prompt": {"task": "digits", "prompt": "x", "percents": [100, 0, 50, 200]},
         "classify": {"task": where, "image": ""},
@@ -355,9 +483,17 @@ def api(home: Path) -> Case:
             given["image"] = base64.b64encode(hostile_picture(r, home / "owned")).decode()
         for _ in range(r.choice((0, 1, 1, 2)) if given else 0):
             key = r.choice(list(given))
-            given[key] = json_damaged(given[key], r) if isinstance(given[key], list) and r.random() < 0.5 else value(r)
+            given[key] = (
+                json_damaged(given[key], r)
+                if isinstance(given[key], list) and r.random() < 0.5
+                else value(r)
+            )
         if isinstance(given.get("seconds"), int | float):
-            given["seconds"] = min(given["seconds"], 0.05) if given["seconds"] == given["seconds"] else given["seconds"]
+            given["seconds"] = (
+                min(given["seconds"], 0.05)
+                if given["seconds"] == given["seconds"]
+                else given["seconds"]
+            )
         try:
             dumped(getattr(endpoints, name)(**given))
         except gr.Error as e:
@@ -383,7 +519,24 @@ def address(home: Path) -> Case:
         "view=train&task=digits&method=copra&rank=4&lr=0.004&steps=300&batch=8&sites=q,v&shots=16&seed=3",
         "view=try&task=digits",
     ]
-    values = ("", "nan", "inf", "-1", "1e999", "0x10", "٣", "1,2,3", "q7,q7", ",,,", "../../etc/passwd", "<script>", "none", "yes", "\x00", "q" * 400)
+    values = (
+        "",
+        "nan",
+        "inf",
+        "-1",
+        "1e999",
+        "0x10",
+        "٣",
+        "1,2,3",
+        "q7,q7",
+        ",,,",
+        "../../etc/passwd",
+        "<script>",
+        "none",
+        "yes",
+        "\x00",
+        "q" * 400,
+    )
 
     def case(r: random.Random) -> None:
         view = r.choice(list(link.CODES))
@@ -392,15 +545,23 @@ def address(home: Path) -> Case:
             i, way = r.randrange(len(pairs)), r.randrange(4)
             name, said = pairs[i]
             if way == 0:
-                pairs[i] = name, r.choice((*values, str(value(r)), r.choice(r.choice(good).split("=")[1:])))
+                pairs[i] = (
+                    name,
+                    r.choice((*values, str(value(r)), r.choice(r.choice(good).split("=")[1:]))),
+                )
             elif way == 1:
                 pairs.insert(i, (r.choice(pairs)[0], r.choice(pairs)[1]))
             elif way == 2:
-                pairs[i] = name, "".join(r.choice((c, c, c, "", c + c, chr(r.randrange(0x3000)))) for c in said)
+                pairs[i] = (
+                    name,
+                    "".join(r.choice((c, c, c, "", c + c, chr(r.randrange(0x3000)))) for c in said),
+                )
             elif len(pairs) > 1:
                 del pairs[i]
         text = "&".join(f"{n}={r.choice((str, quote, quote_plus))(v)}" for n, v in pairs)
-        query = r.choice((f"?{text}", text, text[: r.randrange(len(text) + 1)], text * 30, value(r)))
+        query = r.choice(
+            (f"?{text}", text, text[: r.randrange(len(text) + 1)], text * 30, value(r))
+        )
         state, refused = link.read(lab, view, query)
         assert all(isinstance(words, str) and 0 < len(words) < 500 for words in refused), refused
         if state is not None:  # what was taken can be shared again, and is the same then
@@ -435,7 +596,11 @@ def knock(door: str, seed: int, numbers: list[int], line: Connection) -> None:
     try:
         logging.disable(logging.CRITICAL)
         warnings.simplefilter("ignore")
-        with open(os.devnull, "w", encoding="utf-8") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        with (
+            open(os.devnull, "w", encoding="utf-8") as nowhere,
+            redirect_stdout(nowhere),
+            redirect_stderr(nowhere),
+        ):
             case = DOORS[door][0](home)
             case(random.Random(f"{seed}/{door}/warm"))  # what is loaded once is nobody's fault
             line.send(("ready", None, None))
@@ -462,7 +627,9 @@ def knock(door: str, seed: int, numbers: list[int], line: Connection) -> None:
 
 def memory() -> float:
     """The most that this process ever held, MB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1e6 if sys.platform == "darwin" else 1e3)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (
+        1e6 if sys.platform == "darwin" else 1e3
+    )
 
 
 def tried(door: str, seed: int, numbers: list[int]) -> Iterator[tuple[int, str | None]]:
@@ -500,8 +667,12 @@ def tried(door: str, seed: int, numbers: list[int]) -> Iterator[tuple[int, str |
 
 
 def main(given: list[str] | None = None) -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--cases", type=int, default=8000, help="how many, over all doors (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--cases", type=int, default=8000, help="how many, over all doors (default: %(default)s)"
+    )
     p.add_argument("--doors", nargs="+", choices=DOORS, default=list(DOORS), help="only these")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--only", type=int, nargs="+", help="only the cases of these numbers")
@@ -514,16 +685,24 @@ def main(given: list[str] | None = None) -> int:
     for door in a.doors:
         numbers = a.only or list(range(max(1, round(a.cases * DOORS[door][1] / whole))))
         began, faults, slowest, last = time.monotonic(), 0, 0.0, time.monotonic()
-        for number, fault in tqdm(tried(door, a.seed, numbers), desc=f"{door:8}", total=len(numbers)):
+        for number, fault in tqdm(
+            tried(door, a.seed, numbers), desc=f"{door:8}", total=len(numbers)
+        ):
             slowest, last = max(slowest, time.monotonic() - last), time.monotonic()
             if fault is not None:
                 faults += 1
-                print(f"\n{door} {number} (--doors {door} --only {number} --seed {a.seed}): {fault}", flush=True)
+                print(
+                    f"\n{door} {number} (--doors {door} --only {number} --seed {a.seed}): {fault}",
+                    flush=True,
+                )
         rows.append(
             f"| {door} | {(DOORS[door][0].__doc__ or '').strip().splitlines()[0]} | {len(numbers):,} | {faults} | {time.monotonic() - began:.0f} |"
         )
         bad += faults
-    print("\n| door | what is behind it | cases | not good | seconds |\n|---|---|---|---|---|\n" + "\n".join(rows))
+    print(
+        "\n| door | what is behind it | cases | not good | seconds |\n|---|---|---|---|---|\n"
+        + "\n".join(rows)
+    )
     return 1 if bad else 0
 
 

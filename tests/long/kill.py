@@ -49,7 +49,11 @@ class Work:
 
 def files(folder: Path, said: str) -> str:
     """Names and bytes of all files but those that a killed run had begun, which say so in their names."""
-    whole = (f for f in sorted(folder.rglob("*")) if f.is_file() and ".part" not in str(f.relative_to(folder)))
+    whole = (
+        f
+        for f in sorted(folder.rglob("*"))
+        if f.is_file() and ".part" not in str(f.relative_to(folder))
+    )
     found = {str(f.relative_to(folder)): hashlib.sha256(f.read_bytes()).hexdigest() for f in whole}
     return json.dumps(found)
 
@@ -62,8 +66,13 @@ def adapter(folder: Path, said: str) -> str:
 def rows(folder: Path, said: str) -> str:
     """What a sweep found, but for seconds and who did it, and the bytes of all adapters."""
     with sqlite3.connect(folder / "work" / "results.sqlite") as db:
-        table = db.execute("SELECT key, task, method, seed, state, correct, n, validation, error, settings FROM runs ORDER BY key").fetchall()
-    weights = [hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted((folder / "work").rglob("adapter_model.safetensors"))]
+        table = db.execute(
+            "SELECT key, task, method, seed, state, correct, n, validation, error, settings FROM runs ORDER BY key"
+        ).fetchall()
+    weights = [
+        hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in sorted((folder / "work").rglob("adapter_model.safetensors"))
+    ]
     return json.dumps([table, weights])
 
 
@@ -73,17 +82,59 @@ def lab(*words: object) -> list[str]:
 
 WORKS = {
     "fit": Work(
-        lambda home, at: lab("fit", home / "colours", "--clip", home / "clip", "--out", at / "out", "--steps", 400, "--method", "copra"), adapter, 15
+        lambda home, at: lab(
+            "fit",
+            home / "colours",
+            "--clip",
+            home / "clip",
+            "--out",
+            at / "out",
+            "--steps",
+            400,
+            "--method",
+            "copra",
+        ),
+        adapter,
+        15,
     ),
-    "sweep": Work(lambda home, at: lab("sweep", home / "sweep.toml", "--work", at / "work", "--jobs", 2, "--json"), rows, 12),
-    "render": Work(lambda home, at: [sys.executable, "-c", RENDER], lambda folder, said: said.split()[-1], 11),
+    "sweep": Work(
+        lambda home, at: lab(
+            "sweep", home / "sweep.toml", "--work", at / "work", "--jobs", 2, "--json"
+        ),
+        rows,
+        12,
+    ),
+    "render": Work(
+        lambda home, at: [sys.executable, "-c", RENDER], lambda folder, said: said.split()[-1], 11
+    ),
     "export": Work(
-        lambda home, at: lab("export", home / "one", "--clip", home / "clip", "--out", at / "out", "--clip-out", at / "model", "--overwrite"),
+        lambda home, at: lab(
+            "export",
+            home / "one",
+            "--clip",
+            home / "clip",
+            "--out",
+            at / "out",
+            "--clip-out",
+            at / "model",
+            "--overwrite",
+        ),
         files,
         6,
     ),
     "export merged": Work(
-        lambda home, at: lab("export", home / "one", "--clip", home / "clip", "--out", at / "out", "--merged", "--overwrite"), files, 6
+        lambda home, at: lab(
+            "export",
+            home / "one",
+            "--clip",
+            home / "clip",
+            "--out",
+            at / "out",
+            "--merged",
+            "--overwrite",
+        ),
+        files,
+        6,
     ),
 }
 
@@ -108,7 +159,13 @@ def start(work: Work, home: Path, at: Path) -> subprocess.Popen:
     # Each place renders for itself, as on a new machine.
     more = {"COPRA_LAB_CACHE": str(at / "cache"), "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
-        work.command(home, at), env={**os.environ, **more}, cwd=at, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        work.command(home, at),
+        env={**os.environ, **more},
+        cwd=at,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
 
 
@@ -134,10 +191,19 @@ def killed(work: Work, home: Path, at: Path, seconds: float, r: random.Random) -
 
 
 def main() -> int:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--times", type=int, default=50, help="how many kills, over all kinds of work (default: %(default)s)")
+    p = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    p.add_argument(
+        "--times",
+        type=int,
+        default=50,
+        help="how many kills, over all kinds of work (default: %(default)s)",
+    )
     p.add_argument("--works", nargs="+", choices=WORKS, default=list(WORKS), help="only these")
-    p.add_argument("--seed", type=int, default=0, help="chooses the moments, as shares of an undisturbed run")
+    p.add_argument(
+        "--seed", type=int, default=0, help="chooses the moments, as shares of an undisturbed run"
+    )
     a = p.parse_args()
     if not hasattr(os, "killpg"):
         p.error("there is no kill -9 on this platform")
@@ -155,20 +221,30 @@ def main() -> int:
             shutil.rmtree(home / "truth")
             for i in tqdm(range(times), desc=f"{name:13}"):
                 r, at = random.Random(f"{a.seed}/{name}/{i}"), home / "case"
-                while not (moment := killed(work, home, at, seconds, r)):  # it was quicker this time, and ended before
+                while not (
+                    moment := killed(work, home, at, seconds, r)
+                ):  # it was quicker this time, and ended before
                     shutil.rmtree(at)
                 try:
                     if (found := finished(work, home, at)) != truth:
-                        raise RuntimeError(f"another result:\n{found[:1500]}\nand undisturbed:\n{truth[:1500]}")
+                        raise RuntimeError(
+                            f"another result:\n{found[:1500]}\nand undisturbed:\n{truth[:1500]}"
+                        )
                 except (RuntimeError, OSError, subprocess.TimeoutExpired) as e:
                     faults += 1
-                    print(f"\n{name} {i}, killed after {moment:.1f} of {seconds:.1f} s: {e}", flush=True)
+                    print(
+                        f"\n{name} {i}, killed after {moment:.1f} of {seconds:.1f} s: {e}",
+                        flush=True,
+                    )
                 shutil.rmtree(at)
             lines.append(f"| {name} | {times} | {faults} |")
             bad += faults
     finally:
         shutil.rmtree(home, ignore_errors=True)
-    print("\n| work | killed on its way | not finished with the same result |\n|---|---|---|\n" + "\n".join(lines))
+    print(
+        "\n| work | killed on its way | not finished with the same result |\n|---|---|---|\n"
+        + "\n".join(lines)
+    )
     return 1 if bad else 0
 
 

@@ -9,14 +9,31 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.adapters.adapter import Adapter, LowRank, from_delta
-from copra_lab.bench.bench import Bench
-from copra_lab.merging.barriers import barrier
-from copra_lab.merging.linear import average_factors, interpolate, interpolate_factors, plane, task_arithmetic, weighted_sum
-from copra_lab.merging.sparse import dare, ties
-from copra_lab.merging.spectral import truncate
-from copra_lab.models.sites import hf_name, site_of
-from copra_lab.pruning import PRESETS, keep, keep_best, layers_of, magnitudes, preset, sparsify, sparsity
+from copra_lab.adapters import Adapter, LowRank, from_delta
+from copra_lab.bench import Bench
+from copra_lab.merging import (
+    average_factors,
+    barrier,
+    dare,
+    interpolate,
+    interpolate_factors,
+    plane,
+    task_arithmetic,
+    ties,
+    truncate,
+    weighted_sum,
+)
+from copra_lab.models import hf_name, site_of
+from copra_lab.pruning import (
+    PRESETS,
+    keep,
+    keep_best,
+    layers_of,
+    magnitudes,
+    preset,
+    sparsify,
+    sparsity,
+)
 
 SITE = hf_name("vision", 0, "q")
 
@@ -45,19 +62,28 @@ def test_interpolation_has_exact_ends_and_the_right_middle():
 
 
 def test_weights_by_layer():
-    a, b = random_adapter(tiny_clip(), seed=1, towers=("vision",)), random_adapter(tiny_clip(), seed=2, towers=("vision",))
+    a, b = (
+        random_adapter(tiny_clip(), seed=1, towers=("vision",)),
+        random_adapter(tiny_clip(), seed=2, towers=("vision",)),
+    )
     by_layer = weighted_sum([a, b], [{0: 1.0, 2: 0.5}, {1: 1.0, 2: 0.5}])
     for name, d in by_layer.deltas.items():
         parts = {0: (1, 0), 1: (0, 1), 2: (0.5, 0.5)}[site_of(name)[1]]
         expected = parts[0] * a.deltas[name].delta() + parts[1] * b.deltas[name].delta()
         torch.testing.assert_close(d.delta(), expected, atol=1e-6, rtol=1e-5)
-    close(weighted_sum([a, b], [dict.fromkeys(range(3), 0.3), dict.fromkeys(range(3), 0.7)]), interpolate(a, b, 0.7))
+    close(
+        weighted_sum([a, b], [dict.fromkeys(range(3), 0.3), dict.fromkeys(range(3), 0.7)]),
+        interpolate(a, b, 0.7),
+    )
 
 
 def test_averaging_factors_is_not_averaging_deltas_by_the_amount_worked_out_by_hand():
     # ΔW₁ = [2], ΔW₂ = [12]: their mean is 7, but the means of A (1, 3) and of B (2, 4) give 2·3 = 6;
     # in general mean(BA) − mean(B)·mean(A) = (B₁ − B₂)(A₁ − A₂) / 4.
-    a, b = (Adapter({SITE: LowRank(torch.tensor([[x]]), torch.tensor([[y]]))}) for x, y in ((1.0, 2.0), (3.0, 4.0)))
+    a, b = (
+        Adapter({SITE: LowRank(torch.tensor([[x]]), torch.tensor([[y]]))})
+        for x, y in ((1.0, 2.0), (3.0, 4.0))
+    )
     assert interpolate(a, b, 0.5).deltas[SITE].delta().item() == 7
     assert average_factors([a, b]).deltas[SITE].delta().item() == 6
     a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
@@ -65,7 +91,9 @@ def test_averaging_factors_is_not_averaging_deltas_by_the_amount_worked_out_by_h
     for name, x in a.deltas.items():
         y = b.deltas[name]
         gap = x.scale * (x.B - y.B) @ (x.A - y.A) / 4
-        torch.testing.assert_close(delta.deltas[name].delta() - factors.deltas[name].delta(), gap, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(
+            delta.deltas[name].delta() - factors.deltas[name].delta(), gap, atol=1e-6, rtol=1e-5
+        )
 
 
 def test_the_line_in_the_factors_has_exact_ends_too():
@@ -96,8 +124,12 @@ def test_ties_on_a_worked_example():
     # Density ½ of four entries keeps the two largest: [4, 0, -3, 0] and [-1, 0, -2, 0] of the second by |·|.
     a, b = one([[4.0, 0.5], [-3.0, 0.1]]), one([[-1.0, 0.2], [-2.0, 0.3]])
     # Entry 0: 4 − 1 > 0, so + is elected and only 4 counts; entry 2: both negative, their mean is −2.5.
-    torch.testing.assert_close(ties([a, b], 0.5).deltas[SITE].delta(), torch.tensor([[4.0, 0.0], [-2.5, 0.0]]))
-    torch.testing.assert_close(ties([a, b], 0.5, scale=2).deltas[SITE].delta(), torch.tensor([[8.0, 0.0], [-5.0, 0.0]]))
+    torch.testing.assert_close(
+        ties([a, b], 0.5).deltas[SITE].delta(), torch.tensor([[4.0, 0.0], [-2.5, 0.0]])
+    )
+    torch.testing.assert_close(
+        ties([a, b], 0.5, scale=2).deltas[SITE].delta(), torch.tensor([[8.0, 0.0], [-5.0, 0.0]])
+    )
 
 
 def test_ties_at_its_identity_points():
@@ -111,8 +143,13 @@ def test_ties_at_its_identity_points():
 
 def test_ties_trims_over_all_sites_together():
     big, small = hf_name("vision", 0, "q"), hf_name("vision", 1, "q")
-    a = Adapter({big: from_delta(torch.full((2, 2), 5.0)), small: from_delta(torch.full((2, 2), 1.0))})
-    assert ties([a], 0.5).deltas[small].delta().abs().sum() == 0 and ties([a], 0.5).deltas[big].delta().eq(5).all()
+    a = Adapter(
+        {big: from_delta(torch.full((2, 2), 5.0)), small: from_delta(torch.full((2, 2), 1.0))}
+    )
+    assert (
+        ties([a], 0.5).deltas[small].delta().abs().sum() == 0
+        and ties([a], 0.5).deltas[big].delta().eq(5).all()
+    )
 
 
 def test_dare_drops_and_rescales():
@@ -124,7 +161,9 @@ def test_dare_drops_and_rescales():
     kept = (runs != 0).float().mean(0)
     assert torch.allclose(kept, torch.tensor(0.25), atol=4.5 * (0.25 * 0.75 / 4000) ** 0.5)
     torch.testing.assert_close(runs.mean(0), a.deltas[SITE].delta(), atol=0.5, rtol=0)
-    assert dare(a, 0.5, torch.Generator().manual_seed(1)) == dare(a, 0.5, torch.Generator().manual_seed(1))
+    assert dare(a, 0.5, torch.Generator().manual_seed(1)) == dare(
+        a, 0.5, torch.Generator().manual_seed(1)
+    )
     with pytest.raises(ValueError, match="below 1"):
         dare(a, 1.0, g)
 
@@ -158,9 +197,20 @@ def test_adapters_of_any_ranks_and_sites_add_up(rank_a, rank_b, u, v):
 def test_what_adapters_agree_on_is_said_of_what_is_made_of_them():
     clip = tiny_clip()
     silent, *said = (random_adapter(clip, seed=seed) for seed in range(3))
-    a, b = (replace(x, provenance={"task": "digits", "shots": n, "method": "lora"}) for x, n in zip(said, (4, 16), strict=True))
-    assert interpolate(a, b, 0.5).provenance == {"task": "digits", "made by": "weighted_sum", "of": [a.hash, b.hash], "weights": [0.5, 0.5]}
-    assert sparsify(a, 0.5).provenance["shots"] == 4 and "task" not in interpolate(a, silent, 0.5).provenance
+    a, b = (
+        replace(x, provenance={"task": "digits", "shots": n, "method": "lora"})
+        for x, n in zip(said, (4, 16), strict=True)
+    )
+    assert interpolate(a, b, 0.5).provenance == {
+        "task": "digits",
+        "made by": "weighted_sum",
+        "of": [a.hash, b.hash],
+        "weights": [0.5, 0.5],
+    }
+    assert (
+        sparsify(a, 0.5).provenance["shots"] == 4
+        and "task" not in interpolate(a, silent, 0.5).provenance
+    )
 
 
 def test_merging_refuses_what_does_not_belong_together():
@@ -188,19 +238,35 @@ def test_barrier_is_the_largest_fall_below_the_chord():
 
 
 def test_presets_keep_what_they_say():
-    assert [preset(p, 12) for p in PRESETS] == [(0, 2, 4, 6, 8, 10), (1, 3, 5, 7, 9, 11), (0, 1, 2, 3), (4, 5, 6, 7), (8, 9, 10, 11)]
-    assert [preset(p, 5) for p in ("low", "middle", "high")] == [(0, 1), (2,), (3, 4)] and preset("middle", 1) == ()
+    assert [preset(p, 12) for p in PRESETS] == [
+        (0, 2, 4, 6, 8, 10),
+        (1, 3, 5, 7, 9, 11),
+        (0, 1, 2, 3),
+        (4, 5, 6, 7),
+        (8, 9, 10, 11),
+    ]
+    assert [preset(p, 5) for p in ("low", "middle", "high")] == [(0, 1), (2,), (3, 4)] and preset(
+        "middle", 1
+    ) == ()
 
 
 def test_keeping_parts():
     a = random_adapter(tiny_clip())
     assert layers_of(a) == (0, 1, 2) and keep(a) == a
     even = keep(a, "even")
-    assert {site_of(n)[1] for n in even.deltas if site_of(n)[0] == "vision"} == {0, 2} and layers_of(even, "text") == (0, 1)
+    assert {site_of(n)[1] for n in even.deltas if site_of(n)[0] == "vision"} == {
+        0,
+        2,
+    } and layers_of(even, "text") == (0, 1)
     assert all(even.deltas[n] is a.deltas[n] for n in even.deltas)
     q = keep(a, [1], "q", tower="text")
-    assert [n for n in q.deltas if site_of(n)[0] == "text"] == [hf_name("text", 1, "q")] and layers_of(q) == (0, 1, 2)
-    assert layers_of(keep(keep(a, "even"), "even")) == (0, 2)  # a preset counts layers, not what is left of them
+    assert [n for n in q.deltas if site_of(n)[0] == "text"] == [
+        hf_name("text", 1, "q")
+    ] and layers_of(q) == (0, 1, 2)
+    assert layers_of(keep(keep(a, "even"), "even")) == (
+        0,
+        2,
+    )  # a preset counts layers, not what is left of them
     for bad, message in (
         ({"layers": [3]}, "no layer 3"),
         ({"kinds": "w"}, "of kind 'w'"),
@@ -216,31 +282,55 @@ def test_the_best_layers_stay():
     worth = {0: 0.1, 1: -0.3, 2: 0.1}
     assert [layers_of(keep_best(a, worth, k)) for k in range(4)] == [(), (0,), (0, 2), (0, 1, 2)]
     assert layers_of(keep_best(a, {layer: -v for layer, v in worth.items()}, 1)) == (1,)
-    assert keep_best(a, worth, 3) == a and layers_of(keep_best(a, {0: 1.0, 1: 2.0}, 1, "text"), "text") == (1,)
+    assert keep_best(a, worth, 3) == a and layers_of(
+        keep_best(a, {0: 1.0, 1: 2.0}, 1, "text"), "text"
+    ) == (1,)
     size = magnitudes(a)
-    whole = sum(d.delta().square().sum().item() for n, d in a.deltas.items() if site_of(n)[0] == "vision")
-    assert sum(v * v for v in size.values()) == pytest.approx(whole, rel=1e-5) and magnitudes(keep(a, [1]))[1] == size[1]
-    for count, bad, message in ((4, worth, "0 to 3"), (-1, worth, "0 to 3"), (1, {0: 1.0}, "each of the layers"), (1, worth | {2: np.nan}, "finite")):
+    whole = sum(
+        d.delta().square().sum().item() for n, d in a.deltas.items() if site_of(n)[0] == "vision"
+    )
+    assert (
+        sum(v * v for v in size.values()) == pytest.approx(whole, rel=1e-5)
+        and magnitudes(keep(a, [1]))[1] == size[1]
+    )
+    for count, bad, message in (
+        (4, worth, "0 to 3"),
+        (-1, worth, "0 to 3"),
+        (1, {0: 1.0}, "each of the layers"),
+        (1, worth | {2: np.nan}, "finite"),
+    ):
         with pytest.raises(ValueError, match=message):
             keep_best(a, bad, count)
 
 
 def test_a_layer_that_is_pruned_shows_the_base():
     clip = tiny_clip()
-    bench, a = Bench(clip, tiny_task(), precision="float32"), random_adapter(clip, towers=("vision",), size=0.4)
+    bench, a = (
+        Bench(clip, tiny_task(), precision="float32"),
+        random_adapter(clip, towers=("vision",), size=0.4),
+    )
     assert torch.equal(bench.logits(keep(a, [])), bench.logits())
     assert torch.equal(bench.logits(sparsify(a, 1.0)), bench.logits())
     assert not torch.equal(bench.logits(keep(a, [1])), bench.logits())
 
 
-@given(st.floats(0, 1), st.sampled_from(("factors", "delta")), st.sampled_from(("adapter", "layer", "site")))
+@given(
+    st.floats(0, 1),
+    st.sampled_from(("factors", "delta")),
+    st.sampled_from(("adapter", "layer", "site")),
+)
 def test_sparsity_is_what_was_asked_for_and_the_largest_stay(share, of, within):
     a = random_adapter(tiny_clip(), towers=("vision",), rank=2)
     pruned = sparsify(a, share, of, within)
     for half in ("A", "B") if of == "factors" else ("delta",):
 
         def entries(x, half=half):
-            return torch.cat([(d.delta() if half == "delta" else getattr(d, half)).flatten() for d in x.deltas.values()])
+            return torch.cat(
+                [
+                    (d.delta() if half == "delta" else getattr(d, half)).flatten()
+                    for d in x.deltas.values()
+                ]
+            )
 
         before, after = entries(a), entries(pruned)
         kept = after != 0
@@ -253,7 +343,11 @@ def test_sparsity_is_what_was_asked_for_and_the_largest_stay(share, of, within):
 
 def test_sparsify_at_its_ends_and_bad_input():
     a = random_adapter(tiny_clip())
-    assert sparsify(a, 0.0) is a and sparsity(sparsify(a, 1.0)) == 1 and sparsity(sparsify(a, 0.8)) == pytest.approx(0.8, abs=1e-3)
+    assert (
+        sparsify(a, 0.0) is a
+        and sparsity(sparsify(a, 1.0)) == 1
+        and sparsity(sparsify(a, 0.8)) == pytest.approx(0.8, abs=1e-3)
+    )
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="sparsity"):
             sparsify(a, bad)

@@ -7,14 +7,14 @@ import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 from torch.func import functional_call
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter, LowRank, merged_weights
+from copra_lab.adapters import Adapter, LowRank, save_adapter
+from copra_lab.adapters.adapter import merged_weights
+from copra_lab.bench import Bench
 from copra_lab.bench import bench as benches
-from copra_lab.bench.bench import NONE, Bench
-from copra_lab.methods.lora import Attached, LoRA
-from copra_lab.models.hugging_face import to_hugging_face
-from copra_lab.models.sites import KINDS, TOWERS, choose, find_sites
-from copra_lab.prompts.soft_prompt import SoftPrompt
+from copra_lab.bench.bench import NONE
+from copra_lab.methods import Attached, LoRA
+from copra_lab.models import KINDS, TOWERS, choose, find_sites, to_hugging_face
+from copra_lab.prompts import SoftPrompt
 
 
 def pixels(clip, n=5):
@@ -22,7 +22,10 @@ def pixels(clip, n=5):
 
 
 def all_logits(model, x, tokens):
-    return F.normalize(model.encode_image(x), dim=-1) @ F.normalize(model.encode_text(tokens), dim=-1).T
+    return (
+        F.normalize(model.encode_image(x), dim=-1)
+        @ F.normalize(model.encode_text(tokens), dim=-1).T
+    )
 
 
 def everywhere(rank=3, **kw) -> LoRA:
@@ -83,8 +86,12 @@ def test_training_and_merging_agree(block_type):
     x, tokens = pixels(clip), clip.tokenizer(["a cat", "a dog"])
     merged = copy.deepcopy(clip.model)
     merged.load_state_dict(merged.state_dict() | merged_weights(clip.model, adapter))
-    assert not torch.allclose(all_logits(clip.model, x, tokens), all_logits(merged, x, tokens), atol=1e-3)
-    torch.testing.assert_close(all_logits(model, x, tokens), all_logits(merged, x, tokens), atol=1e-6, rtol=0)
+    assert not torch.allclose(
+        all_logits(clip.model, x, tokens), all_logits(merged, x, tokens), atol=1e-3
+    )
+    torch.testing.assert_close(
+        all_logits(model, x, tokens), all_logits(merged, x, tokens), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.parametrize("rank", [0, -1, 1.5])
@@ -97,7 +104,10 @@ def test_lora_names_what_is_wrong():
     for bad, message in (({"alpha": 0.0}, "alpha"), ({"scaling": "r"}, "scaling")):
         with pytest.raises(ValueError, match=message):
             LoRA(**bad)
-    assert LoRA(rank=4, alpha=8).scale == 2 and LoRA(rank=4, alpha=8, scaling="alpha/sqrt(r)").scale == 4
+    assert (
+        LoRA(rank=4, alpha=8).scale == 2
+        and LoRA(rank=4, alpha=8, scaling="alpha/sqrt(r)").scale == 4
+    )
     with pytest.raises(ValueError, match="unknown site 'w'"):
         choose(tiny_clip().sites, ("w",))
     with pytest.raises(ValueError, match="unknown tower"):
@@ -123,9 +133,13 @@ def test_the_bench_says_what_an_independent_forward_pass_says(precision, block_t
         merged = copy.deepcopy(clip.model)
         merged.load_state_dict(merged.state_dict() | merged_weights(clip.model, adapter))
         with torch.no_grad():
-            expected = clip.logit_scale * all_logits(merged, clip.pixels(task.test.images), clip.tokenizer(list(task.prompts)))
+            expected = clip.logit_scale * all_logits(
+                merged, clip.pixels(task.test.images), clip.tokenizer(list(task.prompts))
+            )
         tolerance = 1e-4 if precision == "float32" else 0.5
-        torch.testing.assert_close(bench.logits(adapter), expected[bench.order], atol=tolerance, rtol=0)
+        torch.testing.assert_close(
+            bench.logits(adapter), expected[bench.order], atol=tolerance, rtol=0
+        )
     assert all(torch.equal(v, before[k]) for k, v in clip.model.state_dict().items())
 
 
@@ -134,7 +148,11 @@ def test_the_bench_streams_the_same_predictions_and_refuses_strangers():
     bench = Bench(clip, tiny_task(), precision="float32")
     adapter = random_adapter(clip)
     head, whole = bench.stream(adapter, first=30)
-    assert len(head) == 30 and torch.equal(whole[:30], head) and torch.equal(whole, bench.predictions(adapter))
+    assert (
+        len(head) == 30
+        and torch.equal(whole[:30], head)
+        and torch.equal(whole, bench.predictions(adapter))
+    )
     with pytest.raises(ValueError, match="trained on base"):
         bench.accuracy(random_adapter(tiny_clip(1)))
     path = bench.path(adapter, random_adapter(clip, seed=1), (0, 0.5, 1))
@@ -182,26 +200,34 @@ def test_peft_loads_our_folder_on_hugging_faces_clip(tmp_path, quick_gelu):
     adapter = random_adapter(clip)
     save_adapter(adapter, tmp_path)
     # In float64, where logits may be asked to agree to 1e-5 whatever their scale.
-    theirs = PeftModel.from_pretrained(to_hugging_face(clip).double(), str(tmp_path)).double().eval()
+    theirs = (
+        PeftModel.from_pretrained(to_hugging_face(clip).double(), str(tmp_path)).double().eval()
+    )
     merged = copy.deepcopy(clip.model).double()
     merged.load_state_dict(merged.state_dict() | merged_weights(merged, adapter))
     x, tokens = pixels(clip).double(), clip.tokenizer(["a cat", "a photo of a dog", "zebra"])
     got = theirs(pixel_values=x, input_ids=tokens).logits_per_image
-    torch.testing.assert_close(got, merged.logit_scale.exp() * all_logits(merged, x, tokens), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        got, merged.logit_scale.exp() * all_logits(merged, x, tokens), atol=1e-5, rtol=0
+    )
 
 
 @torch.no_grad()
 def test_training_attaches_to_hugging_faces_clip():
     clip = tiny_clip()
     theirs = to_hugging_face(clip)
-    assert {n: s.shape for n, s in find_sites(theirs).items()} == {n: s.shape for n, s in clip.sites.items()}
+    assert {n: s.shape for n, s in find_sites(theirs).items()} == {
+        n: s.shape for n, s in clip.sites.items()
+    }
     adapter = random_adapter(clip, scale=1.0)
     x, tokens = pixels(clip), clip.tokenizer(["a cat", "a dog"])
     ours = copy.deepcopy(clip.model)
     for model in (ours, theirs):
         Attached(model, everywhere(), torch.Generator().manual_seed(0)).load(adapter)
     got = theirs(pixel_values=x, input_ids=tokens).logits_per_image
-    torch.testing.assert_close(got, clip.logit_scale * all_logits(ours, x, tokens), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        got, clip.logit_scale * all_logits(ours, x, tokens), atol=1e-4, rtol=0
+    )
 
 
 def test_what_holds_tensors_shows_itself_in_a_line():
@@ -210,9 +236,14 @@ def test_what_holds_tensors_shows_itself_in_a_line():
     prompt = SoftPrompt(torch.zeros(3, 8), provenance={"method": "coop", "task": "pets"})
     trained = Adapter(adapter.deltas, clip.hash, {"method": "copra", "task": "pets"})
     things = (clip, task, task.train, adapter, trained, next(iter(adapter.deltas.values())), prompt)
-    assert all(len(repr(x)) < 140 and "tensor" not in repr(x) and "\n" not in repr(x) for x in things)
+    assert all(
+        len(repr(x)) < 140 and "tensor" not in repr(x) and "\n" not in repr(x) for x in things
+    )
     assert repr(task).count(str(len(task.test))) and f"{len(task.classes)} classes" in repr(task)
-    assert repr(trained) == f"Adapter(copra, pets, {len(adapter)} sites, rank 2, {adapter.parameters:,} numbers)"
+    assert (
+        repr(trained)
+        == f"Adapter(copra, pets, {len(adapter)} sites, rank 2, {adapter.parameters:,} numbers)"
+    )
     assert repr(prompt) == "SoftPrompt(coop, pets, text tower, 3×8 numbers)"
 
 

@@ -11,10 +11,9 @@ from tiny import random_adapter, tiny_clip
 
 from copra_lab.adapters import save_adapter
 from copra_lab.adapters.adapter import merged_weights
+from copra_lab.models import load_clip, to_hugging_face
 from copra_lab.models.clip import weights_hash
-from copra_lab.models.hugging_face import to_hugging_face
-from copra_lab.models.loading import load_clip
-from copra_lab.tasks.task import load_task, task_names
+from copra_lab.tasks import load_task, task_names
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +26,11 @@ def test_the_bundled_clip_is_open_clips_own_and_small(clip):
 
     assert type(clip.model) is CLIP and clip.layers == 12 and clip.side == 64
     assert not any(p.requires_grad for p in clip.model.parameters()) and not clip.model.training
-    assert load_clip() is clip and load_clip("emoji-clip") is clip and clip.hash == weights_hash(clip.model.state_dict())
+    assert (
+        load_clip() is clip
+        and load_clip("emoji-clip") is clip
+        and clip.hash == weights_hash(clip.model.state_dict())
+    )
 
 
 @settings(max_examples=200, deadline=None)
@@ -35,7 +38,11 @@ def test_the_bundled_clip_is_open_clips_own_and_small(clip):
 def test_any_text_encodes(text):
     clip = load_clip()
     tokens = clip.tokenizer([text])
-    assert tokens.shape == (1, 32) and int(tokens.min()) >= 0 and int(tokens.max()) == clip.tokenizer.eot_token_id
+    assert (
+        tokens.shape == (1, 32)
+        and int(tokens.min()) >= 0
+        and int(tokens.max()) == clip.tokenizer.eot_token_id
+    )
 
 
 def test_the_cut_vocabulary_cuts_prompts_as_clip_does(clip):
@@ -44,7 +51,9 @@ def test_the_cut_vocabulary_cuts_prompts_as_clip_does(clip):
     full = SimpleTokenizer()
     for name in task_names():
         for prompt in load_task(name).prompts:
-            ours, theirs = ([t.decoder[i] for i in t.encode(prompt)] for t in (clip.tokenizer, full))
+            ours, theirs = (
+                [t.decoder[i] for i in t.encode(prompt)] for t in (clip.tokenizer, full)
+            )
             assert ours == theirs
 
 
@@ -73,11 +82,19 @@ def test_peft_on_hugging_face_agrees_on_the_bundled_clip(clip, tmp_path):
     adapter = random_adapter(clip, rank=2, size=0.05)
     save_adapter(adapter, tmp_path)
     # In float64, where logits of up to 88 may be asked to agree to 1e-5.
-    theirs = PeftModel.from_pretrained(to_hugging_face(clip).double(), str(tmp_path)).double().eval()
-    x, tokens = clip.pixels(load_task("digits").val.images[:6]).double(), clip.tokenizer(["a handwritten three", "a fox"])
+    theirs = (
+        PeftModel.from_pretrained(to_hugging_face(clip).double(), str(tmp_path)).double().eval()
+    )
+    x, tokens = (
+        clip.pixels(load_task("digits").val.images[:6]).double(),
+        clip.tokenizer(["a handwritten three", "a fox"]),
+    )
     merged = copy.deepcopy(clip.model).double()
     merged.load_state_dict(merged.state_dict() | merged_weights(merged, adapter))
-    cosines = F.normalize(merged.encode_image(x), dim=-1) @ F.normalize(merged.encode_text(tokens), dim=-1).T
+    cosines = (
+        F.normalize(merged.encode_image(x), dim=-1)
+        @ F.normalize(merged.encode_text(tokens), dim=-1).T
+    )
     got = theirs(pixel_values=x, input_ids=tokens).logits_per_image
     torch.testing.assert_close(got, merged.logit_scale.exp() * cosines, atol=1e-5, rtol=0)
 
@@ -104,10 +121,16 @@ def test_a_damaged_folder_gives_one_clear_error(folder):
     weights.write_bytes(whole)
     config.write_text(json.dumps(about | {"model_cfg": about["model_cfg"] | {"embed_dim": 64}}))
     with pytest.raises(
-        ValueError, match=r"does not fit the architecture .*: its 'text_projection' has shape \(128, 128\), where \(128, 64\) is expected"
+        ValueError,
+        match=r"does not fit the architecture .*: its 'text_projection' has shape \(128, 128\), where \(128, 64\) is expected",
     ):
         load_clip(folder)
-    for text in ("{", "[]", '{"model_cfg": {}}', '{"model_cfg": {"strange": 1}, "preprocess_cfg": {}}'):
+    for text in (
+        "{",
+        "[]",
+        '{"model_cfg": {}}',
+        '{"model_cfg": {"strange": 1}, "preprocess_cfg": {}}',
+    ):
         config.write_text(text)
         with pytest.raises(ValueError, match="not an open_clip configuration"):
             load_clip(folder)

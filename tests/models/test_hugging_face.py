@@ -12,17 +12,27 @@ import transformers
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from tiny import MEAN, STD, clip_tokenizer, perturb, random_adapter, save_images, save_siglip, siglip_tokenizer, tiny_clip, words_tokenizer
+from tiny import (
+    MEAN,
+    STD,
+    clip_tokenizer,
+    perturb,
+    random_adapter,
+    save_images,
+    save_siglip,
+    siglip_tokenizer,
+    tiny_clip,
+    words_tokenizer,
+)
 
-from copra_lab.adapters.adapter import Adapter, check_fits
-from copra_lab.models import tokenizers
+from copra_lab.adapters import Adapter
+from copra_lab.adapters.adapter import check_fits
+from copra_lab.models import load_clip, save_hugging_face, to_hugging_face, tokenizers
 from copra_lab.models.clip import weights_hash
-from copra_lab.models.hugging_face import save_hugging_face, to_hugging_face
-from copra_lab.models.loading import load_clip
 from copra_lab.models.preprocessing import FILTERS
-from copra_lab.prompts.soft_prompt import SoftPrompt, check_prompt
-from copra_lab.tasks.photos import photo
-from copra_lab.tasks.task import image_folder, load_task
+from copra_lab.prompts import SoftPrompt
+from copra_lab.prompts.soft_prompt import check_prompt
+from copra_lab.tasks import image_folder, load_task, photo
 
 SIDE = 24
 ONE_LEVEL = 1 / 255
@@ -34,11 +44,22 @@ OF_SIGLIP = getattr(transformers, "SiglipImageProcessorPil", transformers.Siglip
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
     """A picture with edges and colours, so that a filter, a pixel's shift and a level's difference all show."""
     g = np.random.default_rng(seed)
-    coarse = Image.fromarray(g.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize((width, height), Image.Resampling.NEAREST)
-    return Image.blend(coarse, Image.fromarray(g.integers(0, 256, (height, width, 3), dtype=np.uint8)), 0.3)
+    coarse = Image.fromarray(g.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
+        (width, height), Image.Resampling.NEAREST
+    )
+    return Image.blend(
+        coarse, Image.fromarray(g.integers(0, 256, (height, width, 3), dtype=np.uint8)), 0.3
+    )
 
 
-def save_model(folder, siglip: bool, act: str = "gelu", eps: float = 1e-5, heads: int = 2, eos: int | None = None):
+def save_model(
+    folder,
+    siglip: bool,
+    act: str = "gelu",
+    eps: float = 1e-5,
+    heads: int = 2,
+    eos: int | None = None,
+):
     """transformers' model and tokenizer, written by transformers (CLIP's vocabulary by us, which the features hold to account)."""
     torch.manual_seed(0)
     sizes = {
@@ -52,13 +73,22 @@ def save_model(folder, siglip: bool, act: str = "gelu", eps: float = 1e-5, heads
     vision = {**sizes, "image_size": SIDE, "patch_size": 8}
     if siglip:
         text = {**sizes, "vocab_size": 20, "max_position_embeddings": 12, "projection_size": 32}
-        model = transformers.SiglipModel(transformers.SiglipConfig(vision_config=vision, text_config=text))
+        model = transformers.SiglipModel(
+            transformers.SiglipConfig(vision_config=vision, text_config=text)
+        )
         siglip_tokenizer().save_pretrained(folder)
     else:
         words = clip_tokenizer(12, merges=80)
         tokenizers.save(words, folder, "")
-        text = {**sizes, "vocab_size": words.vocab_size, "max_position_embeddings": 12, "eos_token_id": eos or words.eot_token_id}
-        model = transformers.CLIPModel(transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=16))
+        text = {
+            **sizes,
+            "vocab_size": words.vocab_size,
+            "max_position_embeddings": 12,
+            "eos_token_id": eos or words.eot_token_id,
+        }
+        model = transformers.CLIPModel(
+            transformers.CLIPConfig(vision_config=vision, text_config=text, projection_dim=16)
+        )
     perturb(model).save_pretrained(folder)
     return model
 
@@ -69,17 +99,30 @@ def save_processor(folder, siglip: bool, nested: bool, **says) -> None:
     if says.get("do_center_crop"):
         says.setdefault("crop_size", SIDE)
     found = (OF_SIGLIP if siglip else OF_CLIP)(**says)
-    says = {k: v for k, v in json.loads(found.to_json_string()).items() if v is not None} | {"image_processor_type": f"{kind}ImageProcessor"}
-    name, told = ("processor_config.json", {"image_processor": says}) if nested else ("preprocessor_config.json", says)
+    says = {k: v for k, v in json.loads(found.to_json_string()).items() if v is not None} | {
+        "image_processor_type": f"{kind}ImageProcessor"
+    }
+    name, told = (
+        ("processor_config.json", {"image_processor": says})
+        if nested
+        else ("preprocessor_config.json", says)
+    )
     (folder / name).write_text(json.dumps({**told, "processor_class": f"{kind}Processor"}))
 
 
 @torch.no_grad()
 def theirs(folder, siglip: bool, model, picture, texts):
     """(pixels, image features, text features) of transformers' own model and processor."""
-    x = (OF_SIGLIP if siglip else OF_CLIP).from_pretrained(folder)(picture, return_tensors="pt")["pixel_values"]
+    x = (OF_SIGLIP if siglip else OF_CLIP).from_pretrained(folder)(picture, return_tensors="pt")[
+        "pixel_values"
+    ]
     words = transformers.AutoTokenizer.from_pretrained(folder)
-    out = model(pixel_values=x.float(), input_ids=words(texts, padding="max_length", truncation=True, max_length=12, return_tensors="pt").input_ids)
+    out = model(
+        pixel_values=x.float(),
+        input_ids=words(
+            texts, padding="max_length", truncation=True, max_length=12, return_tensors="pt"
+        ).input_ids,
+    )
     return x.float(), out.image_embeds, out.text_embeds
 
 
@@ -90,7 +133,9 @@ def ours(clip, picture, texts):
 
 
 def agree(a, b) -> None:
-    torch.testing.assert_close(a[0], b[0], atol=2e-6, rtol=2e-6)  # transformers multiplies by 1/255 where we divide
+    torch.testing.assert_close(
+        a[0], b[0], atol=2e-6, rtol=2e-6
+    )  # transformers multiplies by 1/255 where we divide
     for own, other in zip(a[1:], b[1:], strict=True):
         torch.testing.assert_close(own, other, atol=2e-5, rtol=0)
 
@@ -140,12 +185,16 @@ def followed(siglip: bool, says) -> bool:
     return "height" in size and size["height"] == size["width"] == SIDE
 
 
-@settings(max_examples=40, phases=[Phase.explicit, Phase.generate])  # which need no shrinking to be read
+@settings(
+    max_examples=40, phases=[Phase.explicit, Phase.generate]
+)  # which need no shrinking to be read
 @given(
     siglip=st.booleans(), nested=st.booleans(), says=processors, model=models, eos=st.sampled_from([None, 2]), seed=st.integers(0, 99),
     shape=st.tuples(st.integers(9, 90), st.integers(9, 90)), texts=st.lists(st.sampled_from("a cat! Dog 12 the_mat, <photo> & THING".split()), min_size=1, max_size=9),
 )  # fmt: skip
-def test_a_random_folder_gives_transformers_features_or_is_refused(tmp_path_factory, siglip, nested, says, model, eos, seed, shape, texts):
+def test_a_random_folder_gives_transformers_features_or_is_refused(
+    tmp_path_factory, siglip, nested, says, model, eos, seed, shape, texts
+):
     folder = tmp_path_factory.mktemp("random") / "model"
     hugging_face = save_model(folder, siglip, **model, eos=eos)
     save_processor(folder, siglip, nested, **says)
@@ -160,7 +209,16 @@ def test_a_random_folder_gives_transformers_features_or_is_refused(tmp_path_fact
     save_hugging_face(clip, folder.parent / "again")
     again = load_clip(folder.parent / "again")
     agree(ours(again, picture, words), expected)
-    agree(theirs(folder.parent / "again", siglip and clip.resize == "squash" and not clip.resize_to, to_hugging_face(clip), picture, words), expected)
+    agree(
+        theirs(
+            folder.parent / "again",
+            siglip and clip.resize == "squash" and not clip.resize_to,
+            to_hugging_face(clip),
+            picture,
+            words,
+        ),
+        expected,
+    )
     assert again.hash == clip.hash
 
 
@@ -176,7 +234,10 @@ SETTINGS = {
     "no normalisation": {"do_normalize": False},
     "neither": {"do_normalize": False, "do_rescale": False},
     "size as a number": {"size": 31},
-    "unknown to all": {"processor_class": "CLIPProcessor", "feature_extractor_type": "CLIPFeatureExtractor"},
+    "unknown to all": {
+        "processor_class": "CLIPProcessor",
+        "feature_extractor_type": "CLIPFeatureExtractor",
+    },
 } | {f"resample {name}": {"resample": int(f)} for name, f in FILTERS.items()}
 
 
@@ -184,7 +245,12 @@ SETTINGS = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_setting_gives_transformers_pixels(tmp_path, name, nested):
     model = save_model(tmp_path, False)
-    save_processor(tmp_path, False, nested, **{"size": {"shortest_edge": SIDE}, "do_center_crop": True, **SETTINGS[name]})
+    save_processor(
+        tmp_path,
+        False,
+        nested,
+        **{"size": {"shortest_edge": SIDE}, "do_center_crop": True, **SETTINGS[name]},
+    )
     clip = load_clip(tmp_path)
     for i, shape in enumerate([(57, 40), (33, 90), (SIDE, SIDE), (25, 24), (17, 12)]):
         picture, texts = noise(*shape, i), ["a photo of a cat"]
@@ -195,10 +261,16 @@ def test_each_setting_gives_transformers_pixels(tmp_path, name, nested):
 def test_torchvisions_processor_differs_by_a_level(tmp_path, resample):
     """It resizes with other rounding than Pillow, whose pixels are taken here."""
     save_model(tmp_path, False)
-    save_processor(tmp_path, False, True, size={"shortest_edge": 31}, do_center_crop=True, resample=resample)
+    save_processor(
+        tmp_path, False, True, size={"shortest_edge": 31}, do_center_crop=True, resample=resample
+    )
     clip, picture = load_clip(tmp_path), noise(57, 40)
-    other = transformers.CLIPImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")["pixel_values"]
-    difference = (clip.pixels(clip.fit(picture)[None]) - other).abs().amax((0, 2, 3)) * torch.tensor(clip.std)
+    other = transformers.CLIPImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")[
+        "pixel_values"
+    ]
+    difference = (clip.pixels(clip.fit(picture)[None]) - other).abs().amax(
+        (0, 2, 3)
+    ) * torch.tensor(clip.std)
     assert float(difference.max()) < 1.01 * ONE_LEVEL
 
 
@@ -210,9 +282,15 @@ def test_a_long_strip_is_resized_where_it_is_seen(shape, resample):
     clip, picture = dataclasses.replace(tiny_clip(), side=SIDE, interpolation=name), noise(*shape)
     w, h = (int(SIDE * n / min(shape)) for n in shape)
     left, top = round((w - SIDE) / 2), round((h - SIDE) / 2)
-    whole = np.array(picture.resize((w, h), FILTERS[name])).astype(int)[top : top + SIDE, left : left + SIDE]
+    whole = np.array(picture.resize((w, h), FILTERS[name])).astype(int)[
+        top : top + SIDE, left : left + SIDE
+    ]
     assert np.abs(clip.fit(picture).numpy() - whole).max() <= 1
-    assert clip.fit(Image.new("RGB", (1, 4_000_000), "red")).float().mean((0, 1)).tolist() == [255, 0, 0]
+    assert clip.fit(Image.new("RGB", (1, 4_000_000), "red")).float().mean((0, 1)).tolist() == [
+        255,
+        0,
+        0,
+    ]
 
 
 def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
@@ -220,10 +298,20 @@ def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
     squares = {"size": {"shortest_edge": SIDE}, "do_center_crop": True}
     save_processor(tmp_path, False, True, **squares, image_mean=[0.1, 0.2, 0.3])
     save_processor(tmp_path, False, False, **squares, image_mean=[0.5, 0.5, 0.5])
-    assert load_clip(tmp_path).mean == (0.1, 0.2, 0.3) == tuple(OF_CLIP.from_pretrained(tmp_path).image_mean)
-    (tmp_path / "processor_config.json").write_text('{"processor_class": "CLIPProcessor"}')  # as transformers 4 wrote it
+    assert (
+        load_clip(tmp_path).mean
+        == (0.1, 0.2, 0.3)
+        == tuple(OF_CLIP.from_pretrained(tmp_path).image_mean)
+    )
+    (tmp_path / "processor_config.json").write_text(
+        '{"processor_class": "CLIPProcessor"}'
+    )  # as transformers 4 wrote it
     shutil.copytree(tmp_path, tmp_path / "older")
-    assert load_clip(tmp_path / "older").mean == (0.5,) * 3 == tuple(OF_CLIP.from_pretrained(tmp_path / "older").image_mean)
+    assert (
+        load_clip(tmp_path / "older").mean
+        == (0.5,) * 3
+        == tuple(OF_CLIP.from_pretrained(tmp_path / "older").image_mean)
+    )
 
 
 @pytest.mark.parametrize(
@@ -231,17 +319,26 @@ def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
     [
         ("{", "is damaged; copy it anew"),
         ("[]", "is damaged; copy it anew"),
-        ('{"size": {"longest_edge": 3}}', "size with longest_edge is not followed; write shortest_edge, or height and width"),
+        (
+            '{"size": {"longest_edge": 3}}',
+            "size with longest_edge is not followed; write shortest_edge, or height and width",
+        ),
         ('{"resample": 9, "crop_size": 24}', "resample 9 is no filter"),
         ('{"image_mean": [1, 2], "crop_size": 24}', "image_mean has 2 numbers"),
         ('{"image_std": [0, 1, 1], "crop_size": 24}', "above zero"),
         ('{"crop_size": 24, "size": 16}', "would make a border"),
         ('{"crop_size": 24, "size": 100000}', "is more than 8 times what the image tower takes"),
-        ("{}", "pictures become 224 × 224 pixels, and the image tower takes 24 × 24; copy the file of this model"),
+        (
+            "{}",
+            "pictures become 224 × 224 pixels, and the image tower takes 24 × 24; copy the file of this model",
+        ),
         ('{"do_center_crop": false, "size": 24}', "pictures would not be square; set it to true"),
         ('{"do_resize": false}', "do_resize is false"),
         ('{"do_pad": true}', "do_pad is true"),
-        ('{"image_processor_type": "BlipImageProcessor"}', "prepared by BlipImageProcessor; choose a model with"),
+        (
+            '{"image_processor_type": "BlipImageProcessor"}',
+            "prepared by BlipImageProcessor; choose a model with",
+        ),
     ],
 )
 def test_the_rest_is_refused_by_name(tmp_path, says, why):
@@ -252,7 +349,11 @@ def test_the_rest_is_refused_by_name(tmp_path, says, why):
 
 def test_a_folder_that_does_not_say_how_pictures_are_prepared_is_refused(tmp_path):
     save_model(tmp_path, False)
-    refused(FileNotFoundError, r"does not say how pictures are prepared: copy preprocessor_config.json", tmp_path)
+    refused(
+        FileNotFoundError,
+        r"does not say how pictures are prepared: copy preprocessor_config.json",
+        tmp_path,
+    )
 
 
 # --- tokenizers --------------------------------------------------------------------------------------------------------
@@ -263,10 +364,16 @@ def test_a_folder_that_does_not_say_how_pictures_are_prepared_is_refused(tmp_pat
 def test_a_folder_without_a_vocabulary_is_refused(tmp_path, siglip, left):
     """transformers 5 makes an empty tokenizer of such a folder, to which all texts are one."""
     save_model(tmp_path, siglip)
-    save_processor(tmp_path, siglip, False, size={"height": SIDE, "width": SIDE}, do_center_crop=False)
+    save_processor(
+        tmp_path, siglip, False, size={"height": SIDE, "width": SIDE}, do_center_crop=False
+    )
     for name in {"tokenizer.json", "tokenizer_config.json"} - set(left):
         (tmp_path / name).unlink()
-    refused(FileNotFoundError, "has no tokenizer, without which .* copy tokenizer.json and tokenizer_config.json .* from the repository", tmp_path)
+    refused(
+        FileNotFoundError,
+        "has no tokenizer, without which .* copy tokenizer.json and tokenizer_config.json .* from the repository",
+        tmp_path,
+    )
 
 
 def test_a_model_saved_without_its_tokenizer_is_refused(tmp_path):
@@ -278,7 +385,9 @@ def test_the_base_repository_is_named_where_it_is_known(tmp_path):
     save_model(tmp_path, False)
     (tmp_path / "tokenizer.json").unlink()
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "_name_or_path": "openai/clip-vit-base-patch32"}))
+    (tmp_path / "config.json").write_text(
+        json.dumps({**config, "_name_or_path": "openai/clip-vit-base-patch32"})
+    )
     refused(FileNotFoundError, "from the repository 'openai/clip-vit-base-patch32'", tmp_path)
 
 
@@ -286,8 +395,14 @@ def test_the_base_repository_is_named_where_it_is_known(tmp_path):
     ("words", "why"),
     [
         (["?", "<end>"], "the same tokens, so its vocabulary is empty"),  # all words unknown
-        (["?", *map(str, range(700)), "a", "cat", "dog", "<end>"], "has token 704, and the model only 594 tokens"),
-        (["?", "a", "cat", "dog", "<end>"], "ends texts with token 4, and the model reads them at token 593"),
+        (
+            ["?", *map(str, range(700)), "a", "cat", "dog", "<end>"],
+            "has token 704, and the model only 594 tokens",
+        ),
+        (
+            ["?", "a", "cat", "dog", "<end>"],
+            "ends texts with token 4, and the model reads them at token 593",
+        ),
     ],
 )
 def test_another_models_tokenizer_is_refused(tmp_path, words, why):
@@ -316,15 +431,22 @@ def test_an_open_clip_folder_with_another_vocabulary_is_refused(tmp_path):
 
 
 @pytest.mark.parametrize("merges", [None, 80])
-def test_a_clip_of_hugging_faces_has_open_clips_tokenizer_so_that_prompts_can_be_trained(tmp_path, merges):
+def test_a_clip_of_hugging_faces_has_open_clips_tokenizer_so_that_prompts_can_be_trained(
+    tmp_path, merges
+):
     tokenizers.save(clip_tokenizer(12, merges), tmp_path, "")
     found = tokenizers.of_transformers(tmp_path, "", 12, None)
     of_transformers = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert found.sot_token_id == of_transformers.bos_token_id and found.encode("a cat") == of_transformers("a cat").input_ids[1:-1]
+    assert (
+        found.sot_token_id == of_transformers.bos_token_id
+        and found.encode("a cat") == of_transformers("a cat").input_ids[1:-1]
+    )
 
 
 @settings(max_examples=200)
-@given(st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs", "M")), max_size=30))
+@given(
+    st.text(st.characters(codec="utf-8", categories=("L", "N", "P", "S", "Zs", "M")), max_size=30)
+)
 def test_any_text_becomes_transformers_tokens(written, text):
     found, of_transformers = written
     tokens = of_transformers(text, truncation=True, max_length=12).input_ids
@@ -335,7 +457,9 @@ def test_any_text_becomes_transformers_tokens(written, text):
 def written(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tokenizer")
     tokenizers.save(clip_tokenizer(12), folder, "")
-    return tokenizers.of_transformers(folder, "", 12, None), transformers.AutoTokenizer.from_pretrained(folder)
+    return tokenizers.of_transformers(
+        folder, "", 12, None
+    ), transformers.AutoTokenizer.from_pretrained(folder)
 
 
 # --- written folders ---------------------------------------------------------------------------------------------------
@@ -347,7 +471,9 @@ def test_the_bundled_clip_goes_to_transformers_and_back(tmp_path):
     clip, picture = load_clip(), noise(90, 70)
     save_hugging_face(clip, tmp_path)
     again, processor = load_clip(tmp_path), transformers.AutoProcessor.from_pretrained(tmp_path)
-    assert again.hash == clip.hash == "574537b2085dc066" and type(again.tokenizer) is type(clip.tokenizer)
+    assert again.hash == clip.hash == "574537b2085dc066" and type(again.tokenizer) is type(
+        clip.tokenizer
+    )
     assert torch.equal(again.text_features(WORDS), clip.text_features(WORDS))
     assert torch.equal(again.tokenizer(WORDS), clip.tokenizer(WORDS))
     inputs = processor(text=WORDS, images=picture, return_tensors="pt", padding=True)
@@ -355,14 +481,26 @@ def test_the_bundled_clip_goes_to_transformers_and_back(tmp_path):
         out = transformers.CLIPModel.from_pretrained(tmp_path)(**inputs)
     torch.testing.assert_close(again.text_features(WORDS), out.text_embeds, atol=1e-5, rtol=0)
     pixels = clip.pixels(clip.fit(picture)[None])
-    assert float((pixels - inputs["pixel_values"]).abs().amax()) < 1.01 * ONE_LEVEL / min(STD)  # torchvision's rounding
-    torch.testing.assert_close(F.normalize(clip.model.encode_image(pixels), dim=-1), out.image_embeds, atol=0.02, rtol=0)
+    assert float((pixels - inputs["pixel_values"]).abs().amax()) < 1.01 * ONE_LEVEL / min(
+        STD
+    )  # torchvision's rounding
+    torch.testing.assert_close(
+        F.normalize(clip.model.encode_image(pixels), dim=-1), out.image_embeds, atol=0.02, rtol=0
+    )
 
 
 def test_a_siglip_with_its_own_preprocessing_comes_back(tmp_path):
     save_siglip(tmp_path / "a")
     clip = load_clip(tmp_path / "a")
-    for i, change in enumerate(({}, {"mean": (0.1, 0.2, 0.3)}, {"resize": "shortest"}, {"resize_to": (40, 36)}, {"interpolation": "lanczos"})):
+    for i, change in enumerate(
+        (
+            {},
+            {"mean": (0.1, 0.2, 0.3)},
+            {"resize": "shortest"},
+            {"resize_to": (40, 36)},
+            {"interpolation": "lanczos"},
+        )
+    ):
         save_hugging_face(dataclasses.replace(clip, **change), tmp_path / str(i))
         again = load_clip(tmp_path / str(i))
         assert again.hash == dataclasses.replace(clip, **change).hash
@@ -386,7 +524,9 @@ def test_what_was_in_the_folder_before_is_not_read_in_its_place(tmp_path):
     assert load_clip(tmp_path).hash == clip.hash
     (tmp_path / "b").mkdir()
     (tmp_path / "b" / "open_clip_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds a CLIP in open_clip's layout; choose another folder"):
+    with pytest.raises(
+        ValueError, match="holds a CLIP in open_clip's layout; choose another folder"
+    ):
         save_hugging_face(clip, tmp_path / "b")
 
 
@@ -401,8 +541,12 @@ def test_an_identity_covers_what_changes_features():
         {"resize": "longest", "fill": 128}, {"resize_to": 40}, {"model": tiny_clip(quick_gelu=True).model}, {"tokenizer": clip_tokenizer(16, merges=80)},
     ]  # fmt: skip
     hashes = [dataclasses.replace(clip, **change).hash for change in changes]
-    assert len({clip.hash, *hashes}) == 1 + len(changes) and all(h.startswith(f"{clip.hash}-") for h in hashes)
-    assert dataclasses.replace(clip, crop="floor").hash == clip.hash  # which libraries differ in, on the same settings
+    assert len({clip.hash, *hashes}) == 1 + len(changes) and all(
+        h.startswith(f"{clip.hash}-") for h in hashes
+    )
+    assert (
+        dataclasses.replace(clip, crop="floor").hash == clip.hash
+    )  # which libraries differ in, on the same settings
 
 
 def test_an_adapter_is_held_against_what_it_was_trained_with():
@@ -412,9 +556,14 @@ def test_an_adapter_is_held_against_what_it_was_trained_with():
         check_fits(adapter, a.sites, a.hash)
         if a is plain:
             continue
-        with pytest.raises(ValueError, match="on these weights with another preprocessing, activation or vocabulary"):
+        with pytest.raises(
+            ValueError,
+            match="on these weights with another preprocessing, activation or vocabulary",
+        ):
             check_fits(adapter, b.sites, b.hash)
-        with pytest.raises(ValueError, match="this soft prompt was trained on these weights with another"):
+        with pytest.raises(
+            ValueError, match="this soft prompt was trained on these weights with another"
+        ):
             check_prompt(SoftPrompt(torch.zeros(2, 32), base=a.hash), b, ["x"])
     with pytest.raises(ValueError, match="trained on base 0123, not on"):
         check_fits(Adapter(random_adapter(plain).deltas, "0123"), plain.sites, plain.hash)
@@ -432,7 +581,15 @@ def test_one_that_names_weights_alone_is_taken_with_a_warning():
 
 def test_a_folder_of_pictures_is_prepared_as_the_clip_says(tmp_path):
     save_model(tmp_path / "model", False)
-    save_processor(tmp_path / "model", False, False, size={"height": 40, "width": 30}, do_center_crop=True, resample=2, image_mean=[0.1] * 3)
+    save_processor(
+        tmp_path / "model",
+        False,
+        False,
+        size={"height": 40, "width": 30},
+        do_center_crop=True,
+        resample=2,
+        image_mean=[0.1] * 3,
+    )
     clip = load_clip(tmp_path / "model")
     save_images(tmp_path / "pictures", 24)
     for i, file in enumerate((tmp_path / "pictures").rglob("*.png")):
@@ -440,10 +597,16 @@ def test_a_folder_of_pictures_is_prepared_as_the_clip_says(tmp_path):
     task = load_task(tmp_path / "pictures", clip)
     processor = OF_CLIP.from_pretrained(tmp_path / "model")
     for image, source in zip(task.val.images, task.val.sources, strict=True):
-        x = processor(Image.open(tmp_path / "pictures" / source), return_tensors="pt")["pixel_values"]
+        x = processor(Image.open(tmp_path / "pictures" / source), return_tensors="pt")[
+            "pixel_values"
+        ]
         torch.testing.assert_close(clip.pixels(image[None]), x, atol=2e-6, rtol=0)
-    assert torch.equal(image_folder(tmp_path / "pictures", side=SIDE, clip=clip).val.images, task.val.images)
-    assert clip.mean != MEAN and not torch.equal(image_folder(tmp_path / "pictures", side=SIDE).val.images, task.val.images)
+    assert torch.equal(
+        image_folder(tmp_path / "pictures", side=SIDE, clip=clip).val.images, task.val.images
+    )
+    assert clip.mean != MEAN and not torch.equal(
+        image_folder(tmp_path / "pictures", side=SIDE).val.images, task.val.images
+    )
 
 
 # --- what has a twin ---------------------------------------------------------------------------------------------------
@@ -486,7 +649,11 @@ def test_a_model_has_a_twin_of_the_same_features_or_none(name):
     import open_clip
 
     more = dict(VARIANTS[name])
-    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 64} if "timm" not in name else {}
+    vision = (
+        {"image_size": 32, "patch_size": 8, "width": 64, "layers": 2, "head_width": 64}
+        if "timm" not in name
+        else {}
+    )
     text = {"context_length": 16, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1}
     vision, text = vision | more.pop("vision_cfg", {}), text | more.pop("text_cfg", {})
     make = open_clip.CustomTextCLIP if more.pop("custom_text", False) else open_clip.CLIP
@@ -496,11 +663,22 @@ def test_a_model_has_a_twin_of_the_same_features_or_none(name):
     try:
         twin = to_hugging_face(clip)
     except ValueError as e:
-        assert str(e).startswith("mine is not a plain CLIP") and "\n" not in str(e) and "split" not in str(e), str(e)
+        assert (
+            str(e).startswith("mine is not a plain CLIP")
+            and "\n" not in str(e)
+            and "split" not in str(e)
+        ), str(e)
         assert name not in ("plain", "QuickGELU", "a text read at one token")
         return
-    x, tokens = torch.randn(2, 3, clip.side, clip.side), clip.tokenizer(["a cat", "two dogs on a mat"])
+    x, tokens = (
+        torch.randn(2, 3, clip.side, clip.side),
+        clip.tokenizer(["a cat", "two dogs on a mat"]),
+    )
     with torch.no_grad():
         out = twin(pixel_values=x, input_ids=tokens)
-        torch.testing.assert_close(F.normalize(model.encode_image(x), dim=-1), out.image_embeds, atol=1e-5, rtol=0)
-        torch.testing.assert_close(F.normalize(model.encode_text(tokens), dim=-1), out.text_embeds, atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            F.normalize(model.encode_image(x), dim=-1), out.image_embeds, atol=1e-5, rtol=0
+        )
+        torch.testing.assert_close(
+            F.normalize(model.encode_text(tokens), dim=-1), out.text_embeds, atol=1e-5, rtol=0
+        )

@@ -12,22 +12,36 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from tiny import MEAN, STD, clip_tokenizer, perturb, random_adapter, save_siglip, siglip_tokenizer, tiny_task, words_tokenizer
+from tiny import (
+    MEAN,
+    STD,
+    clip_tokenizer,
+    perturb,
+    random_adapter,
+    save_siglip,
+    siglip_tokenizer,
+    tiny_task,
+    words_tokenizer,
+)
 
 from copra_lab.adapters import save_adapter
 from copra_lab.adapters.adapter import merged_weights
-from copra_lab.bench.bench import NONE, Bench
-from copra_lab.engine.extraction import plain_text, plain_tower
-from copra_lab.methods.lora import Attached, LoRA
-from copra_lab.models import tokenizers
-from copra_lab.models.clip import Clip
-from copra_lab.models.hugging_face import save_hugging_face, to_hugging_face
-from copra_lab.models.loading import load_clip
-from copra_lab.models.sites import KINDS, TOWERS
-from copra_lab.prompts.soft_prompt import VPT, CoOp
-from copra_lab.tasks.task import photo
-from copra_lab.training.dropping import CopRA
-from copra_lab.training.fitting import fit
+from copra_lab.bench import Bench
+from copra_lab.bench.bench import NONE
+from copra_lab.engine import plain_text, plain_tower
+from copra_lab.methods import Attached, LoRA
+from copra_lab.models import (
+    KINDS,
+    TOWERS,
+    Clip,
+    load_clip,
+    save_hugging_face,
+    to_hugging_face,
+    tokenizers,
+)
+from copra_lab.prompts import VPT, CoOp
+from copra_lab.tasks import photo
+from copra_lab.training import CopRA, fit
 
 CONFIG = {
     "embed_dim": 32,
@@ -48,7 +62,9 @@ def made(block_type: str | None = None, quick_gelu: bool = False) -> torch.nn.Mo
 
 
 def pixels(clip: Clip, n: int = 4, dtype=torch.float32) -> torch.Tensor:
-    return torch.randn(n, 3, clip.side, clip.side, generator=torch.Generator().manual_seed(1)).to(dtype)
+    return torch.randn(n, 3, clip.side, clip.side, generator=torch.Generator().manual_seed(1)).to(
+        dtype
+    )
 
 
 def merged(clip: Clip, adapter) -> torch.nn.Module:
@@ -60,7 +76,10 @@ def merged(clip: Clip, adapter) -> torch.nn.Module:
 
 @torch.no_grad()
 def logits(model, x, tokens) -> torch.Tensor:
-    cosines = F.normalize(model.encode_image(x), dim=-1) @ F.normalize(model.encode_text(tokens), dim=-1).T
+    cosines = (
+        F.normalize(model.encode_image(x), dim=-1)
+        @ F.normalize(model.encode_text(tokens), dim=-1).T
+    )
     return model.logit_scale.exp() * cosines + (0 if model.logit_bias is None else model.logit_bias)
 
 
@@ -68,12 +87,19 @@ def logits(model, x, tokens) -> torch.Tensor:
 def logits_of_peft(hugging_face, folder, x, tokens) -> torch.Tensor:
     from peft import PeftModel
 
-    return PeftModel.from_pretrained(copy.deepcopy(hugging_face), str(folder)).double().eval()(pixel_values=x, input_ids=tokens).logits_per_image
+    return (
+        PeftModel.from_pretrained(copy.deepcopy(hugging_face), str(folder))
+        .double()
+        .eval()(pixel_values=x, input_ids=tokens)
+        .logits_per_image
+    )
 
 
 def save_open_clip(model, folder, cfg=None, weights="open_clip_model.safetensors", **preprocess):
     folder.mkdir(exist_ok=True)
-    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": cfg or CONFIG, "preprocess_cfg": preprocess}))
+    (folder / "open_clip_config.json").write_text(
+        json.dumps({"model_cfg": cfg or CONFIG, "preprocess_cfg": preprocess})
+    )
     if weights.endswith("safetensors"):
         save_file(model.state_dict(), folder / weights)
     else:
@@ -106,10 +132,15 @@ def formats(model, folder, architecture) -> dict[str, str]:
     torch.save(twin.state_dict(), folder / "pickled" / "pytorch_model.bin")
     weights = {k: v.clone() for k, v in model.state_dict().items()}
     save_file(weights, folder / "weights.safetensors")
-    torch.save({"epoch": 3, "state_dict": {f"module.{k}": v for k, v in weights.items()}}, folder / "epoch_3.pt")
+    torch.save(
+        {"epoch": 3, "state_dict": {f"module.{k}": v for k, v in weights.items()}},
+        folder / "epoch_3.pt",
+    )
     return {
         "open_clip folder": str(save_open_clip(model, folder / "oc")),
-        "open_clip folder, .bin": str(save_open_clip(model, folder / "bin", weights="open_clip_pytorch_model.bin")),
+        "open_clip folder, .bin": str(
+            save_open_clip(model, folder / "bin", weights="open_clip_pytorch_model.bin")
+        ),
         "architecture and safetensors": f"{architecture}:{folder / 'weights.safetensors'}",
         "architecture and training checkpoint": f"{architecture}:{folder / 'epoch_3.pt'}",
         "Hugging Face folder": str(folder / "hf"),
@@ -133,36 +164,63 @@ def test_every_format_is_the_same_model(tmp_path, architecture):
         torch.testing.assert_close(logits(clip.model, x, tokens), theirs, atol=1e-5, rtol=0)
         assert clip.hash == load_clip(tmp_path / "oc").hash and load_clip(name) is clip, how
         assert (clip.side, clip.resize, clip.interpolation) == (32, "shortest", "bicubic"), how
-        assert plain_tower(clip.model.visual) is not None and plain_text(clip.model) is not None, how
+        assert plain_tower(clip.model.visual) is not None and plain_text(clip.model) is not None, (
+            how
+        )
 
 
 @pytest.mark.parametrize("how", ["published", "saved by its code", "pickled"])
 def test_openais_state_dicts_say_their_architecture(tmp_path, how):
     model = made(quick_gelu=True)
     weights = {k: v.clone() for k, v in model.state_dict().items()}
-    sizes = {"input_resolution": torch.tensor(32), "context_length": torch.tensor(16), "vocab_size": torch.tensor(49408)}
+    sizes = {
+        "input_resolution": torch.tensor(32),
+        "context_length": torch.tensor(16),
+        "vocab_size": torch.tensor(49408),
+    }
     file = tmp_path / ("ViT.pt" if how == "pickled" else "ViT.safetensors")
-    (torch.save if how == "pickled" else save_file)(weights | ({} if how == "saved by its code" else sizes), file)
+    (torch.save if how == "pickled" else save_file)(
+        weights | ({} if how == "saved by its code" else sizes), file
+    )
     if how == "saved by its code":
-        with pytest.raises(ValueError, match="does not say its architecture; give it too, as 'ViT-B-32:"):
+        with pytest.raises(
+            ValueError, match="does not say its architecture; give it too, as 'ViT-B-32:"
+        ):
             load_clip(file)
     clip = load_clip(f"openai:{file}" if how == "saved by its code" else file)
     x, tokens = pixels(clip), clip.tokenizer(TEXTS)
-    assert torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens)) and clip.name == "ViT"
+    assert (
+        torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens)) and clip.name == "ViT"
+    )
 
 
 def test_a_tag_brings_its_preprocessing_and_its_activation(tmp_path, architecture, monkeypatch):
     model = made(quick_gelu=True)
     save_file(model.state_dict(), tmp_path / "weights.safetensors")
-    says = {"quick_gelu": True, "mean": (0.1, 0.2, 0.3), "std": (1.0, 2.0, 3.0), "interpolation": "bilinear", "resize_mode": "squash"}
+    says = {
+        "quick_gelu": True,
+        "mean": (0.1, 0.2, 0.3),
+        "std": (1.0, 2.0, 3.0),
+        "interpolation": "bilinear",
+        "resize_mode": "squash",
+    }
     tags = {"some_tag": {"file": str(tmp_path / "weights.safetensors"), **says}}
     monkeypatch.setitem(open_clip.pretrained._PRETRAINED, architecture, tags)
     clip = load_clip(f"{architecture}:some_tag")
-    assert (clip.mean, clip.std, clip.interpolation, clip.resize) == ((0.1, 0.2, 0.3), (1.0, 2.0, 3.0), "bilinear", "squash")
+    assert (clip.mean, clip.std, clip.interpolation, clip.resize) == (
+        (0.1, 0.2, 0.3),
+        (1.0, 2.0, 3.0),
+        "bilinear",
+        "squash",
+    )
     x, tokens = pixels(clip), clip.tokenizer(TEXTS)
     assert torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens))
-    of_file = load_clip(f"{architecture}:{tmp_path / 'weights.safetensors'}")  # whose activation is the architecture's
-    assert of_file.mean == clip.mean and not torch.equal(logits(of_file.model, x, tokens), logits(model, x, tokens))
+    of_file = load_clip(
+        f"{architecture}:{tmp_path / 'weights.safetensors'}"
+    )  # whose activation is the architecture's
+    assert of_file.mean == clip.mean and not torch.equal(
+        logits(of_file.model, x, tokens), logits(model, x, tokens)
+    )
 
 
 def test_half_precision_is_widened(tmp_path):
@@ -172,7 +230,9 @@ def test_half_precision_is_widened(tmp_path):
     assert torch.equal(clip.model.visual.proj, model.visual.proj.float())
 
 
-@pytest.mark.parametrize(("block_type", "quick_gelu"), [(None, False), ("custom", False), (None, True), ("custom", True)])
+@pytest.mark.parametrize(
+    ("block_type", "quick_gelu"), [(None, False), ("custom", False), (None, True), ("custom", True)]
+)
 def test_peft_agrees_with_adapters_on_every_kind_of_site(tmp_path, block_type, quick_gelu):
     model = made(block_type, quick_gelu)
     cfg = copy.deepcopy(CONFIG) | {"quick_gelu": quick_gelu}
@@ -187,7 +247,12 @@ def test_peft_agrees_with_adapters_on_every_kind_of_site(tmp_path, block_type, q
     x, tokens = pixels(clip, dtype=torch.float64), clip.tokenizer(TEXTS)
     ours = logits(merged(clip, adapter), x, tokens)
     assert (ours - logits(merged(clip, NONE), x, tokens)).abs().max() > 0.1
-    torch.testing.assert_close(logits_of_peft(to_hugging_face(clip), tmp_path / "adapter", x, tokens), ours, atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits_of_peft(to_hugging_face(clip), tmp_path / "adapter", x, tokens),
+        ours,
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_open_clip_itself_loads_the_folder_to_the_same_outputs(tmp_path):
@@ -200,14 +265,25 @@ def test_open_clip_itself_loads_the_folder_to_the_same_outputs(tmp_path):
     own = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8).view(1, 32, 32, 3)
     torch.testing.assert_close(clip.pixels(own), x, atol=1e-6, rtol=0)
     assert torch.equal(clip.tokenizer(TEXTS), tokens)
-    torch.testing.assert_close(logits(clip.model, clip.pixels(own), tokens), logits(theirs, x, tokens), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits(clip.model, clip.pixels(own), tokens), logits(theirs, x, tokens), atol=1e-5, rtol=0
+    )
 
 
-@pytest.mark.parametrize(("act", "eos"), [("quick_gelu", 2), ("gelu", 49407), ("gelu_pytorch_tanh", 49407), ("gelu", 7)])
+@pytest.mark.parametrize(
+    ("act", "eos"), [("quick_gelu", 2), ("gelu", 49407), ("gelu_pytorch_tanh", 49407), ("gelu", 7)]
+)
 def test_hugging_faces_settings_are_followed(tmp_path, act, eos):
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
-    sizes = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 71, "num_hidden_layers": 2, "hidden_act": act, "layer_norm_eps": 1e-3}
+    sizes = {
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "intermediate_size": 71,
+        "num_hidden_layers": 2,
+        "hidden_act": act,
+        "layer_norm_eps": 1e-3,
+    }
     config = CLIPConfig(
         vision_config={**sizes, "image_size": 24, "patch_size": 8},
         text_config={**sizes, "max_position_embeddings": 10, "eos_token_id": eos},
@@ -222,7 +298,12 @@ def test_hugging_faces_settings_are_followed(tmp_path, act, eos):
         tokenizers.save(clip_tokenizer(10), tmp_path, "")
     CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=24).save_pretrained(tmp_path)
     clip = load_clip(tmp_path)
-    x, tokens = pixels(clip), torch.tensor([[49406, 5, 7, 9, 49407, 0, 0, 0, 0, 0], [49406, 7, 3, 49407, 49407, 49407, 0, 0, 0, 0]])
+    x, tokens = (
+        pixels(clip),
+        torch.tensor(
+            [[49406, 5, 7, 9, 49407, 0, 0, 0, 0, 0], [49406, 7, 3, 49407, 49407, 49407, 0, 0, 0, 0]]
+        ),
+    )
     with torch.no_grad():
         expected = theirs(pixel_values=x, input_ids=tokens).logits_per_image
     torch.testing.assert_close(logits(clip.model, x, tokens), expected, atol=1e-5, rtol=0)
@@ -242,12 +323,18 @@ def siglip(tmp_path_factory):
 def test_a_siglip_gives_what_transformers_gives(siglip):
     _, theirs, clip = siglip
     x, tokens = pixels(clip), clip.tokenizer(["A red thing!", "a cat on the mat"])
-    assert tokens.tolist() == [[2, 3, 7, *[1] * 9], [2, 8, 10, 11, 12, *[1] * 7]]  # lower case, no punctuation, padded with the end
+    assert tokens.tolist() == [
+        [2, 3, 7, *[1] * 9],
+        [2, 8, 10, 11, 12, *[1] * 7],
+    ]  # lower case, no punctuation, padded with the end
     with torch.no_grad():
         expected = theirs(pixel_values=x, input_ids=tokens).logits_per_image
     torch.testing.assert_close(logits(clip.model, x, tokens), expected, atol=1e-5, rtol=0)
     assert (clip.mean, clip.std, clip.resize) == ((0.5,) * 3, (0.5,) * 3, "squash")
-    assert [s.shape for s in clip.sites.values()][:6] == [(48, 48)] * 4 + [(80, 48), (48, 80)] and len(clip.sites) == 6 * (3 + 2)
+    assert [s.shape for s in clip.sites.values()][:6] == [(48, 48)] * 4 + [
+        (80, 48),
+        (48, 80),
+    ] and len(clip.sites) == 6 * (3 + 2)
 
 
 def test_siglip_and_back_is_the_same_to_the_bit(siglip):
@@ -271,14 +358,23 @@ def test_peft_agrees_on_siglip_with_adapters_on_every_kind_of_site(siglip, tmp_p
 def test_lora_on_siglip_in_training_is_what_is_saved(siglip):
     _, _, clip = siglip
     model, adapter = copy.deepcopy(clip.model), random_adapter(clip, scale=1.0)
-    attached = Attached(model, LoRA(rank=3, sites=KINDS, towers=TOWERS), torch.Generator().manual_seed(0))
+    attached = Attached(
+        model, LoRA(rank=3, sites=KINDS, towers=TOWERS), torch.Generator().manual_seed(0)
+    )
     x, tokens = pixels(clip), clip.tokenizer(TEXTS)
     assert torch.equal(logits(model, x, tokens), logits(clip.model, x, tokens))  # B is zero
     attached.load(adapter)
-    torch.testing.assert_close(logits(model, x, tokens), logits(merged(clip, adapter).float(), x, tokens), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits(model, x, tokens),
+        logits(merged(clip, adapter).float(), x, tokens),
+        atol=1e-5,
+        rtol=0,
+    )
     attached.activate([s for s in clip.sites if ".2." not in s])
     part = adapter.keep(s for s in clip.sites if ".2." not in s)
-    torch.testing.assert_close(logits(model, x, tokens), logits(merged(clip, part).float(), x, tokens), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        logits(model, x, tokens), logits(merged(clip, part).float(), x, tokens), atol=1e-5, rtol=0
+    )
 
 
 def test_the_bench_runs_siglip_on_the_fast_path_as_its_own_modules_do(siglip):
@@ -287,7 +383,10 @@ def test_the_bench_runs_siglip_on_the_fast_path_as_its_own_modules_do(siglip):
     bench, adapter = Bench(clip, task, precision="float32"), random_adapter(clip, size=0.2)
     assert bench.tower is not None and bench.tower.whole
     images = clip.pixels(task.test.images[bench.order])
-    own = logits(merged(clip, adapter), images.double(), clip.tokenizer(task.prompts)).float() - clip.model.logit_bias
+    own = (
+        logits(merged(clip, adapter), images.double(), clip.tokenizer(task.prompts)).float()
+        - clip.model.logit_bias
+    )
     torch.testing.assert_close(bench.logits(adapter), own, atol=1e-4, rtol=0)
 
 
@@ -295,10 +394,19 @@ def test_the_bench_runs_siglip_on_the_fast_path_as_its_own_modules_do(siglip):
 def test_siglip_learns(siglip, towers):
     _, _, clip = siglip
     losses = []
-    settings = {"steps": 40, "lr": 1e-2, "progress": False, "on_step": lambda s: losses.append(s.loss)}
-    adapter = fit(clip, tiny_task(), LoRA(rank=2, towers=towers, sites=KINDS), CopRA(min_active=1), **settings)
+    settings = {
+        "steps": 40,
+        "lr": 1e-2,
+        "progress": False,
+        "on_step": lambda s: losses.append(s.loss),
+    }
+    adapter = fit(
+        clip, tiny_task(), LoRA(rank=2, towers=towers, sites=KINDS), CopRA(min_active=1), **settings
+    )
     assert len(adapter) == 6 * (3 + 2 * (len(towers) - 1)) and adapter.base == clip.hash
-    before, after = (Bench(clip, tiny_task(), precision="float32").accuracy(a).value for a in (NONE, adapter))
+    before, after = (
+        Bench(clip, tiny_task(), precision="float32").accuracy(a).value for a in (NONE, adapter)
+    )
     assert after > before and sum(losses[-5:]) < sum(losses[:5])
 
 
@@ -313,13 +421,27 @@ def test_of_soft_prompts_siglip_takes_those_beside_patches(siglip):
 
 
 def test_a_timm_trunk_that_is_no_siglip_goes_the_general_way(tmp_path):
-    cfg = copy.deepcopy(CONFIG) | {"custom_text": True, "vision_cfg": {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token"}}
-    model = perturb(open_clip.CustomTextCLIP(**{k: v for k, v in cfg.items() if k != "custom_text"}))
+    cfg = copy.deepcopy(CONFIG) | {
+        "custom_text": True,
+        "vision_cfg": {"timm_model_name": "test_vit", "image_size": 160, "timm_pool": "token"},
+    }
+    model = perturb(
+        open_clip.CustomTextCLIP(**{k: v for k, v in cfg.items() if k != "custom_text"})
+    )
     clip = load_clip(save_open_clip(model, tmp_path / "clip", cfg))
-    assert clip.layers == 6 and clip.side == 160 and plain_tower(clip.model.visual) is None and plain_text(clip.model) is not None
+    assert (
+        clip.layers == 6
+        and clip.side == 160
+        and plain_tower(clip.model.visual) is None
+        and plain_text(clip.model) is not None
+    )
     task, adapter = tiny_task(8, 4, 160), random_adapter(clip, size=0.2)
     bench = Bench(clip, task, precision="float32")
-    own = logits(merged(clip, adapter), clip.pixels(task.test.images[bench.order]).double(), clip.tokenizer(task.prompts)).float()
+    own = logits(
+        merged(clip, adapter),
+        clip.pixels(task.test.images[bench.order]).double(),
+        clip.tokenizer(task.prompts),
+    ).float()
     torch.testing.assert_close(bench.logits(adapter), own, atol=1e-4, rtol=0)
     assert fit(clip, task, LoRA(rank=1), steps=2, batch=4, progress=False).base == clip.hash
     with pytest.raises(ValueError, match="no Hugging Face twin"):
@@ -333,13 +455,34 @@ def test_a_timm_trunk_that_is_no_siglip_goes_the_general_way(tmp_path):
 @pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
 @pytest.mark.parametrize("size", [(90, 61), (50, 83), (47, 47)])
 def test_images_of_any_shape_are_fitted_as_open_clip_does(tmp_path, interpolation, resize, size):
-    clip = load_clip(save_open_clip(made(), tmp_path / "clip", interpolation=interpolation, resize_mode=resize, fill_color=90))
-    preprocess = open_clip.image_transform(32, False, mean=clip.mean, std=clip.std, resize_mode=resize, interpolation=interpolation, fill_color=90)
-    across = torch.linspace(0, 9, size[0]).sin()[None, :, None] + torch.linspace(0, 7, size[1]).cos()[:, None, None]
+    clip = load_clip(
+        save_open_clip(
+            made(),
+            tmp_path / "clip",
+            interpolation=interpolation,
+            resize_mode=resize,
+            fill_color=90,
+        )
+    )
+    preprocess = open_clip.image_transform(
+        32,
+        False,
+        mean=clip.mean,
+        std=clip.std,
+        resize_mode=resize,
+        interpolation=interpolation,
+        fill_color=90,
+    )
+    across = (
+        torch.linspace(0, 9, size[0]).sin()[None, :, None]
+        + torch.linspace(0, 7, size[1]).cos()[:, None, None]
+    )
     own = ((across * torch.tensor([0.2, 0.15, -0.2]) + 0.5) * 255).clamp(0, 255).to(torch.uint8)
     theirs = preprocess(Image.fromarray(own.numpy()))
     assert torch.equal(clip.pixels(own[None])[0], theirs)
-    assert torch.equal(clip.pixels(photo(Image.fromarray(own.numpy()), fit=clip.fit)[None])[0], theirs)
+    assert torch.equal(
+        clip.pixels(photo(Image.fromarray(own.numpy()), fit=clip.fit)[None])[0], theirs
+    )
 
 
 def test_a_picture_file_goes_all_the_way(siglip, tmp_path):
@@ -366,9 +509,21 @@ def test_names_that_are_none_are_helped():
     refused(FileNotFoundError, "no file .*nowhere.pt; check the path", "openai:nowhere.pt")
 
 
-@pytest.mark.parametrize("name", ["hf-hub:somebody/something", "somebody/something", "ViT-B-32:laion2b_s34b_b79k", "ViT-B-16-SigLIP:webli"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "hf-hub:somebody/something",
+        "somebody/something",
+        "ViT-B-32:laion2b_s34b_b79k",
+        "ViT-B-16-SigLIP:webli",
+    ],
+)
 def test_without_a_network_one_sentence_says_what_to_do(name):
-    refused(ConnectionError, "Hugging Face hub, which cannot be reached from here; connect to the internet .* or give ", name)
+    refused(
+        ConnectionError,
+        "Hugging Face hub, which cannot be reached from here; connect to the internet .* or give ",
+        name,
+    )
 
 
 def test_a_hub_that_is_not_there_is_asked_once(monkeypatch):
@@ -381,7 +536,11 @@ def test_a_hub_that_is_not_there_is_asked_once(monkeypatch):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", nobody)
     monkeypatch.setattr("open_clip.download_pretrained", lambda *_: pytest.fail("asked again"))
-    refused(ConnectionError, "weights of 'ViT-B-32:laion2b_s34b_b79k' .* cannot be reached", "ViT-B-32:laion2b_s34b_b79k")
+    refused(
+        ConnectionError,
+        "weights of 'ViT-B-32:laion2b_s34b_b79k' .* cannot be reached",
+        "ViT-B-32:laion2b_s34b_b79k",
+    )
     assert asked == ["laion/CLIP-ViT-B-32-laion2B-s34B-b79K"]
 
 
@@ -389,7 +548,11 @@ def test_a_tokenizer_that_would_come_from_the_hub_is_asked_for(tmp_path):
     cfg = copy.deepcopy(CONFIG)
     cfg["text_cfg"]["hf_tokenizer_name"] = "somebody/something"
     folder = save_open_clip(made(), tmp_path / "clip", cfg)
-    refused(ConnectionError, r"tokenizer 'somebody/something' of clip .* or give its files \(tokenizer.json", folder)
+    refused(
+        ConnectionError,
+        r"tokenizer 'somebody/something' of clip .* or give its files \(tokenizer.json",
+        folder,
+    )
     (folder / "tokenizer.json").write_text("{")
     refused(ValueError, "the tokenizer in .* cannot be read", folder)
 
@@ -407,7 +570,10 @@ def test_code_is_never_run(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), script)
-    with pytest.raises(ValueError, match=r"TorchScript archive, which holds code and is not run here; .* convert it once with"):
+    with pytest.raises(
+        ValueError,
+        match=r"TorchScript archive, which holds code and is not run here; .* convert it once with",
+    ):
         load_clip(script)
 
 
@@ -423,7 +589,11 @@ def test_the_conversion_that_is_proposed_works(tmp_path):
     class Published(torch.nn.Module):
         def __init__(self):
             super().__init__()
-            for k, size in (("input_resolution", 32), ("context_length", 16), ("vocab_size", 49408)):
+            for k, size in (
+                ("input_resolution", 32),
+                ("context_length", 16),
+                ("vocab_size", 49408),
+            ):
                 self.register_buffer(k, torch.tensor(size))
             self.visual, self.transformer, self.token_embedding, self.ln_final = (
                 model.visual,
@@ -431,7 +601,11 @@ def test_the_conversion_that_is_proposed_works(tmp_path):
                 model.token_embedding,
                 model.ln_final,
             )
-            self.positional_embedding, self.text_projection, self.logit_scale = model.positional_embedding, model.text_projection, model.logit_scale
+            self.positional_embedding, self.text_projection, self.logit_scale = (
+                model.positional_embedding,
+                model.text_projection,
+                model.logit_scale,
+            )
 
         def forward(self, x):
             return self.visual(x)
@@ -461,37 +635,77 @@ def test_a_cut_off_file_is_refused(tmp_path, architecture, share):
 
 def test_other_weights_are_refused(tmp_path, architecture):
     save_file({"x": torch.zeros(2)}, tmp_path / "x.safetensors")
-    refused(ValueError, r"x.safetensors does not fit tiny-ViT: it holds 'x' of shape \(2,\)", f"{architecture}:{tmp_path / 'x.safetensors'}")
-    refused(ValueError, "holds no CLIP of OpenAI's with a ViT .it lacks 'visual.conv1.weight'.", f"openai:{tmp_path / 'x.safetensors'}")
+    refused(
+        ValueError,
+        r"x.safetensors does not fit tiny-ViT: it holds 'x' of shape \(2,\)",
+        f"{architecture}:{tmp_path / 'x.safetensors'}",
+    )
+    refused(
+        ValueError,
+        "holds no CLIP of OpenAI's with a ViT .it lacks 'visual.conv1.weight'.",
+        f"openai:{tmp_path / 'x.safetensors'}",
+    )
 
 
 def test_towers_without_a_vit_are_refused(tmp_path):
-    cfg = copy.deepcopy(CONFIG) | {"vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}}
-    refused(ValueError, "is no ViT for square images", save_open_clip(open_clip.CLIP(**cfg), tmp_path / "resnet", cfg))
+    cfg = copy.deepcopy(CONFIG) | {
+        "vision_cfg": {"image_size": 32, "layers": [1, 1, 1, 1], "width": 8, "head_width": 8}
+    }
+    refused(
+        ValueError,
+        "is no ViT for square images",
+        save_open_clip(open_clip.CLIP(**cfg), tmp_path / "resnet", cfg),
+    )
     cfg = copy.deepcopy(CONFIG)
     cfg["vision_cfg"]["image_size"] = [32, 24]
-    refused(ValueError, "is no ViT for square images", save_open_clip(open_clip.CLIP(**cfg), tmp_path / "oblong", cfg))
-    refused(ValueError, "CoCa", save_open_clip(made(), tmp_path / "coca", {**CONFIG, "multimodal_cfg": {}}))
+    refused(
+        ValueError,
+        "is no ViT for square images",
+        save_open_clip(open_clip.CLIP(**cfg), tmp_path / "oblong", cfg),
+    )
+    refused(
+        ValueError,
+        "CoCa",
+        save_open_clip(made(), tmp_path / "coca", {**CONFIG, "multimodal_cfg": {}}),
+    )
 
 
 def test_a_damaged_hugging_face_folder_gives_one_clear_error(siglip, tmp_path):
     folder = tmp_path / "siglip"
     shutil.copytree(siglip[0], folder)
     weights, config = folder / "model.safetensors", folder / "config.json"
-    tensors, said = {k: v.clone() for k, v in load_file(weights).items()}, json.loads(config.read_text())
+    tensors, said = (
+        {k: v.clone() for k, v in load_file(weights).items()},
+        json.loads(config.read_text()),
+    )
     whole = weights.read_bytes()
     weights.write_bytes(whole[: len(whole) // 2])
     refused(ValueError, r"model.safetensors is damaged", folder)
     save_file({k: v for k, v in tensors.items() if "head.probe" not in k}, weights)
-    refused(ValueError, r"model.safetensors does not fit .* it lacks 'vision_model.head.probe' of shape \(1, 1, 48\); copy both", folder)
+    refused(
+        ValueError,
+        r"model.safetensors does not fit .* it lacks 'vision_model.head.probe' of shape \(1, 1, 48\); copy both",
+        folder,
+    )
     save_file({**tensors, "more": torch.zeros(2)}, weights)
-    refused(ValueError, r"model.safetensors does not fit .* it holds 'more' of shape \(2,\), which is not expected", folder)
+    refused(
+        ValueError,
+        r"model.safetensors does not fit .* it holds 'more' of shape \(2,\), which is not expected",
+        folder,
+    )
     weights.unlink()
     refused(FileNotFoundError, r"model.safetensors is missing", folder)
-    for change, why in (({"model_type": "bert"}, "describes 'bert'"), ({"model_type": "siglip_vision_model"}, "both towers together")):
+    for change, why in (
+        ({"model_type": "bert"}, "describes 'bert'"),
+        ({"model_type": "siglip_vision_model"}, "both towers together"),
+    ):
         config.write_text(json.dumps(said | change))
         refused(ValueError, why, folder)
-    for text in ("{", "[]", '{"model_type": "siglip", "vision_config": {"num_attention_heads": 0}}'):
+    for text in (
+        "{",
+        "[]",
+        '{"model_type": "siglip", "vision_config": {"num_attention_heads": 0}}',
+    ):
         config.write_text(text)
         refused(ValueError, "is no configuration that can be read", folder)
 
@@ -506,7 +720,11 @@ def test_the_real_architectures_go_to_hugging_face_and_back(name, tmp_path):
     model = open_clip.create_model(name, pretrained_text=False).eval().requires_grad_(False)
     side = model.visual.image_size[0]
     siglip_tokenizer().save_pretrained(tmp_path / "words")
-    words = open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=64) if "SigLIP" in name else open_clip.get_tokenizer(name)
+    words = (
+        open_clip.tokenizer.HFTokenizer(str(tmp_path / "words"), context_length=64)
+        if "SigLIP" in name
+        else open_clip.get_tokenizer(name)
+    )
     clip = Clip(model, words, name, side, (0.5,) * 3, (0.5,) * 3)
     twin = to_hugging_face(clip)
     save_hugging_face(clip, tmp_path / "hf")
@@ -521,5 +739,9 @@ def test_the_real_architectures_go_to_hugging_face_and_back(name, tmp_path):
     from peft import PeftModel
 
     with torch.no_grad():
-        theirs = PeftModel.from_pretrained(twin, str(tmp_path / "adapter")).eval()(pixel_values=x, input_ids=tokens).logits_per_image
+        theirs = (
+            PeftModel.from_pretrained(twin, str(tmp_path / "adapter"))
+            .eval()(pixel_values=x, input_ids=tokens)
+            .logits_per_image
+        )
     torch.testing.assert_close(logits(model, x, tokens), theirs, atol=1e-4, rtol=1e-4)

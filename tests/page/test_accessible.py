@@ -41,11 +41,17 @@ def test_every_view_can_be_used_by_everybody(browser, url, look):
 @pytest.mark.parametrize("look", LOOKS, ids=lambda look: f"{look[0]}-{look[1]}")
 def test_every_page_of_the_site_can_be_read_by_everybody(browser, look):
     theme, width = look
-    pages = sorted(p for p in SITE.rglob("*.html") if "_modules" not in p.parts and p != SITE / "index.html")  # which leads elsewhere at once
+    pages = sorted(
+        p for p in SITE.rglob("*.html") if "_modules" not in p.parts and p != SITE / "index.html"
+    )  # which leads elsewhere at once
     if not pages:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("the site is not built: make site")
     if theme == "dark":  # colours are those of a kind of page
-        pages = [p for p in pages if p.stem in ("copra", "adapters", "04_drop_layers") or p.parent.name == "experiments"]
+        pages = [
+            p
+            for p in pages
+            if p.stem in ("copra", "adapters", "04_drop_layers") or p.parent.name == "experiments"
+        ]
         assert len(pages) == 4
     context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme)
     for file in pages:

@@ -20,8 +20,30 @@ from copra_lab.page.state.controls import corrupted, kept_sites, matrices_of
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers
 from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.training_request import BATCHES, DROPPING, LEARNING_RATES, MOST_RANK, MOST_SEED, SHOTS, SITES, STEPS, Order
-from copra_lab.page.state.view_states import BEYOND, HIGH, LOW, MOST_PERCENT, STEP, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.state.training_request import (
+    BATCHES,
+    DROPPING,
+    LEARNING_RATES,
+    MOST_RANK,
+    MOST_SEED,
+    SHOTS,
+    SITES,
+    STEPS,
+    Order,
+)
+from copra_lab.page.state.view_states import (
+    BEYOND,
+    HIGH,
+    LOW,
+    MOST_PERCENT,
+    STEP,
+    UNITS,
+    Bent,
+    Blended,
+    Mixed,
+    Pruned,
+    Valued,
+)
 from copra_lab.page.views.blend import view as blend
 from copra_lab.page.views.classify import view as own
 from copra_lab.page.views.shapley import view as worth
@@ -50,9 +72,19 @@ MATRICES = matrices_of(ONE)
 @st.composite
 def pruned(draw):
     layers, kinds = ({m[i] for m in MATRICES} for i in (0, 1))
-    on = [draw(st.none() | st.sets(st.sampled_from(sorted(have)))) for have in (layers, kinds, MATRICES)]
+    on = [
+        draw(st.none() | st.sets(st.sampled_from(sorted(have))))
+        for have in (layers, kinds, MATRICES)
+    ]
     rows, columns, off = kept_sites(MATRICES, *on)
-    return Pruned(draw(TASKS), draw(KEYS.filter(lambda k: k != BASE)), rows, columns, draw(st.integers(0, 100)), off)
+    return Pruned(
+        draw(TASKS),
+        draw(KEYS.filter(lambda k: k != BASE)),
+        rows,
+        columns,
+        draw(st.integers(0, 100)),
+        off,
+    )
 
 
 @st.composite
@@ -66,8 +98,17 @@ def bent(draw):
 @st.composite
 def orders(draw):
     methods = draw(st.sampled_from([tuple(DROPPING), *((m,) for m in DROPPING)]))
-    whole = [st.integers(1, MOST_RANK), st.sampled_from(list(LEARNING_RATES.values())), st.integers(*STEPS), st.sampled_from(BATCHES)]
-    rest = [st.sampled_from(list(SITES.values())), st.sampled_from(SHOTS), st.integers(0, MOST_SEED)]
+    whole = [
+        st.integers(1, MOST_RANK),
+        st.sampled_from(list(LEARNING_RATES.values())),
+        st.integers(*STEPS),
+        st.sampled_from(BATCHES),
+    ]
+    rest = [
+        st.sampled_from(list(SITES.values())),
+        st.sampled_from(SHOTS),
+        st.integers(0, MOST_SEED),
+    ]
     return Order(draw(TASKS), methods, *(draw(s) for s in (*whole, *rest)))
 
 
@@ -89,13 +130,21 @@ def view_of(state) -> str:
 def test_what_is_written_is_read_again(state):
     query = link.write(LAB, state)
     asked, refused = link.read(LAB, view_of(state), query)
-    assert refused == [] and query.startswith(f"?view={view_of(state)}") and len(query) < link.LONGEST / 4
+    assert (
+        refused == []
+        and query.startswith(f"?view={view_of(state)}")
+        and len(query) < link.LONGEST / 4
+    )
     assert asked == state and getattr(asked, "compare", None) == getattr(state, "compare", None)
 
 
 def test_every_number_of_a_triangle_is_read_again():
     ends = range(-BEYOND, UNITS + 2 * BEYOND + 1)
-    for place in [Mixed("colours", ("0/one", "0/two", "0/one"), *point) for x in ends for point in ((x, -BEYOND), (-BEYOND, x))]:
+    for place in [
+        Mixed("colours", ("0/one", "0/two", "0/one"), *point)
+        for x in ends
+        for point in ((x, -BEYOND), (-BEYOND, x))
+    ]:
         assert link.read(LAB, "triangle", link.write(LAB, place)) == (place, [])
 
 
@@ -116,7 +165,9 @@ def test_any_text_is_a_state_or_none_and_its_address_says_the_same(view, text):
         assert link.read(LAB, view, query + "&task=" + state.task) == (state, [])
 
 
-@pytest.mark.parametrize("text", [None, 5, [], {}, "", "?", "&&==", "?%ff%fe", "?__theme=dark&utm_source=x"])
+@pytest.mark.parametrize(
+    "text", [None, 5, [], {}, "", "?", "&&==", "?%ff%fe", "?__theme=dark&utm_source=x"]
+)
 def test_what_asks_for_nothing_leaves_all_as_it_is(text):
     assert link.read(LAB, "prune", text)[0] is None
 
@@ -130,13 +181,28 @@ def test_an_address_that_only_names_its_view_says_that_all_is_as_usual():
     ("state", "query"),
     [
         (Blended("colours", "0/one", "0/two"), "?view=blend"),
-        (Blended("shapes", "0/two", BASE, 0.3, "factors", compare=True), "?view=blend&task=shapes&a=two&b=base&weight=0.3&mix=factors&compare=yes"),
-        (Mixed("colours", ("0/one", "0/two", BASE), UNITS // 4, UNITS // 2), "?view=triangle&point=0.25,0.5"),
-        (Pruned("colours", "0/two", (1,), ("q", "k", "v"), 80, ((1, "q"),)), "?view=prune&adapter=two&off=0,2,out,fc1,fc2,q1&sparsity=80"),
+        (
+            Blended("shapes", "0/two", BASE, 0.3, "factors", compare=True),
+            "?view=blend&task=shapes&a=two&b=base&weight=0.3&mix=factors&compare=yes",
+        ),
+        (
+            Mixed("colours", ("0/one", "0/two", BASE), UNITS // 4, UNITS // 2),
+            "?view=triangle&point=0.25,0.5",
+        ),
+        (
+            Pruned("colours", "0/two", (1,), ("q", "k", "v"), 80, ((1, "q"),)),
+            "?view=prune&adapter=two&off=0,2,out,fc1,fc2,q1&sparsity=80",
+        ),
         (Pruned("colours", "0/one", ()), "?view=prune&off=0,1,2"),
         (Valued("colours", "0/two", 2), "?view=shapley&adapter=two&layer=2"),
-        (Bent("colours", "three", (100, 50, 0), (0,), 0.01), "?view=prompt&prompt=three&percents=100,50,0&replaced=1&sigma=0.01"),
-        (Order("colours", ("copra",), 8, 4e-3, sites=SITES["all six"]), "?view=train&method=copra&rank=8&lr=0.004&sites=all+six"),
+        (
+            Bent("colours", "three", (100, 50, 0), (0,), 0.01),
+            "?view=prompt&prompt=three&percents=100,50,0&replaced=1&sigma=0.01",
+        ),
+        (
+            Order("colours", ("copra",), 8, 4e-3, sites=SITES["all six"]),
+            "?view=train&method=copra&rank=8&lr=0.004&sites=all+six",
+        ),
         (link.Tried("shapes"), "?view=try&task=shapes"),
     ],
 )
@@ -171,12 +237,17 @@ def test_a_value_that_is_none_gives_the_usual_and_a_sentence(view, text, words):
     state, (sentence,) = link.read(LAB, view, f"?view={view}&{text}")
     assert state == USUAL[view] and words in sentence
     # And it takes nothing with it.
-    state, refused = link.read(LAB, view, f"?{text}&task=shapes" if not text.startswith("task") else f"?{text}")
+    state, refused = link.read(
+        LAB, view, f"?{text}&task=shapes" if not text.startswith("task") else f"?{text}"
+    )
     assert len(refused) == 1 and state.task == ("colours" if text.startswith("task") else "shapes")
 
 
 def test_what_is_too_long_or_for_another_view_is_not_read():
-    assert link.read(LAB, "blend", "?weight=0.5&a=" + "x" * link.LONGEST) == (None, ["an address has at most 2,000 characters"])
+    assert link.read(LAB, "blend", "?weight=0.5&a=" + "x" * link.LONGEST) == (
+        None,
+        ["an address has at most 2,000 characters"],
+    )
     assert link.read(LAB, "blend", "?view=<b>&weight=0.5") == (None, ["there is no view '<b>'"])
     html = refusal(["there is no view '<b>'"])
     assert "<b>" not in html and "&lt;b&gt;" in html and refusal([]) == ""
@@ -194,7 +265,11 @@ def test_what_a_visitor_trained_opens_where_it_is_kept():
     walk = link.adopt(Walk(), query)
     assert walk.own == (mine,) and link.adopt(walk, query) is walk
     assert link.read(walk.lab(LAB), "prune", query) == (Pruned("colours", mine.key, (0,)), [])
-    assert link.adopt(Walk(), "?a=own/other&" + "x" * link.LONGEST) == link.adopt(Walk(), None) == Walk()
+    assert (
+        link.adopt(Walk(), "?a=own/other&" + "x" * link.LONGEST)
+        == link.adopt(Walk(), None)
+        == Walk()
+    )
 
 
 # --- the page's handlers ------------------------------------------------------------------------------------------------
@@ -228,11 +303,30 @@ def test_a_view_arrives_at_the_place_of_its_address_and_says_it(view, controls, 
 
 
 def test_the_controls_that_an_address_sets_say_the_same_place():
-    first, *_ = handles("move", "prune")("colours", "0/one", [], [], 0, [], 12, session := Session(), "?adapter=two&off=0,q1&sparsity=30", None)
+    first, *_ = handles("move", "prune")(
+        "colours",
+        "0/one",
+        [],
+        [],
+        0,
+        [],
+        12,
+        session := Session(),
+        "?adapter=two&off=0,q1&sparsity=30",
+        None,
+    )
     _, adapter, layers, kinds, percent, single, count, _, task, _ = first[3:]
     values = [task, adapter["value"], layers["value"], kinds["value"], percent, single["value"]]
     assert (
-        values == ["colours", "0/two", [1, 2], ["q", "k", "v", "out", "fc1", "fc2"], 30, [name for name in ALL if name != "q1"]]
+        values
+        == [
+            "colours",
+            "0/two",
+            [1, 2],
+            ["q", "k", "v", "out", "fc1", "fc2"],
+            30,
+            [name for name in ALL if name != "q1"],
+        ]
         and count["value"] == 2
     )
     list(handles("move", "prune")(*values, count["value"], session, "", None))
@@ -240,30 +334,64 @@ def test_the_controls_that_an_address_sets_say_the_same_place():
 
 
 def test_a_line_of_another_method_is_drawn_beside_where_an_address_wants_it():
-    place, updates = blend.arrives(SEEDS, Blended("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True))
-    assert [b.kind for b in place.beside] == ["space", "rival"] and updates[4]["value"] is True and updates[4]["label"] == "compare with CopRA"
+    place, updates = blend.arrives(
+        SEEDS, Blended("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True)
+    )
+    assert (
+        [b.kind for b in place.beside] == ["space", "rival"]
+        and updates[4]["value"] is True
+        and updates[4]["label"] == "compare with CopRA"
+    )
     place, updates = blend.arrives(SEEDS, Blended("colours", "LoRA, seed 0", BASE, compare=True))
     assert place.beside == () and not updates[4]["interactive"]
 
 
 def test_what_cannot_be_had_is_told_and_an_address_that_asks_for_nothing_leaves_the_controls():
     controls, session = ("shapes", "0/two", [1], ["q"], 20, ALL, 1), Session()
-    first, *_ = handles("move", "prune")(*controls, session, "?view=prune&adapter=<i>x</i>&off=1", None)
-    assert session.walk.place == Pruned("colours", "0/one", (0, 2)) and "has no adapter" in first[-1] and "<i>" not in first[-1]
+    first, *_ = handles("move", "prune")(
+        *controls, session, "?view=prune&adapter=<i>x</i>&off=1", None
+    )
+    assert (
+        session.walk.place == Pruned("colours", "0/one", (0, 2))
+        and "has no adapter" in first[-1]
+        and "<i>" not in first[-1]
+    )
     first, *_ = handles("move", "prune")(*controls, walked(Pruned("shapes", "0/two")), "?", None)
     assert first[-1] == "" and 'data-layers="1"' in first[0]
 
 
 def test_layers_settings_and_tasks_arrive_too():
     session = Session()
-    first, *_ = worth.watching(LAB, "colours", "0/one", None, session, 1, "?view=shapley&task=shapes&adapter=two&layer=1")
-    assert session.walk.place == Valued("shapes", "0/two", 1) and first[8:] == ["shapes", "?view=shapley&task=shapes&adapter=two&layer=1", ""]
+    first, *_ = worth.watching(
+        LAB, "colours", "0/one", None, session, 1, "?view=shapley&task=shapes&adapter=two&layer=1"
+    )
+    assert session.walk.place == Valued("shapes", "0/two", 1) and first[8:] == [
+        "shapes",
+        "?view=shapley&task=shapes&adapter=two&layer=1",
+        "",
+    ]
     assert worth.address(LAB, "shapes", "0/two", 2, session).endswith("&layer=2")
-    assert worth.address(LAB, "shapes", "0/one", 2, session) == worth.address(LAB, "shapes", "0/two", {}, session) == gr.skip()
-    entered = train.entered(LAB, session, "?view=train&task=shapes&method=copra&steps=50&lr=0.5", None)
-    assert entered[8:17] == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0] and "the learning rate must be" in entered[-1]
-    assert entered[-2] == train.address(LAB, *entered[8:17]) == "?view=train&task=shapes&method=copra&steps=50"
-    assert train.entered(LAB, session, "?", None)[7:18] == [gr.skip()] * 11 and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
+    assert (
+        worth.address(LAB, "shapes", "0/one", 2, session)
+        == worth.address(LAB, "shapes", "0/two", {}, session)
+        == gr.skip()
+    )
+    entered = train.entered(
+        LAB, session, "?view=train&task=shapes&method=copra&steps=50&lr=0.5", None
+    )
+    assert (
+        entered[8:17] == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0]
+        and "the learning rate must be" in entered[-1]
+    )
+    assert (
+        entered[-2]
+        == train.address(LAB, *entered[8:17])
+        == "?view=train&task=shapes&method=copra&steps=50"
+    )
+    assert (
+        train.entered(LAB, session, "?", None)[7:18] == [gr.skip()] * 11
+        and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
+    )
     *_, task, told = own.opening(LAB, "colours", None, session, "?view=try&task=shapes")
     assert (
         (task, told) == ("shapes", "")
@@ -281,12 +409,18 @@ def turn_of(piece) -> int:
 
 def test_what_is_drawn_carries_its_turn_and_later_ones_are_greater():
     session, move = Session(), handles("move", "prune")
-    assert session.walk.turns > Session().walk.turns - 60_000 > 1e12  # from the clock, so that a server that starts anew goes on
+    assert (
+        session.walk.turns > Session().walk.turns - 60_000 > 1e12
+    )  # from the clock, so that a server that starts anew goes on
     first, *_ = move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
     *_, words = move("elsewhere", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
     *_, after = move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", None)
     turns = [turn_of(answer[0]) for answer in (first, words, after)]
-    assert "alert" in words[0] and turns == sorted(set(turns)) and turn_of(handles("rest", "prune")(session)[3]) == turns[-1]
+    assert (
+        "alert" in words[0]
+        and turns == sorted(set(turns))
+        and turn_of(handles("rest", "prune")(session)[3]) == turns[-1]
+    )
     assert blend.swapped(walk := walked(at(0.3)).walk).turns > walk.turns
 
 
@@ -300,7 +434,9 @@ def test_nothing_of_a_turn_that_is_over_is_given():
     late = session.walk
     session.visit(Pruned("colours", "0/two"))
     list(first_numbers(LAB, session, Pruned("colours", "0/two")))
-    assert late.turns < session.walk.turns and stamped(late.turns, ["x"]) < stamped(session.walk.turns, ["x"])
+    assert late.turns < session.walk.turns and stamped(late.turns, ["x"]) < stamped(
+        session.walk.turns, ["x"]
+    )
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------------
@@ -313,16 +449,34 @@ def test_a_late_piece_never_hides_a_newer_one(browser):
         with gr.Accordion("More", open=False):  # first shown after it was drawn
             other = newest("<p>begin</p>", "other")
         for turn in (4, 5, 5.5, 6):
-            gr.Button(f"Turn {turn}").click(lambda t=turn: stamped(int(t), [f"<p>turn {t}</p>"])[0], None, shown, show_progress="hidden")
-        gr.Button("Both").click(lambda: ["<p>no number</p>", *stamped(1, ["<p>its own</p>"])], None, [shown, other], show_progress="hidden")
-    _, address, _ = page.launch(prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, pwa=False)
+            gr.Button(f"Turn {turn}").click(
+                lambda t=turn: stamped(int(t), [f"<p>turn {t}</p>"])[0],
+                None,
+                shown,
+                show_progress="hidden",
+            )
+        gr.Button("Both").click(
+            lambda: ["<p>no number</p>", *stamped(1, ["<p>its own</p>"])],
+            None,
+            [shown, other],
+            show_progress="hidden",
+        )
+    _, address, _ = page.launch(
+        prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, pwa=False
+    )
     tab, errors = browser.new_page(), []
     tab.on("console", lambda m: errors.append(m.text) if m.type == "error" else None)
     try:
         tab.goto(address)
         says = "([id, text]) => document.querySelector(`#${id} p`)?.innerText === text"
         tab.wait_for_function(says, arg=["piece", "begin"])
-        for press, text in (("5", "5"), ("4", "5"), ("5.5", "5.5"), ("4", "5.5"), ("6", "6")):  # of one turn, the last
+        for press, text in (
+            ("5", "5"),
+            ("4", "5"),
+            ("5.5", "5.5"),
+            ("4", "5.5"),
+            ("6", "6"),
+        ):  # of one turn, the last
             with tab.expect_response(re.compile("/queue/join")):
                 tab.get_by_role("button", name=f"Turn {press}", exact=True).click()
             tab.wait_for_timeout(400)
@@ -339,10 +493,16 @@ def test_a_late_piece_never_hides_a_newer_one(browser):
 
 
 LIVE = [
-    ("blend", "?view=blend&task=faces-noise&a=copra-seed-0&b=copra-seed-1&weight=0.3&mix=factors&compare=yes"),
+    (
+        "blend",
+        "?view=blend&task=faces-noise&a=copra-seed-0&b=copra-seed-1&weight=0.3&mix=factors&compare=yes",
+    ),
     ("triangle", "?view=triangle&task=faces-noise&c=copra-seed-1&point=0.25,0.5"),
     ("prune", "?view=prune&task=faces-noise&adapter=copra-seed-0&off=0,3,k,q7&sparsity=40"),
-    ("prompt", "?view=prompt&task=faces-noise&prompt=pun-seed-0&percents=50,100,100,0&replaced=2&sigma=0.01"),
+    (
+        "prompt",
+        "?view=prompt&task=faces-noise&prompt=pun-seed-0&percents=50,100,100,0&replaced=2&sigma=0.01",
+    ),
 ]
 
 
@@ -370,11 +530,22 @@ def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query):
         shown = visitor.page.wait_for_function(WHOLE, arg=view).json_value()
         assert refused == [] and int(shown["correct"]) == close_to(right)
         visitor.page.wait_for_timeout(500)
-        assert visitor.page.url == url + "/" + query and not visitor.page.locator(".refused").is_visible()
+        assert (
+            visitor.page.url == url + "/" + query
+            and not visitor.page.locator(".refused").is_visible()
+        )
     if view == "blend":
-        assert visitor.page.get_by_label("compare with LoRA").is_checked() and visitor.page.get_by_label("the factors").is_checked()
+        assert (
+            visitor.page.get_by_label("compare with LoRA").is_checked()
+            and visitor.page.get_by_label("the factors").is_checked()
+        )
     if view == "prune":
-        assert "0 3" not in shown["layers"] and shown["kinds"] == "q v" and shown["off"] == "q7" and visitor.thumb.input_value() == "40"
+        assert (
+            "0 3" not in shown["layers"]
+            and shown["kinds"] == "q v"
+            and shown["off"] == "q7"
+            and visitor.thumb.input_value() == "40"
+        )
     if view == "prompt":
         assert (
             visitor.page.locator("#prompt-replaced input:checked").count() == 1
@@ -387,19 +558,34 @@ def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query):
 def test_links_to_layers_settings_and_tasks(browser, url):
     visitor = Visitor(browser, url, "shapley&task=faces-noise&adapter=copra-seed-1&layer=3")
     page = visitor.page
-    page.wait_for_function("document.querySelector('#worth-decided h2')?.innerText.includes('layer 3')")
-    page.locator("#worth-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator("input").check()
+    page.wait_for_function(
+        "document.querySelector('#worth-decided h2')?.innerText.includes('layer 3')"
+    )
+    page.locator("#worth-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator(
+        "input"
+    ).check()
     page.wait_for_url("**/?view=shapley&task=faces-noise&adapter=copra-seed-1&layer=5")
-    load_anew(visitor, f"{url}/?view=train&task=digits&method=copra&rank=2&lr=0.004&steps=100&sites=all+six&shots=4&seed=7")
+    load_anew(
+        visitor,
+        f"{url}/?view=train&task=digits&method=copra&rank=2&lr=0.004&steps=100&sites=all+six&shots=4&seed=7",
+    )
     page.wait_for_function("document.querySelector('#train-seed input')?.value === '7'")
-    assert page.locator("#train-rank input[type=range]").input_value() == "2" and page.get_by_label("all six").is_checked()
+    assert (
+        page.locator("#train-rank input[type=range]").input_value() == "2"
+        and page.get_by_label("all six").is_checked()
+    )
     page.locator("#train-rank input[type=range]").press("ArrowRight")
-    page.wait_for_url("**/?view=train&task=digits&method=copra&rank=3&lr=0.004&steps=100&sites=all+six&shots=4&seed=7")
+    page.wait_for_url(
+        "**/?view=train&task=digits&method=copra&rank=3&lr=0.004&steps=100&sites=all+six&shots=4&seed=7"
+    )
     page.get_by_role("link", name="Try").click()
     visitor.choose("try-task", Lab().tasks()["digits"])
     page.wait_for_url("**/?view=try&task=digits")
     load_anew(visitor)
-    page.wait_for_function("words => document.querySelector('#try-task input')?.value === words", arg=Lab().tasks()["digits"])
+    page.wait_for_function(
+        "words => document.querySelector('#try-task input')?.value === words",
+        arg=Lab().tasks()["digits"],
+    )
     visitor.leave()
 
 
@@ -417,11 +603,18 @@ def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):
     visitor.drop()
     shown = visitor.settled()
     page.wait_for_url(f"**/?view=blend&task=faces-noise&weight={float(shown['weight']):g}")
-    assert page.evaluate("[stays, history.length]") == [True, length] and page.evaluate("said") <= 5  # neither loaded anew nor at every step
+    assert (
+        page.evaluate("[stays, history.length]") == [True, length] and page.evaluate("said") <= 5
+    )  # neither loaded anew nor at every step
     button = page.get_by_role("button", name="Copy link")
-    page.evaluate("document.execCommand = what => { window.copied = what === 'copy' && document.activeElement.value; return true; }")
+    page.evaluate(
+        "document.execCommand = what => { window.copied = what === 'copy' && document.activeElement.value; return true; }"
+    )
     button.press("Enter")
-    assert page.evaluate("copied") == page.url and page.evaluate("document.activeElement.id") == "link-copy"
+    assert (
+        page.evaluate("copied") == page.url
+        and page.evaluate("document.activeElement.id") == "link-copy"
+    )
     # Back and forward: each view as its address says.
     page.get_by_role("link", name="Prune").click()
     page.locator("#prune-number .now[data-n]").wait_for()
@@ -438,13 +631,27 @@ def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):
 @pytest.mark.parametrize("width", [390, 1280])
 def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):
     visitor = Visitor(
-        browser, url, "prune&task=faces-noise&adapter=own/abcdefghijklmnop&off=99&sparsity=<img src=x onerror=alert(1)>", width=width, height=844
+        browser,
+        url,
+        "prune&task=faces-noise&adapter=own/abcdefghijklmnop&off=99&sparsity=<img src=x onerror=alert(1)>",
+        width=width,
+        height=844,
     )
     page = visitor.page
     page.locator("#refused-prune .refused").wait_for()
     words = page.locator("#refused-prune").inner_text()
-    assert all(w in words for w in ("no longer kept", "no layer, kind or matrix '99'", "the sparsity must be a number from 0 to 100"))
-    assert page.locator(".refused img").count() == 0 and page.evaluate("document.documentElement.scrollWidth") <= width
+    assert all(
+        w in words
+        for w in (
+            "no longer kept",
+            "no layer, kind or matrix '99'",
+            "the sparsity must be a number from 0 to 100",
+        )
+    )
+    assert (
+        page.locator(".refused img").count() == 0
+        and page.evaluate("document.documentElement.scrollWidth") <= width
+    )
     page.wait_for_function(WHOLE, arg="prune")
     page.wait_for_url("**/?view=prune&task=faces-noise")  # an address that can be shared again
     visitor.leave()
@@ -452,7 +659,11 @@ def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):
 
 @pytest.mark.browser
 def test_words_about_a_broken_file_stay_while_curves_are_filled_in(browser, url, fresh):
-    broken = max(label for label, key in Lab((Lab().folders[0], fresh[0])).adapters(fresh[1].name) if key.startswith("1/"))
+    broken = max(
+        label
+        for label, key in Lab((Lab().folders[0], fresh[0])).adapters(fresh[1].name)
+        if key.startswith("1/")
+    )
     visitor = Visitor(browser, url)
     visitor.settled(0.0)
     visitor.grab()
@@ -463,5 +674,8 @@ def test_words_about_a_broken_file_stay_while_curves_are_filled_in(browser, url,
     visitor.page.locator("#blend-number .trouble").wait_for()
     for _ in range(10):
         visitor.page.wait_for_timeout(100)
-        assert visitor.page.locator("#blend-number .trouble").is_visible() and not visitor.page.locator("#blend-number .now").is_visible()
+        assert (
+            visitor.page.locator("#blend-number .trouble").is_visible()
+            and not visitor.page.locator("#blend-number .now").is_visible()
+        )
     visitor.leave()

@@ -23,12 +23,12 @@ from served import served  # recipes/served.py
 from tiny import tiny_clip, tiny_task
 from tiny_page import ONE, TINY, TWO, BrokenLab, TinyLab
 
-from copra_lab.merging.linear import interpolate
-from copra_lab.models.loading import load_clip
+from copra_lab.merging import interpolate
+from copra_lab.models import load_clip
 from copra_lab.page.api.endpoints import ENDPOINTS, Api
 from copra_lab.page.state.lab import Lab
 from copra_lab.pruning import layers_of
-from copra_lab.tasks.task import load_task
+from copra_lab.tasks import load_task
 
 ROOT = Path(__file__).parents[2]
 API = Api(TinyLab())
@@ -42,47 +42,84 @@ def picture(side: int = 40) -> str:
 
 def test_a_blend_is_that_of_an_independent_forward_pass():
     answer = API.blend("colours", "0/one", "0/two", 0.3)
-    assert answer["correct"] == independent(tiny_clip(), tiny_task(), (ONE, 0.7), (TWO, 0.3)) and answer["n"] == len(TINY)
+    assert answer["correct"] == independent(
+        tiny_clip(), tiny_task(), (ONE, 0.7), (TWO, 0.3)
+    ) and answer["n"] == len(TINY)
     a = TINY.accuracy(interpolate(ONE, TWO, 0.3))
-    assert (answer["accuracy"], tuple(answer["interval"]), answer["weight"]) == (a.value, a.interval, 0.3)
-    assert API.blend("colours", "base", "0/two", 0)["correct"] == API.base("colours")["correct"] == TINY.accuracy().correct
+    assert (answer["accuracy"], tuple(answer["interval"]), answer["weight"]) == (
+        a.value,
+        a.interval,
+        0.3,
+    )
+    assert (
+        API.blend("colours", "base", "0/two", 0)["correct"]
+        == API.base("colours")["correct"]
+        == TINY.accuracy().correct
+    )
 
 
 def test_a_pruned_adapter_is_that_of_an_independent_forward_pass():
     first, *_, last = layers_of(ONE)
     answer = API.prune("colours", "0/one", [last, first], ["q", "v"], 40)
-    assert answer["correct"] == independent(tiny_clip(), tiny_task(), (cut(ONE, [first, last], ["q", "v"], 40), 1))
-    assert (answer["layers"], answer["kinds"], answer["sparsity"]) == ([first, last], ["q", "v"], 40) and 0 < answer["left"] < 1
+    assert answer["correct"] == independent(
+        tiny_clip(), tiny_task(), (cut(ONE, [first, last], ["q", "v"], 40), 1)
+    )
+    assert (answer["layers"], answer["kinds"], answer["sparsity"]) == (
+        [first, last],
+        ["q", "v"],
+        40,
+    ) and 0 < answer["left"] < 1
     whole = API.prune("colours", "0/one")
-    assert whole["correct"] == TINY.accuracy(ONE).correct and whole["layers"] == list(layers_of(ONE)) and whole["left"] == 1
+    assert (
+        whole["correct"] == TINY.accuracy(ONE).correct
+        and whole["layers"] == list(layers_of(ONE))
+        and whole["left"] == 1
+    )
 
 
 def test_adapters_are_listed_with_what_can_be_pruned():
     assert [t["name"] for t in API.tasks()] == ["colours"]
     one, two = API.adapters("colours")
-    assert (one["key"], two["key"], one["layers"]) == ("0/one", "0/two", list(layers_of(ONE))) and {"q", "k", "v"} <= set(one["kinds"])
+    assert (one["key"], two["key"], one["layers"]) == ("0/one", "0/two", list(layers_of(ONE))) and {
+        "q",
+        "k",
+        "v",
+    } <= set(one["kinds"])
     assert API.prompts("colours") == []
 
 
 def test_an_adapter_that_cannot_be_read_is_said_in_its_entry_and_to_who_asks_for_it():
-    good, broken = (next(e for e in Api(BrokenLab()).adapters("colours") if bool(e["trouble"]) is bad) for bad in (False, True))
+    good, broken = (
+        next(e for e in Api(BrokenLab()).adapters("colours") if bool(e["trouble"]) is bad)
+        for bad in (False, True)
+    )
     assert good["layers"] and not broken["layers"] and "copy it anew" in broken["trouble"]
     with pytest.raises(gr.Error, match="copy it anew"):
         Api(BrokenLab()).blend("colours", good["key"], broken["key"], 0.5)
 
 
 def test_a_picture_is_classified_by_every_model():
-    plain, bare = (API.classify("colours", head + picture()) for head in ("data:image/png;base64,", ""))
+    plain, bare = (
+        API.classify("colours", head + picture()) for head in ("data:image/png;base64,", "")
+    )
     assert plain == bare and [m["model"] for m in plain] == ["No adapter", "One", "Two"]
     for m in plain:
-        assert sorted(m["names"]) == sorted(tiny_task().classes) and sum(m["probabilities"]) == pytest.approx(1, abs=1e-4)
+        assert sorted(m["names"]) == sorted(tiny_task().classes) and sum(
+            m["probabilities"]
+        ) == pytest.approx(1, abs=1e-4)
         assert m["probabilities"] == sorted(m["probabilities"], reverse=True)
 
 
-SVG = base64.b64encode(b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>').decode()
+SVG = base64.b64encode(
+    b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
+).decode()
 BAD = [
     ("blend", ("elsewhere", "0/one", "0/two", 0.5), "choose one of the tasks"),
-    ("blend", ("colours", "../../etc", "0/two", 0.5), "no adapter '../../etc'; it has 0/one, 0/two, base"),
+    (
+        "blend",
+        ("colours", "../../etc", "0/two", 0.5),
+        "no adapter '../../etc'; it has 0/one, 0/two, base",
+    ),
     ("blend", ("colours", ["0/one"], "0/two", 0.5), "no adapter"),
     ("blend", ("colours", "0/one", "0/two", float("nan")), "λ must be a number"),
     ("blend", ("colours", "0/one", "0/two", None), "λ must be a number"),
@@ -119,7 +156,9 @@ def test_the_readme_and_the_space_call_endpoints_that_exist():
     for file in (ROOT / "README.md", ROOT / "recipes" / "space_template.md"):
         called = set(re.findall(r'api_name="/(\w+)"', file.read_text(encoding="utf-8")))
         assert called and called <= set(ENDPOINTS)
-    said = re.search(r"view_api\(\) +# (.*)", (ROOT / "README.md").read_text(encoding="utf-8")).group(1)
+    said = re.search(
+        r"view_api\(\) +# (.*)", (ROOT / "README.md").read_text(encoding="utf-8")
+    ).group(1)
     assert tuple(said.split(", ")) == ENDPOINTS
 
 
@@ -136,37 +175,72 @@ def client(url):
 def test_gradio_client_gets_typed_endpoints_and_their_numbers(client, fresh):
     _, task, adapter = fresh
     named = client.view_api(return_format="dict")["named_endpoints"]
-    assert {name.removeprefix("/") for name in named} == set(ENDPOINTS)  # the views' own handlers are nobody's business
+    assert {name.removeprefix("/") for name in named} == set(
+        ENDPOINTS
+    )  # the views' own handlers are nobody's business
     assert {p["parameter_name"]: p["type"]["type"] for p in named["/blend"]["parameters"]} == {
         "task": "string", "a": "string", "b": "string", "weight": "number",
     }  # fmt: skip
-    assert set(named["/blend"]["returns"][0]["type"]["properties"]) == {"accuracy", "correct", "n", "interval", "weight"}
+    assert set(named["/blend"]["returns"][0]["type"]["properties"]) == {
+        "accuracy",
+        "correct",
+        "n",
+        "interval",
+        "weight",
+    }
     lab = Lab()
     key = lab.one(task.name, None)
-    mine = next(a["key"] for a in client.predict(task.name, api_name="/adapters") if a["key"].endswith("lora-fresh"))
+    mine = next(
+        a["key"]
+        for a in client.predict(task.name, api_name="/adapters")
+        if a["key"].endswith("lora-fresh")
+    )
     answer = client.predict(task.name, key, mine, 0.62, api_name="/blend")
     expected = independent(load_clip(), task, (lab.adapter(task.name, key), 0.38), (adapter, 0.62))
     assert answer["correct"] == close_to(expected) and answer["n"] == len(task.test)
     pruned = client.predict(task.name, key, [0, 2], sparsity=50, api_name="/prune")
-    assert pruned["correct"] == close_to(independent(load_clip(), task, (cut(lab.adapter(task.name, key), [0, 2], None, 50), 1)))
+    assert pruned["correct"] == close_to(
+        independent(load_clip(), task, (cut(lab.adapter(task.name, key), [0, 2], None, 50), 1))
+    )
 
 
 def test_prompts_pictures_and_values_come_over_the_network_too(client):
-    task = next(t["name"] for t in client.predict(api_name="/tasks") if client.predict(t["name"], api_name="/prompts"))
+    task = next(
+        t["name"]
+        for t in client.predict(api_name="/tasks")
+        if client.predict(t["name"], api_name="/prompts")
+    )
     prompt = client.predict(task, api_name="/prompts")[0]
-    learned, none = (client.predict(task, prompt["key"], [p] * prompt["vectors"], api_name="/prompt") for p in (100, 0))
+    learned, none = (
+        client.predict(task, prompt["key"], [p] * prompt["vectors"], api_name="/prompt")
+        for p in (100, 0)
+    )
     lab = Lab(precision="float32")
-    assert learned["correct"] == close_to(lab.bench(task).accuracy(prompt=lab.prompt(task, prompt["key"])).correct) and learned != none
+    assert (
+        learned["correct"]
+        == close_to(lab.bench(task).accuracy(prompt=lab.prompt(task, prompt["key"])).correct)
+        and learned != none
+    )
     opinions = client.predict(task, picture(), api_name="/classify")
-    assert [m["model"] for m in opinions][1:] == [a["label"] for a in client.predict(task, api_name="/adapters")]
+    assert [m["model"] for m in opinions][1:] == [
+        a["label"] for a in client.predict(task, api_name="/adapters")
+    ]
     key = lab.one(task, None)
     values = client.predict(task, key, 0, api_name="/shapley")
-    assert len(values["values"]) == 12 and sum(values["values"]) == pytest.approx(values["all"] - values["none"], abs=1e-9)
+    assert len(values["values"]) == 12 and sum(values["values"]) == pytest.approx(
+        values["all"] - values["none"], abs=1e-9
+    )
     assert client.predict(task, key, 0, api_name="/shapley")["coalitions"] >= values["coalitions"]
 
 
 def test_the_readme_asks_as_it_says(url, capsys):
-    code = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL))
+    code = dict(
+        re.findall(
+            r"<!-- tested: (\w+) -->\n```python\n(.*?)```",
+            (ROOT / "README.md").read_text(encoding="utf-8"),
+            re.DOTALL,
+        )
+    )
     names: dict = {}
     exec(code["programs"].replace("http://127.0.0.1:7860", url), names)
     names["page"].close()
@@ -176,7 +250,10 @@ def test_the_readme_asks_as_it_says(url, capsys):
 
 @pytest.mark.parametrize(
     ("name", "given", "said"),
-    [("/blend", ["digits", "0/nobody", "base", 0.5], "no adapter '0/nobody'"), ("/prompt", ["digits", "0", [1]], "no soft prompt '0'")],
+    [
+        ("/blend", ["digits", "0/nobody", "base", 0.5], "no adapter '0/nobody'"),
+        ("/prompt", ["digits", "0", [1]], "no soft prompt '0'"),
+    ],
 )
 def test_a_program_reads_what_it_did_wrong(client, name, given, said):
     with pytest.raises(AppError, match=said):
@@ -193,7 +270,9 @@ def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(ur
     truth = load.Truth(lab, "float32")
     for visitor, place in zip(visitors, places, strict=True):
         assert visitor.firsts and visitor.wholes and not visitor.lost
-        assert all(s.place.line == place.line and truth.fits(s) for s in visitor.shown) and visitor.shown[-1].n == len(load_task(place.task).test)
+        assert all(
+            s.place.line == place.line and truth.fits(s) for s in visitor.shown
+        ) and visitor.shown[-1].n == len(load_task(place.task).test)
     wrong = replace(visitors[0].shown[-1], correct=visitors[0].shown[-1].correct - 9)
     assert not truth.fits(wrong)
 
@@ -209,7 +288,10 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
 
 def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
     async def ask(address: str):
-        async with streamable_http_client(address) as (read, write, _), ClientSession(read, write) as session:
+        async with (
+            streamable_http_client(address) as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
             await session.initialize()
             blended = {"task": "digits", "a": "0/lora-seed-0", "b": "0/lora-seed-1", "weight": 0.5}
             return (
@@ -221,10 +303,14 @@ def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
     with served("--precision", "float32", "--mcp") as (address, _):
         tools, answer, refused = asyncio.run(ask(f"{address}/gradio_api/mcp/"))
     blend = next(t for t in tools if t.name == "blend")
-    assert {t.name for t in tools} == set(ENDPOINTS) and blend.inputSchema["properties"]["weight"]["type"] == "number"
+    assert {t.name for t in tools} == set(ENDPOINTS) and blend.inputSchema["properties"]["weight"][
+        "type"
+    ] == "number"
     assert "from -0.5 to 1.5" in blend.inputSchema["properties"]["weight"]["description"]
     lab = Lab(precision="float32")
     a, b = (lab.adapter("digits", f"0/lora-seed-{i}") for i in (0, 1))
     correct = int(re.search(r"'correct': (\d+)", answer.content[0].text).group(1))
-    assert not answer.isError and correct == close_to(lab.bench("digits").path(a, b, [0.5]).accuracies[0].correct)
+    assert not answer.isError and correct == close_to(
+        lab.bench("digits").path(a, b, [0.5]).accuracies[0].correct
+    )
     assert refused.isError and "no adapter 'nobody'" in refused.content[0].text

@@ -17,17 +17,23 @@ from gradio.state_holder import SessionState
 from tiny import tiny_clip, tiny_task
 from tiny_page import LAB, ONE, TINY, TWO, TinyLab, at, cells, walked
 
-from copra_lab.adapters.adapter import NONE, Adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.merging.barriers import highest_barrier
-from copra_lab.merging.linear import interpolate
-from copra_lab.models.loading import load_clip
+from copra_lab.adapters import NONE, Adapter
+from copra_lab.bench import Bench
+from copra_lab.merging import highest_barrier, interpolate
+from copra_lab.models import load_clip
 from copra_lab.page import VIEWS, build
 from copra_lab.page.components import panels
 from copra_lab.page.server import gradio_sessions
 from copra_lab.page.server.limits import MEASUREMENTS
 from copra_lab.page.state.lab import BASE, Lab
-from copra_lab.page.state.measurement import FEWEST, FIRST, filled_in, first_images, first_numbers, remaining
+from copra_lab.page.state.measurement import (
+    FEWEST,
+    FIRST,
+    filled_in,
+    first_images,
+    first_numbers,
+    remaining,
+)
 from copra_lab.page.state.session import Change, Point, Requests, Session, Walk, changes
 from copra_lab.page.state.validation import position
 from copra_lab.page.state.view_states import HIGH, LOW, Base, Blended, mirror
@@ -35,7 +41,7 @@ from copra_lab.page.views.blend import html as blend_parts
 from copra_lab.page.views.blend import view as blend
 from copra_lab.page.views.blend.path_chart import Line, barrier, path_svg
 from copra_lab.pruning import layers_of
-from copra_lab.tasks.task import load_task
+from copra_lab.tasks import load_task
 from copra_lab.utils.statistics import Accuracy
 from copra_lab.zoo import FOLDER
 
@@ -50,7 +56,17 @@ def in_between(weight: float) -> list[tuple[Adapter, float]]:
 
 
 @pytest.mark.parametrize(
-    ("value", "weight"), [(0, 0), (0.31, 0.32), ("0.5", 0.5), (99, HIGH), (-1e9, LOW), (float("inf"), HIGH), (-0.0001, 0), (0.7000000001, 0.7)]
+    ("value", "weight"),
+    [
+        (0, 0),
+        (0.31, 0.32),
+        ("0.5", 0.5),
+        (99, HIGH),
+        (-1e9, LOW),
+        (float("inf"), HIGH),
+        (-0.0001, 0),
+        (0.7000000001, 0.7),
+    ],
 )
 def test_any_number_becomes_a_position_of_the_slider(value, weight):
     assert position(value) == weight and str(position(value)) == str(float(weight))
@@ -62,7 +78,9 @@ def test_what_is_no_number_is_answered_in_words(value):
         position(value)
 
 
-@pytest.mark.parametrize(("milliseconds", "images"), [(0, FIRST), (60, FIRST), (120, 50), (500, FEWEST)])
+@pytest.mark.parametrize(
+    ("milliseconds", "images"), [(0, FIRST), (60, FIRST), (120, 50), (500, FEWEST)]
+)
 def test_a_slow_machine_runs_fewer_images_for_the_first_number(milliseconds, images):
     class Slow:
         def logits(self, stop):
@@ -76,8 +94,14 @@ def test_a_new_line_starts_with_the_base_and_both_ends():
     walks = list(first_numbers(LAB, Session(), at(0.3)))
     assert walks[0].points == {} and walks[0].base is None and walks[0].total == 0
     end = walks[-1]
-    assert end.base.accuracy == TINY.accuracy() and list(end.curve()) == [0.0, 0.3, 1.0] and end.total == len(TINY)
-    assert end.points[at(0.0)].accuracy == TINY.accuracy(ONE) and end.points[at(1.0)].accuracy == TINY.accuracy(TWO)
+    assert (
+        end.base.accuracy == TINY.accuracy()
+        and list(end.curve()) == [0.0, 0.3, 1.0]
+        and end.total == len(TINY)
+    )
+    assert end.points[at(0.0)].accuracy == TINY.accuracy(ONE) and end.points[
+        at(1.0)
+    ].accuracy == TINY.accuracy(TWO)
     assert end.here is end.points[at(0.3)] and end.here.accuracy.n == FIRST
 
 
@@ -85,7 +109,9 @@ def test_a_new_line_starts_with_the_base_and_both_ends():
 def test_the_number_is_that_of_an_independent_forward_pass(weight):
     walk = walked(at(weight)).walk
     assert walk.position == weight and walk.whole(at(weight))
-    assert walk.here.accuracy == Accuracy(independent(tiny_clip(), tiny_task(), *in_between(weight)), len(TINY))
+    assert walk.here.accuracy == Accuracy(
+        independent(tiny_clip(), tiny_task(), *in_between(weight)), len(TINY)
+    )
 
 
 def test_no_adapter_can_be_an_end():
@@ -106,7 +132,12 @@ def test_a_first_estimate_never_replaces_a_result():
 def test_a_request_that_was_overtaken_is_dropped():
     requests = Requests()
     assert requests.take(10.0) and requests.take(None) and requests.take(11.5)
-    assert not requests.take(11.0) and requests.overtaken(11.0) and not requests.overtaken(11.5) and not requests.overtaken(None)
+    assert (
+        not requests.take(11.0)
+        and requests.overtaken(11.0)
+        and not requests.overtaken(11.5)
+        and not requests.overtaken(None)
+    )
     assert requests.take(float("nan")) and requests.take(11.5)
 
 
@@ -146,7 +177,9 @@ def test_positions_passed_by_are_filled_in_while_the_visitor_rests():
         list(first_numbers(LAB, session, at(weight)))
     assert remaining(LAB, session)
     walks = list(filled_in(LAB, session))
-    assert [w.whole(at(0.4)) for w in walks] == [True, True] and [w.whole(at(0.2)) for w in walks] == [False, True]
+    assert [w.whole(at(0.4)) for w in walks] == [True, True] and [
+        w.whole(at(0.2)) for w in walks
+    ] == [False, True]
     assert session.walk.points[at(0.2)].accuracy == TINY.accuracy(interpolate(ONE, TWO, 0.2))
     assert list(filled_in(LAB, session)) == []
 
@@ -201,14 +234,18 @@ def test_a_visitor_who_stays_long_does_not_fill_the_memory():
     point = walk.here
     for i in range(MEASUREMENTS):
         walk = walk.add(Blended("colours", "0/two", str(i)), point)
-    assert len(walk.points) == MEASUREMENTS and {Base("colours"), at(0.0), at(0.4), at(1.0)} <= set(walk.points)
+    assert len(walk.points) == MEASUREMENTS and {Base("colours"), at(0.0), at(0.4), at(1.0)} <= set(
+        walk.points
+    )
 
 
 def test_swapping_turns_the_curve_round():
     walk = walked(at(0.3)).walk
     turned = blend.swapped(walk)
     assert turned.place == Blended("colours", "0/two", "0/one", 0.7)
-    assert {w: p.accuracy for w, p in turned.curve().items()} == {mirror(w): p.accuracy for w, p in walk.curve().items()}
+    assert {w: p.accuracy for w, p in turned.curve().items()} == {
+        mirror(w): p.accuracy for w, p in walk.curve().items()
+    }
     assert blend.swapped(turned) == walk and blend.swapped(Walk()) == Walk()
 
 
@@ -233,7 +270,9 @@ def test_changes_are_counted_from_where_the_visitor_last_rested():
 
 
 def test_changes_among_images_measured_at_both_places():
-    point = lambda *classes: Point(torch.tensor(classes, dtype=torch.int16), Accuracy(0, len(classes)))  # noqa: E731
+    point = lambda *classes: Point(
+        torch.tensor(classes, dtype=torch.int16), Accuracy(0, len(classes))
+    )  # noqa: E731
     assert changes(point(0, 1, 2, 3), point(0, 2, 2)) == [Change(1, 1, 2)]
     assert changes(None, point(1)) == [] == changes(point(1), None)
 
@@ -242,38 +281,71 @@ def ends(a: torch.Tensor, b: torch.Tensor) -> Walk:
     """A walk from end to end with these predictions."""
     n = len(TINY)
     points = {Base("colours"): a, at(0.0): a, at(1.0): b}
-    return Walk(at(1.0), at(0.0), {place: Point(classes.to(torch.int16), Accuracy(n // 2, n)) for place, classes in points.items()})
+    return Walk(
+        at(1.0),
+        at(0.0),
+        {
+            place: Point(classes.to(torch.int16), Accuracy(n // 2, n))
+            for place, classes in points.items()
+        },
+    )
 
 
 def test_changed_images_show_gains_and_losses_and_say_what_is_hidden():
     n = len(TINY)
     right, wrong = TINY.labels, (TINY.labels + 1) % 4
-    html = blend_parts.changed(ends(torch.cat([right[: n // 2], wrong[n // 2 :]]), torch.cat([wrong[: n // 2], right[n // 2 :]])), TINY)
-    assert f"✓ {n // 2} now right" in html and f"✗ {n // 2} now wrong" in html and f"and {n - panels.TILES} more" in html
-    assert html.count('<li class="right"') + html.count('<li class="wrong"') == panels.TILES and html.count('<li class="wrong"') >= 3
+    html = blend_parts.changed(
+        ends(
+            torch.cat([right[: n // 2], wrong[n // 2 :]]),
+            torch.cat([wrong[: n // 2], right[n // 2 :]]),
+        ),
+        TINY,
+    )
+    assert (
+        f"✓ {n // 2} now right" in html
+        and f"✗ {n // 2} now wrong" in html
+        and f"and {n - panels.TILES} more" in html
+    )
+    assert (
+        html.count('<li class="right"') + html.count('<li class="wrong"') == panels.TILES
+        and html.count('<li class="wrong"') >= 3
+    )
     assert "No prediction changed." in blend_parts.changed(ends(right, right), TINY)
 
 
 def test_class_names_are_text_not_html():
     task = tiny_task()
-    object.__setattr__(evil := copy.copy(task), "classes", ("<script>x</script>", *task.classes[1:]))
+    object.__setattr__(
+        evil := copy.copy(task), "classes", ("<script>x</script>", *task.classes[1:])
+    )
     bench = copy.copy(TINY)
     bench.task = evil
     html = blend_parts.changed(ends(torch.zeros(len(TINY)), torch.ones(len(TINY))), bench)
     assert "<script" not in html and "&lt;script" in html
 
 
-POINTS = [(0.0, Accuracy(60, 100)), (0.5, Accuracy(45, 100)), (1.0, Accuracy(70, 100)), (1.2, Accuracy(10, 50))]
+POINTS = [
+    (0.0, Accuracy(60, 100)),
+    (0.5, Accuracy(45, 100)),
+    (1.0, Accuracy(70, 100)),
+    (1.2, Accuracy(10, 50)),
+]
 
 
 def test_the_drawing_is_well_formed_and_says_what_it_shows():
     svg = ElementTree.fromstring(path_svg(POINTS, total=100, base=Accuracy(30, 100), at=0.5))
     assert svg.get("role") == "img" and svg.get("aria-label")
     said = svg.find("desc").text
-    assert "3 positions" in said and "Barrier 20.0 points at λ = 0.50" in said and str(Accuracy(60, 100)) in said
+    assert (
+        "3 positions" in said
+        and "Barrier 20.0 points at λ = 0.50" in said
+        and str(Accuracy(60, 100)) in said
+    )
     kinds = [g.get("class").split() for g in svg.iter("g")]
     assert len(kinds) == len(POINTS) and "at" in kinds[1] and "first" in kinds[3]
-    assert len([e for e in svg.iter("line") if e.get("class") == "curve"]) == 2  # a first estimate is no part of the curve
+    assert (
+        len([e for e in svg.iter("line") if e.get("class") == "curve"]) == 2
+    )  # a first estimate is no part of the curve
 
 
 def test_the_axes_never_move():
@@ -285,15 +357,25 @@ def test_the_axes_never_move():
 
 def test_the_barrier_is_that_of_the_library():
     depth, weight = barrier(POINTS)
-    assert (depth, weight) == highest_barrier([w for w, _ in POINTS], [a.value for _, a in POINTS]) == (pytest.approx(0.2), 0.5)
+    assert (
+        (depth, weight)
+        == highest_barrier([w for w, _ in POINTS], [a.value for _, a in POINTS])
+        == (pytest.approx(0.2), 0.5)
+    )
     assert barrier(POINTS[1:]) is None
     assert barrier(POINTS[:1] + POINTS[2:])[0] == 0
 
 
 def test_less_than_an_image_is_no_barrier_in_words_either():
     flat = [(0.0, Accuracy(60, 100)), (0.5, Accuracy(60, 100)), (1.0, Accuracy(61, 100))]
-    first = [(0.0, Accuracy(60, 100)), (0.5, Accuracy(1, 50)), (1.0, Accuracy(60, 100))]  # a first estimate is no part of a line
-    svg = ElementTree.fromstring(path_svg(flat, total=100, beside=[Line("space", "in the factors", first)]))
+    first = [
+        (0.0, Accuracy(60, 100)),
+        (0.5, Accuracy(1, 50)),
+        (1.0, Accuracy(60, 100)),
+    ]  # a first estimate is no part of a line
+    svg = ElementTree.fromstring(
+        path_svg(flat, total=100, beside=[Line("space", "in the factors", first)])
+    )
     assert "No barrier. Beside it: in the factors, no barrier." in svg.find("desc").text
     assert not [e for e in svg.iter("line") if e.get("class") == "barrier"]
 
@@ -301,19 +383,28 @@ def test_less_than_an_image_is_no_barrier_in_words_either():
 def test_the_table_has_every_number_of_the_curve():
     walk = walked(at(0.2), at(-0.3)).walk
     rows = cells(blend_parts.table(walk))
-    assert [row[1] for row in rows] == ["", "−0.30", "0.00", "0.20", "1.00"] and [row[0] for row in rows] == ["base", "", "A", "", "B"]
+    assert [row[1] for row in rows] == ["", "−0.30", "0.00", "0.20", "1.00"] and [
+        row[0] for row in rows
+    ] == ["base", "", "A", "", "B"]
     assert [int(row[5]) for row in rows[1:]] == [p.accuracy.correct for p in walk.curve().values()]
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in blend_parts.number(Walk()) and "Measuring" in blend_parts.number(Walk(at(0.0)))
-    assert ElementTree.fromstring(blend_parts.chart(Walk())) is not None and "Move λ" in blend_parts.changed(Walk(), None)
+    assert "Waking" in blend_parts.number(Walk()) and "Measuring" in blend_parts.number(
+        Walk(at(0.0))
+    )
+    assert ElementTree.fromstring(
+        blend_parts.chart(Walk())
+    ) is not None and "Move λ" in blend_parts.changed(Walk(), None)
 
 
 def test_a_key_that_is_not_on_the_menu_is_answered_with_one_that_is():
     assert LAB.pair("colours", "../../etc", None) == ("0/one", "0/two")
     assert LAB.pair("colours", BASE, "0/one") == (BASE, "0/one")
-    assert LAB.one("colours", "0/two") == "0/two" and LAB.one("colours", BASE) == LAB.one("colours", ["0/two"]) == "0/one"
+    assert (
+        LAB.one("colours", "0/two") == "0/two"
+        and LAB.one("colours", BASE) == LAB.one("colours", ["0/two"]) == "0/one"
+    )
     for task in ("elsewhere", None, ["colours"], {}):
         with pytest.raises(ValueError, match="choose one of the tasks"):
             LAB.check(task)
@@ -349,12 +440,20 @@ def test_drag_and_arrow_keys_end_at_the_number_of_the_last_position(visit, truth
     visitor.drag(0.2, 0.5, 0.9, 1.3, 0.62)
     visitor.drop()
     shown = visitor.settled()
-    assert float(shown["weight"]) == float(visitor.thumb.input_value()) == pytest.approx(0.62, abs=0.021)
-    assert int(shown["n"]) == len(fresh[1].test) and int(shown["correct"]) == close_to(truth(float(shown["weight"])))
+    assert (
+        float(shown["weight"])
+        == float(visitor.thumb.input_value())
+        == pytest.approx(0.62, abs=0.021)
+    )
+    assert int(shown["n"]) == len(fresh[1].test) and int(shown["correct"]) == close_to(
+        truth(float(shown["weight"]))
+    )
     before = float(shown["weight"])
     visitor.thumb.press("ArrowRight")
     shown = visitor.settled()
-    assert float(shown["weight"]) == pytest.approx(before + 0.02) and int(shown["correct"]) == close_to(truth(float(shown["weight"])))
+    assert float(shown["weight"]) == pytest.approx(before + 0.02) and int(
+        shown["correct"]
+    ) == close_to(truth(float(shown["weight"])))
     assert f"{100 * Accuracy(int(shown['correct']), int(shown['n'])).value:.1f}" in shown["text"]
     visitor.quiet()
     assert visitor.settled() == shown
@@ -401,19 +500,27 @@ def test_a_fresh_adapter_can_be_blended_to_a_place_used_nowhere_else(visit, fres
     _, task, adapter = fresh
     lab, clip = Lab(), load_clip()
     visitor = visit()
-    labels = [label for label, key in Lab((FOLDER, fresh[0])).menu(task.name) if key.startswith("1/")]
+    labels = [
+        label for label, key in Lab((FOLDER, fresh[0])).menu(task.name) if key.startswith("1/")
+    ]
     good, broken = sorted(labels)
     visitor.choose("blend-b", broken)
     assert "copy it anew" in visitor.page.locator("#blend-number .trouble").inner_text()
     visitor.choose("blend-b", good)
-    visitor.page.wait_for_function("document.querySelectorAll('#blend-chart .mark-end').length == 2")
+    visitor.page.wait_for_function(
+        "document.querySelectorAll('#blend-chart .mark-end').length == 2"
+    )
     visitor.grab()
     visitor.drag(0.3, 0.78)
     visitor.drop()
     visitor.thumb.press("ArrowLeft")
     shown = visitor.settled()
     first = lab.adapter(task.name, lab.pair(task.name, None, None)[0])
-    assert int(shown["correct"]) == close_to(independent(clip, task, (first, 1 - float(shown["weight"])), (adapter, float(shown["weight"]))))
+    assert int(shown["correct"]) == close_to(
+        independent(
+            clip, task, (first, 1 - float(shown["weight"])), (adapter, float(shown["weight"]))
+        )
+    )
 
 
 @pytest.mark.browser
@@ -452,30 +559,47 @@ def test_every_task_brings_its_own_adapters_and_numbers(visit):
     before = visitor.settled(0.0)["correct"]  # the two tasks may have as many images
     visitor.choose("blend-task", title)
     about = visitor.page.locator("#blend-about")
-    visitor.page.wait_for_function("text => document.querySelector('#blend-about').innerText.trim() === text", arg=lab.about(name))
+    visitor.page.wait_for_function(
+        "text => document.querySelector('#blend-about').innerText.trim() === text",
+        arg=lab.about(name),
+    )
     assert about.is_visible()
     total = len(load_task(name, side=clip.side).test)
     changed = "([n, c]) => { const d = document.querySelector('#blend-number .now').dataset; return d.n == n && d.correct != c; }"
     visitor.page.wait_for_function(changed, arg=[total, before])
     shown = visitor.settled(0.0)
     bench = Bench(clip, load_task(name, side=clip.side), precision="float32")
-    assert int(shown["correct"]) == close_to(bench.accuracy(lab.adapter(name, lab.pair(name, None, None)[0])).correct)
+    assert int(shown["correct"]) == close_to(
+        bench.accuracy(lab.adapter(name, lab.pair(name, None, None)[0])).correct
+    )
 
 
 @pytest.mark.browser
-def test_a_link_opens_the_prune_view_and_switches_follow_mouse_and_keyboard(visit, pruned_truth, fresh):
+def test_a_link_opens_the_prune_view_and_switches_follow_mouse_and_keyboard(
+    visit, pruned_truth, fresh
+):
     visitor = visit("prune")
     layers = visitor.page.locator("#prune-layers input")
     lab = Lab()
     whole = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
-    assert not visitor.page.locator("#view-blend").is_visible() and visitor.page.locator("nav a[aria-current]").inner_text() == "Prune"
-    assert layers.count() == len(layers_of(whole)) and visitor.page.locator("#blend-number .now").get_attribute("data-n") is None
+    assert (
+        not visitor.page.locator("#view-blend").is_visible()
+        and visitor.page.locator("nav a[aria-current]").inner_text() == "Prune"
+    )
+    assert (
+        layers.count() == len(layers_of(whole))
+        and visitor.page.locator("#blend-number .now").get_attribute("data-n") is None
+    )
     shown = visitor.pruned()
-    assert int(shown["n"]) == len(fresh[1].test) and int(shown["correct"]) == close_to(pruned_truth(shown))
+    assert int(shown["n"]) == len(fresh[1].test) and int(shown["correct"]) == close_to(
+        pruned_truth(shown)
+    )
     first, second, *_, last = layers_of(whole)
     visitor.switch(second).click()
     shown = visitor.pruned()
-    assert str(second) not in shown["layers"].split() and int(shown["correct"]) == close_to(pruned_truth(shown))
+    assert str(second) not in shown["layers"].split() and int(shown["correct"]) == close_to(
+        pruned_truth(shown)
+    )
     visitor.switch(first).focus()
     visitor.page.keyboard.press("Space")
     for _ in layers_of(whole)[1:]:
@@ -483,7 +607,10 @@ def test_a_link_opens_the_prune_view_and_switches_follow_mouse_and_keyboard(visi
     visitor.page.keyboard.press("Space")
     visitor.switch("k", "kinds").click()
     shown = visitor.pruned()
-    assert not {str(first), str(second), str(last)} & set(shown["layers"].split()) and shown["kinds"] == "q v"
+    assert (
+        not {str(first), str(second), str(last)} & set(shown["layers"].split())
+        and shown["kinds"] == "q v"
+    )
     assert int(shown["correct"]) == close_to(pruned_truth(shown))
     assert f"{100 * Accuracy(int(shown['correct']), int(shown['n'])).value:.1f}" in shown["text"]
     cells = visitor.page.locator("#prune-chart .strip li").all_inner_texts()
@@ -499,11 +626,15 @@ def test_dragging_sparsity_ends_at_the_number_of_the_last_position(visit, pruned
     visitor.drag(20, 90, 35, 60)
     visitor.drop()
     shown = visitor.pruned()
-    assert shown["sparsity"] == visitor.thumb.input_value() and int(shown["sparsity"]) == pytest.approx(60, abs=1)
+    assert shown["sparsity"] == visitor.thumb.input_value() and int(
+        shown["sparsity"]
+    ) == pytest.approx(60, abs=1)
     assert int(shown["correct"]) == close_to(pruned_truth(shown))
     visitor.thumb.press("ArrowRight")
     following = visitor.pruned()
-    assert int(following["sparsity"]) == int(shown["sparsity"]) + 1 and int(following["correct"]) == close_to(pruned_truth(following))
+    assert int(following["sparsity"]) == int(shown["sparsity"]) + 1 and int(
+        following["correct"]
+    ) == close_to(pruned_truth(following))
     visitor.quiet("prune")
     assert visitor.pruned() == following
     field = visitor.page.locator("#prune-sparsity input[type=number]")
@@ -511,7 +642,10 @@ def test_dragging_sparsity_ends_at_the_number_of_the_last_position(visit, pruned
     field.press("Tab")
     shown = visitor.pruned()
     base = visitor.page.locator("#prune-number dd").first.inner_text()
-    assert shown["sparsity"] == "100" and f"{100 * Accuracy(int(shown['correct']), int(shown['n'])).value:.1f}" in base
+    assert (
+        shown["sparsity"] == "100"
+        and f"{100 * Accuracy(int(shown['correct']), int(shown['n'])).value:.1f}" in base
+    )
 
 
 @pytest.mark.browser
@@ -548,14 +682,20 @@ def test_a_broken_adapter_is_said_in_words_and_another_one_keeps_the_switches(vi
     visitor = visit("prune")
     visitor.switch(0).click()
     layers = visitor.pruned()["layers"]
-    good, broken = sorted(label for label, key in Lab((FOLDER, fresh[0])).adapters(fresh[1].name) if key.startswith("1/"))
+    good, broken = sorted(
+        label
+        for label, key in Lab((FOLDER, fresh[0])).adapters(fresh[1].name)
+        if key.startswith("1/")
+    )
     visitor.choose("prune-adapter", broken)
     assert "copy it anew" in visitor.page.locator("#prune-number .trouble").inner_text()
     visitor.choose("prune-adapter", good)
     visitor.page.locator("#prune-number .now").wait_for()
     shown = visitor.pruned()
     assert shown["layers"] == layers
-    expected = independent(load_clip(), fresh[1], (cut(fresh[2], list(map(int, layers.split()))), 1))
+    expected = independent(
+        load_clip(), fresh[1], (cut(fresh[2], list(map(int, layers.split()))), 1)
+    )
     assert int(shown["correct"]) == close_to(expected)
 
 
@@ -597,7 +737,14 @@ def test_the_prune_view_fits_and_nothing_jumps(visit, width):
     visitor.pruned()
     assert visitor.page.evaluate(tops) == pytest.approx(before, abs=1)
     assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
-    shown = [box for box in (e.bounding_box() for e in visitor.page.locator(".card, #prune-layers label, #prune-presets button").all()) if box]
+    shown = [
+        box
+        for box in (
+            e.bounding_box()
+            for e in visitor.page.locator(".card, #prune-layers label, #prune-presets button").all()
+        )
+        if box
+    ]
     assert shown and all(box["x"] >= 0 and box["x"] + box["width"] <= width for box in shown)
 
 

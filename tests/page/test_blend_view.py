@@ -8,9 +8,9 @@ from by_hand import close_to, independent
 from tiny import tiny_clip, tiny_task
 from tiny_page import LAB, ONE, SEEDS, TINY, TWO, at, cells, walked
 
-from copra_lab.adapters.adapter import Adapter, LowRank
-from copra_lab.merging.linear import interpolate, interpolate_factors
-from copra_lab.models.loading import load_clip
+from copra_lab.adapters import Adapter, LowRank
+from copra_lab.merging import interpolate, interpolate_factors
+from copra_lab.models import load_clip
 from copra_lab.page.state.lab import BASE, Lab
 from copra_lab.page.state.measurement import filled_in, first_numbers
 from copra_lab.page.state.session import Session, Walk
@@ -31,7 +31,10 @@ def by_hand(a: Adapter, b: Adapter, weight: float) -> Adapter:
     """A mixed with A and B with B, by nothing of `copra_lab.merging.linear`."""
     mixed = {}
     for name, d in a.deltas.items():
-        A, B = ((1 - weight) * x + weight * y for x, y in ((d.A, b.deltas[name].A), (d.B, b.deltas[name].B)))
+        A, B = (
+            (1 - weight) * x + weight * y
+            for x, y in ((d.A, b.deltas[name].A), (d.B, b.deltas[name].B))
+        )
         mixed[name] = LowRank(A, B, d.scale)
     return Adapter(mixed, a.base)
 
@@ -46,7 +49,9 @@ def asked(*values, lab=SEEDS, walk: Walk = Walk()):  # noqa: B008 (frozen)
 @pytest.mark.parametrize("weight", [-0.5, 0.3, 0.5, 1.5])
 def test_a_point_in_the_factors_is_that_of_an_independent_forward_pass(weight):
     walk = walked(bent(weight)).walk
-    assert walk.here.accuracy == Accuracy(independent(tiny_clip(), tiny_task(), (by_hand(ONE, TWO, weight), 1)), len(TINY))
+    assert walk.here.accuracy == Accuracy(
+        independent(tiny_clip(), tiny_task(), (by_hand(ONE, TWO, weight), 1)), len(TINY)
+    )
     straight = TINY.predictions(interpolate(ONE, TWO, weight))
     assert (walk.here.predictions != straight).any()
 
@@ -54,9 +59,14 @@ def test_a_point_in_the_factors_is_that_of_an_independent_forward_pass(weight):
 def test_both_lines_end_at_the_same_adapters_measured_once():
     walk = walked(bent(0.5)).walk
     assert at(0.0) in walk.points and bent(0.0) not in walk.points
-    assert [p.accuracy for w, p in blend_parts.curve(walk).items() if w in (0.0, 1.0)] == [TINY.accuracy(ONE), TINY.accuracy(TWO)]
+    assert [p.accuracy for w, p in blend_parts.curve(walk).items() if w in (0.0, 1.0)] == [
+        TINY.accuracy(ONE),
+        TINY.accuracy(TWO),
+    ]
     for weight in (0.0, 1.0):
-        assert walked(bent(weight)).walk.here.predictions.equal(walked(at(weight)).walk.here.predictions)
+        assert walked(bent(weight)).walk.here.predictions.equal(
+            walked(at(weight)).walk.here.predictions
+        )
 
 
 def test_going_from_one_line_to_the_other_shows_what_that_changed():
@@ -69,7 +79,12 @@ def test_going_from_one_line_to_the_other_shows_what_that_changed():
 def test_clearing_clears_both_lines_but_no_other_adapters():
     other = Blended("colours", "0/two", BASE, 0.5)
     walk = walked(other, at(0.3), bent(0.3), at(0.6)).change(Walk.cleared)
-    assert not {at(0.3), bent(0.3)} & set(walk.points) and {other, at(0.0), at(0.6), at(1.0)} <= set(walk.points)
+    assert not {at(0.3), bent(0.3)} & set(walk.points) and {
+        other,
+        at(0.0),
+        at(0.6),
+        at(1.0),
+    } <= set(walk.points)
 
 
 @pytest.mark.parametrize("space", [None, "", "Delta", ["delta"], 1])
@@ -114,10 +129,17 @@ def test_the_shipped_adapters_have_rivals_in_every_task():
 
 def test_what_is_drawn_beside_is_asked_for_and_no_part_of_the_model():
     place, updates = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", True)
-    assert [(b.kind, b.line.a, b.line.space) for b in place.beside] == [("space", "LoRA, seed 0", "factors"), ("rival", "CopRA, seed 0", "delta")]
+    assert [(b.kind, b.line.a, b.line.space) for b in place.beside] == [
+        ("space", "LoRA, seed 0", "factors"),
+        ("rival", "CopRA, seed 0", "delta"),
+    ]
     assert updates[4]["label"] == "compare with CopRA" and updates[4]["interactive"]
     alone, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", "yes")
-    assert alone == place and hash(alone) == hash(place) and [b.kind for b in alone.beside] == ["space"]
+    assert (
+        alone == place
+        and hash(alone) == hash(place)
+        and [b.kind for b in alone.beside] == ["space"]
+    )
     _, updates = asked("LoRA, seed 0", BASE, 0.3, "delta", True)
     assert not updates[4]["interactive"]
 
@@ -136,9 +158,17 @@ def test_all_lines_are_filled_in_while_the_visitor_rests(rested):
     one, two, *_ = (SEEDS.adapter("colours", key) for _, key in SEEDS.menu("colours"))
     three, four = (SEEDS.adapter("colours", f"CopRA, seed {i}") for i in range(2))
     lines = rested.place, *(b.line for b in rested.place.beside)
-    for line, a, b, mix in zip(lines, (one, one, three), (two, two, four), (interpolate, interpolate_factors, interpolate), strict=True):
+    for line, a, b, mix in zip(
+        lines,
+        (one, one, three),
+        (two, two, four),
+        (interpolate, interpolate_factors, interpolate),
+        strict=True,
+    ):
         curve = blend_parts.curve(rested, line)
-        assert set(curve) == {*blend.GRID, 0.26} and all(p.accuracy.n == len(TINY) for p in curve.values())
+        assert set(curve) == {*blend.GRID, 0.26} and all(
+            p.accuracy.n == len(TINY) for p in curve.values()
+        )
         assert all(curve[w].accuracy == TINY.accuracy(mix(a, b, w)) for w in (-0.5, 0.26, 0.5, 1.0))
 
 
@@ -167,37 +197,71 @@ def test_swapping_turns_every_line_round(rested):
 def test_the_legend_says_what_each_line_is_and_its_number_where_the_visitor_is(rested):
     legend = ElementTree.fromstring(blend_parts.chart(rested)).find("table")
     rows = [["".join(cell.itertext()) for cell in row] for row in legend.iter("tr")]
-    assert [row[0] for row in rows] == ["lines from A to B", "in ΔW", "in the factors", "CopRA’s, in ΔW"]
-    for row, line in zip(rows[1:], (rested.place, *(b.line for b in rested.place.beside)), strict=True):
+    assert [row[0] for row in rows] == [
+        "lines from A to B",
+        "in ΔW",
+        "in the factors",
+        "CopRA’s, in ΔW",
+    ]
+    for row, line in zip(
+        rows[1:], (rested.place, *(b.line for b in rested.place.beside)), strict=True
+    ):
         curve = blend_parts.curve(rested, line)
         assert row[1] == f"{100 * curve[0.26].accuracy.value:.1f}\u202f%"
         depth, weight = barrier([(w, p.accuracy) for w, p in curve.items()])
-        assert row[2] == (f"{100 * depth:.1f} at {weight:.2f}" if depth * len(TINY) >= 1 else "none so far")
+        assert row[2] == (
+            f"{100 * depth:.1f} at {weight:.2f}" if depth * len(TINY) >= 1 else "none so far"
+        )
     assert "…" in blend_parts.chart(Walk(rested.place))
 
 
 def test_lines_beside_are_told_apart_without_colour_and_in_words():
-    points = [(0.0, Accuracy(60, 100)), (0.5, Accuracy(40, 100)), (1.0, Accuracy(60, 100)), (1.5, Accuracy(1, 50))]
-    svg = ElementTree.fromstring(path_svg([], total=100, beside=[Line("space", "in the factors", points), Line("rival", "CopRA’s", points[:2])]))
-    kinds = [(e.tag, e.get("class")) for e in svg if "space" in e.get("class", "") or "rival" in e.get("class", "")]
-    assert kinds.count(("line", "other space")) == 2 and kinds.count(("circle", "mark space")) == 3  # none of a first estimate
+    points = [
+        (0.0, Accuracy(60, 100)),
+        (0.5, Accuracy(40, 100)),
+        (1.0, Accuracy(60, 100)),
+        (1.5, Accuracy(1, 50)),
+    ]
+    svg = ElementTree.fromstring(
+        path_svg(
+            [],
+            total=100,
+            beside=[Line("space", "in the factors", points), Line("rival", "CopRA’s", points[:2])],
+        )
+    )
+    kinds = [
+        (e.tag, e.get("class"))
+        for e in svg
+        if "space" in e.get("class", "") or "rival" in e.get("class", "")
+    ]
+    assert (
+        kinds.count(("line", "other space")) == 2 and kinds.count(("circle", "mark space")) == 3
+    )  # none of a first estimate
     assert kinds.count(("line", "other rival")) == 1 and kinds.count(("rect", "mark rival")) == 2
     said = svg.find("desc").text
-    assert "in the factors, barrier 20.0 points at λ = 0.50" in said and "CopRA’s, barrier" not in said  # an end is missing
+    assert (
+        "in the factors, barrier 20.0 points at λ = 0.50" in said and "CopRA’s, barrier" not in said
+    )  # an end is missing
 
 
 def test_the_table_has_the_numbers_of_every_line(rested):
     rows = cells(blend_parts.table(rested))
     n = len(blend.GRID) + 1
-    assert [row[0] for row in rows if row[0] not in ("", "A", "B", "base")] == ["in the factors"] * (n - 2) + ["CopRA’s, in ΔW"] * n
+    assert [row[0] for row in rows if row[0] not in ("", "A", "B", "base")] == [
+        "in the factors"
+    ] * (n - 2) + ["CopRA’s, in ΔW"] * n
     bent = blend_parts.curve(rested, replace(rested.place, space="factors"))
-    assert [int(row[5]) for row in rows if row[0] == "in the factors"] == [p.accuracy.correct for w, p in bent.items() if w not in (0.0, 1.0)]
+    assert [int(row[5]) for row in rows if row[0] == "in the factors"] == [
+        p.accuracy.correct for w, p in bent.items() if w not in (0.0, 1.0)
+    ]
 
 
 def test_two_ends_are_no_line_beside(rested):
     walk = rested.cleared()
     beside = ElementTree.fromstring(blend_parts.chart(walk)).iter("circle")
-    assert not [e for e in beside if e.get("class") == "mark space" and e.get("cx") != "17"]  # that one is the legend's
+    assert not [
+        e for e in beside if e.get("class") == "mark space" and e.get("cx") != "17"
+    ]  # that one is the legend's
     assert "in the factors" not in [row[0] for row in cells(blend_parts.table(walk))]
 
 
@@ -213,14 +277,20 @@ def test_the_other_lines_in_a_browser(visit, fresh):
     straight = visitor.settled(0.5)
     visitor.page.get_by_label("the factors").check()
     now = "{...document.querySelector('#blend-number .now').dataset}"
-    shown = visitor.page.wait_for_function(f"() => {{ const d = {now}; return d.space === 'factors' && d.n === d.total && d; }}").json_value()
+    shown = visitor.page.wait_for_function(
+        f"() => {{ const d = {now}; return d.space === 'factors' && d.n === d.total && d; }}"
+    ).json_value()
     one, two = (lab.adapter(task.name, key) for key in lab.pair(task.name, None, None))
     assert int(shown["correct"]) == close_to(independent(clip, task, (by_hand(one, two, 0.5), 1)))
     visitor.page.get_by_label("compare with CopRA").check()
     row = visitor.page.locator("#blend-chart .legend .rival td").first
-    visitor.page.wait_for_function("/%/.test(document.querySelector('#blend-chart .legend .rival td')?.innerText)")
+    visitor.page.wait_for_function(
+        "/%/.test(document.querySelector('#blend-chart .legend .rival td')?.innerText)"
+    )
     other = blend.rival(lab, task.name, *lab.pair(task.name, None, None))
-    correct = independent(clip, task, (by_hand(*(lab.adapter(task.name, key) for key in (other.a, other.b)), 0.5), 1))
+    correct = independent(
+        clip, task, (by_hand(*(lab.adapter(task.name, key) for key in (other.a, other.b)), 0.5), 1)
+    )
     assert float(row.inner_text()[:-2]) == pytest.approx(100 * correct / len(task.test), abs=0.3)
     beside = visitor.page.locator("#blend-chart .legend .space td").first.inner_text()
     assert beside == f"{100 * int(straight['correct']) / int(straight['n']):.1f}\u202f%"

@@ -20,8 +20,8 @@ from tiny_page import TINY, BrokenLab, TinyLab, cells, handler
 from visitor import Visitor
 
 from copra_lab.adapters.adapter import merged_weights
-from copra_lab.bench.bench import Bench
-from copra_lab.models.loading import load_clip
+from copra_lab.bench import Bench
+from copra_lab.models import load_clip
 from copra_lab.page.components import sketch_pad
 from copra_lab.page.state.classification import Picture
 from copra_lab.page.state.lab import Lab
@@ -29,7 +29,7 @@ from copra_lab.page.state.session import Requests, Session
 from copra_lab.page.state.view_states import Base
 from copra_lab.page.views.classify import folders
 from copra_lab.page.views.classify import view as own
-from copra_lab.tasks.task import Split, Task, photo
+from copra_lab.tasks import Split, Task, photo
 from copra_lab.tasks.zip_upload import zip_task
 
 LAB = TinyLab()
@@ -69,12 +69,22 @@ def test_what_is_no_picture_is_refused_in_words_that_name_no_path(tmp_path, name
     with pytest.raises(ValueError, match="cannot be read as an image"):
         photo(file)
     _, _, answer, kept = own.given(LAB, "colours", str(file))
-    assert 'role="alert"' in answer and "choose a PNG" in answer and str(tmp_path) not in answer and kept is None
+    assert (
+        'role="alert"' in answer
+        and "choose a PNG" in answer
+        and str(tmp_path) not in answer
+        and kept is None
+    )
 
 
 def test_every_model_is_asked_and_answers_as_an_independent_forward_pass(red):
     about, seen, answers, picture = own.given(LAB, "colours", red)
-    assert about == LAB.about("colours") and 'src="data:image/png' in seen and picture.truth is None and "Your picture" in answers
+    assert (
+        about == LAB.about("colours")
+        and 'src="data:image/png' in seen
+        and picture.truth is None
+        and "Your picture" in answers
+    )
     clip, task = tiny_clip(), tiny_task()
     models = own.opinions(LAB, "colours", picture)
     assert [label for label, *_ in models] == ["No adapter", "One", "Two"]
@@ -83,7 +93,9 @@ def test_every_model_is_asked_and_answers_as_an_independent_forward_pass(red):
         weights = merged_weights(clip.model, LAB.adapter("colours", key))
         with torch.no_grad():
             features = torch.func.functional_call(
-                _Image(clip.model), {f"model.{n}": w for n, w in weights.items()}, (clip.pixels(picture.pixels[None]),)
+                _Image(clip.model),
+                {f"model.{n}": w for n, w in weights.items()},
+                (clip.pixels(picture.pixels[None]),),
             )
         expected = (clip.logit_scale * F.normalize(features, dim=-1) @ text.T).softmax(-1)[0]
         torch.testing.assert_close(p, expected, atol=2e-4, rtol=1e-3)
@@ -107,7 +119,10 @@ def test_test_pictures_come_in_order_and_say_what_they_show():
         seen.append(picture.pixels)
     assert not seen[0].equal(seen[1])
     _, _, answers, _ = own.shown(LAB, "colours", picture)
-    assert f"It shows: <b>{tiny_task().classes[picture.truth]}</b>" in answers and answers.count("<ol>") == 3
+    assert (
+        f"It shows: <b>{tiny_task().classes[picture.truth]}</b>" in answers
+        and answers.count("<ol>") == 3
+    )
     assert answers.count('class="right"') + answers.count("✗") >= 3  # each model is right or wrong
 
 
@@ -122,18 +137,31 @@ def test_another_task_keeps_ones_own_picture_and_opening_leaves_the_other_views(
 
 
 def test_the_newest_request_wins_however_long_the_others_take(red):
-    pictures, answer, enter = Requests(), handler(LAB, "answer", "try"), handler(LAB, "enter", "try")
+    pictures, answer, enter = (
+        Requests(),
+        handler(LAB, "answer", "try"),
+        handler(LAB, "enter", "try"),
+    )
 
     def slow():
         pictures.take(3.0)  # a picture from the test set
         return own.given(LAB, "colours", red)
 
-    assert own.in_turn(pictures, 2.0, slow) == gr.skip() == answer("colours", None, Session(), pictures, 2.5)
+    assert (
+        own.in_turn(pictures, 2.0, slow)
+        == gr.skip()
+        == answer("colours", None, Session(), pictures, 2.5)
+    )
     assert answer("colours", None, Session(), pictures, 4.0)[3].truth is not None
     *late, refused = enter("colours", None, Session(), pictures, "?view=try&task=none", 1.0)
     assert late == [gr.skip()] * 5 and "choose one of the tasks" in refused
-    assert enter("colours", None, Session(), pictures, "?", 5.0)[3:5] == [ANY, gr.skip()]  # and it sets no menu that it was not asked to
-    assert handler(LAB, "strokes", "try")("colours", "", Session(), pictures, 6.0) == gr.skip() and not pictures.overtaken(5.0)  # white paper
+    assert enter("colours", None, Session(), pictures, "?", 5.0)[3:5] == [
+        ANY,
+        gr.skip(),
+    ]  # and it sets no menu that it was not asked to
+    assert handler(LAB, "strokes", "try")(
+        "colours", "", Session(), pictures, 6.0
+    ) == gr.skip() and not pictures.overtaken(5.0)  # white paper
 
 
 def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
@@ -145,7 +173,9 @@ def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
 @pytest.mark.parametrize("task", ["elsewhere", None, [], {"x": 1}])
 def test_junk_is_answered_in_words(task, red):
     for row in (own.chosen(LAB, task, None), own.given(LAB, task, red), own.drawn(LAB, task, 0)):
-        assert "choose one of the tasks" in row[2] and "<img" not in row[1] and row[3] is None  # nothing of the last picture beside the words
+        assert (
+            "choose one of the tasks" in row[2] and "<img" not in row[1] and row[3] is None
+        )  # nothing of the last picture beside the words
     assert "choose a picture first" in own.given(LAB, "colours", None)[2]
 
 
@@ -163,11 +193,21 @@ def drawing(colour=(220, 30, 30), side: int = 256) -> str:
 
 def test_a_drawing_is_asked_like_a_picture():
     about, _, answers, picture = own.sketched(LAB, "colours", drawing())
-    assert about == LAB.about("colours") and "Your picture" in answers and answers.count("<ol>") == 3 and picture.truth is None
     assert (
-        picture.pixels.shape == (32, 32, 3) and picture.pixels[15, 15].tolist() == [220, 30, 30] and picture.pixels[0, 0].tolist() == [255, 255, 255]
+        about == LAB.about("colours")
+        and "Your picture" in answers
+        and answers.count("<ol>") == 3
+        and picture.truth is None
     )
-    assert "value" not in own.sketched(LAB, "colours", "")[2] and "value" not in own.sketched(LAB, "colours", None)[3]  # all was undone
+    assert (
+        picture.pixels.shape == (32, 32, 3)
+        and picture.pixels[15, 15].tolist() == [220, 30, 30]
+        and picture.pixels[0, 0].tolist() == [255, 255, 255]
+    )
+    assert (
+        "value" not in own.sketched(LAB, "colours", "")[2]
+        and "value" not in own.sketched(LAB, "colours", None)[3]
+    )  # all was undone
 
 
 BAD_DRAWINGS = [
@@ -190,7 +230,11 @@ def test_what_is_no_drawing_is_answered_in_words(sent):
 @pytest.fixture
 def own_zip(tmp_path):
     """Squares of two colours, by class: (file, the same images as (class, PNG))."""
-    made = [(name, png_of(colour, i)) for name, colour in (("red thing", (200, 40, 40)), ("blue_thing", (50, 60, 200))) for i in range(4)]
+    made = [
+        (name, png_of(colour, i))
+        for name, colour in (("red thing", (200, 40, 40)), ("blue_thing", (50, 60, 200)))
+        for i in range(4)
+    ]
     with zipfile.ZipFile(tmp_path / "mine.zip", "w") as z:
         for i, (name, data) in enumerate(made):
             z.writestr(f"{name}/{i}.png", data)
@@ -207,16 +251,33 @@ def png_of(colour, i: int) -> bytes:
 
 def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
     steps = list(folders.classified(LAB, own_zip[0]))
-    assert 'data-done="0"' in steps[0][0] and "<img" not in steps[0][0]  # the base alone, and no images yet
+    assert (
+        'data-done="0"' in steps[0][0] and "<img" not in steps[0][0]
+    )  # the base alone, and no images yet
     html, table = steps[-1]
     bench = Bench(tiny_clip(), zip_task(own_zip[0], 32), precision="float32")
     assert bench.task.classes == ("blue thing", "red thing")
-    right = [int((bench.predictions(LAB.adapter("colours", key)) == bench.labels).sum()) for key in ("base", "0/one", "0/two")]
-    assert [int(n) for n in re.findall(r'data-correct="(\d+)"', html)] == right and 'data-done="1"' in html and "Made for: Colours" in html
-    assert [(row[0], row[1], int(row[5])) for row in cells(table)] == [
-        (group, label, n) for group, label, n in zip(("base", "Colours", "Colours"), ("No adapter (the base)", "One", "Two"), right, strict=True)
+    right = [
+        int((bench.predictions(LAB.adapter("colours", key)) == bench.labels).sum())
+        for key in ("base", "0/one", "0/two")
     ]
-    assert html.count("<li>") == sum(len(bench) - n for n in right) and html.count("<details>") == sum(n < len(bench) for n in right)
+    assert (
+        [int(n) for n in re.findall(r'data-correct="(\d+)"', html)] == right
+        and 'data-done="1"' in html
+        and "Made for: Colours" in html
+    )
+    assert [(row[0], row[1], int(row[5])) for row in cells(table)] == [
+        (group, label, n)
+        for group, label, n in zip(
+            ("base", "Colours", "Colours"),
+            ("No adapter (the base)", "One", "Two"),
+            right,
+            strict=True,
+        )
+    ]
+    assert html.count("<li>") == sum(len(bench) - n for n in right) and html.count(
+        "<details>"
+    ) == sum(n < len(bench) for n in right)
     broken = list(folders.classified(BrokenLab(), own_zip[0]))[-1]
     assert "copy it anew" in broken[0] and len(cells(broken[1])) == 2
 
@@ -226,14 +287,22 @@ def test_a_zip_says_what_was_passed_over(own_zip):
         z.writestr("red thing/<b>.heic", b"x")
         z.writestr("red thing/9.png", b"x")
     html = list(folders.classified(LAB, own_zip[0]))[-1][0]
-    assert "8 images of 2 classes" in html and "<b>.heic" not in html and "&lt;b&gt;.heic" in html and "Passed over: 2 files, the first" in html
+    assert (
+        "8 images of 2 classes" in html
+        and "<b>.heic" not in html
+        and "&lt;b&gt;.heic" in html
+        and "Passed over: 2 files, the first" in html
+    )
 
 
 def test_a_picture_that_is_refused_says_why(tmp_path):
     file = tmp_path / "deep.tif"
     Image.fromarray(np.zeros((20, 20), np.int32)).save(file)
     answer = own.given(LAB, "colours", str(file))[2]
-    assert "none is known to be white: save it with 8 or 16 bits" in answer and "choose a PNG" in answer
+    assert (
+        "none is known to be white: save it with 8 or 16 bits" in answer
+        and "choose a PNG" in answer
+    )
 
 
 def test_another_zip_ends_the_one_before(own_zip):
@@ -242,27 +311,52 @@ def test_another_zip_ends_the_one_before(own_zip):
     steps = run(own_zip[0], zips, 1.1)
     assert next(steps) == [gr.skip()] * 2 and 'data-done="0"' in next(steps)[0]
     begins(zips, 2.0)
-    assert list(steps) == [[gr.skip()] * 2] and list(run(None, zips, 1.1)) == [[gr.skip()] * 2] * 2  # nor does it say what is wrong with it
+    assert (
+        list(steps) == [[gr.skip()] * 2] and list(run(None, zips, 1.1)) == [[gr.skip()] * 2] * 2
+    )  # nor does it say what is wrong with it
     assert 'data-done="1"' in list(run(own_zip[0], zips, 2.1))[-1][0]
 
 
 def test_many_wrong_images_are_counted_and_names_are_text():
     labels = torch.zeros(40, dtype=torch.int64)
     empty = Split(torch.zeros(0, 32, 32, 3, dtype=torch.uint8), labels[:0], ())
-    task = Task("zip", "Your zip", "", ("<b>x</b>", "y"), "a {}", empty, empty, Split(tiny_task().test.images[:40], labels, ("s",) * 40), 0, 0, True)
+    task = Task(
+        "zip",
+        "Your zip",
+        "",
+        ("<b>x</b>", "y"),
+        "a {}",
+        empty,
+        empty,
+        Split(tiny_task().test.images[:40], labels, ("s",) * 40),
+        0,
+        0,
+        True,
+    )
     bench = Bench(tiny_clip(), task, precision="float32")
-    html = folders.drawn(bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True)
-    assert html.count("<li>") == folders.TILES and f"and {40 - folders.TILES} more" in html and "<b>x" not in html and "&lt;b&gt;x" in html
+    html = folders.drawn(
+        bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True
+    )
+    assert (
+        html.count("<li>") == folders.TILES
+        and f"and {40 - folders.TILES} more" in html
+        and "<b>x" not in html
+        and "&lt;b&gt;x" in html
+    )
 
 
 def test_what_a_zip_says_of_itself_is_shown():
     """Such as which of its files were passed over."""
     task = replace(tiny_task(), about="Passed over: 1 file, <first>.png.")
-    html = folders.drawn(Bench(tiny_clip(), task, precision="float32"), [folders.Answer("", "base", TINY.labels)])
+    html = folders.drawn(
+        Bench(tiny_clip(), task, precision="float32"), [folders.Answer("", "base", TINY.labels)]
+    )
     assert "Passed over: 1 file, &lt;first&gt;.png." in html
 
 
-@pytest.mark.parametrize(("data", "words"), [(b"no zip", "not a whole zip"), (None, "choose a zip first")])
+@pytest.mark.parametrize(
+    ("data", "words"), [(b"no zip", "not a whole zip"), (None, "choose a zip first")]
+)
 def test_a_bad_zip_is_answered_in_words(tmp_path, data, words):
     file = None if data is None else tmp_path / "bad.zip"
     if file:
@@ -279,7 +373,9 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
     paper = page.locator("#try-paper canvas")
     paper.scroll_into_view_if_needed()
     box = paper.bounding_box()
-    before = page.evaluate("() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY")
+    before = page.evaluate(
+        "() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY"
+    )
 
     def stroke(*places) -> None:
         for i, (x, y) in enumerate(places):
@@ -293,11 +389,15 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
         shown = """old => { const img = document.querySelector('#try-seen img');
           return document.querySelector('#try-answers p')?.innerText === 'Your picture' && img && img.src !== old ? img.src : null; }"""
         address = page.wait_for_function(shown, arg=other_than).json_value()
-        seen = torch.from_numpy(np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1])))))
+        seen = torch.from_numpy(
+            np.array(Image.open(io.BytesIO(base64.b64decode(address.split(",")[1]))))
+        )
         lab = Lab(precision="float32")
         task = next(iter(lab.tasks()))
         label, p, names = own.opinions(lab, task, Picture(seen))[0]
-        first = page.locator("#try-answers tr").filter(has_text=label).locator("li").first.inner_text()
+        first = (
+            page.locator("#try-answers tr").filter(has_text=label).locator("li").first.inner_text()
+        )
         assert names[int(p.argmax())] in first
         return address
 
@@ -312,13 +412,17 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
     for key in ("ArrowLeft", "ArrowLeft", "Space", "ArrowDown", "ArrowDown", "ArrowRight", "Space"):
         page.keyboard.press(key)
     assert answered(one) not in (one, two)
-    assert page.evaluate("() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY") == pytest.approx(before, abs=1)
+    assert page.evaluate(
+        "() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY"
+    ) == pytest.approx(before, abs=1)
     page.set_input_files("#try-zip input[type=file]", own_zip[0])
     page.wait_for_selector("#try-models [data-done='1']")
     bench = Bench(load_clip(), zip_task(own_zip[0], load_clip().side), precision="float32")
     correct = page.locator("#try-models [data-correct]")
     assert int(correct.first.get_attribute("data-correct")) == close_to(bench.accuracy().correct)
-    assert correct.count() == 1 + sum(len(Lab().adapters(task)) for task in Lab().tasks()) + 1  # and the fresh one, but not the broken
+    assert (
+        correct.count() == 1 + sum(len(Lab().adapters(task)) for task in Lab().tasks()) + 1
+    )  # and the fresh one, but not the broken
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     visitor.leave()
 
@@ -330,15 +434,25 @@ def test_a_picture_is_uploaded_and_a_broken_one_refused(browser, url, width, tmp
     page = visitor.page
     page.wait_for_selector("#try-answers table", timeout=120_000)
     assert page.inner_text("#try-answers p").startswith("It shows:")
-    before = page.evaluate("() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY")
+    before = page.evaluate(
+        "() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY"
+    )
     page.set_input_files("#try-file input[type=file]", red)
-    page.wait_for_function("() => document.querySelector('#try-answers p')?.innerText === 'Your picture'")
+    page.wait_for_function(
+        "() => document.querySelector('#try-answers p')?.innerText === 'Your picture'"
+    )
     assert page.locator("#try-answers tr").count() >= 5
-    assert page.evaluate("() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY") == pytest.approx(before, abs=1)
+    assert page.evaluate(
+        "() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY"
+    ) == pytest.approx(before, abs=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.click("#try-another")
-    page.wait_for_function("() => document.querySelector('#try-answers p')?.innerText.startsWith('It shows:')")
-    page.locator("#try-file button[aria-label='Clear'], #try-file button[title='Clear'], #try-file .icon-button-wrapper button").first.click()
+    page.wait_for_function(
+        "() => document.querySelector('#try-answers p')?.innerText.startsWith('It shows:')"
+    )
+    page.locator(
+        "#try-file button[aria-label='Clear'], #try-file button[title='Clear'], #try-file .icon-button-wrapper button"
+    ).first.click()
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")
     page.set_input_files("#try-file input[type=file]", str(bad))

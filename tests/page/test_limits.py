@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from tiny import random_adapter
 from tiny_page import LAB, TINY, walked
 
-from copra_lab.models.loading import load_clip
+from copra_lab.models import load_clip
 from copra_lab.page import build
 from copra_lab.page.server import gradio_sessions, limits
 from copra_lab.page.server.fair_queue import asking, fair
@@ -78,7 +78,10 @@ def test_no_address_alone_fills_the_line_of_trainings():
     line = Waiting(most=4, of_address=3)
     for i in range(3):
         line.join(i, 10, "here")
-    with pytest.raises(ValueError, match=r"^3 visitors from your network address train or wait already; try again in a few minutes$"):
+    with pytest.raises(
+        ValueError,
+        match=r"^3 visitors from your network address train or wait already; try again in a few minutes$",
+    ):
         line.join(3, 10, "here")
     assert line.ahead(line.join(3, 10, "elsewhere")) == 1
     with pytest.raises(ValueError, match=r"^4 visitors train or wait already"):
@@ -101,7 +104,9 @@ def test_visitors_are_as_many_as_there_is_room_for():
     visitors = Visitors(lambda _: None, most=3, of_address=2)
     for name in "ab":
         visitors.comes(name, "here")
-    with pytest.raises(TooMuch, match=r"^2 pages are open at your network address already; close some"):
+    with pytest.raises(
+        TooMuch, match=r"^2 pages are open at your network address already; close some"
+    ):
         visitors.comes("c", "here")
     visitors.comes("c", "elsewhere")
     with pytest.raises(TooMuch, match=r"^the page is full: 3 visitors are here already"):
@@ -158,14 +163,26 @@ class Network:
 
         async def receive():
             await asyncio.sleep(pause)
-            return {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)} if parts else {"type": "http.disconnect"}
+            return (
+                {"type": "http.request", "body": parts.pop(0), "more_body": bool(parts)}
+                if parts
+                else {"type": "http.disconnect"}
+            )
 
         async def send(message):
             sent.append(message)
 
         headers = [] if size is None else [(b"content-length", str(size).encode())]
-        await self.guard({"type": "http", "path": path, "client": (address, 1), "headers": headers}, receive, send)
-        return (sent[0]["status"], b"".join(m.get("body", b"") for m in sent).decode()) if sent else (None, "")
+        await self.guard(
+            {"type": "http", "path": path, "client": (address, 1), "headers": headers},
+            receive,
+            send,
+        )
+        return (
+            (sent[0]["status"], b"".join(m.get("body", b"") for m in sent).decode())
+            if sent
+            else (None, "")
+        )
 
 
 def test_a_request_is_as_large_as_it_may_be_whatever_it_says_of_itself():
@@ -213,7 +230,10 @@ def test_uploads_are_counted_for_an_hour():
         net = Network(uploads=Uploads(of_address=2, most=3, seconds=0.2))
         ask = partial(net.ask, "/gradio_api/upload", size=1_000_000)
         assert [(await ask())[0] for _ in range(3)] == [200, 200, 429]
-        assert await ask() == (429, "more was uploaded within an hour than the page has room for; try again in an hour")  # as text
+        assert await ask() == (
+            429,
+            "more was uploaded within an hour than the page has room for; try again in an hour",
+        )  # as text
         assert [(await ask(address="elsewhere"))[0] for _ in range(2)] == [200, 429]
         await asyncio.sleep(0.25)
         assert (await ask())[0] == 200
@@ -231,7 +251,10 @@ UNUSED = [
 @pytest.mark.parametrize("path", UNUSED)
 def test_doors_that_the_page_does_not_use_are_shut(path):
     net = Network()
-    assert asyncio.run(net.ask(path)) == (404, '{"detail": "this is not offered here"}') and not net.inside
+    assert (
+        asyncio.run(net.ask(path)) == (404, '{"detail": "this is not offered here"}')
+        and not net.inside
+    )
 
 
 def test_an_open_page_is_a_visitor_until_it_is_closed():
@@ -280,7 +303,9 @@ class Slow:
     @contextmanager
     def served(self, closed=0.2, idle=0.2):
         page, loops, make = asyncio.run(self.built(closed, idle)), [], asyncio.new_event_loop
-        with pytest.MonkeyPatch.context() as patch:  # gradio makes some as it launches, and never closes them
+        with (
+            pytest.MonkeyPatch.context() as patch
+        ):  # gradio makes some as it launches, and never closes them
             patch.setattr(asyncio, "new_event_loop", lambda: loops.append(make()) or loops[-1])
             _, url, _ = page.launch(
                 prevent_thread_lock=True, quiet=True, share=False, ssr_mode=False, pwa=False, run_history=False, footer_links=[],
@@ -300,7 +325,10 @@ class Slow:
     def ask(self, name, session=None):
         if session is None:
             return self.client.post("/gradio_api/call/work", json={"data": [name]})
-        return self.client.post("/gradio_api/queue/join", json={"data": [name, None], "fn_index": 0, "session_hash": session})
+        return self.client.post(
+            "/gradio_api/queue/join",
+            json={"data": [name, None], "fn_index": 0, "session_hash": session},
+        )
 
     def until(self, true):
         for _ in range(500):
@@ -325,7 +353,9 @@ def test_one_visitor_who_asks_in_a_loop_does_not_keep_others_waiting():
     with Slow(waiting=4).served() as page:
         answers = [page.ask(f"a{i}", "loop") for i in range(6)]
         assert [a.status_code for a in answers] == [200] * 4 + [429] * 2
-        assert answers[-1].json() == {"detail": "4 of your requests wait for an answer already; ask again when some of them are answered"}
+        assert answers[-1].json() == {
+            "detail": "4 of your requests wait for an answer already; ask again when some of them are answered"
+        }
         assert page.ask("b0", "other").status_code == 200
         page.until(lambda: page.order)
         page.goes_on.set()
@@ -337,7 +367,10 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
     with Slow(of_address=3).served() as page:
         assert [page.ask("a", f"visitor {i}").status_code for i in range(3)] == [200] * 3
         refused = page.ask("a", "visitor 3")
-        assert refused.status_code == 429 and "3 requests from your network address wait already" in refused.json()["detail"]
+        assert (
+            refused.status_code == 429
+            and "3 requests from your network address wait already" in refused.json()["detail"]
+        )
     with Slow().served() as page:
         page.ask("a", "first")
         page.until(lambda: page.order)
@@ -357,7 +390,10 @@ def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
         time.sleep(0.15)
         page.ask("b", "other")
         queue = page.page._queue
-        assert "gone" not in queue.pending_messages_per_session and "gone" not in queue.pending_event_ids_session
+        assert (
+            "gone" not in queue.pending_messages_per_session
+            and "gone" not in queue.pending_event_ids_session
+        )
         page.goes_on.set()
         page.until(lambda: "b" in page.order)
         assert page.order == ["never fetched", "b"]
@@ -367,7 +403,9 @@ def test_who_listens_is_answered_however_long_it_takes():
     with Slow(unread=0.1).served() as page:
         event = page.ask("a").json()["event_id"]
         found = []
-        listener = threading.Thread(target=lambda: found.append(page.client.get(f"/gradio_api/call/work/{event}").text))
+        listener = threading.Thread(
+            target=lambda: found.append(page.client.get(f"/gradio_api/call/work/{event}").text)
+        )
         listener.start()
         page.until(lambda: page.order)
         assert page.ask("b", "other").status_code == 200  # who looks after the others
@@ -393,10 +431,18 @@ def test_closing_the_page_frees_what_it_held():
             next(beating := beat.iter_raw())  # kept, since what is not kept is closed
             page.ask("a", "mine")
             page.until(lambda: page.order)
-            held = weakref.ref(next(v for v in page.page.state_holder["mine"].state_data.values() if isinstance(v, Room)).own)
+            held = weakref.ref(
+                next(
+                    v
+                    for v in page.page.state_holder["mine"].state_data.values()
+                    if isinstance(v, Room)
+                ).own
+            )
             time.sleep(0.3)
             page.visitors.sweep()
-            assert held() is not None and "mine" in page.page.state_holder.session_data  # as long as it is open
+            assert (
+                held() is not None and "mine" in page.page.state_holder.session_data
+            )  # as long as it is open
         del beating
         page.until(lambda: not page.visitors._known["mine"].open)
         time.sleep(0.15)
@@ -423,7 +469,9 @@ def test_a_triangle_does_not_fill_the_memory_either(monkeypatch):
 def test_games_are_a_few_and_those_of_visitors_who_left_go(monkeypatch):
     monkeypatch.setattr(so, "GAMES", 2)
     so._games.clear()
-    own = Own("colours", 1, replace(LAB.adapter("colours", "0/one"), provenance={"method": "lora"}), 5)
+    own = Own(
+        "colours", 1, replace(LAB.adapter("colours", "0/one"), provenance={"method": "lora"}), 5
+    )
     mine = so.solving(LAB, "colours", own.key)
     assert so.solving(LAB, "colours", own.key) is mine
     for key in ("0/one", "0/two"):
@@ -455,7 +503,10 @@ def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
             Image.new("RGB", (32, 32), name.split()[0]).save(data := io.BytesIO(), "PNG")
             z.writestr(f"{name}/1.png", data.getvalue())
     shown, table = list(folders.classified(LAB, str(tmp_path / "mine.zip")))[-1]
-    assert shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours")) and "No adapter" in table
+    assert (
+        shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours"))
+        and "No adapter" in table
+    )
 
 
 def test_a_visitor_who_did_everything_fits_into_the_memory_that_is_promised():
@@ -473,16 +524,26 @@ def test_a_visitor_who_did_everything_fits_into_the_memory_that_is_promised():
             session = Session()
             here = Mixed("digits", ("0/a", "0/b", "0/c"))
             points = {
-                replace(here, b=i % 120, c=i // 120): Point(torch.zeros(largest, dtype=torch.int16), right) for i in range(limits.ALL_MEASUREMENTS)
+                replace(here, b=i % 120, c=i // 120): Point(
+                    torch.zeros(largest, dtype=torch.int16), right
+                )
+                for i in range(limits.ALL_MEASUREMENTS)
             }
-            session.change(lambda walk, points=points, here=here: replace(walk, place=here, points=points))
-            own = [Own("digits", i, replace(a, provenance={"method": "lora"}), 5) for i, a in enumerate(adapters)]
+            session.change(
+                lambda walk, points=points, here=here: replace(walk, place=here, points=points)
+            )
+            own = [
+                Own("digits", i, replace(a, provenance={"method": "lora"}), 5)
+                for i, a in enumerate(adapters)
+            ]
             session.change(lambda walk, own=own: walk.keep(*own))
             held.append((session, SessionState(page)))
         traced = (tracemalloc.get_traced_memory()[0] - before) / n / 1e6
     finally:
         tracemalloc.stop()
-    tensors = limits.ALL_MEASUREMENTS * 2 * largest / 1e6 + sum(a.parameters for a in adapters) * 4 / 1e6  # which tracemalloc does not see
+    tensors = (
+        limits.ALL_MEASUREMENTS * 2 * largest / 1e6 + sum(a.parameters for a in adapters) * 4 / 1e6
+    )  # which tracemalloc does not see
     assert max(len(lab.bench(task)) for task in ("digits",)) <= largest
     assert traced + tensors < limits.VISITOR_MB, (traced, tensors)
 

@@ -16,7 +16,7 @@ from tiny_page import TINY, PromptLab, cells, handler
 from tiny_page import walked as walked_in
 from visitor import Visitor
 
-from copra_lab.models.loading import load_clip
+from copra_lab.models import load_clip
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Session, Walk
 from copra_lab.page.state.validation import stretched
@@ -24,8 +24,8 @@ from copra_lab.page.state.view_states import Base, Bent, Model
 from copra_lab.page.views.prompt import comparison
 from copra_lab.page.views.prompt import html as prompt_parts
 from copra_lab.page.views.prompt import view as prompt
-from copra_lab.prompts.corruption import replace, rescale
-from copra_lab.prompts.soft_prompt import FILE, SoftPrompt, word_norm
+from copra_lab.prompts import SoftPrompt, replace, rescale, word_norm
+from copra_lab.prompts.soft_prompt import FILE
 from copra_lab.utils.statistics import Accuracy
 from copra_lab.zoo import shipped_prompts
 
@@ -48,21 +48,34 @@ def right(p: SoftPrompt) -> int:
         ids = [t.sot_token_id, *t.encode(name), *t.encode("."), t.eot_token_id]
         row = [*m.token_embedding.weight[ids[:1]], *p.context, *m.token_embedding.weight[ids[1:]]]
         ends.append(len(row) - 1)
-        rows.append(torch.stack(row + [m.token_embedding.weight[0]] * (t.context_length - len(row))))
+        rows.append(
+            torch.stack(row + [m.token_embedding.weight[0]] * (t.context_length - len(row)))
+        )
     with torch.no_grad():
-        x = m.ln_final(m.transformer(torch.stack(rows) + m.positional_embedding, attn_mask=m.attn_mask))
+        x = m.ln_final(
+            m.transformer(torch.stack(rows) + m.positional_embedding, attn_mask=m.attn_mask)
+        )
         text = F.normalize(x[range(len(rows)), ends] @ m.text_projection, dim=-1)
         image = F.normalize(m.encode_image(clip.pixels(task.test.images)), dim=-1)
     return int(((image @ text.T).argmax(-1) == task.test.labels).sum())
 
 
-@pytest.mark.parametrize("place", [bent(), bent(100, 50, 100, 0), bent(0, 0, 0, 0), bent(200, 200, 5, 100)])
+@pytest.mark.parametrize(
+    "place", [bent(), bent(100, 50, 100, 0), bent(0, 0, 0, 0), bent(200, 200, 5, 100)]
+)
 def test_the_number_is_that_of_an_independent_forward_pass(place):
     walk = walked(place).walk
     factors = [p / 100 for p in place.percents or [100] * 4]
     expected = SoftPrompt(LAB.prompt("colours", "four").context * torch.tensor(factors)[:, None])
-    assert walk.place == place and walk.whole(place) and walk.here.accuracy == Accuracy(right(expected), len(TINY))
-    assert list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place])) and walk.base.accuracy == TINY.accuracy()
+    assert (
+        walk.place == place
+        and walk.whole(place)
+        and walk.here.accuracy == Accuracy(right(expected), len(TINY))
+    )
+    assert (
+        list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place]))
+        and walk.base.accuracy == TINY.accuracy()
+    )
 
 
 def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
@@ -72,7 +85,11 @@ def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
 def test_sliders_say_where_to_go():
     walk = walked(LEARNED).walk
     place, updates = ask(walk, "colours", "four", 100, 50, "100", 0)
-    assert place == bent(100, 50, 100, 0) and len(updates) == 8 and all("value" not in u for u in updates)
+    assert (
+        place == bent(100, 50, 100, 0)
+        and len(updates) == 8
+        and all("value" not in u for u in updates)
+    )
     assert ask(walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
     assert ask(walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
     assert ask(walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
@@ -84,23 +101,41 @@ def test_noise_takes_the_place_of_vectors():
     place, _ = ask(walk, "colours", "four", 100, 50, 100, 30, replaced=[4, 1], sigma=0.01)
     assert place == Bent("colours", "four", (100, 50, 100, 100), (0, 3), 0.01)
     context = place.model(LAB).prompt.context
-    learned, noise = LAB.prompt("colours", "four").context, torch.randn(2, 32, generator=torch.Generator().manual_seed(0))
-    torch.testing.assert_close(context, torch.stack([0.01 * noise[0], learned[1] / 2, learned[2], 0.01 * noise[1]]))
+    learned, noise = (
+        LAB.prompt("colours", "four").context,
+        torch.randn(2, 32, generator=torch.Generator().manual_seed(0)),
+    )
+    torch.testing.assert_close(
+        context, torch.stack([0.01 * noise[0], learned[1] / 2, learned[2], 0.01 * noise[1]])
+    )
     found = walked(place).walk
     assert found.here.accuracy == Accuracy(right(SoftPrompt(context)), len(TINY))
     html = prompt_parts.number(found)
-    assert 'data-replaced="1 4"' in html and 'data-sigma="0.01"' in html and "1 vector bent" in html and "2 replaced" in html
+    assert (
+        'data-replaced="1 4"' in html
+        and 'data-sigma="0.01"' in html
+        and "1 vector bent" in html
+        and "2 replaced" in html
+    )
     assert prompt_parts.in_words(place) == "2 at 50\u202f%; 1, 4 noise of σ = 0.01"
 
 
 def test_noise_of_sigma_nought_is_rescale_by_nought():
     walk = walked(LEARNED).walk
-    assert ask(walk, "colours", "four", 100, 100, 70, 100, replaced=[2, 3], sigma=0)[0] == bent(100, 0, 0, 100)
-    gone, none = (replace(LAB.prompt("colours", "four"), [1, 2], 0.0), rescale(LAB.prompt("colours", "four"), [1, 2], 0))
-    assert gone.context.equal(none.context) and gone.context.equal(bent(100, 0, 0, 100).model(LAB).prompt.context)
+    assert ask(walk, "colours", "four", 100, 100, 70, 100, replaced=[2, 3], sigma=0)[0] == bent(
+        100, 0, 0, 100
+    )
+    gone, none = (
+        replace(LAB.prompt("colours", "four"), [1, 2], 0.0),
+        rescale(LAB.prompt("colours", "four"), [1, 2], 0),
+    )
+    assert gone.context.equal(none.context) and gone.context.equal(
+        bent(100, 0, 0, 100).model(LAB).prompt.context
+    )
     assert ask(walk, "colours", "four", 100, 100, 100, 100, replaced=[], sigma=0.01)[0] == LEARNED
     assert (
-        ask(walk, "colours", "four", 0, 100, 100, 100, replaced=[1, 2, 3, 4])[0] == ask(walk, "colours", "four", 9, 8, 7, 6, replaced=[4, 3, 2, 1])[0]
+        ask(walk, "colours", "four", 0, 100, 100, 100, replaced=[1, 2, 3, 4])[0]
+        == ask(walk, "colours", "four", 9, 8, 7, 6, replaced=[4, 3, 2, 1])[0]
     )
 
 
@@ -108,7 +143,9 @@ def test_noise_of_sigma_nought_is_rescale_by_nought():
                                                           ([1], float("nan"), "σ must be"), ([1], [], "σ must be"), ([{}], 0.1, "no vector")])  # fmt: skip
 def test_junk_noise_is_answered_in_words(replaced, sigma, words):
     with pytest.raises(ValueError, match=words):
-        prompt.ask(LAB, walked(LEARNED).walk, "colours", "four", replaced, sigma, 100, 100, 100, 100)
+        prompt.ask(
+            LAB, walked(LEARNED).walk, "colours", "four", replaced, sigma, 100, 100, 100, 100
+        )
 
 
 def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
@@ -119,17 +156,31 @@ def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
     assert prompt_parts.alike(LAB, three, "four") == Bent("colours", "four", (100, 50, 0, 100))
     found = comparison.reaction(LAB, place, "three")
     learned = LAB.prompt("colours", "three")
-    assert found.learned == Accuracy(right(learned), len(TINY)) and found.now == Accuracy(right(rescale(learned, [1, 2], [0.5, 0])), len(TINY))
-    assert found.norm == pytest.approx(learned.norms().mean().item()) and found.norm_now < found.norm
+    assert found.learned == Accuracy(right(learned), len(TINY)) and found.now == Accuracy(
+        right(rescale(learned, [1, 2], [0.5, 0])), len(TINY)
+    )
+    assert (
+        found.norm == pytest.approx(learned.norms().mean().item()) and found.norm_now < found.norm
+    )
     html = comparison.measured(LAB, walked(place))
     root = ElementTree.fromstring(
-        re.sub(r"(scope|class)=(\w+)", r'\1="\2"', html.replace('class="here"', "class=here")).replace("colspan=5", 'colspan="5"')
+        re.sub(
+            r"(scope|class)=(\w+)", r'\1="\2"', html.replace('class="here"', "class=here")
+        ).replace("colspan=5", 'colspan="5"')
     )
     rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")][1:]
-    assert [row[0] for row in rows] == ["Four", "Three"] and "2 at 50" in html and "4 noise of σ = 0.1" in html
-    assert rows[1][2].startswith(f"{100 * found.learned.value:.1f}") and rows[1][3].startswith(f"{100 * found.now.value:.1f}")
+    assert (
+        [row[0] for row in rows] == ["Four", "Three"]
+        and "2 at 50" in html
+        and "4 noise of σ = 0.1" in html
+    )
+    assert rows[1][2].startswith(f"{100 * found.learned.value:.1f}") and rows[1][3].startswith(
+        f"{100 * found.now.value:.1f}"
+    )
     assert [row.get("class") for row in root.iter("tr")] == [None, "here", None]
-    monkeypatch.setattr(PromptLab, "prompt_menu", lambda self, task: [("Four", "four"), ("Broken", "broken")])
+    monkeypatch.setattr(
+        PromptLab, "prompt_menu", lambda self, task: [("Four", "four"), ("Broken", "broken")]
+    )
     assert "copy it anew" in comparison.measured(LAB, walked(place))
     assert comparison.drawn(LAB, "colours", None).count("…") == 8
     session = Session()
@@ -144,7 +195,11 @@ def test_rows_of_another_task_go_at_once_and_late_ones_do_not_come(monkeypatch):
 
     lab, walk = Two(), walked(LEARNED).walk
     *_, rows = prompt.ask(lab, walk, "shapes", "four", [], 0.1, 100, 100, 100, 100)[1]
-    assert rows == comparison.drawn(lab, "shapes", None) == prompt.arrives(4, lab, Bent("shapes", "four"))[1][7]
+    assert (
+        rows
+        == comparison.drawn(lab, "shapes", None)
+        == prompt.arrives(4, lab, Bent("shapes", "four"))[1][7]
+    )
     assert all(
         prompt.ask(lab, w, "colours", "three", [], 0.1, *[100] * 4)[1][-1] == gr.skip()
         for w in (walk, walked(Bent("colours", "three"), Base("colours")).walk)
@@ -164,14 +219,18 @@ def test_a_word_is_one_of_the_labs_own_clip():
         clip = tiny_clip()
 
     for lab in (LAB, Other()):
-        assert f"dashed: a word, {word_norm(lab.clip):.2f}" in prompt_parts.chart(lab, walked(LEARNED).walk)
+        assert f"dashed: a word, {word_norm(lab.clip):.2f}" in prompt_parts.chart(
+            lab, walked(LEARNED).walk
+        )
     assert f"{word_norm(tiny_clip()):.2f}" != f"{word_norm(load_clip()):.2f}"
 
 
 def test_norms_of_other_prompts_stand_in_the_picture():
     svg = prompt_parts.chart(LAB, walked(Bent("colours", "four", (100, 50, 0, 100))).walk)
     root = ElementTree.fromstring(svg)
-    assert [e.get("class") for e in root.iter("rect")].count("other") == 3 and "of Three: " in root.find(".//desc").text
+    assert [e.get("class") for e in root.iter("rect")].count(
+        "other"
+    ) == 3 and "of Three: " in root.find(".//desc").text
     norms = prompt_parts.norms(LAB, Bent("colours", "three", (100, 50, 0)))
     assert ", ".join(f"{n:.2f}" for n in norms) in root.find(".//desc").text
 
@@ -180,7 +239,9 @@ def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
     walk = walked(bent(100, 50, 100, 0)).walk
     place, updates = ask(walk, "colours", "three", 100, 50, 100, 0)
     assert place == Bent("colours", "three") and updates[1]["value"] == "three"
-    assert [u["visible"] for u in updates[3:-1]] == [True, True, True, False] and {u["value"] for u in updates[3:-1]} == {100}
+    assert [u["visible"] for u in updates[3:-1]] == [True, True, True, False] and {
+        u["value"] for u in updates[3:-1]
+    } == {100}
     assert ask(walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
     # Coming from another view, what the sliders show is what was left.
     there = walked(bent(100, 50, 100, 0), Base("colours")).walk
@@ -242,38 +303,71 @@ def test_what_is_drawn():
     walk = walked(place).walk
     difference = walk.here.accuracy.correct - walk.points[LEARNED].accuracy.correct
     html = prompt_parts.number(walk)
-    assert f"{difference:+d} images".replace("-", "−") in html and "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).walk)
-    svg = ElementTree.fromstring(prompt_parts.chart(LAB, walk).removeprefix('<div class="chart norms">').removesuffix("</div>"))
-    now, was = ([float(e.get("height")) for e in svg.iter("rect") if e.get("class") == kind] for kind in ("is", "was"))
+    assert f"{difference:+d} images".replace(
+        "-", "−"
+    ) in html and "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).walk)
+    svg = ElementTree.fromstring(
+        prompt_parts.chart(LAB, walk)
+        .removeprefix('<div class="chart norms">')
+        .removesuffix("</div>")
+    )
+    now, was = (
+        [float(e.get("height")) for e in svg.iter("rect") if e.get("class") == kind]
+        for kind in ("is", "was")
+    )
     assert [a / b for a, b in zip(now, was, strict=True)] == pytest.approx([1, 0.5, 1, 0], abs=0.02)
     top = [e.get("y1") for e in svg.iter("line")]
     other = ElementTree.fromstring(
-        prompt_parts.norms_svg(prompt_parts.norms(LAB, bent(200, 200, 200, 200)), prompt_parts.norms(LAB, LEARNED), prompt_parts.word(LAB.clip))
+        prompt_parts.norms_svg(
+            prompt_parts.norms(LAB, bent(200, 200, 200, 200)),
+            prompt_parts.norms(LAB, LEARNED),
+            prompt_parts.word(LAB.clip),
+        )
     )
     assert [e.get("y1") for e in other.iter("line")] == top  # the axis stays
-    loud = ElementTree.fromstring(prompt_parts.norms_svg((9.0, 0.1), (0.1, 0.2), 0.3, [("Nine", (9.0, 9.0))]))  # noise may be longer than the axis
-    assert all(float(e.get("y")) >= 0 and float(e.get("y")) + float(e.get("height")) <= prompt_parts.HEIGHT + 0.01 for e in loud.iter("rect"))
+    loud = ElementTree.fromstring(
+        prompt_parts.norms_svg((9.0, 0.1), (0.1, 0.2), 0.3, [("Nine", (9.0, 9.0))])
+    )  # noise may be longer than the axis
+    assert all(
+        float(e.get("y")) >= 0
+        and float(e.get("y")) + float(e.get("height")) <= prompt_parts.HEIGHT + 0.01
+        for e in loud.iter("rect")
+    )
     rows = cells(prompt_parts.table(LAB, walk))
     assert [r[0] for r in rows] == ["plain words", "as learned", "4 at 0\u202f%; 2 at 50\u202f%"]
-    assert float(rows[1][1]) == pytest.approx(LAB.prompt("colours", "four").norms().mean().item(), abs=1e-3)
+    assert float(rows[1][1]) == pytest.approx(
+        LAB.prompt("colours", "four").norms().mean().item(), abs=1e-3
+    )
     moved = int((walk.here.predictions != walk.points[LEARNED].predictions).sum())
     assert ("No prediction changed" in prompt_parts.changed(walk, TINY)) == (moved == 0)
-    assert "appear here" in prompt_parts.changed(walked(LEARNED).walk, TINY) and "appear here" in prompt_parts.changed(Walk(), None)
+    assert "appear here" in prompt_parts.changed(
+        walked(LEARNED).walk, TINY
+    ) and "appear here" in prompt_parts.changed(Walk(), None)
     assert (
-        "Waking" in prompt_parts.number(Walk()) and "<svg" in prompt_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prompt_parts.table(LAB, Walk())
+        "Waking" in prompt_parts.number(Walk())
+        and "<svg" in prompt_parts.chart(LAB, Walk())
+        and "<tbody></tbody>" in prompt_parts.table(LAB, Walk())
     )
 
 
 def test_what_ships_fits_and_is_measured_as_was_said():
     clip, lab, found = load_clip(), Lab(), shipped_prompts()
-    assert [s.label for s in shipped_prompts("digits")] == ["CoOp, seed 0", "PUN, seed 0", "PAN, seed 0"] and len(found) == 18
+    assert [s.label for s in shipped_prompts("digits")] == [
+        "CoOp, seed 0",
+        "PUN, seed 0",
+        "PAN, seed 0",
+    ] and len(found) == 18
     for s in found:
         loaded = s.load(clip)
         assert loaded.base == clip.hash and loaded.provenance["task"] == s.task
     bench = lab.bench("digits")
     first = lab.prompt("digits", lab.one_prompt("digits", None))
     half = Bent("digits", lab.one_prompt("digits", None), (50,) * first.length)
-    assert Model(prompt=rescale(first, range(first.length), 0.5)).predictions(bench).equal(half.model(lab).predictions(bench))
+    assert (
+        Model(prompt=rescale(first, range(first.length), 0.5))
+        .predictions(bench)
+        .equal(half.model(lab).predictions(bench))
+    )
     assert bench.accuracy(prompt=first).value > bench.accuracy().value + 0.3
 
 
@@ -303,7 +397,9 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
         page.keyboard.press("ArrowDown")
     percents = ["100"] * learned.length
     percents[1] = "80"
-    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, 1, 0.8)).correct)
+    assert int(settled(" ".join(percents))["correct"]) == close_to(
+        bench.accuracy(prompt=rescale(learned, 1, 0.8)).correct
+    )
     fourth = page.locator("#prompt-4 input[type=range]")
     fourth.scroll_into_view_if_needed()
     box = fourth.bounding_box()
@@ -313,21 +409,34 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
         page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] * share, steps=3)
     page.mouse.up()
     percents[3] = "0"
-    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, [1, 3], [0.8, 0.0])).correct)
+    assert int(settled(" ".join(percents))["correct"]) == close_to(
+        bench.accuracy(prompt=rescale(learned, [1, 3], [0.8, 0.0])).correct
+    )
     page.locator("#prompt-replaced label").filter(has_text="1").locator("input").focus()
     page.keyboard.press("Space")
     page.wait_for_function("document.querySelector('#prompt-number .now').dataset.replaced === '1'")
     noisy = replace(rescale(learned, [1, 3], [0.8, 0.0]), 0, 0.1)
-    assert int(settled(" ".join(percents))["correct"]) == close_to(bench.accuracy(prompt=noisy).correct)
-    page.wait_for_function("document.querySelector('#prompt-against h2').innerText.includes('noise of σ = 0.1')")
+    assert int(settled(" ".join(percents))["correct"]) == close_to(
+        bench.accuracy(prompt=noisy).correct
+    )
+    page.wait_for_function(
+        "document.querySelector('#prompt-against h2').innerText.includes('noise of σ = 0.1')"
+    )
     pun = lab.prompt(task, "pun-seed-0")
     there = bench.accuracy(prompt=replace(rescale(pun, [1, 3], [0.8, 0.0]), 0, 0.1)).value
     row = page.locator("#prompt-against tr").filter(has_text="PUN, seed 0").locator("td")
-    assert float(row.nth(2).inner_text().split()[0].rstrip("%")) == pytest.approx(100 * there, abs=200 / len(bench))
-    assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
+    assert float(row.nth(2).inner_text().split()[0].rstrip("%")) == pytest.approx(
+        100 * there, abs=200 / len(bench)
+    )
+    assert (
+        page.evaluate(tops) == pytest.approx(before, abs=1)
+        and page.evaluate("document.documentElement.scrollWidth") <= width
+    )
     page.get_by_role("button", name="All gone", exact=True).click()
     gone = settled(" ".join(["0"] * learned.length))
-    assert int(gone["correct"]) == close_to(bench.accuracy(prompt=rescale(learned, range(learned.length), 0.0)).correct)
+    assert int(gone["correct"]) == close_to(
+        bench.accuracy(prompt=rescale(learned, range(learned.length), 0.0)).correct
+    )
     page.get_by_role("button", name="As learned", exact=True).click()
     settled("")
     visitor.choose("prompt-key", "PUN, seed 0")

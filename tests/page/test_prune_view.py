@@ -15,11 +15,9 @@ from hypothesis import strategies as st
 from tiny import random_adapter, tiny_clip, tiny_task
 from tiny_page import ALL, EVERY, LAB, ONE, TINY, TWO, BrokenLab, cells, handler, walked
 
-from copra_lab.adapters import save_adapter
-from copra_lab.adapters.adapter import Adapter
+from copra_lab.adapters import Adapter, save_adapter
 from copra_lab.adapters.peft_folder import WEIGHTS
-from copra_lab.models.loading import load_clip
-from copra_lab.models.sites import site_of
+from copra_lab.models import load_clip, site_of
 from copra_lab.page.components import panels
 from copra_lab.page.state import address as link
 from copra_lab.page.state.controls import kept_sites, matrices_of, named, switches_of
@@ -33,8 +31,7 @@ from copra_lab.page.views.prune import html as prune_parts
 from copra_lab.page.views.prune import keep_best
 from copra_lab.page.views.prune import view as prune
 from copra_lab.page.views.prune.sparsity_chart import sparsity_svg
-from copra_lab.shapley.games import LayerGame
-from copra_lab.shapley.values import exact
+from copra_lab.shapley import LayerGame, exact
 from copra_lab.utils.statistics import Accuracy
 
 WHOLE = Pruned("colours", "0/one")
@@ -66,7 +63,9 @@ def by_hand(adapter: Adapter, place: Pruned) -> Adapter:
 def test_the_number_is_that_of_an_independent_forward_pass(place):
     walk = walked(place).walk
     assert walk.place == place and walk.whole(place)
-    assert walk.here.accuracy == Accuracy(independent(tiny_clip(), tiny_task(), (by_hand(ONE, place), 1)), len(TINY))
+    assert walk.here.accuracy == Accuracy(
+        independent(tiny_clip(), tiny_task(), (by_hand(ONE, place), 1)), len(TINY)
+    )
 
 
 def test_everything_on_and_dense_is_the_whole_adapter():
@@ -74,7 +73,16 @@ def test_everything_on_and_dense_is_the_whole_adapter():
     assert walked(WHOLE).walk.here.accuracy == TINY.accuracy(ONE)
 
 
-@pytest.mark.parametrize("place", [pruned(()), pruned(None, ()), pruned((), (), 40), pruned(percent=100), pruned((1,), ("v",), 100)])
+@pytest.mark.parametrize(
+    "place",
+    [
+        pruned(()),
+        pruned(None, ()),
+        pruned((), (), 40),
+        pruned(percent=100),
+        pruned((1,), ("v",), 100),
+    ],
+)
 def test_nothing_on_or_nothing_left_is_the_base(place):
     walk = walked(place).walk
     assert torch.equal(walk.here.predictions, walk.base.predictions)
@@ -85,7 +93,10 @@ def test_a_visitor_comes_to_the_base_and_the_whole_adapter_first_and_once():
     session = Session()
     walks = list(first_numbers(LAB, session, pruned((0,), None, 20)))
     assert walks[0].points == {} and walks[0].base is None
-    assert list(walks[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)] and walks[-1].here.accuracy.n == FIRST
+    assert (
+        list(walks[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)]
+        and walks[-1].here.accuracy.n == FIRST
+    )
     again = list(first_numbers(LAB, session, pruned((0, 1), None, 20)))
     assert len(again) == 1 and again[0].points[WHOLE] is walks[-1].points[WHOLE]
 
@@ -102,7 +113,9 @@ def test_a_curve_belongs_to_its_switches_and_the_slider_fills_it_in():
 
 def test_two_visitors_get_their_own_numbers():
     one, two = walked(pruned((0,))), walked(Pruned("colours", "0/two", (0,)))
-    assert one.walk.here.accuracy == TINY.accuracy(by_hand(ONE, pruned((0,)))) and two.walk.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
+    assert one.walk.here.accuracy == TINY.accuracy(
+        by_hand(ONE, pruned((0,)))
+    ) and two.walk.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
     assert not set(one.walk.points) & set(two.walk.points) - {Base("colours")}
 
 
@@ -124,30 +137,56 @@ def asked(walk: Walk, *values, single=ALL):
 
 
 def test_a_new_visitor_finds_everything_switched_on():
-    place, (_, key, layers, kinds, percent, single, count, _) = asked(Walk(), "colours", "0/one", [], [], 0, single=[])
-    assert place == WHOLE and key == "0/one" and layers == [0, 1, 2] and kinds == list(EVERY) and percent is ...
+    place, (_, key, layers, kinds, percent, single, count, _) = asked(
+        Walk(), "colours", "0/one", [], [], 0, single=[]
+    )
+    assert (
+        place == WHOLE
+        and key == "0/one"
+        and layers == [0, 1, 2]
+        and kinds == list(EVERY)
+        and percent is ...
+    )
     assert single == ALL and count == 3
-    assert switches_of(random_adapter(tiny_clip(), kinds=("q", "v"), towers=("vision",))) == ((0, 1, 2), ("q", "v"))
+    assert switches_of(random_adapter(tiny_clip(), kinds=("q", "v"), towers=("vision",))) == (
+        (0, 1, 2),
+        ("q", "v"),
+    )
 
 
 def test_switches_and_slider_say_where_to_go():
     walk = walked(WHOLE).walk
     place, updates = asked(walk, "colours", "0/one", [2, 0], ["v", "q"], 30)
-    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [*[...] * 6, 2, ...]  # so many layers are on
-    assert asked(walked(pruned((0, 2))).walk, "colours", "0/one", [2, 0], list(EVERY), 30)[1] == [...] * 8
+    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [
+        *[...] * 6,
+        2,
+        ...,
+    ]  # so many layers are on
+    assert (
+        asked(walked(pruned((0, 2))).walk, "colours", "0/one", [2, 0], list(EVERY), 30)[1]
+        == [...] * 8
+    )
     assert asked(walk, "colours", "0/one", [], list(EVERY), 0)[0] == pruned(())
     assert asked(walk, "colours", "0/one", [2, 1, 0], list(EVERY), "7")[0] == pruned(percent=7)
-    assert prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None, ALL) is None  # somebody is typing
+    assert (
+        prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None, ALL) is None
+    )  # somebody is typing
 
 
 def test_another_adapter_keeps_the_switches_that_it_has():
     walk = walked(pruned((0, 2), ("q",))).walk
     place, updates = asked(walk, "colours", "0/two", [0, 2, 7], ["q", "k"], 40)
-    assert place == Pruned("colours", "0/two", (0, 2), ("q", "k"), 40) and updates[2:4] == [[0, 2], ["q", "k"]]
+    assert place == Pruned("colours", "0/two", (0, 2), ("q", "k"), 40) and updates[2:4] == [
+        [0, 2],
+        ["q", "k"],
+    ]
     assert asked(walk, "colours", "../../etc", [0], ["q"], 0)[0].key == "0/one"
 
 
-@pytest.mark.parametrize(("value", "percent"), [(0, 0), (99.6, 100), ("12", 12), (1e9, 100), (-5, 0), (float("inf"), 100)])
+@pytest.mark.parametrize(
+    ("value", "percent"),
+    [(0, 0), (99.6, 100), ("12", 12), (1e9, 100), (-5, 0), (float("inf"), 100)],
+)
 def test_any_number_becomes_whole_percent(value, percent):
     assert percentage(value) == percent
 
@@ -168,31 +207,50 @@ def test_junk_is_answered_in_words(values, words):
 
 
 def test_a_selection_is_in_order_and_complete_or_not():
-    assert switched_on([2, 0], (0, 1, 2), "layer") == (0, 2) and switched_on([1, 0], (0, 1), "layer") is None
-    assert switched_on([], (0, 1), "layer") == () and switched_on([5, 1], (0, 1), "layer", others=True) == (1,)
+    assert (
+        switched_on([2, 0], (0, 1, 2), "layer") == (0, 2)
+        and switched_on([1, 0], (0, 1), "layer") is None
+    )
+    assert switched_on([], (0, 1), "layer") == () and switched_on(
+        [5, 1], (0, 1), "layer", others=True
+    ) == (1,)
 
 
 def test_single_matrices_are_switched_and_equal_models_are_equal_places():
     walk, without = walked(WHOLE).walk, lambda *gone: [name for name in ALL if name not in gone]
-    place, _ = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22"))
+    place, _ = asked(
+        walk, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22")
+    )
     assert place == Pruned("colours", "0/one", None, None, 20, ((0, "q"), (2, "fc2")))
     gone = {("vision", 0, "q"), ("vision", 2, "fc2")}
     hand = ONE.keep([name for name in ONE.deltas if site_of(name) not in gone])
     assert place.adapter(LAB) == cut(hand, percent=20)
     # A layer that lost its last matrix is off, however it was switched; and where a whole group is off, nothing is on.
     every_0 = [f"{kind}0" for kind in EVERY]
-    one_way = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 0, single=without(*every_0))[0]
+    one_way = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 0, single=without(*every_0))[
+        0
+    ]
     assert one_way == asked(walk, "colours", "0/one", [1, 2], list(EVERY), 0)[0] == pruned((1, 2))
-    other = asked(walk, "colours", "0/one", [1, 2], ["q", "k"], 0, single=without("q1", "v1", "q0"))[0]
+    other = asked(
+        walk, "colours", "0/one", [1, 2], ["q", "k"], 0, single=without("q1", "v1", "q0")
+    )[0]
     assert other == Pruned("colours", "0/one", (1, 2), ("q", "k"), 0, ((1, "q"),))
-    assert asked(walk, "colours", "0/one", [1], ["q"], 0, single=without("q1"))[0] == asked(walk, "colours", "0/one", [2], [], 0)[0] == pruned(())
+    assert (
+        asked(walk, "colours", "0/one", [1], ["q"], 0, single=without("q1"))[0]
+        == asked(walk, "colours", "0/one", [2], [], 0)[0]
+        == pruned(())
+    )
     html = prune_parts.number(LAB, walked(other).walk)
     assert 'data-off="q1"' in html and "q k · 1 off" in html
     with pytest.raises(ValueError, match="no matrix 'q9'"):
         prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], 0, ["q9"])
 
 
-SELECTIONS = st.tuples(st.sets(st.sampled_from([0, 1, 2])), st.sets(st.sampled_from(EVERY)), st.sets(st.sampled_from(ALL)))
+SELECTIONS = st.tuples(
+    st.sets(st.sampled_from([0, 1, 2])),
+    st.sets(st.sampled_from(EVERY)),
+    st.sets(st.sampled_from(ALL)),
+)
 
 
 @settings(max_examples=60)
@@ -204,18 +262,34 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
     def kept(layers, kinds, single):
         return {m for m in have if m[0] in layers and m[1] in kinds and named(m) in single}
 
-    one, two = (kept_sites(have, layers, kinds, [m for m in have if named(m) in single]) for layers, kinds, single in (first, second))
+    one, two = (
+        kept_sites(have, layers, kinds, [m for m in have if named(m) in single])
+        for layers, kinds, single in (first, second)
+    )
     assert (one == two) == (kept(*first) == kept(*second))
-    assert {site_of(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas} == kept(*first)
+    assert {
+        site_of(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas
+    } == kept(*first)
 
 
 @pytest.mark.parametrize(
-    ("name", "layers"), [("all", [0, 1, 2]), ("none", []), ("even", [0, 2]), ("odd", [1]), ("low", [0]), ("middle", [1]), ("high", [2])]
+    ("name", "layers"),
+    [
+        ("all", [0, 1, 2]),
+        ("none", []),
+        ("even", [0, 2]),
+        ("odd", [1]),
+        ("low", [0]),
+        ("middle", [1]),
+        ("high", [2]),
+    ],
 )
 def test_buttons_choose_layers(name, layers):
     address = prune.pressed(LAB, name, "colours", "0/one", ["q", "v"], 30, Session())
     place, refused = link.read(LAB, "prune", address.partition("#")[0])
-    expected = pruned(None if len(layers) == 3 else tuple(layers), ("q", "v") if layers else None, 30)
+    expected = pruned(
+        None if len(layers) == 3 else tuple(layers), ("q", "v") if layers else None, 30
+    )
     assert (place, refused) == (expected, []) and name in prune.BUTTONS.values()
     assert prune.pressed(LAB, name, "elsewhere", "0/one", [], 30, Session()) == gr.skip()
 
@@ -226,7 +300,11 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     session = Session()
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values, ALL, 3, walked(WHOLE), "", None)
-        assert 'role="alert"' in last[0] and "<b>" not in last[0].replace("<b>No number here.</b>", "") and len(last) == 13
+        assert (
+            'role="alert"' in last[0]
+            and "<b>" not in last[0].replace("<b>No number here.</b>", "")
+            and len(last) == 13
+        )
         assert "<circle" not in last[1] and "appear here" in last[2]  # nothing of the place before
     *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, 1, session, "", None)
     assert "copy it anew" in last[0] and session.walk.place is None
@@ -245,14 +323,26 @@ def test_a_view_draws_no_place_of_another():
 def test_a_request_that_was_overtaken_is_dropped():
     move, session = handler(LAB, "move", "prune"), Session()
     list(move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", 20.0))
-    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", 10.0))) == 1 and session.walk.place.layers == (0,)
+    assert len(
+        list(move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", 10.0))
+    ) == 1 and session.walk.place.layers == (0,)
 
 
 # --- the best layers ---------------------------------------------------------------------------------------------------
 
 
 def kept_best(count, lab=LAB, key="0/one", session=None, wishes=None, number=1.0):
-    return list(keep_best.best(lab, "colours", key, count, session or walked(Pruned("colours", key)), wishes or Requests(), number))
+    return list(
+        keep_best.best(
+            lab,
+            "colours",
+            key,
+            count,
+            session or walked(Pruned("colours", key)),
+            wishes or Requests(),
+            number,
+        )
+    )
 
 
 @pytest.fixture
@@ -276,11 +366,19 @@ def test_the_best_layers_are_those_of_highest_exact_value(game):
     while not game.done:
         game.advance()
     *_, (words, to) = kept_best(1)
-    assert 'data-exact="1"' in words and f"Best 1: <b>{values.argmax()}</b>" in words and f"{len(TINY)} images" in words
+    assert (
+        'data-exact="1"' in words
+        and f"Best 1: <b>{values.argmax()}</b>" in words
+        and f"{len(TINY)} images" in words
+    )
     assert kept_by(to) == (int(values.argmax()),)
     asked_before = game.state
     *_, (words, to) = kept_best(2)
-    assert game.state is asked_before and kept_by(to) == tuple(sorted(np.argsort(-values)[:2].tolist())) and "of 8 coalitions" not in words
+    assert (
+        game.state is asked_before
+        and kept_by(to) == tuple(sorted(np.argsort(-values)[:2].tolist()))
+        and "of 8 coalitions" not in words
+    )
 
 
 @pytest.mark.parametrize("orders", [1, 24])
@@ -297,12 +395,30 @@ def test_layers_are_chosen_once_and_what_is_learned_later_is_only_said(game, mon
 
 
 def test_words_about_what_is_kept():
-    sampled = Values((0, 1, 2), np.array([[0.3], [0.2], [0.1]]), np.full(3, 0.05), np.zeros(4), 5, 8)
-    later = Values((0, 1, 2), np.array([[0.1], [0.2], [0.3]]), np.zeros(3), np.array([0.1, 0.2, 0.3, 0.7]), 8, 8, exact=True)
-    assert "5 of 8 coalitions so far" in keep_best.words(sampled, 2, 3) and "kept once enough is known" in keep_best.words(None, 2, 3)
-    assert "Best 2: <b>0, 1</b>, worth 50.0 of" in keep_best.words(sampled, 2, 3, [0, 1]) and "sampled" in keep_best.words(sampled, 2, 3, [0, 1])
-    assert "Kept by samples: 1, 0. The exact values put 2, 1 first" in keep_best.words(later, 2, 3, [0, 1])
-    assert "Best 2: <b>2, 1</b>, worth 50.0 of 60.0 points · <b>exact</b>" in keep_best.words(later, 2, 3, [1, 2])
+    sampled = Values(
+        (0, 1, 2), np.array([[0.3], [0.2], [0.1]]), np.full(3, 0.05), np.zeros(4), 5, 8
+    )
+    later = Values(
+        (0, 1, 2),
+        np.array([[0.1], [0.2], [0.3]]),
+        np.zeros(3),
+        np.array([0.1, 0.2, 0.3, 0.7]),
+        8,
+        8,
+        exact=True,
+    )
+    assert "5 of 8 coalitions so far" in keep_best.words(
+        sampled, 2, 3
+    ) and "kept once enough is known" in keep_best.words(None, 2, 3)
+    assert "Best 2: <b>0, 1</b>, worth 50.0 of" in keep_best.words(
+        sampled, 2, 3, [0, 1]
+    ) and "sampled" in keep_best.words(sampled, 2, 3, [0, 1])
+    assert "Kept by samples: 1, 0. The exact values put 2, 1 first" in keep_best.words(
+        later, 2, 3, [0, 1]
+    )
+    assert "Best 2: <b>2, 1</b>, worth 50.0 of 60.0 points · <b>exact</b>" in keep_best.words(
+        later, 2, 3, [1, 2]
+    )
 
 
 @pytest.mark.parametrize(("count", "layers"), [(0, ()), (3, None), ("99", None), (-4, ())])
@@ -315,9 +431,13 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
     wishes = Requests()
     steps = keep_best.best(LAB, "colours", "0/one", 1, session := walked(WHOLE), wishes, 1.0)
     next(steps), next(steps)
-    assert keep_best.overtaken(wishes, 2.0) == keep_best.words(None, 0)  # a switch was set by hand: the words are no longer of the layers that are on
+    assert keep_best.overtaken(wishes, 2.0) == keep_best.words(
+        None, 0
+    )  # a switch was set by hand: the words are no longer of the layers that are on
     assert list(steps) == [[gr.skip()] * 2] and not game.done  # the last comes to the page twice
-    assert keep_best.overtaken(wishes, 1.7) == gr.skip() and handler(LAB, "overtaken", "prune")  # which came late itself
+    assert keep_best.overtaken(wishes, 1.7) == gr.skip() and handler(
+        LAB, "overtaken", "prune"
+    )  # which came late itself
     assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 2]  # came late
     steps = keep_best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
@@ -330,7 +450,9 @@ def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatc
     session, wishes, more = walked(WHOLE), Requests(), game.advance
 
     def advance():
-        keep_best.overtaken(wishes, 2.0) if goes == "hand" else session.visit(Pruned("colours", "0/two"))
+        keep_best.overtaken(wishes, 2.0) if goes == "hand" else session.visit(
+            Pruned("colours", "0/two")
+        )
         return more()
 
     monkeypatch.setattr(game, "advance", advance)
@@ -362,14 +484,23 @@ def test_junk_wishes_are_answered_in_words(values, words):
 
 def test_what_is_left_counts_entries_that_are_not_zero():
     whole = prune_parts.left(LAB, WHOLE)
-    assert whole.count == whole.of == ONE.parameters and whole.layers == ((0, 1.0), (1, 1.0), (2, 1.0)) and whole.share == 1
+    assert (
+        whole.count == whole.of == ONE.parameters
+        and whole.layers == ((0, 1.0), (1, 1.0), (2, 1.0))
+        and whole.share == 1
+    )
     place = pruned((0, 2), ("q", "v"), 60)
     hand = by_hand(ONE, place)
     kept = prune_parts.left(LAB, place)
-    assert kept.count == sum(int((t != 0).sum()) for d in hand.deltas.values() for t in (d.A, d.B)) and kept.of == ONE.parameters
+    assert (
+        kept.count == sum(int((t != 0).sum()) for d in hand.deltas.values() for t in (d.A, d.B))
+        and kept.of == ONE.parameters
+    )
     assert dict(kept.layers)[1] == 0 and 0 < dict(kept.layers)[0] < 0.4
     html = prune_parts.number(LAB, walked(place).walk)
-    assert "2 of 3 layers" in html and "q v · 60" in html and f"{kept.count:,} of {kept.of:,}" in html
+    assert (
+        "2 of 3 layers" in html and "q v · 60" in html and f"{kept.count:,} of {kept.of:,}" in html
+    )
     assert prune_parts.chart(LAB, walked(place).walk).count("<li ") == 3
 
 
@@ -383,9 +514,15 @@ def test_the_size_is_that_of_the_file_as_it_is_saved(tmp_path):
             z.write(file, WEIGHTS)
         assert kept.zipped == (tmp_path / f"{i}.zip").stat().st_size
     whole, sparse = (prune_parts.left(LAB, p) for p in (WHOLE, pruned(percent=90)))
-    assert sparse.bytes >= whole.bytes > 3 * sparse.zipped  # zeros take their room, but not in a zip
-    assert prune_parts.left(LAB, pruned(())).bytes == 0 and "nothing" in prune_parts.number(LAB, walked(pruned(())).walk)
-    assert [prune_parts.kilobytes(n).replace("\u202f", " ") for n in (0, 941, 9990, 42_300, 159_872)] == [
+    assert (
+        sparse.bytes >= whole.bytes > 3 * sparse.zipped
+    )  # zeros take their room, but not in a zip
+    assert prune_parts.left(LAB, pruned(())).bytes == 0 and "nothing" in prune_parts.number(
+        LAB, walked(pruned(())).walk
+    )
+    assert [
+        prune_parts.kilobytes(n).replace("\u202f", " ") for n in (0, 941, 9990, 42_300, 159_872)
+    ] == [
         "nothing",
         "0.94 kB",
         "9.99 kB",
@@ -395,11 +532,22 @@ def test_the_size_is_that_of_the_file_as_it_is_saved(tmp_path):
 
 
 def test_the_drawing_is_well_formed_and_says_what_it_shows():
-    points = [(0.2, Accuracy(60, 100)), (0.0, Accuracy(70, 100)), (0.5, Accuracy(10, 50)), (1.0, Accuracy(30, 100))]
-    svg = ElementTree.fromstring(sparsity_svg(points, total=100, base=Accuracy(30, 100), whole=Accuracy(70, 100), at=0.5))
+    points = [
+        (0.2, Accuracy(60, 100)),
+        (0.0, Accuracy(70, 100)),
+        (0.5, Accuracy(10, 50)),
+        (1.0, Accuracy(30, 100)),
+    ]
+    svg = ElementTree.fromstring(
+        sparsity_svg(points, total=100, base=Accuracy(30, 100), whole=Accuracy(70, 100), at=0.5)
+    )
     assert svg.get("role") == "img" and svg.get("aria-label")
     said = svg.find("desc").text
-    assert "3 positions" in said and str(Accuracy(60, 100)) in said and "The whole adapter: " + str(Accuracy(70, 100)) in said
+    assert (
+        "3 positions" in said
+        and str(Accuracy(60, 100)) in said
+        and "The whole adapter: " + str(Accuracy(70, 100)) in said
+    )
     kinds = [g.get("class").split() for g in svg.iter("g")]
     assert len(kinds) == 4 and "at" in kinds[2] and "first" in kinds[2]
     assert len([e for e in svg.iter("line") if e.get("class") == "curve"]) == 2
@@ -407,31 +555,60 @@ def test_the_drawing_is_well_formed_and_says_what_it_shows():
 
 def test_the_axes_never_move():
     def frame(svg: str) -> list[str]:
-        return [ElementTree.tostring(e) for e in ElementTree.fromstring(svg) if e.get("class") in ("tick", "grid")]
+        return [
+            ElementTree.tostring(e)
+            for e in ElementTree.fromstring(svg)
+            if e.get("class") in ("tick", "grid")
+        ]
 
-    assert frame(sparsity_svg([(0.3, Accuracy(1, 2))], total=2, base=Accuracy(1, 2), at=0.3)) == frame(sparsity_svg([], total=0)) != []
+    assert (
+        frame(sparsity_svg([(0.3, Accuracy(1, 2))], total=2, base=Accuracy(1, 2), at=0.3))
+        == frame(sparsity_svg([], total=0))
+        != []
+    )
 
 
 @pytest.mark.parametrize("value", [0, 3, 50, 97, 100])
 def test_names_of_lines_stay_inside(value):
-    svg = ElementTree.fromstring(sparsity_svg([], total=100, base=Accuracy(value, 100), whole=Accuracy(min(value + 1, 100), 100)))
+    svg = ElementTree.fromstring(
+        sparsity_svg(
+            [], total=100, base=Accuracy(value, 100), whole=Accuracy(min(value + 1, 100), 100)
+        )
+    )
     names = [e for e in svg.iter("text") if e.get("class") == "base-name"]
-    assert len(names) == 2 and all(10 <= float(e.get("y")) + float(e.get("dy")) <= 198 for e in names)
+    assert len(names) == 2 and all(
+        10 <= float(e.get("y")) + float(e.get("dy")) <= 198 for e in names
+    )
 
 
 def test_the_table_has_every_setting_of_the_adapter():
-    session = walked(WHOLE, pruned((0, 1), ("q",), 50), pruned(percent=30), Pruned("colours", "0/two"), pruned((0, 1), ("q",), 20), pruned(()))
+    session = walked(
+        WHOLE,
+        pruned((0, 1), ("q",), 50),
+        pruned(percent=30),
+        Pruned("colours", "0/two"),
+        pruned((0, 1), ("q",), 20),
+        pruned(()),
+    )
     rows = cells(prune_parts.table(LAB, session.walk))
     assert [row[:2] + row[3:4] for row in rows] == [
         ["base", "", ""], ["all", " ".join(EVERY), "0"], ["all", " ".join(EVERY), "30"], ["0–1", "q", "20"], ["0–1", "q", "50"], ["none", " ".join(EVERY), "0"],
     ]  # fmt: skip
-    assert int(rows[1][10]) == TINY.accuracy(ONE).correct and float(rows[2][4]) == pytest.approx(70, abs=0.1)
+    assert int(rows[1][10]) == TINY.accuracy(ONE).correct and float(rows[2][4]) == pytest.approx(
+        70, abs=0.1
+    )
     session.change(Walk.cleared)
-    assert [row[0] for row in cells(prune_parts.table(LAB, session.walk))] == ["base", "all", "none"]
+    assert [row[0] for row in cells(prune_parts.table(LAB, session.walk))] == [
+        "base",
+        "all",
+        "none",
+    ]
     assert Pruned("colours", "0/two") in session.walk.points
 
 
-@pytest.mark.parametrize(("layers", "words"), [((), ""), ((3,), "3"), ((0, 1, 2), "0–2"), ((0, 2, 3, 11), "0, 2–3, 11")])
+@pytest.mark.parametrize(
+    ("layers", "words"), [((), ""), ((3,), "3"), ((0, 1, 2), "0–2"), ((0, 2, 3, 11), "0, 2–3, 11")]
+)
 def test_layers_are_named_in_spans(layers, words):
     assert panels.spans(layers) == words
 
@@ -447,8 +624,12 @@ def test_images_are_held_against_the_whole_adapter():
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in prune_parts.number(LAB, Walk()) and "Measuring" in prune_parts.number(LAB, Walk(pruned((0,))))
-    assert "<svg" in prune_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prune_parts.table(LAB, Walk())
+    assert "Waking" in prune_parts.number(LAB, Walk()) and "Measuring" in prune_parts.number(
+        LAB, Walk(pruned((0,)))
+    )
+    assert "<svg" in prune_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prune_parts.table(
+        LAB, Walk()
+    )
     assert "appear here" in prune_parts.changed(Walk(), None)
 
 
@@ -464,12 +645,22 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     page.wait_for_function("""() => document.querySelectorAll('#prune-layers input:checked').length === 4
       && /^(Best 4:|Kept by samples)/.test(document.querySelector('#prune-said .said').innerText)""")
     shown = visitor.pruned()
-    assert len(shown["layers"].split()) == 4 and int(shown["correct"]) == close_to(pruned_truth(shown)) and page.evaluate(height) == before
+    assert (
+        len(shown["layers"].split()) == 4
+        and int(shown["correct"]) == close_to(pruned_truth(shown))
+        and page.evaluate(height) == before
+    )
     page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left
     page.wait_for_function("document.querySelectorAll('#prune-layers input:checked').length === 12")
-    page.wait_for_function("document.querySelector('#prune-said .said').innerText.startsWith('By Shapley value')")
+    page.wait_for_function(
+        "document.querySelector('#prune-said .said').innerText.startsWith('By Shapley value')"
+    )
     page.get_by_text("Single matrices").click()
-    matrix = page.locator("#prune-single label").filter(has_text=re.compile(r"^\s*v11\s*$")).locator("input")
+    matrix = (
+        page.locator("#prune-single label")
+        .filter(has_text=re.compile(r"^\s*v11\s*$"))
+        .locator("input")
+    )
     matrix.focus()
     page.keyboard.press("Space")
     page.wait_for_function("document.querySelector('#prune-number .now').dataset.off === 'v11'")
@@ -477,6 +668,8 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     lab = Lab()
     adapter = lab.adapter(fresh[1].name, lab.one(fresh[1].name, None))
     less = adapter.keep([name for name in adapter.deltas if site_of(name) != ("vision", 11, "v")])
-    assert page.inner_text("#prune-said .said").startswith("By Shapley value")  # and what the game had to say does not come back
+    assert page.inner_text("#prune-said .said").startswith(
+        "By Shapley value"
+    )  # and what the game had to say does not come back
     assert int(shown["correct"]) == close_to(independent(load_clip(), fresh[1], (less, 1)))
     assert page.evaluate("document.documentElement.scrollWidth") <= 390

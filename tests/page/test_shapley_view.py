@@ -16,8 +16,8 @@ import pytest
 from tiny_page import TINY, TinyLab, cells, handler
 from visitor import Visitor
 
-from copra_lab.adapters.adapter import NONE
-from copra_lab.models.sites import site_of
+from copra_lab.adapters import NONE
+from copra_lab.models import site_of
 from copra_lab.page.state import layer_game as so
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.layer_game import Solving, Values
@@ -26,8 +26,7 @@ from copra_lab.page.state.view_states import Blended, Valued
 from copra_lab.page.views.shapley import html as worth_parts
 from copra_lab.page.views.shapley import view as worth
 from copra_lab.pruning import layers_of
-from copra_lab.shapley.games import LayerGame
-from copra_lab.shapley.values import Exact, all_coalitions, exact
+from copra_lab.shapley import Exact, LayerGame, all_coalitions, exact
 
 LAB = TinyLab()
 KEY = LAB.adapters("colours")[0][1]
@@ -50,7 +49,9 @@ def test_the_end_is_the_layer_games_own_exact_values():
     assert found.exact and not found.errors.any() and found.asked == found.every == 8
     for v in [*steps, found]:
         assert v.values.sum() == pytest.approx(v.full - v.empty, abs=1e-12)
-        assert (v.empty, v.full) == pytest.approx((float(found.by_size[0]), float(found.by_size[-1])))
+        assert (v.empty, v.full) == pytest.approx(
+            (float(found.by_size[0]), float(found.by_size[-1]))
+        )
         assert np.abs(v.of_images).max() <= 1 + 1e-12
     assert game.advance() is found  # nothing is left to do
 
@@ -59,8 +60,14 @@ def test_values_of_images_are_those_of_games_of_one_image():
     worth_ = np.random.default_rng(0).random((16, 5)) < 0.5
     found = Exact(worth_.astype(float)).values
     for image in range(5):
-        order = {c.tobytes(): float(w) for c, w in zip(all_coalitions(4), worth_[:, image], strict=True)}
-        np.testing.assert_allclose(found[:, image], exact(lambda x, o=order: np.array([o[r.tobytes()] for r in x]), 4).values, atol=1e-12)
+        order = {
+            c.tobytes(): float(w) for c, w in zip(all_coalitions(4), worth_[:, image], strict=True)
+        }
+        np.testing.assert_allclose(
+            found[:, image],
+            exact(lambda x, o=order: np.array([o[r.tobytes()] for r in x]), 4).values,
+            atol=1e-12,
+        )
 
 
 def test_intervals_of_samples_hold_the_exact_values_as_often_as_they_say(monkeypatch):
@@ -74,7 +81,12 @@ def test_intervals_of_samples_hold_the_exact_values_as_often_as_they_say(monkeyp
             super().__init__(TINY, ADAPTER)
             n = 8
             self.layers, self._bits = tuple(range(n)), 1 << np.arange(n - 1, -1, -1)
-            self._sum, self._squares, self._sizes, self._counts = np.zeros((n, 20)), np.zeros(n), np.zeros(n + 1), np.zeros(n + 1)
+            self._sum, self._squares, self._sizes, self._counts = (
+                np.zeros((n, 20)),
+                np.zeros(n),
+                np.zeros(n + 1),
+                np.zeros(n + 1),
+            )
             self._rng = np.random.default_rng(seed)
 
         def _ask(self, coalitions):
@@ -119,7 +131,9 @@ def test_who_begin_at_once_get_one_game(monkeypatch):
     with ThreadPoolExecutor(4) as pool:
         games = list(pool.map(lambda _: so.solving(LAB, "colours", KEY), range(4)))
     assert all(game is games[0] for game in games)
-    assert LAB.few("colours", 50) is LAB.few("colours", 50) is not LAB.few("colours", 60)  # and each task's images are prepared once
+    assert (
+        LAB.few("colours", 50) is LAB.few("colours", 50) is not LAB.few("colours", 60)
+    )  # and each task's images are prepared once
 
 
 def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
@@ -137,7 +151,9 @@ def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
         new = pool.submit(so.solving, LAB, "colours", "0/two")
         assert begun.wait(20)
         try:
-            assert pool.submit(so.solving, LAB, "colours", KEY).result(20) is known and not new.done()
+            assert (
+                pool.submit(so.solving, LAB, "colours", KEY).result(20) is known and not new.done()
+            )
         finally:
             goes_on.set()
 
@@ -161,11 +177,17 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     so._games.clear()
     session = Session()
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert all(len(f) == 11 for f in frames) and 'data-asked="8"' in frames[-1][0] and "exact" in frames[-1][0]
+    assert (
+        all(len(f) == 11 for f in frames)
+        and 'data-asked="8"' in frames[-1][0]
+        and "exact" in frames[-1][0]
+    )
     looked_at = session.walk.place.layer
     assert looked_at in layers_of(ADAPTER) and f"by layer {looked_at}" in frames[-1][3]
     again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
-    assert session.walk.place.layer == 0 and "exact" in again[-1][0]  # the layer chosen before is kept
+    assert (
+        session.walk.place.layer == 0 and "exact" in again[-1][0]
+    )  # the layer chosen before is kept
 
     so._games.clear()
     watching = worth.watching(LAB, "colours", KEY, None, session, 3)
@@ -210,7 +232,11 @@ def test_who_leaves_or_chooses_a_layer_before_the_first_values_is_let(monkeypatc
     monkeypatch.setattr(worth, "solving", lambda lab, task, key: game)
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
     assert session.walk.place == to and game.done == (to != ELSEWHERE)
-    assert frames[1:] == [[gr.skip()] * 11] if to == ELSEWHERE else f"by layer {to.layer}" in frames[1][3]
+    assert (
+        frames[1:] == [[gr.skip()] * 11]
+        if to == ELSEWHERE
+        else f"by layer {to.layer}" in frames[1][3]
+    )
 
 
 def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
@@ -220,7 +246,11 @@ def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
     worth.looked(LAB, "colours", KEY, layer, session)
     session.visit(ELSEWHERE)
     first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?")
-    assert session.walk.place == Valued("colours", KEY, layer) and first[9] == f"?view=shapley&layer={layer}" and first[7]["value"] == layer
+    assert (
+        session.walk.place == Valued("colours", KEY, layer)
+        and first[9] == f"?view=shapley&layer={layer}"
+        and first[7]["value"] == layer
+    )
 
 
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
@@ -230,7 +260,11 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 def test_junk_is_answered_in_words(values):
     *_, last = worth.watching(LAB, *values, Session(), None)
     assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 11
-    assert "<rect" not in last[1] and "appear here" in last[3] and cells(re.sub("<!--.*?-->", "", last[4])) == []  # nothing of another place
+    assert (
+        "<rect" not in last[1]
+        and "appear here" in last[3]
+        and cells(re.sub("<!--.*?-->", "", last[4])) == []
+    )  # nothing of another place
     assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
     assert handler(LAB, "watch", "worth") and handler(LAB, "look", "worth")
@@ -242,21 +276,33 @@ def test_another_layer_shows_other_images():
     list(worth.watching(LAB, "colours", KEY, None, session, 1))
     for layer in layers_of(ADAPTER):
         bars, decided = worth.looked(LAB, "colours", KEY, layer, session)
-        assert session.walk.place.layer == layer and f"by layer {layer}" in decided and bars.count("chosen") == 1
+        assert (
+            session.walk.place.layer == layer
+            and f"by layer {layer}" in decided
+            and bars.count("chosen") == 1
+        )
 
 
 def test_what_is_drawn():
     of_images = np.array([[0.5, -0.25, 0.0, 0.25], [0.0, 0.0, 0.0, 0.0]])
-    sampled = Values((3, 7), of_images, np.array([0.05, math.inf]), np.array([0.25, 0.3, 0.375]), 4, 16)
+    sampled = Values(
+        (3, 7), of_images, np.array([0.05, math.inf]), np.array([0.25, 0.3, 0.375]), 4, 16
+    )
     over = Values((3, 7), of_images, np.zeros(2), np.array([0.25, 0.3, 0.375]), 16, 16, exact=True)
     assert (
         "sampled" in worth_parts.number(sampled)
         and "<b>exact</b>" in worth_parts.number(over)
         and ">+12<" in worth_parts.number(over).replace("+13", "+12")
     )
-    svg = ElementTree.fromstring(worth_parts.bars(sampled, 3).replace('<div class="chart worth">', "").removesuffix("</div>"))
+    svg = ElementTree.fromstring(
+        worth_parts.bars(sampled, 3).replace('<div class="chart worth">', "").removesuffix("</div>")
+    )
     heights = [float(e.get("height")) for e in svg.iter("rect")]
-    assert heights[0] > 20 and heights[1] == 1 and sum(e.get("class") == "whisker" for e in svg.iter("line")) == 1  # no error bar from one sample
+    assert (
+        heights[0] > 20
+        and heights[1] == 1
+        and sum(e.get("class") == "whisker" for e in svg.iter("line")) == 1
+    )  # no error bar from one sample
     assert "whisker" not in worth_parts.bars(over, 3)
     tiles = worth_parts.decided(over, TINY, 3)
     assert (
@@ -265,9 +311,15 @@ def test_what_is_drawn():
         and "○ 1 as they were" in tiles
         and tiles.index("+50") < tiles.index("+25") < tiles.index("−25")
     )
-    assert "No image depends" in worth_parts.decided(over, TINY, 7) and "appear here" in worth_parts.decided(None, None, -1)
+    assert "No image depends" in worth_parts.decided(
+        over, TINY, 7
+    ) and "appear here" in worth_parts.decided(None, None, -1)
     rows = cells(worth_parts.table(over))
-    assert rows[0] == ["3", "12.50", "12.50", "12.50"] and rows[-1][:2] == ["all", "12.50"] and cells(worth_parts.table(sampled))[1][2] == ""
+    assert (
+        rows[0] == ["3", "12.50", "12.50", "12.50"]
+        and rows[-1][:2] == ["all", "12.50"]
+        and cells(worth_parts.table(sampled))[1][2] == ""
+    )
     assert "25 % at p = 0" in worth_parts.curve(over) and "38 % at p = 1" in worth_parts.curve(over)
 
 
@@ -276,31 +328,47 @@ def test_what_is_drawn():
 def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, width):
     visitor = Visitor(browser, url, "shapley", width=width, height=900)
     page = visitor.page
-    page.wait_for_function("() => document.querySelector('#worth-number .now')?.dataset.asked", timeout=120_000)
+    page.wait_for_function(
+        "() => document.querySelector('#worth-number .now')?.dataset.asked", timeout=120_000
+    )
     layers = "#worth-layer input"
     page.wait_for_function("n => document.querySelectorAll(n).length === 12", arg=layers)
     tops = """() => ['#worth-bars', '#worth-layer', '#worth-curve', '#worth-decided', '#footer'].map(id => {
       const box = document.querySelector(id).getBoundingClientRect(); return box.top + scrollY; })"""
     before = page.evaluate(tops)
     page.locator(layers).nth(2).check(force=True)
-    page.wait_for_function("() => document.querySelector('#worth-decided h2').innerText.includes('layer 2')")
+    page.wait_for_function(
+        "() => document.querySelector('#worth-decided h2').innerText.includes('layer 2')"
+    )
     asked, every = page.evaluate(
         "() => { const d = document.querySelector('#worth-number .now').dataset; return [Number(d.asked), Number(d.every)]; }"
     )
     if asked < every:  # the game may have been solved for a visitor before
-        page.wait_for_function("old => Number(document.querySelector('#worth-number .now')?.dataset.asked) > old", arg=asked, timeout=120_000)
+        page.wait_for_function(
+            "old => Number(document.querySelector('#worth-number .now')?.dataset.asked) > old",
+            arg=asked,
+            timeout=120_000,
+        )
     assert "layer 2" in page.inner_text("#worth-decided h2")  # the stream keeps the choice
-    assert page.evaluate(tops) == pytest.approx(before, abs=1) and page.evaluate("document.documentElement.scrollWidth") <= width
+    assert (
+        page.evaluate(tops) == pytest.approx(before, abs=1)
+        and page.evaluate("document.documentElement.scrollWidth") <= width
+    )
     page.wait_for_function(
-        "() => { const d = document.querySelector('#worth-number .now')?.dataset; return d && d.asked === d.every; }", timeout=300_000
+        "() => { const d = document.querySelector('#worth-number .now')?.dataset; return d && d.asked === d.every; }",
+        timeout=300_000,
     )
     lab = Lab(precision="float32")
     task = next(iter(lab.tasks()))
     bench = lab.few(task, so.IMAGES)
     whole = bench.accuracy(lab.adapter(task, lab.one(task, None))).value - bench.accuracy().value
-    assert float(page.evaluate("() => document.querySelector('#worth-number .now')?.dataset.total")) == pytest.approx(100 * whole, abs=1.01)
+    assert float(
+        page.evaluate("() => document.querySelector('#worth-number .now')?.dataset.total")
+    ) == pytest.approx(100 * whole, abs=1.01)
     page.locator(layers).nth(2).focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
-    page.wait_for_function("() => document.querySelector('#worth-decided h2').innerText.includes('layer 3')")
+    page.wait_for_function(
+        "() => document.querySelector('#worth-decided h2').innerText.includes('layer 3')"
+    )
     visitor.leave()

@@ -72,13 +72,17 @@ class Guest:
             self.page.locator(f"#{slider} input[type=range]").press(key)
 
     def check(self, group: str, label: str) -> None:
-        self.page.locator(f"#{group} label").filter(has_text=label).first.locator("input").click(force=True)
+        self.page.locator(f"#{group} label").filter(has_text=label).first.locator("input").click(
+            force=True
+        )
 
     def train(self) -> None:
         """An adapter of one's own for the task that is not the first."""
         self.slow.most = 0.0
         self.page.click("#train-start")
-        self.page.wait_for_function("document.querySelector('#train-status .training')?.dataset.state === 'done'")
+        self.page.wait_for_function(
+            "document.querySelector('#train-status .training')?.dataset.state === 'done'"
+        )
         self.page.wait_for_function("document.querySelector('#train-own input:checked')")
         self.slow.most = SLOW
 
@@ -129,14 +133,20 @@ def place(view: str, c: dict):
     if view == "prune":
         task, key = task_of(c["task"]), key_of(c["adapter"])
         have = matrices_of(LAB.adapter(task, key))
-        single = [m for m in have if "single" not in c or not c["single"] or named(m) in c["single"]]
+        single = [
+            m for m in have if "single" not in c or not c["single"] or named(m) in c["single"]
+        ]
         rows, columns, off = kept_sites(have, [int(x) for x in c["layers"]], c["kinds"], single)
         return Pruned(task, key, rows, columns, c["sparsity"], off)
     task, key = task_of(c["task"]), c["key"].lower()
     length = LAB.prompt(task, key).length
     noised = [int(x) - 1 for x in c["replaced"]]
     percents = tuple(c[str(i)] for i in range(1, length + 1))
-    return Bent(task, key, *corrupted(percents, noised, float(c["sigma"][0]) if c["sigma"] else SIGMAS[-1], length))
+    return Bent(
+        task,
+        key,
+        *corrupted(percents, noised, float(c["sigma"][0]) if c["sigma"] else SIGMAS[-1], length),
+    )
 
 
 def honest(frame: dict) -> bool:
@@ -155,7 +165,9 @@ def honest(frame: dict) -> bool:
 
 def remember(guest: Guest) -> None:
     """The key of what was trained, as the address of the view that it was taken to has it."""
-    key = next(part for part in guest.page.url.replace("=", "&").split("&") if part.startswith("own/"))
+    key = next(
+        part for part in guest.page.url.replace("=", "&").split("&") if part.startswith("own/")
+    )
     OWN["Your LoRA 1"] = key
     assert trained(key)
 
@@ -166,10 +178,17 @@ def test_a_number_carries_the_controls_that_it_is_of():
             self.elem_id = elem_id
 
     controls = [Control("a"), Control("b"), Control("c")]
-    said = staleness.values(controls, ["x", [2, 0], 5], {"a": "y", "b": gr.skip(), "c": gr.update(value=7, maximum=9)})
+    said = staleness.values(
+        controls, ["x", [2, 0], 5], {"a": "y", "b": gr.skip(), "c": gr.update(value=7, maximum=9)}
+    )
     assert said == {"a": "y", "b": [2, 0], "c": 7}
-    piece = ElementTree.fromstring(staleness.of(staleness.Asked(said | {"d": '<"&>'}, 12.5, "view-x"), "<p>1</p>"))
-    assert json.loads(piece.get("data-of")) == said | {"d": '<"&>'} and (piece.get("data-at"), piece.get("data-part")) == ("12.5", "view-x")
+    piece = ElementTree.fromstring(
+        staleness.of(staleness.Asked(said | {"d": '<"&>'}, 12.5, "view-x"), "<p>1</p>")
+    )
+    assert json.loads(piece.get("data-of")) == said | {"d": '<"&>'} and (
+        piece.get("data-at"),
+        piece.get("data-part"),
+    ) == ("12.5", "view-x")
 
 
 # --- every control of every view ----------------------------------------------------------------------------------------
@@ -205,7 +224,9 @@ def test_no_control_moves_without_its_number(guest, view, patient):
     visitor = guest(f"?view={view}")
     for move in MOVES[view]:
         move(visitor)
-        visitor.quiet() if patient else visitor.page.wait_for_timeout(visitor.slow.rng.uniform(0, 500))
+        visitor.quiet() if patient else visitor.page.wait_for_timeout(
+            visitor.slow.rng.uniform(0, 500)
+        )
     visitor.quiet()
 
 
@@ -214,9 +235,13 @@ def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
     dimmed = "id => !!document.querySelector(`#${id} .stale`)"
     at = visitor.page.locator("#worth-layer input:checked").input_value()
     visitor.check("worth-layer", "1" if at == "2" else "2")
-    assert visitor.page.evaluate(dimmed, "worth-decided") and not visitor.page.evaluate(dimmed, "worth-number")
+    assert visitor.page.evaluate(dimmed, "worth-decided") and not visitor.page.evaluate(
+        dimmed, "worth-number"
+    )
     visitor.choose("worth-adapter", "Two")
-    assert visitor.page.evaluate(dimmed, "worth-number") and visitor.page.evaluate(dimmed, "worth-bars")
+    assert visitor.page.evaluate(dimmed, "worth-number") and visitor.page.evaluate(
+        dimmed, "worth-bars"
+    )
     visitor.choose("worth-task", "Shapes")
     visitor.page.wait_for_function(
         "() => document.querySelector('#worth-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
@@ -228,7 +253,10 @@ def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
 
 def test_answers_are_of_the_picture_and_the_task_that_are_given(guest, tmp_path):
     visitor = guest("?view=try")
-    stale, page = "() => !!document.querySelector('#try-answers .stale') && !!document.querySelector('#try-seen .stale')", visitor.page
+    stale, page = (
+        "() => !!document.querySelector('#try-answers .stale') && !!document.querySelector('#try-seen .stale')",
+        visitor.page,
+    )
     page.click("#try-another")
     assert page.evaluate(stale)
     visitor.quiet()
@@ -238,7 +266,9 @@ def test_answers_are_of_the_picture_and_the_task_that_are_given(guest, tmp_path)
     (tmp_path / "broken.png").write_bytes(b"no picture")
     page.locator("#try-file input").set_input_files(str(tmp_path / "broken.png"))
     page.locator("#try-answers .trouble").wait_for()
-    assert page.locator("#try-seen img").count() == 0  # nothing of the last picture beside the error
+    assert (
+        page.locator("#try-seen img").count() == 0
+    )  # nothing of the last picture beside the error
 
 
 def test_what_was_trained_is_dimmed_beside_other_settings(guest):
@@ -320,7 +350,10 @@ def test_back_and_forward_show_what_was_left(guest):
         page.go_back()
         page.wait_for_timeout(visitor.slow.rng.uniform(0, 300))
     visitor.quiet()
-    assert weight.input_value() == "0.4" and page.locator("#blend-task input").input_value() == "Shapes"  # as it was at that step
+    assert (
+        weight.input_value() == "0.4"
+        and page.locator("#blend-task input").input_value() == "Shapes"
+    )  # as it was at that step
     for _ in range(2):
         page.go_forward()
     visitor.quiet()
@@ -334,7 +367,9 @@ def test_a_link_arrives_in_one_piece(browser, server, guest, address):
     visitor = guest("?view=train")
     visitor.page.evaluate("to => copra.go(to)", address)
     visitor.quiet()
-    visitor.page.evaluate("to => copra.go(to)", address.split("&")[0])  # to the same view as it is usually
+    visitor.page.evaluate(
+        "to => copra.go(to)", address.split("&")[0]
+    )  # to the same view as it is usually
     visitor.quiet()
 
 
@@ -342,8 +377,14 @@ def test_the_best_layers_are_kept_once_and_their_number_waits(guest):
     visitor = guest("?view=prune&task=shapes")
     visitor.slide("prune-count", "ArrowLeft", 1)
     assert visitor.page.evaluate("() => !!document.querySelector('#prune-number .stale')")
-    visitor.page.wait_for_function("() => document.querySelector('#prune-said .said')?.dataset.exact === '1'")
+    visitor.page.wait_for_function(
+        "() => document.querySelector('#prune-said .said')?.dataset.exact === '1'"
+    )
     visitor.quiet()
-    layers = [tuple(f["controls"]["layers"]) for f in visitor.page.evaluate("framesSoFar()") if f["controls"].get("layers")]
+    layers = [
+        tuple(f["controls"]["layers"])
+        for f in visitor.page.evaluate("framesSoFar()")
+        if f["controls"].get("layers")
+    ]
     assert len(dict.fromkeys(layers)) <= 2
     assert visitor.page.locator("#prune-layers input:checked").count() == 2

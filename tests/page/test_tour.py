@@ -52,23 +52,40 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
     assert not page.locator("#tour-invitation").is_visible()  # a program drives this browser
     page.get_by_role("button", name="Tour", exact=True).press("Enter")
     for i, step in enumerate(STEPS):
-        page.wait_for_function("n => document.querySelector('#tour-at').innerText.startsWith(n + ' of')", arg=i + 1)
+        page.wait_for_function(
+            "n => document.querySelector('#tour-at').innerText.startsWith(n + ' of')", arg=i + 1
+        )
         page.wait_for_function("id => document.getElementById(id).offsetHeight > 0", arg=step.at)
-        page.wait_for_function(RINGED)  # what the view draws on opening may move its controls: the ring follows
+        page.wait_for_function(
+            RINGED
+        )  # what the view draws on opening may move its controls: the ring follows
         now = shown(page)
         assert (now["title"], now["view"]) == (step.title, step.view)
-        assert now["card"][0] >= 0 and now["card"][1] >= 0 and now["card"][2] <= width and now["card"][3] <= 844
-        page.evaluate("id => document.getElementById(id).closest('.column, .form, .gap, div').style.marginTop = '40px'", step.at)
+        assert (
+            now["card"][0] >= 0
+            and now["card"][1] >= 0
+            and now["card"][2] <= width
+            and now["card"][3] <= 844
+        )
+        page.evaluate(
+            "id => document.getElementById(id).closest('.column, .form, .gap, div').style.marginTop = '40px'",
+            step.at,
+        )
         page.wait_for_function(RINGED)
         page.keyboard.press("ArrowRight")  # at the last one it stays
     for _ in range(5):
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement === document.body || !!document.activeElement.closest('#tour')")
+        assert page.evaluate(
+            "document.activeElement === document.body || !!document.activeElement.closest('#tour')"
+        )
     page.keyboard.press("ArrowLeft")
     assert shown(page)["title"] == STEPS[-2].title
     page.keyboard.press("Escape")
     page.wait_for_url("**/?view=prune")  # a dialog says that it is closed a moment after it is
-    assert not page.locator("#tour .step").is_visible() and page.evaluate("document.activeElement.id") == "tour-open"
+    assert (
+        not page.locator("#tour .step").is_visible()
+        and page.evaluate("document.activeElement.id") == "tour-open"
+    )
     assert page.locator("#view-prune").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     visitor.leave()
@@ -82,20 +99,31 @@ def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):
     for _ in STEPS[1:]:
         page.get_by_role("button", name="Next").click()
     page.get_by_role("button", name="Done").click()
-    page.wait_for_url(re.compile(r"\?view=shapley(&layer=\d+)?$"))  # as it was left: by now the layer that counts most may be known
-    assert not page.locator("#tour .step").is_visible() and page.locator("#view-shapley").is_visible()
+    page.wait_for_url(
+        re.compile(r"\?view=shapley(&layer=\d+)?$")
+    )  # as it was left: by now the layer that counts most may be known
+    assert (
+        not page.locator("#tour .step").is_visible() and page.locator("#view-shapley").is_visible()
+    )
     visitor.leave()
 
 
 @pytest.mark.browser
 def test_a_first_visit_is_invited_once(browser, url):
     context = browser.new_context(viewport={"width": 390, "height": 844})
-    context.add_init_script("Object.defineProperty(Navigator.prototype, 'webdriver', {get: () => false})")
+    context.add_init_script(
+        "Object.defineProperty(Navigator.prototype, 'webdriver', {get: () => false})"
+    )
     page = context.new_page()
     page.goto(url)
     page.get_by_role("complementary", name="Invitation").wait_for(timeout=60_000)
     box = page.locator("#tour-invitation").bounding_box()
-    assert box["x"] >= 0 and box["x"] + box["width"] <= 390 and box["y"] + box["height"] <= 844 and box["height"] < 200
+    assert (
+        box["x"] >= 0
+        and box["x"] + box["width"] <= 390
+        and box["y"] + box["height"] <= 844
+        and box["height"] < 200
+    )
     page.get_by_role("button", name="No, thanks").click()
     assert not page.locator("#tour-invitation").is_visible()
     for address in (url, f"{url}/?tour=0"):
@@ -103,5 +131,10 @@ def test_a_first_visit_is_invited_once(browser, url):
         page.wait_for_selector("nav a[aria-current]")
         page.wait_for_timeout(300)
         assert not page.locator("#tour-invitation").is_visible()
-    assert json.loads(page.evaluate("JSON.stringify(Object.keys(localStorage))")).count("copra-lab-tour") == 1
+    assert (
+        json.loads(page.evaluate("JSON.stringify(Object.keys(localStorage))")).count(
+            "copra-lab-tour"
+        )
+        == 1
+    )
     context.close()

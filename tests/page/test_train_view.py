@@ -15,10 +15,10 @@ from tiny import one_thread, tiny_clip, tiny_task
 from tiny_page import ALL, TINY, TrainLab, cells, handler
 from visitor import Visitor
 
-from copra_lab.adapters.factor_pairs import AdapterError
+from copra_lab.adapters import AdapterError
 from copra_lab.adapters.peft_folder import CONFIG, WEIGHTS
-from copra_lab.methods.lora import LoRA
-from copra_lab.models.hugging_face import to_hugging_face
+from copra_lab.methods import LoRA
+from copra_lab.models import to_hugging_face
 from copra_lab.page.server.limits import OWN
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import BASE, Lab, Own
@@ -37,8 +37,7 @@ from copra_lab.page.views.train import view as train
 from copra_lab.page.views.train.session import Course, Progress, trained
 from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Waiting
-from copra_lab.training.dropping import CopRA, masks
-from copra_lab.training.fitting import RATES, fit
+from copra_lab.training import RATES, CopRA, fit, masks
 from copra_lab.utils.statistics import Accuracy
 
 LAB = TrainLab()
@@ -46,34 +45,65 @@ ORDER = Order("colours", steps=20, rank=2, batch=4)
 VALUES = ("colours", "both", 2, "tuned", 50, 4, "q, k, v", 16, 0)
 
 
-def finished(order: Order = ORDER, session: Session | None = None, line: Waiting | None = None) -> tuple[Session, list[Progress]]:
+def finished(
+    order: Order = ORDER, session: Session | None = None, line: Waiting | None = None
+) -> tuple[Session, list[Progress]]:
     session = session or Session()
     return session, list(trained(LAB, session, order, line or Waiting()))
 
 
 def direct(order: Order, method: str, **more):
     dropping = {"copra": {"dropping": CopRA()}}.get(method, {})
-    settings = {"seed": order.seed, "steps": order.steps, "lr": order.rate(method), "batch": order.batch, "schedule": "cooldown"}
+    settings = {
+        "seed": order.seed,
+        "steps": order.steps,
+        "lr": order.rate(method),
+        "batch": order.batch,
+        "schedule": "cooldown",
+    }
     with one_thread():
-        return fit(tiny_clip(), tiny_task(), LoRA(order.rank, sites=order.sites), **dropping, progress=False, **settings, **more)
+        return fit(
+            tiny_clip(),
+            tiny_task(),
+            LoRA(order.rank, sites=order.sites),
+            **dropping,
+            progress=False,
+            **settings,
+            **more,
+        )
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", [ORDER, replace(ORDER, methods=("copra",), lr=8e-3, seed=5, sites=("q", "k", "v", "out", "fc1", "fc2"))])
+@pytest.mark.parametrize(
+    "order",
+    [
+        ORDER,
+        replace(
+            ORDER, methods=("copra",), lr=8e-3, seed=5, sites=("q", "k", "v", "out", "fc1", "fc2")
+        ),
+    ],
+)
 def test_a_training_that_is_watched_ends_as_fit_does(order):
     session, reports = finished(order)
     last = reports[-1]
-    assert last.state == "done" and [c.steps for c in last.courses] == [order.steps] * len(order.methods)
+    assert last.state == "done" and [c.steps for c in last.courses] == [order.steps] * len(
+        order.methods
+    )
     assert [o.adapter.provenance["method"] for o in session.walk.own] == list(order.methods)
     for course, mine in zip(last.courses, session.walk.own, strict=True):
         steps = []
         alone = direct(order, course.method, on_step=steps.append)
         assert mine.adapter.hash == alone.hash and mine.steps == order.steps
         assert mine.adapter.provenance == alone.provenance
-        assert list(course.losses) == [s.loss for s in steps] and list(course.on) == [tuple(s.units.values()) for s in steps]
-        assert course.measured[-1] == (order.steps, TINY.accuracy(alone)) and len(course.measured) == tr.LOOKS
+        assert list(course.losses) == [s.loss for s in steps] and list(course.on) == [
+            tuple(s.units.values()) for s in steps
+        ]
+        assert (
+            course.measured[-1] == (order.steps, TINY.accuracy(alone))
+            and len(course.measured) == tr.LOOKS
+        )
     assert last.base == TINY.accuracy()
     if "copra" in order.methods:
         assert list(last.courses[-1].on) == masks(CopRA(), 3, order.steps, order.seed)
@@ -108,7 +138,9 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
     with pytest.raises(Enough):
         direct(replace(ORDER, steps=1200), "lora", on_step=until)
     mine = session.walk.own[0]
-    assert mine.adapter == kept[0] and mine.steps == n and mine.adapter.provenance["steps done"] == n
+    assert (
+        mine.adapter == kept[0] and mine.steps == n and mine.adapter.provenance["steps done"] == n
+    )
     assert progress.courses[0].measured == ((n, TINY.accuracy(kept[0])),)
     assert not line.stop(session)
 
@@ -121,15 +153,32 @@ def test_a_training_that_takes_too_long_ends_by_itself(monkeypatch):
 
 def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
     def breaks(report):
-        report_two = lambda s: report(s) if s.step < 3 else (_ for _ in ()).throw(ValueError("lower the learning rate"))  # noqa: E731
+        report_two = lambda s: (
+            report(s)
+            if s.step < 3
+            else (_ for _ in ()).throw(ValueError("lower the learning rate"))
+        )  # noqa: E731
         return direct(ORDER, "copra", on_step=report_two)
 
     begun = tr._begun
-    monkeypatch.setattr(tr, "_begun", lambda bench, task, order, method: Stepwise(breaks) if method == "copra" else begun(bench, task, order, method))
+    monkeypatch.setattr(
+        tr,
+        "_begun",
+        lambda bench, task, order, method: (
+            Stepwise(breaks) if method == "copra" else begun(bench, task, order, method)
+        ),
+    )
     session, reports = finished()
     lora, copra = reports[-1].courses
-    assert reports[-1].state == "done" and lora.steps == 20 and copra.steps == 2 and copra.trouble == "lower the learning rate"
-    assert [o.label for o in session.walk.own] == ["Your LoRA 1"] and "lower the learning rate" in train_parts.race(reports[-1])
+    assert (
+        reports[-1].state == "done"
+        and lora.steps == 20
+        and copra.steps == 2
+        and copra.trouble == "lower the learning rate"
+    )
+    assert [o.label for o in session.walk.own] == [
+        "Your LoRA 1"
+    ] and "lower the learning rate" in train_parts.race(reports[-1])
 
 
 def test_a_visitor_who_leaves_frees_the_place_and_ends_the_thread(monkeypatch):
@@ -152,7 +201,10 @@ def test_a_thread_that_nobody_asks_ends_by_itself():
     before = run.step()
     assert before and before.step == 1
     deadline = time.monotonic() + 20
-    while any(t.name == "copra-lab-training" for t in threading.enumerate()) and time.monotonic() < deadline:
+    while (
+        any(t.name == "copra-lab-training" for t in threading.enumerate())
+        and time.monotonic() < deadline
+    ):
         time.sleep(0.02)
     assert run.step() is None and run.done
 
@@ -162,11 +214,19 @@ def test_a_thread_that_nobody_asks_ends_by_itself():
 
 def test_first_come_first_served_and_each_is_told_how_long():
     line = Waiting()
-    first, second, third = (line.join(who, work) for who, work in (("a", 100), ("b", 300), ("c", 50)))
-    assert [line.ahead(t) for t in (first, second, third)] == [0, 1, 2] and line.seconds(second) is None
+    first, second, third = (
+        line.join(who, work) for who, work in (("a", 100), ("b", 300), ("c", 50))
+    )
+    assert [line.ahead(t) for t in (first, second, third)] == [0, 1, 2] and line.seconds(
+        second
+    ) is None
     line.worked(first, 40, 4.0)
-    assert line.seconds(first, own=True) == pytest.approx(6) and line.seconds(second) == pytest.approx(6)
-    assert line.seconds(third) == pytest.approx(36) and line.seconds(third, own=True) == pytest.approx(41)
+    assert line.seconds(first, own=True) == pytest.approx(6) and line.seconds(
+        second
+    ) == pytest.approx(6)
+    assert line.seconds(third) == pytest.approx(36) and line.seconds(
+        third, own=True
+    ) == pytest.approx(41)
     line.leave(second)
     assert line.ahead(third) == 1 and line.seconds(third) == pytest.approx(6)
     line.leave(first)
@@ -201,11 +261,15 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
     assert next(watched[0]).state == "training"
     waiting = [next(w) for w in watched[1:]]
     assert [(p.state, p.ahead) for p in waiting] == [("waiting", 1), ("waiting", 2)]
-    assert "1 training comes before yours" in train_parts.status(waiting[0]) and "2 trainings come" in train_parts.status(waiting[1])
+    assert "1 training comes before yours" in train_parts.status(
+        waiting[0]
+    ) and "2 trainings come" in train_parts.status(waiting[1])
     line.stop(three)
     assert [p.state for p in watched[2]] == ["stopped"] and three.walk.own == ()
     assert list(watched[0])[-1].state == "done" and list(watched[1])[-1].state == "done"
-    assert [o.adapter for o in one.walk.own] == [o.adapter for o in two.walk.own]  # the same order gives the same numbers
+    assert [o.adapter for o in one.walk.own] == [
+        o.adapter for o in two.walk.own
+    ]  # the same order gives the same numbers
 
 
 # --- what comes from the controls --------------------------------------------------------------------------------------
@@ -213,10 +277,17 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
 
 def test_controls_make_an_order():
     assert ordered(LAB, *VALUES) == Order("colours", rank=2, steps=50, batch=4)
-    assert Order("colours").rate("lora") == RATES["lora"] and Order("colours").rate("copra") == RATES["copra"]
+    assert (
+        Order("colours").rate("lora") == RATES["lora"]
+        and Order("colours").rate("copra") == RATES["copra"]
+    )
     order = ordered(LAB, "colours", "copra", 8.0, "0.008", 1200, 16, "all six", 1, 999)
-    assert order == Order("colours", ("copra",), 8, 8e-3, 1200, 16, ("q", "k", "v", "out", "fc1", "fc2"), 1, 999)
-    assert order.work == 1200 * 16 and replace(order, methods=("lora", "copra")).work == 2 * 1200 * 16
+    assert order == Order(
+        "colours", ("copra",), 8, 8e-3, 1200, 16, ("q", "k", "v", "out", "fc1", "fc2"), 1, 999
+    )
+    assert (
+        order.work == 1200 * 16 and replace(order, methods=("lora", "copra")).work == 2 * 1200 * 16
+    )
 
 
 JUNK = [
@@ -235,7 +306,11 @@ def test_junk_is_answered_in_a_sentence_and_nothing_is_trained(at, value, words)
         ordered(LAB, *values)
     session = Session()
     (answer,) = train.training(LAB, Waiting(), session, *values)
-    assert 'role="alert"' in answer[0] and words.split()[1] in answer[0] and "<b>" not in answer[0].replace("<b>No number here.</b>", "")
+    assert (
+        'role="alert"' in answer[0]
+        and words.split()[1] in answer[0]
+        and "<b>" not in answer[0].replace("<b>No number here.</b>", "")
+    )
     assert session.walk.own == ()
 
 
@@ -257,9 +332,17 @@ def test_the_page_trains_and_gives_buttons_back():
     (go, stop), (_, stopped) = answers[1][4:6], answers[-1][4:6]
     assert not go["interactive"] and stop["interactive"] and not stopped["interactive"]
     own_, described, *buttons = answers[-1][6:]
-    assert [label for label, _ in own_["choices"]] == ["Your LoRA 1", "Your CopRA 1"] and own_["value"] == own_["choices"][0][1]
-    assert "Colours · rank 2 on q, k, v" in described and "50 of 50 steps of 4" in described and all(b["interactive"] for b in buttons)
-    assert f'data-n="{len(TINY)}"' in answers[-1][1] and [row[:2] for row in cells(answers[-1][3])][:2] == [["base", ""], ["LoRA", "5"]]
+    assert [label for label, _ in own_["choices"]] == ["Your LoRA 1", "Your CopRA 1"] and own_[
+        "value"
+    ] == own_["choices"][0][1]
+    assert (
+        "Colours · rank 2 on q, k, v" in described
+        and "50 of 50 steps of 4" in described
+        and all(b["interactive"] for b in buttons)
+    )
+    assert f'data-n="{len(TINY)}"' in answers[-1][1] and [row[:2] for row in cells(answers[-1][3])][
+        :2
+    ] == [["base", ""], ["LoRA", "5"]]
 
 
 # --- the visitor's own -------------------------------------------------------------------------------------------------
@@ -270,24 +353,43 @@ def test_results_are_in_the_visitors_own_menus_and_in_nobody_elses():
     mine = [o.key for o in one.walk.own]
     assert [key for _, key in one.walk.lab(LAB).menu("colours")] == ["0/one", "0/two", *mine, BASE]
     assert one.walk.lab(LAB).menu("colours")[2][0] == "Your LoRA 1"
-    assert two.walk.lab(LAB) is LAB and not {key for _, key in two.walk.lab(LAB).menu("colours")} & set(mine)
+    assert two.walk.lab(LAB) is LAB and not {
+        key for _, key in two.walk.lab(LAB).menu("colours")
+    } & set(mine)
     switches = ("colours", mine[0], [0], ["q"], 0, ALL)
-    assert prune.ask(LAB, one.walk, *switches)[0].key == mine[0] and prune.ask(LAB, two.walk, *switches)[0].key == "0/one"
-    assert blend.ask(LAB, one.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended("colours", *mine, 0.5)
-    assert blend.ask(LAB, two.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended("colours", "0/one", "0/two", 0.5)
+    assert (
+        prune.ask(LAB, one.walk, *switches)[0].key == mine[0]
+        and prune.ask(LAB, two.walk, *switches)[0].key == "0/one"
+    )
+    assert blend.ask(LAB, one.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended(
+        "colours", *mine, 0.5
+    )
+    assert blend.ask(LAB, two.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended(
+        "colours", "0/one", "0/two", 0.5
+    )
 
 
 def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
     session, _ = finished()
     lora, copra = (o for o in session.walk.own)
-    for place in (Pruned("colours", lora.key, (0, 2)), Blended("colours", lora.key, copra.key, 0.0)):
+    for place in (
+        Pruned("colours", lora.key, (0, 2)),
+        Blended("colours", lora.key, copra.key, 0.0),
+    ):
         list(first_numbers(LAB, session, place))
         assert remaining(LAB, session).whole(place)
     assert session.walk.here.accuracy == TINY.accuracy(lora.adapter)
     first = next(worth.watching(replace(LAB), "colours", copra.key, -1, session, None))
-    assert session.walk.place.key == copra.key and "value" not in first[6]  # the menu says it already
+    assert (
+        session.walk.place.key == copra.key and "value" not in first[6]
+    )  # the menu says it already
     assert copra.key in first[0]  # the panel says whose layers it shows
-    labels = [label for label, _, _ in own.opinions(session.walk.lab(LAB), "colours", own.from_test_set(LAB, "colours", 0))]
+    labels = [
+        label
+        for label, _, _ in own.opinions(
+            session.walk.lab(LAB), "colours", own.from_test_set(LAB, "colours", 0)
+        )
+    ]
     assert labels[-2:] == ["Your LoRA 1", "Your CopRA 1"]
 
 
@@ -298,16 +400,25 @@ def test_only_the_last_are_kept_and_never_the_one_in_use_is_lost():
     for o in own_[:OWN]:
         walk = walk.keep(o)
     assert [o.number for o in walk.own] == list(range(OWN))[::-1]
-    assert [o.number for o in walk.keep(*own_[OWN:]).own] == [*range(OWN, OWN + 2), *range(2, OWN)[::-1]]
+    assert [o.number for o in walk.keep(*own_[OWN:]).own] == [
+        *range(OWN, OWN + 2),
+        *range(2, OWN)[::-1],
+    ]
     standing = replace(walk, place=Pruned("colours", own_[0].key))
-    assert [o.number for o in standing.keep(*own_[OWN:]).own] == [*range(OWN, OWN + 2), *range(3, OWN)[::-1], 0]
+    assert [o.number for o in standing.keep(*own_[OWN:]).own] == [
+        *range(OWN, OWN + 2),
+        *range(3, OWN)[::-1],
+        0,
+    ]
 
 
 def test_a_key_is_never_used_again_and_copies_of_a_lab_share_what_was_computed():
     (lora, copra), lab = finished()[0].walk.own, TrainLab()
     again = finished()[0].walk.own[0]
     assert again.adapter == lora.adapter and len({lora.key, copra.key, again.key}) == 3
-    assert replace(lab, own=(lora,)) == lab == replace(lab, own=(copra,)) and hash(replace(lab, own=(lora,))) == hash(lab)
+    assert replace(lab, own=(lora,)) == lab == replace(lab, own=(copra,)) and hash(
+        replace(lab, own=(lora,))
+    ) == hash(lab)
 
 
 def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
@@ -331,12 +442,18 @@ def opened(view: str, key: str, session: Session):
 def test_a_result_is_taken_to_an_address_of_another_view():
     session, _ = finished()
     lora, copra = session.walk.own
-    assert opened("blend", copra.key, session) == Blended("colours", copra.key, lora.key)  # against the last other one
+    assert opened("blend", copra.key, session) == Blended(
+        "colours", copra.key, lora.key
+    )  # against the last other one
     assert opened("prune", lora.key, session) == Pruned("colours", lora.key)
-    assert opened("shapley", lora.key, session) == Valued("colours", lora.key)  # no layer of the adapter before
+    assert opened("shapley", lora.key, session) == Valued(
+        "colours", lora.key
+    )  # no layer of the adapter before
     assert opened("try", lora.key, session) == address.Tried("colours")
     assert train.take(LAB, "shapley", lora.key, Session()) == gr.skip()  # somebody else's key
-    assert train.take(LAB, "prune", lora.key, session) != train.take(LAB, "prune", lora.key, session)  # pressed twice, it opens twice
+    assert train.take(LAB, "prune", lora.key, session) != train.take(
+        LAB, "prune", lora.key, session
+    )  # pressed twice, it opens twice
     assert train.mine(session, "own/../../etc") is lora and train.mine(Session(), lora.key) is None
 
 
@@ -346,16 +463,27 @@ def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
     session, _ = finished(replace(ORDER, methods=("lora",)))
     mine = session.walk.own[0]
     file = train.packed(str(tmp_path / "served"), mine.key, session)
-    assert file == train.packed(str(tmp_path / "served"), mine.key, session) and file.endswith("colours-lora-rank-2.zip")
+    assert file == train.packed(str(tmp_path / "served"), mine.key, session) and file.endswith(
+        "colours-lora-rank-2.zip"
+    )
     with zipfile.ZipFile(file) as z:
         assert sorted(z.namelist()) == sorted([CONFIG, WEIGHTS])
         z.extractall(tmp_path / "home")
     assert json.loads((tmp_path / "home" / CONFIG).read_text())["r"] == 2
     clip, task = tiny_clip(), tiny_task()
-    theirs = PeftModel.from_pretrained(to_hugging_face(clip).double(), str(tmp_path / "home")).double().eval()
+    theirs = (
+        PeftModel.from_pretrained(to_hugging_face(clip).double(), str(tmp_path / "home"))
+        .double()
+        .eval()
+    )
     with torch.inference_mode():
-        logits = theirs(input_ids=clip.tokenizer(task.prompts), pixel_values=clip.pixels(task.test.images).double()).logits_per_image
-    torch.testing.assert_close(logits[TINY.order].float(), TINY.logits(mine.adapter), atol=1e-3, rtol=1e-3)
+        logits = theirs(
+            input_ids=clip.tokenizer(task.prompts),
+            pixel_values=clip.pixels(task.test.images).double(),
+        ).logits_per_image
+    torch.testing.assert_close(
+        logits[TINY.order].float(), TINY.logits(mine.adapter), atol=1e-3, rtol=1e-3
+    )
     assert "value" not in train.packed(str(tmp_path), mine.key, Session())  # nobody else's
 
 
@@ -374,31 +502,56 @@ def test_the_picture_of_layers_has_a_column_for_each_step_or_the_share_of_severa
     assert picture.shape == (3, 8)
     np.testing.assert_array_equal(picture[:, :4], np.array(on).T)
     assert not picture[:, 4:].any()
-    many = train_charts.layers_on(Course("copra", (0.0,) * 600, (on[0], on[1]) * 300), 2 * train_charts.COLUMNS)
-    assert many.shape == (3, train_charts.COLUMNS) and (many[0] == 0.5).all() and (many[1] == 1).all()
+    many = train_charts.layers_on(
+        Course("copra", (0.0,) * 600, (on[0], on[1]) * 300), 2 * train_charts.COLUMNS
+    )
+    assert (
+        many.shape == (3, train_charts.COLUMNS) and (many[0] == 0.5).all() and (many[1] == 1).all()
+    )
 
 
 def test_drawings_are_well_formed_and_their_axes_do_not_move():
     from xml.etree import ElementTree
 
-    course = Course("lora", (2.0, 0.4, 99.0, 0.2), ((True,),) * 4, ((2, Accuracy(60, 100)), (4, Accuracy(70, 100))))
+    course = Course(
+        "lora",
+        (2.0, 0.4, 99.0, 0.2),
+        ((True,),) * 4,
+        ((2, Accuracy(60, 100)), (4, Accuracy(70, 100))),
+    )
     for svg, empty in (
         (train_charts.loss_svg([course], 4, 4), train_charts.loss_svg([], 4, 4)),
-        (train_charts.accuracy_svg([course], 4, Accuracy(30, 100)), train_charts.accuracy_svg([], 4, None)),
+        (
+            train_charts.accuracy_svg([course], 4, Accuracy(30, 100)),
+            train_charts.accuracy_svg([], 4, None),
+        ),
     ):
-        frames = [[ElementTree.tostring(e) for e in ElementTree.fromstring(x) if e.get("class") in ("tick", "grid")] for x in (svg, empty)]
+        frames = [
+            [
+                ElementTree.tostring(e)
+                for e in ElementTree.fromstring(x)
+                if e.get("class") in ("tick", "grid")
+            ]
+            for x in (svg, empty)
+        ]
         assert frames[0] == frames[1] != []
-        heights = [float(e.get(y)) for e in ElementTree.fromstring(svg).iter("line") for y in ("y1", "y2")]
+        heights = [
+            float(e.get(y)) for e in ElementTree.fromstring(svg).iter("line") for y in ("y1", "y2")
+        ]
         assert all(0 <= h <= train_charts.HEIGHT for h in heights)
     assert str(Accuracy(70, 100)) in ElementTree.fromstring(svg).find("desc").text
 
 
 def test_before_anything_is_trained_the_page_says_so():
     assert "guessing" not in train_parts.charts(None)  # by how many classes, nobody knows yet
-    assert "guessing" not in train_parts.charts(Progress(ORDER, "waking")) and "guessing 1.39" in train_parts.charts(
-        Progress(ORDER, "waiting", classes=4)
+    assert "guessing" not in train_parts.charts(
+        Progress(ORDER, "waking")
+    ) and "guessing 1.39" in train_parts.charts(Progress(ORDER, "waiting", classes=4))
+    assert (
+        "press Train" in train_parts.status(None)
+        and "…" in train_parts.race(None)
+        and "<svg" in train_parts.charts(None)
     )
-    assert "press Train" in train_parts.status(None) and "…" in train_parts.race(None) and "<svg" in train_parts.charts(None)
     assert "<tbody></tbody>" in train_parts.table(None)
 
 
@@ -414,8 +567,12 @@ def test_watch_stop_prune_and_download_a_training(browser, url):
     before = page.evaluate("document.querySelector('#train-charts').getBoundingClientRect().height")
     page.wait_for_function("document.querySelectorAll('#train-race section[data-n]').length == 2")
     page.click("#train-stop")
-    page.wait_for_function("document.querySelector('#train-status .training').dataset.state == 'stopped'")
-    assert page.evaluate("document.querySelector('#train-charts').getBoundingClientRect().height") == pytest.approx(before, abs=1)
+    page.wait_for_function(
+        "document.querySelector('#train-status .training').dataset.state == 'stopped'"
+    )
+    assert page.evaluate(
+        "document.querySelector('#train-charts').getBoundingClientRect().height"
+    ) == pytest.approx(before, abs=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     shown = page.locator("#train-race .lora").evaluate("e => ({...e.dataset})")
     with page.expect_download() as download:
@@ -425,7 +582,10 @@ def test_watch_stop_prune_and_download_a_training(browser, url):
     page.click("#train-to-prune")
     page.locator("#view-prune").wait_for()
     page.wait_for_function("document.querySelector('#prune-adapter input').value == 'Your LoRA 1'")
-    page.wait_for_function("c => document.querySelector('#prune-number .now')?.dataset.correct == c", arg=shown["correct"])
+    page.wait_for_function(
+        "c => document.querySelector('#prune-number .now')?.dataset.correct == c",
+        arg=shown["correct"],
+    )
     assert visitor.pruned()["n"] == shown["n"]
     other = Visitor(browser, url, "prune")
     other.pruned()

@@ -9,7 +9,7 @@ from tiny import tiny_clip, tiny_task
 from tiny_page import LAB, ONE, TINY, TWO, at, cells, handler, walked
 from visitor import Visitor
 
-from copra_lab.models.loading import load_clip
+from copra_lab.models import load_clip
 from copra_lab.page.components.numbers import signed
 from copra_lab.page.state.lab import BASE, Lab
 from copra_lab.page.state.measurement import filled_in, first_images
@@ -31,7 +31,10 @@ def mixed(b: int, c: int, keys=KEYS) -> Mixed:
 # --- places ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("b", "c"), [(THIRD, THIRD), (HALF, 0), (30, 60), (-BEYOND, UNITS), (UNITS + 2 * BEYOND, -BEYOND)])
+@pytest.mark.parametrize(
+    ("b", "c"),
+    [(THIRD, THIRD), (HALF, 0), (30, 60), (-BEYOND, UNITS), (UNITS + 2 * BEYOND, -BEYOND)],
+)
 def test_the_number_is_that_of_an_independent_forward_pass(b, c):
     walk = walked(mixed(b, c)).walk
     parts = (ONE, (UNITS - b - c) / UNITS), (TWO, b / UNITS)  # the base adds nothing
@@ -42,14 +45,25 @@ def test_a_corner_is_its_adapter_and_an_edge_is_a_blend():
     keys = ("0/two", BASE, "0/one")
     walk = walked(mixed(THIRD, 0, keys), mixed(0, UNITS // 4, keys)).walk
     two, base, one = (walk.points[corner].predictions for corner in mixed(0, 0, keys).corners)
-    assert two.equal(TINY.predictions(TWO).short()) and one.equal(TINY.predictions(ONE).short()) and base.equal(walk.base.predictions)
+    assert (
+        two.equal(TINY.predictions(TWO).short())
+        and one.equal(TINY.predictions(ONE).short())
+        and base.equal(walk.base.predictions)
+    )
     blended = walked(at(0.75)).walk.here  # from one to two
-    assert walk.here.accuracy == blended.accuracy and walk.here.predictions.equal(blended.predictions)
+    assert walk.here.accuracy == blended.accuracy and walk.here.predictions.equal(
+        blended.predictions
+    )
     assert mixed(0, 0, keys).adapter(LAB) == TWO and mixed(UNITS, 0, KEYS).adapter(LAB) == TWO
 
 
 def test_a_visitor_comes_to_the_base_and_the_corners_first():
-    assert mixed(10, 20).references == (Base("colours"), mixed(0, 0), mixed(UNITS, 0), mixed(0, UNITS))
+    assert mixed(10, 20).references == (
+        Base("colours"),
+        mixed(0, 0),
+        mixed(UNITS, 0),
+        mixed(0, UNITS),
+    )
     assert list(walked(mixed(10, 20)).walk.points) == [*mixed(10, 20).references, mixed(10, 20)]
 
 
@@ -72,16 +86,22 @@ def test_any_two_numbers_become_a_place_in_the_larger_triangle(text, point):
     assert (b, c) == point
 
 
-@pytest.mark.parametrize("text", [None, "", "0.5", "a b", "0 nan", "0 0 0", 0.5, [0.1, 0.2], {}, "1" * 400 + " x"])
+@pytest.mark.parametrize(
+    "text", [None, "", "0.5", "a b", "0 nan", "0 0 0", 0.5, [0.1, 0.2], {}, "1" * 400 + " x"]
+)
 def test_what_is_no_point_is_answered_in_words(text):
     with pytest.raises(ValueError, match=r"two numbers, the weights|must be a number from"):
         point_of(text)
 
 
-@pytest.mark.parametrize(("units", "words"), [(15, "0.13"), (45, "0.38"), (-15, "−0.13"), (40, "0.33"), (105, "0.88")])
+@pytest.mark.parametrize(
+    ("units", "words"), [(15, "0.13"), (45, "0.38"), (-15, "−0.13"), (40, "0.33"), (105, "0.88")]
+)
 def test_a_weight_is_rounded_as_the_field_beside_it(units, words):
     """By ECMAScript's toFixed, which the fields use, 0.125 is 0.13; Python's formatting says 0.12."""
-    assert signed(units / UNITS) == words and words.replace("−", "") in triangle_parts.recipe(mixed(units, 0))
+    assert signed(units / UNITS) == words and words.replace("−", "") in triangle_parts.recipe(
+        mixed(units, 0)
+    )
 
 
 def test_every_place_that_can_be_dragged_to_survives_the_way_through_the_text_box():
@@ -94,7 +114,11 @@ def test_every_place_that_can_be_dragged_to_survives_the_way_through_the_text_bo
 
 def test_controls_say_where_to_go():
     place, updates = triangle.ask(LAB, Walk(), "colours", "0/one", "0/two", BASE, "0.25 0.5")
-    assert place == mixed(30, 60) and [u["value"] for u in updates[1:4]] == list(KEYS) and "value" not in updates[4]
+    assert (
+        place == mixed(30, 60)
+        and [u["value"] for u in updates[1:4]] == list(KEYS)
+        and "value" not in updates[4]
+    )
     place, updates = triangle.ask(LAB, walked(mixed(30, 60)).walk, "colours", *KEYS, "0.25 3")
     assert place == mixed(19, 121) and point_of(updates[4]["value"]) == (place.b, place.c)
     place, _ = triangle.ask(LAB, Walk(), "colours", "../../etc", ["0/two"], None, "0 0")
@@ -112,7 +136,11 @@ def test_a_task_with_few_adapters_has_three_corners_too():
 def test_the_page_answers_junk_in_words_and_goes_on():
     move, rest = (handler(LAB, name, "triangle") for name in ("move", "rest"))
     session = Session()
-    for values in [("elsewhere", *KEYS, "0 0"), ("colours", *KEYS, "<b> 0"), ("colours", *KEYS, None)]:
+    for values in [
+        ("elsewhere", *KEYS, "0 0"),
+        ("colours", *KEYS, "<b> 0"),
+        ("colours", *KEYS, None),
+    ]:
         *_, last = move(*values, session, "", None)
         assert 'role="alert"' in last[0] and "<b> 0" not in last[0]
     *_, last = move("colours", *KEYS, "0.5 0", session, "", None)
@@ -124,9 +152,23 @@ def test_the_page_answers_junk_in_words_and_goes_on():
 
 def test_lattices_hold_corners_middles_and_thirds_and_what_is_near_comes_first():
     coarse, fine = triangle.ahead(Walk(mixed(0, 40)))
-    assert len(set(coarse)) == len(coarse) == 55 and len(set(fine)) == len(fine) == 190 and set(coarse) < set(fine)
-    assert {*mixed(0, 0).corners, mixed(HALF, 0), mixed(0, HALF), mixed(HALF, HALF), mixed(THIRD, THIRD)} < set(coarse)
-    assert coarse[0] == mixed(0, 40) and all(min(p.weights) >= 0 for p in coarse[:28]) and all(min(p.weights) < 0 for p in coarse[28:])
+    assert (
+        len(set(coarse)) == len(coarse) == 55
+        and len(set(fine)) == len(fine) == 190
+        and set(coarse) < set(fine)
+    )
+    assert {
+        *mixed(0, 0).corners,
+        mixed(HALF, 0),
+        mixed(0, HALF),
+        mixed(HALF, HALF),
+        mixed(THIRD, THIRD),
+    } < set(coarse)
+    assert (
+        coarse[0] == mixed(0, 40)
+        and all(min(p.weights) >= 0 for p in coarse[:28])
+        and all(min(p.weights) < 0 for p in coarse[28:])
+    )
     assert set(coarse[1:5]) == {mixed(0, 20), mixed(0, 60), mixed(20, 20), mixed(20, 40)}
 
 
@@ -147,7 +189,9 @@ def test_the_landscape_is_coloured_in_while_the_visitor_rests_coarse_and_first_i
     assert landscape[some].accuracy == TINY.accuracy(some.adapter(LAB))
 
 
-def by_hand(values: dict[tuple[int, int], int], standing: tuple[int, int] = (0, 0), n: int = 100) -> Walk:
+def by_hand(
+    values: dict[tuple[int, int], int], standing: tuple[int, int] = (0, 0), n: int = 100
+) -> Walk:
     """A walk where so many of 100 images are right; a negative number stands for a first estimate on half of them."""
     points = {Base("colours"): Point(torch.zeros(n), Accuracy(n // 2, n))}
     for (b, c), right in values.items():
@@ -162,8 +206,12 @@ CORNERS = {(0, 0): 60, (UNITS, 0): 70, (0, UNITS): 80}
 def test_the_dip_is_held_against_the_plane_through_the_corners():
     assert triangle_parts.dip(by_hand({(0, 0): 60, (UNITS, 0): 70})) is None
     assert triangle_parts.dip(by_hand(CORNERS))[0] == pytest.approx(0)
-    depth, place = triangle_parts.dip(by_hand(CORNERS | {(THIRD, THIRD): 64, (HALF, 0): 60, (-20, 0): 1, (0, HALF): -3}))
-    assert depth == pytest.approx(0.06) and place == mixed(THIRD, THIRD)  # the plane is at 70 there, and at 65 on the edge
+    depth, place = triangle_parts.dip(
+        by_hand(CORNERS | {(THIRD, THIRD): 64, (HALF, 0): 60, (-20, 0): 1, (0, HALF): -3})
+    )
+    assert depth == pytest.approx(0.06) and place == mixed(
+        THIRD, THIRD
+    )  # the plane is at 70 there, and at 65 on the edge
 
 
 def test_the_drawing_is_well_formed_and_says_what_it_shows():
@@ -171,16 +219,33 @@ def test_the_drawing_is_well_formed_and_says_what_it_shows():
     walk = walk.add(mixed(0, 0, ("0/two", "0/one", BASE)), walk.here)  # of another triangle
     svg = ElementTree.fromstring(triangle_parts.chart(walk))
     assert svg.get("role") == "img" and svg.get("aria-label")
-    assert "5 places measured on all images" in svg.find("desc").text and str(Accuracy(80, 100)) in svg.find("desc").text
+    assert (
+        "5 places measured on all images" in svg.find("desc").text
+        and str(Accuracy(80, 100)) in svg.find("desc").text
+    )
     used = [(e.get("href"), e.get("class")) for e in svg.iter("use")]
-    assert [h for h, _ in used] == ["#cell-0"] * 4 + ["#cell-1", "#cell-2"] and used[4][1] == "cell first" and used[5][1] == "cell at"
+    assert (
+        [h for h, _ in used] == ["#cell-0"] * 4 + ["#cell-1", "#cell-2"]
+        and used[4][1] == "cell first"
+        and used[5][1] == "cell at"
+    )
     assert [e.text for e in svg.iter("text") if e.get("class") == "value"] == ["64"]
-    assert {p.get("id") for p in svg.iter("polygon") if p.get("id")} == {"cell-0", "cell-1", "cell-2"}
+    assert {p.get("id") for p in svg.iter("polygon") if p.get("id")} == {
+        "cell-0",
+        "cell-1",
+        "cell-2",
+    }
 
 
 def test_colours_depend_on_the_corners_alone():
-    assert triangle_parts.scale(by_hand(CORNERS)) == triangle_parts.scale(by_hand(CORNERS | {(40, 40): 5, (20, 0): 100})) == (45, 85)
-    assert triangle_parts.scale(Walk()) == (0, 100) and triangle_parts.scale(by_hand({(0, 0): 2, (UNITS, 0): 99})) == (0, 100)
+    assert (
+        triangle_parts.scale(by_hand(CORNERS))
+        == triangle_parts.scale(by_hand(CORNERS | {(40, 40): 5, (20, 0): 100}))
+        == (45, 85)
+    )
+    assert triangle_parts.scale(Walk()) == (0, 100) and triangle_parts.scale(
+        by_hand({(0, 0): 2, (UNITS, 0): 99})
+    ) == (0, 100)
 
 
 def test_the_table_has_every_place():
@@ -196,12 +261,18 @@ def test_images_are_held_against_where_the_point_was():
     moved = int((TINY.predictions(ONE) != TINY.predictions(TWO)).sum())
     html = triangle_parts.changed(walk, TINY)
     assert "by the last move" in html and 0 < html.count("<li class=") <= moved
-    assert "appear here" in triangle_parts.changed(walked(mixed(0, 0)).walk, TINY) and "appear here" in triangle_parts.changed(Walk(), None)
+    assert "appear here" in triangle_parts.changed(
+        walked(mixed(0, 0)).walk, TINY
+    ) and "appear here" in triangle_parts.changed(Walk(), None)
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in triangle_parts.number(Walk()) and "Measuring" in triangle_parts.number(Walk(mixed(0, 0)))
-    assert ElementTree.fromstring(triangle_parts.chart(Walk())) is not None and "<tbody></tbody>" in triangle_parts.table(Walk())
+    assert "Waking" in triangle_parts.number(Walk()) and "Measuring" in triangle_parts.number(
+        Walk(mixed(0, 0))
+    )
+    assert ElementTree.fromstring(
+        triangle_parts.chart(Walk())
+    ) is not None and "<tbody></tbody>" in triangle_parts.table(Walk())
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------------
@@ -224,7 +295,16 @@ def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
     adapters = [lab.adapter(task.name, key) for key in lab.three(task.name, None, None, None)]
 
     def truth(shown: dict):
-        return close_to(independent(clip, task, *((a, round(UNITS * float(shown[name])) / UNITS) for a, name in zip(adapters, "abc", strict=True))))
+        return close_to(
+            independent(
+                clip,
+                task,
+                *(
+                    (a, round(UNITS * float(shown[name])) / UNITS)
+                    for a, name in zip(adapters, "abc", strict=True)
+                ),
+            )
+        )
 
     visitor = Visitor(browser, url, "triangle", width=width, height=844)
     try:
@@ -232,12 +312,17 @@ def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
         assert int(shown["correct"]) == truth(shown) and int(shown["n"]) == len(task.test)
         svg = visitor.page.locator("#triangle-hands svg")
         svg.scroll_into_view_if_needed()
-        box, where = svg.bounding_box(), "svg => { const r = svg.getBoundingClientRect(); return [r.left, r.top + scrollY, r.width, r.height]; }"
+        box, where = (
+            svg.bounding_box(),
+            "svg => { const r = svg.getBoundingClientRect(); return [r.left, r.top + scrollY, r.width, r.height]; }",
+        )
         stood = svg.evaluate(where)
 
         def pixel(b: float, c: float) -> tuple[float, float]:
             x, y = triangle_parts.xy(UNITS * b, UNITS * c)
-            return box["x"] + x * box["width"] / triangle_parts.WIDTH, box["y"] + y * box["width"] / triangle_parts.WIDTH
+            return box["x"] + x * box["width"] / triangle_parts.WIDTH, box["y"] + y * box[
+                "width"
+            ] / triangle_parts.WIDTH
 
         visitor.page.mouse.move(*pixel(1 / 3, 1 / 3))
         visitor.page.mouse.down()
@@ -252,10 +337,14 @@ def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
         visitor.page.keyboard.press("ArrowDown")
         visitor.page.keyboard.press("ArrowUp")
         assert settled(visitor, 0.5, 0.5)["correct"] == shown["correct"]
-        visitor.page.get_by_label("weight of A").fill("0.5")  # the others share the rest as they did
+        visitor.page.get_by_label("weight of A").fill(
+            "0.5"
+        )  # the others share the rest as they did
         shown = settled(visitor, 0.25, 0.25)
         assert int(shown["correct"]) == truth(shown)
-        visitor.page.wait_for_function("document.querySelectorAll('#triangle-chart use').length > 20")  # it is coloured in meanwhile
+        visitor.page.wait_for_function(
+            "document.querySelectorAll('#triangle-chart use').length > 20"
+        )  # it is coloured in meanwhile
         assert svg.evaluate(where) == pytest.approx(stood, abs=1)  # nothing jumped
         assert visitor.page.evaluate("document.documentElement.scrollWidth") <= width
     finally:

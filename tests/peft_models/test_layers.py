@@ -8,11 +8,12 @@ import torch
 from tiny_peft import ATTENTION, METHODS, adapted, bert, logits, tokens
 from torch import nn
 
-from copra_lab.peft_models.layers import Switches, block_of, tuner_layers
-from copra_lab.peft_models.progressive import Progressive
-from copra_lab.training.dropping import CopRA, Dropout, StochasticDepth, masks
+from copra_lab.peft_models import Progressive, Switches, block_of, tuner_layers
+from copra_lab.training import CopRA, Dropout, StochasticDepth, masks
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft, of the layer norms that it does support
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Unsupported layer type"
+)  # peft, of the layer norms that it does support
 
 
 @pytest.mark.parametrize(
@@ -24,7 +25,10 @@ pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft
         ("encoder.block.0.layer.1.DenseReluDense.wi", "encoder.block.0"),  # T5
         ("swin.encoder.layers.0.blocks.1.attention.self.query", "swin.encoder.layers.0.blocks.1"),
         ("segformer.encoder.block.0.1.attention.self.query", "segformer.encoder.block.0.1"),
-        ("down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0", "down_blocks.0.attentions.1.transformer_blocks.0"),
+        (
+            "down_blocks.0.attentions.1.transformer_blocks.0.attn1.to_out.0",
+            "down_blocks.0.attentions.1.transformer_blocks.0",
+        ),
         ("model.layers.4.block_sparse_moe.experts.7.w1", "model.layers.4"),
         ("transformer.h.3.attn.c_attn", "transformer.h.3"),
         ("blocks.3.mlp.0", "blocks.3"),  # timm
@@ -39,10 +43,19 @@ def test_blocks_are_found_from_names(name, block):
 
 def test_units_are_blocks_or_modules_in_order_of_depth():
     model = adapted("LoRA and a head")
-    assert list(tuner_layers(model)) == [f"bert.encoder.layer.{i}" for i in range(4)]  # without the head
+    assert list(tuner_layers(model)) == [
+        f"bert.encoder.layer.{i}" for i in range(4)
+    ]  # without the head
     assert all(len(layers) == 2 for layers in tuner_layers(model).values())
     modules = list(tuner_layers(model, "module"))
-    assert modules[:2] == ["bert.encoder.layer.0.attention.self.query", "bert.encoder.layer.0.attention.self.value"] and len(modules) == 8
+    assert (
+        modules[:2]
+        == [
+            "bert.encoder.layer.0.attention.self.query",
+            "bert.encoder.layer.0.attention.self.value",
+        ]
+        and len(modules) == 8
+    )
     assert list(tuner_layers(model, block_of=lambda n: n[-5:])) == ["query", "value"]
     wrapped = nn.Module()
     wrapped.module = model  # as data parallelism does
@@ -59,7 +72,10 @@ def test_attention_and_its_output_projection_are_one_module():
     model = nn.Sequential()
     model.add_module("layers", nn.ModuleList([nn.MultiheadAttention(16, 2) for _ in range(2)]))
     adapted = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["0", "1"]))
-    assert {k: len(v) for k, v in tuner_layers(adapted, "module").items()} == {"layers.0": 2, "layers.1": 2}
+    assert {k: len(v) for k, v in tuner_layers(adapted, "module").items()} == {
+        "layers.0": 2,
+        "layers.1": 2,
+    }
 
 
 def test_what_cannot_be_switched_is_refused_with_a_reason():
@@ -68,9 +84,18 @@ def test_what_cannot_be_switched_is_refused_with_a_reason():
 
     for model, reason in (
         (bert(), "no adapter layers"),
-        (of(peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)), "no adapter layers"),
-        (of(peft.AdaLoraConfig(target_modules=ATTENTION, total_step=10, tinit=2, tfinal=2)), "gradients of all layers"),
-        (of(peft.LoraConfig(r=2, target_modules=ATTENTION, init_lora_weights="pissa")), "takes a part out of the base"),
+        (
+            of(peft.PromptTuningConfig(task_type="SEQ_CLS", num_virtual_tokens=2)),
+            "no adapter layers",
+        ),
+        (
+            of(peft.AdaLoraConfig(target_modules=ATTENTION, total_step=10, tinit=2, tfinal=2)),
+            "gradients of all layers",
+        ),
+        (
+            of(peft.LoraConfig(r=2, target_modules=ATTENTION, init_lora_weights="pissa")),
+            "takes a part out of the base",
+        ),
     ):
         with pytest.raises(ValueError, match=reason):
             tuner_layers(model)
@@ -86,7 +111,9 @@ def test_what_cannot_be_switched_is_refused_with_a_reason():
         Progressive(adapted("LoRA"), 0)
     with pytest.raises(ValueError, match="min_active=1"):
         Progressive(adapted("LoRA"), 10, CopRA()).draw(0)
-    assert not any(Progressive(adapted("LoRA and a head"), 10, CopRA()).draw(0).on)  # its head learns meanwhile
+    assert not any(
+        Progressive(adapted("LoRA and a head"), 10, CopRA()).draw(0).on
+    )  # its head learns meanwhile
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -102,7 +129,9 @@ def test_what_is_off_is_the_base_to_the_bit_and_what_is_on_is_not(method):
     for i in range(4):
         switches.set([j == i for j in range(4)])
         assert switches.on == tuple(j == i for j in range(4))
-        assert not torch.allclose(logits(model), logits(base), atol=1e-5), f"layer {i} alone changes nothing"
+        assert not torch.allclose(logits(model), logits(base), atol=1e-5), (
+            f"layer {i} alone changes nothing"
+        )
         assert [p.requires_grad for p in model.parameters()] == learns
     switches.set([True] * 4)
     assert torch.equal(logits(model), whole)
@@ -122,12 +151,17 @@ def test_what_is_off_is_left_alone_by_the_optimiser_too(method):
             (model(input_ids=tokens()).logits - 3).square().mean().backward()
             optimiser.step()
         assert all(drops.on.values())
-        optimiser.zero_grad(set_to_none=False)  # zeros, with which AdamW would move what is off by momentum and decay
+        optimiser.zero_grad(
+            set_to_none=False
+        )  # zeros, with which AdamW would move what is off by momentum and decay
         assert off or all(drawn.on)
         for p, name in names.items():
             if p in off:
                 assert torch.equal(p, before[p]), name
-                assert all(torch.equal(torch.as_tensor(x), torch.as_tensor(state[p][k])) for k, x in optimiser.state.get(p, {}).items()), name
+                assert all(
+                    torch.equal(torch.as_tensor(x), torch.as_tensor(state[p][k]))
+                    for k, x in optimiser.state.get(p, {}).items()
+                ), name
             else:
                 assert not torch.equal(p, before[p]), name
 
@@ -145,8 +179,13 @@ def test_the_draw_is_that_of_fit_and_needs_nothing_but_seed_and_step():
     expected = masks(CopRA(min_active=1), 4, 20, seed=3)
     assert [drops[0].draw(s).on for s in range(20)] == expected
     assert [drops[1].draw(s).on for s in (13, 13, 7)] == [expected[s] for s in (13, 13, 7)]
-    assert tuple(drops[1].on.values()) == expected[7] and list(drops[1].on) == [f"bert.encoder.layer.{i}" for i in range(4)]
-    deep = [Progressive(adapted("LoRA"), 20, StochasticDepth(unit="module")).draw(s).on for s in range(2)]
+    assert tuple(drops[1].on.values()) == expected[7] and list(drops[1].on) == [
+        f"bert.encoder.layer.{i}" for i in range(4)
+    ]
+    deep = [
+        Progressive(adapted("LoRA"), 20, StochasticDepth(unit="module")).draw(s).on
+        for s in range(2)
+    ]
     assert all(len(on) == 8 for on in deep)
 
 
@@ -166,10 +205,14 @@ def test_evaluation_sees_all_layers_whenever_it_comes():
     model.train()
     drops.draw(0)
     model.eval()
-    assert torch.equal(logits(model), whole) and all(drops.on.values())  # a training that was interrupted, say
+    assert torch.equal(logits(model), whole) and all(
+        drops.on.values()
+    )  # a training that was interrupted, say
     drops.draw(0)
     with torch.enable_grad():
-        assert not torch.allclose(model(input_ids=tokens()).logits, whole)  # a training in evaluation mode keeps its mask
+        assert not torch.allclose(
+            model(input_ids=tokens()).logits, whole
+        )  # a training in evaluation mode keeps its mask
 
 
 def test_an_optimiser_made_in_the_middle_of_a_step_sees_all_parameters():
@@ -214,7 +257,9 @@ def test_accumulated_gradients_are_those_of_one_large_batch():
         drops = Progressive(model, 10)
         with drops.step(3):
             for x in tokens(8).chunk(parts):
-                drops.draw(3)  # a loop that knows its updates only need not remember whether it asked
+                drops.draw(
+                    3
+                )  # a loop that knows its updates only need not remember whether it asked
                 (model(input_ids=x).logits.square().mean() / parts).backward()
         return [p.grad for p in model.parameters()]
 
@@ -228,8 +273,14 @@ def _gradients(checkpointing: dict | None, late: bool = False) -> list[torch.Ten
     """Of a step that has layers off; `late`: by a backward pass after it."""
     model = adapted("LoRA")
     if checkpointing:
-        bert_itself = model.get_base_model()  # older releases of transformers say gradient, newer ones activation
-        getattr(bert_itself, "activation_checkpointing_enable", bert_itself.gradient_checkpointing_enable)(checkpointing)
+        bert_itself = (
+            model.get_base_model()
+        )  # older releases of transformers say gradient, newer ones activation
+        getattr(
+            bert_itself,
+            "activation_checkpointing_enable",
+            bert_itself.gradient_checkpointing_enable,
+        )(checkpointing)
         bert_itself.enable_input_require_grads()
     model.train()
     for module in model.modules():
@@ -279,7 +330,9 @@ def test_accelerate_accumulates_under_one_draw():
     drops = Progressive(model, 4)
     learning = [p for p in model.parameters() if p.requires_grad]
     loader = torch.utils.data.DataLoader(tokens(32), batch_size=4)
-    wrapped, optimiser, loader = accelerator.prepare(model, torch.optim.AdamW(learning, lr=1e-2, weight_decay=0.5), loader)
+    wrapped, optimiser, loader = accelerator.prepare(
+        model, torch.optim.AdamW(learning, lr=1e-2, weight_decay=0.5), loader
+    )
     done, drawn = 0, []
     for x in loader:
         before = [p.detach().clone() for p in learning]

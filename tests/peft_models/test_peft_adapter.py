@@ -9,16 +9,15 @@ import pytest
 import torch
 from tiny_peft import METHODS, adapted, bert, logits
 
-from copra_lab.adapters.factor_pairs import AdapterError
-from copra_lab.merging.linear import weighted_sum
-from copra_lab.merging.sparse import ties
-from copra_lab.peft_models.adapter import PeftAdapter, average, keep
-from copra_lab.peft_models.layers import Switches, tuner_layers
+from copra_lab.adapters import AdapterError
+from copra_lab.merging import ties, weighted_sum
+from copra_lab.peft_models import PeftAdapter, Switches, average, keep, tuner_layers
 from copra_lab.pruning import sparsify, sparsity
-from copra_lab.shapley.games import SwitchGame
-from copra_lab.shapley.values import estimate, exact
+from copra_lab.shapley import SwitchGame, estimate, exact
 
-pytestmark = pytest.mark.filterwarnings("ignore:Unsupported layer type")  # peft, of the layer norms that it does support
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:Unsupported layer type"
+)  # peft, of the layer norms that it does support
 
 
 def loaded(folder) -> peft.PeftModel:
@@ -34,24 +33,35 @@ def test_a_pruned_adapter_loads_in_peft_and_is_the_model_with_layers_off(method,
     model = adapted(method)
     adapter = PeftAdapter.of(model)
     assert list(adapter.blocks()) == list(tuner_layers(model))
-    for blocks, on in (("even", [True, False, True, False]), (["bert.encoder.layer.1"], [False, True, False, False])):
+    for blocks, on in (
+        ("even", [True, False, True, False]),
+        (["bert.encoder.layer.1"], [False, True, False, False]),
+    ):
         keep(adapter, blocks).save(tmp_path)
         Switches(model).set(on)
         found = loaded(tmp_path)
-        assert list(tuner_layers(found)) == [b for b, x in zip(adapter.blocks(), on, strict=True) if x]
+        assert list(tuner_layers(found)) == [
+            b for b, x in zip(adapter.blocks(), on, strict=True) if x
+        ]
         close(logits(found), logits(model))
 
 
 def test_pruning_names_what_is_not_there():
     adapter = PeftAdapter.of(adapted("LoRA"))
-    for blocks, message in ((["bert.encoder.layer.9"], "no block 'bert.encoder.layer.9'"), ([], "use the base"), ("most", "unknown preset")):
+    for blocks, message in (
+        (["bert.encoder.layer.9"], "no block 'bert.encoder.layer.9'"),
+        ([], "use the base"),
+        ("most", "unknown preset"),
+    ):
         with pytest.raises(ValueError, match=message):
             keep(adapter, blocks)
 
 
 def test_each_stack_of_layers_is_counted_by_itself():
     names = [f"{tower}.layers.{i}.q_proj" for tower in ("text", "vision") for i in (0, 1, 2, 10)]
-    tensors = {f"base_model.model.{n}.lora_{h}.weight": torch.ones(1, 1) for n in names for h in "AB"}
+    tensors = {
+        f"base_model.model.{n}.lora_{h}.weight": torch.ones(1, 1) for n in names for h in "AB"
+    }
     adapter = PeftAdapter({"peft_type": "LORA", "r": 1, "lora_alpha": 1}, tensors)
     assert list(adapter.blocks()) == [n.removesuffix(".q_proj") for n in names]
     assert list(keep(adapter, "even").modules) == [n for n in names if ".0." in n or ".2." in n]
@@ -83,9 +93,13 @@ def test_an_average_of_deltas_is_exact_and_peft_agrees(method, tmp_path):
         if name.startswith("classifier"):
             torch.testing.assert_close(whole[name], (parts[0][name] + parts[1][name]) / 2)
         else:
-            torch.testing.assert_close(whole[name] - w, (parts[0][name] + parts[1][name]) / 2 - w, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(
+                whole[name] - w, (parts[0][name] + parts[1][name]) / 2 - w, atol=1e-6, rtol=1e-5
+            )
 
-    one = peft.PeftModel.from_pretrained(bert(), tmp_path)  # peft's own stacking of ranks says the same
+    one = peft.PeftModel.from_pretrained(
+        bert(), tmp_path
+    )  # peft's own stacking of ranks says the same
     for i, a in enumerate(adapters):
         a.save(tmp_path / str(i))
         one.load_adapter(tmp_path / str(i), f"seed {i}")
@@ -101,7 +115,9 @@ def test_lora_goes_through_the_tools_for_adapters_and_back(tmp_path):
     a.with_deltas(a.deltas).save(tmp_path)
     close(logits(loaded(tmp_path)), logits(adapted("LoRA and a head", seed=1)))
     a.with_deltas(ties([a.deltas, b.deltas])).save(tmp_path)
-    assert not torch.allclose(logits(loaded(tmp_path)), logits(adapted("LoRA and a head", seed=1)), atol=1e-3)
+    assert not torch.allclose(
+        logits(loaded(tmp_path)), logits(adapted("LoRA and a head", seed=1)), atol=1e-3
+    )
     sparse = sparsify(a.deltas, 0.5)
     a.with_deltas(sparse).save(tmp_path)
     assert sparsity(PeftAdapter.load(tmp_path).deltas) == pytest.approx(0.5, abs=0.01)
@@ -155,7 +171,9 @@ def test_a_damaged_folder_is_named_in_one_sentence(tmp_path):
     broken("not a peft configuration", lambda c, w: c.write_text('{"r": '))
     broken("not a whole safetensors", lambda c, w: w.write_bytes(w.read_bytes()[:-50]))
     broken("NaN", not_finite)
-    broken("no adapter layers", lambda c, w: c.write_text(json.dumps({"peft_type": "PROMPT_TUNING"})))
+    broken(
+        "no adapter layers", lambda c, w: c.write_text(json.dumps({"peft_type": "PROMPT_TUNING"}))
+    )
     for folder in tmp_path.iterdir():
         if folder != good:
             with pytest.raises(AdapterError, match=folder.name):

@@ -15,34 +15,60 @@ from tiny_peft import adapted, bert, logits, tokens
 from trainer_run import Words, trainer
 from transformers import TrainerCallback
 
-from copra_lab.peft_models.trainer_callback import CopRACallback
-from copra_lab.training.dropping import CopRA, masks
+from copra_lab.peft_models import CopRACallback
+from copra_lab.training import CopRA, masks
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_one_draw_a_step_of_the_optimiser_and_all_on_between(tmp_path, accumulate):
-    made, watch = trainer(tmp_path, gradient_accumulation_steps=accumulate, eval_strategy="steps", eval_steps=5, save_strategy="steps", save_steps=4)
+    made, watch = trainer(
+        tmp_path,
+        gradient_accumulation_steps=accumulate,
+        eval_strategy="steps",
+        eval_steps=5,
+        save_strategy="steps",
+        save_steps=4,
+    )
     made.train()
-    assert watch.on == [[s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 12, seed=made.args.seed))]
+    assert watch.on == [
+        [s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 12, seed=made.args.seed))
+    ]
     assert watch.wrong == [] and not all(all(on) for _, on in watch.on)
     assert len(watch.outside) >= 6 and all(watch.outside)
 
 
 @pytest.mark.parametrize("method", ["DoRA", "LoHa", "VeRA", "RandLoRA"])
 def test_other_methods_are_driven_alike(tmp_path, method):
-    made, watch = trainer(tmp_path, CopRACallback(CopRA(start=0.3, min_active=1), seed=5), method=method)
+    made, watch = trainer(
+        tmp_path, CopRACallback(CopRA(start=0.3, min_active=1), seed=5), method=method
+    )
     made.train()
-    assert watch.wrong == [] and watch.on[3] == [3, list(masks(CopRA(start=0.3, min_active=1), 4, 12, seed=5)[3])]
+    assert watch.wrong == [] and watch.on[3] == [
+        3,
+        list(masks(CopRA(start=0.3, min_active=1), 4, 12, seed=5)[3]),
+    ]
 
 
 def test_parameter_groups_with_rates_of_their_own(tmp_path):
     made, watch = trainer(tmp_path)
-    head, rest = ([p for n, p in made.model.named_parameters() if p.requires_grad and ("classifier" in n) == side] for side in (True, False))
-    made.optimizer = torch.optim.AdamW([{"params": head, "lr": 1e-3}, {"params": rest, "weight_decay": 0.1}], lr=1e-2)
+    head, rest = (
+        [
+            p
+            for n, p in made.model.named_parameters()
+            if p.requires_grad and ("classifier" in n) == side
+        ]
+        for side in (True, False)
+    )
+    made.optimizer = torch.optim.AdamW(
+        [{"params": head, "lr": 1e-3}, {"params": rest, "weight_decay": 0.1}], lr=1e-2
+    )
     made.train()
-    assert watch.wrong == [] and [len(g["params"]) for g in made.optimizer.param_groups] == [len(head), len(rest)]
+    assert watch.wrong == [] and [len(g["params"]) for g in made.optimizer.param_groups] == [
+        len(head),
+        len(rest),
+    ]
 
 
 class Stop(TrainerCallback):
@@ -94,9 +120,14 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path):
         deepspeed, fsdp, world_size, ddp_find_unused_parameters, seed = None, None, 1, None, 0
 
     def begin(model=made.model, **change) -> None:
-        CopRACallback().on_train_begin(type("Some", (Args,), change)(), made.state, made.control, model=model)
+        CopRACallback().on_train_begin(
+            type("Some", (Args,), change)(), made.state, made.control, model=model
+        )
 
-    for change, message in (({"deepspeed": {}, "fsdp": "full_shard"}, "FSDP"), ({"world_size": 2, "ddp_find_unused_parameters": False}, "unused")):
+    for change, message in (
+        ({"deepspeed": {}, "fsdp": "full_shard"}, "FSDP"),
+        ({"world_size": 2, "ddp_find_unused_parameters": False}, "unused"),
+    ):
         with pytest.raises(ValueError, match=message):
             begin(**change)
 
@@ -108,14 +139,22 @@ def test_checkpointing_that_data_parallel_training_cannot_follow_is_refused(tmp_
 
     def begin(model, processes: int = 2) -> None:
         class Args:
-            deepspeed, fsdp, world_size, ddp_find_unused_parameters, seed = None, None, processes, None, 0
+            deepspeed, fsdp, world_size, ddp_find_unused_parameters, seed = (
+                None,
+                None,
+                processes,
+                None,
+                0,
+            )
 
         CopRACallback().on_train_begin(Args, made.state, made.control, model=model)
 
     made.state.max_steps = 4
     begin(made.model)
     enable({"use_reentrant": True})
-    with pytest.raises(ValueError, match=r'gradient_checkpointing_kwargs=\{"use_reentrant": False\}'):
+    with pytest.raises(
+        ValueError, match=r'gradient_checkpointing_kwargs=\{"use_reentrant": False\}'
+    ):
         begin(made.model)
     begin(made.model, processes=1)  # where it computes the same layers anew
     enable({"use_reentrant": False})
@@ -123,7 +162,9 @@ def test_checkpointing_that_data_parallel_training_cannot_follow_is_refused(tmp_
     injected = bert()
     peft.inject_adapter_in_model(peft.LoraConfig(target_modules=["query"]), injected)
     begin(injected)
-    getattr(injected, "activation_checkpointing_enable", injected.gradient_checkpointing_enable)({"use_reentrant": False})
+    getattr(injected, "activation_checkpointing_enable", injected.gradient_checkpointing_enable)(
+        {"use_reentrant": False}
+    )
     with pytest.raises(ValueError, match="ddp_find_unused_parameters=True"):
         begin(injected)
 
@@ -140,11 +181,17 @@ def test_two_processes_draw_the_same_and_end_the_same(tmp_path):
         str(tmp_path / "said"),
     ]
     env = {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests' / 'support'}", "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(run, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        run, cwd=ROOT, env=os.environ | env, capture_output=True, text=True, timeout=300
+    )
     assert done.returncode == 0, done.stderr[-3000:]
-    one, two = (json.loads((tmp_path / f"said.{rank}").read_text(encoding="utf-8")) for rank in (0, 1))
+    one, two = (
+        json.loads((tmp_path / f"said.{rank}").read_text(encoding="utf-8")) for rank in (0, 1)
+    )
     assert one == two and one["world"] == 2 and one["wrong"] == []
-    assert one["on"] == [[s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 10, seed=42))]
+    assert one["on"] == [
+        [s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 10, seed=42))
+    ]
 
 
 def snippets_of_the_readme():
@@ -158,7 +205,9 @@ def test_the_readme_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     snippets, seen = snippets_of_the_readme(), {}
     exec(snippets["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), seen)
     assert seen["one"].provenance["steps"] == 3 and len(seen["both"]) == 36
-    assert (seen["logits"] - seen["bench"].logits()).abs().max() > 1e-2  # of the adapter, not of the base
+    assert (
+        seen["logits"] - seen["bench"].logits()
+    ).abs().max() > 1e-2  # of the adapter, not of the base
 
 
 def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
@@ -167,16 +216,32 @@ def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
     snippets = snippets_of_the_readme()
     monkeypatch.chdir(tmp_path)
     adapted("LoRA and a head", seed=1).save_pretrained("yours")
-    settings = {"max_steps": 4, "report_to": [], "disable_tqdm": True, "use_cpu": True, "dataloader_pin_memory": False, "save_strategy": "no"}
-    given = {"base": bert(), "args": TrainingArguments("out", **settings), "data": Words(), "accuracy": lambda m: float(logits(m).mean())}
+    settings = {
+        "max_steps": 4,
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "dataloader_pin_memory": False,
+        "save_strategy": "no",
+    }
+    given = {
+        "base": bert(),
+        "args": TrainingArguments("out", **settings),
+        "data": Words(),
+        "accuracy": lambda m: float(logits(m).mean()),
+    }
     exec(snippets["trainer"], given)
     assert given["game"].n_players == 4
     for folder in ("half", "middle"):
         assert torch.isfinite(logits(peft.PeftModel.from_pretrained(bert(), folder).eval())).all()
 
     before = [p.detach().clone() for p in given["model"].parameters() if p.requires_grad]
-    given["optimiser"] = torch.optim.AdamW([p for p in given["model"].parameters() if p.requires_grad])
+    given["optimiser"] = torch.optim.AdamW(
+        [p for p in given["model"].parameters() if p.requires_grad]
+    )
     given["batches"] = [{"input_ids": tokens(), "labels": torch.arange(6) % 3}] * 6
     exec(snippets["loop"], given)
     after = [p for p in given["model"].parameters() if p.requires_grad]
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) and all(given["drops"].on.values())
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) and all(
+        given["drops"].on.values()
+    )

@@ -61,7 +61,10 @@ def test_muon_makes_directions_orthogonal(shape):
 def test_muon_steps_as_torchs_own():
     g = torch.Generator().manual_seed(1)
     ours, theirs = (nn.Parameter(torch.ones(12, 30)) for _ in range(2))
-    mine, other = Muon([ours], 0.01), torch.optim.Muon([theirs], 0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw")
+    mine, other = (
+        Muon([ours], 0.01),
+        torch.optim.Muon([theirs], 0.01, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+    )
     for _ in range(3):
         ours.grad = torch.randn(12, 30, generator=g)
         theirs.grad = ours.grad.clone()
@@ -78,16 +81,29 @@ def test_parts_on_threads_have_the_gradient_of_the_whole():
     for threads in (1, 4):
         replicas = Replicas(dict(layer.named_parameters()), threads, "cpu")
         replicas.half = False
-        numbers = replicas.gradients(lambda i, n=8 // threads: ((loss := layer(x[i * n : (i + 1) * n]).square().mean()), {"loss": loss.item()}))
+        numbers = replicas.gradients(
+            lambda i, n=8 // threads: (
+                (loss := layer(x[i * n : (i + 1) * n]).square().mean()),
+                {"loss": loss.item()},
+            )
+        )
         grads.append((layer.weight.grad.clone(), numbers["loss"]))
-    assert torch.allclose(grads[0][0], grads[1][0], atol=1e-6) and math.isclose(grads[0][1], grads[1][1], rel_tol=1e-5)
+    assert torch.allclose(grads[0][0], grads[1][0], atol=1e-6) and math.isclose(
+        grads[0][1], grads[1][1], rel_tol=1e-5
+    )
 
 
 @pytest.fixture(scope="module")
 def data(pictures, tmp_path_factory):
     with pytest.MonkeyPatch.context() as m:
-        m.setattr(pretraining_data, "image_features", lambda images, **_: torch.randn(len(images), 1280).half())
-        return pretraining_data.Data(tmp_path_factory.mktemp("data"), [photos.load_photos(str(pictures), card=20)])
+        m.setattr(
+            pretraining_data,
+            "image_features",
+            lambda images, **_: torch.randn(len(images), 1280).half(),
+        )
+        return pretraining_data.Data(
+            tmp_path_factory.mktemp("data"), [photos.load_photos(str(pictures), card=20)]
+        )
 
 
 @pytest.fixture
@@ -97,13 +113,28 @@ def begun(data, monkeypatch, pictures, tmp_path):
     source = photos.load_photos(str(pictures), card=20)
     cut_merges(["a cat"], tmp_path / "merges.txt.gz")
     clip = build(tokenizer(tmp_path).vocab_size)
-    atomic({k: v for k, v in clip.state_dict().items() if not k.startswith("visual")}, tmp_path / "text.safetensors")
+    atomic(
+        {k: v for k, v in clip.state_dict().items() if not k.startswith("visual")},
+        tmp_path / "text.safetensors",
+    )
 
     def start(work, images: int, **more) -> pretrain.Run:
         work.mkdir(exist_ok=True)
-        for file in (tmp_path / "merges.txt.gz", tmp_path / "text.safetensors", *tmp_path.glob("*/captions-*")):
+        for file in (
+            tmp_path / "merges.txt.gz",
+            tmp_path / "text.safetensors",
+            *tmp_path.glob("*/captions-*"),
+        ):
             (work / file.name).write_bytes(file.read_bytes())
-        defaults = {"device": "cpu", "threads": 1, "batch": 16, "lr": 1e-3, "decay": False, "minutes": math.inf, "images": images}
+        defaults = {
+            "device": "cpu",
+            "threads": 1,
+            "batch": 16,
+            "lr": 1e-3,
+            "decay": False,
+            "minutes": math.inf,
+            "images": images,
+        }
         run = pretrain.Run(work, data, [source], argparse.Namespace(**defaults | more))
         run.train()
         return run
@@ -121,7 +152,9 @@ def test_a_run_goes_on_where_it_stopped(begun, tmp_path):
         assert torch.equal(weight, again.student.state_dict()[name]), name
     before = {k: v.clone() for k, v in again.student.state_dict().items()}
     again.save()
-    assert all(torch.equal(v, before[k]) for k, v in again.student.state_dict().items())  # what is written is the average, aside
+    assert all(
+        torch.equal(v, before[k]) for k, v in again.student.state_dict().items()
+    )  # what is written is the average, aside
     last = json.loads((tmp_path / "parts" / "log.jsonl").read_text().splitlines()[-1])
     assert set(last["choice"]) == {"tiny, 1 seen", "tiny, 1 held out"}
     # The decay is not handed on: another machine goes on with the stable part.
@@ -142,5 +175,7 @@ def test_no_held_out_photograph_is_in_a_batch(data):
 
 def test_a_batch_is_the_same_for_the_same_seed(data):
     one, two, other = (data.batch(32, [seed, 0]) for seed in (3, 3, 4))
-    assert all(torch.equal(one[k], two[k]) for k in one) and not torch.equal(one["image"], other["image"])
+    assert all(torch.equal(one[k], two[k]) for k in one) and not torch.equal(
+        one["image"], other["image"]
+    )
     assert one["image"].shape == (32, 3, 64, 64)

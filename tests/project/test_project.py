@@ -25,7 +25,9 @@ ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 
 def project_files() -> list[Path]:
     """Tracked files, and new ones that are not ignored."""
-    listed = subprocess.run(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True
+    )
     if listed.returncode:
         pytest.skip("not a git checkout")
     return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
@@ -41,7 +43,9 @@ NOT_SERVED = {"transformers", "peft", "matplotlib"}
 
 def test_a_space_installs_what_the_app_needs():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
-    assert [line for line in lines if not line.startswith(("#", "--"))] == [d for d in PROJECT["dependencies"] if not names([d]) & NOT_SERVED]
+    assert [line for line in lines if not line.startswith(("#", "--"))] == [
+        d for d in PROJECT["dependencies"] if not names([d]) & NOT_SERVED
+    ]
 
 
 def test_a_space_is_told_what_to_run():
@@ -61,7 +65,10 @@ def test_conda_and_binder_get_the_same():
 
 def test_every_way_to_install_names_the_same_extras():
     for text in (README, MAKEFILE, ENVIRONMENT):
-        assert ["lessons", "test"] in [sorted(found.split(",")) for found in re.findall(r"(?<=\[)[a-z]+(?:,[a-z]+)+(?=\])", text)]
+        assert ["lessons", "test"] in [
+            sorted(found.split(","))
+            for found in re.findall(r"(?<=\[)[a-z]+(?:,[a-z]+)+(?=\])", text)
+        ]
     assert {"lessons", "test"} <= set(PROJECT["optional-dependencies"])
 
 
@@ -72,21 +79,30 @@ def test_the_readme_names_commands_that_exist():
 
 
 MARKDOWN = [
-    p.relative_to(ROOT).as_posix() for folder in (".", "docs/*", "lessons", "experiments", "benchmarks") for p in sorted(ROOT.glob(f"{folder}/*.md"))
+    p.relative_to(ROOT).as_posix()
+    for folder in (".", "docs/*", "lessons", "experiments", "benchmarks")
+    for p in sorted(ROOT.glob(f"{folder}/*.md"))
 ]
 
 
 @pytest.mark.parametrize("name", MARKDOWN)
 def test_links_between_files_lead_somewhere(name):
-    text = re.sub(r"```.*?```|`[^`\n]*`", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL)
-    targets = [t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", t)]
+    text = re.sub(
+        r"```.*?```|`[^`\n]*`", "", (ROOT / name).read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    targets = [
+        t for t in re.findall(r"\]\(([^)\s]+)\)", text) if not re.match(r"https?:|mailto:|#", t)
+    ]
     assert [t for t in targets if not ((ROOT / name).parent / t.partition("#")[0]).exists()] == []
 
 
 @pytest.mark.parametrize("name", [n for n in MARKDOWN if n.startswith("docs/methods/")])
 def test_a_page_of_a_method_gives_numbers_that_the_reports_have(name):
     """They are written by hand, and what ships is made anew now and then."""
-    reports = "".join((ROOT / r).read_text(encoding="utf-8") for r in ("README.md", "experiments/README.md", "benchmarks/README.md"))
+    reports = "".join(
+        (ROOT / r).read_text(encoding="utf-8")
+        for r in ("README.md", "experiments/README.md", "benchmarks/README.md")
+    )
     found = (ROOT / name).read_text(encoding="utf-8").partition("## What this project found")[2]
     number = r"(?<![\d.,:/])\d+\.\d+(?!\d|\.\d)"
     given = set(re.findall(number, re.sub(r"\]\([^)]*\)", "", found)))
@@ -95,30 +111,55 @@ def test_a_page_of_a_method_gives_numbers_that_the_reports_have(name):
 
 def test_whoever_cites_names_the_version_and_the_papers():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["cff-version"] == "1.2.0" and citation["version"] == copra_lab.__version__ and citation["license"] == PROJECT["license"]
     assert (
-        citation["authors"] == PROJECT["authors"] and citation["title"] == PROJECT["name"] and citation["message"] and citation["type"] == "software"
+        citation["cff-version"] == "1.2.0"
+        and citation["version"] == copra_lab.__version__
+        and citation["license"] == PROJECT["license"]
     )
-    assert f"## {copra_lab.__version__.partition('.dev')[0]}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    assert (
+        citation["authors"] == PROJECT["authors"]
+        and citation["title"] == PROJECT["name"]
+        and citation["message"]
+        and citation["type"] == "software"
+    )
+    assert f"## {copra_lab.__version__.partition('.dev')[0]}" in (ROOT / "CHANGELOG.md").read_text(
+        encoding="utf-8"
+    )
     papers = {paper["url"].rpartition("/")[2]: paper for paper in citation["references"]}
     for number, paper in papers.items():
-        assert {"type", "title", "year"} <= set(paper) and all(set(a) == {"given-names", "family-names"} for a in paper["authors"])
+        assert {"type", "title", "year"} <= set(paper) and all(
+            set(a) == {"given-names", "family-names"} for a in paper["authors"]
+        )
         assert paper["identifiers"] == [{"type": "other", "value": f"arXiv:{number}"}]
     sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "copra_lab").glob("*.py"))
-    assert {n for n in papers if n in sources} >= {"2410.22911", "2506.05713", "2106.09685", "2405.18541", "2109.01134", "2203.12119"}
+    assert {n for n in papers if n in sources} >= {
+        "2410.22911",
+        "2506.05713",
+        "2106.09685",
+        "2405.18541",
+        "2109.01134",
+        "2203.12119",
+    }
 
 
 def test_everything_attributed_is_a_dependency():
     attribution = (ROOT / "ATTRIBUTION.md").read_text(encoding="utf-8")
     attributed = names(re.findall(r"^\| `([^`]+)` \|", attribution, re.MULTILINE))
     assert len(attributed) >= 8
-    assert attributed <= names(PROJECT["dependencies"] + PROJECT["optional-dependencies"]["recipes"])
+    assert attributed <= names(
+        PROJECT["dependencies"] + PROJECT["optional-dependencies"]["recipes"]
+    )
 
 
 def test_importing_the_package_is_light():
     heavy = "gradio peft transformers matplotlib open_clip ipywidgets"
     code = f"import sys, copra_lab; print(*set('{heavy}'.split()) & set(sys.modules))"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip() == ""
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout.strip()
+        == ""
+    )
 
 
 @pytest.mark.parametrize("name", copra_lab.__all__)
@@ -140,7 +181,11 @@ def test_no_file_knows_the_machine_it_was_written_on():
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
             continue
-        found += [f"{path.relative_to(ROOT)}:{i}: {line.strip()[:120]}" for i, line in enumerate(text.split("\n"), 1) if machine.search(line)]
+        found += [
+            f"{path.relative_to(ROOT)}:{i}: {line.strip()[:120]}"
+            for i, line in enumerate(text.split("\n"), 1)
+            if machine.search(line)
+        ]
     assert found == []
 
 
@@ -150,7 +195,7 @@ def test_the_wheel_holds_the_package_its_assets_and_nothing_else(tmp_path):
     with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
         inside = set(wheel.namelist())
     info = f"copra_lab-{copra_lab.__version__}.dist-info/"
-    assert {p.relative_to(ROOT).as_posix() for p in project_files() if ROOT / "copra_lab" in p.parents} == {
-        n for n in inside if not n.startswith(info)
-    }
+    assert {
+        p.relative_to(ROOT).as_posix() for p in project_files() if ROOT / "copra_lab" in p.parents
+    } == {n for n in inside if not n.startswith(info)}
     assert {info + "licenses/LICENSE", info + "licenses/ATTRIBUTION.md"} <= inside

@@ -51,30 +51,57 @@ PUBLIC = {
 
 def shown() -> dict[str, dict[str, str]]:
     """Module → what the reference shows of it, and as what."""
-    pages = "\n".join(p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs" / "reference").glob("*.md")))
+    pages = "\n".join(
+        p.read_text(encoding="utf-8") for p in sorted((ROOT / "docs" / "reference").glob("*.md"))
+    )
     parts = re.split(r"\.\. automodule:: copra_lab\.(\w+)", pages)[1:]
-    directives = (re.findall(r"\.\. auto(function|class|data|exception):: (\w+)", text) for text in parts[1::2])
-    return {module: {name: kind for kind, name in found} for module, found in zip(parts[::2], directives, strict=True)}
+    directives = (
+        re.findall(r"\.\. auto(function|class|data|exception):: (\w+)", text)
+        for text in parts[1::2]
+    )
+    return {
+        module: {name: kind for kind, name in found}
+        for module, found in zip(parts[::2], directives, strict=True)
+    }
 
 
 def test_the_package_has_these_names_and_no_others():
     assert set(copra_lab.__all__) == set(PACKAGE.split())
-    homes = {name: getattr(copra_lab, name).__module__.removeprefix("copra_lab.") for name in copra_lab.__all__ if name != "__version__"}
+    homes = {
+        name: getattr(copra_lab, name).__module__.removeprefix("copra_lab.")
+        for name in copra_lab.__all__
+        if name != "__version__"
+    }
     assert all(name in PUBLIC[home].split() for name, home in homes.items())
     table = (ROOT / "docs" / "reference" / "README.md").read_text(encoding="utf-8")
-    assert dict(reversed(found) for found in re.findall(r"^   ~(\w+)\.(\w+)$", table, re.MULTILINE)) == homes
+    assert (
+        dict(reversed(found) for found in re.findall(r"^   ~(\w+)\.(\w+)$", table, re.MULTILINE))
+        == homes
+    )
 
 
 def test_the_public_modules_are_these():
     files = [*(ROOT / "copra_lab").glob("*.py"), *(ROOT / "copra_lab").glob("*/__init__.py")]
-    says = {(f if f.name != "__init__.py" else f.parent).stem for f in files if "__all__" in _assigned(f)}
-    assert says - {"copra_lab", "cli"} == set(PUBLIC)  # of the command line, --help is the reference
+    says = {
+        (f if f.name != "__init__.py" else f.parent).stem
+        for f in files
+        if "__all__" in _assigned(f)
+    }
+    assert says - {"copra_lab", "cli"} == set(
+        PUBLIC
+    )  # of the command line, --help is the reference
     assert set(shown()) == set(PUBLIC)
 
 
 def _assigned(file: Path) -> set[str]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
-    return {t.id for n in tree.body if isinstance(n, ast.Assign) for t in n.targets if isinstance(t, ast.Name)}
+    return {
+        t.id
+        for n in tree.body
+        if isinstance(n, ast.Assign)
+        for t in n.targets
+        if isinstance(t, ast.Name)
+    }
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -84,7 +111,10 @@ def test_a_module_promises_these_names_shows_them_and_says_what_they_are(name):
     things = {n: getattr(module, n) for n in promised}
     called = {n: _kind(v) for n, v in things.items() if _kind(v)}
     found = shown()[name]
-    assert set(found) <= promised and {n: kind for n, kind in found.items() if kind != "data" or n in called} == called
+    assert (
+        set(found) <= promised
+        and {n: kind for n, kind in found.items() if kind != "data" or n in called} == called
+    )
     assert [n for n in called if any(_silent(n, things[n]))] == [] and module.__doc__
 
 
@@ -96,10 +126,14 @@ def _kind(thing: object) -> str:
 
 def _silent(name: str, thing: object) -> list[bool]:
     """For what has a name and for each of its public methods and properties, whether it has no docstring of its own."""
-    out = [not thing.__doc__ or thing.__doc__.startswith(f"{name}(")]  # what a dataclass writes itself is none
+    out = [
+        not thing.__doc__ or thing.__doc__.startswith(f"{name}(")
+    ]  # what a dataclass writes itself is none
     for member, value in vars(thing).items() if inspect.isclass(thing) else ():
         function = getattr(value, "__func__", None) or getattr(value, "fget", None)
         function = value.func if isinstance(value, functools.cached_property) else function or value
-        if not member.startswith(("_", "on_")) and inspect.isroutine(function):  # on_…: transformers says what its callbacks are
+        if not member.startswith(("_", "on_")) and inspect.isroutine(
+            function
+        ):  # on_…: transformers says what its callbacks are
             out.append(not function.__doc__)
     return out

@@ -23,7 +23,7 @@ import copra_lab
 from copra_lab.adapters import adapter as lora
 from copra_lab.adapters import load_adapter, publishing
 from copra_lab.cli import app
-from copra_lab.prompts.soft_prompt import CoOp
+from copra_lab.prompts import CoOp
 from copra_lab.sweeps import runs
 from copra_lab.tasks import task as tasks
 from copra_lab.training import fitting as train
@@ -32,7 +32,13 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
 BLOCK = re.compile(r"(?:<!-- tested: (\w+) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
 CODE = {name: code for name, _, code in BLOCK.findall(README)}
-ELSEWHERE = {"trainer": "test_callback", "loop": "test_callback", "folder": "test_callback", "images": "test_datasets", "programs": "test_api"}
+ELSEWHERE = {
+    "trainer": "test_callback",
+    "loop": "test_callback",
+    "folder": "test_callback",
+    "images": "test_datasets",
+    "programs": "test_api",
+}
 HERE = {"setup", "use", "commands", "sweep"}
 COMMAND = typer.main.get_command(app)
 
@@ -40,7 +46,9 @@ COMMAND = typer.main.get_command(app)
 def test_every_block_of_code_has_a_test_that_runs_it():
     assert len(CODE) == len(BLOCK.findall(README)) and set(CODE) == HERE | set(ELSEWHERE)
     for name, file in ELSEWHERE.items():
-        assert re.search(rf'exec\(\w+\["{name}"\]', (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")), name
+        assert re.search(
+            rf'exec\(\w+\["{name}"\]', (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        ), name
 
 
 @pytest.fixture
@@ -62,18 +70,31 @@ def small(monkeypatch, tmp_path):
 
 def test_use(small, monkeypatch):
     published = {}
-    monkeypatch.setattr(publishing, "push_to_hub", lambda adapter, repo, **_: published.update({repo: adapter}))
+    monkeypatch.setattr(
+        publishing, "push_to_hub", lambda adapter, repo, **_: published.update({repo: adapter})
+    )
     names: dict = {}
     exec(CODE["use"], names)
-    assert names["bench"].accuracy(names["one"]).n == 20 and names["two"].provenance["method"] == "copra"
-    assert load_adapter("digits-lora", names["clip"]) == names["one"] == published["you/digits-lora"]
+    assert (
+        names["bench"].accuracy(names["one"]).n == 20
+        and names["two"].provenance["method"] == "copra"
+    )
+    assert (
+        load_adapter("digits-lora", names["clip"]) == names["one"] == published["you/digits-lora"]
+    )
     assert names["words"].provenance["method"] == "pun"
 
 
 @pytest.mark.slow
 def test_commands(small):
     table = CODE["sweep"]
-    for key, value in {"tasks": '["digits"]', "seeds": "1", "steps": "1", "shots": "[1]", "rank": "[2]"}.items():
+    for key, value in {
+        "tasks": '["digits"]',
+        "seeds": "1",
+        "steps": "1",
+        "shots": "[1]",
+        "rank": "[2]",
+    }.items():
         table, n = re.subn(rf"^{key} = .*", f"{key} = {value}", table, flags=re.MULTILINE)
         assert n == 1, key
     (small / "sweep.toml").write_text(table, encoding="utf-8")
@@ -85,7 +106,14 @@ def test_commands(small):
         if words[0].startswith("-"):  # changes the files of a shell
             assert words[0] in {o for p in COMMAND.params for o in p.opts}
             continue
-        words = [*words, "--help"] if words == ["app"] else [w if before != "--jobs" else "1" for before, w in zip(["", *words], words, strict=False)]
+        words = (
+            [*words, "--help"]
+            if words == ["app"]
+            else [
+                w if before != "--jobs" else "1"
+                for before, w in zip(["", *words], words, strict=False)
+            ]
+        )
         result = CliRunner().invoke(app, words)
         assert result.exit_code == 0, f"{words}: {result.output}"
     assert {line[1] for line in lines if line[1] in COMMAND.commands} == set(COMMAND.commands)
@@ -96,8 +124,13 @@ def test_commands(small):
     assert (small / "results.csv").read_text(encoding="utf-8").count("done") == 2
 
 
-PROGRAMS = r"make|%?pip|[!.]?[\w\\/.]*python3?|py|[\w\\/.]*pip|conda|[\w/.]*jupyter|accelerate|copra-lab"
-IN_TEXT = sorted({" ".join(c.split()) for c in re.findall(rf"`((?:{PROGRAMS})\s[^`]+)`", BLOCK.sub("", README))} | set(CODE["setup"].splitlines()))
+PROGRAMS = (
+    r"make|%?pip|[!.]?[\w\\/.]*python3?|py|[\w\\/.]*pip|conda|[\w/.]*jupyter|accelerate|copra-lab"
+)
+IN_TEXT = sorted(
+    {" ".join(c.split()) for c in re.findall(rf"`((?:{PROGRAMS})\s[^`]+)`", BLOCK.sub("", README))}
+    | set(CODE["setup"].splitlines())
+)
 
 
 def test_the_text_has_commands():
@@ -118,13 +151,19 @@ def test_a_command_in_the_text_can_be_given(command):
             assert find_spec(words[1])
         case "python":
             said = _help(words[0])
-            assert words[0].rpartition("/")[2] in said and all(o in said for o in words[1:] if o.startswith("-"))
+            assert words[0].rpartition("/")[2] in said and all(
+                o in said for o in words[1:] if o.startswith("-")
+            )
         case "conda":
             assert words[:3] == ["env", "create", "-f"] and (ROOT / words[3]).is_file()
         case "jupyter":
             assert words[0] == "lab" and find_spec("jupyterlab") and (ROOT / words[1]).is_dir()
         case "accelerate":
-            assert words[:2] == ["launch", "-m"] and find_spec(f"{words[2]}.__main__") and words[3] in COMMAND.commands
+            assert (
+                words[:2] == ["launch", "-m"]
+                and find_spec(f"{words[2]}.__main__")
+                and words[3] in COMMAND.commands
+            )
         case "copra-lab":
             assert words[0] == "VERB" or words[0] in COMMAND.commands
         case other:
@@ -133,7 +172,9 @@ def test_a_command_in_the_text_can_be_given(command):
 
 @cache
 def _help(script: str) -> str:
-    return subprocess.run([sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [sys.executable, script, "--help"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
 
 
 def _arguments(words: list[str]) -> list[str]:
@@ -154,4 +195,6 @@ def _installs(wanted: str) -> bool:
     if requirement.name == "copra-lab":
         project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
         return requirement.extras <= set(project["optional-dependencies"])
-    return requirement.extras <= set(importlib.metadata.metadata(requirement.name).get_all("Provides-Extra") or ())
+    return requirement.extras <= set(
+        importlib.metadata.metadata(requirement.name).get_all("Provides-Extra") or ()
+    )

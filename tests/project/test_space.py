@@ -31,7 +31,11 @@ def test_its_card_is_one_that_the_hub_takes(folder):
     card = SpaceCard.load(folder / "README.md")
     space.check(card.data.to_dict())
     assert (folder / card.data.app_file).is_file() and card.data.sdk == "gradio"
-    assert card.data.title == CARD["title"] and 'Client("someone/lab")' in card.text and copra_lab.__version__ in card.text
+    assert (
+        card.data.title == CARD["title"]
+        and 'Client("someone/lab")' in card.text
+        and copra_lab.__version__ in card.text
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,13 +57,19 @@ def test_a_card_that_the_hub_would_refuse_is_refused_here(key, value, said):
 
 def test_it_holds_the_page_its_weights_and_nothing_else(folder):
     names = {p.relative_to(folder).as_posix() for p in files(folder)}
-    own = {p.relative_to(ROOT).as_posix() for p in files(ROOT / "copra_lab") if "__pycache__" not in p.parts}
+    own = {
+        p.relative_to(ROOT).as_posix()
+        for p in files(ROOT / "copra_lab")
+        if "__pycache__" not in p.parts
+    }
     assert names == own | {*space.FILES, "README.md", ".gitattributes", space.MANIFEST}
     large = {kind.split()[0].removeprefix("*") for kind in space.ATTRIBUTES.splitlines()}
     for p in files(folder):
         assert p.stat().st_size < 10_000_000 or p.suffix in large
         if p.suffix not in large:
-            p.read_text(encoding="utf-8")  # the hub takes other binary files in large-file storage only
+            p.read_text(
+                encoding="utf-8"
+            )  # the hub takes other binary files in large-file storage only
 
 
 def test_its_app_needs_only_the_folder_and_what_its_requirements_name(folder):
@@ -74,7 +84,14 @@ answer = Api(Lab(precision="float32")).blend("digits", "0/lora-seed-0", "0/lora-
 print(copra_lab.__file__, app.__file__, answer["correct"], sep="\\n")
 """
     clean = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, env=clean, capture_output=True, text=True, check=False)
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env=clean,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     *places, correct = ran.stdout.split("\n")[-4:-1]
     assert all(Path(p).resolve().is_relative_to(folder.resolve()) for p in places)
@@ -90,7 +107,9 @@ def test_one_of_its_own_is_made_anew(tmp_path):
     cache.mkdir()
     (cache / "left.pyc").write_bytes(b"by a run")
     space.make(tmp_path / "mine")
-    assert space.hashes(tmp_path / "mine") == before and [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert space.hashes(tmp_path / "mine") == before and [p.name for p in tmp_path.iterdir()] == [
+        "mine"
+    ]
     assert json.loads((tmp_path / "mine" / space.MANIFEST).read_text())["files"] == before
 
 
@@ -111,7 +130,9 @@ def test_nothing_of_others_is_replaced(tmp_path):
     ):
         with pytest.raises(space.SpaceError, match=said):
             space.make(folder)
-    assert (tmp_path / "theirs" / "thesis.txt").read_text() == "years of work" and "mended" in (changed / "app.py").read_text()
+    assert (tmp_path / "theirs" / "thesis.txt").read_text() == "years of work" and "mended" in (
+        changed / "app.py"
+    ).read_text()
     with pytest.raises(space.SpaceError, match="something else"):
         space.make(ROOT)
 
@@ -123,17 +144,34 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(space, "hashes", lambda folder: before if folder == tmp_path / "mine" else full())
+    monkeypatch.setattr(
+        space, "hashes", lambda folder: before if folder == tmp_path / "mine" else full()
+    )
     with pytest.raises(OSError, match="no space left"):
         space.make(tmp_path / "mine")
     monkeypatch.undo()
-    assert space.hashes(tmp_path / "mine") == before and [p.name for p in tmp_path.iterdir()] == ["mine"]
+    assert space.hashes(tmp_path / "mine") == before and [p.name for p in tmp_path.iterdir()] == [
+        "mine"
+    ]
 
 
-@pytest.mark.parametrize(("token", "said"), [("", "no token for the hub"), ("hf_none", "could not be reached")])
+@pytest.mark.parametrize(
+    ("token", "said"), [("", "no token for the hub"), ("hf_none", "could not be reached")]
+)
 def test_publishing_without_a_token_or_a_connection_is_answered_in_words(tmp_path, token, said):
-    command = [sys.executable, str(ROOT / "recipes" / "space.py"), str(tmp_path / "mine"), "--publish", "someone/lab"]
-    environment = {**os.environ, "HF_TOKEN": token, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
+    command = [
+        sys.executable,
+        str(ROOT / "recipes" / "space.py"),
+        str(tmp_path / "mine"),
+        "--publish",
+        "someone/lab",
+    ]
+    environment = {
+        **os.environ,
+        "HF_TOKEN": token,
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_HUB_OFFLINE": "1",
+    }
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ran.returncode == 1 and said in ran.stderr and "Traceback" not in ran.stderr
     assert (tmp_path / "mine" / "app.py").is_file()

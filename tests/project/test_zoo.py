@@ -11,11 +11,11 @@ import pytest
 from adapters import ship  # recipes/adapters.py
 from tiny import random_adapter, tiny_clip
 
-from copra_lab.adapters.adapter import NONE
-from copra_lab.bench.bench import Bench
-from copra_lab.models.loading import load_clip
+from copra_lab.adapters import NONE
+from copra_lab.bench import Bench
+from copra_lab.models import load_clip
 from copra_lab.sweeps.runs import chosen
-from copra_lab.tasks.task import load_task, task_names
+from copra_lab.tasks import load_task, task_names
 from copra_lab.zoo import shipped
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,12 @@ def results() -> list[dict]:
 
 
 def test_nothing_that_ships_is_stale():
-    run = subprocess.run([sys.executable, str(ROOT / "recipes" / "rebuild.py"), "--check"], capture_output=True, text=True, check=False)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "recipes" / "rebuild.py"), "--check"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert run.returncode == 0, run.stdout + run.stderr
 
 
@@ -63,7 +68,14 @@ def test_what_needs_flower_holds_up_nothing_else(monkeypatch, capsys):
 
     monkeypatch.setattr(rebuild, "find_spec", lambda _: None)
     monkeypatch.setattr(rebuild.subprocess, "run", mended)
-    monkeypatch.setattr(rebuild, "STEPS", [(s, lambda _, s=s: "stale" if s in stale else None, s) for s in (rebuild.FEDERATED, "after.py")])
+    monkeypatch.setattr(
+        rebuild,
+        "STEPS",
+        [
+            (s, lambda _, s=s: "stale" if s in stale else None, s)
+            for s in (rebuild.FEDERATED, "after.py")
+        ],
+    )
     monkeypatch.setattr(sys, "argv", ["rebuild.py"])
     assert rebuild.main() == 1 and run == ["after.py"]
     assert "environment of its own" in capsys.readouterr().err
@@ -75,26 +87,49 @@ def test_a_row_that_was_not_measured_is_a_sentence(monkeypatch, tmp_path):
     import tables
 
     measured = [
-        {"what": w, "ours": 0.5, "theirs": 1.5, "unit": "s", "precision": "float32", "ratio": 3.0, "low": 2.0, "high": 4.0}
+        {
+            "what": w,
+            "ours": 0.5,
+            "theirs": 1.5,
+            "unit": "s",
+            "precision": "float32",
+            "ratio": 3.0,
+            "low": 2.0,
+            "high": 4.0,
+        }
         for w in ("other", *tables.SPEED)
     ]
     monkeypatch.setattr(tables, "RESULTS", tmp_path / "results.json")
-    monkeypatch.setattr(tables, "TABLES", dict.fromkeys(tables.TABLES, str) | {"speed": tables.speed_table})
+    monkeypatch.setattr(
+        tables, "TABLES", dict.fromkeys(tables.TABLES, str) | {"speed": tables.speed_table}
+    )
     for rows in ([], measured[:-1]):
         tables.RESULTS.write_text(json.dumps({"rows": rows}), encoding="utf-8")
         assert f"no row {tables.SPEED[-1 if rows else 0]!r}" in rebuild.readme_is_stale(load_clip())
     tables.RESULTS.write_text(json.dumps({"rows": measured}), encoding="utf-8")
-    assert tables.speed_table().splitlines()[2:] == [f"| {w} | 500 ms | 1.50 s | 3.00 (2.00 to 4.00) | float32 |" for w in tables.SPEED]
+    assert tables.speed_table().splitlines()[2:] == [
+        f"| {w} | 500 ms | 1.50 s | 3.00 (2.00 to 4.00) | float32 |" for w in tables.SPEED
+    ]
 
 
 def test_what_ships_is_there_until_the_new_is_written(tmp_path):
     adapter = random_adapter(tiny_clip())
-    ship(tmp_path, {chosen("old", 0): adapter, chosen("digits", 0): adapter, chosen("digits", 1): adapter})
+    ship(
+        tmp_path,
+        {chosen("old", 0): adapter, chosen("digits", 0): adapter, chosen("digits", 1): adapter},
+    )
     with pytest.raises(ValueError, match="without sites"):
         ship(tmp_path, {chosen("digits", 2): NONE})
-    assert {f.relative_to(tmp_path).as_posix() for f in tmp_path.glob("*/*")} == {"old/lora-seed-0", "digits/lora-seed-0", "digits/lora-seed-1"}
+    assert {f.relative_to(tmp_path).as_posix() for f in tmp_path.glob("*/*")} == {
+        "old/lora-seed-0",
+        "digits/lora-seed-0",
+        "digits/lora-seed-1",
+    }
     ship(tmp_path, {chosen("digits", s): adapter for s in (1, 2)})
-    assert [s.folder.relative_to(tmp_path).as_posix() for s in shipped(folder=tmp_path)] == ["digits/lora-seed-1", "digits/lora-seed-2"]
+    assert [s.folder.relative_to(tmp_path).as_posix() for s in shipped(folder=tmp_path)] == [
+        "digits/lora-seed-1",
+        "digits/lora-seed-2",
+    ]
     assert [f.name for f in tmp_path.iterdir()] == ["digits"]
 
 
@@ -116,4 +151,6 @@ def test_the_reported_accuracies_are_measured_again(name):
     lora = [s for s in shipped(name) if s.folder.name.startswith("lora")]
     assert len(lora) >= 2 and len(shipped(name)) > len(lora)
     for seed, adapter in enumerate(lora):
-        assert bench.accuracy(adapter.load(clip)).value == pytest.approx(each[seed], abs=slack + 1e-4)
+        assert bench.accuracy(adapter.load(clip)).value == pytest.approx(
+            each[seed], abs=slack + 1e-4
+        )

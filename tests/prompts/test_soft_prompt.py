@@ -11,14 +11,12 @@ from hypothesis import strategies as st
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.adapters.adapter import merged_weights
-from copra_lab.bench.bench import Bench
-from copra_lab.engine import text_encoder
-from copra_lab.engine.text_encoder import Encoder, encode_texts
-from copra_lab.methods.lora import LoRA
-from copra_lab.prompts.nemesis import Nemesis
-from copra_lab.prompts.soft_prompt import FILE, POSITIONS, VPT, CoOp, PromptError, SoftPrompt
-from copra_lab.training.dropping import CopRA
-from copra_lab.training.fitting import fit
+from copra_lab.bench import Bench
+from copra_lab.engine import Encoder, encode_texts, text_encoder
+from copra_lab.methods import LoRA
+from copra_lab.prompts import VPT, CoOp, Nemesis, PromptError, SoftPrompt
+from copra_lab.prompts.soft_prompt import FILE, POSITIONS
+from copra_lab.training import CopRA, fit
 
 CLASSES = tiny_task().classes
 QUICK = {"steps": 40, "lr": 0.05, "batch": 16, "progress": False}
@@ -26,19 +24,28 @@ QUICK = {"steps": 40, "lr": 0.05, "batch": 16, "progress": False}
 
 def contexts(m=2, length=5, classes=None, size=0.5, width=32, seed=0):
     g = torch.Generator().manual_seed(seed)
-    return size * torch.randn(*(m, length, width) if classes is None else (m, classes, length, width), generator=g)
+    return size * torch.randn(
+        *(m, length, width) if classes is None else (m, classes, length, width), generator=g
+    )
 
 
 def by_hand(clip, model, name, context, position):
     """One class's feature: its embeddings put in a row one after another, then the model's own layers."""
     t = clip.tokenizer
-    word = {i: model.token_embedding.weight[i] for i in (t.sot_token_id, t.eot_token_id, *t.encode(name), *t.encode("."))}
+    word = {
+        i: model.token_embedding.weight[i]
+        for i in (t.sot_token_id, t.eot_token_id, *t.encode(name), *t.encode("."))
+    }
     v, half = list(context), len(context) // 2
     own = [word[i] for i in t.encode(name)]
-    middle = {"end": [*v, *own], "middle": [*v[:half], *own, *v[half:]], "front": [*own, *v]}[position]
+    middle = {"end": [*v, *own], "middle": [*v[:half], *own, *v[half:]], "front": [*own, *v]}[
+        position
+    ]
     row = [word[t.sot_token_id], *middle, *(word[i] for i in t.encode(".")), word[t.eot_token_id]]
     stop = len(row) - 1
-    row += [model.token_embedding.weight[7]] * (t.context_length - len(row))  # behind the end, anything
+    row += [model.token_embedding.weight[7]] * (
+        t.context_length - len(row)
+    )  # behind the end, anything
     x = torch.stack(row)[None] + model.positional_embedding
     x = model.ln_final(model.transformer(x, attn_mask=model.attn_mask))[:, stop]
     return F.normalize(x @ model.text_projection, dim=-1)[0]
@@ -60,12 +67,16 @@ def test_features_are_those_of_a_row_built_by_hand(position, length, general, mo
         for found, given_ in ((encode(shared), shared), (encode(own), own)):
             for m, features in enumerate(found):
                 for i, name in enumerate(CLASSES):
-                    expected = by_hand(clip, model, name, given_[m] if given_.ndim == 3 else given_[m, i], position)
+                    expected = by_hand(
+                        clip, model, name, given_[m] if given_.ndim == 3 else given_[m, i], position
+                    )
                     torch.testing.assert_close(features[i], expected, atol=1e-5, rtol=0)
     x = shared.clone().requires_grad_()
     encode(x).square()[..., 0].sum().backward()
     y = shared.clone().requires_grad_()
-    torch.stack([by_hand(clip, model, n, c, position)[0] ** 2 for c in y for n in CLASSES]).sum().backward()
+    torch.stack(
+        [by_hand(clip, model, n, c, position)[0] ** 2 for c in y for n in CLASSES]
+    ).sum().backward()
     torch.testing.assert_close(x.grad, y.grad, atol=1e-5, rtol=1e-4)
 
 
@@ -74,7 +85,9 @@ def test_words_as_context_are_the_words():
     context = CoOp(words="a photo of a").begin(clip, CLASSES, torch.Generator())
     with torch.no_grad():
         found = Encoder(clip, CLASSES, 4, "end")(context[None])[0]
-    torch.testing.assert_close(found, clip.text_features([f"a photo of a {c}." for c in CLASSES]), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        found, clip.text_features([f"a photo of a {c}." for c in CLASSES]), atol=1e-5, rtol=0
+    )
     own = CoOp(words="a photo of a", class_specific=True).begin(clip, CLASSES, torch.Generator())
     assert own.shape == (4, *context.shape) and (own == context).all()
 
@@ -98,27 +111,47 @@ def test_a_prompt_composes_with_adapters_on_either_tower():
     adapter = random_adapter(clip, size=0.3)
     model = copy.deepcopy(clip.model)
     model.load_state_dict(model.state_dict() | merged_weights(clip.model, adapter))
-    words, beside = SoftPrompt(contexts(1)[0], position="middle"), SoftPrompt(contexts(1, 3, width=64)[0], "vision")
+    words, beside = (
+        SoftPrompt(contexts(1)[0], position="middle"),
+        SoftPrompt(contexts(1, 3, width=64)[0], "vision"),
+    )
     pixels = clip.pixels(task.test.images[bench.order])
     with torch.no_grad():
         text = torch.stack([by_hand(clip, model, c, words.context, "middle") for c in CLASSES])
         expected = clip.logit_scale * F.normalize(model.encode_image(pixels), dim=-1) @ text.T
-        torch.testing.assert_close(bench.logits(adapter, prompt=words), expected, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(
+            bench.logits(adapter, prompt=words), expected, atol=1e-3, rtol=1e-4
+        )
         # Tokens beside the patches, through the model's own layers.
         v = model.visual
         x = v.conv1(pixels).flatten(2).transpose(1, 2)
-        x = v.ln_pre(torch.cat([v.class_embedding.expand(len(x), 1, -1), x], 1) + v.positional_embedding)
-        x = v.ln_post(v.transformer(torch.cat([x, beside.context.expand(len(x), -1, -1)], 1))[:, 0]) @ v.proj
+        x = v.ln_pre(
+            torch.cat([v.class_embedding.expand(len(x), 1, -1), x], 1) + v.positional_embedding
+        )
+        x = (
+            v.ln_post(v.transformer(torch.cat([x, beside.context.expand(len(x), -1, -1)], 1))[:, 0])
+            @ v.proj
+        )
         plain = F.normalize(model.encode_text(clip.tokenizer(task.prompts)), dim=-1)
-        torch.testing.assert_close(bench.logits(adapter, prompt=beside), clip.logit_scale * F.normalize(x, dim=-1) @ plain.T, atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(
+            bench.logits(adapter, prompt=beside),
+            clip.logit_scale * F.normalize(x, dim=-1) @ plain.T,
+            atol=1e-3,
+            rtol=1e-4,
+        )
     assert (bench.logits(adapter, prompt=words) - bench.logits(adapter)).abs().max() > 0.1
 
 
 def test_many_prompts_at_once_say_what_each_says():
     clip, task = tiny_clip(), tiny_task()
     bench, adapter = Bench(clip, task, precision="float32"), random_adapter(tiny_clip(), size=0.3)
-    many = [SoftPrompt(c) for c in contexts(60)] + [SoftPrompt(c, position="front") for c in contexts(2, 3)]
-    many += [SoftPrompt(contexts(1, 3, width=64)[0], "vision"), SoftPrompt(contexts(1, 2, 4)[0], classes=CLASSES)]
+    many = [SoftPrompt(c) for c in contexts(60)] + [
+        SoftPrompt(c, position="front") for c in contexts(2, 3)
+    ]
+    many += [
+        SoftPrompt(contexts(1, 3, width=64)[0], "vision"),
+        SoftPrompt(contexts(1, 2, 4)[0], classes=CLASSES),
+    ]
     for a in ((), (adapter,)):
         hits = bench.hits(many, *a)
         assert hits.shape == (64, len(bench))
@@ -128,7 +161,14 @@ def test_many_prompts_at_once_say_what_each_says():
 
 
 @pytest.mark.parametrize(
-    "method", [CoOp(4), CoOp(3, "front", class_specific=True), CoOp(words="a photo of a", position="middle"), VPT(4)], ids=lambda m: str(m)[:30]
+    "method",
+    [
+        CoOp(4),
+        CoOp(3, "front", class_specific=True),
+        CoOp(words="a photo of a", position="middle"),
+        VPT(4),
+    ],
+    ids=lambda m: str(m)[:30],
 )
 @pytest.mark.parametrize("penalty", [None, Nemesis(0.5, 0.1, samples=2)])
 def test_fit_learns_a_prompt_the_same_twice_and_through_an_interruption(method, penalty, tmp_path):
@@ -137,9 +177,20 @@ def test_fit_learns_a_prompt_the_same_twice_and_through_an_interruption(method, 
     steps = []
     settings_ = QUICK | {"penalty": penalty, "views": 0 if isinstance(method, CoOp) else 2}
     whole = fit(clip, task, method, on_step=steps.append, **settings_)
-    assert Bench(clip, task).accuracy(prompt=whole).value > Bench(clip, task).accuracy().value + 0.15
-    assert type(clip)(clip.model, clip.tokenizer, clip.name, clip.side, clip.mean, clip.std).hash == before == whole.base
-    assert whole.classes == CLASSES and len(steps[-1].norms) == whole.length and steps[-1].units == {} and steps[-1].loss < steps[0].loss
+    assert (
+        Bench(clip, task).accuracy(prompt=whole).value > Bench(clip, task).accuracy().value + 0.15
+    )
+    assert (
+        type(clip)(clip.model, clip.tokenizer, clip.name, clip.side, clip.mean, clip.std).hash
+        == before
+        == whole.base
+    )
+    assert (
+        whole.classes == CLASSES
+        and len(steps[-1].norms) == whole.length
+        and steps[-1].units == {}
+        and steps[-1].loss < steps[0].loss
+    )
     assert steps[-1].norms == pytest.approx(whole.norms().tolist(), rel=1e-5)
 
     class Stop(Exception):
@@ -163,16 +214,27 @@ def test_a_prompt_learns_on_an_adapter_and_goes_on_from_another():
     bench = Bench(clip, task)
     assert bench.accuracy(adapter, prompt=learnt).value > bench.accuracy(adapter).value + 0.2
     assert learnt.provenance["adapter"] == adapter.hash and learnt.provenance["method"] == "coop"
-    again = fit(clip, task, CoOp(4), adapter=adapter, start_from=learnt, **QUICK | {"steps": 1, "lr": 1e-9})
+    again = fit(
+        clip, task, CoOp(4), adapter=adapter, start_from=learnt, **QUICK | {"steps": 1, "lr": 1e-9}
+    )
     torch.testing.assert_close(again.context, learnt.context, atol=1e-6, rtol=0)
-    for bad in ({"start_from": adapter}, {"start_from": fit(clip, task, CoOp(3), **QUICK | {"steps": 1})}):
+    for bad in (
+        {"start_from": adapter},
+        {"start_from": fit(clip, task, CoOp(3), **QUICK | {"steps": 1})},
+    ):
         with pytest.raises(ValueError, match="does not match these settings"):
             fit(clip, task, CoOp(4), **QUICK | bad)
     with pytest.raises(ValueError, match="trained on base"):
         fit(tiny_clip(1), task, CoOp(4), start_from=learnt, **QUICK)
     own = fit(clip, task, CoOp(4, class_specific=True), **QUICK | {"steps": 1})
     with pytest.raises(ValueError, match="the classes changed"):
-        fit(clip, replace(task, classes=task.classes[::-1]), CoOp(4, class_specific=True), start_from=own, **QUICK)
+        fit(
+            clip,
+            replace(task, classes=task.classes[::-1]),
+            CoOp(4, class_specific=True),
+            start_from=own,
+            **QUICK,
+        )
     with pytest.raises(ValueError, match="LoRA can only start from an adapter"):
         fit(clip, task, LoRA(2), start_from=learnt, **QUICK)
 
@@ -190,14 +252,25 @@ def test_each_way_of_tuning_refuses_the_others_settings():
 def test_what_is_saved_comes_back(tmp_path):
     clip = tiny_clip()
     for p in (
-        SoftPrompt(contexts(1)[0], position="front", classes=CLASSES, base=clip.hash, provenance={"seed": 3}),
+        SoftPrompt(
+            contexts(1)[0],
+            position="front",
+            classes=CLASSES,
+            base=clip.hash,
+            provenance={"seed": 3},
+        ),
         SoftPrompt(contexts(1, 5, 4)[0], classes=CLASSES, base=clip.hash),
         SoftPrompt(contexts(1, 2, width=64)[0], "vision", base=clip.hash),
     ):
         p.save(tmp_path)
         first = (tmp_path / FILE).read_bytes()
         back = SoftPrompt.load(tmp_path, clip)
-        assert back == p and hash(back) == hash(p) and back.provenance == p.provenance and (back.context == p.context).all()
+        assert (
+            back == p
+            and hash(back) == hash(p)
+            and back.provenance == p.provenance
+            and (back.context == p.context).all()
+        )
         back.save(tmp_path)
         assert (tmp_path / FILE).read_bytes() == first
     assert list(tmp_path.iterdir()) == [tmp_path / FILE]
@@ -218,7 +291,9 @@ def test_what_does_not_fit_is_named(tmp_path):
     bench = Bench(clip, task)
     with pytest.raises(ValueError, match="vectors have 31 numbers"):
         bench.accuracy(prompt=SoftPrompt(contexts(1, width=31)[0]))
-    with pytest.raises(ValueError, match=r"need 17 tokens, and this CLIP reads 16; make the context shorter by 1"):
+    with pytest.raises(
+        ValueError, match=r"need 17 tokens, and this CLIP reads 16; make the context shorter by 1"
+    ):
         bench.accuracy(prompt=SoftPrompt(contexts(1, 12)[0]))
     assert bench.accuracy(prompt=SoftPrompt(contexts(1, 11)[0])).n == len(bench)
     with pytest.raises(ValueError, match="class 1 has an empty name"):
@@ -238,7 +313,9 @@ def test_what_does_not_fit_is_named(tmp_path):
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
     folder = tmp_path_factory.mktemp("prompt")
-    SoftPrompt(contexts(1)[0], classes=CLASSES, base=tiny_clip().hash, provenance={"seed": 1}).save(folder)
+    SoftPrompt(contexts(1)[0], classes=CLASSES, base=tiny_clip().hash, provenance={"seed": 1}).save(
+        folder
+    )
     return folder / FILE
 
 

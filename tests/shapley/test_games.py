@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.adapters.adapter import NONE, merged_weights
-from copra_lab.bench.bench import Bench
+from copra_lab.adapters import NONE
+from copra_lab.adapters.adapter import merged_weights
+from copra_lab.bench import Bench
 from copra_lab.engine.transformer import Forest
-from copra_lab.merging.linear import interpolate, task_arithmetic
-from copra_lab.shapley.games import LayerGame, players_of
-from copra_lab.shapley.values import all_coalitions, exact
+from copra_lab.merging import interpolate, task_arithmetic
+from copra_lab.shapley import LayerGame, all_coalitions, exact, players_of
 
 BENCH = Bench(tiny_clip(), tiny_task(), precision="float32")
 
@@ -29,8 +29,13 @@ def plain_logits(adapter):
     model = copy.deepcopy(clip.model)
     model.load_state_dict(model.state_dict() | merged_weights(clip.model, adapter))
     with torch.no_grad():
-        image, text = model.encode_image(clip.pixels(task.test.images)), model.encode_text(clip.tokenizer(task.prompts))
-        return (clip.logit_scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T)[BENCH.order]
+        image, text = (
+            model.encode_image(clip.pixels(task.test.images)),
+            model.encode_text(clip.tokenizer(task.prompts)),
+        )
+        return (clip.logit_scale * F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T)[
+            BENCH.order
+        ]
 
 
 @pytest.mark.parametrize("towers", [("vision",), ("text",), ("vision", "text")])
@@ -50,9 +55,16 @@ def test_the_tree_says_what_plain_evaluation_says(towers, players):
             elif value == "loss":
                 expected = logits.log_softmax(-1)[range(len(BENCH)), BENCH.labels]
             else:
-                others = [[x for j, x in enumerate(r) if j != y] for r, y in zip(logits.tolist(), BENCH.labels.tolist(), strict=True)]
-                expected = (logits[range(len(BENCH)), BENCH.labels] - torch.tensor(others).amax(1)) / tiny_clip().logit_scale
-            np.testing.assert_allclose(got[clear], expected.double().numpy()[clear], atol=tolerance or 1e-9)
+                others = [
+                    [x for j, x in enumerate(r) if j != y]
+                    for r, y in zip(logits.tolist(), BENCH.labels.tolist(), strict=True)
+                ]
+                expected = (
+                    logits[range(len(BENCH)), BENCH.labels] - torch.tensor(others).amax(1)
+                ) / tiny_clip().logit_scale
+            np.testing.assert_allclose(
+                got[clear], expected.double().numpy()[clear], atol=tolerance or 1e-9
+            )
             assert clear.mean() > 0.9
 
 
@@ -61,7 +73,9 @@ def test_all_coalitions_share_what_they_agree_on():
     adapters = [game.adapter_of(c) for c in all_coalitions(3)]
     forest = BENCH._forest(adapters)
     assert forest.passes == 2 + 4 + 8
-    assert BENCH._forest([interpolate(adapters[7], NONE, w) for w in (0.2, 0.3)]).passes == 6  # a path shares nothing
+    assert (
+        BENCH._forest([interpolate(adapters[7], NONE, w) for w in (0.2, 0.3)]).passes == 6
+    )  # a path shares nothing
     assert BENCH._forest([NONE, NONE, adapters[1]]).passes == 4
     assert isinstance(forest, Forest)
 
@@ -82,15 +96,23 @@ def test_answers_do_not_depend_on_what_else_is_asked():
     assert all((game.outcomes(asked[[i]]) == together[[i]]).all() for i in range(8))
     worth = game(asked)
     again = LayerGame(BENCH, adapter())
-    assert [again(c)[0] for c in asked[::-1]] == worth[::-1].tolist() and again(asked[[3, 3, 0]]).tolist() == worth[[3, 3, 0]].tolist()
-    assert worth.tolist() == pytest.approx([a.value for a in BENCH.accuracies([game.adapter_of(c) for c in asked])])
+    assert [again(c)[0] for c in asked[::-1]] == worth[::-1].tolist() and again(
+        asked[[3, 3, 0]]
+    ).tolist() == worth[[3, 3, 0]].tolist()
+    assert worth.tolist() == pytest.approx(
+        [a.value for a in BENCH.accuracies([game.adapter_of(c) for c in asked])]
+    )
 
 
 def test_callers_at_once_get_what_callers_in_turn_get():
     game = LayerGame(BENCH, adapter())
     expected = [game.outcomes(all_coalitions(3)[i : i + 2]) for i in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        for got, want in zip(pool.map(lambda i: game.outcomes(all_coalitions(3)[i : i + 2]), range(6)), expected, strict=True):
+        for got, want in zip(
+            pool.map(lambda i: game.outcomes(all_coalitions(3)[i : i + 2]), range(6)),
+            expected,
+            strict=True,
+        ):
             assert (got == want).all()
 
 
@@ -100,15 +122,23 @@ def test_values_of_layers_share_out_the_gain():
         assert game.names == ("vision 0", "vision 1", "vision 2", "text 0", "text 1")
         solved = exact(game, game.n_players)
         assert solved.values.sum() == pytest.approx(solved.worth[-1] - solved.worth[0], abs=1e-9)
-        assert solved.worth[0] == pytest.approx(BENCH.outcomes([NONE], value).double().mean().item())
-        assert solved.worth[-1] == pytest.approx(BENCH.outcomes([game.adapter], value).double().mean().item())
+        assert solved.worth[0] == pytest.approx(
+            BENCH.outcomes([NONE], value).double().mean().item()
+        )
+        assert solved.worth[-1] == pytest.approx(
+            BENCH.outcomes([game.adapter], value).double().mean().item()
+        )
 
 
 def test_layers_of_one_tower_as_players():
     a = adapter(towers=("vision", "text"), kinds="qv")
     held = {tower: players_of(a, tower) for tower in ("vision", "text")}
-    assert [list(h) for h in held.values()] == [["0", "1", "2"], ["0", "1"]] and players_of(a) == held["vision"]
-    assert sorted(n for h in held.values() for sites in h.values() for n in sites) == sorted(a.deltas)
+    assert [list(h) for h in held.values()] == [["0", "1", "2"], ["0", "1"]] and players_of(
+        a
+    ) == held["vision"]
+    assert sorted(n for h in held.values() for sites in h.values() for n in sites) == sorted(
+        a.deltas
+    )
     both, alone = LayerGame(BENCH, a), LayerGame(BENCH, a, held["vision"])
     for c in all_coalitions(3):  # what the other tower has stays on
         assert alone(c) == both(np.array([*c, True, True]))
@@ -118,7 +148,9 @@ def test_layers_of_one_tower_as_players():
 def test_any_grouping_and_a_layer_that_does_nothing():
     a = adapter(kinds="qkv")
     names = list(a.deltas)
-    game = LayerGame(BENCH, a, {"low": names[:3], "rest": names[3:6]})  # the last layer always stays on
+    game = LayerGame(
+        BENCH, a, {"low": names[:3], "rest": names[3:6]}
+    )  # the last layer always stays on
     assert game(np.array([False, False]))[0] == BENCH.accuracy(a.keep(names[6:])).value
     still = task_arithmetic([a.keep(names[:3])], 1e-12)
     nothing = LayerGame(BENCH, type(a)({**a.deltas, **still.deltas}, a.base), value="margin")

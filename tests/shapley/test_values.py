@@ -8,7 +8,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copra_lab.shapley.values import SAMPLERS, Exact, all_coalitions, estimate, exact, owen, permutations, solve, stratified
+from copra_lab.shapley import (
+    SAMPLERS,
+    Exact,
+    all_coalitions,
+    estimate,
+    exact,
+    owen,
+    permutations,
+    solve,
+    stratified,
+)
 
 
 def glove(x):
@@ -61,7 +71,9 @@ def test_closed_forms(game, n, values):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 5])
 def test_the_definition_over_all_orders(n):
-    assert exact(random_game(n), n).values == pytest.approx(brute_force(random_game(n), n), abs=1e-12)
+    assert exact(random_game(n), n).values == pytest.approx(
+        brute_force(random_game(n), n), abs=1e-12
+    )
 
 
 @given(st.integers(1, 8), st.integers(0, 1000))
@@ -73,7 +85,9 @@ def test_values_share_out_what_there_is(n, seed):
 def test_null_and_symmetric_players():
     inner = random_game(4)
     padded = exact(lambda x: inner(x[:, [0, 1, 3, 4]]), 5)  # player 2 never counts
-    assert padded.values[2] == 0 and padded.values[[0, 1, 3, 4]] == pytest.approx(exact(inner, 4).values)
+    assert padded.values[2] == 0 and padded.values[[0, 1, 3, 4]] == pytest.approx(
+        exact(inner, 4).values
+    )
     same = exact(lambda x: np.sqrt(x.sum(1)), 6).values
     assert np.ptp(same) < 1e-12
 
@@ -85,7 +99,9 @@ def test_coalitions_are_listed_with_common_prefixes_together():
 
 def test_interactions():
     product = exact(lambda x: (x[:, 0] & x[:, 2]).astype(float), 3).interactions
-    assert product[0, 2] == product[2, 0] == pytest.approx(1) and np.abs(product).sum() == pytest.approx(2)
+    assert product[0, 2] == product[2, 0] == pytest.approx(1) and np.abs(
+        product
+    ).sum() == pytest.approx(2)
     assert np.abs(exact(additive([1, 2, 3]), 3).interactions).max() < 1e-12
     n, game = 4, random_game(4)
     by_hand = np.zeros((n, n))
@@ -113,16 +129,28 @@ def test_the_curve_is_the_mean_over_random_coalitions():
     grid = np.linspace(0, 1, 20001)
     assert np.trapezoid(curve(grid), grid) == pytest.approx(curve.area, abs=1e-6)
     assert np.trapezoid(curve.slope(grid), grid) == pytest.approx(solved.values.sum(), abs=1e-6)
-    assert curve.slope(0.3) == pytest.approx((curve(0.3 + 1e-6) - curve(0.3 - 1e-6)) / 2e-6, abs=1e-6)
+    assert curve.slope(0.3) == pytest.approx(
+        (curve(0.3 + 1e-6) - curve(0.3 - 1e-6)) / 2e-6, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize(
-    "sampler", [permutations, owen, stratified, lambda *a: permutations(*a, antithetic=False), lambda *a: owen(*a, antithetic=False)]
+    "sampler",
+    [
+        permutations,
+        owen,
+        stratified,
+        lambda *a: permutations(*a, antithetic=False),
+        lambda *a: owen(*a, antithetic=False),
+    ],
 )
 def test_samplers_are_unbiased_and_their_intervals_cover(sampler):
     n, game = 5, random_game(5, 3)
     truth = exact(game, n).values
-    found = [next(itertools.islice(sampler(game, n, np.random.default_rng(seed)), 59, None)) for seed in range(300)]
+    found = [
+        next(itertools.islice(sampler(game, n, np.random.default_rng(seed)), 59, None))
+        for seed in range(300)
+    ]
     values, errors = np.array([e.values for e in found]), np.array([e.errors for e in found])
     assert np.abs(values.mean(0) - truth).max() < 4.5 * values.std(0).max() / np.sqrt(300)
     covered = (np.abs(values - truth) <= 1.96 * errors).mean()
@@ -148,18 +176,34 @@ def test_budgets_count_what_the_game_was_asked(method):
     assert sum(asked) == found.evaluations <= 300 and found.evaluations > 200
     again = estimate(random_game(5), 5, method, budget=300, seed=4)
     assert (again.values == found.values).all()
-    assert np.isinf(estimate(random_game(5), 5, method, budget=1).errors).all() or method == "stratified"
+    assert (
+        np.isinf(estimate(random_game(5), 5, method, budget=1).errors).all()
+        or method == "stratified"
+    )
     assert estimate(random_game(5), 5, method, seconds=0.05).evaluations > 0
 
 
 def test_solve_is_exact_for_few_players_and_samples_for_many():
     few, many = additive(range(12)), additive(range(13))
     solved = solve(few, 12)
-    assert solved.evaluations == 4096 and not solved.errors.any() and (solved.values == exact(few, 12).values).all()
-    sampled, expected = solve(many, 13, seed=5), estimate(many, 13, "permutations", budget=2000, seed=5)
-    assert sampled.evaluations == expected.evaluations <= 2000 and (sampled.values == expected.values).all()
+    assert (
+        solved.evaluations == 4096
+        and not solved.errors.any()
+        and (solved.values == exact(few, 12).values).all()
+    )
+    sampled, expected = (
+        solve(many, 13, seed=5),
+        estimate(many, 13, "permutations", budget=2000, seed=5),
+    )
+    assert (
+        sampled.evaluations == expected.evaluations <= 2000
+        and (sampled.values == expected.values).all()
+    )
     assert solve(many, 13, "exact").evaluations == 2**13
-    assert (solve(few, 12, "owen", 100, 3).values == estimate(few, 12, "owen", budget=100, seed=3).values).all()
+    assert (
+        solve(few, 12, "owen", 100, 3).values
+        == estimate(few, 12, "owen", budget=100, seed=3).values
+    ).all()
     with pytest.raises(ValueError, match="unknown method"):
         solve(few, 12, "kernel")
 

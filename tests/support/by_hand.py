@@ -8,13 +8,16 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from copra_lab.adapters.adapter import Adapter, LowRank, merged_weights
+from copra_lab.adapters import Adapter, LowRank
+from copra_lab.adapters.adapter import merged_weights
 
 
 def independent(clip, task, *parts: tuple[Adapter, float]) -> int:
     """Right answers of the model with Σ share·ΔW of its adapters, by the model's own code: nothing of `merge` and `bench`."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # several wait for each other rather than work, on a machine that the app keeps busy
+    torch.set_num_threads(
+        1
+    )  # several wait for each other rather than work, on a machine that the app keeps busy
     weights = {k: v.clone() for k, v in clip.model.state_dict().items()}
     for adapter, share in parts:
         for name, merged in merged_weights(clip.model, adapter).items():
@@ -24,7 +27,9 @@ def independent(clip, task, *parts: tuple[Adapter, float]) -> int:
     with torch.inference_mode():
         image = torch.cat([model.encode_image(clip.pixels(x)) for x in task.test.images.split(100)])
         text = model.encode_text(clip.tokenizer(task.prompts))
-        correct = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(-1) == task.test.labels
+        correct = (F.normalize(image, dim=-1) @ F.normalize(text, dim=-1).T).argmax(
+            -1
+        ) == task.test.labels
     torch.set_num_threads(threads)
     return int(correct.sum())
 
@@ -34,15 +39,28 @@ def cut(adapter: Adapter, layers=None, kinds=None, percent: int = 0) -> Adapter:
 
     def stays(name: str) -> bool:
         layer, part = re.search(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)", name).groups()
-        return (layers is None or int(layer) in layers) and (kinds is None or part.removesuffix("_proj") in kinds)
+        return (layers is None or int(layer) in layers) and (
+            kinds is None or part.removesuffix("_proj") in kinds
+        )
 
     kept, halves = {n: d for n, d in adapter.deltas.items() if stays(n)}, []
     for half in "AB":
         arrays = {n: getattr(d, half).numpy().copy() for n, d in kept.items()}
-        sizes = np.sort(np.abs(np.concatenate([a.ravel() for a in arrays.values()]))) if arrays else np.zeros(0)
+        sizes = (
+            np.sort(np.abs(np.concatenate([a.ravel() for a in arrays.values()])))
+            if arrays
+            else np.zeros(0)
+        )
         gone = len(sizes) - round(len(sizes) * (1 - percent / 100))
-        halves.append({n: torch.from_numpy(np.where(np.abs(a) <= (sizes[gone - 1] if gone else -1), 0, a)) for n, a in arrays.items()})
-    return Adapter({n: LowRank(*(h[n] for h in halves), d.scale) for n, d in kept.items()}, adapter.base)
+        halves.append(
+            {
+                n: torch.from_numpy(np.where(np.abs(a) <= (sizes[gone - 1] if gone else -1), 0, a))
+                for n, a in arrays.items()
+            }
+        )
+    return Adapter(
+        {n: LowRank(*(h[n] for h in halves), d.scale) for n, d in kept.items()}, adapter.base
+    )
 
 
 def close_to(correct: int):

@@ -6,4 +6,6 @@ from copra_lab.tasks.emoji import drawings
 
 
 def digest(d: drawings.Drawings) -> str:
-    return hashlib.sha256("\n".join((d.style, *d.keys, *d.names)).encode() + d.rgba.tobytes()).hexdigest()
+    return hashlib.sha256(
+        "\n".join((d.style, *d.keys, *d.names)).encode() + d.rgba.tobytes()
+    ).hexdigest()

@@ -13,10 +13,10 @@ import torch
 from tiny import random_adapter, tiny_clip
 from tiny_page import TINY, PromptLab, TrainLab
 
-from copra_lab.adapters.adapter import NONE
+from copra_lab.adapters import NONE
 from copra_lab.page import build, launch
 from copra_lab.page.state.lab import BASE, Lab
-from copra_lab.prompts.soft_prompt import SoftPrompt
+from copra_lab.prompts import SoftPrompt
 
 TASKS = {"colours": "Colours", "shapes": "Shapes"}
 SHIPPED = {"0/one": "One", "0/two": "Two", "0/three": "Three"}
@@ -24,7 +24,12 @@ SHIPPED = {"0/one": "One", "0/two": "Two", "0/three": "Three"}
 
 @cache
 def _adapter(task: str, key: str):
-    return random_adapter(tiny_clip(), seed=10 * list(TASKS).index(task) + list(SHIPPED).index(key), towers=("vision",), size=0.05)
+    return random_adapter(
+        tiny_clip(),
+        seed=10 * list(TASKS).index(task) + list(SHIPPED).index(key),
+        towers=("vision",),
+        size=0.05,
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +75,9 @@ def served(most: float = 0.0, seed: int = 0) -> Iterator[tuple[str, "Slowness"]]
         return answered
 
     page.process_api = late
-    with socket.socket() as free:  # Gradio tries one port after the other, and leaves those that are taken unclosed
+    with (
+        socket.socket() as free
+    ):  # Gradio tries one port after the other, and leaves those that are taken unclosed
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     _, url, _ = launch(page, server_port=port)

@@ -23,10 +23,15 @@ class SmallHub:
             def log_message(self, *args):
                 pass
 
-            def answer(self, status: int, body: "bytes | dict | list" = b"", **headers: str) -> None:
+            def answer(
+                self, status: int, body: "bytes | dict | list" = b"", **headers: str
+            ) -> None:
                 data = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
-                for k, v in {"Content-Length": str(len(data)), **{k.replace("_", "-"): v for k, v in headers.items()}}.items():
+                for k, v in {
+                    "Content-Length": str(len(data)),
+                    **{k.replace("_", "-"): v for k, v in headers.items()},
+                }.items():
                     self.send_header(k, v)
                 self.end_headers()
                 if self.command != "HEAD":
@@ -47,28 +52,66 @@ class SmallHub:
                 repo, what = "/".join(path[2:4]), path[4]
                 if what == "preupload":
                     files = json.loads(data)["files"]
-                    return self.answer(200, {"files": [{"path": f["path"], "uploadMode": "regular", "shouldIgnore": False} for f in files]})
+                    return self.answer(
+                        200,
+                        {
+                            "files": [
+                                {"path": f["path"], "uploadMode": "regular", "shouldIgnore": False}
+                                for f in files
+                            ]
+                        },
+                    )
                 for line in map(json.loads, data.splitlines()):
                     if line["key"] == "file":
-                        hub.repos[repo][line["value"]["path"]] = base64.b64decode(line["value"]["content"])
+                        hub.repos[repo][line["value"]["path"]] = base64.b64decode(
+                            line["value"]["content"]
+                        )
                 sha = hub.sha(repo)
-                return self.answer(200, {"success": True, "commitUrl": f"{hub.url}/{repo}/commit/{sha}", "commitOid": sha})
+                return self.answer(
+                    200,
+                    {
+                        "success": True,
+                        "commitUrl": f"{hub.url}/{repo}/commit/{sha}",
+                        "commitOid": sha,
+                    },
+                )
 
             def do_GET(self):
                 path = unquote(urlsplit(self.path).path).strip("/").split("/")
                 api = path[:2] == ["api", "models"]
-                repo, rest = ("/".join(path[2:4]), path[4:]) if api else ("/".join(path[:2]), path[2:])
+                repo, rest = (
+                    ("/".join(path[2:4]), path[4:]) if api else ("/".join(path[:2]), path[2:])
+                )
                 if repo not in hub.repos:
-                    return self.answer(404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound")
+                    return self.answer(
+                        404, {"error": "Repository not found"}, X_Error_Code="RepoNotFound"
+                    )
                 files, sha = hub.repos[repo], hub.sha(repo)
                 if api and rest[:1] == ["tree"]:
-                    return self.answer(200, [{"type": "file", "path": k, "size": len(v), "oid": hub.blob(v)} for k, v in files.items()])
+                    return self.answer(
+                        200,
+                        [
+                            {"type": "file", "path": k, "size": len(v), "oid": hub.blob(v)}
+                            for k, v in files.items()
+                        ],
+                    )
                 if api:
-                    return self.answer(200, {"id": repo, "sha": sha, "siblings": [{"rfilename": k} for k in files], "private": False, "tags": []})
+                    return self.answer(
+                        200,
+                        {
+                            "id": repo,
+                            "sha": sha,
+                            "siblings": [{"rfilename": k} for k in files],
+                            "private": False,
+                            "tags": [],
+                        },
+                    )
                 name = "/".join(rest[2:])
                 if name not in files:
                     return self.answer(404, b"", X_Error_Code="EntryNotFound", X_Repo_Commit=sha)
-                return self.answer(200, files[name], ETag=f'"{hub.blob(files[name])}"', X_Repo_Commit=sha)
+                return self.answer(
+                    200, files[name], ETag=f'"{hub.blob(files[name])}"', X_Repo_Commit=sha
+                )
 
             do_HEAD = do_GET
 
@@ -81,7 +124,9 @@ class SmallHub:
         return hashlib.sha1(data).hexdigest()
 
     def sha(self, repo: str) -> str:
-        return self.blob(json.dumps({k: self.blob(v) for k, v in sorted(self.repos[repo].items())}).encode())
+        return self.blob(
+            json.dumps({k: self.blob(v) for k, v in sorted(self.repos[repo].items())}).encode()
+        )
 
     def close(self) -> None:
         self.server.shutdown()

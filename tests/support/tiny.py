@@ -8,23 +8,37 @@ from pathlib import Path
 
 import torch
 
-from copra_lab.adapters.adapter import Adapter, LowRank
-from copra_lab.models.clip import Clip
-from copra_lab.models.sites import KINDS, TOWERS, choose
-from copra_lab.tasks.task import Split, Task
+from copra_lab.adapters import Adapter, LowRank
+from copra_lab.models import KINDS, TOWERS, Clip, choose
+from copra_lab.tasks import Split, Task
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
 @cache
-def tiny_clip(seed: int = 0, layers: int = 3, quick_gelu: bool = False, block_type: str | None = None) -> Clip:
+def tiny_clip(
+    seed: int = 0, layers: int = 3, quick_gelu: bool = False, block_type: str | None = None
+) -> Clip:
     from open_clip.model import CLIP
     from open_clip.tokenizer import SimpleTokenizer
 
     torch.manual_seed(seed)
     tokenizer = SimpleTokenizer(context_length=16)
-    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": layers, "head_width": 16, "mlp_ratio": 3.0}
-    text = {"context_length": 16, "vocab_size": tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 2}
+    vision = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 64,
+        "layers": layers,
+        "head_width": 16,
+        "mlp_ratio": 3.0,
+    }
+    text = {
+        "context_length": 16,
+        "vocab_size": tokenizer.vocab_size,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+    }
     if block_type:
         vision["block_type"] = text["block_type"] = block_type
     model = CLIP(32, vision, text, quick_gelu=quick_gelu).requires_grad_(False).eval()
@@ -39,10 +53,29 @@ def save_clip(folder: Path, layers: int = 3) -> Clip:
 
     clip = tiny_clip(layers=layers)
     folder.mkdir(parents=True)
-    save_file({k: v.contiguous() for k, v in clip.model.state_dict().items()}, folder / "open_clip_model.safetensors")
-    vision = {"image_size": 32, "patch_size": 8, "width": 64, "layers": layers, "head_width": 16, "mlp_ratio": 3.0}
-    text = {"context_length": 16, "vocab_size": clip.tokenizer.vocab_size, "width": 32, "heads": 2, "layers": 2}
-    config = {"model_cfg": {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text}, "preprocess_cfg": {"mean": MEAN, "std": STD}}
+    save_file(
+        {k: v.contiguous() for k, v in clip.model.state_dict().items()},
+        folder / "open_clip_model.safetensors",
+    )
+    vision = {
+        "image_size": 32,
+        "patch_size": 8,
+        "width": 64,
+        "layers": layers,
+        "head_width": 16,
+        "mlp_ratio": 3.0,
+    }
+    text = {
+        "context_length": 16,
+        "vocab_size": clip.tokenizer.vocab_size,
+        "width": 32,
+        "heads": 2,
+        "layers": 2,
+    }
+    config = {
+        "model_cfg": {"embed_dim": 32, "vision_cfg": vision, "text_cfg": text},
+        "preprocess_cfg": {"mean": MEAN, "std": STD},
+    }
     (folder / "open_clip_config.json").write_text(json.dumps(config), encoding="utf-8")
     return clip
 
@@ -53,16 +86,30 @@ def save_images(folder: Path, n: int = 60) -> None:
 
     task = tiny_task(n)
     for split in (task.train, task.val, task.test):
-        for image, label, source in zip(split.images, split.labels.tolist(), split.sources, strict=True):
+        for image, label, source in zip(
+            split.images, split.labels.tolist(), split.sources, strict=True
+        ):
             file = folder / task.classes[label].replace(" ", "_") / f"{source}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(image.numpy()).save(file)
 
 
-def random_adapter(clip: Clip, rank: int = 3, seed: int = 0, kinds=KINDS, towers=TOWERS, size: float = 0.1, scale: float = 0.7) -> Adapter:
+def random_adapter(
+    clip: Clip,
+    rank: int = 3,
+    seed: int = 0,
+    kinds=KINDS,
+    towers=TOWERS,
+    size: float = 0.1,
+    scale: float = 0.7,
+) -> Adapter:
     g = torch.Generator().manual_seed(seed)
     pairs = {
-        s.name: LowRank(size * torch.randn(rank, s.width, generator=g), size * torch.randn(s.shape[0], rank, generator=g), scale)
+        s.name: LowRank(
+            size * torch.randn(rank, s.width, generator=g),
+            size * torch.randn(s.shape[0], rank, generator=g),
+            scale,
+        )
         for s in choose(clip.sites, kinds, towers)
     }
     return Adapter(pairs, clip.hash, {"clip": clip.name})
@@ -106,7 +153,9 @@ def siglip_tokenizer():
     found.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace("!", "")])
     found.pre_tokenizer = pre_tokenizers.Whitespace()
     found.post_processor = processors.TemplateProcessing("$A </s>", special_tokens=[("</s>", 1)])
-    return PreTrainedTokenizerFast(tokenizer_object=found, unk_token="<unk>", eos_token="</s>", pad_token="</s>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=found, unk_token="<unk>", eos_token="</s>", pad_token="</s>"
+    )
 
 
 def clip_tokenizer(context: int = 16, merges: int | None = None):
@@ -132,8 +181,12 @@ def words_tokenizer(words: list[str], end: str):
 
     found = Tokenizer(models.WordLevel({w: i for i, w in enumerate(words)}, words[0]))
     found.pre_tokenizer = pre_tokenizers.Whitespace()
-    found.post_processor = processors.TemplateProcessing(f"$A {end}", special_tokens=[(end, words.index(end))])
-    return PreTrainedTokenizerFast(tokenizer_object=found, unk_token=words[0], eos_token=end, pad_token=end)
+    found.post_processor = processors.TemplateProcessing(
+        f"$A {end}", special_tokens=[(end, words.index(end))]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=found, unk_token=words[0], eos_token=end, pad_token=end
+    )
 
 
 def save_siglip(folder, seed: int = 0):
@@ -143,7 +196,14 @@ def save_siglip(folder, seed: int = 0):
     torch.manual_seed(seed)
     sizes = {"num_attention_heads": 2, "intermediate_size": 80}
     vision = {**sizes, "hidden_size": 48, "num_hidden_layers": 3, "image_size": 32, "patch_size": 8}
-    text = {**sizes, "hidden_size": 40, "num_hidden_layers": 2, "vocab_size": 20, "max_position_embeddings": 12, "projection_size": 48}
+    text = {
+        **sizes,
+        "hidden_size": 40,
+        "num_hidden_layers": 2,
+        "vocab_size": 20,
+        "max_position_embeddings": 12,
+        "projection_size": 48,
+    }
     model = perturb(SiglipModel(SiglipConfig(vision_config=vision, text_config=text)), seed)
     model.save_pretrained(folder)
     siglip_tokenizer().save_pretrained(folder)

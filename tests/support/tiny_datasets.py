@@ -20,7 +20,9 @@ Truth = dict[str, tuple[str, str]]
 
 def colour(words: str) -> np.ndarray:
     """Of the images of a class: apart from those of others, unless a test is very unlucky."""
-    return np.frombuffer(hashlib.blake2b(words.encode(), digest_size=3).digest(), np.uint8) // 2 + 64
+    return (
+        np.frombuffer(hashlib.blake2b(words.encode(), digest_size=3).digest(), np.uint8) // 2 + 64
+    )
 
 
 def pixels(words: str, i: int, shape=(20, 24)) -> np.ndarray:
@@ -58,7 +60,13 @@ def class_folders(root: Path, folder: str, names: dict[str, str], pattern: str) 
 
 
 def caltech101(root: Path) -> Truth:
-    names = {"airplanes": "airplane", "BACKGROUND_Google": "", "dollar_bill": "dollar bill", "Faces": "face", "Faces_easy": ""}
+    names = {
+        "airplanes": "airplane",
+        "BACKGROUND_Google": "",
+        "dollar_bill": "dollar bill",
+        "Faces": "face",
+        "Faces_easy": "",
+    }
     return class_folders(root, "caltech101/101_ObjectCategories", names, "image_{i:04d}.jpg")
 
 
@@ -68,7 +76,11 @@ def eurosat(root: Path) -> Truth:
 
 
 def sun397(root: Path) -> Truth:
-    names = {"a/abbey": "abbey", "a/apartment_building/outdoor": "outdoor apartment building", "b/beauty_salon": "beauty salon"}
+    names = {
+        "a/abbey": "abbey",
+        "a/apartment_building/outdoor": "outdoor apartment building",
+        "b/beauty_salon": "beauty salon",
+    }
     write(root / "SUN397" / "ClassName.txt", "".join(f"/{n}\n" for n in names))
     return class_folders(root, "SUN397", names, "sun_{name}{i:05d}.jpg")
 
@@ -87,7 +99,12 @@ def dtd(root: Path) -> Truth:
 
 
 def fgvc_aircraft(root: Path) -> Truth:
-    home, found, listed, variants = root / "fgvc-aircraft-2013b/data", {}, {part: [] for part in SHARE}, ("707-320", "DHC-8-100", "F/A-18", "Hawk T1")
+    home, found, listed, variants = (
+        root / "fgvc-aircraft-2013b/data",
+        {},
+        {part: [] for part in SHARE},
+        ("707-320", "DHC-8-100", "F/A-18", "Hawk T1"),
+    )
     for k, variant in enumerate(variants):
         for i, part in numbered(SHARE):
             save(home / "images" / f"{k:02d}{i:05d}.jpg", variant, i)
@@ -101,20 +118,35 @@ def fgvc_aircraft(root: Path) -> Truth:
 
 def flowers102(root: Path) -> Truth:
     home, found, labels, sets = root / "flowers-102", {}, [], {part: [] for part in SHARE}
-    for number, name in ((41, "barberton daisy"), (1, "pink primrose"), (60, "pink-yellow dahlia"), (102, "blackberry lily")):
+    for number, name in (
+        (41, "barberton daisy"),
+        (1, "pink primrose"),
+        (60, "pink-yellow dahlia"),
+        (102, "blackberry lily"),
+    ):
         for _, part in numbered(SHARE):
             labels.append(number)
             sets[part].append(len(labels))
             save(home / "jpg" / f"image_{len(labels):05d}.jpg", name, len(labels))
             found[f"flowers-102/jpg/image_{len(labels):05d}.jpg"] = (name, part)
     savemat(home / "imagelabels.mat", {"labels": np.array([labels], np.uint8)})
-    savemat(home / "setid.mat", {k: np.array([sets[p]], np.uint16) for k, p in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))})
+    savemat(
+        home / "setid.mat",
+        {
+            k: np.array([sets[p]], np.uint16)
+            for k, p in (("trnid", "train"), ("valid", "val"), ("tstid", "test"))
+        },
+    )
     return found
 
 
 def food101(root: Path) -> Truth:
     home, found, listed = root / "food-101", {}, {part: {} for part in TWO}
-    for name, words in (("apple_pie", "apple pie"), ("waffles", "waffles"), ("baby_back_ribs", "baby back ribs")):
+    for name, words in (
+        ("apple_pie", "apple pie"),
+        ("waffles", "waffles"),
+        ("baby_back_ribs", "baby back ribs"),
+    ):
         for i, part in numbered(TWO):
             save(home / "images" / name / f"{1000 + i}.jpg", words, i)
             listed[part].setdefault(name, []).append(f"{name}/{1000 + i}")
@@ -126,7 +158,11 @@ def food101(root: Path) -> Truth:
 
 def oxford_pets(root: Path) -> Truth:
     home, found, listed = root / "oxford-iiit-pet", {}, {part: [] for part in TWO}
-    breeds = (("Abyssinian", "abyssinian"), ("american_bulldog", "american bulldog"), ("Egyptian_Mau", "egyptian mau"))
+    breeds = (
+        ("Abyssinian", "abyssinian"),
+        ("american_bulldog", "american bulldog"),
+        ("Egyptian_Mau", "egyptian mau"),
+    )
     for k, (breed, words) in enumerate(breeds, 1):
         for i, part in numbered(TWO):
             save(home / "images" / f"{breed}_{i}.jpg", words, i)
@@ -139,10 +175,21 @@ def oxford_pets(root: Path) -> Truth:
 
 def stanford_cars(root: Path) -> Truth:
     home, found = root / "stanford_cars", {}
-    names = ["AM General Hummer SUV 2000", "Ram C/V Cargo Van Minivan 2012", "smart fortwo Convertible 2012"]
-    words = ["2000 AM General Hummer SUV", "2012 Ram C/V Cargo Van Minivan", "2012 smart fortwo Convertible"]
+    names = [
+        "AM General Hummer SUV 2000",
+        "Ram C/V Cargo Van Minivan 2012",
+        "smart fortwo Convertible 2012",
+    ]
+    words = [
+        "2000 AM General Hummer SUV",
+        "2012 Ram C/V Cargo Van Minivan",
+        "2012 smart fortwo Convertible",
+    ]
     fields = [(f, object) for f in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname")]
-    for part, file in (("train", "devkit/cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):
+    for part, file in (
+        ("train", "devkit/cars_train_annos.mat"),
+        ("test", "cars_test_annos_withlabels.mat"),
+    ):
         rows = []
         for k in (1, 2, 3):
             for _ in range(TWO[part]):
@@ -164,8 +211,14 @@ def ucf101(root: Path) -> Truth:
             video = f"v_{action}_g{i:02d}_c01"
             save(home / "UCF-101-midframes" / spaced / f"{video}.jpg", spaced.replace("_", " "), i)
             listed[part].append(f"{action}/{video}.avi" + (" 1" if part == "train" else ""))
-            found[f"ucf101/UCF-101-midframes/{spaced}/{video}.jpg"] = (spaced.replace("_", " "), part)
-    write(home / "ucfTrainTestlist/classInd.txt", "".join(f"{i} {action}\n" for i, (action, _) in enumerate(actions, 1)))
+            found[f"ucf101/UCF-101-midframes/{spaced}/{video}.jpg"] = (
+                spaced.replace("_", " "),
+                part,
+            )
+    write(
+        home / "ucfTrainTestlist/classInd.txt",
+        "".join(f"{i} {action}\n" for i, (action, _) in enumerate(actions, 1)),
+    )
     for part, rows in listed.items():
         write(home / "ucfTrainTestlist" / f"{part}list01.txt", "\n".join(rows) + "\n")
     return found
@@ -176,13 +229,19 @@ def imagenet(root: Path) -> Truth:
     write(root / "imagenet/classnames.txt", "".join(f"{k} {v}\n" for k, v in names.items()))
     for k, v in names.items():
         for i, part in numbered(TWO):
-            path = f"imagenet/train/{k}/{k}_{i}.JPEG" if part == "train" else f"imagenet/val/{k}/ILSVRC2012_val_{i:08d}.JPEG"
+            path = (
+                f"imagenet/train/{k}/{k}_{i}.JPEG"
+                if part == "train"
+                else f"imagenet/val/{k}/ILSVRC2012_val_{i:08d}.JPEG"
+            )
             save(root / path, v, i)
             found[path] = (v, part)
     return found
 
 
-def cifar(root: Path, home: str, meta: str, names: list[str], files: dict[str, str], label: int) -> Truth:
+def cifar(
+    root: Path, home: str, meta: str, names: list[str], files: dict[str, str], label: int
+) -> Truth:
     write(root / home / meta, "\n".join(names) + "\n\n")
     found: Truth = {}
     record = label + 1 + 3072
@@ -191,19 +250,36 @@ def cifar(root: Path, home: str, meta: str, names: list[str], files: dict[str, s
         for i in range(8 * len(names)):
             words = names[i % len(names)].replace("_", " ")
             found[f"{home}/{file}:{i * record + label + 1}"] = (words, part)
-            rows.append(bytes([99] * label + [i % len(names)]) + pixels(words, 100 * f + i, (32, 32)).transpose(2, 0, 1).tobytes())
+            rows.append(
+                bytes([99] * label + [i % len(names)])
+                + pixels(words, 100 * f + i, (32, 32)).transpose(2, 0, 1).tobytes()
+            )
         (root / home / file).write_bytes(b"".join(rows))
     return found
 
 
 def cifar10(root: Path) -> Truth:
     files = {**{f"data_batch_{i}.bin": "train" for i in range(1, 6)}, "test_batch.bin": "test"}
-    return cifar(root, "cifar-10-batches-bin", "batches.meta.txt", ["airplane", "automobile", "bird"], files, 0)
+    return cifar(
+        root,
+        "cifar-10-batches-bin",
+        "batches.meta.txt",
+        ["airplane", "automobile", "bird"],
+        files,
+        0,
+    )
 
 
 def cifar100(root: Path) -> Truth:
     files = {"train.bin": "train", "test.bin": "test"}
-    return cifar(root, "cifar-100-binary", "fine_label_names.txt", ["apple", "aquarium_fish", "baby"], files, 1)
+    return cifar(
+        root,
+        "cifar-100-binary",
+        "fine_label_names.txt",
+        ["apple", "aquarium_fish", "baby"],
+        files,
+        1,
+    )
 
 
 BUILDERS = {

@@ -7,15 +7,14 @@ from xml.etree import ElementTree
 import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.adapters.adapter import NONE
-from copra_lab.adapters.factor_pairs import AdapterError
-from copra_lab.bench.bench import Bench
+from copra_lab.adapters import NONE, AdapterError
+from copra_lab.bench import Bench
 from copra_lab.page import build
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers, remaining
 from copra_lab.page.state.session import Session
 from copra_lab.page.state.view_states import Blended
-from copra_lab.prompts.soft_prompt import PromptError, SoftPrompt
+from copra_lab.prompts import PromptError, SoftPrompt
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,13 @@ class TinyLab(Lab):
         return "Noise of four colours."
 
     def adapter(self, task, key):
-        return NONE if key == BASE else random_adapter(tiny_clip(), seed=1 + (key == "0/two"), towers=("vision",), size=0.3)
+        return (
+            NONE
+            if key == BASE
+            else random_adapter(
+                tiny_clip(), seed=1 + (key == "0/two"), towers=("vision",), size=0.3
+            )
+        )
 
     def bench(self, task):
         return TINY
@@ -72,12 +77,18 @@ def handler(lab: TinyLab, name: str, view: str):
         return build(lab)
 
     page = asyncio.run(built())  # outside of a loop gradio makes one and never closes it
-    return next(f.fn for f in page.fns.values() if f.name == name and str(f.outputs[0].elem_id).startswith(f"{view}-"))
+    return next(
+        f.fn
+        for f in page.fns.values()
+        if f.name == name and str(f.outputs[0].elem_id).startswith(f"{view}-")
+    )
 
 
 def cells(table: str) -> list[list[str]]:
     """What stands in the body of a table."""
-    root = ElementTree.fromstring(table.replace("scope=row", 'scope="row"').replace("scope=col", 'scope="col"'))
+    root = ElementTree.fromstring(
+        table.replace("scope=row", 'scope="row"').replace("scope=col", 'scope="col"')
+    )
     return [[cell.text or "" for cell in row] for row in root.iter("tr")][1:]
 
 
@@ -106,12 +117,16 @@ class TrainLab(TinyLab):
     """A tiny lab whose menus are made of shelves, as the real one's are."""
 
     def shelf(self, task):
-        return {"0/one": SHIPPED[0], "0/two": SHIPPED[1]} | {o.key: o for o in self.own if o.task == task}
+        return {"0/one": SHIPPED[0], "0/two": SHIPPED[1]} | {
+            o.key: o for o in self.own if o.task == task
+        }
 
     menu, few_shot = Lab.menu, lambda self, task, shots: tiny_task()
 
     def adapter(self, task, key):
-        return Lab.adapter(self, task, key) if key.startswith("own/") else super().adapter(task, key)
+        return (
+            Lab.adapter(self, task, key) if key.startswith("own/") else super().adapter(task, key)
+        )
 
 
 SHIPPED = [Own("colours", 0, replace(a, provenance={"method": "lora"}), 0) for a in (ONE, TWO)]
@@ -122,13 +137,24 @@ class SeedsLab(TinyLab):
     """Two seeds of LoRA and of CopRA, and one of each that lacks its counterpart."""
 
     def menu(self, task):
-        labels = ("LoRA, seed 0", "LoRA, seed 1", "LoRA, seed 7", "CopRA, seed 0", "CopRA, seed 1", "Mine, seed 0")
+        labels = (
+            "LoRA, seed 0",
+            "LoRA, seed 1",
+            "LoRA, seed 7",
+            "CopRA, seed 0",
+            "CopRA, seed 1",
+            "Mine, seed 0",
+        )
         return [*((label, label) for label in labels), ("No adapter", BASE)]
 
     def adapter(self, task, key):
         seed = [key for _, key in self.menu(task)].index(key)
         rank = 2 if key == "LoRA, seed 7" else 3
-        return NONE if key == BASE else random_adapter(tiny_clip(), rank=rank, seed=seed, towers=("vision",), size=0.3)
+        return (
+            NONE
+            if key == BASE
+            else random_adapter(tiny_clip(), rank=rank, seed=seed, towers=("vision",), size=0.3)
+        )
 
 
 SEEDS = SeedsLab()

@@ -17,8 +17,15 @@ def _bert(layers: int, inner: int) -> nn.Module:
     from transformers import BertConfig, BertForSequenceClassification
 
     torch.manual_seed(0)
-    sizes = {"hidden_size": 32, "num_attention_heads": 4, "intermediate_size": inner, "max_position_embeddings": 32}
-    return BertForSequenceClassification(BertConfig(vocab_size=VOCABULARY, num_hidden_layers=layers, num_labels=CLASSES, **sizes)).eval()
+    sizes = {
+        "hidden_size": 32,
+        "num_attention_heads": 4,
+        "intermediate_size": inner,
+        "max_position_embeddings": 32,
+    }
+    return BertForSequenceClassification(
+        BertConfig(vocab_size=VOCABULARY, num_hidden_layers=layers, num_labels=CLASSES, **sizes)
+    ).eval()
 
 
 def bert(layers: int = 4, inner: int = 32) -> nn.Module:
@@ -29,7 +36,11 @@ def bert(layers: int = 4, inner: int = 32) -> nn.Module:
 METHODS: dict[str, peft.PeftConfig] = {
     "LoRA": peft.LoraConfig(r=2, lora_alpha=3, target_modules=ATTENTION),
     "rsLoRA, ranks by layer": peft.LoraConfig(
-        r=4, lora_alpha=3, use_rslora=True, target_modules=ATTENTION, rank_pattern={"layer.1.attention.self.query": 2}
+        r=4,
+        lora_alpha=3,
+        use_rslora=True,
+        target_modules=ATTENTION,
+        rank_pattern={"layer.1.attention.self.query": 2},
     ),
     "LoRA and a head": peft.LoraConfig(r=2, target_modules=ATTENTION, task_type="SEQ_CLS"),
     "DoRA": peft.LoraConfig(r=2, use_dora=True, target_modules=ATTENTION),
@@ -37,11 +48,15 @@ METHODS: dict[str, peft.PeftConfig] = {
     "LoKr": peft.LoKrConfig(r=2, target_modules=ATTENTION),
     "VeRA": peft.VeraConfig(r=4, target_modules=ATTENTION),
     "RandLoRA": peft.RandLoraConfig(r=4, target_modules=ATTENTION),
-    "IA3": peft.IA3Config(target_modules=["value", "intermediate.dense"], feedforward_modules=["intermediate.dense"]),
+    "IA3": peft.IA3Config(
+        target_modules=["value", "intermediate.dense"], feedforward_modules=["intermediate.dense"]
+    ),
     "OFT": peft.OFTConfig(r=0, oft_block_size=8, target_modules=ATTENTION),
     "HRA": peft.HRAConfig(r=2, target_modules=ATTENTION),
     "FourierFT": peft.FourierFTConfig(n_frequency=20, target_modules=ATTENTION),
-    "VB-LoRA": peft.VBLoRAConfig(r=2, num_vectors=16, vector_length=4, topk=2, target_modules=ATTENTION),
+    "VB-LoRA": peft.VBLoRAConfig(
+        r=2, num_vectors=16, vector_length=4, topk=2, target_modules=ATTENTION
+    ),
     "LayerNorm": peft.LNTuningConfig(target_modules=["attention.output.LayerNorm"]),
 }
 

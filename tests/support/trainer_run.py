@@ -10,7 +10,7 @@ from tiny_peft import CLASSES, VOCABULARY, adapted
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
-from copra_lab.peft_models.trainer_callback import CopRACallback
+from copra_lab.peft_models import CopRACallback
 
 
 class Words(Dataset):
@@ -35,11 +35,15 @@ class Watch(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model=None, **kwargs):
         self.on.append([state.global_step, list(self.copra.drops.on.values())])
-        self.before = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+        self.before = {
+            n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad
+        }
 
     def on_optimizer_step(self, args, state, control, model=None, **kwargs):
         for name, p in model.named_parameters():
-            if p.requires_grad and (on := [x for unit, x in self.copra.drops.on.items() if f"{unit}." in name]):
+            if p.requires_grad and (
+                on := [x for unit, x in self.copra.drops.on.items() if f"{unit}." in name]
+            ):
                 moved = not torch.equal(p, self.before[name])
                 if moved != (on[0] and kwargs["optimizer"].param_groups[0]["lr"] > 0):
                     self.wrong.append([state.global_step, name])
@@ -51,12 +55,29 @@ class Watch(TrainerCallback):
 
 
 def trainer(
-    folder, copra: CopRACallback | None = None, method: str = "LoRA and a head", more=(), optimizers=(None, None), **args
+    folder,
+    copra: CopRACallback | None = None,
+    method: str = "LoRA and a head",
+    more=(),
+    optimizers=(None, None),
+    **args,
 ) -> tuple[Trainer, Watch]:
     copra = copra or CopRACallback()
     watch = Watch(copra)
-    settings = {"max_steps": 12, "per_device_train_batch_size": 8, "learning_rate": 1e-2, "weight_decay": 0.5, "save_strategy": "no"}
-    settings |= {"report_to": [], "disable_tqdm": True, "use_cpu": True, "logging_strategy": "no", "dataloader_pin_memory": False}
+    settings = {
+        "max_steps": 12,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 1e-2,
+        "weight_decay": 0.5,
+        "save_strategy": "no",
+    }
+    settings |= {
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": True,
+        "logging_strategy": "no",
+        "dataloader_pin_memory": False,
+    }
     made = Trainer(
         model=adapted(method),
         args=TrainingArguments(str(folder), **{**settings, **args}),
@@ -69,7 +90,13 @@ def trainer(
 
 def main() -> None:
     file = Path(sys.argv[1])
-    made, watch = trainer(file.parent, method="LoRA", gradient_accumulation_steps=2, per_device_train_batch_size=4, max_steps=10)
+    made, watch = trainer(
+        file.parent,
+        method="LoRA",
+        gradient_accumulation_steps=2,
+        per_device_train_batch_size=4,
+        max_steps=10,
+    )
     made.train()
     rank = made.args.process_index
     sums = [float(p.double().sum()) for p in made.model.parameters() if p.requires_grad]

@@ -11,7 +11,9 @@ from copra_lab.page.state.view_states import HIGH, LOW
 class Visitor:
     """A browser of one's own on the page."""
 
-    def __init__(self, browser, url: str, view: str | None = None, width: int = 1280, height: int = 900):
+    def __init__(
+        self, browser, url: str, view: str | None = None, width: int = 1280, height: int = 900
+    ):
         self.context = browser.new_context(viewport={"width": width, "height": height})
         self.page = self.context.new_page()
         self.page.set_default_timeout(60_000)
@@ -22,12 +24,17 @@ class Visitor:
         self.page.on("pageerror", lambda e: self.errors.append(str(e)))
         self.page.goto(f"{url}/?view={view}" if view else url)
         prunes = bool(view) and view.partition("&")[0] == "prune"
-        self.thumb = self.page.locator(f"#{'prune-sparsity' if prunes else 'blend-weight'} input[type=range]")
+        self.thumb = self.page.locator(
+            f"#{'prune-sparsity' if prunes else 'blend-weight'} input[type=range]"
+        )
         self.low, self.high = (0, 100) if prunes else (LOW, HIGH)
 
     def _request(self, request) -> None:
         parts = urlsplit(request.url)
-        if parts.scheme not in ("data", "blob") and parts.hostname not in ("127.0.0.1", "localhost"):
+        if parts.scheme not in ("data", "blob") and parts.hostname not in (
+            "127.0.0.1",
+            "localhost",
+        ):
             self.elsewhere.append(request.url)
 
     def grab(self) -> None:
@@ -38,7 +45,11 @@ class Visitor:
 
     def drag(self, *places: float) -> None:
         for place in places:
-            x = self.track["x"] + 10 + (self.track["width"] - 20) * (place - self.low) / (self.high - self.low)
+            x = (
+                self.track["x"]
+                + 10
+                + (self.track["width"] - 20) * (place - self.low) / (self.high - self.low)
+            )
             self.page.mouse.move(x, self.track["y"] + self.track["height"] / 2, steps=3)
 
     def drop(self) -> None:
@@ -72,7 +83,11 @@ class Visitor:
         return found
 
     def switch(self, name: object, group: str = "layers"):
-        return self.page.locator(f"#prune-{group} label").filter(has_text=re.compile(rf"^\s*{name}\s*$")).locator("input")
+        return (
+            self.page.locator(f"#prune-{group} label")
+            .filter(has_text=re.compile(rf"^\s*{name}\s*$"))
+            .locator("input")
+        )
 
     def quiet(self, view: str = "blend") -> None:
         """Until positions passed by are filled in too, so that nothing runs any more."""

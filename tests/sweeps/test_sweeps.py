@@ -17,16 +17,14 @@ from hypothesis import strategies as st
 from tiny import one_thread, save_clip, save_images
 
 from copra_lab.adapters import load_adapter
-from copra_lab.bench.bench import Bench
-from copra_lab.methods.lora import LoRA
-from copra_lab.models.loading import load_clip
-from copra_lab.prompts.soft_prompt import VPT, CoOp
-from copra_lab.sweeps import runner
-from copra_lab.sweeps.grid import METHODS, Grid, grid, read_grid
+from copra_lab.bench import Bench
+from copra_lab.methods import LoRA
+from copra_lab.models import load_clip
+from copra_lab.prompts import VPT, CoOp
+from copra_lab.sweeps import METHODS, Grid, PromptRun, Run, grid, read_grid, runner
 from copra_lab.sweeps.results import DONE, FAILED, WAITING, Table, flat
-from copra_lab.sweeps.runs import PromptRun, Run, chosen
-from copra_lab.training.dropping import CopRA
-from copra_lab.training.fitting import DEFAULTS, RATES
+from copra_lab.sweeps.runs import chosen
+from copra_lab.training import DEFAULTS, RATES, CopRA
 
 SMALL = {"methods": ["lora"], "tasks": ["digits"]}
 
@@ -41,9 +39,17 @@ def test_a_grid_is_every_combination():
         }
     )  # fmt: skip
     by = {m: [r for r in found.runs if r.method == m] for m in ("lora", "copra", "vpt+pun")}
-    assert {m: len(r) for m, r in by.items()} == {"lora": 2 * 2 * 2 * 2 * 2, "copra": 2 * 2 * 2 * 2 * 2 * 2, "vpt+pun": 2 * 2 * 2}
+    assert {m: len(r) for m, r in by.items()} == {
+        "lora": 2 * 2 * 2 * 2 * 2,
+        "copra": 2 * 2 * 2 * 2 * 2 * 2,
+        "vpt+pun": 2 * 2 * 2,
+    }
     assert len(set(found.runs)) == len(found.runs) and found.clip is None
-    assert {r.steps for r in found.runs} == {7} and {r.seed for r in found.runs} == {0, 5} and {r.batch for r in found.runs} == {3}
+    assert (
+        {r.steps for r in found.runs} == {7}
+        and {r.seed for r in found.runs} == {0, 5}
+        and {r.batch for r in found.runs} == {3}
+    )
     assert {r.lr for r in by["lora"]} == {RATES["lora"]} and {r.lr for r in by["copra"]} == {1e-2}
     assert {r.lora.sites for r in by["lora"]} == {("q", "v"), ("fc1",)}
     assert {r.dropping for r in by["copra"]} == {CopRA(ramp=0.5), CopRA(ramp=1.0)}
@@ -56,9 +62,14 @@ def test_a_template_is_a_setting_that_changes_no_other_run(method, tmp_path):
     table = {"methods": [method], "tasks": [str(tmp_path / "colours")]}
     (plain,) = grid(table).runs
     assert "template" not in plain.settings() and "splits" not in plain.settings()
-    drawn, own = grid(table | {"settings": {"template": ["a drawing of a {}", "{}"], "splits": False}}).runs
+    drawn, own = grid(
+        table | {"settings": {"template": ["a drawing of a {}", "{}"], "splits": False}}
+    ).runs
     assert drawn.settings() == plain.settings() | {"template": "a drawing of a {}", "splits": False}
-    assert own.load_task().options == {"template": "{}", "splits": False} and plain.load_task().options == {}
+    assert (
+        own.load_task().options == {"template": "{}", "splits": False}
+        and plain.load_task().options == {}
+    )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -66,10 +77,18 @@ def test_every_method_has_its_name_and_its_defaults(method):
     (found,) = grid(SMALL | {"methods": [method]}).runs
     assert found.method == method and found.task == "digits" and found.seed == 0
     if method == "copra":
-        assert found == Run("digits", 0, dropping=CopRA(), lr=RATES["copra"]) == chosen("digits", 0, CopRA())
+        assert (
+            found
+            == Run("digits", 0, dropping=CopRA(), lr=RATES["copra"])
+            == chosen("digits", 0, CopRA())
+        )
     kind = LoRA if isinstance(found, Run) else VPT if method.startswith("vpt") else CoOp
-    expected = DEFAULTS[kind] | ({"lr": RATES[method]} if method in RATES else {})  # what `fit` takes of itself
-    assert {k: getattr(found, k) for k in ("steps", "lr", "batch")} == {k: expected[k] for k in ("steps", "lr", "batch")}
+    expected = DEFAULTS[kind] | (
+        {"lr": RATES[method]} if method in RATES else {}
+    )  # what `fit` takes of itself
+    assert {k: getattr(found, k) for k in ("steps", "lr", "batch")} == {
+        k: expected[k] for k in ("steps", "lr", "batch")
+    }
 
 
 def test_the_settings_that_name_a_folder_are_these():
@@ -113,13 +132,31 @@ def test_a_grid_that_makes_no_sense_is_refused(more, says):
 
 
 VALUES = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.sampled_from(["q", "lora", "copra", "digits", "linear"]) | st.text(max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["steps", "rank", "copra", "ramp", "x"]), inner, max_size=3),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.sampled_from(["q", "lora", "copra", "digits", "linear"])
+    | st.text(max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["steps", "rank", "copra", "ramp", "x"]), inner, max_size=3
+        )
+    ),
     max_leaves=6,
 )
 
 
-@given(st.dictionaries(st.sampled_from(["methods", "tasks", "seeds", "settings", "lora", "prompt", "method", "clip", "y"]), VALUES, max_size=4))
+@given(
+    st.dictionaries(
+        st.sampled_from(
+            ["methods", "tasks", "seeds", "settings", "lora", "prompt", "method", "clip", "y"]
+        ),
+        VALUES,
+        max_size=4,
+    )
+)
 def test_whatever_a_file_holds_is_a_grid_or_a_sentence(table):
     try:
         assert isinstance(grid(SMALL | table), Grid)
@@ -129,7 +166,9 @@ def test_whatever_a_file_holds_is_a_grid_or_a_sentence(table):
 
 def test_a_file_says_the_same(tmp_path):
     file = tmp_path / "s.toml"
-    file.write_text("methods = ['lora']\ntasks = ['digits']\nseeds = 2\n[lora]\nrank = 3\n", encoding="utf-8")
+    file.write_text(
+        "methods = ['lora']\ntasks = ['digits']\nseeds = 2\n[lora]\nrank = 3\n", encoding="utf-8"
+    )
     assert read_grid(file).runs == (Run("digits", 0, lora=LoRA(3)), Run("digits", 1, lora=LoRA(3)))
     file.write_text("methods = 'lora'", encoding="utf-8")
     with pytest.raises(ValueError, match=r"s\.toml: methods must be"):
@@ -146,7 +185,15 @@ def test_a_file_says_the_same(tmp_path):
 
 def row(key: str, seed: int = 0, **more: object) -> dict:
     settings = {"task": "t", "method": "m", "seed": seed, "lora": {"rank": 4, "sites": ["q", "v"]}}
-    return {"key": key, "task": "t", "method": "m", "seed": seed, "settings": settings, "base": "b", **more}
+    return {
+        "key": key,
+        "task": "t",
+        "method": "m",
+        "seed": seed,
+        "settings": settings,
+        "base": "b",
+        **more,
+    }
 
 
 def test_the_table_keeps_and_orders(tmp_path):
@@ -155,11 +202,18 @@ def test_the_table_keeps_and_orders(tmp_path):
     table.record(row("a", 0, state=DONE, accuracy=0.5, n=4))
     table.add([row("a", 0), row("c", 2)])  # what is done stays done
     table.record(row("c", 2, state=FAILED, error="why"))
-    assert [(r["key"], r["state"], r["accuracy"]) for r in table.rows()] == [("a", DONE, 0.5), ("b", WAITING, None), ("c", FAILED, None)]
+    assert [(r["key"], r["state"], r["accuracy"]) for r in table.rows()] == [
+        ("a", DONE, 0.5),
+        ("b", WAITING, None),
+        ("c", FAILED, None),
+    ]
     table.forget_failures(["a", "b"])
     assert [r["state"] for r in table.rows(["a", "c"])] == [DONE, FAILED]
     table.forget_failures(["c"])
-    assert table.rows(["c"])[0]["state"] == WAITING and table.rows(["c"])[0]["settings"]["lora"]["rank"] == 4
+    assert (
+        table.rows(["c"])[0]["state"] == WAITING
+        and table.rows(["c"])[0]["settings"]["lora"]["rank"] == 4
+    )
     table.close()
 
 
@@ -174,7 +228,13 @@ def test_a_file_that_is_no_table_is_refused(tmp_path):
 
 
 def test_settings_become_columns():
-    assert flat(row("a")["settings"]) == {"task": "t", "method": "m", "seed": 0, "lora.rank": 4, "lora.sites": "q v"}
+    assert flat(row("a")["settings"]) == {
+        "task": "t",
+        "method": "m",
+        "seed": 0,
+        "lora.rank": 4,
+        "lora.sites": "q v",
+    }
 
 
 # --- doing them ------------------------------------------------------------------------------------------------------
@@ -189,15 +249,24 @@ def home(tmp_path_factory) -> SimpleNamespace:
 
 
 def runs(home: SimpleNamespace, steps: int = 2, seeds: int = 2, **more: object) -> tuple[Run, ...]:
-    return tuple(Run(home.task, s, LoRA(2), d, steps=steps, lr=1e-2, batch=16, **more) for s in range(seeds) for d in (Run("").dropping, CopRA()))
+    return tuple(
+        Run(home.task, s, LoRA(2), d, steps=steps, lr=1e-2, batch=16, **more)
+        for s in range(seeds)
+        for d in (Run("").dropping, CopRA())
+    )
 
 
 BROKEN = {"lora": LoRA(2, towers=("vision", "text")), "precision": "bfloat16"}
 """Settings that only the training itself finds out to be impossible."""
 
 
-def sweep(todo: "tuple[Run, ...]", home: SimpleNamespace, work: Path, jobs: int = 1, **more: object) -> dict[Run, dict]:
-    rows = {r["key"]: r for r in runner.run_all(todo, work, clip_name=home.clip, jobs=jobs, progress=False, **more)}
+def sweep(
+    todo: "tuple[Run, ...]", home: SimpleNamespace, work: Path, jobs: int = 1, **more: object
+) -> dict[Run, dict]:
+    rows = {
+        r["key"]: r
+        for r in runner.run_all(todo, work, clip_name=home.clip, jobs=jobs, progress=False, **more)
+    }
     return {r: rows[r.folder(load_clip(home.clip), work).name] for r in todo}
 
 
@@ -210,10 +279,19 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
         with one_thread():
             assert adapter.hash == r.fit(clip, tmp_path / "again").hash
         accuracy = Bench(clip, r.load_task(clip), precision="float32").accuracy(adapter)
-        assert (told_of["state"], told_of["correct"], told_of["n"]) == (DONE, accuracy.correct, accuracy.n)
-        assert told_of["validation"] == adapter.provenance["validation accuracy"] and told_of["base"] == clip.hash
+        assert (told_of["state"], told_of["correct"], told_of["n"]) == (
+            DONE,
+            accuracy.correct,
+            accuracy.n,
+        )
+        assert (
+            told_of["validation"] == adapter.provenance["validation accuracy"]
+            and told_of["base"] == clip.hash
+        )
     trained = []
-    monkeypatch.setattr(runner, "attempt", lambda r, *a: trained.append(r) or pytest.fail("done already"))
+    monkeypatch.setattr(
+        runner, "attempt", lambda r, *a: trained.append(r) or pytest.fail("done already")
+    )
     assert sweep(first, home, tmp_path) == found and not trained
     monkeypatch.undo()
     more = sweep(runs(home, seeds=3), home, tmp_path)
@@ -229,14 +307,23 @@ def test_a_run_that_fails_is_reported_and_costs_nothing_else(home, tmp_path):
     assert found[todo[-1]]["error"].startswith("bfloat16 training needs a plain ViT")
     outcome = tmp_path / found[todo[-1]]["key"] / "outcome.json"
     before = outcome.stat().st_mtime_ns
-    assert sweep(todo, home, tmp_path)[todo[-1]]["state"] == FAILED and outcome.stat().st_mtime_ns == before
-    assert sweep(todo, home, tmp_path, retry_failed=True)[todo[-1]]["state"] == FAILED and outcome.stat().st_mtime_ns > before
+    assert (
+        sweep(todo, home, tmp_path)[todo[-1]]["state"] == FAILED
+        and outcome.stat().st_mtime_ns == before
+    )
+    assert (
+        sweep(todo, home, tmp_path, retry_failed=True)[todo[-1]]["state"] == FAILED
+        and outcome.stat().st_mtime_ns > before
+    )
 
 
 def test_two_sweeps_do_not_share_a_table(home, tmp_path):
     from filelock import FileLock
 
-    with FileLock(tmp_path / f"{runner.TABLE}.lock"), pytest.raises(ValueError, match="another sweep is at work"):
+    with (
+        FileLock(tmp_path / f"{runner.TABLE}.lock"),
+        pytest.raises(ValueError, match="another sweep is at work"),
+    ):
         sweep(runs(home), home, tmp_path)
 
 
@@ -278,14 +365,19 @@ def test_a_killed_worker_costs_only_its_run(home, tmp_path, times, state):
     found = sweep(todo, home, tmp_path, jobs=2)
     killer.join(1)
     assert len(killer.killed) == times
-    assert {r: row["state"] for r, row in found.items()} == {r: state if r == victim else DONE for r in todo}
+    assert {r: row["state"] for r, row in found.items()} == {
+        r: state if r == victim else DONE for r in todo
+    }
     if state == FAILED:
         assert "lost twice, the second time alone" in found[victim]["error"]
         found = sweep(todo, home, tmp_path, jobs=2, retry_failed=True)
     clip = load_clip(home.clip)
     adapter = load_adapter(victim.folder(clip, tmp_path), clip)
     with one_thread():
-        assert found[victim]["state"] == DONE and adapter.hash == victim.fit(clip, tmp_path / "whole").hash
+        assert (
+            found[victim]["state"] == DONE
+            and adapter.hash == victim.fit(clip, tmp_path / "whole").hash
+        )
 
 
 # --- the verb --------------------------------------------------------------------------------------------------------
@@ -297,13 +389,20 @@ def test_the_verb_sweeps_tells_and_exports(home, tmp_path):
     file.write_text(text + "[lora]\nrank = 2\n[prompt]\nlength = 2\n", encoding="utf-8")
     assert "was not started yet" in run("sweep", file, "--status", code=1).stderr
     found = told("sweep", file, "--jobs", 1, "--table", tmp_path / "t.csv")
-    assert (found["done"], found["failed"], found["waiting"]) == (12, 0, 0) and len(found["rows"]) == 12
+    assert (found["done"], found["failed"], found["waiting"]) == (12, 0, 0) and len(
+        found["rows"]
+    ) == 12
     assert found["table"] == str(tmp_path / "mine" / "results.sqlite")
     lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 13 and {"accuracy", "lora.rank", "prompt.length", "steps"} <= set(lines[0].split(","))
+    assert len(lines) == 13 and {"accuracy", "lora.rank", "prompt.length", "steps"} <= set(
+        lines[0].split(",")
+    )
     said = run("sweep", file, "--jobs", 1).stdout
     assert "steps=1" in said and "±" in said and "12 done, 0 failed, 0 waiting" in said
-    file.write_text(text.replace("[1, 2]", "[1, 2, 3]") + "[lora]\nrank = 2\n[prompt]\nlength = 2\n", encoding="utf-8")
+    file.write_text(
+        text.replace("[1, 2]", "[1, 2, 3]") + "[lora]\nrank = 2\n[prompt]\nlength = 2\n",
+        encoding="utf-8",
+    )
     status = told("sweep", file, "--status")
     assert (status["done"], status["waiting"]) == (12, 6)
 
@@ -316,7 +415,11 @@ def test_the_verb_fails_with_its_runs(home, tmp_path):
         encoding="utf-8",
     )
     result = run("sweep", file, "--jobs", 1, code=1)
-    assert "1 done, 1 failed" in result.stdout and "bfloat16 training needs a plain ViT" in result.stdout and "--retry-failed" in result.stdout
+    assert (
+        "1 done, 1 failed" in result.stdout
+        and "bfloat16 training needs a plain ViT" in result.stdout
+        and "--retry-failed" in result.stdout
+    )
     assert run("sweep", file, "--status").stdout.count("failed:") == 1
 
 

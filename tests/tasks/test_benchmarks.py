@@ -14,12 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_datasets import BUILDERS, SHARE, N, colour, save
 
-from copra_lab.tasks import benchmark_layouts, benchmarks
-from copra_lab.tasks.benchmarks import SETS, find, listing
+from copra_lab.tasks import SETS, benchmark_layouts, benchmarks, load_task
+from copra_lab.tasks.benchmarks import find, listing
 from copra_lab.tasks.emoji.selection import Entry
 from copra_lab.tasks.listing import parted
 from copra_lab.tasks.splits import PARTS
-from copra_lab.tasks.task import load_task
 
 ALL = 10**6
 TORCHVISION = {
@@ -46,7 +45,14 @@ def load(built, key, **settings):
 
 def rows(task, part):
     split = getattr(task, part)
-    return list(zip(split.sources, (task.classes[i] for i in split.labels.tolist()), split.images.numpy(), strict=True))
+    return list(
+        zip(
+            split.sources,
+            (task.classes[i] for i in split.labels.tolist()),
+            split.images.numpy(),
+            strict=True,
+        )
+    )
 
 
 def test_every_data_set_is_tried():
@@ -67,7 +73,9 @@ def test_images_classes_and_parts_are_as_the_layout_says(built, key):
     for part in PARTS:
         for source, words, image in rows(task, part):
             assert np.abs(image[9:, 9:].mean((0, 1)) - colour(words)).max() < 10, source
-    assert {w for w, _ in truth.values()} <= set(task.classes) and len(set(task.prompts)) == len(task.classes)
+    assert {w for w, _ in truth.values()} <= set(task.classes) and len(set(task.prompts)) == len(
+        task.classes
+    )
     assert task.prompts[0] == SETS[key].template.format(task.classes[0]) and task.name == key
     assert f"{len(task.classes)} classes" in task.about
 
@@ -82,7 +90,9 @@ def test_seed_and_shots_choose_training_images_only(built, key):
     assert load(built, key, shots=4).train.images.equal(one.train.images)
 
 
-@pytest.mark.parametrize(("key", "parts"), [("caltech101", (10, 4, 6)), ("oxford-pets", (11, 3, 6)), ("dtd", (10, 4, 6))])
+@pytest.mark.parametrize(
+    ("key", "parts"), [("caltech101", (10, 4, 6)), ("oxford-pets", (11, 3, 6)), ("dtd", (10, 4, 6))]
+)
 def test_parts_that_are_not_dealt_are_dealt_as_coop_does(built, key, parts):
     task = load(built, key, shots=ALL)
     for part, n in zip(PARTS, parts, strict=True):
@@ -93,7 +103,7 @@ def test_parts_that_are_not_dealt_are_dealt_as_coop_does(built, key, parts):
 def test_torchvision_reads_the_same(built, key, monkeypatch):
     from torchvision import datasets as theirs
 
-    from copra_lab.tasks.photos import photo
+    from copra_lab.tasks import photo
 
     if key == "flowers102":  # it checks that the labels' files are the published ones
         files = {k: (name, None) for k, (name, _) in theirs.Flowers102._file_dict.items()}
@@ -102,19 +112,40 @@ def test_torchvision_reads_the_same(built, key, monkeypatch):
     ours = load(built, key, shots=ALL)
     for split, part in SPLITS.get(key, {None: None}).items():
         data = make(built[0], **({"split": split} if split else {}))
-        labels = [benchmark_layouts.words(c) for c in data.categories] if key == "caltech101" else ours.classes
+        labels = (
+            [benchmark_layouts.words(c) for c in data.categories]
+            if key == "caltech101"
+            else ours.classes
+        )
         renamed = {"airplanes": "airplane", "Faces": "face"} if key == "caltech101" else {}
-        a = Counter((renamed.get(labels[y], labels[y]), photo(image, 16).numpy().tobytes()) for image, y in (data[i] for i in range(len(data))))
-        a = {k: n for k, n in a.items() if k[0] in ours.classes}  # torchvision keeps the second copy of the faces
-        mine = PARTS if part is None else ("train", "val") if part == "train" and "val" not in SPLITS[key] else (part,)
-        assert a == Counter((words, image.tobytes()) for p in mine for _, words, image in rows(ours, p))
+        a = Counter(
+            (renamed.get(labels[y], labels[y]), photo(image, 16).numpy().tobytes())
+            for image, y in (data[i] for i in range(len(data)))
+        )
+        a = {
+            k: n for k, n in a.items() if k[0] in ours.classes
+        }  # torchvision keeps the second copy of the faces
+        mine = (
+            PARTS
+            if part is None
+            else ("train", "val")
+            if part == "train" and "val" not in SPLITS[key]
+            else (part,)
+        )
+        assert a == Counter(
+            (words, image.tobytes()) for p in mine for _, words, image in rows(ours, p)
+        )
 
 
-@pytest.mark.parametrize(("key", "own"), [(k, home) for k, row in SETS.items() if row.split for home in row.homes])
+@pytest.mark.parametrize(
+    ("key", "own"), [(k, home) for k, row in SETS.items() if row.split for home in row.homes]
+)
 def test_coops_own_split_is_used_where_its_file_is(built, key, own, tmp_path):
     row = SETS[key]
     home = next(h for h in row.homes if (built[0] / h / row.images).is_dir())
-    shutil.copytree(built[0] / home / row.images, tmp_path / own / row.images)  # nothing else is needed
+    shutil.copytree(
+        built[0] / home / row.images, tmp_path / own / row.images
+    )  # nothing else is needed
     paths = [str(Path(p).relative_to(Path(home, row.images))) for p in sorted(built[1][key])]
     names, written = ["two_words", "One", "zebra crossing"], {"train": [], "val": [], "test": []}
     for i, path in enumerate(paths):
@@ -124,12 +155,16 @@ def test_coops_own_split_is_used_where_its_file_is(built, key, own, tmp_path):
     assert task.classes == ("two words", "One", "zebra crossing") and "CoOp's file" in task.about
     for part in PARTS:
         told = Counter((str(Path(row.images, p)), y) for p, y, _ in written[part])
-        assert told == Counter(zip(getattr(task, part).sources, getattr(task, part).labels.tolist(), strict=True))
+        assert told == Counter(
+            zip(getattr(task, part).sources, getattr(task, part).labels.tolist(), strict=True)
+        )
 
 
 def test_test_images_are_drawn_evenly_and_said(built):
     few = load(built, "oxford-pets", test_images=7)
-    assert few.test.labels.bincount().tolist() == [2, 2, 2] and few.about.endswith("Tested on 6 of 18 images.")
+    assert few.test.labels.bincount().tolist() == [2, 2, 2] and few.about.endswith(
+        "Tested on 6 of 18 images."
+    )
     assert set(few.test.sources) < set(load(built, "oxford-pets", test_images=None).test.sources)
     with pytest.raises(ValueError, match="test_images must be at least 1"):
         load(built, "oxford-pets", test_images=0)
@@ -146,15 +181,22 @@ def test_imagenet_has_clips_names_without_a_file(tmp_path, monkeypatch):
     assert list(found.classes.values())[:2] == ["tench", "goldfish"] and len(found.classes) == 1000
     assert len(found.entries) == 6
     (tmp_path / "train" / "n00000007").rmdir()
-    with pytest.raises(ValueError, match=r"999 classes are not ImageNet's 1,000, and there is no classnames\.txt"):
+    with pytest.raises(
+        ValueError, match=r"999 classes are not ImageNet's 1,000, and there is no classnames\.txt"
+    ):
         listing("imagenet", tmp_path)
 
 
 def test_flower_names_are_torchvisions_but_for_two():
     from torchvision.datasets import Flowers102
 
-    different = [(a, b) for a, b in zip(benchmark_layouts.FLOWERS, Flowers102.classes, strict=True) if a != b]
-    assert different == [("barberton daisy", "barbeton daisy"), ("pink-yellow dahlia", "pink-yellow dahlia?")]
+    different = [
+        (a, b) for a, b in zip(benchmark_layouts.FLOWERS, Flowers102.classes, strict=True) if a != b
+    ]
+    assert different == [
+        ("barberton daisy", "barbeton daisy"),
+        ("pink-yellow dahlia", "pink-yellow dahlia?"),
+    ]
 
 
 # --- names ----------------------------------------------------------------------------------------------------------
@@ -163,11 +205,21 @@ def test_flower_names_are_torchvisions_but_for_two():
 @pytest.mark.parametrize("key", SETS)
 def test_a_data_set_goes_by_many_names(key):
     other = TORCHVISION.get(key, key)
-    for name in (key, key.replace("-", "_"), key.upper(), f"torchvision:{key}", f"torchvision:{other}", other):
+    for name in (
+        key,
+        key.replace("-", "_"),
+        key.upper(),
+        f"torchvision:{key}",
+        f"torchvision:{other}",
+        other,
+    ):
         assert find(name) == key
 
 
-@pytest.mark.parametrize("name", ["./dtd", "data/dtd", "dtd/", "", "count", "torchvision:", "-", "DTD2", None, 3, Path("dtd")])
+@pytest.mark.parametrize(
+    "name",
+    ["./dtd", "data/dtd", "dtd/", "", "count", "torchvision:", "-", "DTD2", None, 3, Path("dtd")],
+)
 def test_what_is_no_name_of_a_data_set(name):
     assert find(name) is None
 
@@ -180,7 +232,7 @@ def test_an_unknown_task_is_told_the_closest_data_set():
 
 
 def test_bundled_tasks_go_by_no_name_of_a_data_set():
-    from copra_lab.tasks.task import task_names
+    from copra_lab.tasks import task_names
 
     assert not [name for name in task_names() if find(name)]
 
@@ -222,15 +274,23 @@ def test_a_copy_that_is_not_whole_says_so(built, tmp_path, key, damage):
     try:
         load_task(key, root=tmp_path, side=16, download=False)
     except (ValueError, FileNotFoundError) as e:
-        assert re.search("is not a whole copy of .* copy or unpack it anew|is missing, so this copy|no images to", str(e)) and "\n" not in str(e)
+        assert re.search(
+            "is not a whole copy of .* copy or unpack it anew|is missing, so this copy|no images to",
+            str(e),
+        ) and "\n" not in str(e)
     else:
-        assert damage == "cut off" and file.suffix == ".txt", "of a text that was cut off some lines are left"
+        assert damage == "cut off" and file.suffix == ".txt", (
+            "of a text that was cut off some lines are left"
+        )
 
 
 def test_a_missing_image_is_named(built, tmp_path):
     shutil.copytree(built[0] / "dtd", tmp_path / "dtd")
     next((tmp_path / "dtd/dtd/images/banded").iterdir()).unlink()
-    with pytest.raises(FileNotFoundError, match=r"banded_\d+\.jpg is missing, so this copy of the data set is incomplete"):
+    with pytest.raises(
+        FileNotFoundError,
+        match=r"banded_\d+\.jpg is missing, so this copy of the data set is incomplete",
+    ):
         load_task("dtd", root=tmp_path, side=16, shots=ALL)
 
 
@@ -244,7 +304,12 @@ def test_a_damaged_split_file_is_named(built, tmp_path):
 
 def test_the_root_is_the_users_choice(built, monkeypatch):
     monkeypatch.setenv("COPRA_LAB_DATA", str(built[0]))
-    assert load_task("dtd", side=16, shots=1, download=False).test.images.shape == (SHARE["test"] * 3, 16, 16, 3)
+    assert load_task("dtd", side=16, shots=1, download=False).test.images.shape == (
+        SHARE["test"] * 3,
+        16,
+        16,
+        3,
+    )
     monkeypatch.delenv("COPRA_LAB_DATA")
     monkeypatch.setenv("COPRA_LAB_CACHE", "elsewhere")
     assert benchmarks.data_folder() == Path("elsewhere/data")
@@ -253,13 +318,23 @@ def test_the_root_is_the_users_choice(built, monkeypatch):
 # --- parts ----------------------------------------------------------------------------------------------------------
 
 
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["train", "test"])), max_size=60), st.booleans())
+@given(
+    st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["train", "test"])), max_size=60),
+    st.booleans(),
+)
 def test_dealing_keeps_every_image_once(labels, told):
-    entries = [Entry(f"{i}.jpg", str(y), f"{i}.jpg", part if told else "") for i, (y, part) in enumerate(labels)]
+    entries = [
+        Entry(f"{i}.jpg", str(y), f"{i}.jpg", part if told else "")
+        for i, (y, part) in enumerate(labels)
+    ]
     out = parted(entries)
-    assert [(e.source, e.label) for e in out] == [(e.source, e.label) for e in entries] and parted(entries) == out
+    assert [(e.source, e.label) for e in out] == [(e.source, e.label) for e in entries] and parted(
+        entries
+    ) == out
     for before, after in zip(entries, out, strict=True):
-        assert after.part in PARTS and (not told or after.part == before.part or (before.part, after.part) == ("train", "val"))
+        assert after.part in PARTS and (
+            not told or after.part == before.part or (before.part, after.part) == ("train", "val")
+        )
     train, val = (Counter(e.label for e in out if e.part == part) for part in ("train", "val"))
     if told:
         for label, n in Counter(e.label for e in entries if e.part == "train").items():
@@ -267,7 +342,9 @@ def test_dealing_keeps_every_image_once(labels, told):
 
 
 def test_a_split_of_its_own_stays_as_it_is():
-    entries = [Entry(f"{i}", "a", f"{i}", part) for i, part in enumerate(("train", "train", "val", "test"))]
+    entries = [
+        Entry(f"{i}", "a", f"{i}", part) for i, part in enumerate(("train", "train", "val", "test"))
+    ]
     assert parted(entries) == entries
 
 
@@ -280,7 +357,10 @@ def test_fit_runs_on_a_data_set(built):
     task = load_task("oxford-pets", clip, root=built[0], shots=4, download=False)
     adapter = cl.fit(clip, task, cl.LoRA(rank=2), steps=3, batch=4, progress=False)
     assert len(cl.Bench(clip, task, precision="float32")) == 18 == 3 * (N - 14)
-    assert task.test.images.shape[1:] == (clip.side, clip.side, 3) and task.test.images.dtype == torch.uint8
+    assert (
+        task.test.images.shape[1:] == (clip.side, clip.side, 3)
+        and task.test.images.dtype == torch.uint8
+    )
     assert adapter.provenance["task"] == "oxford-pets"
 
 

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copra_lab.tasks.emoji.concepts import GENERIC, KINDS, SYNONYMS, concepts, held_out_names, mentions, plain
+from copra_lab.tasks.emoji.concepts import (
+    GENERIC,
+    KINDS,
+    SYNONYMS,
+    concepts,
+    held_out_names,
+    mentions,
+    plain,
+)
 
 HELD_OUT = sorted(held_out_names())
 KIND_WORDS = {plain(w) + s for w in GENERIC | set(KINDS.values()) for s in ("", "s")}
@@ -39,7 +47,13 @@ def test_no_caption_names_a_held_out_concept(caption_names):
 
 def test_no_held_out_drawing_has_a_caption():
     by_key = {c.key: c for c in concepts()}
-    shown = [by_key[key] for key, names in zip(captions.drawings("openmoji").keys, captions.emoji_names(), strict=True) if names]
+    shown = [
+        by_key[key]
+        for key, names in zip(
+            captions.drawings("openmoji").keys, captions.emoji_names(), strict=True
+        )
+        if names
+    ]
     assert len(shown) > 1000 and not any(c.held_out for c in shown)
 
 
@@ -48,7 +62,10 @@ def test_no_caption_names_a_digit(caption_names):
 
 
 def test_about_a_third_is_held_out_in_every_kind():
-    total, held = Counter(c.kind for c in concepts()), Counter(c.kind for c in concepts() if c.held_out)
+    total, held = (
+        Counter(c.kind for c in concepts()),
+        Counter(c.kind for c in concepts() if c.held_out),
+    )
     assert 0.25 < held.total() / total.total() < 0.4
     assert [kind for kind, n in total.items() if n >= 20 and not 0.05 < held[kind] / n < 0.95] == []
 
@@ -73,13 +90,21 @@ def test_synonyms_are_held_out_together(group):
 
 
 def test_all_names_of_a_held_out_concept_are_held_out():
-    left = {name for c in concepts() if c.held_out for name in c.names if not mentions(name, held_out_names())}
+    left = {
+        name
+        for c in concepts()
+        if c.held_out
+        for name in c.names
+        if not mentions(name, held_out_names())
+    }
     assert left <= KIND_WORDS
 
 
 def test_names_tell_concepts_apart():
     assert len({c.key for c in concepts()}) == len(concepts())
-    assert [name for name, n in Counter(c.name for c in concepts()).items() if n > 1] == ["man in tuxedo"]  # the data names two alike
+    assert [name for name, n in Counter(c.name for c in concepts()).items() if n > 1] == [
+        "man in tuxedo"
+    ]  # the data names two alike
     assert all(c.kind in KINDS.values() and c.name == plain(c.name) for c in concepts())
 
 

@@ -14,9 +14,9 @@ from hypothesis.extra import numpy as hn
 from pictures import png, ppm, saved, tiff
 from PIL import Image, ImageOps
 
-from copra_lab.tasks import decoding
+from copra_lab.tasks import IMAGE_FILES, decoding, photo
 from copra_lab.tasks.decoding import COMMON, FORMATS, MEMORY, decoded
-from copra_lab.tasks.photos import IMAGE_FILES, photo, photos
+from copra_lab.tasks.photos import photos
 
 SIDE = 16
 RNG = np.random.default_rng(0)
@@ -40,9 +40,13 @@ def grey(values: np.ndarray) -> np.ndarray:
     "pgm": ppm(DEEP, 65535),
 }.items(), ids=lambda item: item[0])  # fmt: skip
 def test_of_16_bits_the_high_byte_counts(data):
-    assert (read(data[1]) == grey(DEEP >> 8)).all() and decoded(io.BytesIO(data[1]), SIDE).odd == ("deep",)
+    assert (read(data[1]) == grey(DEEP >> 8)).all() and decoded(io.BytesIO(data[1]), SIDE).odd == (
+        "deep",
+    )
     before = np.asarray(Image.open(io.BytesIO(data[1])).convert("RGB"))
-    assert (before != read(data[1])).mean() > 0.5 and before.mean() > 250  # what Pillow makes of it by itself is white
+    assert (
+        before != read(data[1])
+    ).mean() > 0.5 and before.mean() > 250  # what Pillow makes of it by itself is white
 
 
 def test_jpeg_2000_of_16_bits():
@@ -58,14 +62,19 @@ def test_scaled_as_torchvision_scales(values):
     reference = to_dtype(torch.from_numpy(values), torch.uint8, scale=True).numpy()
     found = read(tiff(values, kind=3) if values is SHARES else png(values))
     # It cuts floats off a little below the next number where this rounds.
-    assert np.abs(found.astype(int) - (reference if values.ndim == 3 else grey(reference))).max() <= (values is SHARES)
+    assert np.abs(
+        found.astype(int) - (reference if values.ndim == 3 else grey(reference))
+    ).max() <= (values is SHARES)
 
 
 DEPTHS = {
     "0 is white": (tiff(DEEP, black=0), grey(255 - (DEEP >> 8))),
     "0 is white, 8 bits": (tiff((DEEP >> 8).astype(np.uint8), black=0), grey(255 - (DEEP >> 8))),
     "12 bits": (tiff(DEEP >> 4, bits=12), grey(DEEP >> 8)),
-    "a pgm that ends at 4095": (ppm(DEEP >> 4, 4095), grey(np.round((DEEP >> 4) / 4095 * 65535).astype(int) >> 8)),
+    "a pgm that ends at 4095": (
+        ppm(DEEP >> 4, 4095),
+        grey(np.round((DEEP >> 4) / 4095 * 65535).astype(int) >> 8),
+    ),
     "colour": (png(COLOUR), COLOUR >> 8),
     "colour, tiff": (tiff(COLOUR), COLOUR >> 8),
     "colour, big end first": (tiff(COLOUR, ">"), COLOUR >> 8),
@@ -85,12 +94,27 @@ def test_other_depths(name):
 
 
 CLEAR = {
-    "16 bits, one grey": (png(DEEP, clear=DEEP[3, 3].tobytes()[::-1]), np.where((DEEP[3, 3] == DEEP)[..., None], 255, grey(DEEP >> 8))),
-    "8 bits, one grey": (png((DEEP >> 8).astype(np.uint8), clear=bytes([0, 7])), np.where((DEEP >> 8 == 7)[..., None], 255, grey(DEEP >> 8))),
-    "4 bits, one grey": (png(DEEP & 15, bits=4, clear=bytes([0, 7])), np.where((DEEP & 15 == 7)[..., None], 255, grey((DEEP & 15) * 17))),
-    "2 bits, one grey": (png(DEEP & 3, bits=2, clear=bytes([0, 2])), np.where((DEEP & 3 == 2)[..., None], 255, grey((DEEP & 3) * 85))),
+    "16 bits, one grey": (
+        png(DEEP, clear=DEEP[3, 3].tobytes()[::-1]),
+        np.where((DEEP[3, 3] == DEEP)[..., None], 255, grey(DEEP >> 8)),
+    ),
+    "8 bits, one grey": (
+        png((DEEP >> 8).astype(np.uint8), clear=bytes([0, 7])),
+        np.where((DEEP >> 8 == 7)[..., None], 255, grey(DEEP >> 8)),
+    ),
+    "4 bits, one grey": (
+        png(DEEP & 15, bits=4, clear=bytes([0, 7])),
+        np.where((DEEP & 15 == 7)[..., None], 255, grey((DEEP & 15) * 17)),
+    ),
+    "2 bits, one grey": (
+        png(DEEP & 3, bits=2, clear=bytes([0, 2])),
+        np.where((DEEP & 3 == 2)[..., None], 255, grey((DEEP & 3) * 85)),
+    ),
     "1 bit, one grey": (png(DEEP & 1, bits=1, clear=bytes([0, 0])), np.full((SIDE, SIDE, 3), 255)),
-    "one colour": (png((COLOUR >> 15).astype(np.uint8), clear=bytes(6)), np.where((COLOUR >> 15 == 0).all(2)[..., None], 255, COLOUR >> 15)),
+    "one colour": (
+        png((COLOUR >> 15).astype(np.uint8), clear=bytes(6)),
+        np.where((COLOUR >> 15 == 0).all(2)[..., None], 255, COLOUR >> 15),
+    ),
 }
 
 
@@ -121,13 +145,19 @@ def test_the_rest_is_refused_in_a_sentence(name):
     data, words = REFUSED[name]
     with pytest.raises(ValueError, match=words) as e:
         photo(io.BytesIO(data), SIDE, "this.png")
-    assert str(e.value).startswith("this.png cannot be read as an image (") and "\n" not in str(e.value) and " object at 0x" not in str(e.value)
+    assert (
+        str(e.value).startswith("this.png cannot be read as an image (")
+        and "\n" not in str(e.value)
+        and " object at 0x" not in str(e.value)
+    )
 
 
 def test_pictures_in_memory_have_the_same_rules():
     assert (photo(Image.fromarray(DEEP), SIDE).numpy() == grey(DEEP >> 8)).all()
     assert (photo(Image.fromarray(SHARES), SIDE).numpy() == grey(np.round(SHARES * 255))).all()
-    with pytest.raises(ValueError, match=r"the picture cannot be read .* save it with 8 or 16 bits"):
+    with pytest.raises(
+        ValueError, match=r"the picture cannot be read .* save it with 8 or 16 bits"
+    ):
         photo(Image.fromarray(DEEP.astype(np.int32)), SIDE)
     mine = Image.fromarray(DEEP)
     photo(mine, SIDE)
@@ -139,28 +169,53 @@ def test_exif_orientation_is_followed(orientation):
     image = Image.fromarray((COLOUR >> 8).astype(np.uint8))
     exif = Image.Exif()
     exif[0x0112] = orientation
-    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(saved(image, "PNG", exif=exif)))))  # as transformers' load_image has it
-    assert (read(saved(image, "PNG", exif=exif)) == expected).all() and (orientation == 1 or (expected != np.asarray(image)).any())
+    expected = np.asarray(
+        ImageOps.exif_transpose(Image.open(io.BytesIO(saved(image, "PNG", exif=exif))))
+    )  # as transformers' load_image has it
+    assert (read(saved(image, "PNG", exif=exif)) == expected).all() and (
+        orientation == 1 or (expected != np.asarray(image)).any()
+    )
     plain, deep = (Image.fromarray(values) for values in ((DEEP >> 8).astype(np.uint8), DEEP))
     assert (read(saved(deep, "PNG", exif=exif)) == read(saved(plain, "PNG", exif=exif))).all()
 
 
-@pytest.mark.parametrize(("format", "settings"), [("GIF", {}), ("PNG", {}), ("WEBP", {"lossless": True}), ("TIFF", {}), ("AVIF", {"quality": 100})])
+@pytest.mark.parametrize(
+    ("format", "settings"),
+    [
+        ("GIF", {}),
+        ("PNG", {}),
+        ("WEBP", {"lossless": True}),
+        ("TIFF", {}),
+        ("AVIF", {"quality": 100}),
+    ],
+)
 def test_of_several_frames_the_first_counts_and_it_is_said(format, settings):
-    first, second = (Image.new("RGB", (SIDE, SIDE), colour) for colour in ((200, 40, 40), (40, 40, 200)))
+    first, second = (
+        Image.new("RGB", (SIDE, SIDE), colour) for colour in ((200, 40, 40), (40, 40, 200))
+    )
     data = saved(first, format, save_all=True, append_images=[second], **settings)
-    assert np.abs(read(data).astype(int) - [200, 40, 40]).max() <= 6 and decoded(io.BytesIO(data), SIDE).odd == ("frames",)
+    assert np.abs(read(data).astype(int) - [200, 40, 40]).max() <= 6 and decoded(
+        io.BytesIO(data), SIDE
+    ).odd == ("frames",)
     assert decoded(io.BytesIO(saved(first, format, **settings)), SIDE).odd == ()
 
 
 def test_a_phones_second_picture_is_no_frame():
     first = Image.new("RGB", (SIDE, SIDE), (200, 40, 40))
     data = saved(first, "MPO", save_all=True, append_images=[Image.new("RGB", (SIDE, SIDE))])
-    assert np.abs(read(data).astype(int) - [200, 40, 40]).max() <= 3 and decoded(io.BytesIO(data), SIDE).odd == ()
+    assert (
+        np.abs(read(data).astype(int) - [200, 40, 40]).max() <= 3
+        and decoded(io.BytesIO(data), SIDE).odd == ()
+    )
 
 
 def test_a_deep_picture_that_is_nearly_black_is_said():
-    for dark in (png(DEEP >> 4), png(COLOUR >> 4), tiff(SHARES / 17, kind=3), tiff(DEEP >> 4, black=0)):
+    for dark in (
+        png(DEEP >> 4),
+        png(COLOUR >> 4),
+        tiff(SHARES / 17, kind=3),
+        tiff(DEEP >> 4, black=0),
+    ):
         assert decoded(io.BytesIO(dark), SIDE).odd == ("deep", "dim")
 
 
@@ -177,7 +232,10 @@ def with_alpha(image: Image.Image) -> Image.Image:
     return out
 
 
-@pytest.mark.parametrize(("mode", "format"), [(m, f) for m in MODES for f in ("PNG", "TIFF") if f == "TIFF" or m not in ("CMYK", "LAB")])
+@pytest.mark.parametrize(
+    ("mode", "format"),
+    [(m, f) for m in MODES for f in ("PNG", "TIFF") if f == "TIFF" or m not in ("CMYK", "LAB")],
+)
 def test_modes_are_pillows_on_white(mode, format):
     image = MODES[mode](Image.fromarray((COLOUR >> 8).astype(np.uint8)))
     data = saved(image, format)
@@ -194,14 +252,34 @@ def test_the_names_of_files_are_those_that_pillow_gives_these_formats():
     Image.init()
     known = Image.registered_extensions()
     for format, names in FORMATS.items():
-        theirs = {suffix for suffix, f in known.items() if f == format} | ({".mpo"} if format == "JPEG" else set())
+        theirs = {suffix for suffix, f in known.items() if f == format} | (
+            {".mpo"} if format == "JPEG" else set()
+        )
         assert theirs in (set(names), set())  # an old Pillow has no AVIF
     assert set(IMAGE_FILES) == {suffix for f in COMMON for suffix in FORMATS[f]}
-    assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".svg"} & {suffix for names in FORMATS.values() for suffix in names}
+    assert not {".eps", ".ps", ".pdf", ".wmf", ".emf", ".svg"} & {
+        suffix for names in FORMATS.values() for suffix in names
+    }
 
 
 @pytest.mark.parametrize(
-    "suffix", [".jfif", ".jpe", ".avif", ".ppm", ".pgm", ".jp2", ".tga", ".pcx", ".ico", ".qoi", ".sgi", ".mpo", ".apng", ".webp"]
+    "suffix",
+    [
+        ".jfif",
+        ".jpe",
+        ".avif",
+        ".ppm",
+        ".pgm",
+        ".jp2",
+        ".tga",
+        ".pcx",
+        ".ico",
+        ".qoi",
+        ".sgi",
+        ".mpo",
+        ".apng",
+        ".webp",
+    ],
 )
 def test_files_of_ones_own_are_read_whatever_their_kind(tmp_path, suffix):
     image = Image.new("RGB", (32, 32), (200, 90, 40))
@@ -251,14 +329,23 @@ def vast(width: int, height: int) -> bytes:
     return small[:12] + head + struct.pack(">I", zlib.crc32(head)) + small[33:]
 
 
-CLAIMS = {"progressive": (partial(claiming, SLOW), 8.5e7), "jpeg": (partial(claiming, JPEG), 5.1e8), "png": (vast, 1.28e8)}
+CLAIMS = {
+    "progressive": (partial(claiming, SLOW), 8.5e7),
+    "jpeg": (partial(claiming, JPEG), 5.1e8),
+    "png": (vast, 1.28e8),
+}
 
 
 @pytest.mark.parametrize(("data", "most"), CLAIMS.values(), ids=CLAIMS)
 def test_what_would_fill_the_memory_is_refused_before_it_is_decoded(data, most, monkeypatch):
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1)  # Pillow's own bound, which would refuse the photo too, is not asked
+    monkeypatch.setattr(
+        Image, "MAX_IMAGE_PIXELS", 1
+    )  # Pillow's own bound, which would refuse the photo too, is not asked
     side = int(1.1 * most**0.5)
-    with pytest.raises(ValueError, match=rf"megapixels take [\d,]+ MB of memory, and {MEMORY // 10**6} are the most: make it smaller"):
+    with pytest.raises(
+        ValueError,
+        match=rf"megapixels take [\d,]+ MB of memory, and {MEMORY // 10**6} are the most: make it smaller",
+    ):
         photo(io.BytesIO(data(side, side)), SIDE)
     with decoding.opened(io.BytesIO(data(side // 2, side // 2))) as image:
         assert decoding.shrink(image, SIDE) <= MEMORY
@@ -277,9 +364,13 @@ def test_large_pictures_are_decoded_one_at_a_time(monkeypatch):
             inside[0] -= 1
 
     data = saved(Image.new("RGB", (400, 400)), "PNG")
-    monkeypatch.setattr(decoding, "_decoded", lambda image, side, in_place: watched(image, side, in_place))
+    monkeypatch.setattr(
+        decoding, "_decoded", lambda image, side, in_place: watched(image, side, in_place)
+    )
     monkeypatch.setattr(decoding, "LARGE", 1)
-    assert not photos([str(i) for i in range(40)], lambda _: io.BytesIO(data), SIDE).failed and most == [1]
+    assert not photos(
+        [str(i) for i in range(40)], lambda _: io.BytesIO(data), SIDE
+    ).failed and most == [1]
 
 
 # --- any picture --------------------------------------------------------------------------------------------------------
@@ -294,14 +385,22 @@ VALUES = st.one_of(
 @given(VALUES, st.sampled_from(["<", ">"]), st.booleans())
 def test_any_numbers_are_what_numpy_makes_of_them_or_a_sentence(values, order, as_png):
     whole = values.dtype.kind == "u"
-    data = png(values) if as_png and whole else tiff(values, order, kind={"u": 1, "i": 2, "f": 3}[values.dtype.kind])
+    data = (
+        png(values)
+        if as_png and whole
+        else tiff(values, order, kind={"u": 1, "i": 2, "f": 3}[values.dtype.kind])
+    )
     try:
         found = read(data)
     except ValueError as e:
         assert not whole and "cannot be read as an image" in str(e)
         assert values.dtype.kind == "i" or values.min() < 0 or values.max() > 1
         return
-    eight = np.round(values * np.float32(255)) if values.dtype.kind == "f" else values >> (8 * values.dtype.itemsize - 8)
+    eight = (
+        np.round(values * np.float32(255))
+        if values.dtype.kind == "f"
+        else values >> (8 * values.dtype.itemsize - 8)
+    )
     assert (found == (eight if values.ndim == 3 else grey(eight))).all()
 
 
@@ -309,8 +408,14 @@ def test_any_numbers_are_what_numpy_makes_of_them_or_a_sentence(values, order, a
 def test_a_large_picture_is_first_averaged_down(mode, monkeypatch):
     """To the same picture within rounding."""
     values = np.add.outer(np.arange(640), np.arange(640))
-    made = {"F": Image.fromarray((values / 1279).astype(np.float32)), "I;16": Image.fromarray((values * 51).astype(np.uint16))}
+    made = {
+        "F": Image.fromarray((values / 1279).astype(np.float32)),
+        "I;16": Image.fromarray((values * 51).astype(np.uint16)),
+    }
     image = made.get(mode) or Image.fromarray((values * 51 >> 8).astype(np.uint8)).convert(mode)
     whole = photo(image, SIDE).int()
     monkeypatch.setattr(decoding, "LARGE", 1)
-    assert decoded(image, SIDE).image.size == (128, 128) and (photo(image, SIDE).int() - whole).abs().max() <= 2
+    assert (
+        decoded(image, SIDE).image.size == (128, 128)
+        and (photo(image, SIDE).int() - whole).abs().max() <= 2
+    )

@@ -118,7 +118,11 @@ def test_an_unknown_style_is_named_with_the_known_ones():
 def test_both_emoji_styles_draw_the_same_concepts():
     a, b = drawings.drawings("openmoji"), drawings.drawings("twemoji")
     assert a.keys == b.keys and a.names == b.names and len(a) > 1850
-    assert all(d.rgba.shape == (len(d), drawings.SIZE, drawings.SIZE, 4) and d.rgba[..., 3].any(axis=(1, 2)).all() for d in (a, b))
+    assert all(
+        d.rgba.shape == (len(d), drawings.SIZE, drawings.SIZE, 4)
+        and d.rgba[..., 3].any(axis=(1, 2)).all()
+        for d in (a, b)
+    )
     assert not np.array_equal(a.rgba, b.rgba)
 
 
@@ -144,7 +148,13 @@ def start(folder: Path, hook: str = "") -> subprocess.Popen:
     tests = Path(__file__).parents[1]
     code = CHILD.format(path=[str(tests / "support"), str(tests.parent)], hook=hook)
     env = {**os.environ, "COPRA_LAB_CACHE": str(folder)}
-    return subprocess.Popen([sys.executable, "-c", code], env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", code],
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def finish(process: subprocess.Popen) -> tuple[str, int]:
@@ -169,10 +179,18 @@ def test_two_processes_at_once_render_once(tmp_path, truth):
 @pytest.mark.parametrize(
     "hook",
     [
-        pytest.param("gallery.tqdm = lambda them, **_: (die() if i == 300 else x for i, x in enumerate(them))", id="rendering"),
-        pytest.param("gallery.Path.write_bytes = lambda self, data: (open(self, 'wb', 0).write(data[: len(data) // 2]), die())", id="writing"),
+        pytest.param(
+            "gallery.tqdm = lambda them, **_: (die() if i == 300 else x for i, x in enumerate(them))",
+            id="rendering",
+        ),
+        pytest.param(
+            "gallery.Path.write_bytes = lambda self, data: (open(self, 'wb', 0).write(data[: len(data) // 2]), die())",
+            id="writing",
+        ),
         pytest.param("os.replace = die", id="before-the-file-appears"),
-        pytest.param("os.replace = lambda *paths: (replace(*paths), die())", id="after-the-file-appears"),
+        pytest.param(
+            "os.replace = lambda *paths: (replace(*paths), die())", id="after-the-file-appears"
+        ),
     ],
 )
 def test_kill_9_during_the_first_rendering_leaves_nothing_wrong(tmp_path, truth, hook):

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image as PIL
 
+from copra_lab.tasks import load_task
 from copra_lab.tasks.hugging_face import is_dataset, listing
-from copra_lab.tasks.task import load_task
 
 NAMES = ["cat", "red_panda", "zebra"]
 COLOURS = [(200, 40, 40), (40, 180, 60), (50, 60, 200)]
@@ -29,14 +29,22 @@ class Table:
     """What `hf_datasets` asks of a ``datasets.Dataset``."""
 
     def __init__(self, features, columns, name="pets"):
-        self.features, self._columns, self.info = features, columns, SimpleNamespace(dataset_name=name)
+        self.features, self._columns, self.info = (
+            features,
+            columns,
+            SimpleNamespace(dataset_name=name),
+        )
         self.column_names = list(columns)
 
     def __len__(self):
         return len(next(iter(self._columns.values())))
 
     def __getitem__(self, key):
-        return self._columns[key] if isinstance(key, str) else {c: v[key] for c, v in self._columns.items()}
+        return (
+            self._columns[key]
+            if isinstance(key, str)
+            else {c: v[key] for c, v in self._columns.items()}
+        )
 
 
 def picture(label, i):
@@ -51,12 +59,17 @@ def columns(n, start=0):
 
 
 def stand_in(n, start=0, **changed):
-    return Table({"image": Image(), "label": ClassLabel(NAMES)} | changed.pop("features", {}), columns(n, start) | changed)
+    return Table(
+        {"image": Image(), "label": ClassLabel(NAMES)} | changed.pop("features", {}),
+        columns(n, start) | changed,
+    )
 
 
 def real(n, start=0):
     datasets = pytest.importorskip("datasets")
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    )
     return datasets.Dataset.from_dict(columns(n, start), features=features)
 
 
@@ -66,18 +79,29 @@ MAKE = pytest.mark.parametrize("make", [stand_in, real])
 def check(task):
     for part in (task.train, task.val, task.test):
         mean = part.images[:, 4:].float().mean((1, 2)).numpy()
-        assert all(np.abs(m - COLOURS[y]).max() < 2 for m, y in zip(mean, part.labels.tolist(), strict=True))
+        assert all(
+            np.abs(m - COLOURS[y]).max() < 2
+            for m, y in zip(mean, part.labels.tolist(), strict=True)
+        )
 
 
 @MAKE
 def test_a_single_data_set_is_dealt(make):
     task = load_task(make(60), side=16, shots=10**6)
-    assert task.classes == ("cat", "red panda", "zebra") and task.prompts[1] == "a photo of a red panda"
+    assert (
+        task.classes == ("cat", "red panda", "zebra")
+        and task.prompts[1] == "a photo of a red panda"
+    )
     assert [len(s) for s in (task.train, task.val, task.test)] == [30, 12, 18]
-    assert len({*task.train.sources, *task.val.sources, *task.test.sources}) == 60 and "half train" in task.about
+    assert (
+        len({*task.train.sources, *task.val.sources, *task.test.sources}) == 60
+        and "half train" in task.about
+    )
     check(task)
     few = load_task(make(60), side=16, shots=2, seed=1)
-    assert few.train.labels.bincount().tolist() == [2, 2, 2] and few.test.sources == task.test.sources
+    assert (
+        few.train.labels.bincount().tolist() == [2, 2, 2] and few.test.sources == task.test.sources
+    )
     assert few.train.sources != load_task(make(60), side=16, shots=2, seed=0).train.sources
 
 
@@ -136,17 +160,35 @@ def test_images_as_bytes_and_as_paths(tmp_path):
         image.save(buffer, "PNG")
         image.save(tmp_path / f"{i}.png")
     plain = load_task(stand_in(30), side=16).test.images
-    assert load_task(stand_in(30, image=[{"bytes": b.getvalue(), "path": None} for b in buffers]), side=16).test.images.equal(plain)
-    assert load_task(stand_in(30, image=[{"bytes": None, "path": str(tmp_path / f"{i}.png")} for i in range(30)]), side=16).test.images.equal(plain)
+    assert load_task(
+        stand_in(30, image=[{"bytes": b.getvalue(), "path": None} for b in buffers]), side=16
+    ).test.images.equal(plain)
+    assert load_task(
+        stand_in(
+            30, image=[{"bytes": None, "path": str(tmp_path / f"{i}.png")} for i in range(30)]
+        ),
+        side=16,
+    ).test.images.equal(plain)
 
 
 def test_columns_are_found_or_asked_for():
-    two = stand_in(30, fine=[i % 3 for i in range(30)], label=[0] * 30, features={"fine": ClassLabel(NAMES), "label": ClassLabel(["thing"])})
+    two = stand_in(
+        30,
+        fine=[i % 3 for i in range(30)],
+        label=[0] * 30,
+        features={"fine": ClassLabel(NAMES), "label": ClassLabel(["thing"])},
+    )
     assert load_task(two, side=16).classes == ("thing",), "one called label is the label"
     task = load_task(listing(two, label="fine", template="{}!", name="fine pets"), side=16)
     assert task.name == "fine pets" and task.prompts[0] == "cat!"
-    other = Table({"a": ClassLabel(NAMES), "b": ClassLabel(NAMES), "image": Image()}, {"a": [0], "b": [0], "image": [None]})
-    with pytest.raises(ValueError, match=r"which column is the label\? Call load_task\(hf_datasets\.listing\(data, label=…\)\) with one of a, b"):
+    other = Table(
+        {"a": ClassLabel(NAMES), "b": ClassLabel(NAMES), "image": Image()},
+        {"a": [0], "b": [0], "image": [None]},
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"which column is the label\? Call load_task\(hf_datasets\.listing\(data, label=…\)\) with one of a, b",
+    ):
         load_task(other)
     with pytest.raises(ValueError, match=r"which column is the image\? .* one of label"):
         load_task(Table({"label": ClassLabel(NAMES)}, {"label": [0]}))
@@ -158,7 +200,9 @@ def test_columns_are_found_or_asked_for():
 
 def test_what_cannot_be_a_task():
     stream = SimpleNamespace(features=None, column_names=None)
-    with pytest.raises(ValueError, match=r"streamed data set has no rows .* without streaming=True"):
+    with pytest.raises(
+        ValueError, match=r"streamed data set has no rows .* without streaming=True"
+    ):
         load_task(stream)
     with pytest.raises(ValueError, match="the splits a, b hold no 'train' with a 'test'"):
         load_task({"a": stand_in(3), "b": stand_in(3)})
@@ -190,20 +234,30 @@ def test_pictures_of_16_bits_and_rows_without_one(kind):
     exif[0x0112] = 1  # with which the library forgets what the file says of its bits
     PIL.fromarray(DEEP).save(file, kind, exif=exif)
     rows = [{"bytes": file.getvalue(), "path": None}] * 27 + [None] * 3
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)})
+    features = datasets.Features(
+        {"image": datasets.Image(), "label": datasets.ClassLabel(names=NAMES)}
+    )
     data = datasets.Dataset.from_dict({"image": rows, "label": shown["label"]}, features=features)
     task = load_task(data, side=20, shots=10**6)
     for part in (task.train, task.val, task.test):
         assert (part.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
-    assert task.notes[0].startswith("27 images of more than 8 bits") and "Passed over: 3 files, the first train:" in task.notes[1]
-    arrays = datasets.Dataset.from_dict({"image": [DEEP] * 30, "label": shown["label"]}, features=features)
+    assert (
+        task.notes[0].startswith("27 images of more than 8 bits")
+        and "Passed over: 3 files, the first train:" in task.notes[1]
+    )
+    arrays = datasets.Dataset.from_dict(
+        {"image": [DEEP] * 30, "label": shown["label"]}, features=features
+    )
     assert (load_task(arrays, side=20).test.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
     plain = load_task(stand_in(30, image=[PIL.fromarray(DEEP)] * 30), side=20)
     assert (plain.test.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
 
 
 def test_pictures_whose_white_is_not_known_are_refused():
-    with pytest.raises(ValueError, match=r"none is known to be white: save it with 8 or 16 bits\): repair or remove it; nor can \d+ more"):
+    with pytest.raises(
+        ValueError,
+        match=r"none is known to be white: save it with 8 or 16 bits\): repair or remove it; nor can \d+ more",
+    ):
         load_task(stand_in(30, image=[PIL.fromarray(DEEP.astype(np.int32))] * 30), side=16)
 
 
@@ -216,9 +270,16 @@ def test_a_transform_of_the_users_is_not_undone():
 def test_splits_in_any_case_and_a_template():
     data = {"Training": stand_in(24), "VALID": stand_in(9, 40), "Testing": stand_in(12, 60)}
     task = load_task(data, side=16, shots=10**6, template="an icon of a {}")
-    assert (len(task.train), len(task.val), len(task.test)) == (24, 9, 12) and task.prompts[0] == "an icon of a cat"
-    assert "The prompt is “an icon of a {}”." in task.about and "a photo of a {}" in load_task(data, side=16).about
-    with pytest.raises(ValueError, match="the splits val, validation are called like the same part"):
+    assert (len(task.train), len(task.val), len(task.test)) == (24, 9, 12) and task.prompts[
+        0
+    ] == "an icon of a cat"
+    assert (
+        "The prompt is “an icon of a {}”." in task.about
+        and "a photo of a {}" in load_task(data, side=16).about
+    )
+    with pytest.raises(
+        ValueError, match="the splits val, validation are called like the same part"
+    ):
         load_task({"train": stand_in(9), "val": stand_in(9), "validation": stand_in(9)})
     with pytest.raises(ValueError, match=r"a template holds \{\} once"):
         load_task(data, template="icon")

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from pictures import png, tiff
 from PIL import Image
 
+from copra_lab.tasks import image_folder, load_task
 from copra_lab.tasks.listing import folder
 from copra_lab.tasks.splits import part_of
-from copra_lab.tasks.task import image_folder, load_task
 
 ALL = 10**6
 PARTS = ("train", "val", "test")
@@ -60,7 +60,10 @@ def test_a_folder_is_dealt_as_it_says(tmp_path):
         assert min(train, val, test) >= 1 and train + val + test == n
         assert abs(test - 0.3 * n) <= 0.5 or n < 4
         assert abs(val - 0.2 * n) <= 0.5 and abs(train - 0.5 * n) <= 1
-    assert "Half train, a fifth validates, three tenths test, by what the files contain." in found.about
+    assert (
+        "Half train, a fifth validates, three tenths test, by what the files contain."
+        in found.about
+    )
 
 
 def test_names_do_not_matter_and_copies_stay_together(tmp_path):
@@ -69,7 +72,9 @@ def test_names_do_not_matter_and_copies_stay_together(tmp_path):
         file.rename(file.with_name(f"IMG_{file.stem[::-1]}_{file.name}"))
     renamed = where(folder(tmp_path).entries)
     assert len(before) == 41 == len(renamed)
-    assert {s.rpartition("_")[2].rpartition("/")[2]: p for s, p in renamed.items()} == {s.rpartition("/")[2]: p for s, p in before.items()}
+    assert {s.rpartition("_")[2].rpartition("/")[2]: p for s, p in renamed.items()} == {
+        s.rpartition("/")[2]: p for s, p in before.items()
+    }
     for file in [f for f in tmp_path.rglob("*.png")][::2]:
         shutil.copy(file, file.with_name("copy of " + file.name))
     copied = where(folder(tmp_path).entries)
@@ -106,21 +111,49 @@ def split_of(parts: dict[str, int], classes: tuple[str, ...] = ("cat", "dog")) -
 
 
 OWN = {
-    "three": (split_of({"train": 5, "val": 2, "test": 3}), (10, 4, 6), "The folder's own split. The prompt"),
-    "in any case": (split_of({"Training": 5, "VALID": 2, "Test_set": 3}), (10, 4, 6), "The folder's own split. The prompt"),
-    "no val": (split_of({"train": 10, "test": 3}), (16, 4, 6), "The folder's own split. A fifth of its training images validates."),
-    "no test": (split_of({"train": 10, "val": 3}), (16, 4, 6), "its validation images for the test. A fifth of its training images validates."),
-    "train alone": (split_of({"train": 10}), (10, 4, 6), "All of its images are in train. Half train"),
+    "three": (
+        split_of({"train": 5, "val": 2, "test": 3}),
+        (10, 4, 6),
+        "The folder's own split. The prompt",
+    ),
+    "in any case": (
+        split_of({"Training": 5, "VALID": 2, "Test_set": 3}),
+        (10, 4, 6),
+        "The folder's own split. The prompt",
+    ),
+    "no val": (
+        split_of({"train": 10, "test": 3}),
+        (16, 4, 6),
+        "The folder's own split. A fifth of its training images validates.",
+    ),
+    "no test": (
+        split_of({"train": 10, "val": 3}),
+        (16, 4, 6),
+        "its validation images for the test. A fifth of its training images validates.",
+    ),
+    "train alone": (
+        split_of({"train": 10}),
+        (10, 4, 6),
+        "All of its images are in train. Half train",
+    ),
     "test alone": (split_of({"test": 10}), (10, 4, 6), "All of its images are in test. Half train"),
     "one image to train on": (split_of({"train": 2, "test": 1}), (2, 2, 2), "own split"),
-    "folders inside": ({**split_of({"train": 5, "val": 2, "test": 3}), "train/cat/at home": 2}, (12, 4, 6), "own split"),
+    "folders inside": (
+        {**split_of({"train": 5, "val": 2, "test": 3}), "train/cat/at home": 2},
+        (12, 4, 6),
+        "own split",
+    ),
     "a class not tested": (
         {**split_of({"train": 5, "val": 2, "test": 3}), "train/cow": 4},
         (14, 4, 6),
         "test has no image of 'cow'; val has no image of 'cow'.",
     ),
     "a class like a split": ({"train": 10, "bus": 10}, (10, 4, 6), "Half train"),
-    "a class like a split that holds folders": ({"cat/test": 5, "cat": 5, "dog": 10}, (10, 4, 6), "Half train"),
+    "a class like a split that holds folders": (
+        {"cat/test": 5, "cat": 5, "dog": 10},
+        (10, 4, 6),
+        "Half train",
+    ),
 }
 
 
@@ -132,24 +165,38 @@ def test_a_split_of_its_own_is_used_and_said(name, tmp_path):
     if "own split" in words:
         assert {part_of(s.split("/")[0]) for s in task.train.sources} == {"train"}
         tops = {part_of(p.split("/")[0]) for p in layout}
-        assert {part_of(s.split("/")[0]) for s in task.test.sources} == {"test" if "test" in tops else "val"}
+        assert {part_of(s.split("/")[0]) for s in task.test.sources} == {
+            "test" if "test" in tops else "val"
+        }
 
 
 def test_classes_are_those_of_torchvision(tmp_path):
     from torchvision.datasets import ImageFolder
 
-    build(tmp_path, {f"{part}/{name}": 3 for part in ("train", "val") for name in ("b_c", "A", "0", "ü")})
+    build(
+        tmp_path,
+        {f"{part}/{name}": 3 for part in ("train", "val") for name in ("b_c", "A", "0", "ü")},
+    )
     theirs = ImageFolder(tmp_path / "train")
     task = load_task(tmp_path, shots=ALL, side=16)
     assert task.classes == tuple(name.replace("_", " ") for name in theirs.classes)
     by_file = {Path(f).relative_to(tmp_path).as_posix(): y for f, y in theirs.samples}
-    ours = {s: int(y) for split in (task.train, task.val) for s, y in zip(split.sources, split.labels, strict=True)}
+    ours = {
+        s: int(y)
+        for split in (task.train, task.val)
+        for s, y in zip(split.sources, split.labels, strict=True)
+    }
     assert ours == by_file
 
 
 def test_no_image_is_in_two_parts_whatever_the_folder_does(tmp_path):
     build(tmp_path, split_of({"train": 10, "val": 5, "test": 5}))
-    for to, of, n in (("train/cat", "test/cat", 2), ("val/cat", "test/cat", 3), ("train/dog", "val/dog", 4), ("train/cat", "train/dog", 1)):
+    for to, of, n in (
+        ("train/cat", "test/cat", 2),
+        ("val/cat", "test/cat", 3),
+        ("train/dog", "val/dog", 4),
+        ("train/cat", "train/dog", 1),
+    ):
         for i, file in enumerate(sorted((tmp_path / of).glob("*.png"))[:n]):
             shutil.copy(file, tmp_path / to / f"from {of.replace('/', ' ')} {i}.png")
     found = folder(tmp_path)
@@ -158,8 +205,15 @@ def test_no_image_is_in_two_parts_whatever_the_folder_does(tmp_path):
     for e in found.entries:
         parts[content[e.source]].add(e.part)
     assert all(len(p) == 1 for p in parts.values())
-    assert Counter(e.part for e in found.entries) == {"train": 21, "val": 10, "test": 10}  # what tests is whole, and so is what validates
-    assert "9 left out since the same file tests or validates." in found.about and "in more than one class" in found.about
+    assert Counter(e.part for e in found.entries) == {
+        "train": 21,
+        "val": 10,
+        "test": 10,
+    }  # what tests is whole, and so is what validates
+    assert (
+        "9 left out since the same file tests or validates." in found.about
+        and "in more than one class" in found.about
+    )
 
 
 def test_equal_training_images_do_not_validate(tmp_path):
@@ -167,7 +221,9 @@ def test_equal_training_images_do_not_validate(tmp_path):
     for file in [*tmp_path.glob("train/*/*.png")]:
         shutil.copy(file, file.with_name("copy of " + file.name))
     parts = where(folder(tmp_path).entries)
-    assert all(parts[s.replace("copy of ", "")] == p for s, p in parts.items()) and Counter(parts.values()) == {"train": 64, "val": 16, "test": 4}
+    assert all(parts[s.replace("copy of ", "")] == p for s, p in parts.items()) and Counter(
+        parts.values()
+    ) == {"train": 64, "val": 16, "test": 4}
 
 
 UNCLEAR = {
@@ -187,9 +243,13 @@ def test_what_is_not_clear_is_refused_with_what_to_rename(name, tmp_path):
     layout, words = UNCLEAR[name]
     with pytest.raises(ValueError, match=words) as e:
         load_task(build(tmp_path, layout))
-    assert "or say splits=False (--no-splits) if these are names of classes" in str(e.value) and "\n" not in str(e.value)
+    assert "or say splits=False (--no-splits) if these are names of classes" in str(
+        e.value
+    ) and "\n" not in str(e.value)
     task = load_task(tmp_path, splits=False, side=16)
-    assert task.classes == tuple(sorted({p.split("/")[0] for p in layout})) and task.options == {"splits": False}
+    assert task.classes == tuple(sorted({p.split("/")[0] for p in layout})) and task.options == {
+        "splits": False
+    }
 
 
 def test_an_image_that_tests_is_not_all_that_trains(tmp_path):
@@ -209,32 +269,57 @@ def test_everything_that_can_be_read_is_taken_and_the_rest_is_counted(tmp_path):
         put(tmp_path / "cat" / f"x{suffix}", 100 + i)
     (tmp_path / "cat" / "deep.tif").write_bytes(tiff(np.full((16, 16), 40000, np.uint16)))
     (tmp_path / "cat" / "dark.tif").write_bytes(tiff(np.full((16, 16), 999, np.uint16)))
-    for name in ("dog/a.heic", "dog/b.pdf", "dog/c.png", "list.csv", ".DS_Store", "dog/Thumbs.db", "__MACOSX/._a.png", "cat/@eaDir/a.png"):
+    for name in (
+        "dog/a.heic",
+        "dog/b.pdf",
+        "dog/c.png",
+        "list.csv",
+        ".DS_Store",
+        "dog/Thumbs.db",
+        "__MACOSX/._a.png",
+        "cat/@eaDir/a.png",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_bytes(b"nothing")
     put(tmp_path / "cover.png", 999)
     task = load_task(tmp_path, shots=ALL, side=16)
     sources = {s for part in PARTS for s in getattr(task, part).sources}
-    assert {f"cat/x{suffix}" for suffix in suffixes} | {"cat/deep.tif", "cat/dark.tif"} < sources and sum(sizes(task)) == 17
+    assert {f"cat/x{suffix}" for suffix in suffixes} | {
+        "cat/deep.tif",
+        "cat/dark.tif",
+    } < sources and sum(sizes(task)) == 17
     assert task.notes == (
         "2 images of more than 8 bits, of which the high ones were taken.",
         "1 of these nearly black, using less than a sixteenth of their range: stretch them first if that is not meant.",
         "Passed over: 5 files, the first list.csv (no image by its name).",
     )
     assert task.about.endswith(" ".join(task.notes))
-    deep = dict(zip(task.train.sources + task.val.sources + task.test.sources, [i for p in PARTS for i in getattr(task, p).images], strict=True))
-    assert deep["cat/deep.tif"].unique().tolist() == [40000 >> 8] and deep["cat/dark.tif"].unique().tolist() == [999 >> 8]
+    deep = dict(
+        zip(
+            task.train.sources + task.val.sources + task.test.sources,
+            [i for p in PARTS for i in getattr(task, p).images],
+            strict=True,
+        )
+    )
+    assert deep["cat/deep.tif"].unique().tolist() == [40000 >> 8] and deep[
+        "cat/dark.tif"
+    ].unique().tolist() == [999 >> 8]
 
 
 def test_folders_without_an_image_are_refused_as_by_torchvision(tmp_path):
     build(tmp_path, split_of({"train": 3, "test": 3}))
     (tmp_path / "train" / "cow").mkdir()
-    with pytest.raises(ValueError, match=r"train.cow holds no image that can be read: put some there"):
+    with pytest.raises(
+        ValueError, match=r"train.cow holds no image that can be read: put some there"
+    ):
         load_task(tmp_path)
     (tmp_path / "train" / "cow").rmdir()
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "a.heic").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"val holds no image that can be read \(of val/a.heic: no image by its name\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"val holds no image that can be read \(of val/a.heic: no image by its name\)",
+    ):
         load_task(tmp_path)
 
 
@@ -258,10 +343,21 @@ def test_two_classes_that_read_alike_are_refused(tmp_path):
 
 def test_the_template_is_said_and_may_be_ones_own(tmp_path):
     build(tmp_path, {"cat": 4, "dog": 4})
-    usual, own = load_task(tmp_path, side=16), load_task(tmp_path, side=16, template="a drawing of a {}")
-    assert usual.prompts[0] == "a photo of a cat" and "The prompt is “a photo of a {}”." in usual.about and usual.options == {}
-    assert own.prompts[0] == "a drawing of a cat" and "The prompt is “a drawing of a {}”." in own.about
-    assert own.options == {"template": "a drawing of a {}"} and own.test.images.equal(usual.test.images)
+    usual, own = (
+        load_task(tmp_path, side=16),
+        load_task(tmp_path, side=16, template="a drawing of a {}"),
+    )
+    assert (
+        usual.prompts[0] == "a photo of a cat"
+        and "The prompt is “a photo of a {}”." in usual.about
+        and usual.options == {}
+    )
+    assert (
+        own.prompts[0] == "a drawing of a cat" and "The prompt is “a drawing of a {}”." in own.about
+    )
+    assert own.options == {"template": "a drawing of a {}"} and own.test.images.equal(
+        usual.test.images
+    )
     assert image_folder(tmp_path, side=16, template="a drawing of a {}").prompts == own.prompts
     for wrong in ("", "a cat", "{} and {}", "a {0}", "a {name}", "{}}", 7):
         with pytest.raises(ValueError, match=r"a template holds \{\} once"):
@@ -275,7 +371,13 @@ def test_the_template_is_said_and_may_be_ones_own(tmp_path):
 
 TOP = st.sampled_from(["train", "Train", "val", "validation", "test", "TEST", "cat", "dog", "dev"])
 INSIDE = st.sampled_from(["", "", "cat", "dog", "cow", "test", "cat/old"])
-FILES = st.lists(st.tuples(TOP, INSIDE, st.integers(0, 30), st.sampled_from([".png", ".png", ".png", ".ppm", ".txt"])), min_size=1, max_size=60)
+FILES = st.lists(
+    st.tuples(
+        TOP, INSIDE, st.integers(0, 30), st.sampled_from([".png", ".png", ".png", ".ppm", ".txt"])
+    ),
+    min_size=1,
+    max_size=60,
+)
 
 
 @given(FILES, st.booleans())
@@ -297,14 +399,24 @@ def test_any_folder_is_a_task_or_a_sentence(tmp_path_factory, files, splits):
         if e.label != path[0] and "own split" in found.about:
             assert e.part == told or (told, e.part) in {("train", "val"), ("val", "test")}
     assert all(len(p) == 1 for p in parts.values()), "an image in two parts"
-    images = {f.relative_to(root).as_posix() for f in root.rglob("*") if f.suffix in (".png", ".ppm")}
+    images = {
+        f.relative_to(root).as_posix() for f in root.rglob("*") if f.suffix in (".png", ".ppm")
+    }
     gone = images - {e.source for e in found.entries} - {name for name, _ in found.passed}
     assert not gone or f"{len(gone)} left out since" in found.about
-    assert {name for name, _ in found.passed} >= {f.relative_to(root).as_posix() for f in root.rglob("*.txt")}
+    assert {name for name, _ in found.passed} >= {
+        f.relative_to(root).as_posix() for f in root.rglob("*.txt")
+    }
     trained = {e.label for e in found.entries if e.part == "train"}
     assert trained == set(found.classes) and len(found.classes) >= 2
 
 
 def put_any(file: Path, content: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_bytes(b"P5 1 1 255\n" + bytes([content]) if file.suffix == ".ppm" else png(np.uint8([[content]])) if file.suffix == ".png" else b"")
+    file.write_bytes(
+        b"P5 1 1 255\n" + bytes([content])
+        if file.suffix == ".ppm"
+        else png(np.uint8([[content]]))
+        if file.suffix == ".png"
+        else b""
+    )

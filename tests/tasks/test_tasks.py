@@ -7,11 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from copra_lab.models.loading import load_clip
+from copra_lab.models import load_clip
+from copra_lab.tasks import image_folder, load_task, task_names
 from copra_lab.tasks.emoji import corruptions as nu
 from copra_lab.tasks.emoji.concepts import concepts, held_out_names, mentions, plain
 from copra_lab.tasks.emoji.selection import GROUPS, near_copies
-from copra_lab.tasks.task import image_folder, load_task, task_names
 
 HELD_OUT = {"novel-kinds", "novel-names", "style-shift", "count"}
 BY_KEY = {c.key: c for c in concepts()}
@@ -25,7 +25,11 @@ def concept(source):
 
 def parts(task):
     splits = [(part, getattr(task, part)) for part in PARTS]
-    return [(part, source, label) for part, s in splits for source, label in zip(s.sources, s.labels.tolist(), strict=True)]
+    return [
+        (part, source, label)
+        for part, s in splits
+        for source, label in zip(s.sources, s.labels.tolist(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -40,7 +44,9 @@ def test_every_task_is_well_formed(name):
         assert split.labels.min() >= 0 and split.labels.max() < n
         assert len(set(split.sources)) == len(split)
         assert split.images.float().flatten(1).std(1).min() > 1, "an empty picture"
-    assert task.train.labels.unique().tolist() == task.test.labels.unique().tolist() == list(range(n))
+    assert (
+        task.train.labels.unique().tolist() == task.test.labels.unique().tolist() == list(range(n))
+    )
     assert task.train.labels.bincount().max() <= 16 and task.val.labels.bincount().max() <= 16
     assert len(task.test) <= 1200
 
@@ -51,7 +57,9 @@ def test_no_drawing_is_in_two_splits(name):
     for part, source, label in parts(load_task(name, shots=10**6)):
         assert where.setdefault(source, part) == part
         c = concept(source)
-        if c and name != "novel-names":  # there, by design, the other artist's drawing of a thing tests it
+        if (
+            c and name != "novel-names"
+        ):  # there, by design, the other artist's drawing of a thing tests it
             assert where.setdefault(c.key, part) == part
             shared = near_copies(c) if name == "count" else (near_copies(c), label)
             assert where.setdefault(shared, part) == part
@@ -60,7 +68,11 @@ def test_no_drawing_is_in_two_splits(name):
 @pytest.mark.parametrize("name", ["same-drawings", "same-drawings-occluded"])
 def test_a_task_that_repeats_drawings_says_so(name):
     task = load_task(name)
-    assert set(task.train.sources) == set(task.test.sources) and "same" in task.name and "very drawings" in task.about
+    assert (
+        set(task.train.sources) == set(task.test.sources)
+        and "same" in task.name
+        and "very drawings" in task.about
+    )
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -75,7 +87,9 @@ def test_held_out_means_held_out(name):
 def test_held_out_drawings_have_no_seen_near_copy():
     seen = {near_copies(c) for c in concepts() if not c.held_out and c.category != "Flags"}
     for name in HELD_OUT:
-        assert not seen & {near_copies(c) for _, s, _ in parts(load_task(name)) if (c := concept(s))}
+        assert not seen & {
+            near_copies(c) for _, s, _ in parts(load_task(name)) if (c := concept(s))
+        }
 
 
 def test_groups_are_of_kinds_that_exist():
@@ -96,7 +110,9 @@ def test_shots_and_seed_choose_training_images_only(name):
     one, other = load_task(name, shots=16, seed=0), load_task(name, shots=1, seed=1)
     assert one.test.sources == other.test.sources and one.test.images.equal(other.test.images)
     assert len(other.train) == len(other.classes) and len(other.val) <= len(other.classes)
-    assert set(load_task(name, shots=2).train.sources) <= set(one.train.sources), "more shots should keep the fewer"
+    assert set(load_task(name, shots=2).train.sources) <= set(one.train.sources), (
+        "more shots should keep the fewer"
+    )
     assert load_task(name, shots=1, seed=2).train.sources != other.train.sources
 
 
@@ -112,7 +128,11 @@ def test_equal_arguments_give_equal_bytes():
 
 def test_side():
     task = load_task("things-shadows", shots=1, side=96)
-    assert task.test.images.shape[1:] == (96, 96, 3) == load_task("things-shadows", replace(load_clip(), side=96), shots=1).test.images.shape[1:]
+    assert (
+        task.test.images.shape[1:]
+        == (96, 96, 3)
+        == load_task("things-shadows", replace(load_clip(), side=96), shots=1).test.images.shape[1:]
+    )
     assert task.test.sources == load_task("things-shadows").test.sources
 
 
@@ -123,8 +143,13 @@ def test_three_tasks_are_large():
 def test_base_and_new_share_out_the_classes():
     task = load_task("icons")
     base, new = task.base_and_new()
-    assert base.classes + new.classes == task.classes and len(base.classes) - len(new.classes) in (0, 1)
-    assert len(base.test) + len(new.test) == len(task.test) and not set(base.test.sources) & set(new.test.sources)
+    assert base.classes + new.classes == task.classes and len(base.classes) - len(new.classes) in (
+        0,
+        1,
+    )
+    assert len(base.test) + len(new.test) == len(task.test) and not set(base.test.sources) & set(
+        new.test.sources
+    )
     assert len({task.name, base.name, new.name}) == 3
     for half in (base, new):
         assert half.train.labels.unique().tolist() == list(range(len(half.classes)))
@@ -148,12 +173,25 @@ def test_augment():
     assert one.shape == pixels.shape and one.equal(two) and one.min() >= 0 and one.max() <= 1
     assert not one.equal(task.augment(pixels, torch.Generator().manual_seed(4)))
     # Linear in the pixels, so that it may be done before or after they are normalised.
-    torch.testing.assert_close(2 * one - 1, task.augment(2 * pixels - 1, torch.Generator().manual_seed(3)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(
+        2 * one - 1,
+        task.augment(2 * pixels - 1, torch.Generator().manual_seed(3)),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_a_crop_mirrors_only_where_allowed():
     ramp = torch.linspace(0, 1, 64).expand(40, 3, 64, 64)
-    rising = [(nu.random_crop(ramp, torch.Generator().manual_seed(0), flip=flip).diff(dim=3).mean((1, 2, 3)) > 0) for flip in (True, False)]
+    rising = [
+        (
+            nu.random_crop(ramp, torch.Generator().manual_seed(0), flip=flip)
+            .diff(dim=3)
+            .mean((1, 2, 3))
+            > 0
+        )
+        for flip in (True, False)
+    ]
     assert 8 < rising[0].sum() < 32 and rising[1].all()
 
 
@@ -165,7 +203,10 @@ def test_an_unknown_name_is_told_the_closest(wrong):
 
 @pytest.mark.parametrize("wrong", ["", "x" * 5000, "???"])
 def test_a_name_like_no_task_lists_them(wrong):
-    with pytest.raises(ValueError, match=r"unknown task .*: give the path of a folder \(there is none of this name\) or one of known-groups, "):
+    with pytest.raises(
+        ValueError,
+        match=r"unknown task .*: give the path of a folder \(there is none of this name\) or one of known-groups, ",
+    ):
         load_task(wrong)
 
 
@@ -179,13 +220,22 @@ def test_impossible_numbers(wrong, tmp_path):
 # --- nuisances ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nuisance", [nu.sketch, nu.negative, nu.noise, nu.patches, nu.mosaic, nu.waves, nu.blur], ids=lambda f: f.__name__)
+@pytest.mark.parametrize(
+    "nuisance",
+    [nu.sketch, nu.negative, nu.noise, nu.patches, nu.mosaic, nu.waves, nu.blur],
+    ids=lambda f: f.__name__,
+)
 @pytest.mark.parametrize("side", [32, 64])
 def test_a_nuisance_keeps_the_layout_and_minds_its_own_image(nuisance, side):
     images = torch.rand(5, 3, side, side, generator=torch.Generator().manual_seed(0))
     before = images.clone()
     out = nuisance(images, nu.generators(range(5)))
-    assert out.shape == images.shape and out.dtype == torch.float32 and out.min() >= 0 and out.max() <= 1
+    assert (
+        out.shape == images.shape
+        and out.dtype == torch.float32
+        and out.min() >= 0
+        and out.max() <= 1
+    )
     assert images.equal(before) and not out.equal(images)
     assert out.equal(nuisance(images, nu.generators(range(5))))
     assert torch.allclose(out[3:4], nuisance(images[3:4], nu.generators([3])), atol=1e-6)
@@ -193,7 +243,9 @@ def test_a_nuisance_keeps_the_layout_and_minds_its_own_image(nuisance, side):
 
 def test_patches_hide_their_share():
     white = torch.ones(4, 3, 70, 70)
-    assert (nu.patches(white, nu.generators(range(4)), share=0.5) < 1).any(1).float().mean((1, 2)).sub(0.5).abs().max() < 0.02
+    assert (nu.patches(white, nu.generators(range(4)), share=0.5) < 1).any(1).float().mean(
+        (1, 2)
+    ).sub(0.5).abs().max() < 0.02
 
 
 def test_copies_are_as_many_as_asked():
@@ -205,7 +257,11 @@ def test_copies_are_as_many_as_asked():
 
 
 def test_a_silhouette_has_one_colour():
-    drawing = nu.place((torch.rand(2, 72, 72, 4, generator=torch.Generator().manual_seed(0)) * 255).byte(), nu.generators([0, 1]), 64)
+    drawing = nu.place(
+        (torch.rand(2, 72, 72, 4, generator=torch.Generator().manual_seed(0)) * 255).byte(),
+        nu.generators([0, 1]),
+        64,
+    )
     dark = nu.silhouette(drawing, nu.generators([0, 1]))
     solid = dark[0, :, dark[0, 3] > 0.2]
     assert (solid[:3] / solid[3]).std(1).max() < 1e-5 and dark[:, 3].equal(drawing[:, 3])
@@ -220,7 +276,9 @@ def folder(tmp_path):
     for name in ("cat", "red_panda"):
         (tmp_path / name).mkdir()
         for i in range(10):
-            Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(tmp_path / name / f"{i}.png")
+            Image.fromarray(rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)).save(
+                tmp_path / name / f"{i}.png"
+            )
     return tmp_path
 
 
@@ -230,7 +288,9 @@ def test_a_folder_is_a_task(folder):
     task = load_task(str(folder), shots=2)
     assert task.classes == ("cat", "red panda") and task.prompts[1] == "a photo of a red panda"
     assert len(task.train) == 4 and task.train.images.shape == (4, 64, 64, 3)
-    assert not set(task.train.sources) & set(task.val.sources) and not set(task.train.sources + task.val.sources) & set(task.test.sources)
+    assert not set(task.train.sources) & set(task.val.sources) and not set(
+        task.train.sources + task.val.sources
+    ) & set(task.test.sources)
     other = image_folder(folder, shots=1, seed=5)
     assert other.test.sources == task.test.sources and other.test.images.equal(task.test.images)
 
@@ -249,14 +309,20 @@ def test_equal_files_stay_together(folder):
         (folder / "cat" / f"copy {i}.png").write_bytes((folder / "cat" / f"{i}.png").read_bytes())
     task = image_folder(folder)
     part = {source: p for p, source, _ in parts(task)}
-    assert all(part.get(f"cat/{i}.png", p) == p for i in range(10) if (p := part.get(f"cat/copy {i}.png")))
+    assert all(
+        part.get(f"cat/{i}.png", p) == p for i in range(10) if (p := part.get(f"cat/copy {i}.png"))
+    )
 
 
 def test_transparent_and_grey_images(folder):
     Image.new("RGBA", (30, 30), (0, 0, 0, 0)).save(folder / "cat" / "clear.png")
     Image.new("L", (30, 30), 7).save(folder / "red_panda" / "grey.png")
     task = image_folder(folder)
-    images = {s: x for p in PARTS for s, x in zip(getattr(task, p).sources, getattr(task, p).images, strict=True)}
+    images = {
+        s: x
+        for p in PARTS
+        for s, x in zip(getattr(task, p).sources, getattr(task, p).images, strict=True)
+    }
     if "cat/clear.png" in images:
         assert images["cat/clear.png"].float().mean() == 255
     if "red_panda/grey.png" in images:
@@ -282,9 +348,14 @@ def test_folder_errors_name_the_fix(folder):
 def test_a_class_of_damaged_files_is_refused_by_name(folder, damage):
     for f in (folder / "cat").iterdir():
         f.write_bytes(f.read_bytes()[:500] if damage is None else damage + f.name.encode())
-    found = r"cat holds no image that can be read \(of cat/0.png: no picture of a kind that is read\)"
+    found = (
+        r"cat holds no image that can be read \(of cat/0.png: no picture of a kind that is read\)"
+    )
     with pytest.raises(
-        ValueError, match=found if damage is not None else r"cat.\d.png cannot be read as an image .*; nor can \d more: .*cat.\d.png$"
+        ValueError,
+        match=found
+        if damage is not None
+        else r"cat.\d.png cannot be read as an image .*; nor can \d more: .*cat.\d.png$",
     ) as e:
         image_folder(folder)
     _, _, more = str(e.value).partition("nor can ")
@@ -301,4 +372,8 @@ def test_a_damaged_file_is_passed_over_and_another_is_taken(folder, damage):
     assert f"Passed over: {broken} (" in task.about and task.notes and not whole.notes
     assert len(task.train) == 4 and broken not in task.train.sources
     before = dict(zip(whole.train.sources, whole.train.images, strict=True))
-    assert all(image.equal(before[s]) for s, image in zip(task.train.sources, task.train.images, strict=True) if s in before)
+    assert all(
+        image.equal(before[s])
+        for s, image in zip(task.train.sources, task.train.images, strict=True)
+        if s in before
+    )

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from pictures import claiming_png
 from PIL import Image
 
-from copra_lab.tasks import zip_upload
-from copra_lab.tasks.task import photo
+from copra_lab.tasks import photo, zip_upload
 from copra_lab.tasks.zip_upload import IMAGES, UploadError, zip_task
 
 COLOURS = {"cats": (200, 30, 30), "big_dogs": (30, 30, 200)}
@@ -25,7 +24,9 @@ def picture(colour=(90, 160, 30), size: int = 20, kind: str = "PNG") -> bytes:
     return file.getvalue()
 
 
-def zipped(entries: "dict[str | zipfile.ZipInfo, bytes]", method: int = zipfile.ZIP_DEFLATED) -> bytes:
+def zipped(
+    entries: "dict[str | zipfile.ZipInfo, bytes]", method: int = zipfile.ZIP_DEFLATED
+) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", method) as z:
         for name, data in entries.items():
@@ -35,7 +36,9 @@ def zipped(entries: "dict[str | zipfile.ZipInfo, bytes]", method: int = zipfile.
 
 def deep(kind: type, value: int = 40_000) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(np.full((20, 20), value, kind)).save(file, "PNG" if kind is np.uint16 else "TIFF")
+    Image.fromarray(np.full((20, 20), value, kind)).save(
+        file, "PNG" if kind is np.uint16 else "TIFF"
+    )
     return file.getvalue()
 
 
@@ -44,13 +47,28 @@ GOOD = {f"{name}/{i}.png": picture(colour) for name, colour in COLOURS.items() f
 
 @pytest.mark.parametrize("root", ["", "my animals/"])
 def test_folders_become_classes_and_every_image_is_tested(tmp_path, root):
-    noise = {f"{root}.DS_Store": b"x", "__MACOSX/cats/._0.png": b"x", f"{root}cats/Thumbs.db": b"x", f"{root}cats/": b""}
-    (tmp_path / "a.zip").write_bytes(data := zipped({**noise, **{root + name: image for name, image in GOOD.items()}}))
+    noise = {
+        f"{root}.DS_Store": b"x",
+        "__MACOSX/cats/._0.png": b"x",
+        f"{root}cats/Thumbs.db": b"x",
+        f"{root}cats/": b"",
+    }
+    (tmp_path / "a.zip").write_bytes(
+        data := zipped({**noise, **{root + name: image for name, image in GOOD.items()}})
+    )
     for given_ in (data, tmp_path / "a.zip"):
         task = zip_task(given_, 16)
         assert task.classes == ("big dogs", "cats") and task.prompts[0] == "a photo of a big dogs"
-        assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1] and task.test.images.shape == (6, 16, 16, 3)
-        assert task.test.images[4].equal(photo(io.BytesIO(GOOD["cats/1.png"]), 16)) and len(task.train) == len(task.val) == 0
+        assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1] and task.test.images.shape == (
+            6,
+            16,
+            16,
+            3,
+        )
+        assert (
+            task.test.images[4].equal(photo(io.BytesIO(GOOD["cats/1.png"]), 16))
+            and len(task.train) == len(task.val) == 0
+        )
     assert [f.name for f in tmp_path.iterdir()] == ["a.zip"]
 
 
@@ -97,22 +115,43 @@ PASSED = {
 def test_what_cannot_be_read_is_passed_over_and_named(name):
     more, words = PASSED[name]
     task = zip_task(zipped({**GOOD, **more}), 16)
-    assert task.test.sources == tuple(sorted(GOOD)) and f"Passed over: {words}" in task.about and len(task.notes) == 1
+    assert (
+        task.test.sources == tuple(sorted(GOOD))
+        and f"Passed over: {words}" in task.about
+        and len(task.notes) == 1
+    )
     assert zip_task(zipped(GOOD), 16).notes == ()
 
 
 def test_folders_inside_a_class_are_of_it():
     task = zip_task(zipped({**GOOD, "cats/old/7.png": picture(COLOURS["cats"])}), 16)
-    assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 1] and task.test.sources[-1] == "cats/old/7.png" and not task.notes
+    assert (
+        task.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+        and task.test.sources[-1] == "cats/old/7.png"
+        and not task.notes
+    )
 
 
 def test_only_the_images_that_test_are_read_of_a_zip_with_a_split():
-    split = {f"mine/{part}/{name}": image for part in ("Train", "validation", "TEST") for name, image in GOOD.items()}
+    split = {
+        f"mine/{part}/{name}": image
+        for part in ("Train", "validation", "TEST")
+        for name, image in GOOD.items()
+    }
     task = zip_task(zipped(split), 16)
-    assert task.classes == ("big dogs", "cats") and [s.split("/")[1] for s in task.test.sources] == ["TEST"] * 6
+    assert (
+        task.classes == ("big dogs", "cats")
+        and [s.split("/")[1] for s in task.test.sources] == ["TEST"] * 6
+    )
     assert "The folder's own split. The 12 other images of it are not needed." in task.about
-    assert zip_task(zipped({n: i for n, i in split.items() if "TEST" not in n}), 16).test.sources[0].startswith("mine/validation/")
-    assert zip_task(zipped({f"{part}/{i}.png": picture() for part in ("train", "bus") for i in range(2)}), 16).classes == ("bus", "train")
+    assert (
+        zip_task(zipped({n: i for n, i in split.items() if "TEST" not in n}), 16)
+        .test.sources[0]
+        .startswith("mine/validation/")
+    )
+    assert zip_task(
+        zipped({f"{part}/{i}.png": picture() for part in ("train", "bus") for i in range(2)}), 16
+    ).classes == ("bus", "train")
     both = {f"{part}/{i}.png": picture() for part in ("train", "test") for i in range(2)}
     with pytest.raises(UploadError, match="hold no folders of classes"):
         zip_task(zipped(both), 16)
@@ -120,9 +159,18 @@ def test_only_the_images_that_test_are_read_of_a_zip_with_a_split():
 
 
 def test_what_was_unusual_is_said():
-    task = zip_task(zipped({**GOOD, "cats/deep.png": deep(np.uint16), "cats/dark.png": deep(np.uint16, 900)}), 16, template="{} seen from above")
-    assert task.prompts[1] == "cats seen from above" and "each asked as “{} seen from above”" in task.about
-    assert task.notes[0].startswith("2 images of more than 8 bits") and task.notes[1].startswith("1 of these nearly black")
+    task = zip_task(
+        zipped({**GOOD, "cats/deep.png": deep(np.uint16), "cats/dark.png": deep(np.uint16, 900)}),
+        16,
+        template="{} seen from above",
+    )
+    assert (
+        task.prompts[1] == "cats seen from above"
+        and "each asked as “{} seen from above”" in task.about
+    )
+    assert task.notes[0].startswith("2 images of more than 8 bits") and task.notes[1].startswith(
+        "1 of these nearly black"
+    )
     assert [int(image.float().mean()) for image in task.test.images[-2:]] == [900 >> 8, 40_000 >> 8]
     with pytest.raises(ValueError, match=r"a template holds \{\} once"):
         zip_task(zipped(GOOD), template="cats")
@@ -166,7 +214,12 @@ WHOLE = zipped(GOOD)
 
 
 @settings(max_examples=150)
-@given(st.lists(st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=6), st.integers(0, len(WHOLE)))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(WHOLE) - 1), st.integers(0, 255)), min_size=1, max_size=6
+    ),
+    st.integers(0, len(WHOLE)),
+)
 def test_a_damaged_zip_is_a_task_or_a_sentence(changes, end):
     data = bytearray(WHOLE)
     for at, value in changes:
@@ -194,7 +247,13 @@ def test_any_names_make_a_task_of_two_levels_or_a_sentence(names):
     for source, label in zip(task.test.sources, task.test.labels.tolist(), strict=True):
         folders = [part for part in source.split("/") if part not in ("", ".")][:-1]
         assert task.classes[label] in {" ".join(f.replace("_", " ").split()) for f in folders[:2]}
-        folder = folders[0] if len(folders) == 1 else next(f for f in folders if " ".join(f.replace("_", " ").split()) == task.classes[label])
+        folder = (
+            folders[0]
+            if len(folders) == 1
+            else next(
+                f for f in folders if " ".join(f.replace("_", " ").split()) == task.classes[label]
+            )
+        )
         assert task.classes[label] == " ".join(folder.replace("_", " ").split())
         assert ".." not in source.split("/") and not source.startswith("/")
 

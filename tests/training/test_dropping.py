@@ -9,10 +9,20 @@ import torch
 import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.methods.lora import LoRA
+from copra_lab.methods import LoRA
 from copra_lab.plots import masks as picture
-from copra_lab.training.dropping import PLAIN, CopRA, Dropout, ProgressiveDropout, StochasticDepth, group, masks
-from copra_lab.training.fitting import DEFAULTS, RATES, fit
+from copra_lab.training import (
+    DEFAULTS,
+    PLAIN,
+    RATES,
+    CopRA,
+    Dropout,
+    ProgressiveDropout,
+    StochasticDepth,
+    fit,
+    group,
+    masks,
+)
 from copra_lab.training.lora import LoRATraining
 from copra_lab.utils.devices import Place
 from copra_lab.utils.rng import generator
@@ -31,7 +41,9 @@ def test_each_layer_is_on_with_probability_p(step, shape):
     copra = CopRA(shape=shape)
     p = copra.probability(step, 150)
     on = draws(copra, 12, step, 150)
-    assert torch.allclose(on.mean(0), torch.tensor(p), atol=4.5 * (p * (1 - p) / len(on)) ** 0.5 + 1e-9)
+    assert torch.allclose(
+        on.mean(0), torch.tensor(p), atol=4.5 * (p * (1 - p) / len(on)) ** 0.5 + 1e-9
+    )
     together = (on[:, 0] * on[:, 7]).mean().item()  # independent of each other
     assert together == pytest.approx(p * p, abs=4.5 * (p * p * (1 - p * p) / len(on)) ** 0.5 + 1e-9)
 
@@ -39,11 +51,15 @@ def test_each_layer_is_on_with_probability_p(step, shape):
 def test_p_is_the_papers_ramp():
     copra = CopRA()
     assert [copra.probability(t, 120) for t in (0, 45, 90, 119)] == [0, 0.5, 1, 1]
-    assert CopRA(start=0.1).probability(0, 120) == pytest.approx(0.1) and CopRA(start=0.1).probability(45, 120) == pytest.approx(0.55)
+    assert CopRA(start=0.1).probability(0, 120) == pytest.approx(0.1) and CopRA(
+        start=0.1
+    ).probability(45, 120) == pytest.approx(0.55)
     assert CopRA(ramp=0).probability(0, 120) == 1 and CopRA(ramp=1).probability(60, 120) == 0.5
     curve = [CopRA(shape="exponential").probability(t, 120) for t in range(0, 91, 10)]
     assert curve[0] == 0 and curve[-1] == 1
-    assert all(c - b > b - a for a, b, c in zip(curve, curve[1:], curve[2:], strict=False))  # slow first
+    assert all(
+        c - b > b - a for a, b, c in zip(curve, curve[1:], curve[2:], strict=False)
+    )  # slow first
     assert draws(copra, 5, 90, 120, 50).all() and not draws(copra, 5, 0, 120, 50).any()
 
 
@@ -51,13 +67,21 @@ def test_p_is_the_papers_ramp():
 def test_min_active_draws_as_if_again_until_enough_are_on(least):
     p, n = CopRA(min_active=least).probability(10, 120), 4
     on = draws(CopRA(min_active=least), n, 10, 120)
-    law = {s: p ** len(s) * (1 - p) ** (n - len(s)) for k in range(least, n + 1) for s in combinations(range(n), k)}
+    law = {
+        s: p ** len(s) * (1 - p) ** (n - len(s))
+        for k in range(least, n + 1)
+        for s in combinations(range(n), k)
+    }
     total, seen = sum(law.values()), Counter(tuple(row.nonzero().flatten().tolist()) for row in on)
     assert set(seen) <= set(law)
     for s, weight in law.items():
         q = weight / total
-        assert seen[s] / len(on) == pytest.approx(q, abs=4.5 * (q * (1 - q) / len(on)) ** 0.5 + 1e-9), s
-    assert (draws(CopRA(min_active=least), n, 0, 120, 200).sum(1) == least).all()  # its limit at p = 0
+        assert seen[s] / len(on) == pytest.approx(
+            q, abs=4.5 * (q * (1 - q) / len(on)) ** 0.5 + 1e-9
+        ), s
+    assert (
+        draws(CopRA(min_active=least), n, 0, 120, 200).sum(1) == least
+    ).all()  # its limit at p = 0
     with pytest.raises(ValueError, match="more than the 1 units"):
         CopRA(min_active=2).draw(1, 0, 10, torch.Generator())
 
@@ -65,7 +89,12 @@ def test_min_active_draws_as_if_again_until_enough_are_on(least):
 def test_the_baselines_draw_what_they_say():
     g = torch.Generator().manual_seed(0)
     assert Dropout(0.3).draw(3, 5, 10, g).dropout == 0.3 and all(Dropout().draw(3, 5, 10, g).on)
-    assert [ProgressiveDropout(0.4).draw(3, t, 120, g).dropout for t in (0, 45, 90, 119)] == [0.4, 0.2, 0, 0]
+    assert [ProgressiveDropout(0.4).draw(3, t, 120, g).dropout for t in (0, 45, 90, 119)] == [
+        0.4,
+        0.2,
+        0,
+        0,
+    ]
     on = draws(StochasticDepth(0.5), 12, 119, 120).mean(0)
     expected = 1 - 0.5 * torch.arange(1, 13) / 12
     assert torch.allclose(on, expected, atol=4.5 * 0.5 / 4000**0.5)
@@ -75,14 +104,25 @@ def test_the_baselines_draw_what_they_say():
 def test_units_are_layers_of_one_tower_or_single_matrices():
     sites = list(tiny_clip().sites.values())
     layers = group(sites)
-    assert list(layers) == ["vision 0", "vision 1", "vision 2", "text 0", "text 1"] and all(len(u) == 6 for u in layers.values())
+    assert list(layers) == ["vision 0", "vision 1", "vision 2", "text 0", "text 1"] and all(
+        len(u) == 6 for u in layers.values()
+    )
     assert list(group(sites, "module")) == [s.name for s in sites]
     odd = group([s for s in sites if s.name in {sites[0].name, sites[7].name, sites[8].name}])
     assert [len(u) for u in odd.values()] == [1, 2]
 
 
 @pytest.mark.parametrize(
-    "bad", [{"start": 1.5}, {"ramp": -0.1}, {"shape": "cubic"}, {"min_active": -1}, {"min_active": 0.5}, {"unit": "head"}, {"start": float("nan")}]
+    "bad",
+    [
+        {"start": 1.5},
+        {"ramp": -0.1},
+        {"shape": "cubic"},
+        {"min_active": -1},
+        {"min_active": 0.5},
+        {"unit": "head"},
+        {"start": float("nan")},
+    ],
 )
 def test_settings_that_make_no_sense_are_named(bad):
     with pytest.raises(ValueError, match=next(iter(bad))):
@@ -109,13 +149,20 @@ def test_what_is_off_is_left_alone_by_the_optimiser_too(unit):
         if run.step(step, 16) is None:
             assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
             continue
-        off = [s for sites, on in zip(run.units.values(), run.drawn.on, strict=True) if not on for s in sites]
+        off = [
+            s
+            for sites, on in zip(run.units.values(), run.drawn.on, strict=True)
+            if not on
+            for s in sites
+        ]
         names = [s.name for d in run.attached._deltas for half in "AB" for s in d.sites]
         for name, p, was, kept in zip(names, params, before, state, strict=True):
             if name in off:
                 assert torch.equal(p, was) and p.grad is None
                 now = run.optimiser.state.get(p, {})
-                assert now.keys() == kept.keys() and all(torch.equal(torch.as_tensor(now[k]), torch.as_tensor(kept[k])) for k in now)
+                assert now.keys() == kept.keys() and all(
+                    torch.equal(torch.as_tensor(now[k]), torch.as_tensor(kept[k])) for k in now
+                )
             else:
                 assert p.grad is not None
 
@@ -124,16 +171,25 @@ def test_a_step_with_nothing_on_is_counted_and_learns_nothing():
     seen = []
     fit(tiny_clip(), tiny_task(), LoRA(rank=2), CopRA(), on_step=seen.append, **QUICK)
     assert seen[0].loss is None and not any(seen[0].units.values())  # p(0) = 0
-    assert [s.step for s in seen] == list(range(1, 17)) and all(all(s.units.values()) and s.loss for s in seen[12:])
-    assert masks(CopRA(), 3, 16) == [tuple(s.units.values()) for s in seen]  # can be had without training
+    assert [s.step for s in seen] == list(range(1, 17)) and all(
+        all(s.units.values()) and s.loss for s in seen[12:]
+    )
+    assert masks(CopRA(), 3, 16) == [
+        tuple(s.units.values()) for s in seen
+    ]  # can be had without training
 
 
 @pytest.mark.parametrize("dropping", [PLAIN, CopRA(), CopRA(start=0.1), Dropout()])
 def test_the_rate_is_the_one_that_was_tuned_for_the_method_unless_it_is_given(dropping):
     quick = {"steps": 2, "batch": 4, "progress": False}
     expected = RATES.get(dropping.method, DEFAULTS[LoRA]["lr"])
-    assert fit(tiny_clip(), tiny_task(), LoRA(rank=2), dropping, **quick).provenance["lr"] == expected
-    assert fit(tiny_clip(), tiny_task(), LoRA(rank=2), dropping, lr=1e-3, **quick).provenance["lr"] == 1e-3
+    assert (
+        fit(tiny_clip(), tiny_task(), LoRA(rank=2), dropping, **quick).provenance["lr"] == expected
+    )
+    assert (
+        fit(tiny_clip(), tiny_task(), LoRA(rank=2), dropping, lr=1e-3, **quick).provenance["lr"]
+        == 1e-3
+    )
     assert RATES["copra"] != RATES["lora"]
 
 
@@ -141,13 +197,17 @@ def test_validation_has_everything_on_and_restores_what_was():
     run = run_of(CopRA(start=0.5))
     for step in range(4):
         run.step(step, 16)
-    run.attached.load(random_adapter(tiny_clip(), rank=2, kinds="qkv", towers=("vision",), size=0.4, scale=1.0))
+    run.attached.load(
+        random_adapter(tiny_clip(), rank=2, kinds="qkv", towers=("vision",), size=0.4, scale=1.0)
+    )
     with_all = run.validate()
     run.attached.activate([next(iter(run.units.values()))[0]])
     run.attached.drop_inputs(0.5, generator(0, 0, "test"))
     before = run.attached.active, [d.mask for d in run.attached._deltas]
     assert run.validate() == with_all
-    assert (run.attached.active, [d.mask for d in run.attached._deltas]) == before and len(before[0]) == 1
+    assert (run.attached.active, [d.mask for d in run.attached._deltas]) == before and len(
+        before[0]
+    ) == 1
 
 
 @pytest.mark.parametrize("kinds", ["qkv", "v", ("q", "v", "out", "fc1", "fc2")])
@@ -190,7 +250,15 @@ def test_a_run_resumed_in_the_ramp_ends_as_an_unbroken_one(tmp_path):
     whole = fit(clip, task, *how, **QUICK)
     for at in (3, 7, 11):
         with pytest.raises(KeyboardInterrupt):
-            fit(clip, task, *how, **QUICK, checkpoint=file, checkpoint_every=2, on_step=lambda s, at=at: stop(s, at))
+            fit(
+                clip,
+                task,
+                *how,
+                **QUICK,
+                checkpoint=file,
+                checkpoint_every=2,
+                on_step=lambda s, at=at: stop(s, at),
+            )
     assert fit(clip, task, *how, **QUICK, checkpoint=file).hash == whole.hash
 
 
@@ -200,7 +268,10 @@ def stop(step, at):
 
 
 def test_bfloat16_learns_the_same_and_refuses_what_it_cannot():
-    full, half = (fit(tiny_clip(), tiny_task(), LoRA(rank=2), precision=p, **QUICK) for p in ("float32", "bfloat16"))
+    full, half = (
+        fit(tiny_clip(), tiny_task(), LoRA(rank=2), precision=p, **QUICK)
+        for p in ("float32", "bfloat16")
+    )
     a, b = (torch.cat([d.delta().flatten() for d in x.deltas.values()]) for x in (full, half))
     assert F.cosine_similarity(a, b, dim=0) > 0.9 and full != half
     with pytest.raises(ValueError, match="plain ViT"):
@@ -211,12 +282,22 @@ def test_bfloat16_learns_the_same_and_refuses_what_it_cannot():
 
 def test_the_masks_can_be_looked_at():
     shown = picture(masks(CopRA(), 12, 120), [CopRA().probability(t, 120) for t in range(120)])
-    assert shown.png[:4] == b"\x89PNG" and "12 layers" in shown.alt and shown.alt.endswith("100 % of them.")
+    assert (
+        shown.png[:4] == b"\x89PNG"
+        and "12 layers" in shown.alt
+        and shown.alt.endswith("100 % of them.")
+    )
     assert len(picture(masks(CopRA(), 3, 10)).figure.axes) == 1
 
 
 @pytest.mark.parametrize(("least", "step"), [(0, 0), (1, 0), (0, 300), (2, 300), (0, 750)])
 def test_thousands_of_units_follow_the_same_law(least, step):
-    on = [sum(CopRA(min_active=least).draw(4000, step, 1000, generator(seed, step, "layers")).on) for seed in range(20)]
+    on = [
+        sum(CopRA(min_active=least).draw(4000, step, 1000, generator(seed, step, "layers")).on)
+        for seed in range(20)
+    ]
     p = CopRA().probability(step, 1000)
-    assert min(on) >= least and abs(sum(on) / len(on) - max(least, 4000 * p)) <= 4 * (4000 * p * (1 - p) / 20) ** 0.5
+    assert (
+        min(on) >= least
+        and abs(sum(on) / len(on) - max(least, 4000 * p)) <= 4 * (4000 * p * (1 - p) / 20) ** 0.5
+    )

@@ -12,7 +12,7 @@ import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.engine import transformer
-from copra_lab.training.fitting import fit
+from copra_lab.training import fit
 from copra_lab.utils.devices import Place, cores, find_place, spread
 
 
@@ -38,7 +38,10 @@ def test_sweeps_spread_over_gpus(monkeypatch):
     assert spread("auto", "run") == "auto" and spread("cuda:1", "run") == "cuda:1"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     given = [spread("auto", f"run {i}") for i in range(60)]
-    assert given == [spread("auto", f"run {i}") for i in range(60)] and min(given.count(f"cuda:{k}") for k in range(3)) > 10
+    assert (
+        given == [spread("auto", f"run {i}") for i in range(60)]
+        and min(given.count(f"cuda:{k}") for k in range(3)) > 10
+    )
     assert spread("cpu", "run") == "cpu"
 
 
@@ -47,7 +50,9 @@ def test_shares_are_disjoint_and_weighted_means_are_the_mean():
     places = [Place(torch.device("cpu"), r, 3) for r in range(3)]
     shares = [p.share(batch) for p in places]
     assert sorted(torch.cat(shares).tolist()) == batch.tolist()
-    weighted = [p.weighted(s.mean(), len(s), len(batch)) for p, s in zip(places, shares, strict=True)]
+    weighted = [
+        p.weighted(s.mean(), len(s), len(batch)) for p, s in zip(places, shares, strict=True)
+    ]
     assert torch.stack(weighted).mean() == pytest.approx(batch.mean())
 
 
@@ -55,7 +60,11 @@ def test_a_clip_elsewhere_is_the_same_clip():
     clip = tiny_clip()
     assert clip.on(torch.device("cpu")) is clip
     there = clip.on(torch.device("meta"))
-    assert there.device.type == "meta" and clip.device.type == "cpu" and set(there.sites) == set(clip.sites)
+    assert (
+        there.device.type == "meta"
+        and clip.device.type == "cpu"
+        and set(there.sites) == set(clip.sites)
+    )
     assert there.pixels(tiny_task().val.images[:2]).device.type == "meta"
 
 
@@ -94,7 +103,13 @@ def test_two_processes_train_what_one_does(tmp_path):
         port = str(s.getsockname()[1])
 
     def start(rank: int, world: int) -> subprocess.Popen:
-        more = {"WORLD_SIZE": str(world), "RANK": str(rank), "LOCAL_RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        more = {
+            "WORLD_SIZE": str(world),
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
         command = [
             sys.executable,
             "-c",
@@ -102,13 +117,22 @@ def test_two_processes_train_what_one_does(tmp_path):
             str(Path(__file__).parents[1] / "support"),
             str(tmp_path / f"{world}-{rank}.safetensors"),
         ]
-        return subprocess.Popen(command, env={**os.environ, **(more if world > 1 else {})}, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command,
+            env={**os.environ, **(more if world > 1 else {})},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
 
     for child in [start(0, 1), start(0, 2), start(1, 2)]:
         errors = child.communicate(timeout=180)[1]
         assert child.returncode == 0, errors
-    alone, first, second = (load_file(tmp_path / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1"))
-    assert set(alone) == set(first) == set(second) and any(v.abs().max() > 1e-3 for k, v in alone.items() if k.startswith("copra"))
+    alone, first, second = (
+        load_file(tmp_path / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1")
+    )
+    assert set(alone) == set(first) == set(second) and any(
+        v.abs().max() > 1e-3 for k, v in alone.items() if k.startswith("copra")
+    )
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
         assert torch.allclose(first[name], value, atol=2e-4), name
@@ -124,11 +148,11 @@ def test_a_batch_too_small_to_share_is_refused(monkeypatch):
 
 def test_no_tensor_stays_behind(monkeypatch):
     """On the meta device, where nothing has a value, an operation on tensors of two devices is refused all the same."""
-    from copra_lab.methods.lora import LoRA
-    from copra_lab.prompts.soft_prompt import VPT, CoOp
+    from copra_lab.methods import LoRA
+    from copra_lab.prompts import VPT, CoOp
+    from copra_lab.training import Dropout
     from copra_lab.training import fitting as train
     from copra_lab.training import prompt as prompt_training
-    from copra_lab.training.dropping import Dropout
     from copra_lab.utils.devices import Place
 
     meta = Place(torch.device("meta"))
@@ -136,15 +160,28 @@ def test_no_tensor_stays_behind(monkeypatch):
     vars(clip).update(logit_scale=10.0, hash=tiny_clip().hash)  # numbers, which nothing there has
     monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)
     monkeypatch.setattr(torch.Tensor, "item", lambda self: 0.0)
-    monkeypatch.setattr(torch.optim, "AdamW", lambda p, lr, **_: torch.optim.SGD(p, lr=lr))  # AdamW's fused kernel knows real devices only
-    options = {"seed": 0, "lr": 1e-2, "steps": 4, "weight_decay": 0.0, "schedule": "cosine", "place": meta}
+    monkeypatch.setattr(
+        torch.optim, "AdamW", lambda p, lr, **_: torch.optim.SGD(p, lr=lr)
+    )  # AdamW's fused kernel knows real devices only
+    options = {
+        "seed": 0,
+        "lr": 1e-2,
+        "steps": 4,
+        "weight_decay": 0.0,
+        "schedule": "cosine",
+        "place": meta,
+    }
     for lora in (LoRA(2), LoRA(2, sites=("q", "out", "fc1"), towers=("vision", "text"))):
         for views in (0, 2):
-            training = train.LoRATraining(clip, task, lora, Dropout(), views=views, precision="float32", **options)
+            training = train.LoRATraining(
+                clip, task, lora, Dropout(), views=views, precision="float32", **options
+            )
             assert (training.tower is None) == ("text" in lora.towers)
             training.step(0, 8)
     for method in (CoOp(2), CoOp(2, position="middle", class_specific=True), VPT(2)):
         for views in (0, 2):
-            prompt = prompt_training.PromptTraining(clip, task, method, None, random_adapter(tiny_clip()), views=views, **options)
+            prompt = prompt_training.PromptTraining(
+                clip, task, method, None, random_adapter(tiny_clip()), views=views, **options
+            )
             prompt.step(0, 8)
             assert prompt.context.grad.device.type == "meta"

@@ -13,9 +13,7 @@ from pathlib import Path
 import pytest
 from tiny_datasets import BUILDERS
 
-from copra_lab.tasks import benchmarks
-from copra_lab.tasks.benchmarks import SETS
-from copra_lab.tasks.task import load_task
+from copra_lab.tasks import SETS, benchmarks, load_task
 from copra_lab.utils import download
 from copra_lab.utils.download import Archive, install, unpack
 
@@ -36,7 +34,9 @@ class Server:
                 outer.ranges.append(asked)
                 if body is None:
                     return self.send_error(404)
-                start = int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.resumes else 0
+                start = (
+                    int(asked.removeprefix("bytes=").rstrip("-")) if asked and outer.resumes else 0
+                )
                 if start >= len(body):
                     return self.send_error(416)
                 self.send_response(206 if start else 200)
@@ -71,7 +71,10 @@ def md5(data: bytes) -> str:
 def test_a_download_that_was_cut_off_goes_on(server, tmp_path, resumes):
     server.cut, server.resumes = 300_000, resumes
     file = tmp_path / "new" / "data.bin"
-    with pytest.raises(ConnectionError, match=r"was cut off \(the connection was cut\), and 0 MB are there: call again, and it goes on"):
+    with pytest.raises(
+        ConnectionError,
+        match=r"was cut off \(the connection was cut\), and 0 MB are there: call again, and it goes on",
+    ):
         download.download(server.url + "/data.bin", file, md5(DATA))
     assert not file.exists() and file.with_name("data.bin.part").read_bytes() == DATA[:300_000]
     download.download(server.url + "/data.bin", file, md5(DATA))
@@ -87,7 +90,10 @@ def test_a_download_that_was_ended_before_its_last_step(server, tmp_path):
 
 def test_a_damaged_download_is_removed_and_can_be_repeated(server, tmp_path):
     (tmp_path / "data.bin.part").write_bytes(b"of another version")
-    with pytest.raises(ValueError, match="came damaged or has changed, and was removed again: call again, or put the right file"):
+    with pytest.raises(
+        ValueError,
+        match="came damaged or has changed, and was removed again: call again, or put the right file",
+    ):
         download.download(server.url + "/data.bin", tmp_path / "data.bin", md5(DATA))
     assert list(tmp_path.iterdir()) == []
     download.download(server.url + "/data.bin", tmp_path / "data.bin", md5(DATA))
@@ -104,7 +110,9 @@ def test_no_such_file_and_no_network(server, tmp_path):
 
 
 def test_a_disk_that_is_too_small_is_told_before(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 10**6))
+    monkeypatch.setattr(
+        shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**6, 0, 10**6)
+    )
     with pytest.raises(ValueError, match=r"needs 0\.0 GB in .*: make room, or give another root"):
         download.download(server.url + "/data.bin", tmp_path / "data.bin")
 
@@ -155,12 +163,19 @@ def published(server, tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", [key for key, row in SETS.items() if row.archives])
 def test_a_data_set_is_downloaded_unpacked_and_read(server, published, key, tmp_path):
     root = published(key)
-    with pytest.raises(FileNotFoundError, match="call again with download=True to download it, or fetch by hand http"):
+    with pytest.raises(
+        FileNotFoundError,
+        match="call again with download=True to download it, or fetch by hand http",
+    ):
         load_task(key, root=root, side=16, download=False)
     task = load_task(key, root=root, side=16, shots=2)
     BUILDERS[key](tmp_path / "again")
     there = load_task(key, root=tmp_path / "again", side=16, shots=2, download=False)
-    assert task.train.images.equal(there.train.images) and task.test.images.equal(there.test.images) and task.classes == there.classes
+    assert (
+        task.train.images.equal(there.train.images)
+        and task.test.images.equal(there.test.images)
+        and task.classes == there.classes
+    )
     asked = len(server.ranges)
     assert asked == len(SETS[key].archives)
     load_task(key, root=root, side=16, shots=2)
@@ -181,7 +196,9 @@ def test_half_an_archive_put_there_by_hand_is_told_and_kept(server, published):
     (archive,) = SETS["eurosat"].archives
     archive.file(root).parent.mkdir(parents=True)
     archive.file(root).write_bytes(server.files["/EuroSAT.zip"][:500])
-    with pytest.raises(ValueError, match=r"EuroSAT\.zip is not the whole file of .*: remove it and call again"):
+    with pytest.raises(
+        ValueError, match=r"EuroSAT\.zip is not the whole file of .*: remove it and call again"
+    ):
         load_task("eurosat", root=root, side=16)
     assert archive.file(root).stat().st_size == 500
 
@@ -196,7 +213,11 @@ def test_a_call_that_was_killed_while_unpacking(server, published):
     left.mkdir(parents=True)
     (left / "half.jpg").write_bytes(b"\xff\xd8")
     load_task("oxford-pets", root=root, side=16)
-    assert not left.exists() and not (home / "images" / "half.jpg").exists() and server.ranges == [None]
+    assert (
+        not left.exists()
+        and not (home / "images" / "half.jpg").exists()
+        and server.ranges == [None]
+    )
 
 
 @pytest.mark.parametrize("key", ["fgvc-aircraft", "eurosat"])
@@ -206,9 +227,14 @@ def test_an_archive_that_is_cut_off_leaves_nothing_that_looks_whole(server, publ
     name = "/" + archive.file(root).name
     server.files[name] = server.files[name][:-2000]
     for _ in range(2):
-        with pytest.raises(ValueError, match=r"cannot be unpacked \(.*\): make room .* remove it and call again|came damaged or has changed"):
+        with pytest.raises(
+            ValueError,
+            match=r"cannot be unpacked \(.*\): make room .* remove it and call again|came damaged or has changed",
+        ):
             load_task(key, root=root, side=16)
-    assert not any(f.is_dir() and any(f.iterdir()) and f.name != archive.into for f in root.iterdir())
+    assert not any(
+        f.is_dir() and any(f.iterdir()) and f.name != archive.into for f in root.iterdir()
+    )
 
 
 def test_an_archive_of_something_else(tmp_path):
@@ -230,30 +256,44 @@ def test_no_archive_writes_elsewhere(tmp_path, name):
     for file in ("a.tar", "a.zip"):
         with pytest.raises(ValueError, match=r"cannot be unpacked|holds no images"):
             unpack(tmp_path / file, tmp_path / "in" / "images")
-    assert not (tmp_path / "outside.txt").exists() and not Path("/tmp/copra-lab-outside.txt").exists()
+    assert (
+        not (tmp_path / "outside.txt").exists() and not Path("/tmp/copra-lab-outside.txt").exists()
+    )
     assert list((tmp_path / "in").iterdir()) == []
 
 
 def test_several_who_want_the_same_fetch_it_once(server, published):
     root = published("dtd")
     with ThreadPoolExecutor(4) as pool:
-        tasks = list(pool.map(lambda seed: load_task("dtd", root=root, side=16, shots=1, seed=seed), range(4)))
+        tasks = list(
+            pool.map(
+                lambda seed: load_task("dtd", root=root, side=16, shots=1, seed=seed), range(4)
+            )
+        )
     assert len({t.test.sources for t in tasks}) == 1 and server.ranges == [None]
 
 
 def test_a_root_that_cannot_be_made(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FileNotFoundError, match=r"cannot be made .*: give root, a folder that can be written"):
+    with pytest.raises(
+        FileNotFoundError, match=r"cannot be made .*: give root, a folder that can be written"
+    ):
         benchmarks.listing("dtd", tmp_path / "file" / "root")
 
 
-@pytest.mark.parametrize("archive", [a for row in SETS.values() for a in row.archives if "cifar" not in a.url], ids=lambda a: a.gives)
+@pytest.mark.parametrize(
+    "archive",
+    [a for row in SETS.values() for a in row.archives if "cifar" not in a.url],
+    ids=lambda a: a.gives,
+)
 def test_archives_are_torchvisions(archive: Archive):
     """All but CIFAR, of which torchvision takes the version that is made of pickles."""
     from torchvision import datasets as theirs
 
     names = "caltech dtd eurosat fgvc_aircraft flowers102 food101 oxford_iiit_pet sun397".split()
-    source = "".join(Path(getattr(theirs, name).__file__).read_text(encoding="utf-8") for name in names)
+    source = "".join(
+        Path(getattr(theirs, name).__file__).read_text(encoding="utf-8") for name in names
+    )
     assert archive.url.rpartition("/")[2] in source and archive.md5 in source
 
 
@@ -264,5 +304,10 @@ def test_offline_one_sentence_names_every_file(server, published):
     with pytest.raises(FileNotFoundError) as e:
         load_task("oxford-pets", root=root, side=16)
     said = str(e.value)
-    assert "Oxford-IIIT Pets is not in" in said and "refused" in said and "\n" not in said and "give the root that it is in" in said
+    assert (
+        "Oxford-IIIT Pets is not in" in said
+        and "refused" in said
+        and "\n" not in said
+        and "give the root that it is in" in said
+    )
     assert all(f"{a.url} as {a.file(root)}" in said for a in SETS["oxford-pets"].archives)

@@ -11,7 +11,17 @@ from typing import Any
 import gradio as gr
 import torch
 
-from copra_lab.page.api.schemas import AdapterEntry, BlendAnswer, Number, Opinion, PromptAnswer, PromptEntry, PruneAnswer, ShapleyAnswer, Task
+from copra_lab.page.api.schemas import (
+    AdapterEntry,
+    BlendAnswer,
+    Number,
+    Opinion,
+    PromptAnswer,
+    PromptEntry,
+    PruneAnswer,
+    ShapleyAnswer,
+    Task,
+)
 from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
 from copra_lab.page.server.limits import UPLOAD_MB
 from copra_lab.page.state.adapter_size import left
@@ -20,7 +30,15 @@ from copra_lab.page.state.controls import switches_of
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import onward, solving
 from copra_lab.page.state.measurement import FIRST, PATIENCE, firsts, traffic
-from copra_lab.page.state.validation import adapter_of, duration, percentage, position, prompt_of, shares_of, switched_on
+from copra_lab.page.state.validation import (
+    adapter_of,
+    duration,
+    percentage,
+    position,
+    prompt_of,
+    shares_of,
+    switched_on,
+)
 from copra_lab.page.state.view_states import Base, Bent, Blended, Place, Pruned
 from copra_lab.tasks.task import MEGAPIXELS, photo
 from copra_lab.utils.statistics import Accuracy
@@ -52,7 +70,10 @@ class Api:
     @in_words
     def tasks(self) -> list[Task]:
         """The tasks that there are adapters for; the other tools take a task's name."""
-        return [Task(name=name, title=title, about=self.lab.about(name)) for name, title in self.lab.tasks().items()]
+        return [
+            Task(name=name, title=title, about=self.lab.about(name))
+            for name, title in self.lab.tasks().items()
+        ]
 
     @in_words
     def adapters(self, task: str) -> list[AdapterEntry]:
@@ -66,9 +87,15 @@ class Api:
         for label, key in self.lab.adapters(task):
             try:
                 layers, kinds = switches_of(self.lab.adapter(task, key))
-                found.append(AdapterEntry(key=key, label=label, layers=list(layers), kinds=list(kinds), trouble=None))
+                found.append(
+                    AdapterEntry(
+                        key=key, label=label, layers=list(layers), kinds=list(kinds), trouble=None
+                    )
+                )
             except (ValueError, OSError) as e:
-                found.append(AdapterEntry(key=key, label=label, layers=[], kinds=[], trouble=str(e)))
+                found.append(
+                    AdapterEntry(key=key, label=label, layers=[], kinds=[], trouble=str(e))
+                )
         return found
 
     @in_words
@@ -82,7 +109,14 @@ class Api:
         found = []
         for label, key in self.lab.prompt_menu(task):
             try:
-                found.append(PromptEntry(key=key, label=label, vectors=self.lab.prompt(task, key).length, trouble=None))
+                found.append(
+                    PromptEntry(
+                        key=key,
+                        label=label,
+                        vectors=self.lab.prompt(task, key).length,
+                        trouble=None,
+                    )
+                )
             except (ValueError, OSError) as e:
                 found.append(PromptEntry(key=key, label=label, vectors=0, trouble=str(e)))
         return found
@@ -107,11 +141,20 @@ class Api:
             b: key of another one
             weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line goes on
         """
-        place = Blended(task, self._key(task, a, base=True), self._key(task, b, base=True), position(weight))
+        place = Blended(
+            task, self._key(task, a, base=True), self._key(task, b, base=True), position(weight)
+        )
         return BlendAnswer(**self._measured(place), weight=place.weight)
 
     @in_words
-    def prune(self, task: str, adapter: str, layers: list[int] | None = None, kinds: list[str] | None = None, sparsity: float = 0) -> PruneAnswer:
+    def prune(
+        self,
+        task: str,
+        adapter: str,
+        layers: list[int] | None = None,
+        kinds: list[str] | None = None,
+        sparsity: float = 0,
+    ) -> PruneAnswer:
         """Accuracy of an adapter of which only some layers and matrices are kept, and then the smallest of its numbers set to zero.
 
         Args:
@@ -123,11 +166,20 @@ class Api:
         """
         key = self._key(task, adapter)
         have = switches_of(self.lab.adapter(task, key))
-        on = [None if s is None else switched_on(s, h, name) for s, h, name in zip((layers, kinds), have, ("layer", "kind"), strict=True)]
+        on = [
+            None if s is None else switched_on(s, h, name)
+            for s, h, name in zip((layers, kinds), have, ("layer", "kind"), strict=True)
+        ]
         place = Pruned(task, key, on[0], on[1], percentage(sparsity))
         kept = [list(h if s is None else s) for s, h in zip(on, have, strict=True)]
         number = self._measured(place)
-        return PruneAnswer(**number, layers=kept[0], kinds=kept[1], sparsity=place.percent, left=left(self.lab, place).share)
+        return PruneAnswer(
+            **number,
+            layers=kept[0],
+            kinds=kept[1],
+            sparsity=place.percent,
+            left=left(self.lab, place).share,
+        )
 
     @in_words
     def shapley(self, task: str, adapter: str, seconds: float = 5) -> ShapleyAnswer:
@@ -163,7 +215,10 @@ class Api:
         self.lab.check(task)
         length = self.lab.prompt(task, prompt_of(self.lab, task, prompt)).length
         place = Bent(task, prompt, None if percents is None else shares_of(percents, length))
-        return PromptAnswer(**self._measured(place), percents=[100] * length if place.percents is None else list(place.percents))
+        return PromptAnswer(
+            **self._measured(place),
+            percents=[100] * length if place.percents is None else list(place.percents),
+        )
 
     @in_words
     def classify(self, task: str, image: str) -> list[Opinion]:
@@ -187,7 +242,14 @@ class Api:
                 found.append(Opinion(model=label, names=[], probabilities=[], trouble=p))
                 continue
             order = p.argsort(descending=True)
-            found.append(Opinion(model=label, names=[names[i] for i in order.tolist()], probabilities=p[order].tolist(), trouble=None))
+            found.append(
+                Opinion(
+                    model=label,
+                    names=[names[i] for i in order.tolist()],
+                    probabilities=p[order].tolist(),
+                    trouble=None,
+                )
+            )
         return found
 
     def _key(self, task: str, key: object, base: bool = False) -> str:
@@ -216,7 +278,17 @@ def _decoded(image: object) -> bytes:
     return base64.b64decode(data, validate=True)
 
 
-ENDPOINTS = ("tasks", "adapters", "prompts", "base", "blend", "prune", "shapley", "prompt", "classify")
+ENDPOINTS = (
+    "tasks",
+    "adapters",
+    "prompts",
+    "base",
+    "blend",
+    "prune",
+    "shapley",
+    "prompt",
+    "classify",
+)
 
 
 def serve(lab: Lab) -> None:
@@ -224,4 +296,9 @@ def serve(lab: Lab) -> None:
     api = Api(lab)
     for name in ENDPOINTS:
         limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)
-        gr.api(getattr(api, name), api_name=name, concurrency_limit=limits["concurrency_limit"], concurrency_id=limits["concurrency_id"])
+        gr.api(
+            getattr(api, name),
+            api_name=name,
+            concurrency_limit=limits["concurrency_limit"],
+            concurrency_id=limits["concurrency_id"],
+        )

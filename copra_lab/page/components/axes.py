@@ -44,14 +44,26 @@ class Axes(NamedTuple):
         """The points, joined; a line each, as a polyline takes no percentages."""
         return [self.line(kind, *a, *b) for a, b in itertools.pairwise(points)]
 
-    def text(self, kind: str, x: float, y: float, words: str, dx: float = 0, dy: float = 0, anchor: str = "start") -> str:
+    def text(
+        self,
+        kind: str,
+        x: float,
+        y: float,
+        words: str,
+        dx: float = 0,
+        dy: float = 0,
+        anchor: str = "start",
+    ) -> str:
         """``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of the words is at x."""
         moved = "".join(f' {name}="{by:g}"' for name, by in (("dx", dx), ("dy", dy)) if by)
         return f'<text class="{kind}" x="{self.x(x)}" y="{self.y(y)}"{moved} text-anchor="{anchor}">{escape(words)}</text>'
 
     def tick(self, y: float, words: str, kind: str = "grid") -> list[str]:
         """A line across with its number at the left."""
-        return [self.level(kind, y), self.text("tick", self.across[0], y, words, dx=-8, dy=4, anchor="end")]
+        return [
+            self.level(kind, y),
+            self.text("tick", self.across[0], y, words, dx=-8, dy=4, anchor="end"),
+        ]
 
     def below(self, x: float, words: str, dy: float = 18) -> str:
         """A number under the plot."""
@@ -61,13 +73,17 @@ class Axes(NamedTuple):
         """Words above the plot, at the right."""
         return self.text("tick", self.across[1], self.up[1], words, dy=dy, anchor="end")
 
-    def bar(self, kind: str, x: float, width: float, y1: float, y2: float = 0, least: float = 0) -> str:
+    def bar(
+        self, kind: str, x: float, width: float, y1: float, y2: float = 0, least: float = 0
+    ) -> str:
         """A bar between two heights, at `least` so many pixels high, so that nothing can still be seen."""
         top, bottom = sorted(float(self.y(y)) for y in (y1, y2))
         wide = 100 * width / (self.across[1] - self.across[0])
         return f'<rect class="{kind}" x="{self.x(x)}" width="{wide:.2f}%" y="{top:.1f}" height="{max(least, bottom - top):.1f}"/>'
 
-    def point(self, kind: str, name: str, x: float, accuracy: Accuracy, radius: float, style: str = "") -> str:
+    def point(
+        self, kind: str, name: str, x: float, accuracy: Accuracy, radius: float, style: str = ""
+    ) -> str:
         """An accuracy on its 95 % interval, which says itself when pointed at."""
         start, stop = accuracy.interval
         return (

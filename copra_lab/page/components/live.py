@@ -21,7 +21,11 @@ from copra_lab.page.state.view_states import Place
 NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 """Numbers a request as it leaves; see `Requests.take`."""
 
-EVENT: dict[str, Any] = {"show_progress": "hidden", "trigger_mode": "always_last", "api_visibility": "private"}
+EVENT: dict[str, Any] = {
+    "show_progress": "hidden",
+    "trigger_mode": "always_last",
+    "api_visibility": "private",
+}
 MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
 """Everything that runs the model shares one small limit."""
 
@@ -34,7 +38,11 @@ PROGRAMS: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "p
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
 """Apart, so that no first number waits in the queue behind all images of others."""
 
-WATCHING: dict[str, Any] = EVENT | {"trigger_mode": "multiple", "concurrency_limit": 8, "concurrency_id": "watching"}
+WATCHING: dict[str, Any] = EVENT | {
+    "trigger_mode": "multiple",
+    "concurrency_limit": 8,
+    "concurrency_id": "watching",
+}
 """What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and several at once, since another question of
 the same visitor's must not wait until this one has ended by itself."""
 
@@ -113,7 +121,11 @@ def follow(
 
     def draw(session: Session, walk: Walk | None, panels: Sequence[Panel]) -> list[Any]:
         # All views share one session: by now the visitor may be in another one, or have gone on.
-        if walk is None or walk.turns != session.walk.turns or not isinstance(walk.place, stage.kind):
+        if (
+            walk is None
+            or walk.turns != session.walk.turns
+            or not isinstance(walk.place, stage.kind)
+        ):
             return [gr.skip()] * len(panels)
         return stamped(walk.turns, [p.draw(walk) for p in panels], walk.asked)
 
@@ -136,20 +148,31 @@ def follow(
         place, said = None, False
         asked = entrance.asked(staleness.values(spoken, given, {}), number)
         try:
-            to = arrived(session, query, given[: len(inputs)]) if session.requests.take(number) else None
+            to = (
+                arrived(session, query, given[: len(inputs)])
+                if session.requests.take(number)
+                else None
+            )
             if to is not None:
                 place, updates = to
                 new = {c.elem_id: update for c, update in zip(controls, updates, strict=False)}
-                told = {c.elem_id: of_place(session.walk.lab(lab), place) for c, of_place in led.items()}
+                told = {
+                    c.elem_id: of_place(session.walk.lab(lab), place) for c, of_place in led.items()
+                }
                 asked = entrance.asked(staleness.values(spoken, given, new | told), number)
                 for walk in first_numbers(lab, session, place, asked):
                     yield [*draw(session, walk, live), *updates]
                     said, updates = True, [gr.skip()] * hands
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
             if place is None or session.stands(place):
-                walk = session.change(Walk.nowhere)  # so that no number from before is shown in place of the words
+                walk = session.change(
+                    Walk.nowhere
+                )  # so that no number from before is shown in place of the words
                 said = True
-                pieces = [parts.trouble(e), *(p.draw(walk) for p in live[1:])]  # nor a chart and images of the place before
+                pieces = [
+                    parts.trouble(e),
+                    *(p.draw(walk) for p in live[1:]),
+                ]  # nor a chart and images of the place before
                 yield [*stamped(walk.turns, pieces, asked), *[gr.skip()] * hands]
         if not said:
             yield [gr.skip()] * (len(live) + hands)
@@ -158,7 +181,10 @@ def follow(
         """All images, and the address of the place: a thumb that moves on does not wait for it."""
         walk = remaining(lab, session)
         here = walk.place if walk and isinstance(walk.place, stage.kind) else None
-        return [*draw(session, walk, everything), address.write(session.walk.lab(lab), here) if here else gr.skip()]
+        return [
+            *draw(session, walk, everything),
+            address.write(session.walk.lab(lab), here) if here else gr.skip(),
+        ]
 
     def fill(session: Session) -> Iterator[list[Any]]:
         yield [gr.skip()] * len(growing)
@@ -177,7 +203,9 @@ def follow(
     triggers = [entrance.opened, *(event for i in inputs for event in moved_by_hand(i)), *by]
     outputs = [*(p.where for p in live), *controls, entrance.refused]
     asking = [*spoken, session, *entrance.request]
-    moved = gr.on(triggers, move, asking, outputs, js=entrance.leaves(spoken), preprocess=False, **MODEL)
+    moved = gr.on(
+        triggers, move, asking, outputs, js=entrance.leaves(spoken), preprocess=False, **MODEL
+    )
     rested = moved.success(rest, session, [*(p.where for p in everything), entrance.link], **REST)
     rested.success(fill, session, [p.where for p in growing], **BACKGROUND)
     clear.click(cleared, session, [p.where for p in everything], **EVENT)

@@ -28,7 +28,11 @@ def number(walk: Walk, recipe: str, data: Mapping[str, object], measuring: str) 
     """The accuracy where the visitor stands, with its interval. `recipe`: what the model is made of, as HTML; `data`:
     the same for programs."""
     if walk.here is None:
-        doing = f"{measuring} A very first start also draws all images: about a minute." if walk.place else "Waking the model."
+        doing = (
+            f"{measuring} A very first start also draws all images: about a minute."
+            if walk.place
+            else "Waking the model."
+        )
         return _now("…", "", recipe, doing, "", "waiting")
     a = walk.here.accuracy
     low, high = (f"{100 * end:.1f}" for end in a.interval)
@@ -62,7 +66,12 @@ def fact(name: str, value: str, kind: str, title: str = "") -> str:
 
 def measured(name: str, point: Point | None, kind: str) -> str:
     """The fact that a point is, or will be."""
-    return fact(name, percent(point.accuracy.value) if point else "…", kind, str(point.accuracy) if point else "")
+    return fact(
+        name,
+        percent(point.accuracy.value) if point else "…",
+        kind,
+        str(point.accuracy) if point else "",
+    )
 
 
 @lru_cache(4096)
@@ -82,7 +91,11 @@ def _verdict(change: Change, label: int) -> str:
     return "right" if change.after == label else "wrong" if change.before == label else "still"
 
 
-VERDICTS = {"right": ("✓", "now right"), "wrong": ("✗", "now wrong"), "still": ("○", "wrong either way")}
+VERDICTS = {
+    "right": ("✓", "now right"),
+    "wrong": ("✗", "now wrong"),
+    "still": ("○", "wrong either way"),
+}
 
 
 def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
@@ -90,12 +103,19 @@ def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
     found = changes(before, after)
     labels = [int(bench.labels[c.image]) for c in found]
     order = list(VERDICTS)
-    shown = sorted(((_verdict(c, label), c, label) for c, label in zip(found, labels, strict=True)), key=lambda s: order.index(s[0]))
+    shown = sorted(
+        ((_verdict(c, label), c, label) for c, label in zip(found, labels, strict=True)),
+        key=lambda s: order.index(s[0]),
+    )
     counts = {v: sum(s[0] == v for s in shown) for v in order}
     if not shown:
         n = min(before.accuracy.n, after.accuracy.n)
-        return nothing_changed(head, f"No prediction changed{f' among the first {n}' if n < len(bench) else ''}.")
-    tally = "".join(f'<span class="{v}">{VERDICTS[v][0]} {n} {VERDICTS[v][1]}</span>' for v, n in counts.items())
+        return nothing_changed(
+            head, f"No prediction changed{f' among the first {n}' if n < len(bench) else ''}."
+        )
+    tally = "".join(
+        f'<span class="{v}">{VERDICTS[v][0]} {n} {VERDICTS[v][1]}</span>' for v, n in counts.items()
+    )
     # A few of each verdict, so that many gains do not hide the losses.
     room, picked = TILES, []
     for i, v in enumerate(order):
@@ -103,8 +123,16 @@ def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
         reserved = sum(min(3, counts[later]) for later in order[i + 1 :])
         picked += own[: max(room - reserved, 0)]
         room -= min(len(own), max(room - reserved, 0))
-    more = f'<p class="more">and {len(shown) - len(picked)} more</p>' if len(shown) > len(picked) else ""
-    return section("Changed", head, f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}')
+    more = (
+        f'<p class="more">and {len(shown) - len(picked)} more</p>'
+        if len(shown) > len(picked)
+        else ""
+    )
+    return section(
+        "Changed",
+        head,
+        f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}',
+    )
 
 
 def nothing_changed(head: str, words: str) -> str:
@@ -116,7 +144,9 @@ def section(title: str, head: str, body: str) -> str:
 
 
 def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:
-    truth, before, after = (escape(bench.task.classes[i]) for i in (label, change.before, change.after))
+    truth, before, after = (
+        escape(bench.task.classes[i]) for i in (label, change.before, change.after)
+    )
     sign, words = VERDICTS[verdict]
     return (
         f'<li class="{verdict}" title="{truth}: {before} → {after}, {words}"><img src="{thumbnail(bench, change.image)}" alt="{truth}" width="56" height="56">'
@@ -126,7 +156,10 @@ def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:
 
 def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) -> str:
     """Accuracies with their intervals; `heads` names what stands before them in each row."""
-    columns = "".join(f"<th scope=col>{h}</th>" for h in (*heads, "accuracy %", "from %", "to %", "right", "images"))
+    columns = "".join(
+        f"<th scope=col>{h}</th>"
+        for h in (*heads, "accuracy %", "from %", "to %", "right", "images")
+    )
     body = "".join(
         f"<tr><th scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}<td>{100 * a.value:.2f}</td>"
         f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td><td>{a.n}</td></tr>"

@@ -94,10 +94,14 @@ def paper(elem_id: str) -> gr.HTML:
 def pixels(drawing: object, side: int) -> Tensor:
     """A drawing as uint8 (side, side, 3). Raises ValueError for what is not the data address of a PNG, which anybody can send in place of it."""
     if not isinstance(drawing, str) or not drawing.startswith(START) or len(drawing) > LONGEST:
-        raise ValueError(f"a drawing must come as {START}… of at most {LONGEST:,} characters; draw it anew")
+        raise ValueError(
+            f"a drawing must come as {START}… of at most {LONGEST:,} characters; draw it anew"
+        )
     try:
         file = base64.b64decode(drawing[len(START) :], validate=True)
-        if max(struct.unpack(">II", file[16:24])) > MOST_SIDE:  # where a PNG says its width and height
+        if (
+            max(struct.unpack(">II", file[16:24])) > MOST_SIDE
+        ):  # where a PNG says its width and height
             raise ValueError("larger than any paper")
         return photo(io.BytesIO(file), side)
     except (binascii.Error, struct.error, ValueError) as e:

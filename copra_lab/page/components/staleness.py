@@ -25,13 +25,22 @@ def of(asked: Asked, piece: str) -> str:
     return f'<div class="of" data-of="{escape(json.dumps(dict(asked.of)))}"{at} data-part="{escape(asked.part)}">{piece}</div>'
 
 
-def values(controls: Sequence[Any], given: Sequence[Any], updates: Mapping[str, Any]) -> dict[str, Any]:
+def values(
+    controls: Sequence[Any], given: Sequence[Any], updates: Mapping[str, Any]
+) -> dict[str, Any]:
     """What `controls` say, by their ids: the `given` values, but for those that `updates`, by their ids, change."""
-    return {c.elem_id: _updated(value, updates.get(c.elem_id, gr.skip())) for c, value in zip(controls, given, strict=True)}
+    return {
+        c.elem_id: _updated(value, updates.get(c.elem_id, gr.skip()))
+        for c, value in zip(controls, given, strict=True)
+    }
 
 
 def _updated(value: Any, update: Any) -> Any:
-    return update.get("value", value) if isinstance(update, dict) and update.get("__type__") == "update" else update
+    return (
+        update.get("value", value)
+        if isinstance(update, dict) and update.get("__type__") == "update"
+        else update
+    )
 
 
 def says(controls: Sequence[Any]) -> str:
@@ -48,4 +57,11 @@ def asks(part: str) -> str:
 def watch(controls: Sequence[Any]) -> None:
     """Whoever changes one of the `controls`, the visitor or the server, the browser knows at once what they say. To be called before any
     other handler is given to them, since the browser runs the handlers of an event one after the other."""
-    gr.on([c.change for c in controls], None, list(controls), None, js=says(controls), show_progress="hidden")
+    gr.on(
+        [c.change for c in controls],
+        None,
+        list(controls),
+        None,
+        js=says(controls),
+        show_progress="hidden",
+    )

@@ -159,8 +159,14 @@ class View(NamedTuple):
 
 def header(views: tuple[View, ...], beside: str = "") -> None:
     """The tabs, and what stands `beside` them, as HTML."""
-    links = "".join(f'<a href="?view={v.name}" data-view="{v.name}" title="{v.title}">{v.tab}</a>' for v in views)
-    html(f'<header><p class="brand">copra-lab</p><nav aria-label="Views">{links}</nav>{SHARE}{beside}</header>', elem_id="header")
+    links = "".join(
+        f'<a href="?view={v.name}" data-view="{v.name}" title="{v.title}">{v.tab}</a>'
+        for v in views
+    )
+    html(
+        f'<header><p class="brand">copra-lab</p><nav aria-label="Views">{links}</nav>{SHARE}{beside}</header>',
+        elem_id="header",
+    )
 
 
 def gate() -> gr.Textbox:

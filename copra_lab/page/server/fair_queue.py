@@ -47,7 +47,13 @@ class FairQueue(Queue):
         **options: Any,
     ):
         super().__init__(**options)
-        self.visitors, self.waiting, self.of_address, self.megabytes, self.unread = visitors, waiting, of_address, megabytes, unread
+        self.visitors, self.waiting, self.of_address, self.megabytes, self.unread = (
+            visitors,
+            waiting,
+            of_address,
+            megabytes,
+            unread,
+        )
 
     # --- coming in
 
@@ -68,21 +74,41 @@ class FairQueue(Queue):
         while len(self.event_analytics) > REMEMBERED:
             self.event_analytics.pop(next(iter(self.event_analytics)))
         for line in self.event_queue_per_concurrency_id.values():
-            busy = [e for job in self.active_jobs for e in job or () if e.concurrency_id == line.concurrency_id]
+            busy = [
+                e
+                for job in self.active_jobs
+                for e in job or ()
+                if e.concurrency_id == line.concurrency_id
+            ]
             ordered = in_turns(line.queue, lambda e: e.session_hash, [e.session_hash for e in busy])
-            line.queue[:] = in_turns(ordered, lambda e: address_of(e.request), [address_of(e.request) for e in busy])
+            line.queue[:] = in_turns(
+                ordered, lambda e: address_of(e.request), [address_of(e.request) for e in busy]
+            )
         return found
 
     def _check(self, session: str | None, address: str, request: Any) -> None:
         waiting = [e for line in self.event_queue_per_concurrency_id.values() for e in line.queue]
         at_work = [e for job in self.active_jobs for e in job or ()]
-        if session is not None and sum(e.session_hash == session for e in (*waiting, *at_work)) >= self.waiting:
-            raise TooMuch(f"{self.waiting} of your requests wait for an answer already; ask again when some of them are answered")
+        if (
+            session is not None
+            and sum(e.session_hash == session for e in (*waiting, *at_work)) >= self.waiting
+        ):
+            raise TooMuch(
+                f"{self.waiting} of your requests wait for an answer already; ask again when some of them are answered"
+            )
         if sum(address_of(e.request) == address for e in (*waiting, *at_work)) >= self.of_address:
-            raise TooMuch(f"{self.of_address} requests from your network address wait already; try again in a minute")
+            raise TooMuch(
+                f"{self.of_address} requests from your network address wait already; try again in a minute"
+            )
         full = self.max_size is not None and len(waiting) >= self.max_size
-        if full or sum(megabytes_of(e.request) for e in waiting) + megabytes_of(request) > self.megabytes:
-            raise TooMuch("the page has more questions than it can answer at the moment; try again in a minute")
+        if (
+            full
+            or sum(megabytes_of(e.request) for e in waiting) + megabytes_of(request)
+            > self.megabytes
+        ):
+            raise TooMuch(
+                "the page has more questions than it can answer at the moment; try again in a minute"
+            )
 
     # --- being answered
 
@@ -93,8 +119,15 @@ class FairQueue(Queue):
             most = line.concurrency_limit
             if most is None or most < 4 or not line.queue:
                 continue
-            addresses = [address_of(e.request) for job in self.active_jobs for e in job or () if e.concurrency_id == line.concurrency_id]
-            held = [e for e in line.queue if addresses.count(address_of(e.request)) >= most * 3 // 4]
+            addresses = [
+                address_of(e.request)
+                for job in self.active_jobs
+                for e in job or ()
+                if e.concurrency_id == line.concurrency_id
+            ]
+            held = [
+                e for e in line.queue if addresses.count(address_of(e.request)) >= most * 3 // 4
+            ]
             if held:
                 hidden.append((line.queue, held))
                 line.queue[:] = [e for e in line.queue if e not in held]
@@ -143,7 +176,12 @@ class FairQueue(Queue):
 
 def fair(page: gr.Blocks, visitors: Visitors, **bounds: Any) -> None:
     """Give `page`, before it is launched, a `FairQueue` with these ``bounds`` in place of its queue."""
-    options = {"live_updates": True, "concurrency_count": page.max_threads, "update_intervals": 1, "max_size": page._queue.max_size}
+    options = {
+        "live_updates": True,
+        "concurrency_count": page.max_threads,
+        "update_intervals": 1,
+        "max_size": page._queue.max_size,
+    }
     page._queue = FairQueue(visitors, blocks=page, **options, **bounds)
 
 

@@ -18,7 +18,10 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 TOO_LARGE, NOT_HERE = 413, 404
 
-_UNUSED = re.compile(r"(/gradio_api)?/(deep_link|component_server|process_recording|monitoring|dev/reload|stream/|proxy=|file[=/]\s*https?:)", re.I)
+_UNUSED = re.compile(
+    r"(/gradio_api)?/(deep_link|component_server|process_recording|monitoring|dev/reload|stream/|proxy=|file[=/]\s*https?:)",
+    re.I,
+)
 """Paths that Gradio serves and the page does not use: one writes files, some reach for other hosts, and one sends visitors there."""
 
 _OPEN = re.compile(r"/gradio_api/heartbeat/([^/]+)$")
@@ -33,7 +36,12 @@ class _TooLarge(Exception):
 class Uploads:
     """Megabytes that were uploaded within ``seconds``."""
 
-    def __init__(self, of_address: float = limits.ADDRESS_UPLOADS_MB, most: float = limits.UPLOADS_MB, seconds: float = HOUR):
+    def __init__(
+        self,
+        of_address: float = limits.ADDRESS_UPLOADS_MB,
+        most: float = limits.UPLOADS_MB,
+        seconds: float = HOUR,
+    ):
         self.of_address, self.most, self.seconds = of_address, most, seconds
         self._lately: deque[tuple[float, str, float]] = deque()
 
@@ -44,7 +52,9 @@ class Uploads:
             self._lately.popleft()
         own = megabytes + sum(mb for _, who, mb in self._lately if who == address)
         if own > self.of_address or megabytes + sum(mb for *_, mb in self._lately) > self.most:
-            raise TooMuch("more was uploaded within an hour than the page has room for; try again in an hour")
+            raise TooMuch(
+                "more was uploaded within an hour than the page has room for; try again in an hour"
+            )
         self._lately.append((now, address, megabytes))
 
 
@@ -62,7 +72,12 @@ class Guard:
         of_address: int = limits.ADDRESS_CONNECTIONS,
     ):
         self.app, self.visitors, self.uploads = app, visitors, uploads or Uploads()
-        self.megabytes, self.seconds, self.connections, self.of_address = megabytes, seconds, connections, of_address
+        self.megabytes, self.seconds, self.connections, self.of_address = (
+            megabytes,
+            seconds,
+            connections,
+            of_address,
+        )
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -73,7 +88,12 @@ class Guard:
         if _UNUSED.match(path):
             await _refuse(scope, send, NOT_HERE, "this is not offered here")
         elif self._open.total() >= self.connections or self._open[address] >= self.of_address:
-            await _refuse(scope, send, BUSY, "too many connections are open; close some pages, or try again in a minute")
+            await _refuse(
+                scope,
+                send,
+                BUSY,
+                "too many connections are open; close some pages, or try again in a minute",
+            )
         else:
             self._open[address] += 1
             try:
@@ -83,10 +103,17 @@ class Guard:
                 if not self._open[address]:
                     del self._open[address]
 
-    async def _admit(self, scope: Scope, receive: Receive, send: Send, address: str, path: str) -> None:
+    async def _admit(
+        self, scope: Scope, receive: Receive, send: Send, address: str, path: str
+    ) -> None:
         size, session = _megabytes(scope), None
         if size is not None and size > self.megabytes:
-            await _refuse(scope, send, TOO_LARGE, f"a request has at most {self.megabytes:g} MB; make the picture or zip smaller")
+            await _refuse(
+                scope,
+                send,
+                TOO_LARGE,
+                f"a request has at most {self.megabytes:g} MB; make the picture or zip smaller",
+            )
             return
         try:
             if path == "/gradio_api/upload":
@@ -108,7 +135,9 @@ class Guard:
             await self.app(scope, self._counted(receive), sending)
         except _TooLarge:
             if not begun:
-                await _refuse(scope, send, TOO_LARGE, f"a request has at most {self.megabytes:g} MB")
+                await _refuse(
+                    scope, send, TOO_LARGE, f"a request has at most {self.megabytes:g} MB"
+                )
         finally:
             if session is not None:
                 self.visitors.left(session)
@@ -146,5 +175,11 @@ async def _refuse(scope: Scope, send: Send, status: int, sentence: str) -> None:
     plain = scope["path"].endswith("/upload")
     body = (sentence if plain else json.dumps({"detail": sentence})).encode()
     kind = b"text/plain; charset=utf-8" if plain else b"application/json"
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-type", kind), (b"content-length", str(len(body)).encode())]})
+    await send(
+        {
+            "type": "http.response.start",
+            "status": status,
+            "headers": [(b"content-type", kind), (b"content-length", str(len(body)).encode())],
+        }
+    )
     await send({"type": "http.response.body", "body": body})

@@ -85,27 +85,50 @@ def table() -> str:
     rows = [
         ("one request", f"{REQUEST_MB} MB, which must arrive within {REQUEST_SECONDS} seconds"),
         ("connections at once", f"{CONNECTIONS}, of which {ADDRESS_CONNECTIONS} from one address"),
-        ("questions to the model that wait", f"{WAITING} of one visitor, {ADDRESS_WAITING} of one address, {QUEUE} and {WAITING_MB} MB in all"),
-        ("answers that nobody fetches", f"thrown away after {UNREAD_SECONDS} seconds, and the work on them is stopped"),
-        ("one picture", f"{UPLOAD_MB} MB, and {MEMORY / 1e6:.0f} MB of memory to decode it, which {MEGAPIXELS} megapixels never exceed"),
+        (
+            "questions to the model that wait",
+            f"{WAITING} of one visitor, {ADDRESS_WAITING} of one address, {QUEUE} and {WAITING_MB} MB in all",
+        ),
+        (
+            "answers that nobody fetches",
+            f"thrown away after {UNREAD_SECONDS} seconds, and the work on them is stopped",
+        ),
+        (
+            "one picture",
+            f"{UPLOAD_MB} MB, and {MEMORY / 1e6:.0f} MB of memory to decode it, which {MEGAPIXELS} megapixels never exceed",
+        ),
         (
             "one zip",
             f"{MEGABYTES} MB, {UNPACKED} MB unpacked, {IMAGES} images, {CLASSES} classes, {ALL_MEGAPIXELS} megapixels together",
         ),
         ("uploads in an hour", f"{ADDRESS_UPLOADS_MB} MB of one address, {UPLOADS_MB} MB in all"),
-        ("uploaded files", f"deleted when they are {FILE_SECONDS // 60} minutes old (looked for every {FILE_LOOKS // 60} minutes)"),
+        (
+            "uploaded files",
+            f"deleted when they are {FILE_SECONDS // 60} minutes old (looked for every {FILE_LOOKS // 60} minutes)",
+        ),
         (
             "trainings",
             f"one at a time, one place in the line for each visitor, {ADDRESS_TRAININGS} for one address, {MOST_WAITING} in all; "
             f"each ends after {TRAINING_SECONDS:.0f} seconds",
         ),
-        ("one layer game or one zip", f"{WATCHED_SECONDS:.0f} seconds; {ASKED_SECONDS} seconds for a program"),
+        (
+            "one layer game or one zip",
+            f"{WATCHED_SECONDS:.0f} seconds; {ASKED_SECONDS} seconds for a program",
+        ),
         ("kept of a visitor", f"{OWN} trained adapters and {ALL_MEASUREMENTS:,} measurements"),
-        ("kept of all visitors", f"{SESSIONS} visitors, {ADDRESS_SESSIONS} of one address, and the values of {GAMES} layer games"),
+        (
+            "kept of all visitors",
+            f"{SESSIONS} visitors, {ADDRESS_SESSIONS} of one address, and the values of {GAMES} layer games",
+        ),
         (
             "after a page is closed",
             f"all that was kept is dropped within {CLOSED_SECONDS // 60} minutes; of a program without an open page within {IDLE_SECONDS} seconds",
         ),
-        ("memory", f"{VISITOR_MB} MB for each visitor who is remembered; {TEN_MB:,} MB more while ten of them do all that they can at once"),
+        (
+            "memory",
+            f"{VISITOR_MB} MB for each visitor who is remembered; {TEN_MB:,} MB more while ten of them do all that they can at once",
+        ),
     ]
-    return "\n".join(["| What | At most |", "|---|---|", *(f"| {what} | {most} |" for what, most in rows)])
+    return "\n".join(
+        ["| What | At most |", "|---|---|", *(f"| {what} | {most} |" for what, most in rows)]
+    )

@@ -15,7 +15,9 @@ class TooMuch(Exception):
     """A limit is met; the message is a sentence for the visitor."""
 
 
-def in_turns(waiting: Iterable[T], who: Callable[[T], Hashable], busy: Iterable[Hashable] = ()) -> list[T]:
+def in_turns(
+    waiting: Iterable[T], who: Callable[[T], Hashable], busy: Iterable[Hashable] = ()
+) -> list[T]:
     """Those who wait, reordered: everybody's first, then everybody's second and so on, each round first come first served. Who is
     ``busy`` had some already, as often as named."""
     had = Counter(busy)
@@ -49,7 +51,13 @@ class Visitors:
         closed: float = CLOSED_SECONDS,
         idle: float = IDLE_SECONDS,
     ):
-        self.forget, self.most, self.of_address, self.closed, self.idle = forget, most, of_address, closed, idle
+        self.forget, self.most, self.of_address, self.closed, self.idle = (
+            forget,
+            most,
+            of_address,
+            closed,
+            idle,
+        )
         self._known: dict[str, Visitor] = {}
 
     def __contains__(self, session: str) -> bool:
@@ -67,9 +75,13 @@ class Visitors:
         self.sweep()
         if session not in self._known:
             if len(self._known) >= self.most:
-                raise TooMuch(f"the page is full: {self.most} visitors are here already; try again in a few minutes")
+                raise TooMuch(
+                    f"the page is full: {self.most} visitors are here already; try again in a few minutes"
+                )
             if sum(v.address == address for v in self._known.values()) >= self.of_address:
-                raise TooMuch(f"{self.of_address} pages are open at your network address already; close some, or try again in a few minutes")
+                raise TooMuch(
+                    f"{self.of_address} pages are open at your network address already; close some, or try again in a few minutes"
+                )
             self._known[session] = Visitor(address, keeps=self.idle)
         self._known[session].seen = time.monotonic()
 

@@ -40,7 +40,9 @@ def left(lab: Lab, place: Pruned) -> Left:
     of = _entries(whole, Tensor.numel)
     kept = place.adapter(lab)
     count = _entries(kept, lambda t: int(t.count_nonzero()))
-    layers = tuple((layer, count["vision", layer] / of["vision", layer]) for layer in switches_of(whole)[0])
+    layers = tuple(
+        (layer, count["vision", layer] / of["vision", layer]) for layer in switches_of(whole)[0]
+    )
     file = weights_file(kept) if kept.deltas else b""
     return Left(count.total(), of.total(), layers, len(file), _zipped(file) if file else 0)
 

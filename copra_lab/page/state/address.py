@@ -16,8 +16,30 @@ from copra_lab.page.state.controls import corrupted, kept_sites, matrices_of, na
 from copra_lab.page.state.lab import BASE, SHELF, Lab, trained
 from copra_lab.page.state.session import Walk
 from copra_lab.page.state.training_request import CHECKS, Order, settings
-from copra_lab.page.state.validation import adapter_of, inside, noise, percentage, point_of, position, prompt_of, shares_of, space_of, switched_on
-from copra_lab.page.state.view_states import HIGH, LOW, MIDDLE, MOST_PERCENT, UNITS, Bent, Blended, Mixed, Pruned, Valued
+from copra_lab.page.state.validation import (
+    adapter_of,
+    inside,
+    noise,
+    percentage,
+    point_of,
+    position,
+    prompt_of,
+    shares_of,
+    space_of,
+    switched_on,
+)
+from copra_lab.page.state.view_states import (
+    HIGH,
+    LOW,
+    MIDDLE,
+    MOST_PERCENT,
+    UNITS,
+    Bent,
+    Blended,
+    Mixed,
+    Pruned,
+    Valued,
+)
 
 LONGEST = 2000
 """Characters that are read of an address."""
@@ -37,7 +59,9 @@ def write(lab: Lab, state: Any) -> str:
     view, code = next((v, c) for v, c in CODES.items() if isinstance(state, c.kind))
     usual = code.words(lab, code.read(_Asked(lab, {}), state.task)) | {"task": code.first(lab)}
     said = {"task": state.task} | code.words(lab, state)
-    return "?" + urlencode({"view": view} | {k: v for k, v in said.items() if v != usual.get(k)}, safe=",/")
+    return "?" + urlencode(
+        {"view": view} | {k: v for k, v in said.items() if v != usual.get(k)}, safe=",/"
+    )
 
 
 def read(lab: Lab, view: str, query: Any) -> tuple[Any, list[str]]:
@@ -58,7 +82,9 @@ def read(lab: Lab, view: str, query: Any) -> tuple[Any, list[str]]:
 def adopt(walk: Walk, query: Any) -> Walk:
     """`walk`, with what a visitor trained and the address names: whoever knows a key that cannot be guessed was given it."""
     try:
-        found = [own for key in _pairs(query).values() if (own := trained(key)) and own not in walk.own]
+        found = [
+            own for key in _pairs(query).values() if (own := trained(key)) and own not in walk.own
+        ]
     except ValueError:
         return walk
     return walk.keep(*dict.fromkeys(found)) if found else walk
@@ -92,7 +118,9 @@ class _Asked:
 
     def adapter(self, name: str, task: str, usual: str, base: bool = False) -> str:
         def check(text: str) -> str:
-            key = adapter_of(self.lab, task, text if text == BASE or "/" in text else SHELF + text, base)
+            key = adapter_of(
+                self.lab, task, text if text == BASE or "/" in text else SHELF + text, base
+            )
             self.lab.adapter(task, key)  # raises for a file that is broken
             return key
 
@@ -110,27 +138,51 @@ def _yes(text: str) -> bool:
 
 
 def _blend_words(lab: Lab, s: Blended) -> dict[str, str]:
-    return {"a": _name(s.a), "b": _name(s.b), "weight": f"{s.weight:g}", "mix": s.space, "compare": "yes" if s.compare else "no"}
+    return {
+        "a": _name(s.a),
+        "b": _name(s.b),
+        "weight": f"{s.weight:g}",
+        "mix": s.space,
+        "compare": "yes" if s.compare else "no",
+    }
 
 
 def _blend(asked: _Asked, task: str) -> Blended:
-    a, b = (asked.adapter(name, task, key, base=True) for name, key in zip("ab", asked.lab.pair(task, None, None), strict=True))
+    a, b = (
+        asked.adapter(name, task, key, base=True)
+        for name, key in zip("ab", asked.lab.pair(task, None, None), strict=True)
+    )
     weight = asked.take("weight", 0.0, lambda text: position(inside(text, LOW, HIGH, "λ")))
-    return Blended(task, a, b, weight, asked.take("mix", "delta", space_of), compare=asked.take("compare", False, _yes))
+    return Blended(
+        task,
+        a,
+        b,
+        weight,
+        asked.take("mix", "delta", space_of),
+        compare=asked.take("compare", False, _yes),
+    )
 
 
 def _triangle_words(lab: Lab, s: Mixed) -> dict[str, str]:
-    return {name: _name(key) for name, key in zip("abc", s.keys, strict=True)} | {"point": ",".join(f"{round(x / UNITS, 3):g}" for x in (s.b, s.c))}
+    return {name: _name(key) for name, key in zip("abc", s.keys, strict=True)} | {
+        "point": ",".join(f"{round(x / UNITS, 3):g}" for x in (s.b, s.c))
+    }
 
 
 def _triangle(asked: _Asked, task: str) -> Mixed:
-    a, b, c = (asked.adapter(name, task, key, base=True) for name, key in zip("abc", asked.lab.three(task, None, None, None), strict=True))
+    a, b, c = (
+        asked.adapter(name, task, key, base=True)
+        for name, key in zip("abc", asked.lab.three(task, None, None, None), strict=True)
+    )
     return Mixed(task, (a, b, c), *asked.take("point", (MIDDLE, MIDDLE), _point))
 
 
 def _point(text: str) -> tuple[int, int]:
     point = point_of(text.replace(",", " "))
-    if any(abs(x / UNITS - float(said)) > 0.01 for x, said in zip(point, text.replace(",", " ").split(), strict=True)):
+    if any(
+        abs(x / UNITS - float(said)) > 0.01
+        for x, said in zip(point, text.replace(",", " ").split(), strict=True)
+    ):
         raise ValueError("the point lies too far outside of the triangle")
     return point
 
@@ -139,14 +191,29 @@ def _prune_words(lab: Lab, s: Pruned) -> dict[str, str]:
     off = [named(matrix) for matrix in s.off]
     if s.layers is not None or s.kinds is not None:
         have = switches_of(lab.adapter(s.task, s.key))
-        off = [str(h) for own, kept in zip(have, (s.layers, s.kinds), strict=True) if kept is not None for h in own if h not in kept] + off
+        off = [
+            str(h)
+            for own, kept in zip(have, (s.layers, s.kinds), strict=True)
+            if kept is not None
+            for h in own
+            if h not in kept
+        ] + off
     return {"adapter": _name(s.key), "off": ",".join(off), "sparsity": str(s.percent)}
 
 
 def _prune(asked: _Asked, task: str) -> Pruned:
     key = asked.adapter("adapter", task, asked.lab.one(task, None))
-    rows, columns, off = asked.take("off", (None, None, ()), lambda text: _kept(asked.lab.adapter(task, key), text))
-    return Pruned(task, key, rows, columns, asked.take("sparsity", 0, lambda text: percentage(inside(text, 0, 100, "the sparsity"))), off)
+    rows, columns, off = asked.take(
+        "off", (None, None, ()), lambda text: _kept(asked.lab.adapter(task, key), text)
+    )
+    return Pruned(
+        task,
+        key,
+        rows,
+        columns,
+        asked.take("sparsity", 0, lambda text: percentage(inside(text, 0, 100, "the sparsity"))),
+        off,
+    )
 
 
 def _kept(adapter: Adapter, text: str) -> tuple[Any, ...]:
@@ -155,7 +222,11 @@ def _kept(adapter: Adapter, text: str) -> tuple[Any, ...]:
     off = text.split(",") if text else []
     if unknown := [o for o in off if o not in (*map(str, layers), *kinds, *map(named, matrices))]:
         raise ValueError(f"the adapter has no layer, kind or matrix {unknown[0]!r:.40}")
-    on = [i for i in layers if str(i) not in off], [k for k in kinds if k not in off], [m for m in matrices if named(m) not in off]
+    on = (
+        [i for i in layers if str(i) not in off],
+        [k for k in kinds if k not in off],
+        [m for m in matrices if named(m) not in off],
+    )
     return kept_sites(matrices, *on)
 
 
@@ -165,7 +236,9 @@ def _shapley_words(lab: Lab, s: Valued) -> dict[str, str]:
 
 def _shapley(asked: _Asked, task: str) -> Valued:
     key = asked.adapter("adapter", task, asked.lab.one(task, None))
-    return Valued(task, key, asked.take("layer", -1, lambda text: _layer(asked.lab.adapter(task, key), text)))
+    return Valued(
+        task, key, asked.take("layer", -1, lambda text: _layer(asked.lab.adapter(task, key), text))
+    )
 
 
 def _layer(adapter: Adapter, text: str) -> int:
@@ -175,7 +248,11 @@ def _layer(adapter: Adapter, text: str) -> int:
 
 
 def _prompt_words(lab: Lab, s: Bent) -> dict[str, str]:
-    words = {"prompt": s.key, "percents": ",".join(map(str, s.percents or ())), "replaced": ",".join(str(i + 1) for i in s.replaced)}
+    words = {
+        "prompt": s.key,
+        "percents": ",".join(map(str, s.percents or ())),
+        "replaced": ",".join(str(i + 1) for i in s.replaced),
+    }
     return words | ({"sigma": f"{s.sigma:g}"} if s.replaced else {})
 
 
@@ -196,7 +273,10 @@ def _readable(lab: Lab, task: str, key: str) -> str:
 
 
 def _shares(text: str, length: int) -> tuple[int, ...] | None:
-    return shares_of([inside(v, 0, MOST_PERCENT, f"vector {i}") for i, v in enumerate(text.split(","), 1)], length)
+    return shares_of(
+        [inside(v, 0, MOST_PERCENT, f"vector {i}") for i, v in enumerate(text.split(","), 1)],
+        length,
+    )
 
 
 def _vectors(text: str, length: int) -> tuple[int, ...]:
@@ -216,7 +296,13 @@ def _train_words(lab: Lab, s: Order) -> dict[str, str]:
 
 def _train(asked: _Asked, task: str) -> Order:
     usual = settings(Order(task))
-    return Order(task, *(asked.take(name, check(usual[name]), partial(_checked, check)) for name, check in CHECKS.items()))
+    return Order(
+        task,
+        *(
+            asked.take(name, check(usual[name]), partial(_checked, check))
+            for name, check in CHECKS.items()
+        ),
+    )
 
 
 def _checked(check: Callable[[Any], Any], text: str) -> Any:
@@ -244,7 +330,9 @@ CODES = {
     "triangle": _Code(Mixed, _triangle_words, _triangle),
     "prune": _Code(Pruned, _prune_words, _prune),
     "shapley": _Code(Valued, _shapley_words, _shapley),
-    "prompt": _Code(Bent, _prompt_words, _prompt, _prompt_task, lambda lab: lab.prompt_tasks()[0][1]),
+    "prompt": _Code(
+        Bent, _prompt_words, _prompt, _prompt_task, lambda lab: lab.prompt_tasks()[0][1]
+    ),
     "train": _Code(Order, _train_words, _train),
     "try": _Code(Tried, lambda lab, s: {}, lambda asked, task: Tried(task)),
 }

@@ -19,7 +19,9 @@ class Picture:
     truth: int | None = None
 
 
-def opinions(lab: Lab, task: str, picture: Picture) -> list[tuple[str, Tensor | str, Sequence[str]]]:
+def opinions(
+    lab: Lab, task: str, picture: Picture
+) -> list[tuple[str, Tensor | str, Sequence[str]]]:
     """What each model of the menu makes of it: (label, probabilities (classes,), names), the base first; of an adapter that cannot be
     read, why not, in place of the probabilities."""
     whole = lab.bench(task)

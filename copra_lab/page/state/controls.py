@@ -8,7 +8,9 @@ from copra_lab.models.sites import KINDS, site_of
 from copra_lab.pruning import layers_of
 
 
-def corrupted(percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int) -> tuple[Any, ...]:
+def corrupted(
+    percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int
+) -> tuple[Any, ...]:
     """What the last three fields of `Bent` are for a prompt of `length` vectors: noise of σ = 0 is a share of 0 percent, and no share
     matters where there is noise, so that equal prompts are equal places."""
     shares = [100] * length if percents is None else list(percents)
@@ -20,7 +22,9 @@ def corrupted(percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: 
 
 def matrices_of(adapter: Adapter) -> tuple[tuple[int, str], ...]:
     """(layer, kind) of each site that an adapter has in the image tower, layer by layer."""
-    found = [(layer, kind) for tower, layer, kind in map(site_of, adapter.deltas) if tower == "vision"]
+    found = [
+        (layer, kind) for tower, layer, kind in map(site_of, adapter.deltas) if tower == "vision"
+    ]
     return tuple(sorted(found, key=lambda m: (m[0], KINDS.index(m[1]))))
 
 
@@ -36,16 +40,29 @@ def named(matrix: tuple[int, str]) -> str:
 
 
 def kept_sites(
-    have: Sequence[tuple[int, str]], layers: Sequence[int] | None, kinds: Sequence[str] | None, single: Sequence[tuple[int, str]] | None
+    have: Sequence[tuple[int, str]],
+    layers: Sequence[int] | None,
+    kinds: Sequence[str] | None,
+    single: Sequence[tuple[int, str]] | None,
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None, tuple[tuple[int, str], ...]]:
     """What `Pruned` calls ``layers``, ``kinds`` and ``off`` where three groups of switches keep these (None: all): a matrix stays if all
     three agree. Equal selections give equal answers, however they were switched: what has lost its last matrix counts as off."""
-    kept = [m for m in have if (layers is None or m[0] in layers) and (kinds is None or m[1] in kinds) and (single is None or m in single)]
+    kept = [
+        m
+        for m in have
+        if (layers is None or m[0] in layers)
+        and (kinds is None or m[1] in kinds)
+        and (single is None or m in single)
+    ]
     if not kept:
         return (), None, ()
     rows, columns = ({m[i] for m in kept} for i in (0, 1))
     off = tuple(m for m in have if m[0] in rows and m[1] in columns and m not in kept)
-    return _some(rows, dict.fromkeys(m[0] for m in have)), _some(columns, [k for k in KINDS if any(m[1] == k for m in have)]), off
+    return (
+        _some(rows, dict.fromkeys(m[0] for m in have)),
+        _some(columns, [k for k in KINDS if any(m[1] == k for m in have)]),
+        off,
+    )
 
 
 def _some(chosen: set[Any], have: Iterable[Any]) -> tuple[Any, ...] | None:

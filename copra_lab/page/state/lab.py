@@ -102,7 +102,11 @@ class Lab:
 
     def _ours(self, folder: Path) -> bool:
         """Whether what is in `folder` may be shown: with the bundled CLIP all, since a misfit is told when it is chosen."""
-        return self.clip_name is None or _base(folder) in ("", self.clip.hash, self.clip.hash.partition("-")[0])
+        return self.clip_name is None or _base(folder) in (
+            "",
+            self.clip.hash,
+            self.clip.hash.partition("-")[0],
+        )
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
@@ -124,16 +128,27 @@ class Lab:
     def shelf(self, task: str) -> dict[str, Shipped | Own]:
         """The adapters of `task` by a key: never a path, so that no visitor can name one."""
         folders = enumerate(self.folders)
-        found = {f"{i}/{s.folder.name}": s for i, folder in folders for s in shipped(task, folder) if self._ours(s.folder)}
+        found = {
+            f"{i}/{s.folder.name}": s
+            for i, folder in folders
+            for s in shipped(task, folder)
+            if self._ours(s.folder)
+        }
         return found | {o.key: o for o in self.own if o.task == task}
 
     def menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of what can be blended in `task`; the last is no adapter at all."""
 
         def label(key: str, s: Shipped | Own) -> str:
-            return s.label if isinstance(s, Own) or key.startswith(SHELF) else f"{s.label} ({s.folder.parent.parent.name})"
+            return (
+                s.label
+                if isinstance(s, Own) or key.startswith(SHELF)
+                else f"{s.label} ({s.folder.parent.parent.name})"
+            )
 
-        return [(label(key, s), key) for key, s in self.shelf(task).items()] + [("No adapter (the base)", BASE)]
+        return [(label(key, s), key) for key, s in self.shelf(task).items()] + [
+            ("No adapter (the base)", BASE)
+        ]
 
     def pair(self, task: str, a: object, b: object) -> tuple[str, str]:
         """The keys `a` and `b` where `task` has them, or else the first and the second it has."""
@@ -143,7 +158,9 @@ class Lab:
     def three(self, task: str, *wanted: object) -> tuple[str, str, str]:
         """The three keys `wanted` where `task` has them, or else the first, second and third it has, as far as there are so many."""
         keys = [key for _, key in self.menu(task)]
-        a, b, c = (str(key) if key in keys else keys[min(i, len(keys) - 1)] for i, key in enumerate(wanted))
+        a, b, c = (
+            str(key) if key in keys else keys[min(i, len(keys) - 1)] for i, key in enumerate(wanted)
+        )
         return a, b, c
 
     def adapters(self, task: str) -> list[tuple[str, str]]:
@@ -165,11 +182,17 @@ class Lab:
 
     def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:
         """The soft prompts of `task` by a key."""
-        return {s.folder.name: s for s in shipped_prompts(task, self.prompts) if self._ours(s.folder)}
+        return {
+            s.folder.name: s for s in shipped_prompts(task, self.prompts) if self._ours(s.folder)
+        }
 
     def prompt_tasks(self) -> list[tuple[str, str]]:
         """(title, name) of each task that has soft prompts, `PROMPT_OPENING` first."""
-        return [t for t in sorted(self.titles(), key=lambda t: t[1] != PROMPT_OPENING) if self.prompt_shelf(t[1])]
+        return [
+            t
+            for t in sorted(self.titles(), key=lambda t: t[1] != PROMPT_OPENING)
+            if self.prompt_shelf(t[1])
+        ]
 
     def prompt_menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of the soft prompts of `task`."""

@@ -78,9 +78,15 @@ class Solving:
     def __init__(self, bench: Bench, adapter: Adapter):
         held = players_of(adapter)
         if not held:
-            raise ValueError("this adapter has nothing in the image tower, whose layers are the players here; choose another one")
+            raise ValueError(
+                "this adapter has nothing in the image tower, whose layers are the players here; choose another one"
+            )
         self.bench, self.layers = bench, tuple(map(int, held))
-        self._game, self._rng, self._lock = LayerGame(bench, adapter, held), np.random.default_rng(0), threading.Lock()
+        self._game, self._rng, self._lock = (
+            LayerGame(bench, adapter, held),
+            np.random.default_rng(0),
+            threading.Lock(),
+        )
         n = len(held)
         self._known: dict[int, np.ndarray] = {}
         self._bits = 1 << np.arange(n - 1, -1, -1)
@@ -102,7 +108,11 @@ class Solving:
         """Do a little more, and give what is known then."""
         with self._lock:
             if not self.done:
-                self.state = self._complete() if self._orders == ORDERS or len(self._known) == 2 ** len(self.layers) else self._sample()
+                self.state = (
+                    self._complete()
+                    if self._orders == ORDERS or len(self._known) == 2 ** len(self.layers)
+                    else self._sample()
+                )
             assert self.state is not None
             return self.state
 
@@ -119,7 +129,9 @@ class Solving:
         """Two orders more, one the reverse of the other (see `copra_lab.shapley.values.permutations`)."""
         n = len(self.layers)
         order = self._rng.permutation(n)
-        joined = np.concatenate([np.argsort(o)[None, :] < np.arange(n + 1)[:, None] for o in (order, order[::-1])])
+        joined = np.concatenate(
+            [np.argsort(o)[None, :] < np.arange(n + 1)[:, None] for o in (order, order[::-1])]
+        )
         right = self._ask(joined).reshape(2, n + 1, -1)
         own = np.zeros_like(self._sum)
         for o, r in zip((order, order[::-1]), right, strict=True):
@@ -144,10 +156,14 @@ class Solving:
         if len(self._known) < 2**n:
             return replace(self.state, asked=len(self._known))
         worth = np.array([self._known[k] for k in range(2**n)], dtype=float)
-        self._known = dict.fromkeys(self._known, _NOTHING)  # all that was to be learned from them is in the values
+        self._known = dict.fromkeys(
+            self._known, _NOTHING
+        )  # all that was to be learned from them is in the values
         sizes = all_coalitions(n).sum(1)
         by_size = np.array([worth[sizes == k].mean() for k in range(n + 1)])
-        return Values(self.layers, Exact(worth).values, np.zeros(n), by_size, 2**n, 2**n, exact=True)
+        return Values(
+            self.layers, Exact(worth).values, np.zeros(n), by_size, 2**n, 2**n, exact=True
+        )
 
 
 _NOTHING = np.zeros(0)
@@ -213,5 +229,7 @@ def sharpened(game: Solving, wanted: Callable[[], bool]) -> Iterator[Values]:
         if time.monotonic() - shown >= REDRAWN or game.done:
             shown, last = time.monotonic(), values
             yield values
-    if wanted() and game.state is not None and game.state is not last:  # another who watches came to the end
+    if (
+        wanted() and game.state is not None and game.state is not last
+    ):  # another who watches came to the end
         yield game.state

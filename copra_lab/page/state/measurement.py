@@ -68,7 +68,9 @@ def _point(bench: Bench, predictions: Tensor) -> Point:
     return Point(predictions.to(torch.int16), bench.score(predictions))
 
 
-def first_numbers(lab: Lab, session: Session, place: Place, asked: Asked | None = None) -> Iterator[Walk]:
+def first_numbers(
+    lab: Lab, session: Session, place: Place, asked: Asked | None = None
+) -> Iterator[Walk]:
     """Go to `place`, which was `asked` for, and measure it on the first images; what it is held against comes before it, on all.
 
     Yields the walk whenever there is something new to see. Stops early if the visitor has gone elsewhere.
@@ -143,7 +145,14 @@ def _known(walk: Walk, place: Place) -> int:
     return len(walk.points[place].predictions) if place in walk.points else 0
 
 
-def _measured(lab: Lab, session: Session, place: Place, images: int, stays: Callable[[], bool], turns: int | None = None) -> bool:
+def _measured(
+    lab: Lab,
+    session: Session,
+    place: Place,
+    images: int,
+    stays: Callable[[], bool],
+    turns: int | None = None,
+) -> bool:
     """Whether `place` could be measured on its first `images` as long as the visitor `stays`."""
     known = session.walk.points.get(place)
     done = len(known.predictions) if known else 0

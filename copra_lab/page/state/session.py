@@ -72,7 +72,9 @@ class Walk:
     def curve(self) -> dict[float, Point]:
         """What was measured on the line where the visitor stands, by position."""
         line = self.place.line if self.place else None
-        return dict(sorted((p.position, point) for p, point in self.points.items() if p.line == line))
+        return dict(
+            sorted((p.position, point) for p, point in self.points.items() if p.line == line)
+        )
 
     def step(self, place: Place, asked: Asked | None = None) -> "Walk":
         """The visitor goes to `place`, having `asked` for it."""
@@ -81,7 +83,9 @@ class Walk:
             since = place
         elif here != place and self.whole(here):
             since = here
-        return replace(self, place=place, since=since, turns=self.turns + 1, asked=asked or self.asked)
+        return replace(
+            self, place=place, since=since, turns=self.turns + 1, asked=asked or self.asked
+        )
 
     def lab(self, lab: Lab) -> Lab:
         """What this visitor can choose from: `lab` with the adapters of one's own."""
@@ -106,14 +110,18 @@ class Walk:
         if (over := len(points) - MEASUREMENTS) > 0:
             for old in [p for p in points if not self._needs(p) and p != place][:over]:
                 del points[old]
-        if (over := len(points) - ALL_MEASUREMENTS) > 0:  # of the present line alone: a triangle has thousands
+        if (
+            over := len(points) - ALL_MEASUREMENTS
+        ) > 0:  # of the present line alone: a triangle has thousands
             held = (place, self.place, *(self.place.references if self.place else ()))
             for old in [p for p in points if p not in held][:over]:
                 del points[old]
         return replace(self, points=points)
 
     def _needs(self, place: Place) -> bool:
-        return self.place is not None and (place.line == self.place.line or place in self.place.references)
+        return self.place is not None and (
+            place.line == self.place.line or place in self.place.references
+        )
 
     def cleared(self) -> "Walk":
         """Of the present subject, only the place itself and what it is held against are left."""
@@ -121,7 +129,9 @@ class Walk:
         if here is None:
             return self
         kept = (here, *here.references)
-        points = {p: point for p, point in self.points.items() if p.subject != here.subject or p in kept}
+        points = {
+            p: point for p, point in self.points.items() if p.subject != here.subject or p in kept
+        }
         return replace(self, points=points, since=here, turns=self.turns + 1)
 
 

@@ -17,7 +17,15 @@ SITES = {"q, k, v": ("q", "k", "v"), "all six": KINDS}
 BATCHES, SHOTS = (4, 8, 16), (1, 2, 4, 8, 16)
 MOST_RANK, STEPS, MOST_SEED = 8, (50, 1200), 999
 TUNED = "tuned"
-LEARNING_RATES = {TUNED: None, "0.0005": 5e-4, "0.001": 1e-3, "0.002": 2e-3, "0.004": 4e-3, "0.008": 8e-3, "0.016": 1.6e-2}
+LEARNING_RATES = {
+    TUNED: None,
+    "0.0005": 5e-4,
+    "0.001": 1e-3,
+    "0.002": 2e-3,
+    "0.004": 4e-3,
+    "0.008": 8e-3,
+    "0.016": 1.6e-2,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +52,12 @@ class Order:
 
 
 def _whole(value: object, low: int, high: int, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high or value != int(value):
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high
+        or value != int(value)
+    ):
         raise ValueError(f"{name} must be a whole number from {low} to {high}")
     return int(value)
 
@@ -56,7 +69,9 @@ def _one_of(value: Any, offered: Sequence[Any], name: str) -> Any:
 
 
 CHECKS: dict[str, Callable[[Any], Any]] = {
-    "method": lambda v: tuple(DROPPING) if _one_of(v, (BOTH, *DROPPING), "the method") == BOTH else (v,),
+    "method": lambda v: (
+        tuple(DROPPING) if _one_of(v, (BOTH, *DROPPING), "the method") == BOTH else (v,)
+    ),
     "rank": lambda v: _whole(v, 1, MOST_RANK, "the rank"),
     "lr": lambda v: LEARNING_RATES[_one_of(v, tuple(LEARNING_RATES), "the learning rate")],
     "steps": lambda v: _whole(v, *STEPS, "the number of steps"),
@@ -71,13 +86,18 @@ CHECKS: dict[str, Callable[[Any], Any]] = {
 def ordered(lab: Lab, task: Any, *settings: Any) -> Order:
     """What came from the controls, in the order of `CHECKS`, as an order. Raises ValueError, one sentence, for what is not offered."""
     lab.check(task)
-    return Order(task, *(check(value) for check, value in zip(CHECKS.values(), settings, strict=True)))
+    return Order(
+        task, *(check(value) for check, value in zip(CHECKS.values(), settings, strict=True))
+    )
 
 
 def settings(order: Order) -> dict[str, Any]:
     """What the controls say for an order, by the names of `CHECKS`."""
     method = BOTH if len(order.methods) > 1 else order.methods[0]
-    lr, sites = (next(k for k, v in offered.items() if v == value) for offered, value in ((LEARNING_RATES, order.lr), (SITES, order.sites)))
+    lr, sites = (
+        next(k for k, v in offered.items() if v == value)
+        for offered, value in ((LEARNING_RATES, order.lr), (SITES, order.sites))
+    )
     return {
         "method": method,
         "rank": order.rank,

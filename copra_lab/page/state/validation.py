@@ -12,7 +12,9 @@ from copra_lab.page.state.view_states import BEYOND, HIGH, LOW, MOST_PERCENT, SP
 
 def position(value: object) -> float:
     """What came from the slider of λ or its number field → a λ on the slider's grid, within its ends."""
-    return round(round(_within(value, LOW, HIGH, "λ") / STEP) * STEP, 2) + 0.0  # + 0.0: there is no −0
+    return (
+        round(round(_within(value, LOW, HIGH, "λ") / STEP) * STEP, 2) + 0.0
+    )  # + 0.0: there is no −0
 
 
 def space_of(value: object) -> str:
@@ -27,10 +29,15 @@ def point_of(value: object) -> tuple[int, int]:
     Raises ValueError for what is not two numbers."""
     found = value.split() if isinstance(value, str) else ()
     if len(found) != 2:
-        raise ValueError("the point must be two numbers, the weights of B and of C, such as 0.25 0.5")
+        raise ValueError(
+            "the point must be two numbers, the weights of B and of C, such as 0.25 0.5"
+        )
     # In the larger triangle, as seen from the corner where A counts most.
     low, high = round(-BEYOND / UNITS, 2), round(1 + 2 * BEYOND / UNITS, 2)
-    b, c = (round(UNITS * _within(x, low, high, f"the weight of {name}")) + BEYOND for x, name in zip(found, "BC", strict=True))
+    b, c = (
+        round(UNITS * _within(x, low, high, f"the weight of {name}")) + BEYOND
+        for x, name in zip(found, "BC", strict=True)
+    )
     side = UNITS + 3 * BEYOND
     if b + c > side:
         b = round(b * side / (b + c))
@@ -51,7 +58,9 @@ def duration(value: object) -> float:
 def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:
     """What came from the sliders of a prompt's vectors or their number fields → whole percent for each of its `length` vectors, or
     None where none differs from 100. Raises ValueError for what is no number."""
-    found = tuple(round(_within(v, 0, MOST_PERCENT, f"vector {i}")) for i, v in enumerate(values[:length], 1))
+    found = tuple(
+        round(_within(v, 0, MOST_PERCENT, f"vector {i}")) for i, v in enumerate(values[:length], 1)
+    )
     return None if all(p == 100 for p in found) else found
 
 
@@ -94,27 +103,37 @@ def prompt_of(lab: Lab, task: str, key: object) -> str:
     """`key`, which may be anything, where `task` has a soft prompt of that key. Raises ValueError."""
     keys = [k for _, k in lab.prompt_menu(task)]
     if key not in keys:
-        raise ValueError(f"the task has no soft prompt {key!r:.40}; it has {', '.join(keys) or 'none'}")
+        raise ValueError(
+            f"the task has no soft prompt {key!r:.40}; it has {', '.join(keys) or 'none'}"
+        )
     return str(key)
 
 
 def shares_of(values: Any, length: int) -> tuple[int, ...] | None:
     """A program's list of percents for each of a prompt's `length` vectors, as `stretched` gives it. Raises ValueError."""
     if not isinstance(values, list) or len(values) != length:
-        raise ValueError(f"percents must be a list of {length} numbers from 0 to {MOST_PERCENT}, one for each vector of the prompt")
+        raise ValueError(
+            f"percents must be a list of {length} numbers from 0 to {MOST_PERCENT}, one for each vector of the prompt"
+        )
     return stretched(values, length)
 
 
-def switched_on(given: object, have: Sequence[Any], name: str, others: bool = False, whose: str = "adapter") -> tuple[Any, ...] | None:
+def switched_on(
+    given: object, have: Sequence[Any], name: str, others: bool = False, whose: str = "adapter"
+) -> tuple[Any, ...] | None:
     """Which of `have` a group of switches keeps, in the order of `have`; None for all of them. ``whose``: what has them.
 
     `others`: the switches may still be those of another adapter, so what this one lacks is left out.
     Raises ValueError for what is no list, and for a switch that is not there.
     """
     if not isinstance(given, list | tuple):
-        raise ValueError(f"{name} must come as a list of those to keep, out of {', '.join(map(str, have))}")
+        raise ValueError(
+            f"{name} must come as a list of those to keep, out of {', '.join(map(str, have))}"
+        )
     if not others and (unknown := [g for g in given if g not in have]):
-        raise ValueError(f"the {whose} has no {name} {unknown[0]!r:.40}; it has {', '.join(map(str, have))}")
+        raise ValueError(
+            f"the {whose} has no {name} {unknown[0]!r:.40}; it has {', '.join(map(str, have))}"
+        )
     on = tuple(h for h in have if h in given)
     return None if len(on) == len(have) else on
 

@@ -132,7 +132,9 @@ class Blended:
         return Model(self.adapter(lab))
 
     def adapter(self, lab: Lab) -> Adapter:
-        return SPACES[self.space](lab.adapter(self.task, self.a), lab.adapter(self.task, self.b), self.weight)
+        return SPACES[self.space](
+            lab.adapter(self.task, self.a), lab.adapter(self.task, self.b), self.weight
+        )
 
     def swapped(self) -> "Blended":
         """The same model, seen from the other end: λ becomes 1 − λ."""

@@ -12,7 +12,9 @@ from copra_lab.tasks.emoji import corruptions as nu
 from copra_lab.tasks.emoji import selection as so
 from copra_lab.tasks.emoji.drawings import SIZE, drawings
 
-HELD_OUT = "Held out: pretraining saw none of these drawings, and no image that has one of their names."
+HELD_OUT = (
+    "Held out: pretraining saw none of these drawings, and no image that has one of their names."
+)
 KNOWN = "Pretraining saw these drawings, but never so:"
 OF_ALL_KINDS = "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games and objects."
 
@@ -155,7 +157,10 @@ def drawn(name: str, side: int) -> Drawn:
         "val": tuple(e for e in entries if e.part == "val"),
         "test": tuple(so.tested(entries)),
     }
-    images = {p: torch.cat([_paint(name, es[i : i + 128], side) for i in range(0, len(es), 128)]) for p, es in parts.items()}
+    images = {
+        p: torch.cat([_paint(name, es[i : i + 128], side) for i in range(0, len(es), 128)])
+        for p, es in parts.items()
+    }
     return Drawn(classes, parts, images)
 
 
@@ -163,8 +168,14 @@ def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
     """The pictures of some entries: uint8 (n, side, side, 3)."""
     recipe, rgba = TASKS[name], _rgba([e.source for e in entries])
     gens = nu.generators(so.rank(f"{name}/{e.part}/{e.source}") for e in entries)
-    drawing = nu.copies(rgba, [so.NUMBERS.index(e.label) for e in entries], gens, side) if recipe.number else nu.place(rgba, gens, side)
-    images = nu.on_ground(drawing if recipe.shadow is None else nu.silhouette(drawing, gens, left=recipe.shadow), gens)
+    drawing = (
+        nu.copies(rgba, [so.NUMBERS.index(e.label) for e in entries], gens, side)
+        if recipe.number
+        else nu.place(rgba, gens, side)
+    )
+    images = nu.on_ground(
+        drawing if recipe.shadow is None else nu.silhouette(drawing, gens, left=recipe.shadow), gens
+    )
     return nu.to_bytes(recipe.nuisance(images, gens) if recipe.nuisance else images)
 
 
@@ -172,8 +183,12 @@ def _rgba(sources: Sequence[str]) -> torch.Tensor:
     """Straight-alpha uint8 (n, SIZE, SIZE, 4), of digits or else of drawings."""
     keys = [source.split(":", 1) for source in sources]
     if keys[0][0] != "digits":
-        return torch.stack([torch.from_numpy(drawings(style).rgba[_rows(style)[key]]) for style, key in keys])
-    ink = F.pad(so.digits()[0][[int(key) for _, key in keys]], (1, 1, 1, 1))  # a margin, or strokes end in straight cuts
+        return torch.stack(
+            [torch.from_numpy(drawings(style).rgba[_rows(style)[key]]) for style, key in keys]
+        )
+    ink = F.pad(
+        so.digits()[0][[int(key) for _, key in keys]], (1, 1, 1, 1)
+    )  # a margin, or strokes end in straight cuts
     ink = F.interpolate(ink, size=(SIZE, SIZE), mode="bicubic").clamp(0, 1)
     dark = torch.full((len(keys), SIZE, SIZE, 3), 40, dtype=torch.uint8)
     return torch.cat([dark, (ink * 255).byte().permute(0, 2, 3, 1)], -1)

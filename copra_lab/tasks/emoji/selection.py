@@ -34,7 +34,9 @@ ICON_VARIANTS = frozenset(
 )
 """Last words of an icon's name that change how a thing is drawn, not what it is."""
 
-AMBIGUOUS_ICONS = frozenset("seal apple boom bank link label chart pound seat computer eject".split())
+AMBIGUOUS_ICONS = frozenset(
+    "seal apple boom bank link label chart pound seat computer eject".split()
+)
 """Names that mean something else as an icon: mdi's ``seal`` is made of wax."""
 
 VAGUE_KINDS = frozenset(("symbol", "object", "emotion symbol", "person", "person symbol"))
@@ -89,7 +91,11 @@ def near_copies(concept: Concept) -> str:
 def shown(held_out: bool) -> tuple[Concept, ...]:
     """The concepts whose drawings pretraining saw, or else those of which it saw neither themselves nor a near copy."""
     drawn = set(drawings("openmoji").keys)
-    found = [c for c in concepts() if c.key in drawn and c.category != "Flags" and not DIGIT_GLYPHS.search(c.name)]
+    found = [
+        c
+        for c in concepts()
+        if c.key in drawn and c.category != "Flags" and not DIGIT_GLYPHS.search(c.name)
+    ]
     known = {near_copies(c) for c in found if not c.held_out}
     return tuple(c for c in found if (near_copies(c) not in known if held_out else not c.held_out))
 
@@ -99,7 +105,12 @@ def _filled(entries: Iterable[Entry], groups: int, sources: int = 0) -> list[Ent
     by_label: dict[str, list[Entry]] = {}
     for e in entries:
         by_label.setdefault(e.label, []).append(e)
-    return [e for es in by_label.values() if len({e.group for e in es}) >= groups and len(es) >= sources for e in es]
+    return [
+        e
+        for es in by_label.values()
+        if len({e.group for e in es}) >= groups and len(es) >= sources
+        for e in es
+    ]
 
 
 def kinds(*categories: str, held_out: bool = False) -> list[Entry]:
@@ -113,7 +124,11 @@ def _labelled(categories: tuple[str, ...], held_out: bool) -> list[Entry]:
     out = []
     for c in shown(held_out):
         count[near_copies(c)] += 1
-        if count[near_copies(c)] <= 3 and c.kind not in VAGUE_KINDS and (not categories or c.category in categories):
+        if (
+            count[near_copies(c)] <= 3
+            and c.kind not in VAGUE_KINDS
+            and (not categories or c.category in categories)
+        ):
             out += [Entry(f"{style}:{c.key}", c.kind, near_copies(c)) for style in STYLES]
     return out
 
@@ -121,7 +136,9 @@ def _labelled(categories: tuple[str, ...], held_out: bool) -> list[Entry]:
 def groups(held_out: bool = False) -> list[Entry]:
     """Drawings labelled with the group of their kind, of groups with five concepts that differ."""
     of = _group_of()
-    found = _filled((replace(e, label=of[e.label]) for e in _labelled((), held_out) if e.label in of), 5)
+    found = _filled(
+        (replace(e, label=of[e.label]) for e in _labelled((), held_out) if e.label in of), 5
+    )
     return sorted(found, key=lambda e: list(GROUPS).index(e.label))
 
 
@@ -141,24 +158,45 @@ def novel_names() -> list[Entry]:
     taken, out = set[str](), []
     for c in shown(True):
         words = c.name.split()
-        if c.category in NAMED and near_copies(c) not in taken and len(words) <= 3 and not {"left", "right"} & set(words):
+        if (
+            c.category in NAMED
+            and near_copies(c) not in taken
+            and len(words) <= 3
+            and not {"left", "right"} & set(words)
+        ):
             taken.add(near_copies(c))
-            sources = {"train": f"openmoji:{c.key}", "val": icon.get(c.key), "test": f"twemoji:{c.key}"}
-            out += [Entry(source, c.name, c.key, part) for part, source in sources.items() if source]
+            sources = {
+                "train": f"openmoji:{c.key}",
+                "val": icon.get(c.key),
+                "test": f"twemoji:{c.key}",
+            }
+            out += [
+                Entry(source, c.name, c.key, part) for part, source in sources.items() if source
+            ]
     chosen = set(sorted({e.group for e in out}, key=rank)[:MOST_NAMES])
     return [e for e in out if e.group in chosen]
 
 
 def same_drawings() -> list[Entry]:
     """A hundred seen things with names of one word, in Unicode's order; both drawings of each are in every part."""
-    short = sorted((c for c in shown(False) if c.category in THINGS and " " not in c.name), key=lambda c: rank(c.key))[:100]
+    short = sorted(
+        (c for c in shown(False) if c.category in THINGS and " " not in c.name),
+        key=lambda c: rank(c.key),
+    )[:100]
     known = [c for c in shown(False) if c in short]
-    return [Entry(f"{s}:{c.key}", c.name, c.key, part) for c in known for s in STYLES for part in ("train", "val", "test")]
+    return [
+        Entry(f"{s}:{c.key}", c.name, c.key, part)
+        for c in known
+        for s in STYLES
+        for part in ("train", "val", "test")
+    ]
 
 
 def _icons(held_out: bool) -> list[tuple[Concept, str]]:
     """Icons named like a concept but for `ICON_VARIANTS`, as (concept, source): plain ones first, at most five a concept."""
-    by_name = {n: c for c in reversed(shown(held_out)) for n in c.synonyms} | {c.name: c for c in shown(held_out)}
+    by_name = {n: c for c in reversed(shown(held_out)) for n in c.synonyms} | {
+        c.name: c for c in shown(held_out)
+    }
     found = []
     for style in ("mdi", "fa"):
         for key, name in zip(drawings(style).keys, drawings(style).names, strict=True):
@@ -167,7 +205,12 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
                 words.pop()
             c = by_name.get(" ".join(words))
             hidden = mentions(name, held_out_names())
-            if c and words[0] not in AMBIGUOUS_ICONS and hidden == held_out and not DIGIT_GLYPHS.search(name):
+            if (
+                c
+                and words[0] not in AMBIGUOUS_ICONS
+                and hidden == held_out
+                and not DIGIT_GLYPHS.search(name)
+            ):
                 found.append((len(name.split()) - len(words), c, f"{style}:{key}"))
     count: Counter[str] = Counter()
     out = []
@@ -181,7 +224,10 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
 def icon_groups() -> list[Entry]:
     """Icons of seen concepts labelled with the group of their kind, of groups with five concepts that differ."""
     of = _group_of()
-    return _filled((Entry(source, of[c.kind], near_copies(c)) for c, source in _icons(False) if c.kind in of), 5)
+    return _filled(
+        (Entry(source, of[c.kind], near_copies(c)) for c, source in _icons(False) if c.kind in of),
+        5,
+    )
 
 
 def unlabelled() -> list[Entry]:
@@ -199,10 +245,15 @@ def digits() -> tuple[torch.Tensor, list[int]]:
 
 
 def digit_entries() -> list[Entry]:
-    return sorted((Entry(f"digits:{i:04d}", NUMBERS[d], f"{i:04d}") for i, d in enumerate(digits()[1])), key=lambda e: NUMBERS.index(e.label))
+    return sorted(
+        (Entry(f"digits:{i:04d}", NUMBERS[d], f"{i:04d}") for i, d in enumerate(digits()[1])),
+        key=lambda e: NUMBERS.index(e.label),
+    )
 
 
-def dealt(entries: list[Entry], test_share: float = TEST_SHARE, val_share: float = VAL_SHARE) -> list[Entry]:
+def dealt(
+    entries: list[Entry], test_share: float = TEST_SHARE, val_share: float = VAL_SHARE
+) -> list[Entry]:
     """Gives every group of a label its part, by its name; leaves entries that have one.
 
     A label of three groups or more has at least one in each part; one of two has none to validate.
@@ -243,4 +294,8 @@ def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
 def tested(entries: Iterable[Entry], most: int | None = MOST_TEST) -> list[Entry]:
     """The entries to test on: all of the part "test", but of more than `most` the same number a class."""
     own = [e for e in entries if e.part == "test"]
-    return own if most is None or len(own) <= most else first(own, max(1, most // len({e.label for e in own})))
+    return (
+        own
+        if most is None or len(own) <= most
+        else first(own, max(1, most // len({e.label for e in own})))
+    )

@@ -31,10 +31,16 @@ class Bomb:
 
 def may(error: BaseException) -> None:
     """Let errors pass that are raised on purpose and say something; raise the others."""
-    if not isinstance(error, ValueError | OSError) or not str(error).strip() or "Traceback" in str(error):
+    if (
+        not isinstance(error, ValueError | OSError)
+        or not str(error).strip()
+        or "Traceback" in str(error)
+    ):
         raise error
     if len(str(error)) > 2000:
-        raise AssertionError(f"an error of {len(str(error))} characters is no sentence: {str(error)[:200]}…") from error
+        raise AssertionError(
+            f"an error of {len(str(error))} characters is no sentence: {str(error)[:200]}…"
+        ) from error
 
 
 def bytes_damaged(data: bytes, r: random.Random, mark: Path) -> bytes:
@@ -72,7 +78,10 @@ def value(r: random.Random, depth: int = 2) -> Any:
     ]  # fmt: skip
     if depth and r.random() < 0.25:
         return r.choice(
-            ([value(r, depth - 1) for _ in range(r.randrange(5))], {str(value(r, 0))[:50]: value(r, depth - 1) for _ in range(r.randrange(4))})
+            (
+                [value(r, depth - 1) for _ in range(r.randrange(5))],
+                {str(value(r, 0))[:50]: value(r, depth - 1) for _ in range(r.randrange(4))},
+            )
         )
     if depth and r.random() < 0.02:
         return deep(r.choice((50, 3000)))
@@ -122,12 +131,25 @@ def tensors_damaged(file: Path, r: random.Random) -> None:
         t, way = tensors.pop(key), r.randrange(10)
         if way == 0:
             t = t.to(
-                r.choice((torch.int64, torch.bool, torch.uint8, torch.float16, torch.bfloat16, torch.float64, torch.float8_e4m3fn, torch.complex64))
+                r.choice(
+                    (
+                        torch.int64,
+                        torch.bool,
+                        torch.uint8,
+                        torch.float16,
+                        torch.bfloat16,
+                        torch.float64,
+                        torch.float8_e4m3fn,
+                        torch.complex64,
+                    )
+                )
             )
         elif way == 1:
             t = t.clone()
             t.view(-1)[r.randrange(max(1, t.numel())) :][:1] = (
-                r.choice((math.nan, math.inf, -math.inf, 3e38)) if t.numel() and t.is_floating_point() else 0
+                r.choice((math.nan, math.inf, -math.inf, 3e38))
+                if t.numel() and t.is_floating_point()
+                else 0
             )
         elif way == 2:
             t = t.T.contiguous() if t.ndim == 2 else t[None].contiguous()
@@ -142,11 +164,24 @@ def tensors_damaged(file: Path, r: random.Random) -> None:
         name = (
             key
             if way < 8
-            else str(r.choice((key.replace("0", "99"), key.replace("lora_A", "lora_B"), key[:-9], "lora_A", key + ".x", value(r, 0))))[:500]
+            else str(
+                r.choice(
+                    (
+                        key.replace("0", "99"),
+                        key.replace("lora_A", "lora_B"),
+                        key[:-9],
+                        "lora_A",
+                        key + ".x",
+                        value(r, 0),
+                    )
+                )
+            )[:500]
         )
         tensors[name.encode(errors="replace").decode() or "x"] = t
     if r.random() < 0.6 and "copra_lab" in header:
-        header["copra_lab"] = dumped(json_damaged(json.loads(header["copra_lab"]), r)).decode(errors="replace")
+        header["copra_lab"] = dumped(json_damaged(json.loads(header["copra_lab"]), r)).decode(
+            errors="replace"
+        )
     save_file(tensors, file, {k: v for k, v in header.items() if r.random() < 0.97})
 
 
@@ -158,7 +193,14 @@ def folder_damaged(folder: Path, r: random.Random, mark: Path) -> None:
         file.unlink()
     elif way < 0.1:
         file.unlink()
-        r.choice((file.mkdir, lambda: file.symlink_to("/dev/zero"), lambda: file.symlink_to(file), lambda: file.symlink_to("/proc/self/mem")))()
+        r.choice(
+            (
+                file.mkdir,
+                lambda: file.symlink_to("/dev/zero"),
+                lambda: file.symlink_to(file),
+                lambda: file.symlink_to("/proc/self/mem"),
+            )
+        )()
     elif way < 0.5 or file.suffix not in (".json", ".safetensors"):
         file.write_bytes(bytes_damaged(file.read_bytes(), r, mark))
     elif file.suffix == ".json":
@@ -167,7 +209,9 @@ def folder_damaged(folder: Path, r: random.Random, mark: Path) -> None:
         tensors_damaged(file, r)
 
 
-def folder_door(home: Path, made: list[Path], open_: Callable[[Path, random.Random], object]) -> Case:
+def folder_door(
+    home: Path, made: list[Path], open_: Callable[[Path, random.Random], object]
+) -> Case:
     def case(r: random.Random) -> None:
         folder = home / "case"
         shutil.rmtree(folder, ignore_errors=True)
@@ -191,7 +235,11 @@ def pictures(r: random.Random, side: int = 40) -> bytes:
     )  # fmt: skip
     w, h = r.choice(((side, side), (1, 1), (1, 300), (97, 3)))
     image = Image.frombytes("RGB", (w, h), r.randbytes(3 * w * h))
-    image = image.convert("L").convert(mode) if mode in ("I;16", "LA", "F", "I") else image.convert(mode)
+    image = (
+        image.convert("L").convert(mode)
+        if mode in ("I;16", "LA", "F", "I")
+        else image.convert(mode)
+    )
     data = io.BytesIO()
     image.save(data, form)
     return data.getvalue()
@@ -205,11 +253,20 @@ def hostile_picture(r: random.Random, mark: Path) -> bytes:
         def chunk(kind: bytes, x: bytes) -> bytes:
             return struct.pack(">I", len(x)) + kind + x + struct.pack(">I", zlib.crc32(kind + x))
 
-        return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0)) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+        return (
+            b"\x89PNG\r\n\x1a\n"
+            + chunk(b"IHDR", struct.pack(">IIBBBBB", w, h, 8, 2, 0, 0, 0))
+            + chunk(b"IDAT", body)
+            + chunk(b"IEND", b"")
+        )
 
     way = r.randrange(8)
     if way == 0:
-        return png(r.choice((10_000, 65_000, 2**31 - 1)), r.choice((1, 10_000, 65_000)), zlib.compress(bytes(100_000)))
+        return png(
+            r.choice((10_000, 65_000, 2**31 - 1)),
+            r.choice((1, 10_000, 65_000)),
+            zlib.compress(bytes(100_000)),
+        )
     if way == 1:
         return b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>'
     if way == 2:

@@ -22,7 +22,11 @@ def curve(walk: Walk, line: Blended | None = None) -> dict[float, Point]:
     line = line or _here(walk)
     if line is None:
         return {}
-    points = {p.weight: point for p, point in walk.points.items() if isinstance(p, Blended) and p.line == line.line}
+    points = {
+        p.weight: point
+        for p, point in walk.points.items()
+        if isinstance(p, Blended) and p.line == line.line
+    }
     points |= {w: walk.points[line.at(w)] for w in ENDS if line.at(w) in walk.points}
     return dict(sorted(points.items()))
 
@@ -39,14 +43,19 @@ def _beside(walk: Walk) -> list[Line]:
     """The lines beside the visitor's own, as far as they were measured: two ends make none."""
     here = _here(walk)
     lines = [Line(b.kind, b.name, accuracies(walk, b.line)) for b in here.beside] if here else []
-    return [line if any(w not in ENDS for w, _ in line.points) else line._replace(points=()) for line in lines]
+    return [
+        line if any(w not in ENDS for w, _ in line.points) else line._replace(points=())
+        for line in lines
+    ]
 
 
 def number(walk: Walk) -> str:
     """The accuracy where the thumb is, and the facts to hold it against."""
     here = _here(walk)
     data = {"weight": walk.position, "space": here.space if here else ""}
-    return panels.number(walk, _recipe(walk.position), data, "Measuring the base and both ends.") + _facts(walk)
+    return panels.number(
+        walk, _recipe(walk.position), data, "Measuring the base and both ends."
+    ) + _facts(walk)
 
 
 def _recipe(at: float) -> str:
@@ -82,7 +91,15 @@ def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "
 
 def chart(walk: Walk) -> str:
     base = walk.base.accuracy if walk.base else None
-    drawing = path_svg(accuracies(walk), total=walk.total, base=base, at=walk.position, low=LOW, high=HIGH, beside=_beside(walk))
+    drawing = path_svg(
+        accuracies(walk),
+        total=walk.total,
+        base=base,
+        at=walk.position,
+        low=LOW,
+        high=HIGH,
+        beside=_beside(walk),
+    )
     return f'<div>{_legend(walk)}<div class="chart">{drawing}</div></div>'
 
 
@@ -116,9 +133,22 @@ def _sample(kind: str) -> str:
 def changed(walk: Walk, bench: Bench | None) -> str:
     """The images whose prediction the last move changed."""
     before = walk.points.get(walk.since) if walk.since else None
-    if walk.since is None or walk.since == walk.place or before is None or walk.here is None or bench is None:
-        return panels.nothing_changed("What the last move changed", "Move λ: images whose prediction changes appear here.")
-    return panels.changed(bench, before, walk.here, f"from {_where(walk.since, walk.place)} to {_where(walk.place, walk.since)}")
+    if (
+        walk.since is None
+        or walk.since == walk.place
+        or before is None
+        or walk.here is None
+        or bench is None
+    ):
+        return panels.nothing_changed(
+            "What the last move changed", "Move λ: images whose prediction changes appear here."
+        )
+    return panels.changed(
+        bench,
+        before,
+        walk.here,
+        f"from {_where(walk.since, walk.place)} to {_where(walk.place, walk.since)}",
+    )
 
 
 def _where(place: Place | None, other: Place | None) -> str:
@@ -133,5 +163,9 @@ def table(walk: Walk) -> str:
     rows = [(("base", ""), walk.base.accuracy)] if walk.base else []
     rows += [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(walk)]
     for line in _beside(walk):
-        rows += [((escape(line.name), signed(w)), a) for w, a in line.points if line.kind != "space" or w not in ENDS]
+        rows += [
+            ((escape(line.name), signed(w)), a)
+            for w, a in line.points
+            if line.kind != "space" or w not in ENDS
+        ]
     return panels.table(("", "λ"), rows)

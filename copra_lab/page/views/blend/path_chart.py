@@ -54,7 +54,9 @@ def path_svg(
 
     points = sorted(points, key=lambda p: p[0])
     whole = [(w, a) for w, a in points if a.n >= total]
-    beside = [other._replace(points=[(w, a) for w, a in other.points if a.n >= total]) for other in beside]
+    beside = [
+        other._replace(points=[(w, a) for w, a in other.points if a.n >= total]) for other in beside
+    ]
     ends = {w: a for w, a in whole if w in (0.0, 1.0)}
     out = [axes.bar("between", 0, 1, 1)]
     for share in QUARTERS:
@@ -89,24 +91,58 @@ def path_svg(
         mark = " mark-end" if weight in ends and not first else ""
         radius = 7 if standing else 5.5 if mark else 3.2
         style = f"--mix:{100 * min(max(weight, 0), 1):.0f}%"
-        out.append(axes.point(f"{first}{standing}{mark}", f"λ = {signed(weight)}", weight, accuracy, radius, style))
+        out.append(
+            axes.point(
+                f"{first}{standing}{mark}", f"λ = {signed(weight)}", weight, accuracy, radius, style
+            )
+        )
     if base:  # last, so that it stays readable: below the line, where the path seldom is
         dy = 14 if HEIGHT * (1 - base.value) + 14 < HEIGHT - 2 else -7
-        out.append(axes.text("base-name", high, base.value, f"base {percent(base.value)}", dx=-4, dy=dy, anchor="end"))
-    return axes.svg("Accuracy along the line from A to B", out, _in_words(whole, total, base, beside))
+        out.append(
+            axes.text(
+                "base-name",
+                high,
+                base.value,
+                f"base {percent(base.value)}",
+                dx=-4,
+                dy=dy,
+                anchor="end",
+            )
+        )
+    return axes.svg(
+        "Accuracy along the line from A to B", out, _in_words(whole, total, base, beside)
+    )
 
 
-def _in_words(whole: Sequence[tuple[float, Accuracy]], total: int, base: Accuracy | None, beside: Sequence[Line]) -> str:
+def _in_words(
+    whole: Sequence[tuple[float, Accuracy]],
+    total: int,
+    base: Accuracy | None,
+    beside: Sequence[Line],
+) -> str:
     said = [f"{len(whole)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")
-    said += [f"{name}: {a}." for w, a in whole for weight, name in ((0.0, "A"), (1.0, "B")) if w == weight]
+    said += [
+        f"{name}: {a}."
+        for w, a in whole
+        for weight, name in ((0.0, "A"), (1.0, "B"))
+        if w == weight
+    ]
     if found := barrier(whole):
         said.append(f"{_height(found, total).capitalize()}.")
-    said += [f"Beside it: {other.name}, {_height(found, total)}." for other in beside if (found := barrier(other.points))]
+    said += [
+        f"Beside it: {other.name}, {_height(found, total)}."
+        for other in beside
+        if (found := barrier(other.points))
+    ]
     return " ".join(said)
 
 
 def _height(found: tuple[float, float], total: int) -> str:
     depth, weight = found
-    return f"barrier {100 * depth:.1f} points at λ = {signed(weight)}" if depth * total >= 1 else "no barrier"
+    return (
+        f"barrier {100 * depth:.1f} points at λ = {signed(weight)}"
+        if depth * total >= 1
+        else "no barrier"
+    )

@@ -39,20 +39,55 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     menu = lab.menu(first)
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="blend-task")
-        a = gr.Dropdown(menu, value=lab.pair(first, None, None)[0], label="A", scale=2, min_width=150, elem_id="blend-a")
-        b = gr.Dropdown(menu, value=lab.pair(first, None, None)[1], label="B", scale=2, min_width=150, elem_id="blend-b")
+        task = gr.Dropdown(
+            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="blend-task"
+        )
+        a = gr.Dropdown(
+            menu,
+            value=lab.pair(first, None, None)[0],
+            label="A",
+            scale=2,
+            min_width=150,
+            elem_id="blend-a",
+        )
+        b = gr.Dropdown(
+            menu,
+            value=lab.pair(first, None, None)[1],
+            label="B",
+            scale=2,
+            min_width=150,
+            elem_id="blend-b",
+        )
         swap = gr.Button("⇄ Swap", elem_id="blend-swap", min_width=90, scale=0)
     about = html(lab.about(first), elem_id="blend-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             number = panel(draw.number, "blend-number")
             with gr.Row(elem_id="blend-how", equal_height=True):
-                space = gr.Radio(CHOICES, value="delta", label="What is mixed", min_width=200, elem_id="blend-space", elem_classes="switches one")
-                compare = gr.Checkbox(label=_offer(rival(lab, first, *lab.pair(first, None, None))), min_width=150, elem_id="blend-compare")
+                space = gr.Radio(
+                    CHOICES,
+                    value="delta",
+                    label="What is mixed",
+                    min_width=200,
+                    elem_id="blend-space",
+                    elem_classes="switches one",
+                )
+                compare = gr.Checkbox(
+                    label=_offer(rival(lab, first, *lab.pair(first, None, None))),
+                    min_width=150,
+                    elem_id="blend-compare",
+                )
             chart = panel(draw.chart, "blend-chart")
-            weight = gr.Slider(LOW, HIGH, 0, step=STEP, label="λ", elem_id="blend-weight", elem_classes="dial")
-            clear = gr.Button("Clear the curve", size="sm", min_width=140, elem_id="blend-clear", elem_classes="clear")
+            weight = gr.Slider(
+                LOW, HIGH, 0, step=STEP, label="λ", elem_id="blend-weight", elem_classes="dial"
+            )
+            clear = gr.Button(
+                "Clear the curve",
+                size="sm",
+                min_width=140,
+                elem_id="blend-clear",
+                elem_classes="clear",
+            )
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "blend-changed")
     html(HOW_TO_READ)
@@ -62,27 +97,45 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     def turned(session: Session) -> Any:
         walk = session.change(swapped)
-        return going(address.write(walk.lab(lab), walk.place)) if isinstance(walk.place, Blended) else gr.skip()
+        return (
+            going(address.write(walk.lab(lab), walk.place))
+            if isinstance(walk.place, Blended)
+            else gr.skip()
+        )
 
     stage = Stage(Blended, number, chart, changed, table, arrives, ahead)
-    inputs, controls = [task, a, b, weight, space, compare], [about, a, b, weight, compare, task, space]
+    inputs, controls = (
+        [task, a, b, weight, space, compare],
+        [about, a, b, weight, compare, task, space],
+    )
     follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     swap.click(turned, session, entrance.go, **EVENT)
 
 
-def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any, compare: Any) -> Shown | None:
+def ask(
+    lab: Lab, walk: Walk, task: Any, a: Any, b: Any, weight: Any, space: Any, compare: Any
+) -> Shown | None:
     """See `copra_lab.page.components.live.Ask`."""
     lab = walk.lab(lab)
     lab.check(task)
     if weight is None:  # an empty field is somebody typing
         return None
-    place, here = Blended(task, *lab.pair(task, a, b), position(weight), space_of(space), compare=compare is True), walk.place
+    place, here = (
+        Blended(
+            task, *lab.pair(task, a, b), position(weight), space_of(space), compare=compare is True
+        ),
+        walk.place,
+    )
     other = rival(lab, task, place.a, place.b)
     place = _among(lab, place, other, here.beside if isinstance(here, Blended) else ())
     updates = [gr.skip()] * 5
     if not isinstance(here, Blended) or here.task != task or (place.a, place.b) != (a, b):
         menu = lab.menu(task)
-        updates[:3] = [lab.about(task), gr.update(choices=menu, value=place.a), gr.update(choices=menu, value=place.b)]
+        updates[:3] = [
+            lab.about(task),
+            gr.update(choices=menu, value=place.a),
+            gr.update(choices=menu, value=place.b),
+        ]
     if not isinstance(here, Blended) or here.subject != place.subject:
         updates[4] = gr.update(label=_offer(other), interactive=other is not None)
     if abs(place.weight - float(weight)) > 1e-6:
@@ -95,7 +148,14 @@ def arrives(lab: Lab, place: Blended) -> Shown:
     menu, other = lab.menu(place.task), rival(lab, place.task, place.a, place.b)
     ends = [gr.update(choices=menu, value=key) for key in (place.a, place.b)]
     compare = gr.update(label=_offer(other), interactive=other is not None, value=place.compare)
-    return _among(lab, place, other), [lab.about(place.task), *ends, place.weight, compare, place.task, place.space]
+    return _among(lab, place, other), [
+        lab.about(place.task),
+        *ends,
+        place.weight,
+        compare,
+        place.task,
+        place.space,
+    ]
 
 
 class Rival(NamedTuple):
@@ -121,7 +181,9 @@ def _offer(other: Rival | None) -> str:
     return f"compare with {other.method}" if other else "no other method to compare with"
 
 
-def _among(lab: Lab, place: Blended, other: Rival | None, known: tuple[Beside, ...] = ()) -> Blended:
+def _among(
+    lab: Lab, place: Blended, other: Rival | None, known: tuple[Beside, ...] = ()
+) -> Blended:
     """`place`, with the lines that are wanted beside it and can be made, as those ``known`` can."""
     lines = _beside(place, other if place.compare else None)
     return replace(place, beside=tuple(b for b in lines if b in known or _can_be_made(lab, b.line)))
@@ -133,7 +195,13 @@ def _beside(place: Blended, other: Rival | None) -> list[Beside]:
     space = next(s for s in SPACES if s != place.space)
     lines = [Beside("space", draw.NAMES[space], replace(line, space=space))]
     if other:
-        lines.append(Beside("rival", f"{other.method}’s, {draw.NAMES[place.space]}", replace(line, a=other.a, b=other.b)))
+        lines.append(
+            Beside(
+                "rival",
+                f"{other.method}’s, {draw.NAMES[place.space]}",
+                replace(line, a=other.a, b=other.b),
+            )
+        )
     return lines
 
 
@@ -163,8 +231,13 @@ def swapped(walk: Walk) -> Walk:
     if not isinstance(here, Blended) or not isinstance(since, Blended):
         return walk
     turned = {here.subject, *(b.line.subject for b in here.beside)}
-    points = {p.swapped() if isinstance(p, Blended) and p.subject in turned else p: point for p, point in walk.points.items()}
-    return replace(walk, place=here.swapped(), since=since.swapped(), points=points, turns=walk.turns + 1)
+    points = {
+        p.swapped() if isinstance(p, Blended) and p.subject in turned else p: point
+        for p, point in walk.points.items()
+    }
+    return replace(
+        walk, place=here.swapped(), since=since.swapped(), points=points, turns=walk.turns + 1
+    )
 
 
 VIEW = View(

@@ -52,23 +52,33 @@ class Answer(NamedTuple):
 def fill(lab: Lab) -> None:
     with gr.Column(elem_classes="card", elem_id="try-own"):
         html(ABOUT)
-        file = gr.File(label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip")
+        file = gr.File(
+            label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip"
+        )
         result = html("", elem_id="try-models")
         with gr.Accordion("All models in numbers", open=False, elem_id="try-more"):
             table = html(panels.table(("task", "model"), []), elem_id="try-table")
             copy_button("try-table")
 
     zips, number = gr.State(Requests()), gr.Number(visible=False)
-    gr.on([file.upload, file.clear], None, None, None, js=staleness.asks(PART), show_progress="hidden")
+    gr.on(
+        [file.upload, file.clear], None, None, None, js=staleness.asks(PART), show_progress="hidden"
+    )
 
     def begins(zips: Requests, number: Any) -> str:
         zips.take(number)
-        return of(Asked(at=number, part=PART), '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>')
+        return of(
+            Asked(at=number, part=PART),
+            '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>',
+        )
 
     def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
         yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
         for pieces in classified(lab, file, lambda: zips.overtaken(number)):
-            yield [of(Asked(at=number, part=PART), piece) if isinstance(piece, str) else piece for piece in pieces]
+            yield [
+                of(Asked(at=number, part=PART), piece) if isinstance(piece, str) else piece
+                for piece in pieces
+            ]
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
             yield [gr.skip()] * 2
 
@@ -77,19 +87,28 @@ def fill(lab: Lab) -> None:
     waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND)
 
 
-def classified(lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False) -> Iterator[list[Any]]:
+def classified(
+    lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False
+) -> Iterator[list[Any]]:
     """What is shown and the table, again and again, as one task's adapters after the other are asked; nothing more once another zip has
     ``overtaken`` this one."""
     try:
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
         whole = lab.bench(next(iter(lab.tasks())))
-        bench = Bench(whole.clip, zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit), precision=lab.precision)
+        bench = Bench(
+            whole.clip,
+            zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit),
+            precision=lab.precision,
+        )
     except (ValueError, OSError) as e:
         if not overtaken():
             yield [panels.trouble(e), gr.skip()]
         return
-    found, until = [Answer("", "No adapter (the base)", bench.predictions(NONE))], time.monotonic() + WATCHED_SECONDS
+    found, until = (
+        [Answer("", "No adapter (the base)", bench.predictions(NONE))],
+        time.monotonic() + WATCHED_SECONDS,
+    )
     for task, title in lab.tasks().items():
         if overtaken():
             return
@@ -97,7 +116,9 @@ def classified(lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: Fals
         for label, key in lab.adapters(task):
             traffic.give_way()
             in_time = time.monotonic() < until
-            found.append(Answer(title, label, _asked(lab, bench, task, key) if in_time else TOO_LONG))
+            found.append(
+                Answer(title, label, _asked(lab, bench, task, key) if in_time else TOO_LONG)
+            )
     if not overtaken():
         yield [drawn(bench, found, done=True), table(bench, found)]
 
@@ -124,15 +145,28 @@ def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
         if answer.group != group:
             group = answer.group
             out.append(f"<h3>Made for: {escape(group)}</h3>")
-        out.append(_model(bench, answer, base if isinstance(base, torch.Tensor) else None, addresses if done else None))
+        out.append(
+            _model(
+                bench,
+                answer,
+                base if isinstance(base, torch.Tensor) else None,
+                addresses if done else None,
+            )
+        )
     return "".join([*out, "</section>"])
 
 
-def _model(bench: Bench, answer: Answer, base: "Tensor | None", addresses: "dict[int, str] | None") -> str:
+def _model(
+    bench: Bench, answer: Answer, base: "Tensor | None", addresses: "dict[int, str] | None"
+) -> str:
     if isinstance(answer.predictions, str):
         return f'<p class="broken"><b>{escape(answer.label)}</b> {escape(answer.predictions)}</p>'
     a = bench.score(answer.predictions)
-    less = "" if base is None or answer.group == "" else f"{a.correct - bench.score(base).correct:+d}".replace("-", "−").replace("+0", "0")
+    less = (
+        ""
+        if base is None or answer.group == ""
+        else f"{a.correct - bench.score(base).correct:+d}".replace("-", "−").replace("+0", "0")
+    )
     low, high = (f"{100 * end:.1f}" for end in a.interval)
     line = (
         f'<b>{escape(answer.label)}</b>{_bar(a)}<span data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'
@@ -165,5 +199,9 @@ def _bar(a: Accuracy) -> str:
 def table(bench: Bench, found: list[Answer]) -> str:
     return panels.table(
         ("task", "model"),
-        [((escape(f.group) or "base", f.label), bench.score(f.predictions)) for f in found if isinstance(f.predictions, torch.Tensor)],
+        [
+            ((escape(f.group) or "base", f.label), bench.score(f.predictions))
+            for f in found
+            if isinstance(f.predictions, torch.Tensor)
+        ],
     )

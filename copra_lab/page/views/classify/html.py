@@ -25,14 +25,20 @@ def seen(pixels: Tensor | None) -> str:
     return f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
 
 
-def answers(models: Sequence[tuple[str, Tensor | str, Sequence[str]]], truth: int | None = None) -> str:
+def answers(
+    models: Sequence[tuple[str, Tensor | str, Sequence[str]]], truth: int | None = None
+) -> str:
     if not models:
         return '<div class="asked waiting">Waking the model. A very first start also draws all images: about a minute.</div>'
-    head = f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
+    head = (
+        f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
+    )
     rows = []
     for label, p, names in models:
         if isinstance(p, str):
-            rows.append(f'<tr><th scope=row>{escape(label)}</th><td class="broken">{escape(p)}</td></tr>')
+            rows.append(
+                f'<tr><th scope=row>{escape(label)}</th><td class="broken">{escape(p)}</td></tr>'
+            )
             continue
         top = p.argsort(descending=True)[:TOP].tolist()
         bars = "".join(

@@ -32,12 +32,24 @@ PART = "view-try"
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(lab.titles(), value=first, label="Task: whose names to choose from", min_width=220, elem_id="try-task")
+        task = gr.Dropdown(
+            lab.titles(),
+            value=first,
+            label="Task: whose names to choose from",
+            min_width=220,
+            elem_id="try-task",
+        )
     about = html(lab.about(first), elem_id="try-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=4, min_width=320, elem_classes="card"):
             paper = sketch_pad.paper("try-paper")
-            file = gr.File(label="Or your picture", file_types=list(IMAGE_FILES), type="filepath", height=110, elem_id="try-file")
+            file = gr.File(
+                label="Or your picture",
+                file_types=list(IMAGE_FILES),
+                type="filepath",
+                height=110,
+                elem_id="try-file",
+            )
             another = gr.Button("A picture from the test set", size="sm", elem_id="try-another")
             seen = html(draw.seen(None), elem_id="try-seen")
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
@@ -54,32 +66,65 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
         def answer(*values: Any) -> Any:
             *given, session, pictures, number = values
-            return in_turn(pictures, number, lambda: marked(handle(session.walk.lab(lab), *given), given[0], number))
+            return in_turn(
+                pictures,
+                number,
+                lambda: marked(handle(session.walk.lab(lab), *given), given[0], number),
+            )
 
         return answer
 
     def strokes(*values: Any) -> Any:
         return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
 
-    def enter(task: Any, picture: Picture | None, session: Session, pictures: Requests, query: Any, number: Any) -> list[Any]:
+    def enter(
+        task: Any,
+        picture: Picture | None,
+        session: Session,
+        pictures: Requests,
+        query: Any,
+        number: Any,
+    ) -> list[Any]:
         *shown, refused = opening(lab, task, picture, session, query, number)
         shown = marked(shown, shown[4] if isinstance(shown[4], str) else task, number)
         return [*([gr.skip()] * len(shown) if pictures.overtaken(number) else shown), refused]
 
     def told(task: Any) -> Any:
-        return address.write(lab, Tried(task)) if isinstance(task, str) and task in lab.tasks() else gr.skip()
+        return (
+            address.write(lab, Tried(task))
+            if isinstance(task, str) and task in lab.tasks()
+            else gr.skip()
+        )
 
     outputs = [*panels, picture, task, entrance.refused]
     staleness.watch([task])
-    gr.on([file.upload, file.clear, paper.change, another.click], None, None, None, js=staleness.asks(PART), show_progress="hidden")
-    entrance.opened(enter, [task, picture, session, pictures, *entrance.request], outputs, js=entrance.leaves([task]), preprocess=False, **MODEL)
+    gr.on(
+        [file.upload, file.clear, paper.change, another.click],
+        None,
+        None,
+        None,
+        js=staleness.asks(PART),
+        show_progress="hidden",
+    )
+    entrance.opened(
+        enter,
+        [task, picture, session, pictures, *entrance.request],
+        outputs,
+        js=entrance.leaves([task]),
+        preprocess=False,
+        **MODEL,
+    )
     task.change(told, task, entrance.link, preprocess=False, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
-    task.input(theirs(chosen), [task, picture, *asking], [*panels, picture], preprocess=False, **mine)
+    task.input(
+        theirs(chosen), [task, picture, *asking], [*panels, picture], preprocess=False, **mine
+    )
     file.upload(theirs(given), [task, file, *asking], [*panels, picture], js=NUMBERED, **PICTURES)
     paper.change(strokes, [task, paper, *asking], [*panels, picture], preprocess=False, **mine)
-    another.click(theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine)
+    another.click(
+        theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine
+    )
 
 
 def marked(found: Any, task: Any, number: Any) -> Any:
@@ -87,7 +132,10 @@ def marked(found: Any, task: Any, number: Any) -> Any:
     if not isinstance(found, list):
         return found
     asked = Asked({"try-task": task}, number, PART)
-    return [of(asked, piece) if i in (1, 2) and isinstance(piece, str) else piece for i, piece in enumerate(found)]
+    return [
+        of(asked, piece) if i in (1, 2) and isinstance(piece, str) else piece
+        for i, piece in enumerate(found)
+    ]
 
 
 def in_turn(pictures: Requests, number: Any, answer: Callable[[], Any]) -> Any:
@@ -96,7 +144,14 @@ def in_turn(pictures: Requests, number: Any, answer: Callable[[], Any]) -> Any:
     return gr.skip() if pictures.overtaken(number) else found
 
 
-def opening(lab: Lab, task: Any, picture: Picture | None, session: Session, query: Any = "", number: Any = None) -> list[Any]:
+def opening(
+    lab: Lab,
+    task: Any,
+    picture: Picture | None,
+    session: Session,
+    query: Any = "",
+    number: Any = None,
+) -> list[Any]:
     """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
     if not session.requests.take(number):
         return [gr.skip()] * 6
@@ -112,7 +167,9 @@ def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:
         lab.check(task)
     except ValueError as e:
         return no_picture(e)
-    return shown(lab, task, picture if picture and picture.truth is None else from_test_set(lab, task, 0))
+    return shown(
+        lab, task, picture if picture and picture.truth is None else from_test_set(lab, task, 0)
+    )
 
 
 def given(lab: Lab, task: Any, file: Any) -> list[Any]:
@@ -125,7 +182,9 @@ def given(lab: Lab, task: Any, file: Any) -> list[Any]:
             pixels = photo(file, lab.bench(task).split.images.shape[1], fit=lab.clip.fit)
         except ValueError as e:
             kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
-            raise ValueError(f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels") from e
+            raise ValueError(
+                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels"
+            ) from e
     except ValueError as e:
         return no_picture(e)
     return shown(lab, task, Picture(pixels))
@@ -137,7 +196,9 @@ def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
         return [gr.skip()] * 4
     try:
         lab.check(task)
-        return shown(lab, task, Picture(sketch_pad.pixels(drawing, lab.bench(task).split.images.shape[1])))
+        return shown(
+            lab, task, Picture(sketch_pad.pixels(drawing, lab.bench(task).split.images.shape[1]))
+        )
     except ValueError as e:
         return no_picture(e)
 
@@ -163,7 +224,12 @@ def from_test_set(lab: Lab, task: str, number: int) -> Picture:
 
 
 def shown(lab: Lab, task: str, picture: Picture) -> list[Any]:
-    return [lab.about(task), draw.seen(picture.pixels), draw.answers(opinions(lab, task, picture), picture.truth), picture]
+    return [
+        lab.about(task),
+        draw.seen(picture.pixels),
+        draw.answers(opinions(lab, task, picture), picture.truth),
+        picture,
+    ]
 
 
 VIEW = View(

@@ -52,14 +52,26 @@ def measured(lab: Lab, session: Session) -> object:
     if not isinstance(here, Bent) or not walk.whole(here):
         return gr.skip()
     found = of(walk.asked, drawn(lab, here.task, here))
-    return found if session.stands(here) else gr.skip()  # to run every prompt of a task takes seconds
+    return (
+        found if session.stands(here) else gr.skip()
+    )  # to run every prompt of a task takes seconds
 
 
 def drawn(lab: Lab, task: str, place: Bent | None) -> str:
     """A row for each prompt of `task`; as long as the visitor stands nowhere, without numbers."""
-    rows = [_row(label, reaction(lab, place, key) if place else None, bool(place and place.key == key)) for label, key in lab.prompt_menu(task)]
-    head = f"as learned, and with {escape(in_words(place))}" if place and place != place.learned else "as learned: bend the prompt above"
-    heads = "".join(f"<th scope=col>{h}</th>" for h in ("prompt", "mean norm", "as learned", "now", "difference"))
+    rows = [
+        _row(label, reaction(lab, place, key) if place else None, bool(place and place.key == key))
+        for label, key in lab.prompt_menu(task)
+    ]
+    head = (
+        f"as learned, and with {escape(in_words(place))}"
+        if place and place != place.learned
+        else "as learned: bend the prompt above"
+    )
+    heads = "".join(
+        f"<th scope=col>{h}</th>"
+        for h in ("prompt", "mean norm", "as learned", "now", "difference")
+    )
     return (
         f'<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}'
         f'<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead><tbody>{"".join(rows)}</tbody></table></section>'
@@ -73,9 +85,21 @@ def _row(label: str, found: "Reaction | str | None", here: bool) -> str:
     if found is None:
         return f"<tr>{name}{'<td>…</td>' * 4}<td class=dots></td></tr>"
     points = 100 * (found.now.value - found.learned.value)
-    norm = f"{found.norm:.2f}" + (f" → {found.norm_now:.2f}" if f"{found.norm:.2f}" != f"{found.norm_now:.2f}" else "")
-    cells = "".join(f"<td>{c}</td>" for c in (norm, _percent(found.learned), _percent(found.now), f"{'+' * (points > 0.05)}{signed(points, 1)}"))
-    return f'<tr{" class=here" if here else ""}>{name}{cells}<td class="dots">{_dots(found)}</td></tr>'
+    norm = f"{found.norm:.2f}" + (
+        f" → {found.norm_now:.2f}" if f"{found.norm:.2f}" != f"{found.norm_now:.2f}" else ""
+    )
+    cells = "".join(
+        f"<td>{c}</td>"
+        for c in (
+            norm,
+            _percent(found.learned),
+            _percent(found.now),
+            f"{'+' * (points > 0.05)}{signed(points, 1)}",
+        )
+    )
+    return (
+        f'<tr{" class=here" if here else ""}>{name}{cells}<td class="dots">{_dots(found)}</td></tr>'
+    )
 
 
 def _percent(a: Accuracy) -> str:
@@ -88,6 +112,8 @@ def _dots(found: Reaction) -> str:
     out = [f'<line class="grid" x1="0" x2="100%" y1="{ROW / 2}" y2="{ROW / 2}"/>']
     for kind, a, y in (("was", found.learned, ROW / 2 - 4), ("is", found.now, ROW / 2 + 4)):
         low, high = (f"{100 * end:.2f}%" for end in a.interval)
-        out.append(f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>')
+        out.append(
+            f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>'
+        )
     said = f"As learned {found.learned}, now {found.now}."
     return f'<svg role="img" aria-label="{said}" width="100%" height="{ROW}">{"".join(out)}</svg>'

@@ -66,9 +66,13 @@ def number(walk: Walk) -> str:
     facts = panels.facts(
         panels.measured("plain words", walk.base, "base"),
         panels.measured("as learned", learned, "a"),
-        panels.fact("difference", _difference(walk), "left wide", "Images gained less images lost, of all"),
+        panels.fact(
+            "difference", _difference(walk), "left wide", "Images gained less images lost, of all"
+        ),
     )
-    return panels.number(walk, recipe, data, "Measuring the words and the prompt as learned.") + facts
+    return (
+        panels.number(walk, recipe, data, "Measuring the words and the prompt as learned.") + facts
+    )
 
 
 def _difference(walk: Walk) -> str:
@@ -77,7 +81,9 @@ def _difference(walk: Walk) -> str:
     learned = walk.points.get(here.learned) if isinstance(here, Bent) else None
     if learned is None or walk.here is None or walk.here.accuracy.n < learned.accuracy.n:
         return "…"
-    return f"{walk.here.accuracy.correct - learned.accuracy.correct:+d} images <span>of {walk.here.accuracy.n}</span>".replace("-", "−")
+    return f"{walk.here.accuracy.correct - learned.accuracy.correct:+d} images <span>of {walk.here.accuracy.n}</span>".replace(
+        "-", "−"
+    )
 
 
 def chart(lab: Lab, walk: Walk) -> str:
@@ -96,11 +102,24 @@ def chart(lab: Lab, walk: Walk) -> str:
 def alike(lab: Lab, place: Bent, key: str) -> Bent:
     """Another prompt of the task with the same done to its vectors, as far as it has them. Raises PromptError for one that is broken."""
     length = lab.prompt(place.task, key).length
-    shares = None if place.percents is None else (*place.percents[:length], *[100] * (length - len(place.percents)))
-    return Bent(place.task, key, *corrupted(shares, [i for i in place.replaced if i < length], place.sigma, length))
+    shares = (
+        None
+        if place.percents is None
+        else (*place.percents[:length], *[100] * (length - len(place.percents)))
+    )
+    return Bent(
+        place.task,
+        key,
+        *corrupted(shares, [i for i in place.replaced if i < length], place.sigma, length),
+    )
 
 
-def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, others: Sequence[tuple[str, tuple[float, ...]]] = ()) -> str:
+def norms_svg(
+    now: tuple[float, ...],
+    learned: tuple[float, ...],
+    word: float,
+    others: Sequence[tuple[str, tuple[float, ...]]] = (),
+) -> str:
     """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
     the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
     do not jump when one is dragged; noise that is longer ends at its top."""
@@ -114,7 +133,9 @@ def norms_svg(now: tuple[float, ...], learned: tuple[float, ...], word: float, o
         )
     legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
     out += [axes.level("base", word), axes.legend(legend, dy=-14)]
-    said = ", ".join(f"{a:.2f}" for a in now) + "".join(f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others)
+    said = ", ".join(f"{a:.2f}" for a in now) + "".join(
+        f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others
+    )
     return axes.svg("Norm of each vector", out, f"Norms now: {said}.")
 
 
@@ -129,8 +150,16 @@ def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
 def changed(walk: Walk, bench: Bench | None) -> str:
     """The images whose prediction differs from that of the prompt as learned."""
     here = walk.place
-    if not isinstance(here, Bent) or here == here.learned or bench is None or walk.here is None or here.learned not in walk.points:
-        return panels.nothing_changed(AGAINST, "Move a slider: images that are lost or gained appear here.")
+    if (
+        not isinstance(here, Bent)
+        or here == here.learned
+        or bench is None
+        or walk.here is None
+        or here.learned not in walk.points
+    ):
+        return panels.nothing_changed(
+            AGAINST, "Move a slider: images that are lost or gained appear here."
+        )
     return panels.changed(bench, walk.points[here.learned], walk.here, AGAINST)
 
 
@@ -139,8 +168,14 @@ def table(lab: Lab, walk: Walk) -> str:
     heads, here = ("vectors", "mean norm"), walk.place
     if not isinstance(here, Bent):
         return panels.table(heads, [])
-    own = {p: point.accuracy for p, point in walk.points.items() if isinstance(p, Bent) and p.subject == here.subject}
-    rows: list[tuple[list[str], Accuracy]] = [(["plain words", ""], walk.base.accuracy)] if walk.base else []
+    own = {
+        p: point.accuracy
+        for p, point in walk.points.items()
+        if isinstance(p, Bent) and p.subject == here.subject
+    }
+    rows: list[tuple[list[str], Accuracy]] = (
+        [(["plain words", ""], walk.base.accuracy)] if walk.base else []
+    )
     for p, accuracy in own.items():
         found = norms(lab, p)
         rows.append(([in_words(p), f"{sum(found) / len(found):.3f}"], accuracy))

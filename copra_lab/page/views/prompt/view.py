@@ -34,13 +34,24 @@ each, but noise of one σ is more to a short vector than to a long one. An image
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     tasks = lab.prompt_tasks()
     if not tasks:
-        html('<p class="about">There is no soft prompt to show; make some with <code>recipes/prompts.py</code>.</p>')
+        html(
+            '<p class="about">There is no soft prompt to show; make some with <code>recipes/prompts.py</code>.</p>'
+        )
         return
     first = tasks[0][1]
     longest = lab.longest_prompt()
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task")
-        key = gr.Dropdown(lab.prompt_menu(first), value=lab.one_prompt(first, None), label="Prompt", scale=2, min_width=150, elem_id="prompt-key")
+        task = gr.Dropdown(
+            tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task"
+        )
+        key = gr.Dropdown(
+            lab.prompt_menu(first),
+            value=lab.one_prompt(first, None),
+            label="Prompt",
+            scale=2,
+            min_width=150,
+            elem_id="prompt-key",
+        )
     about = html(lab.about(first), elem_id="prompt-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
@@ -48,15 +59,35 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             chart = panel(partial(draw.chart, lab), "prompt-chart")
             with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
                 sliders = [
-                    gr.Slider(0, MOST_PERCENT, 100, step=5, label=f"vector {i}, %", min_width=10, elem_id=f"prompt-{i}")
+                    gr.Slider(
+                        0,
+                        MOST_PERCENT,
+                        100,
+                        step=5,
+                        label=f"vector {i}, %",
+                        min_width=10,
+                        elem_id=f"prompt-{i}",
+                    )
                     for i in range(1, longest + 1)
                 ]
-            replaced = gr.CheckboxGroup([], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain")
+            replaced = gr.CheckboxGroup(
+                [],
+                label="REPLACE by noise",
+                elem_id="prompt-replaced",
+                elem_classes="switches plain",
+            )
             sigma = gr.Radio(
-                [(f"{s:g}", s) for s in SIGMAS], value=SIGMAS[-1], label="σ of the noise", elem_id="prompt-sigma", elem_classes="switches one"
+                [(f"{s:g}", s) for s in SIGMAS],
+                value=SIGMAS[-1],
+                label="σ of the noise",
+                elem_id="prompt-sigma",
+                elem_classes="switches one",
             )
             with gr.Row(elem_id="prompt-presets"):
-                buttons = {percent: gr.Button(label, size="sm", min_width=20) for label, percent in BUTTONS.items()}
+                buttons = {
+                    percent: gr.Button(label, size="sm", min_width=20)
+                    for label, percent in BUTTONS.items()
+                }
                 clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prompt-changed")
@@ -69,14 +100,21 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         copy_button("prompt-table")
 
     stage = Stage(Bent, number, chart, changed, table, partial(arrives, longest))
-    inputs, controls = [task, key, replaced, sigma, *sliders], [about, key, replaced, *sliders, beside, task, sigma]
+    inputs, controls = (
+        [task, key, replaced, sigma, *sliders],
+        [about, key, replaced, *sliders, beside, task, sigma],
+    )
     rested = follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
     rested.success(partial(comparison.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
-        button.click(partial(pressed, lab, percent), [task, key], entrance.go, preprocess=False, **EVENT)
+        button.click(
+            partial(pressed, lab, percent), [task, key], entrance.go, preprocess=False, **EVENT
+        )
 
 
-def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any) -> Shown | None:
+def ask(
+    lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any
+) -> Shown | None:
     """See `copra_lab.page.components.live.Ask`."""
     lab.check(task)
     if any(p is None for p in percents):  # an empty field is somebody typing
@@ -86,21 +124,38 @@ def ask(lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *p
     vectors = tuple(range(1, length + 1))
     updates: list[Any] = [gr.skip()] * (4 + len(percents))
     stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
-    came_back = not isinstance(here, Bent) and Bent(task, key_) in walk.points  # from another view: the controls are as they were left
+    came_back = (
+        not isinstance(here, Bent) and Bent(task, key_) in walk.points
+    )  # from another view: the controls are as they were left
     chosen = switched_on(replaced, vectors, "vector", others=not stays, whose="prompt")
-    shares, noised = stretched(percents, length), [i - 1 for i in (vectors if chosen is None else chosen)]
-    place = Bent(task, key_, *corrupted(shares, noised, noise(sigma), length)) if stays or came_back else Bent(task, key_)
+    shares, noised = (
+        stretched(percents, length),
+        [i - 1 for i in (vectors if chosen is None else chosen)],
+    )
+    place = (
+        Bent(task, key_, *corrupted(shares, noised, noise(sigma), length))
+        if stays or came_back
+        else Bent(task, key_)
+    )
     if not stays:
         left = (shares, noised) if came_back else (None, [])
         known = came_back or (isinstance(here, Bent) and here.task == task)
-        updates = [*_controls(lab, place, len(percents), *left), gr.skip() if known else comparison.drawn(lab, task, None)]
+        updates = [
+            *_controls(lab, place, len(percents), *left),
+            gr.skip() if known else comparison.drawn(lab, task, None),
+        ]
     return place, updates
 
 
 def arrives(sliders: int, lab: Lab, place: Bent) -> Shown:
     """See `copra_lab.page.components.live.Stage`."""
     controls = _controls(lab, place, sliders, place.percents, place.replaced)
-    return place, [*controls, comparison.drawn(lab, place.task, None), place.task, place.sigma or SIGMAS[-1]]
+    return place, [
+        *controls,
+        comparison.drawn(lab, place.task, None),
+        place.task,
+        place.sigma or SIGMAS[-1],
+    ]
 
 
 def pressed(lab: Lab, percent: int, task: Any, key: Any) -> Any:
@@ -114,14 +169,23 @@ def pressed(lab: Lab, percent: int, task: Any, key: Any) -> Any:
     return going(address.write(lab, replace(place, percents=stretched([percent] * length, length))))
 
 
-def _controls(lab: Lab, place: Bent, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]) -> list[Any]:
+def _controls(
+    lab: Lab, place: Bent, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]
+) -> list[Any]:
     """An update for the words about the task, the menu, the switches and the sliders: with these ``shares`` in percent, and the vectors
     ``noised`` switched on."""
     length = lab.prompt(place.task, place.key).length
     values = [*(shares or [100] * length), *[100] * (sliders - length)]
     menu = gr.update(choices=lab.prompt_menu(place.task), value=place.key)
-    replaced = gr.update(choices=[(str(i), i) for i in range(1, length + 1)], value=[i + 1 for i in noised])
-    return [lab.about(place.task), menu, replaced, *(gr.update(visible=i < length, value=p) for i, p in enumerate(values))]
+    replaced = gr.update(
+        choices=[(str(i), i) for i in range(1, length + 1)], value=[i + 1 for i in noised]
+    )
+    return [
+        lab.about(place.task),
+        menu,
+        replaced,
+        *(gr.update(visible=i < length, value=p) for i, p in enumerate(values)),
+    ]
 
 
 VIEW = View(

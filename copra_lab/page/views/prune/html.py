@@ -21,16 +21,26 @@ def number(lab: Lab, walk: Walk) -> str:
     here = walk.place if isinstance(walk.place, Pruned) else None
     recipe, data = "&nbsp;", {}
     if here:
-        data = {"layers": _numbers(lab, here), "kinds": _kinds(lab, here), "sparsity": here.percent, "off": " ".join(map(named, here.off))}
+        data = {
+            "layers": _numbers(lab, here),
+            "kinds": _kinds(lab, here),
+            "sparsity": here.percent,
+            "off": " ".join(map(named, here.off)),
+        }
         single = f" · {len(here.off)} off" if here.off else ""
         recipe = f"<b>{_how_many(lab, here)}</b> <span>{_kinds(lab, here)}{single} · {here.percent}\u202f% sparse</span>"
-    return panels.number(walk, recipe, data, "Measuring the base and the whole adapter.") + _facts(lab, walk, here)
+    return panels.number(walk, recipe, data, "Measuring the base and the whole adapter.") + _facts(
+        lab, walk, here
+    )
 
 
 def _switches(lab: Lab, place: Pruned) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The layers and kinds that are kept, None spelled out."""
     layers, kinds = switches_of(lab.adapter(place.task, place.key))
-    return layers if place.layers is None else place.layers, kinds if place.kinds is None else place.kinds
+    return (
+        layers if place.layers is None else place.layers,
+        kinds if place.kinds is None else place.kinds,
+    )
 
 
 def _numbers(lab: Lab, place: Pruned) -> str:
@@ -42,7 +52,10 @@ def _kinds(lab: Lab, place: Pruned) -> str:
 
 
 def _how_many(lab: Lab, place: Pruned) -> str:
-    kept, all_ = len(_switches(lab, place)[0]), len(switches_of(lab.adapter(place.task, place.key))[0])
+    kept, all_ = (
+        len(_switches(lab, place)[0]),
+        len(switches_of(lab.adapter(place.task, place.key))[0]),
+    )
     return f"all {all_} layers" if kept == all_ else f"{kept or 'none'} of {all_} layers"
 
 
@@ -50,13 +63,21 @@ def _facts(lab: Lab, walk: Walk, here: Pruned | None) -> str:
     remains, how, size = "…", "", "…"
     if here:
         kept = left(lab, here)
-        remains, how = percent(kept.share), f"{kept.count:,} of {kept.of:,} entries of A and B are not zero"
+        remains, how = (
+            percent(kept.share),
+            f"{kept.count:,} of {kept.of:,} entries of A and B are not zero",
+        )
         size = f"{kilobytes(kept.bytes)} <span>zip {kilobytes(kept.zipped)}</span>"
     return panels.facts(
         panels.measured("base", walk.base, "base"),
         panels.measured("whole adapter", walk.points.get(here.whole) if here else None, "a"),
         panels.fact("numbers left", remains, "left", how),
-        panels.fact("file", size, "left wide", "The adapter's safetensors file as it would be saved now, and a zip of it"),
+        panels.fact(
+            "file",
+            size,
+            "left wide",
+            "The adapter's safetensors file as it would be saved now, and a zip of it",
+        ),
     )
 
 
@@ -71,34 +92,63 @@ def chart(lab: Lab, walk: Walk) -> str:
     whole = walk.points.get(here.whole) if here else None
     points = [(share / 100, p.accuracy) for share, p in walk.curve().items()]
     base = walk.base.accuracy if walk.base else None
-    svg = sparsity_svg(points, total=walk.total, base=base, whole=whole.accuracy if whole else None, at=walk.position / 100 if here else None)
+    svg = sparsity_svg(
+        points,
+        total=walk.total,
+        base=base,
+        whole=whole.accuracy if whole else None,
+        at=walk.position / 100 if here else None,
+    )
     return f'{_strip(left(lab, here).layers if here else ())}<div class="chart flat">{svg}</div>'
 
 
 def _strip(layers: Sequence[tuple[int, float]]) -> str:
-    cells = "".join(f'<li style="--left:{share:.1%}" title="layer {layer}: {percent(share)} left">{100 * share:.0f}</li>' for layer, share in layers)
+    cells = "".join(
+        f'<li style="--left:{share:.1%}" title="layer {layer}: {percent(share)} left">{100 * share:.0f}</li>'
+        for layer, share in layers
+    )
     return f'<div class="strip"><ol aria-label="Left in each layer, in percent">{cells}</ol><p>left in each layer, %</p></div>'
 
 
 def changed(walk: Walk, bench: Bench | None) -> str:
     """The images whose prediction differs from the whole adapter's."""
     here = walk.place
-    if not isinstance(here, Pruned) or here == here.whole or bench is None or walk.here is None or here.whole not in walk.points:
-        return panels.nothing_changed(AGAINST, "Switch layers off or raise the sparsity: images that are lost or gained appear here.")
+    if (
+        not isinstance(here, Pruned)
+        or here == here.whole
+        or bench is None
+        or walk.here is None
+        or here.whole not in walk.points
+    ):
+        return panels.nothing_changed(
+            AGAINST,
+            "Switch layers off or raise the sparsity: images that are lost or gained appear here.",
+        )
     return panels.changed(bench, walk.points[here.whole], walk.here, AGAINST)
 
 
 def table(lab: Lab, walk: Walk) -> str:
     """Every setting of this adapter that was measured, those of one curve together, after the base."""
-    heads, here = ("layers", "kinds", "without", "sparsity %", "left %", "kB", "zipped kB"), walk.place
+    heads, here = (
+        ("layers", "kinds", "without", "sparsity %", "left %", "kB", "zipped kB"),
+        walk.place,
+    )
     if not isinstance(here, Pruned):
         return panels.table(heads, [])
-    own = {p: point.accuracy for p, point in walk.points.items() if isinstance(p, Pruned) and p.subject == here.subject}
+    own = {
+        p: point.accuracy
+        for p, point in walk.points.items()
+        if isinstance(p, Pruned) and p.subject == here.subject
+    }
     curves = list(dict.fromkeys(p.line for p in own))
-    rows: list[tuple[Sequence[str], Accuracy]] = [(("base", *[""] * 6), walk.base.accuracy)] if walk.base else []
+    rows: list[tuple[Sequence[str], Accuracy]] = (
+        [(("base", *[""] * 6), walk.base.accuracy)] if walk.base else []
+    )
     for p in sorted(own, key=lambda p: (curves.index(p.line), p.percent)):
         layers = "all" if p.layers is None else panels.spans(p.layers) or "none"
         kept = left(lab, p)
         sizes = (f"{100 * kept.share:.1f}", f"{kept.bytes / 1000:.1f}", f"{kept.zipped / 1000:.1f}")
-        rows.append(((layers, _kinds(lab, p), " ".join(map(named, p.off)), str(p.percent), *sizes), own[p]))
+        rows.append(
+            ((layers, _kinds(lab, p), " ".join(map(named, p.off)), str(p.percent), *sizes), own[p])
+        )
     return panels.table(heads, rows)

@@ -21,19 +21,45 @@ from copra_lab.pruning import keep_best, layers_of
 
 
 def keeping(
-    lab: Lab, session: gr.State, count: gr.Slider, whose: Sequence[Any], said: gr.HTML, entrance: Entrance, by_hand: Sequence[Callable[..., Any]]
+    lab: Lab,
+    session: gr.State,
+    count: gr.Slider,
+    whose: Sequence[Any],
+    said: gr.HTML,
+    entrance: Entrance,
+    by_hand: Sequence[Callable[..., Any]],
 ) -> None:
     """Whenever a visitor moves the slider `count`, keep so many of the best layers of the adapter that `whose` tells, unless the visitor
     sets them otherwise `by_hand` meanwhile. What is known of them is `said`."""
-    wishes, number = gr.State(Requests()), gr.Number(visible=False)  # counted apart: moving the switches counts in the session
+    wishes, number = (
+        gr.State(Requests()),
+        gr.Number(visible=False),
+    )  # counted apart: moving the switches counts in the session
 
-    def watch(wish: Any, task: Any, key: Any, session: Session, wishes: Requests, number: Any) -> Iterator[list[Any]]:
+    def watch(
+        wish: Any, task: Any, key: Any, session: Session, wishes: Requests, number: Any
+    ) -> Iterator[list[Any]]:
         asked = Asked(values([count, *whose], [wish, task, key], {}))
         for told, to in best(lab, task, key, wish, session, wishes, number):
             yield [of(asked, told) if isinstance(told, str) else told, to]
 
-    gr.on(moved_by_hand(count), watch, [count, *whose, session, wishes, number], [said, entrance.go], js=NUMBERED, preprocess=False, **WATCHING)
-    gr.on(list(by_hand), overtaken, [wishes, number], said, js=NUMBERED, **EVENT | {"trigger_mode": "multiple"})
+    gr.on(
+        moved_by_hand(count),
+        watch,
+        [count, *whose, session, wishes, number],
+        [said, entrance.go],
+        js=NUMBERED,
+        preprocess=False,
+        **WATCHING,
+    )
+    gr.on(
+        list(by_hand),
+        overtaken,
+        [wishes, number],
+        said,
+        js=NUMBERED,
+        **EVENT | {"trigger_mode": "multiple"},
+    )
 
 
 def overtaken(wishes: Requests, number: Any) -> Any:
@@ -41,7 +67,9 @@ def overtaken(wishes: Requests, number: Any) -> Any:
     return words(None, 0) if wishes.take(number) else gr.skip()
 
 
-def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any) -> Iterator[list[Any]]:
+def best(
+    lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any
+) -> Iterator[list[Any]]:
     """The words, and once the address of the adapter with only these layers kept, until the game is exact or the visitor wants something else.
 
     The layers are chosen once, when all that is to be sampled of the game is known, or all of it; what is learned after that is said,
@@ -66,13 +94,29 @@ def best(lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Re
         def only(layers: Sequence[int]) -> str:
             here = session.walk.place
             assert isinstance(here, Pruned)
-            return going(address.write(lab, replace(here, layers=None if len(layers) == len(have) else tuple(layers), off=())))
+            return going(
+                address.write(
+                    lab,
+                    replace(
+                        here, layers=None if len(layers) == len(have) else tuple(layers), off=()
+                    ),
+                )
+            )
 
         def ranked(v: Values) -> list[int]:
-            return list(layers_of(keep_best(adapter, dict(zip(v.layers, v.values.tolist(), strict=True)), wanted_count)))
+            return list(
+                layers_of(
+                    keep_best(
+                        adapter, dict(zip(v.layers, v.values.tolist(), strict=True)), wanted_count
+                    )
+                )
+            )
 
         if wanted_count in (0, len(have)):
-            yield [words(None, wanted_count, len(have)), only(have[:wanted_count]) if wanted() else gr.skip()]
+            yield [
+                words(None, wanted_count, len(have)),
+                only(have[:wanted_count]) if wanted() else gr.skip(),
+            ]
             return
         game = solving(lab, task, whole.key)
         if not wanted():  # making the game of a task that is new takes a minute
@@ -105,7 +149,9 @@ def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None 
         worth = dict(zip(v.layers, v.values.tolist(), strict=True))
         first = sorted(worth, key=lambda layer: -worth[layer])[:count]
         names = ", ".join(map(str, sorted(kept, key=lambda layer: -worth[layer])))
-        how = "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
+        how = (
+            "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
+        )
         total, points = sum(worth[layer] for layer in kept), v.full - v.empty
         said = f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of {signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
         if sum(worth[layer] for layer in first) > total + 1e-9:

@@ -11,7 +11,12 @@ AXES = Axes(200)
 
 
 def sparsity_svg(
-    points: Sequence[tuple[float, Accuracy]], *, total: int, base: Accuracy | None = None, whole: Accuracy | None = None, at: float | None = None
+    points: Sequence[tuple[float, Accuracy]],
+    *,
+    total: int,
+    base: Accuracy | None = None,
+    whole: Accuracy | None = None,
+    at: float | None = None,
 ) -> str:
     """Accuracy against the share of an adapter's entries that is zero, as an inline SVG that fills its parent's width.
 
@@ -40,17 +45,32 @@ def sparsity_svg(
         out.append(_name(base, "base", 0, above=not above))
     if whole:
         out.append(_name(whole, "whole", 1, above=above))
-    return AXES.svg("Accuracy against sparsity", out, _in_words(points, total, base, whole), style="--mix:0%")
+    return AXES.svg(
+        "Accuracy against sparsity", out, _in_words(points, total, base, whole), style="--mix:0%"
+    )
 
 
 def _name(accuracy: Accuracy, name: str, x: int, above: bool) -> str:
     """A label at its line, above or below it as long as there is room, at the left (0) or right (1) end."""
     above = above if 0.1 < accuracy.value < 0.9 else accuracy.value <= 0.1
     words = f"{name} {percent(accuracy.value)}"
-    return AXES.text("base-name", x, accuracy.value, words, dx=(4, -4)[x], dy=-6 if above else 14, anchor=("start", "end")[x])
+    return AXES.text(
+        "base-name",
+        x,
+        accuracy.value,
+        words,
+        dx=(4, -4)[x],
+        dy=-6 if above else 14,
+        anchor=("start", "end")[x],
+    )
 
 
-def _in_words(points: Sequence[tuple[float, Accuracy]], total: int, base: Accuracy | None, whole: Accuracy | None) -> str:
+def _in_words(
+    points: Sequence[tuple[float, Accuracy]],
+    total: int,
+    base: Accuracy | None,
+    whole: Accuracy | None,
+) -> str:
     said = [f"{sum(a.n >= total for _, a in points)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")

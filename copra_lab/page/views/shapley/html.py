@@ -24,7 +24,11 @@ def number(v: Values | None) -> str:
         ) + _facts(None)
     total = 100 * (v.full - v.empty)
     n = v.of_images.shape[1]
-    how = "<b>exact</b>, all coalitions measured" if v.exact else "<b>sampled</b>, bars are 95\u202f% intervals"
+    how = (
+        "<b>exact</b>, all coalitions measured"
+        if v.exact
+        else "<b>sampled</b>, bars are 95\u202f% intervals"
+    )
     kind = "" if v.exact else "first"
     return (
         f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" data-total="{total:.6f}">'
@@ -39,16 +43,36 @@ def _facts(v: Values | None) -> str:
         return panels.facts(
             *(
                 panels.fact(name, "…", kind)
-                for name, kind in (("no layer", "base"), ("all layers", "a"), ("best four", "b"), ("area of g", "left wide"))
+                for name, kind in (
+                    ("no layer", "base"),
+                    ("all layers", "a"),
+                    ("best four", "b"),
+                    ("area of g", "left wide"),
+                )
             )
         )
     best = np.sort(v.values)[::-1][:4].sum()
     total = v.full - v.empty
     share = f"{100 * best / total:.0f}\u202f% <span>of it</span>" if total > 0 else "—"
     return panels.facts(
-        panels.fact("no layer", f"{100 * v.empty:.0f}\u202f%", "base", "Accuracy of the base on these images"),
-        panels.fact("all layers", f"{100 * v.full:.0f}\u202f%", "a", "Accuracy with the whole adapter on these images"),
-        panels.fact("best four", share, "b", "What the four layers of highest value add, of what all add; others may take away"),
+        panels.fact(
+            "no layer",
+            f"{100 * v.empty:.0f}\u202f%",
+            "base",
+            "Accuracy of the base on these images",
+        ),
+        panels.fact(
+            "all layers",
+            f"{100 * v.full:.0f}\u202f%",
+            "a",
+            "Accuracy with the whole adapter on these images",
+        ),
+        panels.fact(
+            "best four",
+            share,
+            "b",
+            "What the four layers of highest value add, of what all add; others may take away",
+        ),
         panels.fact(
             "area of g",
             f"{100 * v.curve.area:.1f}\u202f%",
@@ -79,18 +103,29 @@ def bars(v: Values | None, layer: int) -> str:
     step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
     for tick in range(int(math.ceil(low / step) * step), int(high) + 1, step):
         out += axes.tick(tick, signed(tick, 0), "grid" if tick else "zero")
-    for i, (name, value, half) in enumerate(zip(v.layers, 100 * v.values, 100 * v.halves, strict=True)):
+    for i, (name, value, half) in enumerate(
+        zip(v.layers, 100 * v.values, 100 * v.halves, strict=True)
+    ):
         chosen = " chosen" if name == layer else ""
         interval = "" if v.exact or not np.isfinite(half) else f" ± {half:.1f}"
-        whisker = axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
+        whisker = (
+            axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
+        )
         out.append(
             f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} points</title>'
             f"{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
         )
     even = 100 * (v.full - v.empty) / n
-    out += [axes.level("chord", even), axes.legend(f"points of accuracy · dotted: equal shares, {_points(even)}")]
-    said = ", ".join(f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True))
-    return f'<div class="chart worth">{axes.svg("Shapley value of each layer", out, f"{said}.")}</div>'
+    out += [
+        axes.level("chord", even),
+        axes.legend(f"points of accuracy · dotted: equal shares, {_points(even)}"),
+    ]
+    said = ", ".join(
+        f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True)
+    )
+    return (
+        f'<div class="chart worth">{axes.svg("Shapley value of each layer", out, f"{said}.")}</div>'
+    )
 
 
 def curve(v: Values | None) -> str:
@@ -102,25 +137,37 @@ def curve(v: Values | None) -> str:
     out += [axes.below(p, f"{p:g}") for p in QUARTERS]
     ps = np.linspace(0, 1, 41)
     out += axes.curve("curve", zip(ps.tolist(), v.curve(ps).tolist(), strict=True))
-    out += [axes.line("chord", 0, v.empty, 1, v.full), axes.legend("accuracy when each layer is on with probability p", dy=-10)]
+    out += [
+        axes.line("chord", 0, v.empty, 1, v.full),
+        axes.legend("accuracy when each layer is on with probability p", dy=-10),
+    ]
     said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in QUARTERS)
-    return f'<div class="chart worth low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
+    return (
+        f'<div class="chart worth low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
+    )
 
 
 def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
     """The images for which a layer matters most, those it helps before those it harms."""
     head = f"by layer {layer}" if layer >= 0 else "by a layer"
     if v is None or bench is None or layer not in v.layers:
-        return panels.section("Decided", head, '<p class="empty">Images that a layer helps or harms appear here.</p>')
+        return panels.section(
+            "Decided", head, '<p class="empty">Images that a layer helps or harms appear here.</p>'
+        )
     own = v.of_images[v.layers.index(layer)]
-    helped, harmed = ([int(i) for i in np.argsort(-sign * own, kind="stable") if sign * own[i] > 0.02] for sign in (1, -1))
+    helped, harmed = (
+        [int(i) for i in np.argsort(-sign * own, kind="stable") if sign * own[i] > 0.02]
+        for sign in (1, -1)
+    )
     kept = min(len(harmed), 3)
     picked = [
         *((i, "right") for i in helped[: panels.TILES - kept]),
         *((i, "wrong") for i in harmed[: panels.TILES - min(len(helped), panels.TILES - kept)]),
     ]
     if not picked:
-        return panels.section("Decided", head, '<p class="empty">No image depends on this layer.</p>')
+        return panels.section(
+            "Decided", head, '<p class="empty">No image depends on this layer.</p>'
+        )
     tally = (
         f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ {len(harmed)} harmed</span>'
         f'<span class="still">○ {len(own) - len(helped) - len(harmed)} as they were</span></p>'
@@ -148,5 +195,8 @@ def table(v: Values | None) -> str:
             ends = (f"{x - half:.2f}", f"{x + half:.2f}") if np.isfinite(half) else ("", "")
             rows.append((str(name), f"{x:.2f}", *ends))
         rows.append(("all", f"{100 * v.values.sum():.2f}", "", ""))
-    body = "".join(f"<tr><th scope=row>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>" for first, *rest in rows)
+    body = "".join(
+        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>"
+        for first, *rest in rows
+    )
     return f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'

@@ -31,8 +31,17 @@ area is what CopRA’s ramp trains.</p>"""
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="worth-task")
-        adapter = gr.Dropdown(lab.adapters(first), value=lab.one(first, None), label="Adapter", scale=2, min_width=150, elem_id="worth-adapter")
+        task = gr.Dropdown(
+            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="worth-task"
+        )
+        adapter = gr.Dropdown(
+            lab.adapters(first),
+            value=lab.one(first, None),
+            label="Adapter",
+            scale=2,
+            min_width=150,
+            elem_id="worth-adapter",
+        )
     about = html(lab.about(first), elem_id="worth-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
@@ -52,9 +61,14 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         table = newest(draw.table(None), "worth-table")
         copy_button("worth-table")
 
-    panels, controls = [number, bars, curve, decided, table], [about, adapter, layer, task, entrance.link, entrance.refused]
+    panels, controls = (
+        [number, bars, curve, decided, table],
+        [about, adapter, layer, task, entrance.link, entrance.refused],
+    )
 
-    def watch(task: Any, key: Any, layer: Any, session: Session, query: Any, number: Any) -> Iterator[list[Any]]:
+    def watch(
+        task: Any, key: Any, layer: Any, session: Session, query: Any, number: Any
+    ) -> Iterator[list[Any]]:
         yield from watching(lab, task, key, layer, session, number, query)
 
     def look(task: Any, key: Any, layer: Any, session: Session) -> list[Any]:
@@ -65,13 +79,26 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     menus = [task, adapter, layer]
     staleness.watch(menus)
-    events, asking = [entrance.opened, task.input, adapter.input], [*menus, session, *entrance.request]
-    gr.on(events, watch, asking, [*panels, *controls], js=entrance.leaves(menus), preprocess=False, **WATCHING)
+    events, asking = (
+        [entrance.opened, task.input, adapter.input],
+        [*menus, session, *entrance.request],
+    )
+    gr.on(
+        events,
+        watch,
+        asking,
+        [*panels, *controls],
+        js=entrance.leaves(menus),
+        preprocess=False,
+        **WATCHING,
+    )
     layer.input(look, [*menus, session], [bars, decided], preprocess=False, **EVENT)
     layer.input(told, [task, adapter, layer, session], entrance.link, preprocess=False, **EVENT)
 
 
-def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number: Any, query: Any = "") -> Iterator[list[Any]]:
+def watching(
+    lab: Lab, task: Any, key: Any, layer: Any, session: Session, number: Any, query: Any = ""
+) -> Iterator[list[Any]]:
     """The panels, controls, address and what of one was refused, again and again, until the game is exact or the visitor looks at
     something else. ``query``: of the address that the view is entered with."""
     stays, asked, refused = [gr.skip()] * 11, None, gr.skip()
@@ -89,7 +116,9 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         whole = Valued(task, lab.one(task, key))
         have = layers_of(lab.adapter(task, whole.key))
         game = solving(lab, task, whole.key)
-        if session.requests.overtaken(number):  # of a task that is new this takes a minute, and by now the visitor has gone on
+        if session.requests.overtaken(
+            number
+        ):  # of a task that is new this takes a minute, and by now the visitor has gone on
             yield stays
             return
         known = (asked or query or _here(session.walk, whole)) and layer in have
@@ -97,7 +126,10 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
         turn = session.visit(place).turns
         choices = gr.update(choices=[(str(i), i) for i in have], value=place.layer)
         # What came from the menus is there already, and by now the visitor may have chosen something else.
-        menu = gr.update(choices=lab.adapters(task), **({} if key == whole.key and not asked else {"value": whole.key}))
+        menu = gr.update(
+            choices=lab.adapters(task),
+            **({} if key == whole.key and not asked else {"value": whole.key}),
+        )
         updates: list[Any] = [lab.about(task), menu, choices, task if asked else gr.skip()]
         said = link.write(lab, place if known else whole)
         yield [*pieces(turn, game.state, game, place, number), *updates, said, refused]
@@ -107,28 +139,39 @@ def watching(lab: Lab, task: Any, key: Any, layer: Any, session: Session, number
 
         for values in sharpened(game, wanted):
             updates = [gr.skip()] * 6
-            if place.layer < 0:  # the first that is known chooses the layer that is looked at, unless the visitor did meanwhile
+            if (
+                place.layer < 0
+            ):  # the first that is known chooses the layer that is looked at, unless the visitor did meanwhile
                 place = Valued(task, whole.key, _best(game))
                 if session.change(partial(_led, to=place)).place == place:
                     updates[2] = gr.update(value=place.layer)
             walk = session.walk
             if now := _here(walk, whole):
                 yield [*pieces(walk.turns, values, game, now, number), *updates]
-        if not wanted():  # Gradio gives what came last once more at the end, menus of the adapter before and all
+        if (
+            not wanted()
+        ):  # Gradio gives what came last once more at the end, menus of the adapter before and all
             yield stays
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         if session.requests.overtaken(number):
             yield stays
             return
         words = [panels.trouble(e), *drawn(None, None, -1)[1:]]
-        yield [*stamped(session.change(Walk.nowhere).turns, words, of_menus(task, key, number=number)), *stays[len(words) :]]
+        yield [
+            *stamped(session.change(Walk.nowhere).turns, words, of_menus(task, key, number=number)),
+            *stays[len(words) :],
+        ]
 
 
 def address(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Any:
     """Of a layer that a visitor chose."""
     walk = session.walk
     here = walk.place
-    if not isinstance(here, Valued) or (here.task, here.key) != (task, key) or not isinstance(layer, int):
+    if (
+        not isinstance(here, Valued)
+        or (here.task, here.key) != (task, key)
+        or not isinstance(layer, int)
+    ):
         return gr.skip()
     return link.write(walk.lab(lab), replace(here, layer=layer))
 
@@ -152,13 +195,20 @@ def _led(walk: Walk, to: Valued) -> Walk:
 
 def of_menus(task: Any, key: Any, layer: Any = None, number: Any = None) -> Asked:
     """What the menus say; with a ``layer``, the switches too."""
-    said = {"worth-task": task, "worth-adapter": key} | ({} if layer is None else {"worth-layer": layer})
+    said = {"worth-task": task, "worth-adapter": key} | (
+        {} if layer is None else {"worth-layer": layer}
+    )
     return Asked(said, number, "view-shapley")
 
 
-def pieces(turn: int, values: Values | None, game: Solving, place: Valued, number: Any) -> list[str]:
+def pieces(
+    turn: int, values: Values | None, game: Solving, place: Valued, number: Any
+) -> list[str]:
     """The panels, each as of the controls that it depends on: the bars and the images on the layer that is looked at, too."""
-    whole, one = of_menus(place.task, place.key, number=number), of_menus(place.task, place.key, place.layer, number)
+    whole, one = (
+        of_menus(place.task, place.key, number=number),
+        of_menus(place.task, place.key, place.layer, number),
+    )
     shown = zip(drawn(values, game, place.layer), (whole, one, whole, one, whole), strict=True)
     return [piece for drawing, asked in shown for piece in stamped(turn, [drawing], asked)]
 
@@ -166,7 +216,13 @@ def pieces(turn: int, values: Values | None, game: Solving, place: Valued, numbe
 def drawn(values: Values | None, game: Solving | None, layer: int) -> list[str]:
     """The panels; without a game, as when the page is opened."""
     decided = draw.decided(values, game.bench if game else None, layer)
-    return [draw.number(values), draw.bars(values, layer), draw.curve(values), decided, draw.table(values)]
+    return [
+        draw.number(values),
+        draw.bars(values, layer),
+        draw.curve(values),
+        decided,
+        draw.table(values),
+    ]
 
 
 def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[Any]:
@@ -179,11 +235,17 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> list[
         place = Valued(task, lab.one(task, key))
         game = solving(lab, task, place.key)
         if layer not in game.layers:
-            raise ValueError(f"the adapter has no layer {layer!r:.40}; it has {', '.join(map(str, game.layers))}")
+            raise ValueError(
+                f"the adapter has no layer {layer!r:.40}; it has {', '.join(map(str, game.layers))}"
+            )
         walk = session.walk
         if _here(walk, place):
             walk = session.visit(Valued(task, place.key, layer))
-        return stamped(walk.turns, [draw.bars(game.state, layer), draw.decided(game.state, game.bench, layer)], of_menus(task, key, layer))
+        return stamped(
+            walk.turns,
+            [draw.bars(game.state, layer), draw.decided(game.state, game.bench, layer)],
+            of_menus(task, key, layer),
+        )
     except (ValueError, OSError) as e:
         return [gr.skip(), *stamped(session.walk.turns, [panels.trouble(e)])]
 

@@ -42,12 +42,16 @@ def loss_svg(courses: Sequence[Course], steps: int, classes: int) -> str:
     ``classes``, 0 as long as the task is not known, neither is told."""
     if not classes:
         axes = Axes(HEIGHT, (0, steps))
-        return axes.svg("Loss on training images against steps", _frame(axes, [(i / 3, "") for i in range(4)]))
+        return axes.svg(
+            "Loss on training images against steps", _frame(axes, [(i / 3, "") for i in range(4)])
+        )
     even = math.log(max(2, classes))
     axes = Axes(HEIGHT, (0, steps), (0, 1.5 * even))
     out = _frame(axes, [(i * even / 2, f"{i * even / 2:.1f}") for i in range(4)])
     out.append(axes.level("chord", even))
-    out.append(axes.text("base-name", steps, even, f"guessing {even:.2f}", dx=-4, dy=-6, anchor="end"))
+    out.append(
+        axes.text("base-name", steps, even, f"guessing {even:.2f}", dx=-4, dy=-6, anchor="end")
+    )
     said = []
     for course in courses:
         found = losses(course, steps)
@@ -64,12 +68,25 @@ def accuracy_svg(courses: Sequence[Course], steps: int, base: Accuracy | None) -
     said = []
     if base:
         out.append(axes.level("base", base.value))
-        out.append(axes.text("base-name", steps, base.value, f"base {percent(base.value)}", dx=-4, dy=14, anchor="end"))
+        out.append(
+            axes.text(
+                "base-name",
+                steps,
+                base.value,
+                f"base {percent(base.value)}",
+                dx=-4,
+                dy=14,
+                anchor="end",
+            )
+        )
         said.append(f"Without an adapter: {base}.")
     for course in courses:
         known = [(0, base), *course.measured] if base else list(course.measured)
         out += axes.curve(f"course {course.method}", [(step, a.value) for step, a in known])
-        out += [axes.point(course.method, f"{METHODS[course.method]}, step {step}", step, a, 3.5) for step, a in course.measured]
+        out += [
+            axes.point(course.method, f"{METHODS[course.method]}, step {step}", step, a, 3.5)
+            for step, a in course.measured
+        ]
         said += [f"{METHODS[course.method]} at step {step}: {a}." for step, a in course.measured]
     return axes.svg("Accuracy on test images against steps", out, " ".join(said))
 

@@ -19,16 +19,24 @@ def status(progress: Progress | None) -> str:
     words = {
         "waking": "Waking the model. A very first start also draws all images: about a minute.",
         "waiting": f"Waiting: {progress.ahead} {'training comes' if progress.ahead == 1 else 'trainings come'} before yours{_time(progress, 'it begins')}.",
-        "training": f"Step {steps:,} of {of:,}{_time(progress, 'it is done')}." if steps else "Measuring the base, then it begins.",
+        "training": f"Step {steps:,} of {of:,}{_time(progress, 'it is done')}."
+        if steps
+        else "Measuring the base, then it begins.",
         "done": f"Done: {of:,} steps. What was learned is below, and in the menus of the other views.",
-        "stopped": f"Stopped after {steps:,} of {of:,} steps. What was learned so far is below." if steps else "Stopped before it began.",
+        "stopped": f"Stopped after {steps:,} of {of:,} steps. What was learned so far is below."
+        if steps
+        else "Stopped before it began.",
         "ended": f"Ended after {TRAINING_SECONDS:.0f} seconds, at step {steps:,} of {of:,}. What was learned so far is below.",
     }
     return _status(progress.state, words[progress.state], steps, of)
 
 
 def _time(progress: Progress, until: str) -> str:
-    return "" if progress.seconds is None else f", about {math.ceil(progress.seconds)}\u202fs until {until}"
+    return (
+        ""
+        if progress.seconds is None
+        else f", about {math.ceil(progress.seconds)}\u202fs until {until}"
+    )
 
 
 def _status(state: str, words: str, steps: int, of: int) -> str:
@@ -49,7 +57,10 @@ def _runner(course: Course, progress: Progress | None) -> str:
     if course.measured:
         step, a = course.measured[-1]
         low, high = (f"{100 * end:.1f}" for end in a.interval)
-        figure, data = f"{100 * a.value:.1f}<small>%</small>", f' data-step="{step}" data-correct="{a.correct}" data-n="{a.n}"'
+        figure, data = (
+            f"{100 * a.value:.1f}<small>%</small>",
+            f' data-step="{step}" data-correct="{a.correct}" data-n="{a.n}"',
+        )
         words = f"95\u202f% <span class='long'>interval</span> <b>{low} to {high}</b><br>{a.n} test images, step {step:,}"
     if course.trouble:
         words = escape(course.trouble)
@@ -83,7 +94,11 @@ def table(progress: Progress | None) -> str:
     if progress is None:
         return panels.table(("", "step"), [])
     rows = [(("base", ""), progress.base)] if progress.base else []
-    return panels.table(("", "step"), rows + [((METHODS[c.method], str(step)), a) for c in progress.courses for step, a in c.measured])
+    return panels.table(
+        ("", "step"),
+        rows
+        + [((METHODS[c.method], str(step)), a) for c in progress.courses for step, a in c.measured],
+    )
 
 
 def described(own: Own | None, title: str = "") -> str:

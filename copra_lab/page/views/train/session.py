@@ -47,7 +47,9 @@ class Course:
         return len(self.losses)
 
     def after(self, step: Step) -> "Course":
-        return replace(self, losses=(*self.losses, step.loss), on=(*self.on, tuple(step.units.values())))
+        return replace(
+            self, losses=(*self.losses, step.loss), on=(*self.on, tuple(step.units.values()))
+        )
 
 
 @dataclass(frozen=True)
@@ -75,7 +77,9 @@ def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator
     """
     yield Progress(order, "waking")
     bench, task = lab.bench(order.task), lab.few_shot(order.task, order.shots)
-    progress = Progress(order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes))
+    progress = Progress(
+        order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes)
+    )
     ticket = line.join(session, order.work, asking())
     runs: dict[str, Stepwise] = {}
     try:
@@ -99,12 +103,23 @@ def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator
 
 def _begun(bench: Bench, task: Task, order: Order, method: str) -> Stepwise:
     """`fit` with what was ordered, before its first step. Both methods see the same images in the same order, and begin with the same A."""
-    settings = {"seed": order.seed, "steps": order.steps, "lr": order.rate(method), "batch": order.batch}
+    settings = {
+        "seed": order.seed,
+        "steps": order.steps,
+        "lr": order.rate(method),
+        "batch": order.batch,
+    }
     lora = LoRA(order.rank, sites=order.sites)
-    return Stepwise(lambda report: fit(bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings))
+    return Stepwise(
+        lambda report: fit(
+            bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings
+        )
+    )
 
 
-def _watched(bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Waiting) -> Iterator[Progress]:
+def _watched(
+    bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Waiting
+) -> Iterator[Progress]:
     """The runs in turn, a step each, until all are over or the visitor has had enough."""
     order, start = progress.order, time.monotonic()
     looks = {round(order.steps * i / LOOKS) for i in range(1, LOOKS + 1)}
@@ -113,12 +128,21 @@ def _watched(bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket
 
     def look(method: str) -> None:
         adapter = runs[method].learned()
-        if adapter and (not courses[method].measured or courses[method].measured[-1][0] != courses[method].steps):
+        if adapter and (
+            not courses[method].measured or courses[method].measured[-1][0] != courses[method].steps
+        ):
             measured = (courses[method].steps, _accuracy(bench, adapter))
-            courses[method] = replace(courses[method], measured=(*courses[method].measured, measured))
+            courses[method] = replace(
+                courses[method], measured=(*courses[method].measured, measured)
+            )
 
     def report(state: str) -> Progress:
-        return replace(progress, state=state, courses=tuple(courses.values()), seconds=line.seconds(ticket, own=True))
+        return replace(
+            progress,
+            state=state,
+            courses=tuple(courses.values()),
+            seconds=line.seconds(ticket, own=True),
+        )
 
     while state == "training":
         line.ahead(ticket)  # still here
@@ -159,4 +183,8 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
 def _keep(session: Session, order: Order, runs: dict[str, Stepwise]) -> None:
     number = 1 + max((o.number for o in session.walk.own), default=0)
     learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
-    session.change(lambda walk: walk.keep(*(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)))
+    session.change(
+        lambda walk: walk.keep(
+            *(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)
+        )
+    )

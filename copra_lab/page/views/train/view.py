@@ -43,20 +43,45 @@ steps.</p>"""
 def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None = None) -> None:
     first, usual, line = next(iter(lab.tasks())), Order(""), line or Waiting()
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="train-task")
-        methods = [("LoRA and CopRA side by side", BOTH), *((label, name) for name, label in METHODS.items())]
-        method = gr.Dropdown(methods, value=BOTH, label="Method", scale=2, min_width=150, elem_id="train-method")
+        task = gr.Dropdown(
+            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="train-task"
+        )
+        methods = [
+            ("LoRA and CopRA side by side", BOTH),
+            *((label, name) for name, label in METHODS.items()),
+        ]
+        method = gr.Dropdown(
+            methods, value=BOTH, label="Method", scale=2, min_width=150, elem_id="train-method"
+        )
     about = html(lab.about(first), elem_id="train-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=4, min_width=320, elem_classes="card", elem_id="train-settings"):
-            rank = gr.Slider(1, orders.MOST_RANK, usual.rank, step=1, label="rank", elem_id="train-rank")
-            steps = gr.Slider(*orders.STEPS, usual.steps, step=50, label="steps", elem_id="train-steps")
-            batch = gr.Radio(orders.BATCHES, value=usual.batch, label="images in a step", elem_id="train-batch", elem_classes="switches one")
+            rank = gr.Slider(
+                1, orders.MOST_RANK, usual.rank, step=1, label="rank", elem_id="train-rank"
+            )
+            steps = gr.Slider(
+                *orders.STEPS, usual.steps, step=50, label="steps", elem_id="train-steps"
+            )
+            batch = gr.Radio(
+                orders.BATCHES,
+                value=usual.batch,
+                label="images in a step",
+                elem_id="train-batch",
+                elem_classes="switches one",
+            )
             shots = gr.Radio(
-                orders.SHOTS, value=usual.shots, label="shots: training images a class", elem_id="train-shots", elem_classes="switches one"
+                orders.SHOTS,
+                value=usual.shots,
+                label="shots: training images a class",
+                elem_id="train-shots",
+                elem_classes="switches one",
             )
             sites = gr.Radio(
-                list(orders.SITES), value=next(iter(orders.SITES)), label="matrices of each layer", elem_id="train-sites", elem_classes="switches one"
+                list(orders.SITES),
+                value=next(iter(orders.SITES)),
+                label="matrices of each layer",
+                elem_id="train-sites",
+                elem_classes="switches one",
             )
             rates = [
                 (f"tuned: {RATES['lora']:g} for LoRA, {RATES['copra']:g} for CopRA", TUNED),
@@ -64,7 +89,12 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
             ]
             lr = gr.Dropdown(rates, value=TUNED, label="learning rate", elem_id="train-lr")
             seed = gr.Number(
-                usual.seed, label=f"seed, 0 to {orders.MOST_SEED}", precision=0, minimum=0, maximum=orders.MOST_SEED, elem_id="train-seed"
+                usual.seed,
+                label=f"seed, 0 to {orders.MOST_SEED}",
+                precision=0,
+                minimum=0,
+                maximum=orders.MOST_SEED,
+                elem_id="train-seed",
             )
             with gr.Row(elem_id="train-go"):
                 go = gr.Button("Train", variant="primary", min_width=90, elem_id="train-start")
@@ -74,11 +104,27 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
             race = html(draw.race(None), elem_id="train-race")
             charts = html(draw.charts(None), elem_id="train-charts")
     with gr.Column(elem_classes="card", elem_id="train-results"):
-        own = gr.Radio([], label="What you trained: take it into another view, or home", elem_id="train-own", elem_classes="switches one")
+        own = gr.Radio(
+            [],
+            label="What you trained: take it into another view, or home",
+            elem_id="train-own",
+            elem_classes="switches one",
+        )
         told = html(draw.described(None), elem_id="train-described")
         with gr.Row(elem_id="train-to"):
-            taking = [gr.Button(label, size="sm", min_width=60, interactive=False, elem_id=f"train-to-{view}") for view, label in TO.items()]
-            fetch = gr.Button("Download as a PEFT folder (.zip)", size="sm", min_width=60, interactive=False, elem_id="train-fetch")
+            taking = [
+                gr.Button(
+                    label, size="sm", min_width=60, interactive=False, elem_id=f"train-to-{view}"
+                )
+                for view, label in TO.items()
+            ]
+            fetch = gr.Button(
+                "Download as a PEFT folder (.zip)",
+                size="sm",
+                min_width=60,
+                interactive=False,
+                elem_id="train-fetch",
+            )
         file = gr.DownloadButton("Save", visible="hidden", elem_id="train-file")
     html(HOW_TO_READ)
     with gr.Accordion("The looks at the test images in numbers", open=False, elem_id="train-more"):
@@ -87,12 +133,19 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
 
     panels, hands = [status, race, charts, table], [go, stop]
     results = [own, told, *taking, fetch]
-    everyone: dict[str, Any] = EVENT | {"trigger_mode": "once", "concurrency_limit": MOST_WAITING + 4, "concurrency_id": "training"}
+    everyone: dict[str, Any] = EVENT | {
+        "trigger_mode": "once",
+        "concurrency_limit": MOST_WAITING + 4,
+        "concurrency_id": "training",
+    }
 
     def run(*values: Any) -> Iterator[list[Any]]:
         asked = Asked(staleness.values(chosen_by_hand, values[:-1], {}))
         for pieces in training(lab, line, values[-1], *values[:-1]):
-            yield [of(asked, piece) if isinstance(piece, str) else piece for piece in pieces[: len(panels)]] + pieces[len(panels) :]
+            yield [
+                of(asked, piece) if isinstance(piece, str) else piece
+                for piece in pieces[: len(panels)]
+            ] + pieces[len(panels) :]
 
     def enough(session: Session) -> None:
         line.stop(session)
@@ -106,15 +159,41 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     chosen_by_hand = [task, method, rank, lr, steps, batch, sites, shots, seed]
     shown = [*results, about, *chosen_by_hand, entrance.link, entrance.refused]
     staleness.watch([*chosen_by_hand, own])
-    entrance.opened(enter, [own, session, *entrance.request], shown, js=entrance.leaves([own]), preprocess=False, **EVENT)
-    gr.on([c.change for c in chosen_by_hand], say, chosen_by_hand, entrance.link, preprocess=False, **EVENT)
+    entrance.opened(
+        enter,
+        [own, session, *entrance.request],
+        shown,
+        js=entrance.leaves([own]),
+        preprocess=False,
+        **EVENT,
+    )
+    gr.on(
+        [c.change for c in chosen_by_hand],
+        say,
+        chosen_by_hand,
+        entrance.link,
+        preprocess=False,
+        **EVENT,
+    )
     task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
-    go.click(run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone)
+    go.click(
+        run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone
+    )
     stop.click(enough, session, None, **EVENT)
-    own.input(lambda key, session: described(lab, mine(session, key)), [own, session], told, preprocess=False, **EVENT)
+    own.input(
+        lambda key, session: described(lab, mine(session, key)),
+        [own, session],
+        told,
+        preprocess=False,
+        **EVENT,
+    )
     for view, button in zip(TO, taking, strict=True):
-        button.click(partial(take, lab, view), [own, session], entrance.go, preprocess=False, **EVENT)
-    fetched = fetch.click(partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT)
+        button.click(
+            partial(take, lab, view), [own, session], entrance.go, preprocess=False, **EVENT
+        )
+    fetched = fetch.click(
+        partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT
+    )
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
 
@@ -124,9 +203,18 @@ def entered(lab: Lab, session: Session, query: Any, number: Any, key: Any = None
     if not session.requests.take(number):
         return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
     order, refused = link.read(lab, "train", query)
-    updates = stays if order is None else [lab.about(order.task), order.task, *orders.settings(order).values()]
+    updates = (
+        stays
+        if order is None
+        else [lab.about(order.task), order.task, *orders.settings(order).values()]
+    )
     own = session.change(Walk.nowhere).own  # what other views were measuring is not looked at
-    return [*shelf(lab, own, mine(session, key), number), *updates, gr.skip() if order is None else link.write(lab, order), refusal(refused)]
+    return [
+        *shelf(lab, own, mine(session, key), number),
+        *updates,
+        gr.skip() if order is None else link.write(lab, order),
+        refusal(refused),
+    ]
 
 
 def address(lab: Lab, *values: Any) -> Any:
@@ -147,7 +235,11 @@ def training(lab: Lab, line: Waiting, session: Session, *values: Any) -> Iterato
                 yield [draw.status(progress), *stays, *nothing]
                 continue
             joined, over = True, progress.state not in ("waiting", "training")
-            yield [*drawn(progress), *_hands(over), *(shelf(lab, session.walk.own) if over else nothing)]
+            yield [
+                *drawn(progress),
+                *_hands(over),
+                *(shelf(lab, session.walk.own) if over else nothing),
+            ]
     except (ValueError, OSError) as e:
         yield [panels.trouble(e), *stays[:3], *(_hands(True) if joined else stays[3:]), *nothing]
 
@@ -166,7 +258,11 @@ def shelf(lab: Lab, own: tuple[Own, ...], one: Own | None = None, number: Any = 
     choices = [(o.label, o.key) for o in own]
     one = one or (own[0] if own else None)
     buttons = [gr.update(interactive=bool(own))] * (len(TO) + 1)
-    return [gr.update(choices=choices, value=one and one.key), described(lab, one, number), *buttons]
+    return [
+        gr.update(choices=choices, value=one and one.key),
+        described(lab, one, number),
+        *buttons,
+    ]
 
 
 def chosen(lab: Lab, task: Any) -> list[Any]:
@@ -194,7 +290,11 @@ def packed(folder: str, key: Any, session: Session) -> Any:
     own = mine(session, key)
     if own is None:
         return gr.skip()
-    return save_bytes_to_cache(peft_zip(own.adapter), f"{own.task}-{own.adapter.provenance['method']}-rank-{own.adapter.rank}.zip", folder)
+    return save_bytes_to_cache(
+        peft_zip(own.adapter),
+        f"{own.task}-{own.adapter.provenance['method']}-rank-{own.adapter.rank}.zip",
+        folder,
+    )
 
 
 def peft_zip(adapter: Adapter) -> bytes:
@@ -203,7 +303,9 @@ def peft_zip(adapter: Adapter) -> bytes:
     with TemporaryDirectory() as folder, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as out:
         save_adapter(adapter, folder)
         for name in (CONFIG, WEIGHTS):
-            out.writestr(zipfile.ZipInfo(name), (Path(folder) / name).read_bytes(), zipfile.ZIP_DEFLATED)
+            out.writestr(
+                zipfile.ZipInfo(name), (Path(folder) / name).read_bytes(), zipfile.ZIP_DEFLATED
+            )
     return file.getvalue()
 
 

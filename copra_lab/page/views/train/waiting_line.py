@@ -25,7 +25,9 @@ class Waiting:
     """Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody waits for a closed page. At most ``most``
     are in the line, ``of_address`` of one address. Whose address has nobody in the line yet comes before the second of another address."""
 
-    def __init__(self, most: int = MOST_WAITING, gone: float = GONE, of_address: int = ADDRESS_TRAININGS):
+    def __init__(
+        self, most: int = MOST_WAITING, gone: float = GONE, of_address: int = ADDRESS_TRAININGS
+    ):
         self.most, self.gone, self.of_address = most, gone, of_address
         self.pace: float | None = None
         """Seconds that a training image took lately, everything counted; None as long as nobody trained."""
@@ -37,15 +39,23 @@ class Waiting:
         with self._changed:
             self._sweep()
             if any(t.who is who for t in self._tickets):
-                raise ValueError("your last training is not over; stop it first, or wait until it ends")
+                raise ValueError(
+                    "your last training is not over; stop it first, or wait until it ends"
+                )
             if len(self._tickets) >= self.most:
-                raise ValueError(f"{self.most} visitors train or wait already; try again in a few minutes")
+                raise ValueError(
+                    f"{self.most} visitors train or wait already; try again in a few minutes"
+                )
             if address and sum(t.address == address for t in self._tickets) >= self.of_address:
-                raise ValueError(f"{self.of_address} visitors from your network address train or wait already; try again in a few minutes")
+                raise ValueError(
+                    f"{self.of_address} visitors from your network address train or wait already; try again in a few minutes"
+                )
             ticket = Ticket(who, work, address)
             if self._tickets:  # the first is at work
                 first, *others = self._tickets
-                others = in_turns([*others, ticket], lambda t: t.address or t.who, [first.address or first.who])
+                others = in_turns(
+                    [*others, ticket], lambda t: t.address or t.who, [first.address or first.who]
+                )
                 self._tickets = [first, *others]
             else:
                 self._tickets = [ticket]
@@ -63,7 +73,9 @@ class Waiting:
         ticket.seen = time.monotonic()
         self._sweep()
         if ticket not in self._tickets:
-            raise ValueError("the page was not heard of for too long, and others were let in; press Train again")
+            raise ValueError(
+                "the page was not heard of for too long, and others were let in; press Train again"
+            )
         return self._tickets.index(ticket)
 
     def _sweep(self) -> None:
@@ -74,7 +86,9 @@ class Waiting:
         """About how long it takes until its turn comes, or, with its `own` work, until it is done; None as long as nobody knows."""
         with self._changed:
             upto = self._tickets.index(ticket) + own if ticket in self._tickets else 0
-            return None if self.pace is None else self.pace * sum(t.work for t in self._tickets[:upto])
+            return (
+                None if self.pace is None else self.pace * sum(t.work for t in self._tickets[:upto])
+            )
 
     def worked(self, ticket: Ticket, images: int, seconds: float) -> None:
         """So many training images took so long."""

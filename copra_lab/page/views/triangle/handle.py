@@ -19,7 +19,14 @@ HANDS = (
     f'<div class="weights">{_FIELDS}</div>'
 )
 
-_GEOMETRY = {"unit": UNITS, "beyond": BEYOND, "step": CELLS[-1], "side": SIDE, "left": LEFT, "bottom": BOTTOM}
+_GEOMETRY = {
+    "unit": UNITS,
+    "beyond": BEYOND,
+    "step": CELLS[-1],
+    "side": SIDE,
+    "left": LEFT,
+    "bottom": BOTTOM,
+}
 
 SCRIPT = (
     f"const {{unit, beyond, step, side, left, bottom}} = {json.dumps(_GEOMETRY)};"

@@ -27,9 +27,18 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.three(first, None, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(lab.titles(), value=first, label="Task", scale=3, min_width=260, elem_id="triangle-task")
+        task = gr.Dropdown(
+            lab.titles(), value=first, label="Task", scale=3, min_width=260, elem_id="triangle-task"
+        )
         corners = [
-            gr.Dropdown(menu, value=key, label=name, scale=2, min_width=140, elem_id=f"triangle-{name.lower()}")
+            gr.Dropdown(
+                menu,
+                value=key,
+                label=name,
+                scale=2,
+                min_width=140,
+                elem_id=f"triangle-{name.lower()}",
+            )
             for name, key in zip("ABC", keys, strict=True)
         ]
     about = html(lab.about(first), elem_id="triangle-about", elem_classes="about")
@@ -39,17 +48,31 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             with gr.Column(elem_classes="board"):
                 chart = panel(draw.chart, "triangle-chart")
                 hands = html(HANDS, elem_id="triangle-hands", js_on_load=SCRIPT)
-                clear = gr.Button("Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear")
+                clear = gr.Button(
+                    "Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear"
+                )
             point = gr.Textbox(_text(MIDDLE, MIDDLE), visible="hidden", elem_id="triangle-point")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "triangle-changed")
+            changed = panel(
+                lambda walk: draw.changed(walk, bench_of(lab, walk)), "triangle-changed"
+            )
     html(HOW_TO_READ)
     with gr.Accordion("The landscape in numbers", open=False, elem_id="triangle-more"):
         table = panel(draw.table, "triangle-table")
         copy_button("triangle-table")
 
     stage = Stage(Mixed, number, chart, changed, table, arrives, ahead)
-    follow(lab, session, stage, partial(ask, lab), entrance, [task, *corners, point], [about, *corners, point, task], clear, by=[hands.input])
+    follow(
+        lab,
+        session,
+        stage,
+        partial(ask, lab),
+        entrance,
+        [task, *corners, point],
+        [about, *corners, point, task],
+        clear,
+        by=[hands.input],
+    )
 
 
 def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, c: Any, point: Any) -> Shown | None:
@@ -80,11 +103,15 @@ def _text(*units: int) -> str:
 def lattice(place: Mixed, step: int) -> list[Mixed]:
     """The places of a triangular lattice of so many `UNITS`, those inside of the triangle first, and of them what is near to `place`."""
     side = range(-BEYOND, UNITS + 2 * BEYOND + 1, step)
-    found = [Mixed(place.task, place.keys, b, c) for b in side for c in side if b + c <= UNITS + BEYOND]
+    found = [
+        Mixed(place.task, place.keys, b, c) for b in side for c in side if b + c <= UNITS + BEYOND
+    ]
 
     def order(p: Mixed) -> tuple[bool, float]:
         b, c = p.b - place.b, p.c - place.c
-        return min(p.weights) < 0, b * b + b * c + c * c  # the squared distance, on axes at 60 degrees
+        return min(
+            p.weights
+        ) < 0, b * b + b * c + c * c  # the squared distance, on axes at 60 degrees
 
     return sorted(found, key=order)
 
@@ -92,7 +119,9 @@ def lattice(place: Mixed, step: int) -> list[Mixed]:
 def ahead(walk: Walk) -> list[list[Place]]:
     """See `copra_lab.page.state.measurement.Ahead`: a coarse lattice, then a finer one."""
     here = walk.place
-    return [list(lattice(here, step)) for step in draw.CELLS[:-1]] if isinstance(here, Mixed) else []
+    return (
+        [list(lattice(here, step)) for step in draw.CELLS[:-1]] if isinstance(here, Mixed) else []
+    )
 
 
 VIEW = View(
