@@ -143,9 +143,10 @@ def verb(
             )
             for n, a in _COMMON.items()
         ]
-        command.__signature__ = own.replace(
+        signature = own.replace(
             parameters=[*own.parameters.values(), *more], return_annotation=None
-        )  # type: ignore[attr-defined]
+        )
+        command.__signature__ = signature  # type: ignore[attr-defined]
         app.command(called, epilog=f"Example: {example}", **settings)(command)
         return work
 

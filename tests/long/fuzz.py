@@ -30,7 +30,7 @@ from typing import Any
 ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support"), str(ROOT / "tests" / "long")]
 
-from fuzzing.damage import (
+from fuzzing.damage import (  # noqa: E402 (after the path)
     Case,
     Owned,
     bytes_damaged,
@@ -41,7 +41,7 @@ from fuzzing.damage import (
     may,
     pictures,
     value,
-)  # noqa: E402 (after the path)
+)
 from fuzzing.readers import READERS  # noqa: E402
 
 LONGEST, LARGEST = 30, 1500

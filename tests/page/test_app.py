@@ -270,9 +270,9 @@ def test_changes_are_counted_from_where_the_visitor_last_rested():
 
 
 def test_changes_among_images_measured_at_both_places():
-    point = lambda *classes: Point(
-        torch.tensor(classes, dtype=torch.int16), Accuracy(0, len(classes))
-    )  # noqa: E731
+    def point(*classes):
+        return Point(torch.tensor(classes, dtype=torch.int16), Accuracy(0, len(classes)))
+
     assert changes(point(0, 1, 2, 3), point(0, 2, 2)) == [Change(1, 1, 2)]
     assert changes(None, point(1)) == [] == changes(point(1), None)
 

@@ -406,9 +406,11 @@ def test_every_methods_layers_are_the_base_when_off_and_keep_says_the_same_as_pe
             ]
             for b in blocks
         }
-        set_on = lambda on: [
-            layer.enable_adapters(x) for b, x in zip(blocks, on, strict=True) for layer in layers[b]
-        ]  # noqa: E731
+
+        def set_on(on):
+            for b, x in zip(blocks, on, strict=True):
+                for layer in layers[b]:
+                    layer.enable_adapters(x)
     else:
         assert list(tuner_layers(model)) == blocks
         set_on = Switches(model).set
