@@ -196,9 +196,12 @@ both = sh.exact(lambda c: gloves(c) + lemonade(c), 4).values
 print("gloves   ", with_dan.round(3), "sum", with_dan.sum().round(3))
 print("lemonade ", stand.round(3), "sum", stand.sum().round(3))
 print("both     ", both.round(3), "sum", both.sum().round(3))
-assert np.isclose(with_dan.sum(), 1) and np.isclose(stand.sum(), 1)  # efficiency
-assert np.isclose(with_dan[1], with_dan[2]) and np.allclose(stand, stand[0])  # symmetry
-assert np.isclose(with_dan[3], 0) and np.allclose(with_dan[:3], solved.values)  # null player
+assert np.isclose(with_dan.sum(), 1)
+assert np.isclose(stand.sum(), 1)
+assert np.isclose(with_dan[1], with_dan[2])
+assert np.allclose(stand, stand[0])
+assert np.isclose(with_dan[3], 0)
+assert np.allclose(with_dan[:3], solved.values)
 assert np.allclose(both, with_dan + stand)  # additivity
 
 # %% [markdown]

@@ -233,7 +233,8 @@ class Bench:
 
     @torch.inference_mode()
     def _forest(self, adapters: Sequence[Adapter]) -> Forest:
-        assert self.base is not None and self.tower is not None
+        assert self.base is not None
+        assert self.tower is not None
         made: dict = {}
         sites = self.clip.sites
         return Forest(

@@ -121,7 +121,8 @@ class LoRATraining(Training):
             )
             if self.views is not None:
                 return self.features(self.views[view, rows])
-            assert self.prefixes and self.tower
+            assert self.prefixes
+            assert self.tower
             factors = self.attached.factors()
             return self.tower.features(
                 self.prefixes(view * len(self.task.train) + rows, min(factors)),

@@ -47,11 +47,9 @@ def damage(folder, change):
 def test_what_is_saved_comes_back_to_the_byte(saved, tmp_path):
     clip = tiny_clip()
     again = load_adapter(saved, clip)
-    assert (
-        again == random_adapter(clip)
-        and again.provenance == {"clip": clip.name}
-        and again.base == clip.hash
-    )
+    assert again == random_adapter(clip)
+    assert again.provenance == {"clip": clip.name}
+    assert again.base == clip.hash
     save_adapter(again, tmp_path / "b")
     for name in (WEIGHTS, CONFIG):
         assert (saved / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
@@ -91,7 +89,8 @@ def test_pefts_own_folder_is_read(tmp_path):
     )
     theirs.save_pretrained(tmp_path)
     adapter = load_adapter(tmp_path, clip)
-    assert len(adapter) == 2 * (3 + 2) and adapter.base == ""
+    assert len(adapter) == 2 * (3 + 2)
+    assert adapter.base == ""
     name = "vision_model.encoder.layers.0.mlp.fc2"
     layer = theirs.base_model.model.get_submodule(name)
     torch.testing.assert_close(adapter.deltas[name].delta(), layer.get_delta_weight("default"))
@@ -127,7 +126,8 @@ def test_pefts_own_ranks_and_alphas_for_some_matrices_are_followed(tmp_path):
         tmp_path,
     )
     adapter = load_adapter(tmp_path, clip)
-    assert set(adapter.deltas) == set(clip.sites) and {d.rank for d in adapter.deltas.values()} == {
+    assert set(adapter.deltas) == set(clip.sites)
+    assert {d.rank for d in adapter.deltas.values()} == {
         2,
         4,
         5,
@@ -148,9 +148,8 @@ def test_an_adapter_of_one_tower_alone_finds_it(tmp_path, tower):
     part = cls(whole.config.vision_config if "Vision" in tower else whole.config.text_config)
     model = everything_random(LoraConfig(r=2, target_modules=["v_proj", "fc1"]), part, tmp_path)
     adapter, start = load_adapter(tmp_path, clip), "vision" if "Vision" in tower else "text"
-    assert len(adapter) == 2 * (3 if start == "vision" else 2) and all(
-        n.startswith(f"{start}_model.") for n in adapter.deltas
-    )
+    assert len(adapter) == 2 * (3 if start == "vision" else 2)
+    assert all(n.startswith(f"{start}_model.") for n in adapter.deltas)
     layer = next(m for n, m in model.named_modules() if n.endswith("layers.1.mlp.fc1"))
     torch.testing.assert_close(
         adapter.deltas[f"{start}_model.encoder.layers.1.mlp.fc1"].delta(),
@@ -319,7 +318,8 @@ def test_an_adapter_on_siglips_pooling_head_is_refused_with_what_leaves_it_out(
     everything_random(LoraConfig(r=2, target_modules=names), copy.deepcopy(base), tmp_path)
     with pytest.raises(AdapterError, match=r"head|attn_pool") as e:
         load_adapter(tmp_path, clip)
-    assert "architecture" not in str(e.value) and "merge_and_unload" in str(e.value)
+    assert "architecture" not in str(e.value)
+    assert "merge_and_unload" in str(e.value)
     config = LoraConfig(r=2, lora_alpha=3, target_modules=suggested(str(e.value)))
     model = everything_random(config, copy.deepcopy(base), tmp_path)
     with warnings.catch_warnings():
@@ -386,7 +386,8 @@ def test_lora_outside_the_blocks_is_refused_for_what_it_is(tmp_path, module, hel
     with pytest.raises(ValueError, match=f"it adapts .*{module}.*outside the matrices") as e:
         adapter = load_adapter(tmp_path, clip if held else None)
         check_fits(adapter, clip.sites)  # as a bench does with what was loaded without its CLIP
-    assert "architecture" not in str(e.value) and "\n" not in str(e.value)
+    assert "architecture" not in str(e.value)
+    assert "\n" not in str(e.value)
     everything_random(
         LoraConfig(r=2, target_modules=suggested(str(e.value))), to_hugging_face(clip), tmp_path
     )
@@ -599,9 +600,8 @@ def test_a_failed_save_leaves_the_old_adapter(saved, monkeypatch):
     with pytest.raises(OSError, match="disk full"):
         save_adapter(random_adapter(tiny_clip(), seed=5), saved)
     monkeypatch.undo()
-    assert load_adapter(saved, tiny_clip()) == random_adapter(tiny_clip()) and not list(
-        saved.glob("*.part")
-    )
+    assert load_adapter(saved, tiny_clip()) == random_adapter(tiny_clip())
+    assert not list(saved.glob("*.part"))
 
 
 def test_files_written_aside_appear_together(tmp_path):
@@ -609,9 +609,8 @@ def test_files_written_aside_appear_together(tmp_path):
     with pytest.raises(RuntimeError), written_aside(tmp_path) as aside:
         (aside / "model.safetensors").write_text("half")
         raise RuntimeError
-    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"] and (
-        tmp_path / "model.safetensors"
-    ).read_text() == "old"
+    assert [f.name for f in tmp_path.iterdir()] == ["model.safetensors"]
+    assert (tmp_path / "model.safetensors").read_text() == "old"
     with written_aside(tmp_path) as aside:
         (aside / "config.json").write_text("{}")
         (aside / "model.safetensors").write_text("new")
@@ -677,9 +676,7 @@ def test_a_disk_that_takes_nothing_is_named(tmp_path, monkeypatch, fault, words)
     monkeypatch.setattr(os, "fsync", refuse)
     with pytest.raises(OSError, match=words) as caught:
         write_atomically(tmp_path / "kept", b"after")
-    assert str(caught.value).startswith(
-        f"{tmp_path / 'kept'} cannot be written ("
-    ) and "Errno" not in str(caught.value)
-    assert (tmp_path / "kept").read_bytes() == b"before" and [
-        f.name for f in tmp_path.iterdir()
-    ] == ["kept"]
+    assert str(caught.value).startswith(f"{tmp_path / 'kept'} cannot be written (")
+    assert "Errno" not in str(caught.value)
+    assert (tmp_path / "kept").read_bytes() == b"before"
+    assert [f.name for f in tmp_path.iterdir()] == ["kept"]

@@ -31,8 +31,10 @@ def described(**changes) -> Adapter:
 def test_a_model_card_says_what_the_provenance_says():
     adapter = described()
     card = ModelCard(model_card(adapter, "me/digits-copra"))
-    assert card.data.base_model == "somebody/some-clip" and card.data.library_name == "peft"
-    assert card.data.pipeline_tag == "zero-shot-image-classification" and {
+    assert card.data.base_model == "somebody/some-clip"
+    assert card.data.library_name == "peft"
+    assert card.data.pipeline_tag == "zero-shot-image-classification"
+    assert {
         "copra",
         "lora",
         "copra-lab",
@@ -49,7 +51,8 @@ def test_a_model_card_says_what_the_provenance_says():
 @pytest.mark.parametrize("clip", ["emoji-clip", "ViT-B-32:laion2b_s34b_b79k", "/folder/clip", None])
 def test_a_base_that_is_not_on_the_hub_is_not_claimed_to_be(clip):
     card = ModelCard(model_card(described(clip=clip), "me/x"))
-    assert card.data.base_model is None and (clip is None or f"`{clip}`" in card.text)
+    assert card.data.base_model is None
+    assert clip is None or f"`{clip}`" in card.text
 
 
 def test_what_is_not_recorded_is_not_made_up():
@@ -65,11 +68,9 @@ def test_what_is_not_recorded_is_not_made_up():
             "me/x",
         )
     )
-    assert (
-        "Nothing is recorded about that." in card.text
-        and "not recorded" in card.text
-        and "|---|" not in card.text
-    )
+    assert "Nothing is recorded about that." in card.text
+    assert "not recorded" in card.text
+    assert "|---|" not in card.text
 
 
 @pytest.mark.parametrize(
@@ -165,13 +166,16 @@ def test_what_is_published_can_be_fetched(tmp_path):
         hub.close()
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout.splitlines()[-1])
-    assert said["same"] and said["url"].startswith(hub.url) and said["again"]
+    assert said["same"]
+    assert said["url"].startswith(hub.url)
+    assert said["again"]
     assert set(hub.repos["me/adapter"]) == {
         "adapter_config.json",
         "adapter_model.safetensors",
         "README.md",
     }
-    assert said["no token"][0] == "PermissionError" and "hf auth login" in said["no token"][1]
+    assert said["no token"][0] == "PermissionError"
+    assert "hf auth login" in said["no token"][1]
     assert said["hashes"] == [siglip.hash, siglip.hash, load_clip().hash] == said["offline"]
     assert said["names"] == ["me/siglip", "me/siglip", "me/open-clip"]
     assert said["fetched"] == [
@@ -179,9 +183,8 @@ def test_what_is_published_can_be_fetched(tmp_path):
         "open_clip_config.json",
         "open_clip_pytorch_model.bin",
     ]
-    assert (
-        said["nowhere"][0] == "FileNotFoundError"
-        and "shows no repository 'me/nowhere'" in said["nowhere"][1]
-    )
-    assert said["nothing"][0] == "FileNotFoundError" and "holds no CLIP" in said["nothing"][1]
+    assert said["nowhere"][0] == "FileNotFoundError"
+    assert "shows no repository 'me/nowhere'" in said["nowhere"][1]
+    assert said["nothing"][0] == "FileNotFoundError"
+    assert "holds no CLIP" in said["nothing"][1]
     assert not any("\n" in said[k][1] for k in ("no token", "nowhere", "nothing"))

@@ -69,11 +69,9 @@ def test_clip_lora_adds_alpha_by_the_root_of_r_first_to_the_texts_tower(
         torch.Generator().manual_seed(seed),
     )
     adapter = load_adapter(file, clip)
-    assert (
-        len(adapter) == len(towers) * len(params)
-        and adapter.base == ""
-        and adapter.provenance["source"] == "CLIP-LoRA"
-    )
+    assert len(adapter) == len(towers) * len(params)
+    assert adapter.base == ""
+    assert adapter.provenance["source"] == "CLIP-LoRA"
     numbers = {"text": 0, "vision": 0}
     for (tower, _), layer in zip(towers, pairs, strict=True):
         for p, (a, b) in layer.items():
@@ -192,7 +190,8 @@ def test_a_pt_file_of_another_kind_gives_one_clear_error(tmp_path, case):
     torch.save(spoil(torch.load(tmp_path / "a.pt", weights_only=True)), tmp_path / "a.pt")
     with pytest.raises(AdapterError, match=message) as e:
         load_adapter(tmp_path / "a.pt", tiny_clip())
-    assert "\n" not in str(e.value) and "check the path" not in str(e.value)
+    assert "\n" not in str(e.value)
+    assert "check the path" not in str(e.value)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9, 0.999])
@@ -280,9 +279,8 @@ def test_lora_of_a_text_tower_is_read_in_every_naming(
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         adapter = load_adapter(file, tiny_clip())
-    assert len(adapter) == len(where) and adapter.provenance.get("passed over", 0) == len(
-        told
-    ) * 2 == (2 if unet else 0)
+    assert len(adapter) == len(where)
+    assert adapter.provenance.get("passed over", 0) == len(told) * 2 == (2 if unet else 0)
     for (layer, kind), (a, b) in pairs.items():
         part = f"mlp.{kind}" if kind.startswith("fc") else f"self_attn.{kind}_proj"
         scale = alphas[layer, kind] / rank if alphas else 1.0
@@ -416,7 +414,8 @@ def test_a_safetensors_file_of_another_kind_gives_one_clear_error(tmp_path, case
     save_file({k: t.clone() for k, t in tensors.items()}, tmp_path / "a.safetensors")
     with pytest.raises(AdapterError, match=message) as e:
         load_adapter(tmp_path / "a.safetensors", tiny_clip())
-    assert "\n" not in str(e.value) and "check the path" not in str(e.value)
+    assert "\n" not in str(e.value)
+    assert "check the path" not in str(e.value)
 
 
 def test_a_configuration_in_the_header_that_is_more_than_lora_is_refused(tmp_path):

@@ -97,22 +97,18 @@ def test_fit_trains_measures_and_keeps(home):
     clip = load_clip(home.clip)
     first = home.fits[0]
     adapter = load_adapter(home.one, clip)
-    assert first["hash"] == adapter.hash and first["base"] == clip.hash == adapter.base
-    assert (
-        first["provenance"]["method"] == "copra"
-        and first["provenance"]["dropping"]["start"] == 0.5
-        and adapter.rank == 2
-    )
+    assert first["hash"] == adapter.hash
+    assert first["base"] == clip.hash == adapter.base
+    assert first["provenance"]["method"] == "copra"
+    assert first["provenance"]["dropping"]["start"] == 0.5
+    assert adapter.rank == 2
     bench = Bench(clip, load_task(home.task, clip))
-    assert (
-        first["test"]["correct"] == bench.accuracy(adapter).correct
-        and first["before"]["correct"] == bench.accuracy().correct
-    )
+    assert first["test"]["correct"] == bench.accuracy(adapter).correct
+    assert first["before"]["correct"] == bench.accuracy().correct
     assert first["test"]["accuracy"] > first["before"]["accuracy"] + 0.2
     assert [p["step"] for p in first["curve"]] == [10, 20, 30, 40]
-    assert (home.folder / "fit0.png").read_bytes().startswith(b"\x89PNG") and not (
-        home.one / "fit.part"
-    ).exists()
+    assert (home.folder / "fit0.png").read_bytes().startswith(b"\x89PNG")
+    assert not (home.one / "fit.part").exists()
     assert home.fits[1]["hash"] != first["hash"]
 
 
@@ -179,10 +175,8 @@ def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
         ).stderr
     )
     both = run("path", home.one, tmp_path / "a", "--clip", home.clip, "--points", 2).stderr
-    assert (
-        "these adapters were trained with different prompts" in both
-        and "the usual one and {}, from above" in both
-    )
+    assert "these adapters were trained with different prompts" in both
+    assert "the usual one and {}, from above" in both
     wrong = run(
         "fit",
         home.task,
@@ -219,7 +213,8 @@ def test_what_was_passed_over_is_printed(home, tmp_path):
         "--batch",
         2,
     )
-    assert passed in run(*fit).stderr and told(*fit, "--overwrite")["notes"] == [passed]
+    assert passed in run(*fit).stderr
+    assert told(*fit, "--overwrite")["notes"] == [passed]
     assert passed in run("shapley", tmp_path / "a", "--clip", home.clip).stderr
 
 
@@ -266,11 +261,13 @@ def test_people_see_what_is_going_on(home, tmp_path):
         tmp_path / "a.svg",
     )
     first, about, *later = fit.stderr.splitlines()
-    assert about == task.about and first == f"{task.title}: {task.counts}; 4 steps"
+    assert about == task.about
+    assert first == f"{task.title}: {task.counts}; 4 steps"
     assert [line.partition(":")[0] for line in later[:2]] == [
         "step 2",
         "step 4",
-    ] and f"figure saved in {tmp_path / 'a.svg'}" in later
+    ]
+    assert f"figure saved in {tmp_path / 'a.svg'}" in later
     assert "coalitions of 3 players" in run("shapley", home.one, "--clip", home.clip).stderr
     pruned = run("prune", home.one, "--clip", home.clip, "--best", 2, "--json")
     kept = ", ".join(map(str, json.loads(pruned.stdout)["layers"]))
@@ -280,7 +277,10 @@ def test_people_see_what_is_going_on(home, tmp_path):
 
 def test_people_read_words(home):
     said = run("prune", home.one, "--clip", home.clip, "--layers", "even").stdout
-    assert "whole" in said and "pruned" in said and "%" in said and not said.startswith("{")
+    assert "whole" in said
+    assert "pruned" in said
+    assert "%" in said
+    assert not said.startswith("{")
 
 
 def test_path_gives_both_lines_and_their_barriers(home):
@@ -351,7 +351,8 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
         ),
     }[" ".join(how[: 2 if how[:1] == ["--how"] else 1])]()
     written = load_adapter(tmp_path / "out", clip)
-    assert written == expected and found["hash"] == written.hash
+    assert written == expected
+    assert found["hash"] == written.hash
     (measured,) = found["test"].values()
     assert (
         measured["merged"]["correct"]
@@ -376,23 +377,20 @@ def strangers(home, tmp_path) -> list[Path]:
 def test_a_merge_is_saved_when_all_else_is_done(home, tmp_path, strangers):
     command = ("merge", strangers[0], strangers[0], "-o", tmp_path / "out", "--clip", home.clip)
     assert "nothing to draw" in plain(run(*command, "--figure", tmp_path / "x.png", code=2).stderr)
-    assert (
-        "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr
-        and not (tmp_path / "out").exists()
-    )
-    assert told(*command)["test"] == {} and load_adapter(tmp_path / "out")
+    assert "unknown task" in run(*command, "--task", tmp_path / "gone", code=1).stderr
+    assert not (tmp_path / "out").exists()
+    assert told(*command)["test"] == {}
+    assert load_adapter(tmp_path / "out")
 
 
 def test_a_merge_goes_on_without_a_task_that_nobody_asked_for(home, tmp_path, strangers):
     result = run(
         "merge", strangers[1], home.one, "-o", tmp_path / "out", "--clip", home.clip, "--json"
     )
-    assert (
-        f"not measured on {tmp_path / 'gone'}" in result.stderr and "unknown task" in result.stderr
-    )
-    assert list(json.loads(result.stdout)["test"]) == [str(home.task)] and load_adapter(
-        tmp_path / "out"
-    )
+    assert f"not measured on {tmp_path / 'gone'}" in result.stderr
+    assert "unknown task" in result.stderr
+    assert list(json.loads(result.stdout)["test"]) == [str(home.task)]
+    assert load_adapter(tmp_path / "out")
 
 
 def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
@@ -431,12 +429,10 @@ def test_prune_keeps_what_is_asked(home, tmp_path):
         "--sparsity",
         0.5,
     )
-    assert (
-        half["layers"] == [0, 2]
-        and half["sites"] == 4
-        and half["of sites"] == 9
-        and half["zeros"] == pytest.approx(0.5, abs=0.01)
-    )
+    assert half["layers"] == [0, 2]
+    assert half["sites"] == 4
+    assert half["of sites"] == 9
+    assert half["zeros"] == pytest.approx(0.5, abs=0.01)
     assert load_adapter(tmp_path / "half").hash == half["hash"]
     for by in ("shapley", "magnitude"):
         best = told(
@@ -451,11 +447,9 @@ def test_prune_keeps_what_is_asked(home, tmp_path):
             "--figure",
             tmp_path / f"{by}.pdf",
         )
-        assert (
-            len(best["layers"]) == 1
-            and best["folder"] is None
-            and (tmp_path / f"{by}.pdf").read_bytes().startswith(b"%PDF")
-        )
+        assert len(best["layers"]) == 1
+        assert best["folder"] is None
+        assert (tmp_path / f"{by}.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.fixture
@@ -477,17 +471,15 @@ def test_a_path_between_two_tasks_asks_which_to_measure_on(home, trained_elsewhe
     assert (
         f"one adapter was trained on {home.task}, another on {other}; say which to measure on"
         in refused
-        and "--task" in refused
     )
+    assert "--task" in refused
     for task in (home.task, other):
         result = run("path", *both, "--task", task)
         bench = Bench(load_clip(home.clip), load_task(task, load_clip(home.clip)))
         assert result.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {task}"
-        assert (
-            f"measured on {task}, and trained on " in result.stderr
-            and str(home.task) in result.stderr
-            and str(other) in result.stderr
-        )
+        assert f"measured on {task}, and trained on " in result.stderr
+        assert str(home.task) in result.stderr
+        assert str(other) in result.stderr
     assert (
         "trained on"
         not in run("path", home.one, home.two, "--clip", home.clip, "--points", 2).stderr
@@ -501,10 +493,8 @@ def test_whoever_measures_elsewhere_is_told(home, trained_elsewhere, tmp_path):
     assert words in run("import", trained_elsewhere, "-o", tmp_path / "in", *on).stderr
     found = run("shapley", trained_elsewhere, *on)
     bench = Bench(load_clip(home.clip), load_task(home.task, load_clip(home.clip)))
-    assert (
-        words in found.stderr
-        and found.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {home.task}"
-    )
+    assert words in found.stderr
+    assert found.stdout.splitlines()[-1] == f"measured on {len(bench)} test images of {home.task}"
     short = ("--clip", home.clip, "--steps", 1, "--views", 0)
     learned = run(
         "prompt",
@@ -536,10 +526,8 @@ def test_adapters_with_different_training_images_are_told_whose_are_shown(home, 
         "trained with different training images; here are the first one's, 3 a class, task seed 5"
         in said.stderr
     )
-    assert (
-        said.stdout.splitlines()[-1] == f"measured on 12 training images of {home.task}"
-        and "different" not in run(*command).stderr
-    )
+    assert said.stdout.splitlines()[-1] == f"measured on 12 training images of {home.task}"
+    assert "different" not in run(*command).stderr
 
 
 def test_adapters_of_bases_that_differ_by_name_are_told(home, tmp_path):
@@ -576,7 +564,9 @@ def test_an_adapter_of_another_tool_is_imported_with_what_was_passed_over(home, 
     line = f"warning: {tmp_path / 'style.safetensors'}: of 4 tensors 2 are of other models (lora_unet) and are passed over"
     assert line in result.stderr.splitlines()
     imported = load_adapter(tmp_path / "out", load_clip(home.clip))
-    assert len(imported) == 1 and imported.base and imported.provenance["passed over"] == 2
+    assert len(imported) == 1
+    assert imported.base
+    assert imported.provenance["passed over"] == 2
     (tmp_path / "style.safetensors").write_bytes(b"")
     assert (
         "not a whole safetensors file"
@@ -586,11 +576,9 @@ def test_an_adapter_of_another_tool_is_imported_with_what_was_passed_over(home, 
 
 def test_shapley_values_add_up(home):
     exact = told("shapley", home.one, "--clip", home.clip, "--figure", home.folder / "values.png")
-    assert (
-        exact["method"] == "exact"
-        and exact["evaluations"] == 8
-        and [p["name"] for p in exact["players"]] == ["vision 0", "vision 1", "vision 2"]
-    )
+    assert exact["method"] == "exact"
+    assert exact["evaluations"] == 8
+    assert [p["name"] for p in exact["players"]] == ["vision 0", "vision 1", "vision 2"]
     assert sum(p["value"] for p in exact["players"]) == pytest.approx(exact["all"] - exact["none"])
     sampled = told(
         "shapley",
@@ -604,7 +592,8 @@ def test_shapley_values_add_up(home):
         "--value",
         "margin",
     )
-    assert sampled["evaluations"] <= 60 and all(p["error"] >= 0 for p in sampled["players"])
+    assert sampled["evaluations"] <= 60
+    assert all(p["error"] >= 0 for p in sampled["players"])
 
 
 def test_prompt_learns_vectors(home, tmp_path):
@@ -623,11 +612,9 @@ def test_prompt_learns_vectors(home, tmp_path):
         *common,
     )
     prompt = SoftPrompt.load(tmp_path / "pun", load_clip(home.clip))
-    assert (
-        found["hash"] == prompt.hash
-        and prompt.length == 2
-        and found["provenance"]["method"] == "pun"
-    )
+    assert found["hash"] == prompt.hash
+    assert prompt.length == 2
+    assert found["provenance"]["method"] == "pun"
     assert (
         found["before"]["correct"] == home.fits[0]["test"]["correct"]
     )  # with the adapter that it is learned on
@@ -644,10 +631,8 @@ def test_prompt_learns_vectors(home, tmp_path):
         "pan",
         *common,
     )
-    assert (
-        vpt["provenance"]["method"] == "vpt+pan"
-        and SoftPrompt.load(tmp_path / "vpt").tower == "vision"
-    )
+    assert vpt["provenance"]["method"] == "vpt+pan"
+    assert SoftPrompt.load(tmp_path / "vpt").tower == "vision"
 
 
 @pytest.mark.filterwarnings(
@@ -670,7 +655,8 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
     told("export", home.one, "-o", tmp_path / "merged", "--merged", "--clip", home.clip)
     clip = load_clip(home.clip)
     again = load_clip(tmp_path / "hf")
-    assert again.hash == clip.hash and torch.equal(
+    assert again.hash == clip.hash
+    assert torch.equal(
         again.text_features(["a red thing", "blue"]), clip.text_features(["a red thing", "blue"])
     )
     assert load_clip(tmp_path / "merged").mean == clip.mean
@@ -689,7 +675,8 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
             .eval()(input_ids=tokens, pixel_values=pixels)
             .logits_per_image
         )
-    assert torch.allclose(theirs, whole, atol=1e-4) and not torch.allclose(theirs, base, atol=1e-2)
+    assert torch.allclose(theirs, whole, atol=1e-4)
+    assert not torch.allclose(theirs, base, atol=1e-2)
     model.save_pretrained(tmp_path / "back")
     found = told(
         "import",
@@ -702,7 +689,8 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
         home.task,
     )
     mine, one = load_adapter(tmp_path / "mine", clip), load_adapter(home.one, clip)
-    assert mine.base == clip.hash and all(
+    assert mine.base == clip.hash
+    assert all(
         torch.allclose(mine.deltas[n].delta(), d.delta(), atol=1e-6) for n, d in one.deltas.items()
     )
     assert found["test"]["correct"] == home.fits[0]["test"]["correct"]
@@ -743,10 +731,8 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(home, tmp_path):
         recipe["lora"]["sites"],
         recipe["dropping"]["min_active"],
     ) == (2, 0.005, ["q", "fc1"], 1)
-    assert (
-        recipe["lora"]["rank"] == 4
-        and told("fit", "--config", file, "-o", tmp_path / "b")["provenance"]["steps"] == 3
-    )
+    assert recipe["lora"]["rank"] == 4
+    assert told("fit", "--config", file, "-o", tmp_path / "b")["provenance"]["steps"] == 3
 
 
 @pytest.mark.parametrize(
@@ -764,7 +750,8 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
     if text is not None:
         file.write_text(text, encoding="utf-8")
     result = run("fit", home.task, "-o", tmp_path / "out", "--config", file, code=2)
-    assert says in plain(result.stderr) and not result.stdout
+    assert says in plain(result.stderr)
+    assert not result.stdout
 
 
 @pytest.mark.parametrize(
@@ -819,7 +806,9 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
 def test_wrong_usage_ends_with_two(arguments, says, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = run(*arguments, code=2)
-    assert says in plain(result.stderr) and not result.stdout and not list(tmp_path.iterdir())
+    assert says in plain(result.stderr)
+    assert not result.stdout
+    assert not list(tmp_path.iterdir())
 
 
 def plain(text: str) -> str:
@@ -845,12 +834,15 @@ def test_work_that_fails_says_why_in_a_sentence(arguments, says, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     result = run(*arguments, code=1)
     *going_on, sentence = result.stderr.splitlines()
-    assert sentence.startswith("copra-lab ") and says in sentence and not result.stdout
+    assert sentence.startswith("copra-lab ")
+    assert says in sentence
+    assert not result.stdout
     assert all(
         "images: " in line for line in going_on
     )  # of a task that was read well, before the rest could fail
     document = json.loads(run(*arguments, "--json", code=1).stdout)
-    assert list(document) == ["error"] and document["error"] in result.stderr
+    assert list(document) == ["error"]
+    assert document["error"] in result.stderr
 
 
 def test_nothing_is_overwritten_unasked(home, tmp_path):
@@ -981,7 +973,8 @@ def test_the_readmes_commands_are_right():
         else:
             assert verb == "--install-completion"
     file = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert file and len(grid(tomllib.loads(file[1])).runs) == 48
+    assert file
+    assert len(grid(tomllib.loads(file[1])).runs) == 48
 
 
 def test_the_page_has_its_own_options(tmp_path):
@@ -1036,13 +1029,10 @@ def test_the_doctor_finds_this_installation_well(monkeypatch, tmp_path):
         "precision",
         "shipped",
     } <= set(found)
-    assert (
-        all(c["state"] != doctor.BROKEN for c in found.values())
-        and load_clip().hash in found["model"]["found"]
-    )
-    assert (
-        "42 adapters" in found["shipped"]["found"] and "HF_HUB_OFFLINE" in found["network"]["found"]
-    )
+    assert all(c["state"] != doctor.BROKEN for c in found.values())
+    assert load_clip().hash in found["model"]["found"]
+    assert "42 adapters" in found["shipped"]["found"]
+    assert "HF_HUB_OFFLINE" in found["network"]["found"]
 
 
 def test_the_doctor_names_the_fix(monkeypatch, tmp_path):
@@ -1096,11 +1086,13 @@ def test_several_processes_tell_once(home, monkeypatch, tmp_path):
     result = run(
         "fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 2, "--json"
     )
-    assert result.stdout == "" and not (tmp_path / "x").exists()
+    assert result.stdout == ""
+    assert not (tmp_path / "x").exists()
 
 
 def test_columns_line_up():
     assert (
         given.columns([("a", 1), ("long", 22.5)], ("", "n")) == "         n\na        1\nlong  22.5"
     )
-    assert given.columns([]) == "" and given.commas(" q, ,k ") == ("q", "k")
+    assert given.columns([]) == ""
+    assert given.commas(" q, ,k ") == ("q", "k")

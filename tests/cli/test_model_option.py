@@ -35,23 +35,21 @@ def own(tmp_path_factory) -> tuple[str, Path]:
 def test_adapters_of_another_base_are_left_out(own):
     model, adapters = own
     lab = Lab((adapters,), "float32", clip_name=model)
-    assert list(lab.tasks()) == ["digits"] and lab.clip is load_clip(model)
+    assert list(lab.tasks()) == ["digits"]
+    assert lab.clip is load_clip(model)
     assert [label for label, _ in lab.menu("digits")][:2] == [
         "LoRA, seed 0",
         "LoRA, seed 2",
     ]  # the broken one says so when it is chosen
     key = lab.adapters("digits")[0][1]
-    assert (
-        lab.adapter("digits", key).base == lab.clip.hash and len(lab.adapter("digits", BASE)) == 0
-    )
+    assert lab.adapter("digits", key).base == lab.clip.hash
+    assert len(lab.adapter("digits", BASE)) == 0
     assert lab.prompt_tasks() == []  # those that ship are of the bundled one
     assert lab.clip.hash in model_line(lab)
     bench = lab.bench("digits")
-    assert (
-        bench.clip is lab.clip
-        and bench.split.images.shape[1] == 32
-        and 0 <= bench.accuracy(lab.adapter("digits", key)).value <= 1
-    )
+    assert bench.clip is lab.clip
+    assert bench.split.images.shape[1] == 32
+    assert 0 <= bench.accuracy(lab.adapter("digits", key)).value <= 1
 
 
 def test_with_the_bundled_one_nothing_is_left_out(own):
@@ -83,7 +81,8 @@ def test_the_command_says_what_is_missing(own, case):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
     said = done.stderr.splitlines()[-1]
     assert (
         "no CLIP 'nowhere'" if case == "no model" else "no adapter was made from other (weights "

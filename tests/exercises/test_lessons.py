@@ -91,7 +91,8 @@ def test_a_lesson_says_what_colab_shall_install(source):
 def test_each_exercise_has_its_check_and_nothing_else_needs_it(source):
     nb = build.read(source)
     marks = [t for c in nb.cells for t in build.tags(c) if t in ("exercise", "check")]
-    assert marks and marks == ["exercise", "check"] * (len(marks) // 2)
+    assert marks
+    assert marks == ["exercise", "check"] * (len(marks) // 2)
     for i, cell in enumerate(nb.cells):
         for name in (
             re.findall(r"^def (\w+)", cell.source, re.MULTILINE)
@@ -195,20 +196,19 @@ def test_a_lesson_is_built_checked_and_found_stale(lesson, monkeypatch, capsys):
     (folder / "README.md").write_text("<!-- lessons -->\n<!-- /lessons -->\n", encoding="utf-8")
     assert "is missing" in build.check(folder)[0]
     assert build.main([], folder) == 0
-    assert build.check(folder) == [] and build.main(["--check"], folder) == 0
+    assert build.check(folder) == []
+    assert build.main(["--check"], folder) == 0
     assert "|  | [99. Divide](99_divide.ipynb) | How much? |" in (folder / "README.md").read_text(
         encoding="utf-8"
     )
 
     notebook, sheet = lesson.with_suffix(".ipynb"), folder / "exercises" / "99_divide.ipynb"
     good, blank = notebook.read_text(encoding="utf-8"), sheet.read_text(encoding="utf-8")
-    assert (
-        '"2.0"' in good
-        and "x / 2" in good
-        and "5 seconds" in good
-        and "{{" not in blank
-        and "x / 2" not in blank
-    )
+    assert '"2.0"' in good
+    assert "x / 2" in good
+    assert "5 seconds" in good
+    assert "{{" not in blank
+    assert "x / 2" not in blank
 
     def broken(path: Path, content: str, *words: str) -> None:
         was = path.read_text(encoding="utf-8")
@@ -237,7 +237,8 @@ def test_a_lesson_is_built_checked_and_found_stale(lesson, monkeypatch, capsys):
     assert build.check(folder) == [
         "99_divide: the outputs are stale, assets/clip has changed since"
     ]
-    assert build.main(["--check"], folder) == 1 and "--stale" in capsys.readouterr().out
+    assert build.main(["--check"], folder) == 1
+    assert "--stale" in capsys.readouterr().out
 
 
 def test_a_failing_lesson_is_not_written(lesson, capsys):
@@ -248,7 +249,7 @@ def test_a_failing_lesson_is_not_written(lesson, capsys):
 
 
 @pytest.mark.parametrize(
-    "old, new",
+    ("old", "new"),
     [
         ("    # END\n", ""),
         ("    # BLANK: divide\n", ""),
@@ -286,8 +287,7 @@ def test_a_control_redraws_and_leaves_its_picture():
     slider.value = 4
     assert "a picture of size 4" in frame.value
     data, about = shown._repr_mimebundle_()
-    assert {build.WIDGET, "image/png"} <= set(data) and about["image/png"][
-        "alt"
-    ] == "a picture of size 4"
+    assert {build.WIDGET, "image/png"} <= set(data)
+    assert about["image/png"]["alt"] == "a picture of size 4"
     slider.value = 7
     assert "too &lt;large&gt;" in frame.value

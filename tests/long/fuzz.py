@@ -132,7 +132,8 @@ def picture(home: Path) -> Case:
         data = hostile_picture(r, home / "owned")
         try:
             made = photo(io.BytesIO(data), r.choice((16, 64)), "picture")
-            assert made.ndim == 3 and made.shape[2] == 3
+            assert made.ndim == 3
+            assert made.shape[2] == 3
         except Exception as e:
             may(e)
 

@@ -52,7 +52,8 @@ def close(a: Adapter, b: Adapter, atol=1e-5) -> None:
 def test_interpolation_has_exact_ends_and_the_right_middle():
     clip = tiny_clip()
     a, b = random_adapter(clip, rank=2, seed=1), random_adapter(clip, rank=5, seed=2, scale=0.3)
-    assert interpolate(a, b, 0) == a and interpolate(a, b, 1) == b
+    assert interpolate(a, b, 0) == a
+    assert interpolate(a, b, 1) == b
     for weight in (-0.5, 0.3, 1.5):
         mid = interpolate(a, b, weight)
         for name in a.deltas:
@@ -98,7 +99,8 @@ def test_averaging_factors_is_not_averaging_deltas_by_the_amount_worked_out_by_h
 
 def test_the_line_in_the_factors_has_exact_ends_too():
     a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
-    assert interpolate_factors(a, b, 0) == a and interpolate_factors(a, b, 1) == b
+    assert interpolate_factors(a, b, 0) == a
+    assert interpolate_factors(a, b, 1) == b
     other = random_adapter(tiny_clip(), seed=2, scale=0.1)
     close(interpolate_factors(a, other, 1), other)
     close(average_factors([a, a, a]), a)
@@ -116,7 +118,9 @@ def test_task_arithmetic_adds_and_unlearns():
 
 def test_a_plane_goes_through_its_three_adapters():
     a, b, c = (random_adapter(tiny_clip(), seed=i) for i in range(3))
-    assert plane(a, b, c, 0, 0) == a and plane(a, b, c, 1, 0) == b and plane(a, b, c, 0, 1) == c
+    assert plane(a, b, c, 0, 0) == a
+    assert plane(a, b, c, 1, 0) == b
+    assert plane(a, b, c, 0, 1) == c
     close(plane(a, b, c, 0.5, 0), interpolate(a, b, 0.5))
 
 
@@ -146,10 +150,8 @@ def test_ties_trims_over_all_sites_together():
     a = Adapter(
         {big: from_delta(torch.full((2, 2), 5.0)), small: from_delta(torch.full((2, 2), 1.0))}
     )
-    assert (
-        ties([a], 0.5).deltas[small].delta().abs().sum() == 0
-        and ties([a], 0.5).deltas[big].delta().eq(5).all()
-    )
+    assert ties([a], 0.5).deltas[small].delta().abs().sum() == 0
+    assert ties([a], 0.5).deltas[big].delta().eq(5).all()
 
 
 def test_dare_drops_and_rescales():
@@ -207,10 +209,8 @@ def test_what_adapters_agree_on_is_said_of_what_is_made_of_them():
         "of": [a.hash, b.hash],
         "weights": [0.5, 0.5],
     }
-    assert (
-        sparsify(a, 0.5).provenance["shots"] == 4
-        and "task" not in interpolate(a, silent, 0.5).provenance
-    )
+    assert sparsify(a, 0.5).provenance["shots"] == 4
+    assert "task" not in interpolate(a, silent, 0.5).provenance
 
 
 def test_merging_refuses_what_does_not_belong_together():
@@ -245,24 +245,24 @@ def test_presets_keep_what_they_say():
         (4, 5, 6, 7),
         (8, 9, 10, 11),
     ]
-    assert [preset(p, 5) for p in ("low", "middle", "high")] == [(0, 1), (2,), (3, 4)] and preset(
-        "middle", 1
-    ) == ()
+    assert [preset(p, 5) for p in ("low", "middle", "high")] == [(0, 1), (2,), (3, 4)]
+    assert preset("middle", 1) == ()
 
 
 def test_keeping_parts():
     a = random_adapter(tiny_clip())
-    assert layers_of(a) == (0, 1, 2) and keep(a) == a
+    assert layers_of(a) == (0, 1, 2)
+    assert keep(a) == a
     even = keep(a, "even")
     assert {site_of(n)[1] for n in even.deltas if site_of(n)[0] == "vision"} == {
         0,
         2,
-    } and layers_of(even, "text") == (0, 1)
+    }
+    assert layers_of(even, "text") == (0, 1)
     assert all(even.deltas[n] is a.deltas[n] for n in even.deltas)
     q = keep(a, [1], "q", tower="text")
-    assert [n for n in q.deltas if site_of(n)[0] == "text"] == [
-        hf_name("text", 1, "q")
-    ] and layers_of(q) == (0, 1, 2)
+    assert [n for n in q.deltas if site_of(n)[0] == "text"] == [hf_name("text", 1, "q")]
+    assert layers_of(q) == (0, 1, 2)
     assert layers_of(keep(keep(a, "even"), "even")) == (
         0,
         2,
@@ -282,17 +282,14 @@ def test_the_best_layers_stay():
     worth = {0: 0.1, 1: -0.3, 2: 0.1}
     assert [layers_of(keep_best(a, worth, k)) for k in range(4)] == [(), (0,), (0, 2), (0, 1, 2)]
     assert layers_of(keep_best(a, {layer: -v for layer, v in worth.items()}, 1)) == (1,)
-    assert keep_best(a, worth, 3) == a and layers_of(
-        keep_best(a, {0: 1.0, 1: 2.0}, 1, "text"), "text"
-    ) == (1,)
+    assert keep_best(a, worth, 3) == a
+    assert layers_of(keep_best(a, {0: 1.0, 1: 2.0}, 1, "text"), "text") == (1,)
     size = magnitudes(a)
     whole = sum(
         d.delta().square().sum().item() for n, d in a.deltas.items() if site_of(n)[0] == "vision"
     )
-    assert (
-        sum(v * v for v in size.values()) == pytest.approx(whole, rel=1e-5)
-        and magnitudes(keep(a, [1]))[1] == size[1]
-    )
+    assert sum(v * v for v in size.values()) == pytest.approx(whole, rel=1e-5)
+    assert magnitudes(keep(a, [1]))[1] == size[1]
     for count, bad, message in (
         (4, worth, "0 to 3"),
         (-1, worth, "0 to 3"),
@@ -343,11 +340,9 @@ def test_sparsity_is_what_was_asked_for_and_the_largest_stay(share, of, within):
 
 def test_sparsify_at_its_ends_and_bad_input():
     a = random_adapter(tiny_clip())
-    assert (
-        sparsify(a, 0.0) is a
-        and sparsity(sparsify(a, 1.0)) == 1
-        and sparsity(sparsify(a, 0.8)) == pytest.approx(0.8, abs=1e-3)
-    )
+    assert sparsify(a, 0.0) is a
+    assert sparsity(sparsify(a, 1.0)) == 1
+    assert sparsity(sparsify(a, 0.8)) == pytest.approx(0.8, abs=1e-3)
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="sparsity"):
             sparsify(a, bad)

@@ -104,10 +104,8 @@ def test_lora_names_what_is_wrong():
     for bad, message in (({"alpha": 0.0}, "alpha"), ({"scaling": "r"}, "scaling")):
         with pytest.raises(ValueError, match=message):
             LoRA(**bad)
-    assert (
-        LoRA(rank=4, alpha=8).scale == 2
-        and LoRA(rank=4, alpha=8, scaling="alpha/sqrt(r)").scale == 4
-    )
+    assert LoRA(rank=4, alpha=8).scale == 2
+    assert LoRA(rank=4, alpha=8, scaling="alpha/sqrt(r)").scale == 4
     with pytest.raises(ValueError, match="unknown site 'w'"):
         choose(tiny_clip().sites, ("w",))
     with pytest.raises(ValueError, match="unknown tower"):
@@ -148,15 +146,14 @@ def test_the_bench_streams_the_same_predictions_and_refuses_strangers():
     bench = Bench(clip, tiny_task(), precision="float32")
     adapter = random_adapter(clip)
     head, whole = bench.stream(adapter, first=30)
-    assert (
-        len(head) == 30
-        and torch.equal(whole[:30], head)
-        and torch.equal(whole, bench.predictions(adapter))
-    )
+    assert len(head) == 30
+    assert torch.equal(whole[:30], head)
+    assert torch.equal(whole, bench.predictions(adapter))
     with pytest.raises(ValueError, match="trained on base"):
         bench.accuracy(random_adapter(tiny_clip(1)))
     path = bench.path(adapter, random_adapter(clip, seed=1), (0, 0.5, 1))
-    assert path.accuracies[0] == bench.accuracy(adapter) and path.barrier >= 0
+    assert path.accuracies[0] == bench.accuracy(adapter)
+    assert path.barrier >= 0
 
 
 def test_choosing_the_arithmetic_of_a_large_tower_takes_moments(monkeypatch):
@@ -239,7 +236,8 @@ def test_what_holds_tensors_shows_itself_in_a_line():
     assert all(
         len(repr(x)) < 140 and "tensor" not in repr(x) and "\n" not in repr(x) for x in things
     )
-    assert repr(task).count(str(len(task.test))) and f"{len(task.classes)} classes" in repr(task)
+    assert repr(task).count(str(len(task.test)))
+    assert f"{len(task.classes)} classes" in repr(task)
     assert (
         repr(trained)
         == f"Adapter(copra, pets, {len(adapter)} sites, rank 2, {adapter.parameters:,} numbers)"
@@ -250,11 +248,15 @@ def test_what_holds_tensors_shows_itself_in_a_line():
 def test_an_adapter_is_a_value():
     clip = tiny_clip()
     a, same, other = random_adapter(clip), random_adapter(clip), random_adapter(clip, seed=1)
-    assert a == same and hash(a) == hash(same) and a != other and len({a, same, other}) == 2
+    assert a == same
+    assert hash(a) == hash(same)
+    assert a != other
+    assert len({a, same, other}) == 2
     with pytest.raises(TypeError):
         a.deltas["x"] = None
     some = list(a.deltas)[:3]
-    assert list(a.keep(some).deltas) == some and a.rank == 3
+    assert list(a.keep(some).deltas) == some
+    assert a.rank == 3
     with pytest.raises(ValueError, match="has no site"):
         a.keep(["nowhere"])
     assert Adapter({}).rank == 0

@@ -85,9 +85,8 @@ WRAPPINGS = {
 def test_what_is_wrapped_around_weights_is_taken_off(tmp_path, architectures, weights, how):
     torch.save(WRAPPINGS[how](weights), tmp_path / "x.pt")
     found = load_clip(f"{architectures[0]}:{tmp_path / 'x.pt'}").model.state_dict()
-    assert found.keys() == weights.keys() and all(
-        torch.equal(found[k], v) for k, v in weights.items()
-    )
+    assert found.keys() == weights.keys()
+    assert all(torch.equal(found[k], v) for k, v in weights.items())
 
 
 prefixes = st.lists(

@@ -24,13 +24,14 @@ def clip():
 def test_the_bundled_clip_is_open_clips_own_and_small(clip):
     from open_clip.model import CLIP
 
-    assert type(clip.model) is CLIP and clip.layers == 12 and clip.side == 64
-    assert not any(p.requires_grad for p in clip.model.parameters()) and not clip.model.training
-    assert (
-        load_clip() is clip
-        and load_clip("emoji-clip") is clip
-        and clip.hash == weights_hash(clip.model.state_dict())
-    )
+    assert type(clip.model) is CLIP
+    assert clip.layers == 12
+    assert clip.side == 64
+    assert not any(p.requires_grad for p in clip.model.parameters())
+    assert not clip.model.training
+    assert load_clip() is clip
+    assert load_clip("emoji-clip") is clip
+    assert clip.hash == weights_hash(clip.model.state_dict())
 
 
 @settings(max_examples=200, deadline=None)
@@ -38,11 +39,9 @@ def test_the_bundled_clip_is_open_clips_own_and_small(clip):
 def test_any_text_encodes(text):
     clip = load_clip()
     tokens = clip.tokenizer([text])
-    assert (
-        tokens.shape == (1, 32)
-        and int(tokens.min()) >= 0
-        and int(tokens.max()) == clip.tokenizer.eot_token_id
-    )
+    assert tokens.shape == (1, 32)
+    assert int(tokens.min()) >= 0
+    assert int(tokens.max()) == clip.tokenizer.eot_token_id
 
 
 def test_the_cut_vocabulary_cuts_prompts_as_clip_does(clip):

@@ -437,10 +437,8 @@ def test_a_clip_of_hugging_faces_has_open_clips_tokenizer_so_that_prompts_can_be
     tokenizers.save(clip_tokenizer(12, merges), tmp_path, "")
     found = tokenizers.of_transformers(tmp_path, "", 12, None)
     of_transformers = transformers.AutoTokenizer.from_pretrained(tmp_path)
-    assert (
-        found.sot_token_id == of_transformers.bos_token_id
-        and found.encode("a cat") == of_transformers("a cat").input_ids[1:-1]
-    )
+    assert found.sot_token_id == of_transformers.bos_token_id
+    assert found.encode("a cat") == of_transformers("a cat").input_ids[1:-1]
 
 
 @settings(max_examples=200)
@@ -471,9 +469,8 @@ def test_the_bundled_clip_goes_to_transformers_and_back(tmp_path):
     clip, picture = load_clip(), noise(90, 70)
     save_hugging_face(clip, tmp_path)
     again, processor = load_clip(tmp_path), transformers.AutoProcessor.from_pretrained(tmp_path)
-    assert again.hash == clip.hash == "574537b2085dc066" and type(again.tokenizer) is type(
-        clip.tokenizer
-    )
+    assert again.hash == clip.hash == "574537b2085dc066"
+    assert type(again.tokenizer) is type(clip.tokenizer)
     assert torch.equal(again.text_features(WORDS), clip.text_features(WORDS))
     assert torch.equal(again.tokenizer(WORDS), clip.tokenizer(WORDS))
     inputs = processor(text=WORDS, images=picture, return_tensors="pt", padding=True)
@@ -541,9 +538,8 @@ def test_an_identity_covers_what_changes_features():
         {"resize": "longest", "fill": 128}, {"resize_to": 40}, {"model": tiny_clip(quick_gelu=True).model}, {"tokenizer": clip_tokenizer(16, merges=80)},
     ]  # fmt: skip
     hashes = [dataclasses.replace(clip, **change).hash for change in changes]
-    assert len({clip.hash, *hashes}) == 1 + len(changes) and all(
-        h.startswith(f"{clip.hash}-") for h in hashes
-    )
+    assert len({clip.hash, *hashes}) == 1 + len(changes)
+    assert all(h.startswith(f"{clip.hash}-") for h in hashes)
     assert (
         dataclasses.replace(clip, crop="floor").hash == clip.hash
     )  # which libraries differ in, on the same settings
@@ -604,7 +600,8 @@ def test_a_folder_of_pictures_is_prepared_as_the_clip_says(tmp_path):
     assert torch.equal(
         image_folder(tmp_path / "pictures", side=SIDE, clip=clip).val.images, task.val.images
     )
-    assert clip.mean != MEAN and not torch.equal(
+    assert clip.mean != MEAN
+    assert not torch.equal(
         image_folder(tmp_path / "pictures", side=SIDE).val.images, task.val.images
     )
 

@@ -189,9 +189,8 @@ def test_openais_state_dicts_say_their_architecture(tmp_path, how):
             load_clip(file)
     clip = load_clip(f"openai:{file}" if how == "saved by its code" else file)
     x, tokens = pixels(clip), clip.tokenizer(TEXTS)
-    assert (
-        torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens)) and clip.name == "ViT"
-    )
+    assert torch.equal(logits(clip.model, x, tokens), logits(model, x, tokens))
+    assert clip.name == "ViT"
 
 
 def test_a_tag_brings_its_preprocessing_and_its_activation(tmp_path, architecture, monkeypatch):
@@ -218,9 +217,8 @@ def test_a_tag_brings_its_preprocessing_and_its_activation(tmp_path, architectur
     of_file = load_clip(
         f"{architecture}:{tmp_path / 'weights.safetensors'}"
     )  # whose activation is the architecture's
-    assert of_file.mean == clip.mean and not torch.equal(
-        logits(of_file.model, x, tokens), logits(model, x, tokens)
-    )
+    assert of_file.mean == clip.mean
+    assert not torch.equal(logits(of_file.model, x, tokens), logits(model, x, tokens))
 
 
 def test_half_precision_is_widened(tmp_path):
@@ -334,7 +332,8 @@ def test_a_siglip_gives_what_transformers_gives(siglip):
     assert [s.shape for s in clip.sites.values()][:6] == [(48, 48)] * 4 + [
         (80, 48),
         (48, 80),
-    ] and len(clip.sites) == 6 * (3 + 2)
+    ]
+    assert len(clip.sites) == 6 * (3 + 2)
 
 
 def test_siglip_and_back_is_the_same_to_the_bit(siglip):
@@ -381,7 +380,8 @@ def test_the_bench_runs_siglip_on_the_fast_path_as_its_own_modules_do(siglip):
     _, _, clip = siglip
     task = tiny_task()
     bench, adapter = Bench(clip, task, precision="float32"), random_adapter(clip, size=0.2)
-    assert bench.tower is not None and bench.tower.whole
+    assert bench.tower is not None
+    assert bench.tower.whole
     images = clip.pixels(task.test.images[bench.order])
     own = (
         logits(merged(clip, adapter), images.double(), clip.tokenizer(task.prompts)).float()
@@ -403,11 +403,13 @@ def test_siglip_learns(siglip, towers):
     adapter = fit(
         clip, tiny_task(), LoRA(rank=2, towers=towers, sites=KINDS), CopRA(min_active=1), **settings
     )
-    assert len(adapter) == 6 * (3 + 2 * (len(towers) - 1)) and adapter.base == clip.hash
+    assert len(adapter) == 6 * (3 + 2 * (len(towers) - 1))
+    assert adapter.base == clip.hash
     before, after = (
         Bench(clip, tiny_task(), precision="float32").accuracy(a).value for a in (NONE, adapter)
     )
-    assert after > before and sum(losses[-5:]) < sum(losses[:5])
+    assert after > before
+    assert sum(losses[-5:]) < sum(losses[:5])
 
 
 def test_of_soft_prompts_siglip_takes_those_beside_patches(siglip):
@@ -429,12 +431,10 @@ def test_a_timm_trunk_that_is_no_siglip_goes_the_general_way(tmp_path):
         open_clip.CustomTextCLIP(**{k: v for k, v in cfg.items() if k != "custom_text"})
     )
     clip = load_clip(save_open_clip(model, tmp_path / "clip", cfg))
-    assert (
-        clip.layers == 6
-        and clip.side == 160
-        and plain_tower(clip.model.visual) is None
-        and plain_text(clip.model) is not None
-    )
+    assert clip.layers == 6
+    assert clip.side == 160
+    assert plain_tower(clip.model.visual) is None
+    assert plain_text(clip.model) is not None
     task, adapter = tiny_task(8, 4, 160), random_adapter(clip, size=0.2)
     bench = Bench(clip, task, precision="float32")
     own = logits(
@@ -489,7 +489,8 @@ def test_a_picture_file_goes_all_the_way(siglip, tmp_path):
     Image.effect_noise((50, 70), 80).convert("RGB").save(tmp_path / "picture.png")
     clip = siglip[2]
     p = clip.probabilities(photo(tmp_path / "picture.png", clip.side)[None], TEXTS)
-    assert p.shape == (1, 2) and p.sum().item() == pytest.approx(1)
+    assert p.shape == (1, 2)
+    assert p.sum().item() == pytest.approx(1)
 
 
 # --- what cannot be loaded ---------------------------------------------------------------------------------------------
@@ -729,7 +730,8 @@ def test_the_real_architectures_go_to_hugging_face_and_back(name, tmp_path):
     twin = to_hugging_face(clip)
     save_hugging_face(clip, tmp_path / "hf")
     again = load_clip(tmp_path / "hf")
-    assert again.hash == clip.hash and again.mean == clip.mean
+    assert again.hash == clip.hash
+    assert again.mean == clip.mean
     adapter = random_adapter(clip, rank=2, size=0.05)
     assert len(adapter) == 6 * 24
     save_adapter(adapter, tmp_path / "adapter")

@@ -130,12 +130,11 @@ def view_of(state) -> str:
 def test_what_is_written_is_read_again(state):
     query = link.write(LAB, state)
     asked, refused = link.read(LAB, view_of(state), query)
-    assert (
-        refused == []
-        and query.startswith(f"?view={view_of(state)}")
-        and len(query) < link.LONGEST / 4
-    )
-    assert asked == state and getattr(asked, "compare", None) == getattr(state, "compare", None)
+    assert refused == []
+    assert query.startswith(f"?view={view_of(state)}")
+    assert len(query) < link.LONGEST / 4
+    assert asked == state
+    assert getattr(asked, "compare", None) == getattr(state, "compare", None)
 
 
 def test_every_number_of_a_triangle_is_read_again():
@@ -235,12 +234,14 @@ REFUSED = [
 @pytest.mark.parametrize(("view", "text", "words"), REFUSED)
 def test_a_value_that_is_none_gives_the_usual_and_a_sentence(view, text, words):
     state, (sentence,) = link.read(LAB, view, f"?view={view}&{text}")
-    assert state == USUAL[view] and words in sentence
+    assert state == USUAL[view]
+    assert words in sentence
     # And it takes nothing with it.
     state, refused = link.read(
         LAB, view, f"?{text}&task=shapes" if not text.startswith("task") else f"?{text}"
     )
-    assert len(refused) == 1 and state.task == ("colours" if text.startswith("task") else "shapes")
+    assert len(refused) == 1
+    assert state.task == ("colours" if text.startswith("task") else "shapes")
 
 
 def test_what_is_too_long_or_for_another_view_is_not_read():
@@ -250,12 +251,15 @@ def test_what_is_too_long_or_for_another_view_is_not_read():
     )
     assert link.read(LAB, "blend", "?view=<b>&weight=0.5") == (None, ["there is no view '<b>'"])
     html = refusal(["there is no view '<b>'"])
-    assert "<b>" not in html and "&lt;b&gt;" in html and refusal([]) == ""
+    assert "<b>" not in html
+    assert "&lt;b&gt;" in html
+    assert refusal([]) == ""
 
 
 def test_a_file_that_is_broken_is_refused_too():
     state, (sentence,) = link.read(BrokenLab(), "prune", "?adapter=two&off=1")
-    assert state == Pruned("colours", "0/one", (0, 2)) and "copy it anew" in sentence
+    assert state == Pruned("colours", "0/one", (0, 2))
+    assert "copy it anew" in sentence
 
 
 def test_what_a_visitor_trained_opens_where_it_is_kept():
@@ -263,7 +267,8 @@ def test_what_a_visitor_trained_opens_where_it_is_kept():
     query = link.write(replace(LAB, own=(mine,)), Pruned("colours", mine.key, (0,)))
     assert query == f"?view=prune&adapter={mine.key}&off=1,2"
     walk = link.adopt(Walk(), query)
-    assert walk.own == (mine,) and link.adopt(walk, query) is walk
+    assert walk.own == (mine,)
+    assert link.adopt(walk, query) is walk
     assert link.read(walk.lab(LAB), "prune", query) == (Pruned("colours", mine.key, (0,)), [])
     assert (
         link.adopt(Walk(), "?a=own/other&" + "x" * link.LONGEST)
@@ -296,10 +301,13 @@ def test_a_view_arrives_at_the_place_of_its_address_and_says_it(view, controls, 
     session = Session()
     first, *_ = handles("move", view)(*controls, session, query, None)
     *_, told = first
-    assert session.walk.place == place and session.walk.here and told == ""
+    assert session.walk.place == place
+    assert session.walk.here
+    assert told == ""
     assert place.task in first
     *panels, said = handles("rest", view)(session)
-    assert said == query and f'data-n="{len(TINY)}"' in panels[0]
+    assert said == query
+    assert f'data-n="{len(TINY)}"' in panels[0]
 
 
 def test_the_controls_that_an_address_sets_say_the_same_place():
@@ -317,18 +325,15 @@ def test_the_controls_that_an_address_sets_say_the_same_place():
     )
     _, adapter, layers, kinds, percent, single, count, _, task, _ = first[3:]
     values = [task, adapter["value"], layers["value"], kinds["value"], percent, single["value"]]
-    assert (
-        values
-        == [
-            "colours",
-            "0/two",
-            [1, 2],
-            ["q", "k", "v", "out", "fc1", "fc2"],
-            30,
-            [name for name in ALL if name != "q1"],
-        ]
-        and count["value"] == 2
-    )
+    assert values == [
+        "colours",
+        "0/two",
+        [1, 2],
+        ["q", "k", "v", "out", "fc1", "fc2"],
+        30,
+        [name for name in ALL if name != "q1"],
+    ]
+    assert count["value"] == 2
     list(handles("move", "prune")(*values, count["value"], session, "", None))
     assert session.walk.place == Pruned("colours", "0/two", (1, 2), None, 30, ((1, "q"),))
 
@@ -337,13 +342,12 @@ def test_a_line_of_another_method_is_drawn_beside_where_an_address_wants_it():
     place, updates = blend.arrives(
         SEEDS, Blended("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True)
     )
-    assert (
-        [b.kind for b in place.beside] == ["space", "rival"]
-        and updates[4]["value"] is True
-        and updates[4]["label"] == "compare with CopRA"
-    )
+    assert [b.kind for b in place.beside] == ["space", "rival"]
+    assert updates[4]["value"] is True
+    assert updates[4]["label"] == "compare with CopRA"
     place, updates = blend.arrives(SEEDS, Blended("colours", "LoRA, seed 0", BASE, compare=True))
-    assert place.beside == () and not updates[4]["interactive"]
+    assert place.beside == ()
+    assert not updates[4]["interactive"]
 
 
 def test_what_cannot_be_had_is_told_and_an_address_that_asks_for_nothing_leaves_the_controls():
@@ -351,13 +355,12 @@ def test_what_cannot_be_had_is_told_and_an_address_that_asks_for_nothing_leaves_
     first, *_ = handles("move", "prune")(
         *controls, session, "?view=prune&adapter=<i>x</i>&off=1", None
     )
-    assert (
-        session.walk.place == Pruned("colours", "0/one", (0, 2))
-        and "has no adapter" in first[-1]
-        and "<i>" not in first[-1]
-    )
+    assert session.walk.place == Pruned("colours", "0/one", (0, 2))
+    assert "has no adapter" in first[-1]
+    assert "<i>" not in first[-1]
     first, *_ = handles("move", "prune")(*controls, walked(Pruned("shapes", "0/two")), "?", None)
-    assert first[-1] == "" and 'data-layers="1"' in first[0]
+    assert first[-1] == ""
+    assert 'data-layers="1"' in first[0]
 
 
 def test_layers_settings_and_tasks_arrive_too():
@@ -365,7 +368,8 @@ def test_layers_settings_and_tasks_arrive_too():
     first, *_ = worth.watching(
         LAB, "colours", "0/one", None, session, 1, "?view=shapley&task=shapes&adapter=two&layer=1"
     )
-    assert session.walk.place == Valued("shapes", "0/two", 1) and first[8:] == [
+    assert session.walk.place == Valued("shapes", "0/two", 1)
+    assert first[8:] == [
         "shapes",
         "?view=shapley&task=shapes&adapter=two&layer=1",
         "",
@@ -379,25 +383,19 @@ def test_layers_settings_and_tasks_arrive_too():
     entered = train.entered(
         LAB, session, "?view=train&task=shapes&method=copra&steps=50&lr=0.5", None
     )
-    assert (
-        entered[8:17] == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0]
-        and "the learning rate must be" in entered[-1]
-    )
+    assert entered[8:17] == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0]
+    assert "the learning rate must be" in entered[-1]
     assert (
         entered[-2]
         == train.address(LAB, *entered[8:17])
         == "?view=train&task=shapes&method=copra&steps=50"
     )
-    assert (
-        train.entered(LAB, session, "?", None)[7:18] == [gr.skip()] * 11
-        and train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
-    )
+    assert train.entered(LAB, session, "?", None)[7:18] == [gr.skip()] * 11
+    assert train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
     *_, task, told = own.opening(LAB, "colours", None, session, "?view=try&task=shapes")
-    assert (
-        (task, told) == ("shapes", "")
-        and own.opening(LAB, "colours", None, session, "?")[4] == gr.skip()
-        and "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
-    )
+    assert (task, told) == ("shapes", "")
+    assert own.opening(LAB, "colours", None, session, "?")[4] == gr.skip()
+    assert "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
 
 
 # --- turns --------------------------------------------------------------------------------------------------------------
@@ -416,11 +414,9 @@ def test_what_is_drawn_carries_its_turn_and_later_ones_are_greater():
     *_, words = move("elsewhere", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
     *_, after = move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", None)
     turns = [turn_of(answer[0]) for answer in (first, words, after)]
-    assert (
-        "alert" in words[0]
-        and turns == sorted(set(turns))
-        and turn_of(handles("rest", "prune")(session)[3]) == turns[-1]
-    )
+    assert "alert" in words[0]
+    assert turns == sorted(set(turns))
+    assert turn_of(handles("rest", "prune")(session)[3]) == turns[-1]
     assert blend.swapped(walk := walked(at(0.3)).walk).turns > walk.turns
 
 
@@ -434,9 +430,8 @@ def test_nothing_of_a_turn_that_is_over_is_given():
     late = session.walk
     session.visit(Pruned("colours", "0/two"))
     list(first_numbers(LAB, session, Pruned("colours", "0/two")))
-    assert late.turns < session.walk.turns and stamped(late.turns, ["x"]) < stamped(
-        session.walk.turns, ["x"]
-    )
+    assert late.turns < session.walk.turns
+    assert stamped(late.turns, ["x"]) < stamped(session.walk.turns, ["x"])
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------------
@@ -486,7 +481,8 @@ def test_a_late_piece_never_hides_a_newer_one(browser):
         tab.wait_for_timeout(400)
         tab.get_by_text("More").click()
         tab.wait_for_function(says, arg=["other", "its own"])  # each for itself
-        assert tab.locator("#piece").inner_text() == "turn 6" and errors == []
+        assert tab.locator("#piece").inner_text() == "turn 6"
+        assert errors == []
     finally:
         tab.close()
         page.close()
@@ -528,29 +524,22 @@ def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query):
         if again:
             load_anew(visitor)
         shown = visitor.page.wait_for_function(WHOLE, arg=view).json_value()
-        assert refused == [] and int(shown["correct"]) == close_to(right)
+        assert refused == []
+        assert int(shown["correct"]) == close_to(right)
         visitor.page.wait_for_timeout(500)
-        assert (
-            visitor.page.url == url + "/" + query
-            and not visitor.page.locator(".refused").is_visible()
-        )
+        assert visitor.page.url == url + "/" + query
+        assert not visitor.page.locator(".refused").is_visible()
     if view == "blend":
-        assert (
-            visitor.page.get_by_label("compare with LoRA").is_checked()
-            and visitor.page.get_by_label("the factors").is_checked()
-        )
+        assert visitor.page.get_by_label("compare with LoRA").is_checked()
+        assert visitor.page.get_by_label("the factors").is_checked()
     if view == "prune":
-        assert (
-            "0 3" not in shown["layers"]
-            and shown["kinds"] == "q v"
-            and shown["off"] == "q7"
-            and visitor.thumb.input_value() == "40"
-        )
+        assert "0 3" not in shown["layers"]
+        assert shown["kinds"] == "q v"
+        assert shown["off"] == "q7"
+        assert visitor.thumb.input_value() == "40"
     if view == "prompt":
-        assert (
-            visitor.page.locator("#prompt-replaced input:checked").count() == 1
-            and visitor.page.locator("#prompt-1 input[type=range]").input_value() == "50"
-        )
+        assert visitor.page.locator("#prompt-replaced input:checked").count() == 1
+        assert visitor.page.locator("#prompt-1 input[type=range]").input_value() == "50"
     visitor.leave()
 
 
@@ -570,10 +559,8 @@ def test_links_to_layers_settings_and_tasks(browser, url):
         f"{url}/?view=train&task=digits&method=copra&rank=2&lr=0.004&steps=100&sites=all+six&shots=4&seed=7",
     )
     page.wait_for_function("document.querySelector('#train-seed input')?.value === '7'")
-    assert (
-        page.locator("#train-rank input[type=range]").input_value() == "2"
-        and page.get_by_label("all six").is_checked()
-    )
+    assert page.locator("#train-rank input[type=range]").input_value() == "2"
+    assert page.get_by_label("all six").is_checked()
     page.locator("#train-rank input[type=range]").press("ArrowRight")
     page.wait_for_url(
         "**/?view=train&task=digits&method=copra&rank=3&lr=0.004&steps=100&sites=all+six&shots=4&seed=7"
@@ -603,18 +590,15 @@ def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):
     visitor.drop()
     shown = visitor.settled()
     page.wait_for_url(f"**/?view=blend&task=faces-noise&weight={float(shown['weight']):g}")
-    assert (
-        page.evaluate("[stays, history.length]") == [True, length] and page.evaluate("said") <= 5
-    )  # neither loaded anew nor at every step
+    assert page.evaluate("[stays, history.length]") == [True, length]
+    assert page.evaluate("said") <= 5
     button = page.get_by_role("button", name="Copy link")
     page.evaluate(
         "document.execCommand = what => { window.copied = what === 'copy' && document.activeElement.value; return true; }"
     )
     button.press("Enter")
-    assert (
-        page.evaluate("copied") == page.url
-        and page.evaluate("document.activeElement.id") == "link-copy"
-    )
+    assert page.evaluate("copied") == page.url
+    assert page.evaluate("document.activeElement.id") == "link-copy"
     # Back and forward: each view as its address says.
     page.get_by_role("link", name="Prune").click()
     page.locator("#prune-number .now[data-n]").wait_for()
@@ -648,10 +632,8 @@ def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):
             "the sparsity must be a number from 0 to 100",
         )
     )
-    assert (
-        page.locator(".refused img").count() == 0
-        and page.evaluate("document.documentElement.scrollWidth") <= width
-    )
+    assert page.locator(".refused img").count() == 0
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.wait_for_function(WHOLE, arg="prune")
     page.wait_for_url("**/?view=prune&task=faces-noise")  # an address that can be shared again
     visitor.leave()
@@ -674,8 +656,6 @@ def test_words_about_a_broken_file_stay_while_curves_are_filled_in(browser, url,
     visitor.page.locator("#blend-number .trouble").wait_for()
     for _ in range(10):
         visitor.page.wait_for_timeout(100)
-        assert (
-            visitor.page.locator("#blend-number .trouble").is_visible()
-            and not visitor.page.locator("#blend-number .now").is_visible()
-        )
+        assert visitor.page.locator("#blend-number .trouble").is_visible()
+        assert not visitor.page.locator("#blend-number .now").is_visible()
     visitor.leave()

@@ -42,9 +42,8 @@ def picture(side: int = 40) -> str:
 
 def test_a_blend_is_that_of_an_independent_forward_pass():
     answer = API.blend("colours", "0/one", "0/two", 0.3)
-    assert answer["correct"] == independent(
-        tiny_clip(), tiny_task(), (ONE, 0.7), (TWO, 0.3)
-    ) and answer["n"] == len(TINY)
+    assert answer["correct"] == independent(tiny_clip(), tiny_task(), (ONE, 0.7), (TWO, 0.3))
+    assert answer["n"] == len(TINY)
     a = TINY.accuracy(interpolate(ONE, TWO, 0.3))
     assert (answer["accuracy"], tuple(answer["interval"]), answer["weight"]) == (
         a.value,
@@ -68,19 +67,19 @@ def test_a_pruned_adapter_is_that_of_an_independent_forward_pass():
         [first, last],
         ["q", "v"],
         40,
-    ) and 0 < answer["left"] < 1
-    whole = API.prune("colours", "0/one")
-    assert (
-        whole["correct"] == TINY.accuracy(ONE).correct
-        and whole["layers"] == list(layers_of(ONE))
-        and whole["left"] == 1
     )
+    assert 0 < answer["left"] < 1
+    whole = API.prune("colours", "0/one")
+    assert whole["correct"] == TINY.accuracy(ONE).correct
+    assert whole["layers"] == list(layers_of(ONE))
+    assert whole["left"] == 1
 
 
 def test_adapters_are_listed_with_what_can_be_pruned():
     assert [t["name"] for t in API.tasks()] == ["colours"]
     one, two = API.adapters("colours")
-    assert (one["key"], two["key"], one["layers"]) == ("0/one", "0/two", list(layers_of(ONE))) and {
+    assert (one["key"], two["key"], one["layers"]) == ("0/one", "0/two", list(layers_of(ONE)))
+    assert {
         "q",
         "k",
         "v",
@@ -93,7 +92,9 @@ def test_an_adapter_that_cannot_be_read_is_said_in_its_entry_and_to_who_asks_for
         next(e for e in Api(BrokenLab()).adapters("colours") if bool(e["trouble"]) is bad)
         for bad in (False, True)
     )
-    assert good["layers"] and not broken["layers"] and "copy it anew" in broken["trouble"]
+    assert good["layers"]
+    assert not broken["layers"]
+    assert "copy it anew" in broken["trouble"]
     with pytest.raises(gr.Error, match="copy it anew"):
         Api(BrokenLab()).blend("colours", good["key"], broken["key"], 0.5)
 
@@ -102,11 +103,11 @@ def test_a_picture_is_classified_by_every_model():
     plain, bare = (
         API.classify("colours", head + picture()) for head in ("data:image/png;base64,", "")
     )
-    assert plain == bare and [m["model"] for m in plain] == ["No adapter", "One", "Two"]
+    assert plain == bare
+    assert [m["model"] for m in plain] == ["No adapter", "One", "Two"]
     for m in plain:
-        assert sorted(m["names"]) == sorted(tiny_task().classes) and sum(
-            m["probabilities"]
-        ) == pytest.approx(1, abs=1e-4)
+        assert sorted(m["names"]) == sorted(tiny_task().classes)
+        assert sum(m["probabilities"]) == pytest.approx(1, abs=1e-4)
         assert m["probabilities"] == sorted(m["probabilities"], reverse=True)
 
 
@@ -155,7 +156,8 @@ def test_every_endpoint_says_what_it_is_and_what_each_value_means():
 def test_the_readme_and_the_space_call_endpoints_that_exist():
     for file in (ROOT / "README.md", ROOT / "recipes" / "space_template.md"):
         called = set(re.findall(r'api_name="/(\w+)"', file.read_text(encoding="utf-8")))
-        assert called and called <= set(ENDPOINTS)
+        assert called
+        assert called <= set(ENDPOINTS)
     said = re.search(
         r"view_api\(\) +# (.*)", (ROOT / "README.md").read_text(encoding="utf-8")
     ).group(1)
@@ -197,7 +199,8 @@ def test_gradio_client_gets_typed_endpoints_and_their_numbers(client, fresh):
     )
     answer = client.predict(task.name, key, mine, 0.62, api_name="/blend")
     expected = independent(load_clip(), task, (lab.adapter(task.name, key), 0.38), (adapter, 0.62))
-    assert answer["correct"] == close_to(expected) and answer["n"] == len(task.test)
+    assert answer["correct"] == close_to(expected)
+    assert answer["n"] == len(task.test)
     pruned = client.predict(task.name, key, [0, 2], sparsity=50, api_name="/prune")
     assert pruned["correct"] == close_to(
         independent(load_clip(), task, (cut(lab.adapter(task.name, key), [0, 2], None, 50), 1))
@@ -216,20 +219,18 @@ def test_prompts_pictures_and_values_come_over_the_network_too(client):
         for p in (100, 0)
     )
     lab = Lab(precision="float32")
-    assert (
-        learned["correct"]
-        == close_to(lab.bench(task).accuracy(prompt=lab.prompt(task, prompt["key"])).correct)
-        and learned != none
+    assert learned["correct"] == close_to(
+        lab.bench(task).accuracy(prompt=lab.prompt(task, prompt["key"])).correct
     )
+    assert learned != none
     opinions = client.predict(task, picture(), api_name="/classify")
     assert [m["model"] for m in opinions][1:] == [
         a["label"] for a in client.predict(task, api_name="/adapters")
     ]
     key = lab.one(task, None)
     values = client.predict(task, key, 0, api_name="/shapley")
-    assert len(values["values"]) == 12 and sum(values["values"]) == pytest.approx(
-        values["all"] - values["none"], abs=1e-9
-    )
+    assert len(values["values"]) == 12
+    assert sum(values["values"]) == pytest.approx(values["all"] - values["none"], abs=1e-9)
     assert client.predict(task, key, 0, api_name="/shapley")["coalitions"] >= values["coalitions"]
 
 
@@ -269,10 +270,11 @@ def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(ur
     visitors, *_ = asyncio.run(load.crowd(url, psutil.Process(), places, 1))
     truth = load.Truth(lab, "float32")
     for visitor, place in zip(visitors, places, strict=True):
-        assert visitor.firsts and visitor.wholes and not visitor.lost
-        assert all(
-            s.place.line == place.line and truth.fits(s) for s in visitor.shown
-        ) and visitor.shown[-1].n == len(load_task(place.task).test)
+        assert visitor.firsts
+        assert visitor.wholes
+        assert not visitor.lost
+        assert all(s.place.line == place.line and truth.fits(s) for s in visitor.shown)
+        assert visitor.shown[-1].n == len(load_task(place.task).test)
     wrong = replace(visitors[0].shown[-1], correct=visitors[0].shown[-1].correct - 9)
     assert not truth.fits(wrong)
 
@@ -283,7 +285,8 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
         [sys.executable, "-c", f"{code}\nimport app\nsys.argv[1:] = ['--mcp', '--no-browser']\napp.main()"],
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert ran.returncode == 2 and 'pip install "gradio[mcp]"' in ran.stderr
+    assert ran.returncode == 2
+    assert 'pip install "gradio[mcp]"' in ran.stderr
 
 
 def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
@@ -303,14 +306,13 @@ def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
     with served("--precision", "float32", "--mcp") as (address, _):
         tools, answer, refused = asyncio.run(ask(f"{address}/gradio_api/mcp/"))
     blend = next(t for t in tools if t.name == "blend")
-    assert {t.name for t in tools} == set(ENDPOINTS) and blend.inputSchema["properties"]["weight"][
-        "type"
-    ] == "number"
+    assert {t.name for t in tools} == set(ENDPOINTS)
+    assert blend.inputSchema["properties"]["weight"]["type"] == "number"
     assert "from -0.5 to 1.5" in blend.inputSchema["properties"]["weight"]["description"]
     lab = Lab(precision="float32")
     a, b = (lab.adapter("digits", f"0/lora-seed-{i}") for i in (0, 1))
     correct = int(re.search(r"'correct': (\d+)", answer.content[0].text).group(1))
-    assert not answer.isError and correct == close_to(
-        lab.bench("digits").path(a, b, [0.5]).accuracies[0].correct
-    )
-    assert refused.isError and "no adapter 'nobody'" in refused.content[0].text
+    assert not answer.isError
+    assert correct == close_to(lab.bench("digits").path(a, b, [0.5]).accuracies[0].correct)
+    assert refused.isError
+    assert "no adapter 'nobody'" in refused.content[0].text

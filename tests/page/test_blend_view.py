@@ -58,7 +58,8 @@ def test_a_point_in_the_factors_is_that_of_an_independent_forward_pass(weight):
 
 def test_both_lines_end_at_the_same_adapters_measured_once():
     walk = walked(bent(0.5)).walk
-    assert at(0.0) in walk.points and bent(0.0) not in walk.points
+    assert at(0.0) in walk.points
+    assert bent(0.0) not in walk.points
     assert [p.accuracy for w, p in blend_parts.curve(walk).items() if w in (0.0, 1.0)] == [
         TINY.accuracy(ONE),
         TINY.accuracy(TWO),
@@ -71,15 +72,18 @@ def test_both_lines_end_at_the_same_adapters_measured_once():
 
 def test_going_from_one_line_to_the_other_shows_what_that_changed():
     walk = walked(at(0.5), bent(0.5)).walk
-    assert walk.since == at(0.5) and list(walk.curve()) == [0.5]
+    assert walk.since == at(0.5)
+    assert list(walk.curve()) == [0.5]
     html = blend_parts.changed(walk, TINY)
-    assert "from λ = 0.50 in ΔW to λ = 0.50 in the factors" in html and "<li class=" in html
+    assert "from λ = 0.50 in ΔW to λ = 0.50 in the factors" in html
+    assert "<li class=" in html
 
 
 def test_clearing_clears_both_lines_but_no_other_adapters():
     other = Blended("colours", "0/two", BASE, 0.5)
     walk = walked(other, at(0.3), bent(0.3), at(0.6)).change(Walk.cleared)
-    assert not {at(0.3), bent(0.3)} & set(walk.points) and {
+    assert not {at(0.3), bent(0.3)} & set(walk.points)
+    assert {
         other,
         at(0.0),
         at(0.6),
@@ -133,13 +137,12 @@ def test_what_is_drawn_beside_is_asked_for_and_no_part_of_the_model():
         ("space", "LoRA, seed 0", "factors"),
         ("rival", "CopRA, seed 0", "delta"),
     ]
-    assert updates[4]["label"] == "compare with CopRA" and updates[4]["interactive"]
+    assert updates[4]["label"] == "compare with CopRA"
+    assert updates[4]["interactive"]
     alone, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", "yes")
-    assert (
-        alone == place
-        and hash(alone) == hash(place)
-        and [b.kind for b in alone.beside] == ["space"]
-    )
+    assert alone == place
+    assert hash(alone) == hash(place)
+    assert [b.kind for b in alone.beside] == ["space"]
     _, updates = asked("LoRA, seed 0", BASE, 0.3, "delta", True)
     assert not updates[4]["interactive"]
 
@@ -166,9 +169,8 @@ def test_all_lines_are_filled_in_while_the_visitor_rests(rested):
         strict=True,
     ):
         curve = blend_parts.curve(rested, line)
-        assert set(curve) == {*blend.GRID, 0.26} and all(
-            p.accuracy.n == len(TINY) for p in curve.values()
-        )
+        assert set(curve) == {*blend.GRID, 0.26}
+        assert all(p.accuracy.n == len(TINY) for p in curve.values())
         assert all(curve[w].accuracy == TINY.accuracy(mix(a, b, w)) for w in (-0.5, 0.26, 0.5, 1.0))
 
 
@@ -179,12 +181,14 @@ def test_a_visitor_who_moves_or_clears_ends_what_is_filled_in():
         next(walks)
         session.change(how)
         known = len(session.walk.points)
-        assert list(walks) == [] and len(session.walk.points) == known
+        assert list(walks) == []
+        assert len(session.walk.points) == known
 
 
 def test_swapping_turns_every_line_round(rested):
     turned = blend.swapped(rested)
-    assert turned.place.a == rested.place.b and turned.place.weight == 0.74
+    assert turned.place.a == rested.place.b
+    assert turned.place.weight == 0.74
     for before, after in zip(rested.place.beside, turned.place.beside, strict=True):
         assert (before.kind, before.name) == (after.kind, after.name)
         mirrored = {mirror(w): p for w, p in blend_parts.curve(rested, before.line).items()}
@@ -234,14 +238,13 @@ def test_lines_beside_are_told_apart_without_colour_and_in_words():
         for e in svg
         if "space" in e.get("class", "") or "rival" in e.get("class", "")
     ]
-    assert (
-        kinds.count(("line", "other space")) == 2 and kinds.count(("circle", "mark space")) == 3
-    )  # none of a first estimate
-    assert kinds.count(("line", "other rival")) == 1 and kinds.count(("rect", "mark rival")) == 2
+    assert kinds.count(("line", "other space")) == 2
+    assert kinds.count(("circle", "mark space")) == 3
+    assert kinds.count(("line", "other rival")) == 1
+    assert kinds.count(("rect", "mark rival")) == 2
     said = svg.find("desc").text
-    assert (
-        "in the factors, barrier 20.0 points at λ = 0.50" in said and "CopRA’s, barrier" not in said
-    )  # an end is missing
+    assert "in the factors, barrier 20.0 points at λ = 0.50" in said
+    assert "CopRA’s, barrier" not in said
 
 
 def test_the_table_has_the_numbers_of_every_line(rested):

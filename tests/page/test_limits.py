@@ -123,13 +123,16 @@ def test_who_is_gone_is_forgotten_and_who_is_here_is_not():
     visitors.left("lost")
     time.sleep(0.03)
     visitors.sweep()
-    assert gone == ["program"] and "page" in visitors and "lost" in visitors
+    assert gone == ["program"]
+    assert "page" in visitors
+    assert "lost" in visitors
     visitors.opened("back", "here")
     visitors.left("back")
     visitors.opened("back", "here")  # the connection broke, and was made anew
     time.sleep(0.07)
     visitors.sweep()
-    assert gone == ["program", "lost"] and len(visitors) == 2
+    assert gone == ["program", "lost"]
+    assert len(visitors) == 2
 
 
 # --- before the page
@@ -190,7 +193,9 @@ def test_a_request_is_as_large_as_it_may_be_whatever_it_says_of_itself():
         net = Network(megabytes=0.001)
         assert await net.ask(body=[b"x" * 900], size=900) == (200, "fine")
         status, words = await net.ask(body=[b"x"], size=5000)
-        assert status == 413 and "a request has at most 0.001 MB" in words and net.inside == 1
+        assert status == 413
+        assert "a request has at most 0.001 MB" in words
+        assert net.inside == 1
         assert (await net.ask(body=[b"x" * 600] * 9))[0] == 413
         assert (await net.ask(body=[b"x" * 600] * 9, size=10))[0] == 413
         assert net.read == [("http.request", 900)]
@@ -202,7 +207,8 @@ def test_a_request_that_drips_in_is_given_up():
     async def run():
         net = Network(seconds=0.05)
         assert (await net.ask(body=[b"x"] * 100, pause=0.02))[0] == 200
-        assert net.read[0][0] == "http.disconnect" and net.read[0][1] < 5
+        assert net.read[0][0] == "http.disconnect"
+        assert net.read[0][1] < 5
 
     asyncio.run(run())
 
@@ -214,7 +220,8 @@ def test_connections_of_one_address_leave_room_for_others():
         waiting = [asyncio.create_task(net.ask()) for _ in range(2)]
         await asyncio.sleep(0.01)
         status, words = await net.ask()
-        assert status == 429 and "too many connections" in words
+        assert status == 429
+        assert "too many connections" in words
         waiting.append(asyncio.create_task(net.ask(address="elsewhere")))
         await asyncio.sleep(0.01)
         assert (await net.ask(address="a third place"))[0] == 429
@@ -251,10 +258,8 @@ UNUSED = [
 @pytest.mark.parametrize("path", UNUSED)
 def test_doors_that_the_page_does_not_use_are_shut(path):
     net = Network()
-    assert (
-        asyncio.run(net.ask(path)) == (404, '{"detail": "this is not offered here"}')
-        and not net.inside
-    )
+    assert asyncio.run(net.ask(path)) == (404, '{"detail": "this is not offered here"}')
+    assert not net.inside
 
 
 def test_an_open_page_is_a_visitor_until_it_is_closed():
@@ -265,7 +270,8 @@ def test_an_open_page_is_a_visitor_until_it_is_closed():
         await asyncio.sleep(0.01)
         assert {"a", "b"} <= set(net.visitors._known)
         status, words = await net.ask("/gradio_api/heartbeat/c")
-        assert status == 429 and "2 pages are open" in words
+        assert status == 429
+        assert "2 pages are open" in words
         pages[0].cancel()
         await asyncio.gather(pages[0], return_exceptions=True)
         assert (net.visitors._known["a"].open, net.visitors._known["b"].open) == (0, 1)
@@ -367,10 +373,8 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
     with Slow(of_address=3).served() as page:
         assert [page.ask("a", f"visitor {i}").status_code for i in range(3)] == [200] * 3
         refused = page.ask("a", "visitor 3")
-        assert (
-            refused.status_code == 429
-            and "3 requests from your network address wait already" in refused.json()["detail"]
-        )
+        assert refused.status_code == 429
+        assert "3 requests from your network address wait already" in refused.json()["detail"]
     with Slow().served() as page:
         page.ask("a", "first")
         page.until(lambda: page.order)
@@ -379,7 +383,8 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
         page.ask("a", "first")
         page.until(lambda: page.order)
         codes = [page.ask("x" * 900, f"visitor {i}").status_code for i in range(3)]
-        assert codes[0] == 200 and codes[-1] == 429
+        assert codes[0] == 200
+        assert codes[-1] == 429
 
 
 def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
@@ -390,10 +395,8 @@ def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
         time.sleep(0.15)
         page.ask("b", "other")
         queue = page.page._queue
-        assert (
-            "gone" not in queue.pending_messages_per_session
-            and "gone" not in queue.pending_event_ids_session
-        )
+        assert "gone" not in queue.pending_messages_per_session
+        assert "gone" not in queue.pending_event_ids_session
         page.goes_on.set()
         page.until(lambda: "b" in page.order)
         assert page.order == ["never fetched", "b"]
@@ -411,7 +414,8 @@ def test_who_listens_is_answered_however_long_it_takes():
         assert page.ask("b", "other").status_code == 200  # who looks after the others
         page.goes_on.set()
         listener.join(10)
-        assert "event: complete" in found[0] and "aaaa" in found[0]
+        assert "event: complete" in found[0]
+        assert "aaaa" in found[0]
 
 
 def test_a_program_without_a_session_leaves_nothing():
@@ -440,9 +444,8 @@ def test_closing_the_page_frees_what_it_held():
             )
             time.sleep(0.3)
             page.visitors.sweep()
-            assert (
-                held() is not None and "mine" in page.page.state_holder.session_data
-            )  # as long as it is open
+            assert held() is not None
+            assert "mine" in page.page.state_holder.session_data
         del beating
         page.until(lambda: not page.visitors._known["mine"].open)
         time.sleep(0.15)
@@ -463,7 +466,8 @@ def test_a_triangle_does_not_fill_the_memory_either(monkeypatch):
     walk = walked(here).walk
     for b in range(100):
         walk = walk.add(replace(here, b=b), walk.here)
-    assert len(walk.points) == 40 and {here, *here.references} <= set(walk.points)
+    assert len(walk.points) == 40
+    assert {here, *here.references} <= set(walk.points)
 
 
 def test_games_are_a_few_and_those_of_visitors_who_left_go(monkeypatch):
@@ -488,7 +492,8 @@ def test_games_are_a_few_and_those_of_visitors_who_left_go(monkeypatch):
 def test_a_game_is_not_worked_on_for_ever(monkeypatch):
     monkeypatch.setattr(so, "WATCHED_SECONDS", 0.0)
     game = Solving(TINY, LAB.adapter("colours", "0/one"))
-    assert list(sharpened(game, lambda: True)) == [] and not game.done
+    assert list(sharpened(game, lambda: True)) == []
+    assert not game.done
 
 
 def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
@@ -503,10 +508,8 @@ def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
             Image.new("RGB", (32, 32), name.split()[0]).save(data := io.BytesIO(), "PNG")
             z.writestr(f"{name}/1.png", data.getvalue())
     shown, table = list(folders.classified(LAB, str(tmp_path / "mine.zip")))[-1]
-    assert (
-        shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours"))
-        and "No adapter" in table
-    )
+    assert shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours"))
+    assert "No adapter" in table
 
 
 def test_a_visitor_who_did_everything_fits_into_the_memory_that_is_promised():

@@ -67,15 +67,11 @@ def test_the_number_is_that_of_an_independent_forward_pass(place):
     walk = walked(place).walk
     factors = [p / 100 for p in place.percents or [100] * 4]
     expected = SoftPrompt(LAB.prompt("colours", "four").context * torch.tensor(factors)[:, None])
-    assert (
-        walk.place == place
-        and walk.whole(place)
-        and walk.here.accuracy == Accuracy(right(expected), len(TINY))
-    )
-    assert (
-        list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place]))
-        and walk.base.accuracy == TINY.accuracy()
-    )
+    assert walk.place == place
+    assert walk.whole(place)
+    assert walk.here.accuracy == Accuracy(right(expected), len(TINY))
+    assert list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place]))
+    assert walk.base.accuracy == TINY.accuracy()
 
 
 def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
@@ -85,11 +81,9 @@ def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
 def test_sliders_say_where_to_go():
     walk = walked(LEARNED).walk
     place, updates = ask(walk, "colours", "four", 100, 50, "100", 0)
-    assert (
-        place == bent(100, 50, 100, 0)
-        and len(updates) == 8
-        and all("value" not in u for u in updates)
-    )
+    assert place == bent(100, 50, 100, 0)
+    assert len(updates) == 8
+    assert all("value" not in u for u in updates)
     assert ask(walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
     assert ask(walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
     assert ask(walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
@@ -111,12 +105,10 @@ def test_noise_takes_the_place_of_vectors():
     found = walked(place).walk
     assert found.here.accuracy == Accuracy(right(SoftPrompt(context)), len(TINY))
     html = prompt_parts.number(found)
-    assert (
-        'data-replaced="1 4"' in html
-        and 'data-sigma="0.01"' in html
-        and "1 vector bent" in html
-        and "2 replaced" in html
-    )
+    assert 'data-replaced="1 4"' in html
+    assert 'data-sigma="0.01"' in html
+    assert "1 vector bent" in html
+    assert "2 replaced" in html
     assert prompt_parts.in_words(place) == "2 at 50\u202f%; 1, 4 noise of σ = 0.01"
 
 
@@ -129,9 +121,8 @@ def test_noise_of_sigma_nought_is_rescale_by_nought():
         replace(LAB.prompt("colours", "four"), [1, 2], 0.0),
         rescale(LAB.prompt("colours", "four"), [1, 2], 0),
     )
-    assert gone.context.equal(none.context) and gone.context.equal(
-        bent(100, 0, 0, 100).model(LAB).prompt.context
-    )
+    assert gone.context.equal(none.context)
+    assert gone.context.equal(bent(100, 0, 0, 100).model(LAB).prompt.context)
     assert ask(walk, "colours", "four", 100, 100, 100, 100, replaced=[], sigma=0.01)[0] == LEARNED
     assert (
         ask(walk, "colours", "four", 0, 100, 100, 100, replaced=[1, 2, 3, 4])[0]
@@ -156,12 +147,10 @@ def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
     assert prompt_parts.alike(LAB, three, "four") == Bent("colours", "four", (100, 50, 0, 100))
     found = comparison.reaction(LAB, place, "three")
     learned = LAB.prompt("colours", "three")
-    assert found.learned == Accuracy(right(learned), len(TINY)) and found.now == Accuracy(
-        right(rescale(learned, [1, 2], [0.5, 0])), len(TINY)
-    )
-    assert (
-        found.norm == pytest.approx(learned.norms().mean().item()) and found.norm_now < found.norm
-    )
+    assert found.learned == Accuracy(right(learned), len(TINY))
+    assert found.now == Accuracy(right(rescale(learned, [1, 2], [0.5, 0])), len(TINY))
+    assert found.norm == pytest.approx(learned.norms().mean().item())
+    assert found.norm_now < found.norm
     html = comparison.measured(LAB, walked(place))
     root = ElementTree.fromstring(
         re.sub(
@@ -169,14 +158,11 @@ def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
         ).replace("colspan=5", 'colspan="5"')
     )
     rows = [["".join(cell.itertext()) for cell in row] for row in root.iter("tr")][1:]
-    assert (
-        [row[0] for row in rows] == ["Four", "Three"]
-        and "2 at 50" in html
-        and "4 noise of σ = 0.1" in html
-    )
-    assert rows[1][2].startswith(f"{100 * found.learned.value:.1f}") and rows[1][3].startswith(
-        f"{100 * found.now.value:.1f}"
-    )
+    assert [row[0] for row in rows] == ["Four", "Three"]
+    assert "2 at 50" in html
+    assert "4 noise of σ = 0.1" in html
+    assert rows[1][2].startswith(f"{100 * found.learned.value:.1f}")
+    assert rows[1][3].startswith(f"{100 * found.now.value:.1f}")
     assert [row.get("class") for row in root.iter("tr")] == [None, "here", None]
     monkeypatch.setattr(
         PromptLab, "prompt_menu", lambda self, task: [("Four", "four"), ("Broken", "broken")]
@@ -228,9 +214,8 @@ def test_a_word_is_one_of_the_labs_own_clip():
 def test_norms_of_other_prompts_stand_in_the_picture():
     svg = prompt_parts.chart(LAB, walked(Bent("colours", "four", (100, 50, 0, 100))).walk)
     root = ElementTree.fromstring(svg)
-    assert [e.get("class") for e in root.iter("rect")].count(
-        "other"
-    ) == 3 and "of Three: " in root.find(".//desc").text
+    assert [e.get("class") for e in root.iter("rect")].count("other") == 3
+    assert "of Three: " in root.find(".//desc").text
     norms = prompt_parts.norms(LAB, Bent("colours", "three", (100, 50, 0)))
     assert ", ".join(f"{n:.2f}" for n in norms) in root.find(".//desc").text
 
@@ -238,10 +223,10 @@ def test_norms_of_other_prompts_stand_in_the_picture():
 def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
     walk = walked(bent(100, 50, 100, 0)).walk
     place, updates = ask(walk, "colours", "three", 100, 50, 100, 0)
-    assert place == Bent("colours", "three") and updates[1]["value"] == "three"
-    assert [u["visible"] for u in updates[3:-1]] == [True, True, True, False] and {
-        u["value"] for u in updates[3:-1]
-    } == {100}
+    assert place == Bent("colours", "three")
+    assert updates[1]["value"] == "three"
+    assert [u["visible"] for u in updates[3:-1]] == [True, True, True, False]
+    assert {u["value"] for u in updates[3:-1]} == {100}
     assert ask(walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
     # Coming from another view, what the sliders show is what was left.
     there = walked(bent(100, 50, 100, 0), Base("colours")).walk
@@ -280,9 +265,11 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     assert lab.longest_prompt() == length
     move, session = handler(lab, "move", "prompt"), Session()
     *_, last = move("digits", "coop-seed-0", [], 0.1, *[100] * length, session, "", None)
-    assert 'role="alert"' in last[0] and "copy or save it anew" in last[0]
+    assert 'role="alert"' in last[0]
+    assert "copy or save it anew" in last[0]
     *_, last = move("digits", "pun-seed-0", [], 0.1, *[100] * length, session, "", None)
-    assert "as learned" in last[0] and "alert" not in last[0]
+    assert "as learned" in last[0]
+    assert "alert" not in last[0]
 
 
 def test_the_page_goes_on_after_junk():
@@ -290,11 +277,13 @@ def test_the_page_goes_on_after_junk():
     assert inspect.isgeneratorfunction(move)
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), "", None)
-        assert 'role="alert"' in last[0] and len(last) == 3 + 8 + 3
+        assert 'role="alert"' in last[0]
+        assert len(last) == 3 + 8 + 3
     session = Session()
     *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, "", None)
     *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, "", None)
-    assert 'data-percents="100 50 100 0"' in last[0] and "2 vectors bent" in last[0]
+    assert 'data-percents="100 50 100 0"' in last[0]
+    assert "2 vectors bent" in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
 
@@ -303,9 +292,8 @@ def test_what_is_drawn():
     walk = walked(place).walk
     difference = walk.here.accuracy.correct - walk.points[LEARNED].accuracy.correct
     html = prompt_parts.number(walk)
-    assert f"{difference:+d} images".replace(
-        "-", "−"
-    ) in html and "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).walk)
+    assert f"{difference:+d} images".replace("-", "−") in html
+    assert "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).walk)
     svg = ElementTree.fromstring(
         prompt_parts.chart(LAB, walk)
         .removeprefix('<div class="chart norms">')
@@ -340,14 +328,11 @@ def test_what_is_drawn():
     )
     moved = int((walk.here.predictions != walk.points[LEARNED].predictions).sum())
     assert ("No prediction changed" in prompt_parts.changed(walk, TINY)) == (moved == 0)
-    assert "appear here" in prompt_parts.changed(
-        walked(LEARNED).walk, TINY
-    ) and "appear here" in prompt_parts.changed(Walk(), None)
-    assert (
-        "Waking" in prompt_parts.number(Walk())
-        and "<svg" in prompt_parts.chart(LAB, Walk())
-        and "<tbody></tbody>" in prompt_parts.table(LAB, Walk())
-    )
+    assert "appear here" in prompt_parts.changed(walked(LEARNED).walk, TINY)
+    assert "appear here" in prompt_parts.changed(Walk(), None)
+    assert "Waking" in prompt_parts.number(Walk())
+    assert "<svg" in prompt_parts.chart(LAB, Walk())
+    assert "<tbody></tbody>" in prompt_parts.table(LAB, Walk())
 
 
 def test_what_ships_fits_and_is_measured_as_was_said():
@@ -356,10 +341,12 @@ def test_what_ships_fits_and_is_measured_as_was_said():
         "CoOp, seed 0",
         "PUN, seed 0",
         "PAN, seed 0",
-    ] and len(found) == 18
+    ]
+    assert len(found) == 18
     for s in found:
         loaded = s.load(clip)
-        assert loaded.base == clip.hash and loaded.provenance["task"] == s.task
+        assert loaded.base == clip.hash
+        assert loaded.provenance["task"] == s.task
     bench = lab.bench("digits")
     first = lab.prompt("digits", lab.one_prompt("digits", None))
     half = Bent("digits", lab.one_prompt("digits", None), (50,) * first.length)
@@ -428,10 +415,8 @@ def test_sliders_follow_mouse_and_keyboard_and_nothing_jumps(browser, url, width
     assert float(row.nth(2).inner_text().split()[0].rstrip("%")) == pytest.approx(
         100 * there, abs=200 / len(bench)
     )
-    assert (
-        page.evaluate(tops) == pytest.approx(before, abs=1)
-        and page.evaluate("document.documentElement.scrollWidth") <= width
-    )
+    assert page.evaluate(tops) == pytest.approx(before, abs=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.get_by_role("button", name="All gone", exact=True).click()
     gone = settled(" ".join(["0"] * learned.length))
     assert int(gone["correct"]) == close_to(

@@ -62,14 +62,16 @@ def by_hand(adapter: Adapter, place: Pruned) -> Adapter:
 )
 def test_the_number_is_that_of_an_independent_forward_pass(place):
     walk = walked(place).walk
-    assert walk.place == place and walk.whole(place)
+    assert walk.place == place
+    assert walk.whole(place)
     assert walk.here.accuracy == Accuracy(
         independent(tiny_clip(), tiny_task(), (by_hand(ONE, place), 1)), len(TINY)
     )
 
 
 def test_everything_on_and_dense_is_the_whole_adapter():
-    assert WHOLE.adapter(LAB) == ONE and WHOLE.whole == WHOLE == pruned(percent=50).line
+    assert WHOLE.adapter(LAB) == ONE
+    assert WHOLE.whole == WHOLE == pruned(percent=50).line
     assert walked(WHOLE).walk.here.accuracy == TINY.accuracy(ONE)
 
 
@@ -86,26 +88,28 @@ def test_everything_on_and_dense_is_the_whole_adapter():
 def test_nothing_on_or_nothing_left_is_the_base(place):
     walk = walked(place).walk
     assert torch.equal(walk.here.predictions, walk.base.predictions)
-    assert walk.here.accuracy == TINY.accuracy() and prune_parts.left(LAB, place).count == 0
+    assert walk.here.accuracy == TINY.accuracy()
+    assert prune_parts.left(LAB, place).count == 0
 
 
 def test_a_visitor_comes_to_the_base_and_the_whole_adapter_first_and_once():
     session = Session()
     walks = list(first_numbers(LAB, session, pruned((0,), None, 20)))
-    assert walks[0].points == {} and walks[0].base is None
-    assert (
-        list(walks[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)]
-        and walks[-1].here.accuracy.n == FIRST
-    )
+    assert walks[0].points == {}
+    assert walks[0].base is None
+    assert list(walks[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)]
+    assert walks[-1].here.accuracy.n == FIRST
     again = list(first_numbers(LAB, session, pruned((0, 1), None, 20)))
-    assert len(again) == 1 and again[0].points[WHOLE] is walks[-1].points[WHOLE]
+    assert len(again) == 1
+    assert again[0].points[WHOLE] is walks[-1].points[WHOLE]
 
 
 def test_a_curve_belongs_to_its_switches_and_the_slider_fills_it_in():
     session = walked(pruned((0,), None, 10))
     for percent in (20, 40, 60):
         list(first_numbers(LAB, session, pruned((0, 1), None, percent)))
-    assert list(session.walk.curve()) == [20, 40, 60] and remaining(LAB, session)
+    assert list(session.walk.curve()) == [20, 40, 60]
+    assert remaining(LAB, session)
     assert [w.whole(pruned((0, 1), None, 20)) for w in filled_in(LAB, session)] == [False, True]
     list(first_numbers(LAB, session, pruned((0,), None, 30)))
     assert list(session.walk.curve()) == [10, 30]
@@ -113,9 +117,8 @@ def test_a_curve_belongs_to_its_switches_and_the_slider_fills_it_in():
 
 def test_two_visitors_get_their_own_numbers():
     one, two = walked(pruned((0,))), walked(Pruned("colours", "0/two", (0,)))
-    assert one.walk.here.accuracy == TINY.accuracy(
-        by_hand(ONE, pruned((0,)))
-    ) and two.walk.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
+    assert one.walk.here.accuracy == TINY.accuracy(by_hand(ONE, pruned((0,))))
+    assert two.walk.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
     assert not set(one.walk.points) & set(two.walk.points) - {Base("colours")}
 
 
@@ -124,8 +127,10 @@ def test_going_to_another_view_abandons_what_this_one_waits_for():
     list(first_numbers(LAB, session, pruned((0,))))
     elsewhere = Blended("colours", "0/one", "0/two", 0.5)
     session.visit(elsewhere)
-    assert remaining(LAB, session) is None and not session.walk.whole(pruned((0,)))
-    assert session.walk.base and session.walk.since == elsewhere  # the base is known there too
+    assert remaining(LAB, session) is None
+    assert not session.walk.whole(pruned((0,)))
+    assert session.walk.base
+    assert session.walk.since == elsewhere
 
 
 # --- what controls send ------------------------------------------------------------------------------------------------
@@ -140,14 +145,13 @@ def test_a_new_visitor_finds_everything_switched_on():
     place, (_, key, layers, kinds, percent, single, count, _) = asked(
         Walk(), "colours", "0/one", [], [], 0, single=[]
     )
-    assert (
-        place == WHOLE
-        and key == "0/one"
-        and layers == [0, 1, 2]
-        and kinds == list(EVERY)
-        and percent is ...
-    )
-    assert single == ALL and count == 3
+    assert place == WHOLE
+    assert key == "0/one"
+    assert layers == [0, 1, 2]
+    assert kinds == list(EVERY)
+    assert percent is ...
+    assert single == ALL
+    assert count == 3
     assert switches_of(random_adapter(tiny_clip(), kinds=("q", "v"), towers=("vision",))) == (
         (0, 1, 2),
         ("q", "v"),
@@ -157,11 +161,12 @@ def test_a_new_visitor_finds_everything_switched_on():
 def test_switches_and_slider_say_where_to_go():
     walk = walked(WHOLE).walk
     place, updates = asked(walk, "colours", "0/one", [2, 0], ["v", "q"], 30)
-    assert place == pruned((0, 2), ("q", "v"), 30) and updates == [
+    assert place == pruned((0, 2), ("q", "v"), 30)
+    assert updates == [
         *[...] * 6,
         2,
         ...,
-    ]  # so many layers are on
+    ]
     assert (
         asked(walked(pruned((0, 2))).walk, "colours", "0/one", [2, 0], list(EVERY), 30)[1]
         == [...] * 8
@@ -176,7 +181,8 @@ def test_switches_and_slider_say_where_to_go():
 def test_another_adapter_keeps_the_switches_that_it_has():
     walk = walked(pruned((0, 2), ("q",))).walk
     place, updates = asked(walk, "colours", "0/two", [0, 2, 7], ["q", "k"], 40)
-    assert place == Pruned("colours", "0/two", (0, 2), ("q", "k"), 40) and updates[2:4] == [
+    assert place == Pruned("colours", "0/two", (0, 2), ("q", "k"), 40)
+    assert updates[2:4] == [
         [0, 2],
         ["q", "k"],
     ]
@@ -207,13 +213,10 @@ def test_junk_is_answered_in_words(values, words):
 
 
 def test_a_selection_is_in_order_and_complete_or_not():
-    assert (
-        switched_on([2, 0], (0, 1, 2), "layer") == (0, 2)
-        and switched_on([1, 0], (0, 1), "layer") is None
-    )
-    assert switched_on([], (0, 1), "layer") == () and switched_on(
-        [5, 1], (0, 1), "layer", others=True
-    ) == (1,)
+    assert switched_on([2, 0], (0, 1, 2), "layer") == (0, 2)
+    assert switched_on([1, 0], (0, 1), "layer") is None
+    assert switched_on([], (0, 1), "layer") == ()
+    assert switched_on([5, 1], (0, 1), "layer", others=True) == (1,)
 
 
 def test_single_matrices_are_switched_and_equal_models_are_equal_places():
@@ -241,7 +244,8 @@ def test_single_matrices_are_switched_and_equal_models_are_equal_places():
         == pruned(())
     )
     html = prune_parts.number(LAB, walked(other).walk)
-    assert 'data-off="q1"' in html and "q k · 1 off" in html
+    assert 'data-off="q1"' in html
+    assert "q k · 1 off" in html
     with pytest.raises(ValueError, match="no matrix 'q9'"):
         prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], 0, ["q9"])
 
@@ -290,7 +294,8 @@ def test_buttons_choose_layers(name, layers):
     expected = pruned(
         None if len(layers) == 3 else tuple(layers), ("q", "v") if layers else None, 30
     )
-    assert (place, refused) == (expected, []) and name in prune.BUTTONS.values()
+    assert (place, refused) == (expected, [])
+    assert name in prune.BUTTONS.values()
     assert prune.pressed(LAB, name, "elsewhere", "0/one", [], 30, Session()) == gr.skip()
 
 
@@ -300,17 +305,18 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     session = Session()
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values, ALL, 3, walked(WHOLE), "", None)
-        assert (
-            'role="alert"' in last[0]
-            and "<b>" not in last[0].replace("<b>No number here.</b>", "")
-            and len(last) == 13
-        )
-        assert "<circle" not in last[1] and "appear here" in last[2]  # nothing of the place before
+        assert 'role="alert"' in last[0]
+        assert "<b>" not in last[0].replace("<b>No number here.</b>", "")
+        assert len(last) == 13
+        assert "<circle" not in last[1]
+        assert "appear here" in last[2]
     *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, 1, session, "", None)
-    assert "copy it anew" in last[0] and session.walk.place is None
+    assert "copy it anew" in last[0]
+    assert session.walk.place is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
     *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, 1, session, "", None)
-    assert 'data-layers="1"' in last[0] and 'data-sparsity="25"' in last[0]
+    assert 'data-layers="1"' in last[0]
+    assert 'data-sparsity="25"' in last[0]
     assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
 
@@ -323,9 +329,8 @@ def test_a_view_draws_no_place_of_another():
 def test_a_request_that_was_overtaken_is_dropped():
     move, session = handler(LAB, "move", "prune"), Session()
     list(move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", 20.0))
-    assert len(
-        list(move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", 10.0))
-    ) == 1 and session.walk.place.layers == (0,)
+    assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", 10.0))) == 1
+    assert session.walk.place.layers == (0,)
 
 
 # --- the best layers ---------------------------------------------------------------------------------------------------
@@ -356,7 +361,8 @@ def game(monkeypatch):
 def kept_by(to: str) -> tuple[int, ...] | None:
     """The layers that an address keeps."""
     place, refused = link.read(LAB, "prune", to.partition("#")[0])
-    assert refused == [] and isinstance(place, Pruned)
+    assert refused == []
+    assert isinstance(place, Pruned)
     return place.layers
 
 
@@ -366,19 +372,15 @@ def test_the_best_layers_are_those_of_highest_exact_value(game):
     while not game.done:
         game.advance()
     *_, (words, to) = kept_best(1)
-    assert (
-        'data-exact="1"' in words
-        and f"Best 1: <b>{values.argmax()}</b>" in words
-        and f"{len(TINY)} images" in words
-    )
+    assert 'data-exact="1"' in words
+    assert f"Best 1: <b>{values.argmax()}</b>" in words
+    assert f"{len(TINY)} images" in words
     assert kept_by(to) == (int(values.argmax()),)
     asked_before = game.state
     *_, (words, to) = kept_best(2)
-    assert (
-        game.state is asked_before
-        and kept_by(to) == tuple(sorted(np.argsort(-values)[:2].tolist()))
-        and "of 8 coalitions" not in words
-    )
+    assert game.state is asked_before
+    assert kept_by(to) == tuple(sorted(np.argsort(-values)[:2].tolist()))
+    assert "of 8 coalitions" not in words
 
 
 @pytest.mark.parametrize("orders", [1, 24])
@@ -386,9 +388,12 @@ def test_layers_are_chosen_once_and_what_is_learned_later_is_only_said(game, mon
     monkeypatch.setattr("copra_lab.page.state.layer_game.REDRAWN", 0)
     monkeypatch.setattr("copra_lab.page.state.layer_game.ORDERS", orders)
     steps = kept_best(1)
-    assert "Measuring" in steps[1][0] and game.done and 'data-exact="1"' in steps[-1][0]
+    assert "Measuring" in steps[1][0]
+    assert game.done
+    assert 'data-exact="1"' in steps[-1][0]
     chosen = [kept_by(to) for _, to in steps if isinstance(to, str)]
-    assert len(chosen) == 1 and len(chosen[0]) == 1
+    assert len(chosen) == 1
+    assert len(chosen[0]) == 1
     worth = dict(zip(game.state.layers, game.state.values.tolist(), strict=True))
     ranked_first = worth[chosen[0][0]] == pytest.approx(max(worth.values()))
     assert (f"Best 1: <b>{chosen[0][0]}</b>" if ranked_first else "Kept by samples") in steps[-1][0]
@@ -407,12 +412,10 @@ def test_words_about_what_is_kept():
         8,
         exact=True,
     )
-    assert "5 of 8 coalitions so far" in keep_best.words(
-        sampled, 2, 3
-    ) and "kept once enough is known" in keep_best.words(None, 2, 3)
-    assert "Best 2: <b>0, 1</b>, worth 50.0 of" in keep_best.words(
-        sampled, 2, 3, [0, 1]
-    ) and "sampled" in keep_best.words(sampled, 2, 3, [0, 1])
+    assert "5 of 8 coalitions so far" in keep_best.words(sampled, 2, 3)
+    assert "kept once enough is known" in keep_best.words(None, 2, 3)
+    assert "Best 2: <b>0, 1</b>, worth 50.0 of" in keep_best.words(sampled, 2, 3, [0, 1])
+    assert "sampled" in keep_best.words(sampled, 2, 3, [0, 1])
     assert "Kept by samples: 1, 0. The exact values put 2, 1 first" in keep_best.words(
         later, 2, 3, [0, 1]
     )
@@ -424,7 +427,8 @@ def test_words_about_what_is_kept():
 @pytest.mark.parametrize(("count", "layers"), [(0, ()), (3, None), ("99", None), (-4, ())])
 def test_all_or_none_needs_no_values(game, count, layers):
     *_, last = kept_best(count)
-    assert kept_by(last[1]) == layers and game.state is None
+    assert kept_by(last[1]) == layers
+    assert game.state is None
 
 
 def test_it_ends_when_the_visitor_wants_something_else(game):
@@ -434,15 +438,16 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
     assert keep_best.overtaken(wishes, 2.0) == keep_best.words(
         None, 0
     )  # a switch was set by hand: the words are no longer of the layers that are on
-    assert list(steps) == [[gr.skip()] * 2] and not game.done  # the last comes to the page twice
-    assert keep_best.overtaken(wishes, 1.7) == gr.skip() and handler(
-        LAB, "overtaken", "prune"
-    )  # which came late itself
+    assert list(steps) == [[gr.skip()] * 2]
+    assert not game.done
+    assert keep_best.overtaken(wishes, 1.7) == gr.skip()
+    assert handler(LAB, "overtaken", "prune")
     assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 2]  # came late
     steps = keep_best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
     session.visit(Pruned("colours", "0/two"))
-    assert list(steps) == [[gr.skip()] * 2] and not game.done
+    assert list(steps) == [[gr.skip()] * 2]
+    assert not game.done
 
 
 @pytest.mark.parametrize("goes", ["hand", "adapter"])
@@ -457,7 +462,9 @@ def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatc
 
     monkeypatch.setattr(game, "advance", advance)
     steps = kept_best(1, session=session, wishes=wishes)
-    assert "Measuring" in steps[1][0] and steps[2:] == [[gr.skip()] * 2] and game.state is not None
+    assert "Measuring" in steps[1][0]
+    assert steps[2:] == [[gr.skip()] * 2]
+    assert game.state is not None
 
 
 def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
@@ -476,7 +483,8 @@ def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
 def test_junk_wishes_are_answered_in_words(values, words):
     task, key, count = values
     *_, last = keep_best.best(BrokenLab(), task, key, count, walked(WHOLE), Requests(), 1.0)
-    assert 'role="alert"' in last[0] and words in last[0]
+    assert 'role="alert"' in last[0]
+    assert words in last[0]
 
 
 # --- what is drawn -----------------------------------------------------------------------------------------------------
@@ -484,23 +492,20 @@ def test_junk_wishes_are_answered_in_words(values, words):
 
 def test_what_is_left_counts_entries_that_are_not_zero():
     whole = prune_parts.left(LAB, WHOLE)
-    assert (
-        whole.count == whole.of == ONE.parameters
-        and whole.layers == ((0, 1.0), (1, 1.0), (2, 1.0))
-        and whole.share == 1
-    )
+    assert whole.count == whole.of == ONE.parameters
+    assert whole.layers == ((0, 1.0), (1, 1.0), (2, 1.0))
+    assert whole.share == 1
     place = pruned((0, 2), ("q", "v"), 60)
     hand = by_hand(ONE, place)
     kept = prune_parts.left(LAB, place)
-    assert (
-        kept.count == sum(int((t != 0).sum()) for d in hand.deltas.values() for t in (d.A, d.B))
-        and kept.of == ONE.parameters
-    )
-    assert dict(kept.layers)[1] == 0 and 0 < dict(kept.layers)[0] < 0.4
+    assert kept.count == sum(int((t != 0).sum()) for d in hand.deltas.values() for t in (d.A, d.B))
+    assert kept.of == ONE.parameters
+    assert dict(kept.layers)[1] == 0
+    assert 0 < dict(kept.layers)[0] < 0.4
     html = prune_parts.number(LAB, walked(place).walk)
-    assert (
-        "2 of 3 layers" in html and "q v · 60" in html and f"{kept.count:,} of {kept.of:,}" in html
-    )
+    assert "2 of 3 layers" in html
+    assert "q v · 60" in html
+    assert f"{kept.count:,} of {kept.of:,}" in html
     assert prune_parts.chart(LAB, walked(place).walk).count("<li ") == 3
 
 
@@ -517,9 +522,8 @@ def test_the_size_is_that_of_the_file_as_it_is_saved(tmp_path):
     assert (
         sparse.bytes >= whole.bytes > 3 * sparse.zipped
     )  # zeros take their room, but not in a zip
-    assert prune_parts.left(LAB, pruned(())).bytes == 0 and "nothing" in prune_parts.number(
-        LAB, walked(pruned(())).walk
-    )
+    assert prune_parts.left(LAB, pruned(())).bytes == 0
+    assert "nothing" in prune_parts.number(LAB, walked(pruned(())).walk)
     assert [
         prune_parts.kilobytes(n).replace("\u202f", " ") for n in (0, 941, 9990, 42_300, 159_872)
     ] == [
@@ -541,15 +545,16 @@ def test_the_drawing_is_well_formed_and_says_what_it_shows():
     svg = ElementTree.fromstring(
         sparsity_svg(points, total=100, base=Accuracy(30, 100), whole=Accuracy(70, 100), at=0.5)
     )
-    assert svg.get("role") == "img" and svg.get("aria-label")
+    assert svg.get("role") == "img"
+    assert svg.get("aria-label")
     said = svg.find("desc").text
-    assert (
-        "3 positions" in said
-        and str(Accuracy(60, 100)) in said
-        and "The whole adapter: " + str(Accuracy(70, 100)) in said
-    )
+    assert "3 positions" in said
+    assert str(Accuracy(60, 100)) in said
+    assert "The whole adapter: " + str(Accuracy(70, 100)) in said
     kinds = [g.get("class").split() for g in svg.iter("g")]
-    assert len(kinds) == 4 and "at" in kinds[2] and "first" in kinds[2]
+    assert len(kinds) == 4
+    assert "at" in kinds[2]
+    assert "first" in kinds[2]
     assert len([e for e in svg.iter("line") if e.get("class") == "curve"]) == 2
 
 
@@ -576,9 +581,8 @@ def test_names_of_lines_stay_inside(value):
         )
     )
     names = [e for e in svg.iter("text") if e.get("class") == "base-name"]
-    assert len(names) == 2 and all(
-        10 <= float(e.get("y")) + float(e.get("dy")) <= 198 for e in names
-    )
+    assert len(names) == 2
+    assert all(10 <= float(e.get("y")) + float(e.get("dy")) <= 198 for e in names)
 
 
 def test_the_table_has_every_setting_of_the_adapter():
@@ -594,9 +598,8 @@ def test_the_table_has_every_setting_of_the_adapter():
     assert [row[:2] + row[3:4] for row in rows] == [
         ["base", "", ""], ["all", " ".join(EVERY), "0"], ["all", " ".join(EVERY), "30"], ["0–1", "q", "20"], ["0–1", "q", "50"], ["none", " ".join(EVERY), "0"],
     ]  # fmt: skip
-    assert int(rows[1][10]) == TINY.accuracy(ONE).correct and float(rows[2][4]) == pytest.approx(
-        70, abs=0.1
-    )
+    assert int(rows[1][10]) == TINY.accuracy(ONE).correct
+    assert float(rows[2][4]) == pytest.approx(70, abs=0.1)
     session.change(Walk.cleared)
     assert [row[0] for row in cells(prune_parts.table(LAB, session.walk))] == [
         "base",
@@ -619,17 +622,16 @@ def test_images_are_held_against_the_whole_adapter():
     html = prune_parts.changed(walk, TINY)
     moved = int((TINY.predictions(ONE) != TINY.predictions(by_hand(ONE, place))).sum())
     hidden = int(found[1]) if (found := re.search(r"and (\d+) more", html)) else 0
-    assert "against the whole adapter" in html and html.count("<li class=") + hidden == moved > 0
+    assert "against the whole adapter" in html
+    assert html.count("<li class=") + hidden == moved > 0
     assert "appear here" in prune_parts.changed(walked(WHOLE).walk, TINY)
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in prune_parts.number(LAB, Walk()) and "Measuring" in prune_parts.number(
-        LAB, Walk(pruned((0,)))
-    )
-    assert "<svg" in prune_parts.chart(LAB, Walk()) and "<tbody></tbody>" in prune_parts.table(
-        LAB, Walk()
-    )
+    assert "Waking" in prune_parts.number(LAB, Walk())
+    assert "Measuring" in prune_parts.number(LAB, Walk(pruned((0,))))
+    assert "<svg" in prune_parts.chart(LAB, Walk())
+    assert "<tbody></tbody>" in prune_parts.table(LAB, Walk())
     assert "appear here" in prune_parts.changed(Walk(), None)
 
 
@@ -645,11 +647,9 @@ def test_the_best_four_layers_and_a_single_matrix_are_switched(visit, pruned_tru
     page.wait_for_function("""() => document.querySelectorAll('#prune-layers input:checked').length === 4
       && /^(Best 4:|Kept by samples)/.test(document.querySelector('#prune-said .said').innerText)""")
     shown = visitor.pruned()
-    assert (
-        len(shown["layers"].split()) == 4
-        and int(shown["correct"]) == close_to(pruned_truth(shown))
-        and page.evaluate(height) == before
-    )
+    assert len(shown["layers"].split()) == 4
+    assert int(shown["correct"]) == close_to(pruned_truth(shown))
+    assert page.evaluate(height) == before
     page.get_by_role("button", name="All", exact=True).click()  # by hand: the game is left
     page.wait_for_function("document.querySelectorAll('#prune-layers input:checked').length === 12")
     page.wait_for_function(

@@ -46,7 +46,9 @@ def test_the_end_is_the_layer_games_own_exact_values():
     found, expected = solved(game), exact(LayerGame(TINY, ADAPTER, held), len(held))
     np.testing.assert_allclose(found.values, expected.values, atol=1e-12)
     np.testing.assert_allclose(found.by_size, expected.curve.by_size, atol=1e-12)
-    assert found.exact and not found.errors.any() and found.asked == found.every == 8
+    assert found.exact
+    assert not found.errors.any()
+    assert found.asked == found.every == 8
     for v in [*steps, found]:
         assert v.values.sum() == pytest.approx(v.full - v.empty, abs=1e-12)
         assert (v.empty, v.full) == pytest.approx(
@@ -108,7 +110,8 @@ def test_two_who_watch_share_one_game_and_get_the_same():
         t.start()
     for t in threads:
         t.join()
-    assert all(v is seen[0] for v in seen) and len(seen) == 4
+    assert all(v is seen[0] for v in seen)
+    assert len(seen) == 4
 
 
 def test_who_watches_sees_the_end_that_another_reached():
@@ -151,9 +154,8 @@ def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
         new = pool.submit(so.solving, LAB, "colours", "0/two")
         assert begun.wait(20)
         try:
-            assert (
-                pool.submit(so.solving, LAB, "colours", KEY).result(20) is known and not new.done()
-            )
+            assert pool.submit(so.solving, LAB, "colours", KEY).result(20) is known
+            assert not new.done()
         finally:
             goes_on.set()
 
@@ -177,17 +179,15 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     so._games.clear()
     session = Session()
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert (
-        all(len(f) == 11 for f in frames)
-        and 'data-asked="8"' in frames[-1][0]
-        and "exact" in frames[-1][0]
-    )
+    assert all(len(f) == 11 for f in frames)
+    assert 'data-asked="8"' in frames[-1][0]
+    assert "exact" in frames[-1][0]
     looked_at = session.walk.place.layer
-    assert looked_at in layers_of(ADAPTER) and f"by layer {looked_at}" in frames[-1][3]
+    assert looked_at in layers_of(ADAPTER)
+    assert f"by layer {looked_at}" in frames[-1][3]
     again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
-    assert (
-        session.walk.place.layer == 0 and "exact" in again[-1][0]
-    )  # the layer chosen before is kept
+    assert session.walk.place.layer == 0
+    assert "exact" in again[-1][0]
 
     so._games.clear()
     watching = worth.watching(LAB, "colours", KEY, None, session, 3)
@@ -195,7 +195,8 @@ def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     session.requests.take(4)  # asked for something else
     assert list(watching) == [[gr.skip()] * 11]  # the last comes to the page twice
     late = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert len(late) == 1 and len(late[0]) == 11  # an older request changes nothing
+    assert len(late) == 1
+    assert len(late[0]) == 11
 
 
 ELSEWHERE = Blended("colours", "0/one", "0/two", 0.5)
@@ -231,7 +232,8 @@ def test_who_leaves_or_chooses_a_layer_before_the_first_values_is_let(monkeypatc
     game = Game(TINY, ADAPTER)
     monkeypatch.setattr(worth, "solving", lambda lab, task, key: game)
     frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert session.walk.place == to and game.done == (to != ELSEWHERE)
+    assert session.walk.place == to
+    assert game.done == (to != ELSEWHERE)
     assert (
         frames[1:] == [[gr.skip()] * 11]
         if to == ELSEWHERE
@@ -246,11 +248,9 @@ def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
     worth.looked(LAB, "colours", KEY, layer, session)
     session.visit(ELSEWHERE)
     first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?")
-    assert (
-        session.walk.place == Valued("colours", KEY, layer)
-        and first[9] == f"?view=shapley&layer={layer}"
-        and first[7]["value"] == layer
-    )
+    assert session.walk.place == Valued("colours", KEY, layer)
+    assert first[9] == f"?view=shapley&layer={layer}"
+    assert first[7]["value"] == layer
 
 
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
@@ -259,15 +259,16 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 @pytest.mark.parametrize("values", JUNK)
 def test_junk_is_answered_in_words(values):
     *_, last = worth.watching(LAB, *values, Session(), None)
-    assert 'role="alert"' in last[0] and "choose one of the tasks" in last[0] and len(last) == 11
-    assert (
-        "<rect" not in last[1]
-        and "appear here" in last[3]
-        and cells(re.sub("<!--.*?-->", "", last[4])) == []
-    )  # nothing of another place
+    assert 'role="alert"' in last[0]
+    assert "choose one of the tasks" in last[0]
+    assert len(last) == 11
+    assert "<rect" not in last[1]
+    assert "appear here" in last[3]
+    assert cells(re.sub("<!--.*?-->", "", last[4])) == []
     assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
     assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
-    assert handler(LAB, "watch", "worth") and handler(LAB, "look", "worth")
+    assert handler(LAB, "watch", "worth")
+    assert handler(LAB, "look", "worth")
 
 
 def test_another_layer_shows_other_images():
@@ -276,11 +277,9 @@ def test_another_layer_shows_other_images():
     list(worth.watching(LAB, "colours", KEY, None, session, 1))
     for layer in layers_of(ADAPTER):
         bars, decided = worth.looked(LAB, "colours", KEY, layer, session)
-        assert (
-            session.walk.place.layer == layer
-            and f"by layer {layer}" in decided
-            and bars.count("chosen") == 1
-        )
+        assert session.walk.place.layer == layer
+        assert f"by layer {layer}" in decided
+        assert bars.count("chosen") == 1
 
 
 def test_what_is_drawn():
@@ -289,38 +288,30 @@ def test_what_is_drawn():
         (3, 7), of_images, np.array([0.05, math.inf]), np.array([0.25, 0.3, 0.375]), 4, 16
     )
     over = Values((3, 7), of_images, np.zeros(2), np.array([0.25, 0.3, 0.375]), 16, 16, exact=True)
-    assert (
-        "sampled" in worth_parts.number(sampled)
-        and "<b>exact</b>" in worth_parts.number(over)
-        and ">+12<" in worth_parts.number(over).replace("+13", "+12")
-    )
+    assert "sampled" in worth_parts.number(sampled)
+    assert "<b>exact</b>" in worth_parts.number(over)
+    assert ">+12<" in worth_parts.number(over).replace("+13", "+12")
     svg = ElementTree.fromstring(
         worth_parts.bars(sampled, 3).replace('<div class="chart worth">', "").removesuffix("</div>")
     )
     heights = [float(e.get("height")) for e in svg.iter("rect")]
-    assert (
-        heights[0] > 20
-        and heights[1] == 1
-        and sum(e.get("class") == "whisker" for e in svg.iter("line")) == 1
-    )  # no error bar from one sample
+    assert heights[0] > 20
+    assert heights[1] == 1
+    assert sum(e.get("class") == "whisker" for e in svg.iter("line")) == 1
     assert "whisker" not in worth_parts.bars(over, 3)
     tiles = worth_parts.decided(over, TINY, 3)
-    assert (
-        "✓ 2 helped" in tiles
-        and "✗ 1 harmed" in tiles
-        and "○ 1 as they were" in tiles
-        and tiles.index("+50") < tiles.index("+25") < tiles.index("−25")
-    )
-    assert "No image depends" in worth_parts.decided(
-        over, TINY, 7
-    ) and "appear here" in worth_parts.decided(None, None, -1)
+    assert "✓ 2 helped" in tiles
+    assert "✗ 1 harmed" in tiles
+    assert "○ 1 as they were" in tiles
+    assert tiles.index("+50") < tiles.index("+25") < tiles.index("−25")
+    assert "No image depends" in worth_parts.decided(over, TINY, 7)
+    assert "appear here" in worth_parts.decided(None, None, -1)
     rows = cells(worth_parts.table(over))
-    assert (
-        rows[0] == ["3", "12.50", "12.50", "12.50"]
-        and rows[-1][:2] == ["all", "12.50"]
-        and cells(worth_parts.table(sampled))[1][2] == ""
-    )
-    assert "25 % at p = 0" in worth_parts.curve(over) and "38 % at p = 1" in worth_parts.curve(over)
+    assert rows[0] == ["3", "12.50", "12.50", "12.50"]
+    assert rows[-1][:2] == ["all", "12.50"]
+    assert cells(worth_parts.table(sampled))[1][2] == ""
+    assert "25 % at p = 0" in worth_parts.curve(over)
+    assert "38 % at p = 1" in worth_parts.curve(over)
 
 
 @pytest.mark.browser
@@ -350,10 +341,8 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
             timeout=120_000,
         )
     assert "layer 2" in page.inner_text("#worth-decided h2")  # the stream keeps the choice
-    assert (
-        page.evaluate(tops) == pytest.approx(before, abs=1)
-        and page.evaluate("document.documentElement.scrollWidth") <= width
-    )
+    assert page.evaluate(tops) == pytest.approx(before, abs=1)
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.wait_for_function(
         "() => { const d = document.querySelector('#worth-number .now')?.dataset; return d && d.asked === d.every; }",
         timeout=300_000,

@@ -185,7 +185,8 @@ def test_a_number_carries_the_controls_that_it_is_of():
     piece = ElementTree.fromstring(
         staleness.of(staleness.Asked(said | {"d": '<"&>'}, 12.5, "view-x"), "<p>1</p>")
     )
-    assert json.loads(piece.get("data-of")) == said | {"d": '<"&>'} and (
+    assert json.loads(piece.get("data-of")) == said | {"d": '<"&>'}
+    assert (
         piece.get("data-at"),
         piece.get("data-part"),
     ) == ("12.5", "view-x")
@@ -235,13 +236,11 @@ def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
     dimmed = "id => !!document.querySelector(`#${id} .stale`)"
     at = visitor.page.locator("#worth-layer input:checked").input_value()
     visitor.check("worth-layer", "1" if at == "2" else "2")
-    assert visitor.page.evaluate(dimmed, "worth-decided") and not visitor.page.evaluate(
-        dimmed, "worth-number"
-    )
+    assert visitor.page.evaluate(dimmed, "worth-decided")
+    assert not visitor.page.evaluate(dimmed, "worth-number")
     visitor.choose("worth-adapter", "Two")
-    assert visitor.page.evaluate(dimmed, "worth-number") and visitor.page.evaluate(
-        dimmed, "worth-bars"
-    )
+    assert visitor.page.evaluate(dimmed, "worth-number")
+    assert visitor.page.evaluate(dimmed, "worth-bars")
     visitor.choose("worth-task", "Shapes")
     visitor.page.wait_for_function(
         "() => document.querySelector('#worth-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
@@ -350,10 +349,8 @@ def test_back_and_forward_show_what_was_left(guest):
         page.go_back()
         page.wait_for_timeout(visitor.slow.rng.uniform(0, 300))
     visitor.quiet()
-    assert (
-        weight.input_value() == "0.4"
-        and page.locator("#blend-task input").input_value() == "Shapes"
-    )  # as it was at that step
+    assert weight.input_value() == "0.4"
+    assert page.locator("#blend-task input").input_value() == "Shapes"
     for _ in range(2):
         page.go_forward()
     visitor.quiet()

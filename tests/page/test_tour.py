@@ -16,8 +16,10 @@ def test_every_step_points_at_what_is_on_the_page():
         return build()
 
     ids = {c["props"].get("elem_id") for c in asyncio.run(built()).get_config_file()["components"]}
-    assert {s.at for s in STEPS} <= ids and {s.view for s in STEPS} <= {v.name for v in VIEWS}
-    assert 4 <= len(STEPS) <= 6 and html(STEPS).count("<dialog") == 1
+    assert {s.at for s in STEPS} <= ids
+    assert {s.view for s in STEPS} <= {v.name for v in VIEWS}
+    assert 4 <= len(STEPS) <= 6
+    assert html(STEPS).count("<dialog") == 1
 
 
 def test_words_of_a_step_are_text():
@@ -61,12 +63,10 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
         )  # what the view draws on opening may move its controls: the ring follows
         now = shown(page)
         assert (now["title"], now["view"]) == (step.title, step.view)
-        assert (
-            now["card"][0] >= 0
-            and now["card"][1] >= 0
-            and now["card"][2] <= width
-            and now["card"][3] <= 844
-        )
+        assert now["card"][0] >= 0
+        assert now["card"][1] >= 0
+        assert now["card"][2] <= width
+        assert now["card"][3] <= 844
         page.evaluate(
             "id => document.getElementById(id).closest('.column, .form, .gap, div').style.marginTop = '40px'",
             step.at,
@@ -82,10 +82,8 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
     assert shown(page)["title"] == STEPS[-2].title
     page.keyboard.press("Escape")
     page.wait_for_url("**/?view=prune")  # a dialog says that it is closed a moment after it is
-    assert (
-        not page.locator("#tour .step").is_visible()
-        and page.evaluate("document.activeElement.id") == "tour-open"
-    )
+    assert not page.locator("#tour .step").is_visible()
+    assert page.evaluate("document.activeElement.id") == "tour-open"
     assert page.locator("#view-prune").is_visible()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     visitor.leave()
@@ -102,9 +100,8 @@ def test_a_link_opens_the_tour_and_its_end_is_where_it_began(browser, url):
     page.wait_for_url(
         re.compile(r"\?view=shapley(&layer=\d+)?$")
     )  # as it was left: by now the layer that counts most may be known
-    assert (
-        not page.locator("#tour .step").is_visible() and page.locator("#view-shapley").is_visible()
-    )
+    assert not page.locator("#tour .step").is_visible()
+    assert page.locator("#view-shapley").is_visible()
     visitor.leave()
 
 
@@ -118,12 +115,10 @@ def test_a_first_visit_is_invited_once(browser, url):
     page.goto(url)
     page.get_by_role("complementary", name="Invitation").wait_for(timeout=60_000)
     box = page.locator("#tour-invitation").bounding_box()
-    assert (
-        box["x"] >= 0
-        and box["x"] + box["width"] <= 390
-        and box["y"] + box["height"] <= 844
-        and box["height"] < 200
-    )
+    assert box["x"] >= 0
+    assert box["x"] + box["width"] <= 390
+    assert box["y"] + box["height"] <= 844
+    assert box["height"] < 200
     page.get_by_role("button", name="No, thanks").click()
     assert not page.locator("#tour-invitation").is_visible()
     for address in (url, f"{url}/?tour=0"):

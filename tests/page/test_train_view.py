@@ -88,22 +88,19 @@ def direct(order: Order, method: str, **more):
 def test_a_training_that_is_watched_ends_as_fit_does(order):
     session, reports = finished(order)
     last = reports[-1]
-    assert last.state == "done" and [c.steps for c in last.courses] == [order.steps] * len(
-        order.methods
-    )
+    assert last.state == "done"
+    assert [c.steps for c in last.courses] == [order.steps] * len(order.methods)
     assert [o.adapter.provenance["method"] for o in session.walk.own] == list(order.methods)
     for course, mine in zip(last.courses, session.walk.own, strict=True):
         steps = []
         alone = direct(order, course.method, on_step=steps.append)
-        assert mine.adapter.hash == alone.hash and mine.steps == order.steps
+        assert mine.adapter.hash == alone.hash
+        assert mine.steps == order.steps
         assert mine.adapter.provenance == alone.provenance
-        assert list(course.losses) == [s.loss for s in steps] and list(course.on) == [
-            tuple(s.units.values()) for s in steps
-        ]
-        assert (
-            course.measured[-1] == (order.steps, TINY.accuracy(alone))
-            and len(course.measured) == tr.LOOKS
-        )
+        assert list(course.losses) == [s.loss for s in steps]
+        assert list(course.on) == [tuple(s.units.values()) for s in steps]
+        assert course.measured[-1] == (order.steps, TINY.accuracy(alone))
+        assert len(course.measured) == tr.LOOKS
     assert last.base == TINY.accuracy()
     if "copra" in order.methods:
         assert list(last.courses[-1].on) == masks(CopRA(), 3, order.steps, order.seed)
@@ -124,7 +121,8 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
         if progress.steps == 7:
             assert line.stop(session)
     n = progress.steps
-    assert progress.state == "stopped" and n == 8
+    assert progress.state == "stopped"
+    assert n == 8
     kept = []
 
     class Enough(Exception):
@@ -138,9 +136,9 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
     with pytest.raises(Enough):
         direct(replace(ORDER, steps=1200), "lora", on_step=until)
     mine = session.walk.own[0]
-    assert (
-        mine.adapter == kept[0] and mine.steps == n and mine.adapter.provenance["steps done"] == n
-    )
+    assert mine.adapter == kept[0]
+    assert mine.steps == n
+    assert mine.adapter.provenance["steps done"] == n
     assert progress.courses[0].measured == ((n, TINY.accuracy(kept[0])),)
     assert not line.stop(session)
 
@@ -148,7 +146,9 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
 def test_a_training_that_takes_too_long_ends_by_itself(monkeypatch):
     monkeypatch.setattr(tr, "TRAINING_SECONDS", 0.0)
     session, reports = finished()
-    assert reports[-1].state == "ended" and reports[-1].steps == 1 and len(session.walk.own) == 2
+    assert reports[-1].state == "ended"
+    assert reports[-1].steps == 1
+    assert len(session.walk.own) == 2
 
 
 def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
@@ -170,15 +170,12 @@ def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
     )
     session, reports = finished()
     lora, copra = reports[-1].courses
-    assert (
-        reports[-1].state == "done"
-        and lora.steps == 20
-        and copra.steps == 2
-        and copra.trouble == "lower the learning rate"
-    )
-    assert [o.label for o in session.walk.own] == [
-        "Your LoRA 1"
-    ] and "lower the learning rate" in train_parts.race(reports[-1])
+    assert reports[-1].state == "done"
+    assert lora.steps == 20
+    assert copra.steps == 2
+    assert copra.trouble == "lower the learning rate"
+    assert [o.label for o in session.walk.own] == ["Your LoRA 1"]
+    assert "lower the learning rate" in train_parts.race(reports[-1])
 
 
 def test_a_visitor_who_leaves_frees_the_place_and_ends_the_thread(monkeypatch):
@@ -193,20 +190,23 @@ def test_a_visitor_who_leaves_frees_the_place_and_ends_the_thread(monkeypatch):
     for thread in running:
         thread.join(20)
         assert not thread.is_alive()
-    assert line.ahead(line.join(Session(), 1)) == 0 and session.walk.own == ()
+    assert line.ahead(line.join(Session(), 1)) == 0
+    assert session.walk.own == ()
 
 
 def test_a_thread_that_nobody_asks_ends_by_itself():
     run = Stepwise(lambda report: direct(ORDER, "lora", on_step=report), patience=0.05)
     before = run.step()
-    assert before and before.step == 1
+    assert before
+    assert before.step == 1
     deadline = time.monotonic() + 20
     while (
         any(t.name == "copra-lab-training" for t in threading.enumerate())
         and time.monotonic() < deadline
     ):
         time.sleep(0.02)
-    assert run.step() is None and run.done
+    assert run.step() is None
+    assert run.done
 
 
 # --- the line ----------------------------------------------------------------------------------------------------------
@@ -217,18 +217,16 @@ def test_first_come_first_served_and_each_is_told_how_long():
     first, second, third = (
         line.join(who, work) for who, work in (("a", 100), ("b", 300), ("c", 50))
     )
-    assert [line.ahead(t) for t in (first, second, third)] == [0, 1, 2] and line.seconds(
-        second
-    ) is None
+    assert [line.ahead(t) for t in (first, second, third)] == [0, 1, 2]
+    assert line.seconds(second) is None
     line.worked(first, 40, 4.0)
-    assert line.seconds(first, own=True) == pytest.approx(6) and line.seconds(
-        second
-    ) == pytest.approx(6)
-    assert line.seconds(third) == pytest.approx(36) and line.seconds(
-        third, own=True
-    ) == pytest.approx(41)
+    assert line.seconds(first, own=True) == pytest.approx(6)
+    assert line.seconds(second) == pytest.approx(6)
+    assert line.seconds(third) == pytest.approx(36)
+    assert line.seconds(third, own=True) == pytest.approx(41)
     line.leave(second)
-    assert line.ahead(third) == 1 and line.seconds(third) == pytest.approx(6)
+    assert line.ahead(third) == 1
+    assert line.seconds(third) == pytest.approx(6)
     line.leave(first)
     assert line.ahead(third) == 0
 
@@ -261,12 +259,13 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
     assert next(watched[0]).state == "training"
     waiting = [next(w) for w in watched[1:]]
     assert [(p.state, p.ahead) for p in waiting] == [("waiting", 1), ("waiting", 2)]
-    assert "1 training comes before yours" in train_parts.status(
-        waiting[0]
-    ) and "2 trainings come" in train_parts.status(waiting[1])
+    assert "1 training comes before yours" in train_parts.status(waiting[0])
+    assert "2 trainings come" in train_parts.status(waiting[1])
     line.stop(three)
-    assert [p.state for p in watched[2]] == ["stopped"] and three.walk.own == ()
-    assert list(watched[0])[-1].state == "done" and list(watched[1])[-1].state == "done"
+    assert [p.state for p in watched[2]] == ["stopped"]
+    assert three.walk.own == ()
+    assert list(watched[0])[-1].state == "done"
+    assert list(watched[1])[-1].state == "done"
     assert [o.adapter for o in one.walk.own] == [
         o.adapter for o in two.walk.own
     ]  # the same order gives the same numbers
@@ -277,17 +276,14 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
 
 def test_controls_make_an_order():
     assert ordered(LAB, *VALUES) == Order("colours", rank=2, steps=50, batch=4)
-    assert (
-        Order("colours").rate("lora") == RATES["lora"]
-        and Order("colours").rate("copra") == RATES["copra"]
-    )
+    assert Order("colours").rate("lora") == RATES["lora"]
+    assert Order("colours").rate("copra") == RATES["copra"]
     order = ordered(LAB, "colours", "copra", 8.0, "0.008", 1200, 16, "all six", 1, 999)
     assert order == Order(
         "colours", ("copra",), 8, 8e-3, 1200, 16, ("q", "k", "v", "out", "fc1", "fc2"), 1, 999
     )
-    assert (
-        order.work == 1200 * 16 and replace(order, methods=("lora", "copra")).work == 2 * 1200 * 16
-    )
+    assert order.work == 1200 * 16
+    assert replace(order, methods=("lora", "copra")).work == 2 * 1200 * 16
 
 
 JUNK = [
@@ -306,11 +302,9 @@ def test_junk_is_answered_in_a_sentence_and_nothing_is_trained(at, value, words)
         ordered(LAB, *values)
     session = Session()
     (answer,) = train.training(LAB, Waiting(), session, *values)
-    assert (
-        'role="alert"' in answer[0]
-        and words.split()[1] in answer[0]
-        and "<b>" not in answer[0].replace("<b>No number here.</b>", "")
-    )
+    assert 'role="alert"' in answer[0]
+    assert words.split()[1] in answer[0]
+    assert "<b>" not in answer[0].replace("<b>No number here.</b>", "")
     assert session.walk.own == ()
 
 
@@ -320,9 +314,11 @@ def test_a_second_press_is_refused_in_words(monkeypatch):
     first = train.training(LAB, line, session, *VALUES)
     assert ["Waking" in next(first)[0], next(first)[4]["interactive"]] == [True, False]
     _, answer = train.training(LAB, line, session, *VALUES)
-    assert "interactive" not in answer[4] and "your last training is not over" in answer[0]
+    assert "interactive" not in answer[4]
+    assert "your last training is not over" in answer[0]
     *_, end = first
-    assert 'data-state="done"' in end[0] and len(session.walk.own) == 2
+    assert 'data-state="done"' in end[0]
+    assert len(session.walk.own) == 2
 
 
 def test_the_page_trains_and_gives_buttons_back():
@@ -330,19 +326,17 @@ def test_the_page_trains_and_gives_buttons_back():
     answers = list(run(*VALUES, Session()))
     assert all(len(a) == len(answers[0]) for a in answers)
     (go, stop), (_, stopped) = answers[1][4:6], answers[-1][4:6]
-    assert not go["interactive"] and stop["interactive"] and not stopped["interactive"]
+    assert not go["interactive"]
+    assert stop["interactive"]
+    assert not stopped["interactive"]
     own_, described, *buttons = answers[-1][6:]
-    assert [label for label, _ in own_["choices"]] == ["Your LoRA 1", "Your CopRA 1"] and own_[
-        "value"
-    ] == own_["choices"][0][1]
-    assert (
-        "Colours · rank 2 on q, k, v" in described
-        and "50 of 50 steps of 4" in described
-        and all(b["interactive"] for b in buttons)
-    )
-    assert f'data-n="{len(TINY)}"' in answers[-1][1] and [row[:2] for row in cells(answers[-1][3])][
-        :2
-    ] == [["base", ""], ["LoRA", "5"]]
+    assert [label for label, _ in own_["choices"]] == ["Your LoRA 1", "Your CopRA 1"]
+    assert own_["value"] == own_["choices"][0][1]
+    assert "Colours · rank 2 on q, k, v" in described
+    assert "50 of 50 steps of 4" in described
+    assert all(b["interactive"] for b in buttons)
+    assert f'data-n="{len(TINY)}"' in answers[-1][1]
+    assert [row[:2] for row in cells(answers[-1][3])][:2] == [["base", ""], ["LoRA", "5"]]
 
 
 # --- the visitor's own -------------------------------------------------------------------------------------------------
@@ -353,14 +347,11 @@ def test_results_are_in_the_visitors_own_menus_and_in_nobody_elses():
     mine = [o.key for o in one.walk.own]
     assert [key for _, key in one.walk.lab(LAB).menu("colours")] == ["0/one", "0/two", *mine, BASE]
     assert one.walk.lab(LAB).menu("colours")[2][0] == "Your LoRA 1"
-    assert two.walk.lab(LAB) is LAB and not {
-        key for _, key in two.walk.lab(LAB).menu("colours")
-    } & set(mine)
+    assert two.walk.lab(LAB) is LAB
+    assert not {key for _, key in two.walk.lab(LAB).menu("colours")} & set(mine)
     switches = ("colours", mine[0], [0], ["q"], 0, ALL)
-    assert (
-        prune.ask(LAB, one.walk, *switches)[0].key == mine[0]
-        and prune.ask(LAB, two.walk, *switches)[0].key == "0/one"
-    )
+    assert prune.ask(LAB, one.walk, *switches)[0].key == mine[0]
+    assert prune.ask(LAB, two.walk, *switches)[0].key == "0/one"
     assert blend.ask(LAB, one.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended(
         "colours", *mine, 0.5
     )
@@ -380,9 +371,8 @@ def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
         assert remaining(LAB, session).whole(place)
     assert session.walk.here.accuracy == TINY.accuracy(lora.adapter)
     first = next(worth.watching(replace(LAB), "colours", copra.key, -1, session, None))
-    assert (
-        session.walk.place.key == copra.key and "value" not in first[6]
-    )  # the menu says it already
+    assert session.walk.place.key == copra.key
+    assert "value" not in first[6]
     assert copra.key in first[0]  # the panel says whose layers it shows
     labels = [
         label
@@ -415,10 +405,10 @@ def test_only_the_last_are_kept_and_never_the_one_in_use_is_lost():
 def test_a_key_is_never_used_again_and_copies_of_a_lab_share_what_was_computed():
     (lora, copra), lab = finished()[0].walk.own, TrainLab()
     again = finished()[0].walk.own[0]
-    assert again.adapter == lora.adapter and len({lora.key, copra.key, again.key}) == 3
-    assert replace(lab, own=(lora,)) == lab == replace(lab, own=(copra,)) and hash(
-        replace(lab, own=(lora,))
-    ) == hash(lab)
+    assert again.adapter == lora.adapter
+    assert len({lora.key, copra.key, again.key}) == 3
+    assert replace(lab, own=(lora,)) == lab == replace(lab, own=(copra,))
+    assert hash(replace(lab, own=(lora,))) == hash(lab)
 
 
 def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
@@ -454,7 +444,8 @@ def test_a_result_is_taken_to_an_address_of_another_view():
     assert train.take(LAB, "prune", lora.key, session) != train.take(
         LAB, "prune", lora.key, session
     )  # pressed twice, it opens twice
-    assert train.mine(session, "own/../../etc") is lora and train.mine(Session(), lora.key) is None
+    assert train.mine(session, "own/../../etc") is lora
+    assert train.mine(Session(), lora.key) is None
 
 
 def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
@@ -463,9 +454,8 @@ def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
     session, _ = finished(replace(ORDER, methods=("lora",)))
     mine = session.walk.own[0]
     file = train.packed(str(tmp_path / "served"), mine.key, session)
-    assert file == train.packed(str(tmp_path / "served"), mine.key, session) and file.endswith(
-        "colours-lora-rank-2.zip"
-    )
+    assert file == train.packed(str(tmp_path / "served"), mine.key, session)
+    assert file.endswith("colours-lora-rank-2.zip")
     with zipfile.ZipFile(file) as z:
         assert sorted(z.namelist()) == sorted([CONFIG, WEIGHTS])
         z.extractall(tmp_path / "home")
@@ -505,9 +495,9 @@ def test_the_picture_of_layers_has_a_column_for_each_step_or_the_share_of_severa
     many = train_charts.layers_on(
         Course("copra", (0.0,) * 600, (on[0], on[1]) * 300), 2 * train_charts.COLUMNS
     )
-    assert (
-        many.shape == (3, train_charts.COLUMNS) and (many[0] == 0.5).all() and (many[1] == 1).all()
-    )
+    assert many.shape == (3, train_charts.COLUMNS)
+    assert (many[0] == 0.5).all()
+    assert (many[1] == 1).all()
 
 
 def test_drawings_are_well_formed_and_their_axes_do_not_move():
@@ -544,14 +534,11 @@ def test_drawings_are_well_formed_and_their_axes_do_not_move():
 
 def test_before_anything_is_trained_the_page_says_so():
     assert "guessing" not in train_parts.charts(None)  # by how many classes, nobody knows yet
-    assert "guessing" not in train_parts.charts(
-        Progress(ORDER, "waking")
-    ) and "guessing 1.39" in train_parts.charts(Progress(ORDER, "waiting", classes=4))
-    assert (
-        "press Train" in train_parts.status(None)
-        and "…" in train_parts.race(None)
-        and "<svg" in train_parts.charts(None)
-    )
+    assert "guessing" not in train_parts.charts(Progress(ORDER, "waking"))
+    assert "guessing 1.39" in train_parts.charts(Progress(ORDER, "waiting", classes=4))
+    assert "press Train" in train_parts.status(None)
+    assert "…" in train_parts.race(None)
+    assert "<svg" in train_parts.charts(None)
     assert "<tbody></tbody>" in train_parts.table(None)
 
 

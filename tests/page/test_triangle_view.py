@@ -45,16 +45,14 @@ def test_a_corner_is_its_adapter_and_an_edge_is_a_blend():
     keys = ("0/two", BASE, "0/one")
     walk = walked(mixed(THIRD, 0, keys), mixed(0, UNITS // 4, keys)).walk
     two, base, one = (walk.points[corner].predictions for corner in mixed(0, 0, keys).corners)
-    assert (
-        two.equal(TINY.predictions(TWO).short())
-        and one.equal(TINY.predictions(ONE).short())
-        and base.equal(walk.base.predictions)
-    )
+    assert two.equal(TINY.predictions(TWO).short())
+    assert one.equal(TINY.predictions(ONE).short())
+    assert base.equal(walk.base.predictions)
     blended = walked(at(0.75)).walk.here  # from one to two
-    assert walk.here.accuracy == blended.accuracy and walk.here.predictions.equal(
-        blended.predictions
-    )
-    assert mixed(0, 0, keys).adapter(LAB) == TWO and mixed(UNITS, 0, KEYS).adapter(LAB) == TWO
+    assert walk.here.accuracy == blended.accuracy
+    assert walk.here.predictions.equal(blended.predictions)
+    assert mixed(0, 0, keys).adapter(LAB) == TWO
+    assert mixed(UNITS, 0, KEYS).adapter(LAB) == TWO
 
 
 def test_a_visitor_comes_to_the_base_and_the_corners_first():
@@ -99,9 +97,8 @@ def test_what_is_no_point_is_answered_in_words(text):
 )
 def test_a_weight_is_rounded_as_the_field_beside_it(units, words):
     """By ECMAScript's toFixed, which the fields use, 0.125 is 0.13; Python's formatting says 0.12."""
-    assert signed(units / UNITS) == words and words.replace("−", "") in triangle_parts.recipe(
-        mixed(units, 0)
-    )
+    assert signed(units / UNITS) == words
+    assert words.replace("−", "") in triangle_parts.recipe(mixed(units, 0))
 
 
 def test_every_place_that_can_be_dragged_to_survives_the_way_through_the_text_box():
@@ -114,13 +111,12 @@ def test_every_place_that_can_be_dragged_to_survives_the_way_through_the_text_bo
 
 def test_controls_say_where_to_go():
     place, updates = triangle.ask(LAB, Walk(), "colours", "0/one", "0/two", BASE, "0.25 0.5")
-    assert (
-        place == mixed(30, 60)
-        and [u["value"] for u in updates[1:4]] == list(KEYS)
-        and "value" not in updates[4]
-    )
+    assert place == mixed(30, 60)
+    assert [u["value"] for u in updates[1:4]] == list(KEYS)
+    assert "value" not in updates[4]
     place, updates = triangle.ask(LAB, walked(mixed(30, 60)).walk, "colours", *KEYS, "0.25 3")
-    assert place == mixed(19, 121) and point_of(updates[4]["value"]) == (place.b, place.c)
+    assert place == mixed(19, 121)
+    assert point_of(updates[4]["value"]) == (place.b, place.c)
     place, _ = triangle.ask(LAB, Walk(), "colours", "../../etc", ["0/two"], None, "0 0")
     assert place.keys == KEYS
 
@@ -142,9 +138,11 @@ def test_the_page_answers_junk_in_words_and_goes_on():
         ("colours", *KEYS, None),
     ]:
         *_, last = move(*values, session, "", None)
-        assert 'role="alert"' in last[0] and "<b> 0" not in last[0]
+        assert 'role="alert"' in last[0]
+        assert "<b> 0" not in last[0]
     *_, last = move("colours", *KEYS, "0.5 0", session, "", None)
-    assert 'data-b="0.5000"' in last[0] and f'data-n="{len(TINY)}"' in rest(session)[0]
+    assert 'data-b="0.5000"' in last[0]
+    assert f'data-n="{len(TINY)}"' in rest(session)[0]
 
 
 # --- the landscape -----------------------------------------------------------------------------------------------------
@@ -152,11 +150,9 @@ def test_the_page_answers_junk_in_words_and_goes_on():
 
 def test_lattices_hold_corners_middles_and_thirds_and_what_is_near_comes_first():
     coarse, fine = triangle.ahead(Walk(mixed(0, 40)))
-    assert (
-        len(set(coarse)) == len(coarse) == 55
-        and len(set(fine)) == len(fine) == 190
-        and set(coarse) < set(fine)
-    )
+    assert len(set(coarse)) == len(coarse) == 55
+    assert len(set(fine)) == len(fine) == 190
+    assert set(coarse) < set(fine)
     assert {
         *mixed(0, 0).corners,
         mixed(HALF, 0),
@@ -164,11 +160,9 @@ def test_lattices_hold_corners_middles_and_thirds_and_what_is_near_comes_first()
         mixed(HALF, HALF),
         mixed(THIRD, THIRD),
     } < set(coarse)
-    assert (
-        coarse[0] == mixed(0, 40)
-        and all(min(p.weights) >= 0 for p in coarse[:28])
-        and all(min(p.weights) < 0 for p in coarse[28:])
-    )
+    assert coarse[0] == mixed(0, 40)
+    assert all(min(p.weights) >= 0 for p in coarse[:28])
+    assert all(min(p.weights) < 0 for p in coarse[28:])
     assert set(coarse[1:5]) == {mixed(0, 20), mixed(0, 60), mixed(20, 20), mixed(20, 40)}
 
 
@@ -179,12 +173,14 @@ def test_the_landscape_is_coloured_in_while_the_visitor_rests_coarse_and_first_i
     known = 4  # corners and middle
     first = [next(walks) for _ in range(coarse - known)]
     passed = set(triangle_parts.landscape(first[-1])) - {*mixed(0, 0).corners, mixed(THIRD, THIRD)}
-    assert len(passed) == coarse - known and not any(map(first[-1].whole, passed))
+    assert len(passed) == coarse - known
+    assert not any(map(first[-1].whole, passed))
     assert {p.accuracy.n for p in first[-1].points.values()} == {first_images(TINY), len(TINY)}
     rest = list(walks)
     assert len(rest) == coarse - known + 2 * (fine - coarse)
     landscape = triangle_parts.landscape(session.walk)
-    assert len(landscape) == fine and all(map(session.walk.whole, landscape))
+    assert len(landscape) == fine
+    assert all(map(session.walk.whole, landscape))
     some = mixed(80, -20)
     assert landscape[some].accuracy == TINY.accuracy(some.adapter(LAB))
 
@@ -209,26 +205,22 @@ def test_the_dip_is_held_against_the_plane_through_the_corners():
     depth, place = triangle_parts.dip(
         by_hand(CORNERS | {(THIRD, THIRD): 64, (HALF, 0): 60, (-20, 0): 1, (0, HALF): -3})
     )
-    assert depth == pytest.approx(0.06) and place == mixed(
-        THIRD, THIRD
-    )  # the plane is at 70 there, and at 65 on the edge
+    assert depth == pytest.approx(0.06)
+    assert place == mixed(THIRD, THIRD)
 
 
 def test_the_drawing_is_well_formed_and_says_what_it_shows():
     walk = by_hand(CORNERS | {(THIRD, THIRD): 64, (10, 20): -40, (5, 0): 62}, standing=(5, 0))
     walk = walk.add(mixed(0, 0, ("0/two", "0/one", BASE)), walk.here)  # of another triangle
     svg = ElementTree.fromstring(triangle_parts.chart(walk))
-    assert svg.get("role") == "img" and svg.get("aria-label")
-    assert (
-        "5 places measured on all images" in svg.find("desc").text
-        and str(Accuracy(80, 100)) in svg.find("desc").text
-    )
+    assert svg.get("role") == "img"
+    assert svg.get("aria-label")
+    assert "5 places measured on all images" in svg.find("desc").text
+    assert str(Accuracy(80, 100)) in svg.find("desc").text
     used = [(e.get("href"), e.get("class")) for e in svg.iter("use")]
-    assert (
-        [h for h, _ in used] == ["#cell-0"] * 4 + ["#cell-1", "#cell-2"]
-        and used[4][1] == "cell first"
-        and used[5][1] == "cell at"
-    )
+    assert [h for h, _ in used] == ["#cell-0"] * 4 + ["#cell-1", "#cell-2"]
+    assert used[4][1] == "cell first"
+    assert used[5][1] == "cell at"
     assert [e.text for e in svg.iter("text") if e.get("class") == "value"] == ["64"]
     assert {p.get("id") for p in svg.iter("polygon") if p.get("id")} == {
         "cell-0",
@@ -243,9 +235,8 @@ def test_colours_depend_on_the_corners_alone():
         == triangle_parts.scale(by_hand(CORNERS | {(40, 40): 5, (20, 0): 100}))
         == (45, 85)
     )
-    assert triangle_parts.scale(Walk()) == (0, 100) and triangle_parts.scale(
-        by_hand({(0, 0): 2, (UNITS, 0): 99})
-    ) == (0, 100)
+    assert triangle_parts.scale(Walk()) == (0, 100)
+    assert triangle_parts.scale(by_hand({(0, 0): 2, (UNITS, 0): 99})) == (0, 100)
 
 
 def test_the_table_has_every_place():
@@ -260,19 +251,17 @@ def test_images_are_held_against_where_the_point_was():
     walk = walked(mixed(0, 0), mixed(UNITS, 0)).walk
     moved = int((TINY.predictions(ONE) != TINY.predictions(TWO)).sum())
     html = triangle_parts.changed(walk, TINY)
-    assert "by the last move" in html and 0 < html.count("<li class=") <= moved
-    assert "appear here" in triangle_parts.changed(
-        walked(mixed(0, 0)).walk, TINY
-    ) and "appear here" in triangle_parts.changed(Walk(), None)
+    assert "by the last move" in html
+    assert 0 < html.count("<li class=") <= moved
+    assert "appear here" in triangle_parts.changed(walked(mixed(0, 0)).walk, TINY)
+    assert "appear here" in triangle_parts.changed(Walk(), None)
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in triangle_parts.number(Walk()) and "Measuring" in triangle_parts.number(
-        Walk(mixed(0, 0))
-    )
-    assert ElementTree.fromstring(
-        triangle_parts.chart(Walk())
-    ) is not None and "<tbody></tbody>" in triangle_parts.table(Walk())
+    assert "Waking" in triangle_parts.number(Walk())
+    assert "Measuring" in triangle_parts.number(Walk(mixed(0, 0)))
+    assert ElementTree.fromstring(triangle_parts.chart(Walk())) is not None
+    assert "<tbody></tbody>" in triangle_parts.table(Walk())
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------------
@@ -309,7 +298,8 @@ def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
     visitor = Visitor(browser, url, "triangle", width=width, height=844)
     try:
         shown = settled(visitor, 1 / 3, 1 / 3)
-        assert int(shown["correct"]) == truth(shown) and int(shown["n"]) == len(task.test)
+        assert int(shown["correct"]) == truth(shown)
+        assert int(shown["n"]) == len(task.test)
         svg = visitor.page.locator("#triangle-hands svg")
         svg.scroll_into_view_if_needed()
         box, where = (

@@ -48,14 +48,11 @@ def test_units_are_blocks_or_modules_in_order_of_depth():
     ]  # without the head
     assert all(len(layers) == 2 for layers in tuner_layers(model).values())
     modules = list(tuner_layers(model, "module"))
-    assert (
-        modules[:2]
-        == [
-            "bert.encoder.layer.0.attention.self.query",
-            "bert.encoder.layer.0.attention.self.value",
-        ]
-        and len(modules) == 8
-    )
+    assert modules[:2] == [
+        "bert.encoder.layer.0.attention.self.query",
+        "bert.encoder.layer.0.attention.self.value",
+    ]
+    assert len(modules) == 8
     assert list(tuner_layers(model, block_of=lambda n: n[-5:])) == ["query", "value"]
     wrapped = nn.Module()
     wrapped.module = model  # as data parallelism does
@@ -179,9 +176,8 @@ def test_the_draw_is_that_of_fit_and_needs_nothing_but_seed_and_step():
     expected = masks(CopRA(min_active=1), 4, 20, seed=3)
     assert [drops[0].draw(s).on for s in range(20)] == expected
     assert [drops[1].draw(s).on for s in (13, 13, 7)] == [expected[s] for s in (13, 13, 7)]
-    assert tuple(drops[1].on.values()) == expected[7] and list(drops[1].on) == [
-        f"bert.encoder.layer.{i}" for i in range(4)
-    ]
+    assert tuple(drops[1].on.values()) == expected[7]
+    assert list(drops[1].on) == [f"bert.encoder.layer.{i}" for i in range(4)]
     deep = [
         Progressive(adapted("LoRA"), 20, StochasticDepth(unit="module")).draw(s).on
         for s in range(2)
@@ -205,9 +201,8 @@ def test_evaluation_sees_all_layers_whenever_it_comes():
     model.train()
     drops.draw(0)
     model.eval()
-    assert torch.equal(logits(model), whole) and all(
-        drops.on.values()
-    )  # a training that was interrupted, say
+    assert torch.equal(logits(model), whole)
+    assert all(drops.on.values())
     drops.draw(0)
     with torch.enable_grad():
         assert not torch.allclose(
@@ -305,7 +300,8 @@ def test_checkpointed_activations_are_computed_anew_with_the_same_layers(reentra
 
 def test_a_backward_pass_after_its_step_does_not_compute_other_layers_anew():
     for a, b in zip(_gradients(None), _gradients(None, late=True), strict=True):
-        assert (a is None) == (b is None) and (a is None or torch.equal(a, b))
+        assert (a is None) == (b is None)
+        assert a is None or torch.equal(a, b)
     with pytest.raises(ValueError, match=r"call backward\(\) inside the step"):
         _gradients({"use_reentrant": True}, late=True)
     with pytest.raises(torch.utils.checkpoint.CheckpointError):  # torch sees it itself
@@ -345,4 +341,5 @@ def test_accelerate_accumulates_under_one_draw():
         assert moved == (set(learning) - off if accelerator.sync_gradients else set())
         drawn.append(draw.on)
         done += accelerator.sync_gradients
-    assert done == 4 and drawn == [on for on in masks(CopRA(min_active=1), 4, 4) for _ in range(2)]
+    assert done == 4
+    assert drawn == [on for on in masks(CopRA(min_active=1), 4, 4) for _ in range(2)]

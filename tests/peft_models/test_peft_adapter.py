@@ -122,7 +122,8 @@ def test_lora_goes_through_the_tools_for_adapters_and_back(tmp_path):
     a.with_deltas(sparse).save(tmp_path)
     assert sparsity(PeftAdapter.load(tmp_path).deltas) == pytest.approx(0.5, abs=0.01)
     only = a.with_deltas(weighted_sum([a.deltas.keep(list(a.deltas.deltas)[:1])], [2.0]))
-    assert list(only.modules) == list(a.deltas.deltas)[:1] and only.head.keys() == a.head.keys()
+    assert list(only.modules) == list(a.deltas.deltas)[:1]
+    assert only.head.keys() == a.head.keys()
     with pytest.raises(AdapterError, match="use the base"):
         a.with_deltas(weighted_sum([a.deltas], [0.0]))
 
@@ -188,7 +189,8 @@ def test_a_linear_metric_gives_each_layer_its_own_value():
     model, worth = adapted("LoHa"), np.array([1.0, -2.0, 0.5, 4.0])
     switches = Switches(model)
     game = SwitchGame(model, lambda m: float(worth @ switches.on))
-    assert game.names == tuple(f"bert.encoder.layer.{i}" for i in range(4)) and game.n_players == 4
+    assert game.names == tuple(f"bert.encoder.layer.{i}" for i in range(4))
+    assert game.n_players == 4
     np.testing.assert_allclose(exact(game, 4).values, worth)
     np.testing.assert_allclose(estimate(game, 4, budget=60).values, worth)
 
@@ -197,7 +199,8 @@ def test_a_users_metric_is_asked_once_a_coalition_in_evaluation_mode():
     model, asked = adapted("LoRA"), []
 
     def metric(m) -> float:
-        assert not m.training and not torch.is_grad_enabled()
+        assert not m.training
+        assert not torch.is_grad_enabled()
         asked.append(1)
         return float((m(input_ids=torch.ones(2, 4, dtype=torch.long)).logits ** 2).mean())
 
@@ -208,7 +211,8 @@ def test_a_users_metric_is_asked_once_a_coalition_in_evaluation_mode():
     exact(game, 4)
     assert len(asked) == 16
     single = SwitchGame(model, metric, unit="module")
-    assert single.n_players == 8 and single(np.ones(8, bool))[0] == pytest.approx(found.worth[-1])
+    assert single.n_players == 8
+    assert single(np.ones(8, bool))[0] == pytest.approx(found.worth[-1])
     with pytest.raises(ValueError, match="4 players"):
         game(np.ones(3, bool))
 
@@ -224,5 +228,8 @@ def test_the_model_is_left_as_it_was_when_a_metric_fails():
 
     with pytest.raises(RuntimeError, match="no data"):
         exact(SwitchGame(model, metric), 4)
-    assert model.training and not dropout.training and not frozen.requires_grad
-    assert all(Switches(model).on) and [p.requires_grad for p in model.parameters()] == whole
+    assert model.training
+    assert not dropout.training
+    assert not frozen.requires_grad
+    assert all(Switches(model).on)
+    assert [p.requires_grad for p in model.parameters()] == whole

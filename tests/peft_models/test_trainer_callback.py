@@ -35,8 +35,10 @@ def test_one_draw_a_step_of_the_optimiser_and_all_on_between(tmp_path, accumulat
     assert watch.on == [
         [s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 12, seed=made.args.seed))
     ]
-    assert watch.wrong == [] and not all(all(on) for _, on in watch.on)
-    assert len(watch.outside) >= 6 and all(watch.outside)
+    assert watch.wrong == []
+    assert not all(all(on) for _, on in watch.on)
+    assert len(watch.outside) >= 6
+    assert all(watch.outside)
 
 
 @pytest.mark.parametrize("method", ["DoRA", "LoHa", "VeRA", "RandLoRA"])
@@ -45,7 +47,8 @@ def test_other_methods_are_driven_alike(tmp_path, method):
         tmp_path, CopRACallback(CopRA(start=0.3, min_active=1), seed=5), method=method
     )
     made.train()
-    assert watch.wrong == [] and watch.on[3] == [
+    assert watch.wrong == []
+    assert watch.on[3] == [
         3,
         list(masks(CopRA(start=0.3, min_active=1), 4, 12, seed=5)[3]),
     ]
@@ -65,7 +68,8 @@ def test_parameter_groups_with_rates_of_their_own(tmp_path):
         [{"params": head, "lr": 1e-3}, {"params": rest, "weight_decay": 0.1}], lr=1e-2
     )
     made.train()
-    assert watch.wrong == [] and [len(g["params"]) for g in made.optimizer.param_groups] == [
+    assert watch.wrong == []
+    assert [len(g["params"]) for g in made.optimizer.param_groups] == [
         len(head),
         len(rest),
     ]
@@ -89,7 +93,8 @@ def test_a_training_resumed_in_the_ramp_ends_as_an_unbroken_one(tmp_path):
     assert not all(first.copra.drops.on.values())
     again, second = trainer(tmp_path / "broken", **how)
     again.train(resume_from_checkpoint=True)
-    assert first.on == seen.on[:7] and second.on == seen.on[5:]
+    assert first.on == seen.on[:7]
+    assert second.on == seen.on[5:]
     for a, b in zip(whole.model.parameters(), again.model.parameters(), strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
@@ -114,7 +119,8 @@ def test_settings_that_would_train_something_else_are_refused(tmp_path):
         made.train()
     made, watch = trainer(tmp_path, CopRACallback(CopRA()))  # a head learns while nothing is on
     made.train()
-    assert watch.on[0] == [0, [False] * 4] and watch.wrong == []
+    assert watch.on[0] == [0, [False] * 4]
+    assert watch.wrong == []
 
     class Args:
         deepspeed, fsdp, world_size, ddp_find_unused_parameters, seed = None, None, 1, None, 0
@@ -188,7 +194,9 @@ def test_two_processes_draw_the_same_and_end_the_same(tmp_path):
     one, two = (
         json.loads((tmp_path / f"said.{rank}").read_text(encoding="utf-8")) for rank in (0, 1)
     )
-    assert one == two and one["world"] == 2 and one["wrong"] == []
+    assert one == two
+    assert one["world"] == 2
+    assert one["wrong"] == []
     assert one["on"] == [
         [s, list(on)] for s, on in enumerate(masks(CopRA(min_active=1), 4, 10, seed=42))
     ]
@@ -204,7 +212,8 @@ def test_the_readme_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     save_images(tmp_path / "photos", 8)
     snippets, seen = snippets_of_the_readme(), {}
     exec(snippets["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), seen)
-    assert seen["one"].provenance["steps"] == 3 and len(seen["both"]) == 36
+    assert seen["one"].provenance["steps"] == 3
+    assert len(seen["both"]) == 36
     assert (
         seen["logits"] - seen["bench"].logits()
     ).abs().max() > 1e-2  # of the adapter, not of the base
@@ -242,6 +251,5 @@ def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
     given["batches"] = [{"input_ids": tokens(), "labels": torch.arange(6) % 3}] * 6
     exec(snippets["loop"], given)
     after = [p for p in given["model"].parameters() if p.requires_grad]
-    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True)) and all(
-        given["drops"].on.values()
-    )
+    assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(given["drops"].on.values())

@@ -69,9 +69,8 @@ def test_the_clients_parts_are_disjoint_and_complete(split, clients):
     assert all(a.isdisjoint(b) for i, a in enumerate(what) for b in what[:i])
     for p in parts:  # an image keeps its label, and nobody forgets a class name
         whole = dict(zip(task.train.sources, task.train.labels.tolist(), strict=True))
-        assert [
-            whole[s] for s in p.train.sources
-        ] == p.train.labels.tolist() and p.classes == task.classes
+        assert [whole[s] for s in p.train.sources] == p.train.labels.tolist()
+        assert p.classes == task.classes
 
 
 def test_the_seed_deals_the_classes():
@@ -219,9 +218,8 @@ def test_weights_are_shares_of_the_images(aggregation):
     clip, f = tiny_clip(), tiny_federation(aggregation=aggregation)
     start = whole_numbers(clip, 0)
     adapters = [start, whole_numbers(clip, 1, start)]
-    assert close(aggregate(f, adapters, [7, 0], start), adapters[0]) and close(
-        aggregate(f, adapters, [0, 7], start), adapters[1]
-    )
+    assert close(aggregate(f, adapters, [7, 0], start), adapters[0])
+    assert close(aggregate(f, adapters, [0, 7], start), adapters[1])
     assert close(
         aggregate(f, adapters, [1, 3], start),
         aggregate(f, [adapters[0], *[adapters[1]] * 3], [5] * 4, start),
@@ -233,11 +231,11 @@ def test_directions_without_size_come_back_to_life():
     start = initial(clip, f)
     thin = random_adapter(clip, rank=1, kinds=("q", "k"), towers=("vision",), scale=0.5)
     again = fed.going_on(thin, start)
-    assert close(again.keep(thin.deltas), thin) and all(
-        d.scale == f.lora.scale and d.rank == f.rank for d in again.deltas.values()
-    )
+    assert close(again.keep(thin.deltas), thin)
+    assert all(d.scale == f.lora.scale and d.rank == f.rank for d in again.deltas.values())
     assert all(d.A.norm(dim=1).min() > 0.1 for d in again.deltas.values())
-    assert set(again.deltas) == set(start.deltas) and fed.going_on(start, start) == start
+    assert set(again.deltas) == set(start.deltas)
+    assert fed.going_on(start, start) == start
     moved = local_training(clip, tiny_task(), f, 0, 1, again)
     assert all(d.delta().norm() > 0 and d.B[:, 1].norm() > 0 for d in moved.deltas.values())
 
@@ -251,7 +249,8 @@ def test_rounds_repeat_and_keep_the_shape(method, aggregation):
         tiny_federation(method=method, aggregation=aggregation, clients=3),
     )
     found, again = list(rounds(clip, task, f)), list(rounds(clip, task, f))
-    assert [a.hash for a in found] == [a.hash for a in again] and len({a.hash for a in found}) == 3
+    assert [a.hash for a in found] == [a.hash for a in again]
+    assert len({a.hash for a in found}) == 3
     for server in found:
         assert all(
             d.A.shape == found[0].deltas[n].A.shape and d.scale == f.lora.scale

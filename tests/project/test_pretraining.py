@@ -37,14 +37,17 @@ def test_photographs_are_read_whatever_folder_they_lie_in(pictures, tmp_path):
     for wnid, name in (("n01", "tabby"), ("n02", "banana")):
         (tmp_path / name).symlink_to(pictures / "train" / wnid / "images")
     folders = photos.load_photos(str(tmp_path))
-    assert archive.names == ("banana", "tabby") and archive.images.shape == (150, 64, 64, 3)
-    assert folders.names == archive.names and (folders.images == archive.images).all()
+    assert archive.names == ("banana", "tabby")
+    assert archive.images.shape == (150, 64, 64, 3)
+    assert folders.names == archive.names
+    assert (folders.images == archive.images).all()
 
 
 def test_what_is_kept_for_card_and_choice_is_not_trained_on(pictures):
     found = photos.load_photos(str(pictures))
     parts = [set(found.rows(part).tolist()) for part in ("train", "choice", "card")]
-    assert [len(p) for p in parts] == [10, 40, 100] and len(set.union(*parts)) == 150
+    assert [len(p) for p in parts] == [10, 40, 100]
+    assert len(set.union(*parts)) == 150
     assert len(photos.load_photos(str(pictures), card=0).rows("card")) == 0
 
 
@@ -88,9 +91,8 @@ def test_parts_on_threads_have_the_gradient_of_the_whole():
             )
         )
         grads.append((layer.weight.grad.clone(), numbers["loss"]))
-    assert torch.allclose(grads[0][0], grads[1][0], atol=1e-6) and math.isclose(
-        grads[0][1], grads[1][1], rel_tol=1e-5
-    )
+    assert torch.allclose(grads[0][0], grads[1][0], atol=1e-6)
+    assert math.isclose(grads[0][1], grads[1][1], rel_tol=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -168,14 +170,15 @@ def test_a_run_goes_on_where_it_stopped(begun, tmp_path):
 
 
 def test_no_held_out_photograph_is_in_a_batch(data):
-    assert not seen_photo("banana") and "banana" not in data.names and len(data.photos) == 35
+    assert not seen_photo("banana")
+    assert "banana" not in data.names
+    assert len(data.photos) == 35
     names = {data.names[i] for seed in range(8) for i in data.batch(64, [seed, 0])["name"].tolist()}
     assert {"tabby", "cat"} <= names
 
 
 def test_a_batch_is_the_same_for_the_same_seed(data):
     one, two, other = (data.batch(32, [seed, 0]) for seed in (3, 3, 4))
-    assert all(torch.equal(one[k], two[k]) for k in one) and not torch.equal(
-        one["image"], other["image"]
-    )
+    assert all(torch.equal(one[k], two[k]) for k in one)
+    assert not torch.equal(one["image"], other["image"])
     assert one["image"].shape == (32, 3, 64, 64)

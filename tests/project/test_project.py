@@ -52,7 +52,8 @@ def test_a_space_is_told_what_to_run():
     told = yaml.safe_load(README.split("---\n")[1])
     gradio = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "gradio")
     assert (ROOT / told["app_file"]).is_file()
-    assert told["sdk"] == "gradio" and told["sdk_version"] in gradio.specifier
+    assert told["sdk"] == "gradio"
+    assert told["sdk_version"] in gradio.specifier
     assert f"{told['python_version']}.99" in PYTHONS
 
 
@@ -106,30 +107,26 @@ def test_a_page_of_a_method_gives_numbers_that_the_reports_have(name):
     found = (ROOT / name).read_text(encoding="utf-8").partition("## What this project found")[2]
     number = r"(?<![\d.,:/])\d+\.\d+(?!\d|\.\d)"
     given = set(re.findall(number, re.sub(r"\]\([^)]*\)", "", found)))
-    assert len(given) >= 5 and sorted(given - set(re.findall(number, reports))) == []
+    assert len(given) >= 5
+    assert sorted(given - set(re.findall(number, reports))) == []
 
 
 def test_whoever_cites_names_the_version_and_the_papers():
     citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert (
-        citation["cff-version"] == "1.2.0"
-        and citation["version"] == copra_lab.__version__
-        and citation["license"] == PROJECT["license"]
-    )
-    assert (
-        citation["authors"] == PROJECT["authors"]
-        and citation["title"] == PROJECT["name"]
-        and citation["message"]
-        and citation["type"] == "software"
-    )
+    assert citation["cff-version"] == "1.2.0"
+    assert citation["version"] == copra_lab.__version__
+    assert citation["license"] == PROJECT["license"]
+    assert citation["authors"] == PROJECT["authors"]
+    assert citation["title"] == PROJECT["name"]
+    assert citation["message"]
+    assert citation["type"] == "software"
     assert f"## {copra_lab.__version__.partition('.dev')[0]}" in (ROOT / "CHANGELOG.md").read_text(
         encoding="utf-8"
     )
     papers = {paper["url"].rpartition("/")[2]: paper for paper in citation["references"]}
     for number, paper in papers.items():
-        assert {"type", "title", "year"} <= set(paper) and all(
-            set(a) == {"given-names", "family-names"} for a in paper["authors"]
-        )
+        assert {"type", "title", "year"} <= set(paper)
+        assert all(set(a) == {"given-names", "family-names"} for a in paper["authors"])
         assert paper["identifiers"] == [{"type": "other", "value": f"arXiv:{number}"}]
     sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "copra_lab").glob("*.py"))
     assert {n for n in papers if n in sources} >= {

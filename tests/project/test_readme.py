@@ -44,7 +44,8 @@ COMMAND = typer.main.get_command(app)
 
 
 def test_every_block_of_code_has_a_test_that_runs_it():
-    assert len(CODE) == len(BLOCK.findall(README)) and set(CODE) == HERE | set(ELSEWHERE)
+    assert len(CODE) == len(BLOCK.findall(README))
+    assert set(CODE) == HERE | set(ELSEWHERE)
     for name, file in ELSEWHERE.items():
         assert re.search(
             rf'exec\(\w+\["{name}"\]', (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
@@ -75,10 +76,8 @@ def test_use(small, monkeypatch):
     )
     names: dict = {}
     exec(CODE["use"], names)
-    assert (
-        names["bench"].accuracy(names["one"]).n == 20
-        and names["two"].provenance["method"] == "copra"
-    )
+    assert names["bench"].accuracy(names["one"]).n == 20
+    assert names["two"].provenance["method"] == "copra"
     assert (
         load_adapter("digits-lora", names["clip"]) == names["one"] == published["you/digits-lora"]
     )
@@ -146,24 +145,25 @@ def test_a_command_in_the_text_can_be_given(command):
                 pytest.skip("no make")
             subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, check=True)
         case "pip":
-            assert words.pop(0) == "install" and all(map(_installs, _arguments(words)))
+            assert words.pop(0) == "install"
+            assert all(map(_installs, _arguments(words)))
         case "python" | "python3" | "py" if words[0] == "-m":
             assert find_spec(words[1])
         case "python":
             said = _help(words[0])
-            assert words[0].rpartition("/")[2] in said and all(
-                o in said for o in words[1:] if o.startswith("-")
-            )
+            assert words[0].rpartition("/")[2] in said
+            assert all(o in said for o in words[1:] if o.startswith("-"))
         case "conda":
-            assert words[:3] == ["env", "create", "-f"] and (ROOT / words[3]).is_file()
+            assert words[:3] == ["env", "create", "-f"]
+            assert (ROOT / words[3]).is_file()
         case "jupyter":
-            assert words[0] == "lab" and find_spec("jupyterlab") and (ROOT / words[1]).is_dir()
+            assert words[0] == "lab"
+            assert find_spec("jupyterlab")
+            assert (ROOT / words[1]).is_dir()
         case "accelerate":
-            assert (
-                words[:2] == ["launch", "-m"]
-                and find_spec(f"{words[2]}.__main__")
-                and words[3] in COMMAND.commands
-            )
+            assert words[:2] == ["launch", "-m"]
+            assert find_spec(f"{words[2]}.__main__")
+            assert words[3] in COMMAND.commands
         case "copra-lab":
             assert words[0] == "VERB" or words[0] in COMMAND.commands
         case other:

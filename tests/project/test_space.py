@@ -30,12 +30,11 @@ def files(folder: Path) -> list[Path]:
 def test_its_card_is_one_that_the_hub_takes(folder):
     card = SpaceCard.load(folder / "README.md")
     space.check(card.data.to_dict())
-    assert (folder / card.data.app_file).is_file() and card.data.sdk == "gradio"
-    assert (
-        card.data.title == CARD["title"]
-        and 'Client("someone/lab")' in card.text
-        and copra_lab.__version__ in card.text
-    )
+    assert (folder / card.data.app_file).is_file()
+    assert card.data.sdk == "gradio"
+    assert card.data.title == CARD["title"]
+    assert 'Client("someone/lab")' in card.text
+    assert copra_lab.__version__ in card.text
 
 
 @pytest.mark.parametrize(
@@ -107,9 +106,8 @@ def test_one_of_its_own_is_made_anew(tmp_path):
     cache.mkdir()
     (cache / "left.pyc").write_bytes(b"by a run")
     space.make(tmp_path / "mine")
-    assert space.hashes(tmp_path / "mine") == before and [p.name for p in tmp_path.iterdir()] == [
-        "mine"
-    ]
+    assert space.hashes(tmp_path / "mine") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
     assert json.loads((tmp_path / "mine" / space.MANIFEST).read_text())["files"] == before
 
 
@@ -130,9 +128,8 @@ def test_nothing_of_others_is_replaced(tmp_path):
     ):
         with pytest.raises(space.SpaceError, match=said):
             space.make(folder)
-    assert (tmp_path / "theirs" / "thesis.txt").read_text() == "years of work" and "mended" in (
-        changed / "app.py"
-    ).read_text()
+    assert (tmp_path / "theirs" / "thesis.txt").read_text() == "years of work"
+    assert "mended" in (changed / "app.py").read_text()
     with pytest.raises(space.SpaceError, match="something else"):
         space.make(ROOT)
 
@@ -150,9 +147,8 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="no space left"):
         space.make(tmp_path / "mine")
     monkeypatch.undo()
-    assert space.hashes(tmp_path / "mine") == before and [p.name for p in tmp_path.iterdir()] == [
-        "mine"
-    ]
+    assert space.hashes(tmp_path / "mine") == before
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +169,9 @@ def test_publishing_without_a_token_or_a_connection_is_answered_in_words(tmp_pat
         "HF_HUB_OFFLINE": "1",
     }
     ran = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert ran.returncode == 1 and said in ran.stderr and "Traceback" not in ran.stderr
+    assert ran.returncode == 1
+    assert said in ran.stderr
+    assert "Traceback" not in ran.stderr
     assert (tmp_path / "mine" / "app.py").is_file()
 
 

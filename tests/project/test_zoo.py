@@ -77,7 +77,8 @@ def test_what_needs_flower_holds_up_nothing_else(monkeypatch, capsys):
         ],
     )
     monkeypatch.setattr(sys, "argv", ["rebuild.py"])
-    assert rebuild.main() == 1 and run == ["after.py"]
+    assert rebuild.main() == 1
+    assert run == ["after.py"]
     assert "environment of its own" in capsys.readouterr().err
 
 
@@ -136,7 +137,8 @@ def test_what_ships_is_there_until_the_new_is_written(tmp_path):
 def test_every_task_is_in_the_table_and_two_adapters_are_shipped_for_some():
     assert [r["task"] for r in results()] == list(task_names())
     tasks = {s.task for s in shipped()}
-    assert len(tasks) >= 4 and all(len(shipped(t)) >= 2 for t in tasks)
+    assert len(tasks) >= 4
+    assert all(len(shipped(t)) >= 2 for t in tasks)
     assert sum(int(r["n"]) >= 300 for r in results()) >= 3
 
 
@@ -149,7 +151,8 @@ def test_the_reported_accuracies_are_measured_again(name):
     assert bench.accuracy().value == pytest.approx(float(row["zero_shot"]), abs=slack + 1e-4)
     each = [float(v) for v in row["lora_each"].split()]
     lora = [s for s in shipped(name) if s.folder.name.startswith("lora")]
-    assert len(lora) >= 2 and len(shipped(name)) > len(lora)
+    assert len(lora) >= 2
+    assert len(shipped(name)) > len(lora)
     for seed, adapter in enumerate(lora):
         assert bench.accuracy(adapter.load(clip)).value == pytest.approx(
             each[seed], abs=slack + 1e-4

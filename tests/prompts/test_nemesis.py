@@ -28,20 +28,19 @@ def test_replace_and_rescale(classes):
     assert (replace(p, 2, 0).context == rescale(p, 2, 0).context).all()
     assert (rescale(p, range(5), 1).context == p.context).all()
     two = rescale(p, [1, 3], 0.5).context
-    assert (two[..., [1, 3], :] == p.context[..., [1, 3], :] / 2).all() and (
-        two[..., [0, 2, 4], :] == p.context[..., [0, 2, 4], :]
-    ).all()
+    assert (two[..., [1, 3], :] == p.context[..., [1, 3], :] / 2).all()
+    assert (two[..., [0, 2, 4], :] == p.context[..., [0, 2, 4], :]).all()
     assert (
         rescale(p, [3, 0], [0.5, 2.0]).context == rescale(rescale(p, 0, 2), 3, 0.5).context
     ).all()
     new = replace(p, [1, 3], 0.1, seed=4)
-    assert (
-        new.context[..., [0, 2, 4], :] == p.context[..., [0, 2, 4], :]
-    ).all() and new == replace(p, [3, 1], 0.1, seed=4) != replace(p, [1, 3], 0.1)
+    assert (new.context[..., [0, 2, 4], :] == p.context[..., [0, 2, 4], :]).all()
+    assert new == replace(p, [3, 1], 0.1, seed=4) != replace(p, [1, 3], 0.1)
     assert replace(prompt(length=200), range(200), 0.1).context.std() == pytest.approx(
         0.1, rel=0.05
     )
-    assert new.provenance["made by"] == "replace" and new.provenance["of"] == [p.hash]
+    assert new.provenance["made by"] == "replace"
+    assert new.provenance["of"] == [p.hash]
     for wrong, words in (
         (lambda: rescale(p, 5, 1), "0 to 4"), (lambda: replace(p, [-1], 1), "0 to 4"), (lambda: rescale(p, 0, math.nan), "finite"), (lambda: rescale(p, [0, 1], [1.0]), "each of 2"), (lambda: rescale(p, [1, 1], 2), "once"),
         (lambda: replace(p, 0, -1), "0 or more"), (lambda: replace(p, 0, math.inf), "0 or more"),
@@ -52,17 +51,13 @@ def test_replace_and_rescale(classes):
 
 def test_norms_by_hand():
     p = SoftPrompt(torch.tensor([[3.0, -4.0], [0.0, 1.0]]))
-    assert (
-        p.norms().tolist() == [5, 1]
-        and p.norms(1).tolist() == [7, 1]
-        and p.norms(math.inf).tolist() == [4, 1]
-    )
+    assert p.norms().tolist() == [5, 1]
+    assert p.norms(1).tolist() == [7, 1]
+    assert p.norms(math.inf).tolist() == [4, 1]
     own = SoftPrompt(torch.stack([p.context, 3 * p.context]), classes=("a", "b"))
     assert own.norms().tolist() == [10, 2]  # the mean over classes, not their sum
-    assert (
-        pun(p.context, 2.0).item() == 6
-        and pan(p.context, torch.tensor([0, 1]), torch.tensor([2.0, 0.0])).item() == 10
-    )
+    assert pun(p.context, 2.0).item() == 6
+    assert pan(p.context, torch.tensor([0, 1]), torch.tensor([2.0, 0.0])).item() == 10
     assert pan(p.context, torch.tensor([0, 1]), torch.zeros(2)).item() == 0
     assert (
         pan(p.context, torch.tensor([1, 0]), torch.tensor([2.0, 2.0])).item() == (2 * 1 + 2 * 5) / 2
@@ -83,11 +78,9 @@ def test_gradients_against_finite_differences(norm, shape):
 
 
 def test_omega_falls_from_one_to_none():
-    assert (
-        omega(25, 50) == 0.5
-        and omega(0, 50) == pytest.approx(1 - 1 / (1 + math.exp(5)))
-        and omega(50, 50) == pytest.approx(1 / (1 + math.exp(5)))
-    )
+    assert omega(25, 50) == 0.5
+    assert omega(0, 50) == pytest.approx(1 - 1 / (1 + math.exp(5)))
+    assert omega(50, 50) == pytest.approx(1 / (1 + math.exp(5)))
 
 
 def test_beta_weighs_the_two():
@@ -140,7 +133,8 @@ def test_alpha_by_hand(classes):
     positions = torch.tensor([4, 0, 1, 2, 3])
     found = Nemesis(0.0, tau=-2.0).better(p.context, positions, right(p), hits)
     expected = [float(right(rescale(p, i, -2.0)) > right(p)) for i in positions.tolist()]
-    assert found.tolist() == expected and 0 < sum(expected) < 5
+    assert found.tolist() == expected
+    assert 0 < sum(expected) < 5
 
 
 def test_a_penalty_keeps_norms_down():
@@ -168,20 +162,24 @@ def test_the_survey_finds_a_vector_that_is_too_long():
     bench = Bench(clip, task)
     assert bench.accuracy(prompt=bad).value < bench.accuracy(prompt=good).value - 0.2
     found = survey(bench, bad, taus=(1 / 60, 1.0, 2.0), sigmas=(0.0,))
-    assert len(found) == 4 * 4 and [c.position for c in found if c.kind == "rescale"] == [
+    assert len(found) == 4 * 4
+    assert [c.position for c in found if c.kind == "rescale"] == [
         i for i in range(4) for _ in range(3)
     ]
     mended = next(c for c in found if (c.kind, c.position, c.factor) == ("rescale", 2, 1 / 60))
     assert mended.delta == pytest.approx(
         bench.accuracy(prompt=good).value - bench.accuracy(prompt=bad).value, abs=1e-6
     )
-    assert mended.p < 0.05 and mended.lowers and mended.norm == pytest.approx(1 / 60)
+    assert mended.p < 0.05
+    assert mended.lowers
+    assert mended.norm == pytest.approx(1 / 60)
     assert all((c.delta, c.p) == (0, 1) for c in found if c.factor == 1.0)
     none, nothing = (
         next(c for c in found if c.position == 1 and (c.kind, c.factor) == k)
         for k in (("replace", 0.0), ("rescale", 1.0))
     )
-    assert none.norm == 0 and nothing.norm == 1
+    assert none.norm == 0
+    assert nothing.norm == 1
     assert occurrences(found).surely >= 1
 
 
@@ -219,7 +217,8 @@ def test_p_is_small_as_often_as_it_says():
         paired_bootstrap(one, np.zeros(100), np.arange(100)),
         paired_bootstrap(one.repeat(50, 1), np.zeros(5000), np.arange(100).repeat(50)),
     )
-    assert few[1][0] == copied[1][0] > 0.1 and few[0][0] == copied[0][0] == 0.02
+    assert few[1][0] == copied[1][0] > 0.1
+    assert few[0][0] == copied[0][0] == 0.02
 
 
 def test_settings_that_make_no_sense():

@@ -89,7 +89,8 @@ def test_words_as_context_are_the_words():
         found, clip.text_features([f"a photo of a {c}." for c in CLASSES]), atol=1e-5, rtol=0
     )
     own = CoOp(words="a photo of a", class_specific=True).begin(clip, CLASSES, torch.Generator())
-    assert own.shape == (4, *context.shape) and (own == context).all()
+    assert own.shape == (4, *context.shape)
+    assert (own == context).all()
 
 
 @pytest.mark.parametrize("block_type", [None, "custom"])
@@ -185,12 +186,10 @@ def test_fit_learns_a_prompt_the_same_twice_and_through_an_interruption(method, 
         == before
         == whole.base
     )
-    assert (
-        whole.classes == CLASSES
-        and len(steps[-1].norms) == whole.length
-        and steps[-1].units == {}
-        and steps[-1].loss < steps[0].loss
-    )
+    assert whole.classes == CLASSES
+    assert len(steps[-1].norms) == whole.length
+    assert steps[-1].units == {}
+    assert steps[-1].loss < steps[0].loss
     assert steps[-1].norms == pytest.approx(whole.norms().tolist(), rel=1e-5)
 
     class Stop(Exception):
@@ -213,7 +212,8 @@ def test_a_prompt_learns_on_an_adapter_and_goes_on_from_another():
     learnt = fit(clip, task, CoOp(4), adapter=adapter, **QUICK)
     bench = Bench(clip, task)
     assert bench.accuracy(adapter, prompt=learnt).value > bench.accuracy(adapter).value + 0.2
-    assert learnt.provenance["adapter"] == adapter.hash and learnt.provenance["method"] == "coop"
+    assert learnt.provenance["adapter"] == adapter.hash
+    assert learnt.provenance["method"] == "coop"
     again = fit(
         clip, task, CoOp(4), adapter=adapter, start_from=learnt, **QUICK | {"steps": 1, "lr": 1e-9}
     )
@@ -265,12 +265,10 @@ def test_what_is_saved_comes_back(tmp_path):
         p.save(tmp_path)
         first = (tmp_path / FILE).read_bytes()
         back = SoftPrompt.load(tmp_path, clip)
-        assert (
-            back == p
-            and hash(back) == hash(p)
-            and back.provenance == p.provenance
-            and (back.context == p.context).all()
-        )
+        assert back == p
+        assert hash(back) == hash(p)
+        assert back.provenance == p.provenance
+        assert (back.context == p.context).all()
         back.save(tmp_path)
         assert (tmp_path / FILE).read_bytes() == first
     assert list(tmp_path.iterdir()) == [tmp_path / FILE]

@@ -96,9 +96,8 @@ def test_answers_do_not_depend_on_what_else_is_asked():
     assert all((game.outcomes(asked[[i]]) == together[[i]]).all() for i in range(8))
     worth = game(asked)
     again = LayerGame(BENCH, adapter())
-    assert [again(c)[0] for c in asked[::-1]] == worth[::-1].tolist() and again(
-        asked[[3, 3, 0]]
-    ).tolist() == worth[[3, 3, 0]].tolist()
+    assert [again(c)[0] for c in asked[::-1]] == worth[::-1].tolist()
+    assert again(asked[[3, 3, 0]]).tolist() == worth[[3, 3, 0]].tolist()
     assert worth.tolist() == pytest.approx(
         [a.value for a in BENCH.accuracies([game.adapter_of(c) for c in asked])]
     )
@@ -133,9 +132,8 @@ def test_values_of_layers_share_out_the_gain():
 def test_layers_of_one_tower_as_players():
     a = adapter(towers=("vision", "text"), kinds="qv")
     held = {tower: players_of(a, tower) for tower in ("vision", "text")}
-    assert [list(h) for h in held.values()] == [["0", "1", "2"], ["0", "1"]] and players_of(
-        a
-    ) == held["vision"]
+    assert [list(h) for h in held.values()] == [["0", "1", "2"], ["0", "1"]]
+    assert players_of(a) == held["vision"]
     assert sorted(n for h in held.values() for sites in h.values() for n in sites) == sorted(
         a.deltas
     )

@@ -99,4 +99,5 @@ class Visitor:
 
     def leave(self) -> None:
         self.context.close()
-        assert self.elsewhere == [] and self.errors == []
+        assert self.elsewhere == []
+        assert self.errors == []

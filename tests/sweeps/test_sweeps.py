@@ -44,13 +44,13 @@ def test_a_grid_is_every_combination():
         "copra": 2 * 2 * 2 * 2 * 2 * 2,
         "vpt+pun": 2 * 2 * 2,
     }
-    assert len(set(found.runs)) == len(found.runs) and found.clip is None
-    assert (
-        {r.steps for r in found.runs} == {7}
-        and {r.seed for r in found.runs} == {0, 5}
-        and {r.batch for r in found.runs} == {3}
-    )
-    assert {r.lr for r in by["lora"]} == {RATES["lora"]} and {r.lr for r in by["copra"]} == {1e-2}
+    assert len(set(found.runs)) == len(found.runs)
+    assert found.clip is None
+    assert {r.steps for r in found.runs} == {7}
+    assert {r.seed for r in found.runs} == {0, 5}
+    assert {r.batch for r in found.runs} == {3}
+    assert {r.lr for r in by["lora"]} == {RATES["lora"]}
+    assert {r.lr for r in by["copra"]} == {1e-2}
     assert {r.lora.sites for r in by["lora"]} == {("q", "v"), ("fc1",)}
     assert {r.dropping for r in by["copra"]} == {CopRA(ramp=0.5), CopRA(ramp=1.0)}
     assert {(r.prompt, r.penalty.beta) for r in by["vpt+pun"]} == {(VPT(3), 1.0)}
@@ -61,21 +61,22 @@ def test_a_template_is_a_setting_that_changes_no_other_run(method, tmp_path):
     save_images(tmp_path / "colours", 4)
     table = {"methods": [method], "tasks": [str(tmp_path / "colours")]}
     (plain,) = grid(table).runs
-    assert "template" not in plain.settings() and "splits" not in plain.settings()
+    assert "template" not in plain.settings()
+    assert "splits" not in plain.settings()
     drawn, own = grid(
         table | {"settings": {"template": ["a drawing of a {}", "{}"], "splits": False}}
     ).runs
     assert drawn.settings() == plain.settings() | {"template": "a drawing of a {}", "splits": False}
-    assert (
-        own.load_task().options == {"template": "{}", "splits": False}
-        and plain.load_task().options == {}
-    )
+    assert own.load_task().options == {"template": "{}", "splits": False}
+    assert plain.load_task().options == {}
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_its_name_and_its_defaults(method):
     (found,) = grid(SMALL | {"methods": [method]}).runs
-    assert found.method == method and found.task == "digits" and found.seed == 0
+    assert found.method == method
+    assert found.task == "digits"
+    assert found.seed == 0
     if method == "copra":
         assert (
             found
@@ -210,10 +211,8 @@ def test_the_table_keeps_and_orders(tmp_path):
     table.forget_failures(["a", "b"])
     assert [r["state"] for r in table.rows(["a", "c"])] == [DONE, FAILED]
     table.forget_failures(["c"])
-    assert (
-        table.rows(["c"])[0]["state"] == WAITING
-        and table.rows(["c"])[0]["settings"]["lora"]["rank"] == 4
-    )
+    assert table.rows(["c"])[0]["state"] == WAITING
+    assert table.rows(["c"])[0]["settings"]["lora"]["rank"] == 4
     table.close()
 
 
@@ -284,18 +283,18 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
             accuracy.correct,
             accuracy.n,
         )
-        assert (
-            told_of["validation"] == adapter.provenance["validation accuracy"]
-            and told_of["base"] == clip.hash
-        )
+        assert told_of["validation"] == adapter.provenance["validation accuracy"]
+        assert told_of["base"] == clip.hash
     trained = []
     monkeypatch.setattr(
         runner, "attempt", lambda r, *a: trained.append(r) or pytest.fail("done already")
     )
-    assert sweep(first, home, tmp_path) == found and not trained
+    assert sweep(first, home, tmp_path) == found
+    assert not trained
     monkeypatch.undo()
     more = sweep(runs(home, seeds=3), home, tmp_path)
-    assert {r: more[r] for r in first} == found and all(r["state"] == DONE for r in more.values())
+    assert {r: more[r] for r in first} == found
+    assert all(r["state"] == DONE for r in more.values())
     (tmp_path / runner.TABLE).unlink()
     assert sweep(first, home, tmp_path) == found  # workers wrote it down
 
@@ -307,14 +306,10 @@ def test_a_run_that_fails_is_reported_and_costs_nothing_else(home, tmp_path):
     assert found[todo[-1]]["error"].startswith("bfloat16 training needs a plain ViT")
     outcome = tmp_path / found[todo[-1]]["key"] / "outcome.json"
     before = outcome.stat().st_mtime_ns
-    assert (
-        sweep(todo, home, tmp_path)[todo[-1]]["state"] == FAILED
-        and outcome.stat().st_mtime_ns == before
-    )
-    assert (
-        sweep(todo, home, tmp_path, retry_failed=True)[todo[-1]]["state"] == FAILED
-        and outcome.stat().st_mtime_ns > before
-    )
+    assert sweep(todo, home, tmp_path)[todo[-1]]["state"] == FAILED
+    assert outcome.stat().st_mtime_ns == before
+    assert sweep(todo, home, tmp_path, retry_failed=True)[todo[-1]]["state"] == FAILED
+    assert outcome.stat().st_mtime_ns > before
 
 
 def test_two_sweeps_do_not_share_a_table(home, tmp_path):
@@ -374,10 +369,8 @@ def test_a_killed_worker_costs_only_its_run(home, tmp_path, times, state):
     clip = load_clip(home.clip)
     adapter = load_adapter(victim.folder(clip, tmp_path), clip)
     with one_thread():
-        assert (
-            found[victim]["state"] == DONE
-            and adapter.hash == victim.fit(clip, tmp_path / "whole").hash
-        )
+        assert found[victim]["state"] == DONE
+        assert adapter.hash == victim.fit(clip, tmp_path / "whole").hash
 
 
 # --- the verb --------------------------------------------------------------------------------------------------------
@@ -389,16 +382,16 @@ def test_the_verb_sweeps_tells_and_exports(home, tmp_path):
     file.write_text(text + "[lora]\nrank = 2\n[prompt]\nlength = 2\n", encoding="utf-8")
     assert "was not started yet" in run("sweep", file, "--status", code=1).stderr
     found = told("sweep", file, "--jobs", 1, "--table", tmp_path / "t.csv")
-    assert (found["done"], found["failed"], found["waiting"]) == (12, 0, 0) and len(
-        found["rows"]
-    ) == 12
+    assert (found["done"], found["failed"], found["waiting"]) == (12, 0, 0)
+    assert len(found["rows"]) == 12
     assert found["table"] == str(tmp_path / "mine" / "results.sqlite")
     lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
-    assert len(lines) == 13 and {"accuracy", "lora.rank", "prompt.length", "steps"} <= set(
-        lines[0].split(",")
-    )
+    assert len(lines) == 13
+    assert {"accuracy", "lora.rank", "prompt.length", "steps"} <= set(lines[0].split(","))
     said = run("sweep", file, "--jobs", 1).stdout
-    assert "steps=1" in said and "±" in said and "12 done, 0 failed, 0 waiting" in said
+    assert "steps=1" in said
+    assert "±" in said
+    assert "12 done, 0 failed, 0 waiting" in said
     file.write_text(
         text.replace("[1, 2]", "[1, 2, 3]") + "[lora]\nrank = 2\n[prompt]\nlength = 2\n",
         encoding="utf-8",
@@ -415,11 +408,9 @@ def test_the_verb_fails_with_its_runs(home, tmp_path):
         encoding="utf-8",
     )
     result = run("sweep", file, "--jobs", 1, code=1)
-    assert (
-        "1 done, 1 failed" in result.stdout
-        and "bfloat16 training needs a plain ViT" in result.stdout
-        and "--retry-failed" in result.stdout
-    )
+    assert "1 done, 1 failed" in result.stdout
+    assert "bfloat16 training needs a plain ViT" in result.stdout
+    assert "--retry-failed" in result.stdout
     assert run("sweep", file, "--status").stdout.count("failed:") == 1
 
 

@@ -73,17 +73,18 @@ def test_images_classes_and_parts_are_as_the_layout_says(built, key):
     for part in PARTS:
         for source, words, image in rows(task, part):
             assert np.abs(image[9:, 9:].mean((0, 1)) - colour(words)).max() < 10, source
-    assert {w for w, _ in truth.values()} <= set(task.classes) and len(set(task.prompts)) == len(
-        task.classes
-    )
-    assert task.prompts[0] == SETS[key].template.format(task.classes[0]) and task.name == key
+    assert {w for w, _ in truth.values()} <= set(task.classes)
+    assert len(set(task.prompts)) == len(task.classes)
+    assert task.prompts[0] == SETS[key].template.format(task.classes[0])
+    assert task.name == key
     assert f"{len(task.classes)} classes" in task.about
 
 
 @pytest.mark.parametrize("key", SETS)
 def test_seed_and_shots_choose_training_images_only(built, key):
     one, other = load(built, key, shots=4), load(built, key, shots=4, seed=1)
-    assert one.test.sources == other.test.sources and one.val.sources == other.val.sources
+    assert one.test.sources == other.test.sources
+    assert one.val.sources == other.val.sources
     assert one.train.sources != other.train.sources
     assert set(one.train.labels.bincount().tolist()) <= {0, 4}, "four of each class that has images"
     assert set(load(built, key, shots=2).train.sources) < set(one.train.sources)
@@ -152,7 +153,8 @@ def test_coops_own_split_is_used_where_its_file_is(built, key, own, tmp_path):
         written[("test", "train", "val", "train")[i % 4]].append([path, i % 3, names[i % 3]])
     (tmp_path / own / row.split).write_text(json.dumps(written))
     task = load_task(key, root=tmp_path, side=16, shots=ALL, download=False)
-    assert task.classes == ("two words", "One", "zebra crossing") and "CoOp's file" in task.about
+    assert task.classes == ("two words", "One", "zebra crossing")
+    assert "CoOp's file" in task.about
     for part in PARTS:
         told = Counter((str(Path(row.images, p)), y) for p, y, _ in written[part])
         assert told == Counter(
@@ -162,9 +164,8 @@ def test_coops_own_split_is_used_where_its_file_is(built, key, own, tmp_path):
 
 def test_test_images_are_drawn_evenly_and_said(built):
     few = load(built, "oxford-pets", test_images=7)
-    assert few.test.labels.bincount().tolist() == [2, 2, 2] and few.about.endswith(
-        "Tested on 6 of 18 images."
-    )
+    assert few.test.labels.bincount().tolist() == [2, 2, 2]
+    assert few.about.endswith("Tested on 6 of 18 images.")
     assert set(few.test.sources) < set(load(built, "oxford-pets", test_images=None).test.sources)
     with pytest.raises(ValueError, match="test_images must be at least 1"):
         load(built, "oxford-pets", test_images=0)
@@ -178,7 +179,8 @@ def test_imagenet_has_clips_names_without_a_file(tmp_path, monkeypatch):
         for part in ("train", "val"):
             save(tmp_path / part / f"n{i:08d}" / f"{i}.JPEG", str(i), i)
     found = listing("imagenet", tmp_path)
-    assert list(found.classes.values())[:2] == ["tench", "goldfish"] and len(found.classes) == 1000
+    assert list(found.classes.values())[:2] == ["tench", "goldfish"]
+    assert len(found.classes) == 1000
     assert len(found.entries) == 6
     (tmp_path / "train" / "n00000007").rmdir()
     with pytest.raises(
@@ -245,7 +247,9 @@ def test_a_data_set_that_is_not_there_says_where_it_should_be(tmp_path, key):
     with pytest.raises(FileNotFoundError) as e:
         load_task(key, root=tmp_path / "none", download=False)
     said = str(e.value)
-    assert SETS[key].title in said and "\n" not in said and str(tmp_path / "none") in said
+    assert SETS[key].title in said
+    assert "\n" not in said
+    assert str(tmp_path / "none") in said
     assert all(a.url in said and str(a.file(tmp_path / "none")) in said for a in SETS[key].archives)
     assert SETS[key].archives or SETS[key].by_hand in said
     assert not (tmp_path / "none").exists()
@@ -277,7 +281,8 @@ def test_a_copy_that_is_not_whole_says_so(built, tmp_path, key, damage):
         assert re.search(
             "is not a whole copy of .* copy or unpack it anew|is missing, so this copy|no images to",
             str(e),
-        ) and "\n" not in str(e)
+        )
+        assert "\n" not in str(e)
     else:
         assert damage == "cut off" and file.suffix == ".txt", (
             "of a text that was cut off some lines are left"
@@ -328,17 +333,18 @@ def test_dealing_keeps_every_image_once(labels, told):
         for i, (y, part) in enumerate(labels)
     ]
     out = parted(entries)
-    assert [(e.source, e.label) for e in out] == [(e.source, e.label) for e in entries] and parted(
-        entries
-    ) == out
+    assert [(e.source, e.label) for e in out] == [(e.source, e.label) for e in entries]
+    assert parted(entries) == out
     for before, after in zip(entries, out, strict=True):
-        assert after.part in PARTS and (
+        assert after.part in PARTS
+        assert (
             not told or after.part == before.part or (before.part, after.part) == ("train", "val")
         )
     train, val = (Counter(e.label for e in out if e.part == part) for part in ("train", "val"))
     if told:
         for label, n in Counter(e.label for e in entries if e.part == "train").items():
-            assert train[label] >= 1 and val[label] == max(round(0.2 * n), n > 1)
+            assert train[label] >= 1
+            assert val[label] == max(round(0.2 * n), n > 1)
 
 
 def test_a_split_of_its_own_stays_as_it_is():
@@ -357,10 +363,8 @@ def test_fit_runs_on_a_data_set(built):
     task = load_task("oxford-pets", clip, root=built[0], shots=4, download=False)
     adapter = cl.fit(clip, task, cl.LoRA(rank=2), steps=3, batch=4, progress=False)
     assert len(cl.Bench(clip, task, precision="float32")) == 18 == 3 * (N - 14)
-    assert (
-        task.test.images.shape[1:] == (clip.side, clip.side, 3)
-        and task.test.images.dtype == torch.uint8
-    )
+    assert task.test.images.shape[1:] == (clip.side, clip.side, 3)
+    assert task.test.images.dtype == torch.uint8
     assert adapter.provenance["task"] == "oxford-pets"
 
 
@@ -380,4 +384,5 @@ def test_the_readme_shows_what_runs(built, tmp_path, monkeypatch):
 
     names: dict = {"cl": cl, "clip": tiny_clip()}
     exec(code["images"], names)
-    assert names["mine"].classes == ("cat", "dog") and len(names["pets"].test) == 18
+    assert names["mine"].classes == ("cat", "dog")
+    assert len(names["pets"].test) == 18

@@ -57,13 +57,15 @@ def few(tmp_path, monkeypatch) -> Few:
 
 def test_the_cache_is_written_once(few):
     assert [few.load() for _ in range(3)] == [few.truth] * 3
-    assert few.rendered == 1 and left_in(few.folder) == CLEAN
+    assert few.rendered == 1
+    assert left_in(few.folder) == CLEAN
 
 
 def test_a_new_version_is_rendered_anew(few, monkeypatch):
     few.load()
     monkeypatch.setattr(drawings, "VERSION", "next")
-    assert few.load() == few.truth and few.rendered == 2
+    assert few.load() == few.truth
+    assert few.rendered == 2
 
 
 @pytest.mark.parametrize("keep", [0, 7, 100, 0.5, -1])
@@ -71,7 +73,8 @@ def test_a_truncated_cache_is_rendered_anew(few, keep):
     few.load()
     whole = few.file.read_bytes()
     few.file.write_bytes(whole[: int(keep * len(whole)) if isinstance(keep, float) else keep])
-    assert [few.load(), few.load()] == [few.truth] * 2 and few.rendered == 2
+    assert [few.load(), few.load()] == [few.truth] * 2
+    assert few.rendered == 2
 
 
 def test_one_flipped_bit_anywhere_is_noticed(few):
@@ -88,7 +91,8 @@ def test_one_flipped_bit_anywhere_is_noticed(few):
 
 def test_a_cache_folder_that_cannot_be_made_costs_only_time(few):
     few.folder.write_text("a file where the folder should be")
-    assert [few.load(), few.load()] == [few.truth] * 2 and few.rendered == 2
+    assert [few.load(), few.load()] == [few.truth] * 2
+    assert few.rendered == 2
 
 
 def test_a_cache_that_can_only_be_read_is_read(few):
@@ -96,7 +100,8 @@ def test_a_cache_that_can_only_be_read_is_read(few):
     lock = few.file.with_suffix(".lock")
     lock.unlink(missing_ok=True)
     lock.mkdir()  # cannot be locked, by root either
-    assert few.load() == few.truth and few.rendered == 1
+    assert few.load() == few.truth
+    assert few.rendered == 1
 
 
 def test_a_full_disk_costs_only_time(few, monkeypatch):
@@ -106,7 +111,8 @@ def test_a_full_disk_costs_only_time(few, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_bytes", full)
-    assert few.load() == few.truth and few.rendered == 1
+    assert few.load() == few.truth
+    assert few.rendered == 1
     assert left_in(few.folder) == {f"{FA}.lock"}
 
 
@@ -117,7 +123,9 @@ def test_an_unknown_style_is_named_with_the_known_ones():
 
 def test_both_emoji_styles_draw_the_same_concepts():
     a, b = drawings.drawings("openmoji"), drawings.drawings("twemoji")
-    assert a.keys == b.keys and a.names == b.names and len(a) > 1850
+    assert a.keys == b.keys
+    assert a.names == b.names
+    assert len(a) > 1850
     assert all(
         d.rgba.shape == (len(d), drawings.SIZE, drawings.SIZE, 4)
         and d.rgba[..., 3].any(axis=(1, 2)).all()

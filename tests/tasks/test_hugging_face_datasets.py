@@ -88,20 +88,15 @@ def check(task):
 @MAKE
 def test_a_single_data_set_is_dealt(make):
     task = load_task(make(60), side=16, shots=10**6)
-    assert (
-        task.classes == ("cat", "red panda", "zebra")
-        and task.prompts[1] == "a photo of a red panda"
-    )
+    assert task.classes == ("cat", "red panda", "zebra")
+    assert task.prompts[1] == "a photo of a red panda"
     assert [len(s) for s in (task.train, task.val, task.test)] == [30, 12, 18]
-    assert (
-        len({*task.train.sources, *task.val.sources, *task.test.sources}) == 60
-        and "half train" in task.about
-    )
+    assert len({*task.train.sources, *task.val.sources, *task.test.sources}) == 60
+    assert "half train" in task.about
     check(task)
     few = load_task(make(60), side=16, shots=2, seed=1)
-    assert (
-        few.train.labels.bincount().tolist() == [2, 2, 2] and few.test.sources == task.test.sources
-    )
+    assert few.train.labels.bincount().tolist() == [2, 2, 2]
+    assert few.test.sources == task.test.sources
     assert few.train.sources != load_task(make(60), side=16, shots=2, seed=0).train.sources
 
 
@@ -119,7 +114,8 @@ def test_a_single_data_set_is_dealt(make):
 )
 def test_splits(make, names, sizes, said):
     task = load_task({name: make(30, 40 * i) for i, name in enumerate(names)}, side=16, shots=10**6)
-    assert tuple(len(s) for s in (task.train, task.val, task.test)) == sizes and said in task.about
+    assert tuple(len(s) for s in (task.train, task.val, task.test)) == sizes
+    assert said in task.about
     check(task)
 
 
@@ -131,7 +127,8 @@ def test_test_rows_without_a_label_are_left_out(make):
     else:
         test = test.remove_columns("label").add_column("label", [-1] * 30).cast(test.features)
     task = load_task({"train": make(30), "validation": make(12, 30), "test": test}, side=16)
-    assert len(task.test) == 12 and "validation part is the test" in task.about
+    assert len(task.test) == 12
+    assert "validation part is the test" in task.about
 
 
 def test_the_real_dictionary_and_its_undecoded_images():
@@ -180,7 +177,8 @@ def test_columns_are_found_or_asked_for():
     )
     assert load_task(two, side=16).classes == ("thing",), "one called label is the label"
     task = load_task(listing(two, label="fine", template="{}!", name="fine pets"), side=16)
-    assert task.name == "fine pets" and task.prompts[0] == "cat!"
+    assert task.name == "fine pets"
+    assert task.prompts[0] == "cat!"
     other = Table(
         {"a": ClassLabel(NAMES), "b": ClassLabel(NAMES), "image": Image()},
         {"a": [0], "b": [0], "image": [None]},
@@ -213,7 +211,9 @@ def test_what_cannot_be_a_task():
     broken = stand_in(30, image=[{"bytes": b"nothing", "path": None}] * 30)
     with pytest.raises(ValueError, match=r"train:\d+ cannot be read as an image"):
         load_task(broken, side=16)
-    assert not is_dataset([1]) and not is_dataset("train") and is_dataset({"train": stand_in(3)})
+    assert not is_dataset([1])
+    assert not is_dataset("train")
+    assert is_dataset({"train": stand_in(3)})
 
 
 def test_every_image_is_where_its_row_says():
@@ -241,10 +241,8 @@ def test_pictures_of_16_bits_and_rows_without_one(kind):
     task = load_task(data, side=20, shots=10**6)
     for part in (task.train, task.val, task.test):
         assert (part.images.numpy() == (DEEP >> 8)[None, :, :, None]).all()
-    assert (
-        task.notes[0].startswith("27 images of more than 8 bits")
-        and "Passed over: 3 files, the first train:" in task.notes[1]
-    )
+    assert task.notes[0].startswith("27 images of more than 8 bits")
+    assert "Passed over: 3 files, the first train:" in task.notes[1]
     arrays = datasets.Dataset.from_dict(
         {"image": [DEEP] * 30, "label": shown["label"]}, features=features
     )
@@ -270,13 +268,10 @@ def test_a_transform_of_the_users_is_not_undone():
 def test_splits_in_any_case_and_a_template():
     data = {"Training": stand_in(24), "VALID": stand_in(9, 40), "Testing": stand_in(12, 60)}
     task = load_task(data, side=16, shots=10**6, template="an icon of a {}")
-    assert (len(task.train), len(task.val), len(task.test)) == (24, 9, 12) and task.prompts[
-        0
-    ] == "an icon of a cat"
-    assert (
-        "The prompt is “an icon of a {}”." in task.about
-        and "a photo of a {}" in load_task(data, side=16).about
-    )
+    assert (len(task.train), len(task.val), len(task.test)) == (24, 9, 12)
+    assert task.prompts[0] == "an icon of a cat"
+    assert "The prompt is “an icon of a {}”." in task.about
+    assert "a photo of a {}" in load_task(data, side=16).about
     with pytest.raises(
         ValueError, match="the splits val, validation are called like the same part"
     ):

@@ -57,9 +57,11 @@ def test_a_folder_is_dealt_as_it_says(tmp_path):
     parts = Counter((e.label, e.part) for e in found.entries)
     for n in numbers:
         train, val, test = (parts[f"class {n}", part] for part in PARTS)
-        assert min(train, val, test) >= 1 and train + val + test == n
+        assert min(train, val, test) >= 1
+        assert train + val + test == n
         assert abs(test - 0.3 * n) <= 0.5 or n < 4
-        assert abs(val - 0.2 * n) <= 0.5 and abs(train - 0.5 * n) <= 1
+        assert abs(val - 0.2 * n) <= 0.5
+        assert abs(train - 0.5 * n) <= 1
     assert (
         "Half train, a fifth validates, three tenths test, by what the files contain."
         in found.about
@@ -78,7 +80,8 @@ def test_names_do_not_matter_and_copies_stay_together(tmp_path):
     for file in [f for f in tmp_path.rglob("*.png")][::2]:
         shutil.copy(file, file.with_name("copy of " + file.name))
     copied = where(folder(tmp_path).entries)
-    assert len(copied) == 62 and all(copied[s] == p for s, p in renamed.items())
+    assert len(copied) == 62
+    assert all(copied[s] == p for s, p in renamed.items())
     assert all(copied[s.replace("copy of ", "")] == p for s, p in copied.items())
 
 
@@ -161,7 +164,9 @@ OWN = {
 def test_a_split_of_its_own_is_used_and_said(name, tmp_path):
     layout, expected, words = OWN[name]
     task = load_task(build(tmp_path / "pets", layout), shots=ALL, side=16)
-    assert sizes(task) == expected and words in task.about and not task.notes
+    assert sizes(task) == expected
+    assert words in task.about
+    assert not task.notes
     if "own split" in words:
         assert {part_of(s.split("/")[0]) for s in task.train.sources} == {"train"}
         tops = {part_of(p.split("/")[0]) for p in layout}
@@ -210,10 +215,8 @@ def test_no_image_is_in_two_parts_whatever_the_folder_does(tmp_path):
         "val": 10,
         "test": 10,
     }  # what tests is whole, and so is what validates
-    assert (
-        "9 left out since the same file tests or validates." in found.about
-        and "in more than one class" in found.about
-    )
+    assert "9 left out since the same file tests or validates." in found.about
+    assert "in more than one class" in found.about
 
 
 def test_equal_training_images_do_not_validate(tmp_path):
@@ -221,9 +224,8 @@ def test_equal_training_images_do_not_validate(tmp_path):
     for file in [*tmp_path.glob("train/*/*.png")]:
         shutil.copy(file, file.with_name("copy of " + file.name))
     parts = where(folder(tmp_path).entries)
-    assert all(parts[s.replace("copy of ", "")] == p for s, p in parts.items()) and Counter(
-        parts.values()
-    ) == {"train": 64, "val": 16, "test": 4}
+    assert all(parts[s.replace("copy of ", "")] == p for s, p in parts.items())
+    assert Counter(parts.values()) == {"train": 64, "val": 16, "test": 4}
 
 
 UNCLEAR = {
@@ -243,13 +245,11 @@ def test_what_is_not_clear_is_refused_with_what_to_rename(name, tmp_path):
     layout, words = UNCLEAR[name]
     with pytest.raises(ValueError, match=words) as e:
         load_task(build(tmp_path, layout))
-    assert "or say splits=False (--no-splits) if these are names of classes" in str(
-        e.value
-    ) and "\n" not in str(e.value)
+    assert "or say splits=False (--no-splits) if these are names of classes" in str(e.value)
+    assert "\n" not in str(e.value)
     task = load_task(tmp_path, splits=False, side=16)
-    assert task.classes == tuple(sorted({p.split("/")[0] for p in layout})) and task.options == {
-        "splits": False
-    }
+    assert task.classes == tuple(sorted({p.split("/")[0] for p in layout}))
+    assert task.options == {"splits": False}
 
 
 def test_an_image_that_tests_is_not_all_that_trains(tmp_path):
@@ -287,7 +287,8 @@ def test_everything_that_can_be_read_is_taken_and_the_rest_is_counted(tmp_path):
     assert {f"cat/x{suffix}" for suffix in suffixes} | {
         "cat/deep.tif",
         "cat/dark.tif",
-    } < sources and sum(sizes(task)) == 17
+    } < sources
+    assert sum(sizes(task)) == 17
     assert task.notes == (
         "2 images of more than 8 bits, of which the high ones were taken.",
         "1 of these nearly black, using less than a sixteenth of their range: stretch them first if that is not meant.",
@@ -301,9 +302,8 @@ def test_everything_that_can_be_read_is_taken_and_the_rest_is_counted(tmp_path):
             strict=True,
         )
     )
-    assert deep["cat/deep.tif"].unique().tolist() == [40000 >> 8] and deep[
-        "cat/dark.tif"
-    ].unique().tolist() == [999 >> 8]
+    assert deep["cat/deep.tif"].unique().tolist() == [40000 >> 8]
+    assert deep["cat/dark.tif"].unique().tolist() == [999 >> 8]
 
 
 def test_folders_without_an_image_are_refused_as_by_torchvision(tmp_path):
@@ -347,17 +347,13 @@ def test_the_template_is_said_and_may_be_ones_own(tmp_path):
         load_task(tmp_path, side=16),
         load_task(tmp_path, side=16, template="a drawing of a {}"),
     )
-    assert (
-        usual.prompts[0] == "a photo of a cat"
-        and "The prompt is “a photo of a {}”." in usual.about
-        and usual.options == {}
-    )
-    assert (
-        own.prompts[0] == "a drawing of a cat" and "The prompt is “a drawing of a {}”." in own.about
-    )
-    assert own.options == {"template": "a drawing of a {}"} and own.test.images.equal(
-        usual.test.images
-    )
+    assert usual.prompts[0] == "a photo of a cat"
+    assert "The prompt is “a photo of a {}”." in usual.about
+    assert usual.options == {}
+    assert own.prompts[0] == "a drawing of a cat"
+    assert "The prompt is “a drawing of a {}”." in own.about
+    assert own.options == {"template": "a drawing of a {}"}
+    assert own.test.images.equal(usual.test.images)
     assert image_folder(tmp_path, side=16, template="a drawing of a {}").prompts == own.prompts
     for wrong in ("", "a cat", "{} and {}", "a {0}", "a {name}", "{}}", 7):
         with pytest.raises(ValueError, match=r"a template holds \{\} once"):
@@ -388,7 +384,8 @@ def test_any_folder_is_a_task_or_a_sentence(tmp_path_factory, files, splits):
     try:
         found = folder(root, splits=splits)
     except ValueError as e:
-        assert str(e).startswith(str(root)) and "\n" not in str(e)
+        assert str(e).startswith(str(root))
+        assert "\n" not in str(e)
         return
     parts = defaultdict(set)
     for e in found.entries:
@@ -408,7 +405,8 @@ def test_any_folder_is_a_task_or_a_sentence(tmp_path_factory, files, splits):
         f.relative_to(root).as_posix() for f in root.rglob("*.txt")
     }
     trained = {e.label for e in found.entries if e.part == "train"}
-    assert trained == set(found.classes) and len(found.classes) >= 2
+    assert trained == set(found.classes)
+    assert len(found.classes) >= 2
 
 
 def put_any(file: Path, content: int) -> None:

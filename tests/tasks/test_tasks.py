@@ -39,15 +39,19 @@ def test_every_task_is_well_formed(name):
     assert len(task.prompts) == n == len(set(task.prompts))
     for part in PARTS:
         split = getattr(task, part)
-        assert split.images.shape == (len(split), 64, 64, 3) and split.images.dtype == torch.uint8
-        assert split.labels.dtype == torch.int64 and len(split.labels) == len(split)
-        assert split.labels.min() >= 0 and split.labels.max() < n
+        assert split.images.shape == (len(split), 64, 64, 3)
+        assert split.images.dtype == torch.uint8
+        assert split.labels.dtype == torch.int64
+        assert len(split.labels) == len(split)
+        assert split.labels.min() >= 0
+        assert split.labels.max() < n
         assert len(set(split.sources)) == len(split)
         assert split.images.float().flatten(1).std(1).min() > 1, "an empty picture"
     assert (
         task.train.labels.unique().tolist() == task.test.labels.unique().tolist() == list(range(n))
     )
-    assert task.train.labels.bincount().max() <= 16 and task.val.labels.bincount().max() <= 16
+    assert task.train.labels.bincount().max() <= 16
+    assert task.val.labels.bincount().max() <= 16
     assert len(task.test) <= 1200
 
 
@@ -68,11 +72,9 @@ def test_no_drawing_is_in_two_splits(name):
 @pytest.mark.parametrize("name", ["same-drawings", "same-drawings-occluded"])
 def test_a_task_that_repeats_drawings_says_so(name):
     task = load_task(name)
-    assert (
-        set(task.train.sources) == set(task.test.sources)
-        and "same" in task.name
-        and "very drawings" in task.about
-    )
+    assert set(task.train.sources) == set(task.test.sources)
+    assert "same" in task.name
+    assert "very drawings" in task.about
 
 
 @pytest.mark.parametrize("name", task_names())
@@ -95,7 +97,8 @@ def test_held_out_drawings_have_no_seen_near_copy():
 def test_groups_are_of_kinds_that_exist():
     kinds = {c.kind for c in concepts()}
     grouped = [k for g in GROUPS.values() for k in g.split(";")]
-    assert len(set(grouped)) == len(grouped) and set(grouped) <= kinds
+    assert len(set(grouped)) == len(grouped)
+    assert set(grouped) <= kinds
     assert set(load_task("known-groups").classes) <= set(GROUPS)
 
 
@@ -108,8 +111,10 @@ def test_style_shift_changes_the_style():
 @pytest.mark.parametrize("name", ["novel-kinds", "count", "same-drawings-occluded"])
 def test_shots_and_seed_choose_training_images_only(name):
     one, other = load_task(name, shots=16, seed=0), load_task(name, shots=1, seed=1)
-    assert one.test.sources == other.test.sources and one.test.images.equal(other.test.images)
-    assert len(other.train) == len(other.classes) and len(other.val) <= len(other.classes)
+    assert one.test.sources == other.test.sources
+    assert one.test.images.equal(other.test.images)
+    assert len(other.train) == len(other.classes)
+    assert len(other.val) <= len(other.classes)
     assert set(load_task(name, shots=2).train.sources) <= set(one.train.sources), (
         "more shots should keep the fewer"
     )
@@ -143,13 +148,13 @@ def test_three_tasks_are_large():
 def test_base_and_new_share_out_the_classes():
     task = load_task("icons")
     base, new = task.base_and_new()
-    assert base.classes + new.classes == task.classes and len(base.classes) - len(new.classes) in (
+    assert base.classes + new.classes == task.classes
+    assert len(base.classes) - len(new.classes) in (
         0,
         1,
     )
-    assert len(base.test) + len(new.test) == len(task.test) and not set(base.test.sources) & set(
-        new.test.sources
-    )
+    assert len(base.test) + len(new.test) == len(task.test)
+    assert not set(base.test.sources) & set(new.test.sources)
     assert len({task.name, base.name, new.name}) == 3
     for half in (base, new):
         assert half.train.labels.unique().tolist() == list(range(len(half.classes)))
@@ -170,7 +175,10 @@ def test_augment():
     task = load_task("count")
     pixels = task.train.images[:8].permute(0, 3, 1, 2).float() / 255
     one, two = (task.augment(pixels, torch.Generator().manual_seed(3)) for _ in range(2))
-    assert one.shape == pixels.shape and one.equal(two) and one.min() >= 0 and one.max() <= 1
+    assert one.shape == pixels.shape
+    assert one.equal(two)
+    assert one.min() >= 0
+    assert one.max() <= 1
     assert not one.equal(task.augment(pixels, torch.Generator().manual_seed(4)))
     # Linear in the pixels, so that it may be done before or after they are normalised.
     torch.testing.assert_close(
@@ -192,7 +200,8 @@ def test_a_crop_mirrors_only_where_allowed():
         )
         for flip in (True, False)
     ]
-    assert 8 < rising[0].sum() < 32 and rising[1].all()
+    assert 8 < rising[0].sum() < 32
+    assert rising[1].all()
 
 
 @pytest.mark.parametrize("wrong", ["novel-kidns", "digit"])
@@ -230,13 +239,12 @@ def test_a_nuisance_keeps_the_layout_and_minds_its_own_image(nuisance, side):
     images = torch.rand(5, 3, side, side, generator=torch.Generator().manual_seed(0))
     before = images.clone()
     out = nuisance(images, nu.generators(range(5)))
-    assert (
-        out.shape == images.shape
-        and out.dtype == torch.float32
-        and out.min() >= 0
-        and out.max() <= 1
-    )
-    assert images.equal(before) and not out.equal(images)
+    assert out.shape == images.shape
+    assert out.dtype == torch.float32
+    assert out.min() >= 0
+    assert out.max() <= 1
+    assert images.equal(before)
+    assert not out.equal(images)
     assert out.equal(nuisance(images, nu.generators(range(5))))
     assert torch.allclose(out[3:4], nuisance(images[3:4], nu.generators([3])), atol=1e-6)
 
@@ -264,7 +272,8 @@ def test_a_silhouette_has_one_colour():
     )
     dark = nu.silhouette(drawing, nu.generators([0, 1]))
     solid = dark[0, :, dark[0, 3] > 0.2]
-    assert (solid[:3] / solid[3]).std(1).max() < 1e-5 and dark[:, 3].equal(drawing[:, 3])
+    assert (solid[:3] / solid[3]).std(1).max() < 1e-5
+    assert dark[:, 3].equal(drawing[:, 3])
 
 
 # --- a folder of images ---------------------------------------------------------------------------------------------
@@ -286,13 +295,15 @@ def test_a_folder_is_a_task(folder):
     (folder / "cat" / "notes.txt").write_text("no image")
     (folder / ".hidden").mkdir()
     task = load_task(str(folder), shots=2)
-    assert task.classes == ("cat", "red panda") and task.prompts[1] == "a photo of a red panda"
-    assert len(task.train) == 4 and task.train.images.shape == (4, 64, 64, 3)
-    assert not set(task.train.sources) & set(task.val.sources) and not set(
-        task.train.sources + task.val.sources
-    ) & set(task.test.sources)
+    assert task.classes == ("cat", "red panda")
+    assert task.prompts[1] == "a photo of a red panda"
+    assert len(task.train) == 4
+    assert task.train.images.shape == (4, 64, 64, 3)
+    assert not set(task.train.sources) & set(task.val.sources)
+    assert not set(task.train.sources + task.val.sources) & set(task.test.sources)
     other = image_folder(folder, shots=1, seed=5)
-    assert other.test.sources == task.test.sources and other.test.images.equal(task.test.images)
+    assert other.test.sources == task.test.sources
+    assert other.test.images.equal(task.test.images)
 
 
 def test_folders_inside_a_class_are_of_it(folder):
@@ -301,7 +312,8 @@ def test_folders_inside_a_class_are_of_it(folder):
         Image.new("RGB", (30, 30), "red").save(where / "tom.png")
     task = image_folder(folder)
     sources = [s for part in (task.train, task.val, task.test) for s in part.sources]
-    assert "cat/at home/asleep/tom.png" in sources and len(sources) == 21
+    assert "cat/at home/asleep/tom.png" in sources
+    assert len(sources) == 21
 
 
 def test_equal_files_stay_together(folder):
@@ -369,8 +381,11 @@ def test_a_damaged_file_is_passed_over_and_another_is_taken(folder, damage):
     data = (folder / broken).read_bytes()
     (folder / broken).write_bytes(data[: len(data) // 2] if damage is None else damage)
     task = image_folder(folder, shots=2)
-    assert f"Passed over: {broken} (" in task.about and task.notes and not whole.notes
-    assert len(task.train) == 4 and broken not in task.train.sources
+    assert f"Passed over: {broken} (" in task.about
+    assert task.notes
+    assert not whole.notes
+    assert len(task.train) == 4
+    assert broken not in task.train.sources
     before = dict(zip(whole.train.sources, whole.train.images, strict=True))
     assert all(
         image.equal(before[s])

@@ -58,17 +58,17 @@ def test_folders_become_classes_and_every_image_is_tested(tmp_path, root):
     )
     for given_ in (data, tmp_path / "a.zip"):
         task = zip_task(given_, 16)
-        assert task.classes == ("big dogs", "cats") and task.prompts[0] == "a photo of a big dogs"
-        assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1] and task.test.images.shape == (
+        assert task.classes == ("big dogs", "cats")
+        assert task.prompts[0] == "a photo of a big dogs"
+        assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert task.test.images.shape == (
             6,
             16,
             16,
             3,
         )
-        assert (
-            task.test.images[4].equal(photo(io.BytesIO(GOOD["cats/1.png"]), 16))
-            and len(task.train) == len(task.val) == 0
-        )
+        assert task.test.images[4].equal(photo(io.BytesIO(GOOD["cats/1.png"]), 16))
+        assert len(task.train) == len(task.val) == 0
     assert [f.name for f in tmp_path.iterdir()] == ["a.zip"]
 
 
@@ -115,21 +115,17 @@ PASSED = {
 def test_what_cannot_be_read_is_passed_over_and_named(name):
     more, words = PASSED[name]
     task = zip_task(zipped({**GOOD, **more}), 16)
-    assert (
-        task.test.sources == tuple(sorted(GOOD))
-        and f"Passed over: {words}" in task.about
-        and len(task.notes) == 1
-    )
+    assert task.test.sources == tuple(sorted(GOOD))
+    assert f"Passed over: {words}" in task.about
+    assert len(task.notes) == 1
     assert zip_task(zipped(GOOD), 16).notes == ()
 
 
 def test_folders_inside_a_class_are_of_it():
     task = zip_task(zipped({**GOOD, "cats/old/7.png": picture(COLOURS["cats"])}), 16)
-    assert (
-        task.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
-        and task.test.sources[-1] == "cats/old/7.png"
-        and not task.notes
-    )
+    assert task.test.labels.tolist() == [0, 0, 0, 1, 1, 1, 1]
+    assert task.test.sources[-1] == "cats/old/7.png"
+    assert not task.notes
 
 
 def test_only_the_images_that_test_are_read_of_a_zip_with_a_split():
@@ -139,10 +135,8 @@ def test_only_the_images_that_test_are_read_of_a_zip_with_a_split():
         for name, image in GOOD.items()
     }
     task = zip_task(zipped(split), 16)
-    assert (
-        task.classes == ("big dogs", "cats")
-        and [s.split("/")[1] for s in task.test.sources] == ["TEST"] * 6
-    )
+    assert task.classes == ("big dogs", "cats")
+    assert [s.split("/")[1] for s in task.test.sources] == ["TEST"] * 6
     assert "The folder's own split. The 12 other images of it are not needed." in task.about
     assert (
         zip_task(zipped({n: i for n, i in split.items() if "TEST" not in n}), 16)
@@ -164,13 +158,10 @@ def test_what_was_unusual_is_said():
         16,
         template="{} seen from above",
     )
-    assert (
-        task.prompts[1] == "cats seen from above"
-        and "each asked as “{} seen from above”" in task.about
-    )
-    assert task.notes[0].startswith("2 images of more than 8 bits") and task.notes[1].startswith(
-        "1 of these nearly black"
-    )
+    assert task.prompts[1] == "cats seen from above"
+    assert "each asked as “{} seen from above”" in task.about
+    assert task.notes[0].startswith("2 images of more than 8 bits")
+    assert task.notes[1].startswith("1 of these nearly black")
     assert [int(image.float().mean()) for image in task.test.images[-2:]] == [900 >> 8, 40_000 >> 8]
     with pytest.raises(ValueError, match=r"a template holds \{\} once"):
         zip_task(zipped(GOOD), template="cats")
@@ -206,7 +197,9 @@ def test_everything_else_is_one_sentence(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UploadError) as e:
         zip_task(data)
-    assert words in str(e.value) and "\n" not in str(e.value) and len(str(e.value)) < 300
+    assert words in str(e.value)
+    assert "\n" not in str(e.value)
+    assert len(str(e.value)) < 300
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,7 +222,8 @@ def test_a_damaged_zip_is_a_task_or_a_sentence(changes, end):
             task = zip_task(some, 16)
         except UploadError:
             continue
-        assert len(task.test) == len(task.test.labels) <= len(GOOD) and len(task.classes) >= 2
+        assert len(task.test) == len(task.test.labels) <= len(GOOD)
+        assert len(task.classes) >= 2
 
 
 NAMES = st.text("ab_ ./\\:é\n", min_size=1, max_size=12)
@@ -255,7 +249,8 @@ def test_any_names_make_a_task_of_two_levels_or_a_sentence(names):
             )
         )
         assert task.classes[label] == " ".join(folder.replace("_", " ").split())
-        assert ".." not in source.split("/") and not source.startswith("/")
+        assert ".." not in source.split("/")
+        assert not source.startswith("/")
 
 
 def test_what_comes_out_is_counted_and_not_what_was_promised(monkeypatch):

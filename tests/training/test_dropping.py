@@ -51,16 +51,18 @@ def test_each_layer_is_on_with_probability_p(step, shape):
 def test_p_is_the_papers_ramp():
     copra = CopRA()
     assert [copra.probability(t, 120) for t in (0, 45, 90, 119)] == [0, 0.5, 1, 1]
-    assert CopRA(start=0.1).probability(0, 120) == pytest.approx(0.1) and CopRA(
-        start=0.1
-    ).probability(45, 120) == pytest.approx(0.55)
-    assert CopRA(ramp=0).probability(0, 120) == 1 and CopRA(ramp=1).probability(60, 120) == 0.5
+    assert CopRA(start=0.1).probability(0, 120) == pytest.approx(0.1)
+    assert CopRA(start=0.1).probability(45, 120) == pytest.approx(0.55)
+    assert CopRA(ramp=0).probability(0, 120) == 1
+    assert CopRA(ramp=1).probability(60, 120) == 0.5
     curve = [CopRA(shape="exponential").probability(t, 120) for t in range(0, 91, 10)]
-    assert curve[0] == 0 and curve[-1] == 1
+    assert curve[0] == 0
+    assert curve[-1] == 1
     assert all(
         c - b > b - a for a, b, c in zip(curve, curve[1:], curve[2:], strict=False)
     )  # slow first
-    assert draws(copra, 5, 90, 120, 50).all() and not draws(copra, 5, 0, 120, 50).any()
+    assert draws(copra, 5, 90, 120, 50).all()
+    assert not draws(copra, 5, 0, 120, 50).any()
 
 
 @pytest.mark.parametrize("least", [1, 2])
@@ -88,7 +90,8 @@ def test_min_active_draws_as_if_again_until_enough_are_on(least):
 
 def test_the_baselines_draw_what_they_say():
     g = torch.Generator().manual_seed(0)
-    assert Dropout(0.3).draw(3, 5, 10, g).dropout == 0.3 and all(Dropout().draw(3, 5, 10, g).on)
+    assert Dropout(0.3).draw(3, 5, 10, g).dropout == 0.3
+    assert all(Dropout().draw(3, 5, 10, g).on)
     assert [ProgressiveDropout(0.4).draw(3, t, 120, g).dropout for t in (0, 45, 90, 119)] == [
         0.4,
         0.2,
@@ -104,9 +107,8 @@ def test_the_baselines_draw_what_they_say():
 def test_units_are_layers_of_one_tower_or_single_matrices():
     sites = list(tiny_clip().sites.values())
     layers = group(sites)
-    assert list(layers) == ["vision 0", "vision 1", "vision 2", "text 0", "text 1"] and all(
-        len(u) == 6 for u in layers.values()
-    )
+    assert list(layers) == ["vision 0", "vision 1", "vision 2", "text 0", "text 1"]
+    assert all(len(u) == 6 for u in layers.values())
     assert list(group(sites, "module")) == [s.name for s in sites]
     odd = group([s for s in sites if s.name in {sites[0].name, sites[7].name, sites[8].name}])
     assert [len(u) for u in odd.values()] == [1, 2]
@@ -158,9 +160,11 @@ def test_what_is_off_is_left_alone_by_the_optimiser_too(unit):
         names = [s.name for d in run.attached._deltas for half in "AB" for s in d.sites]
         for name, p, was, kept in zip(names, params, before, state, strict=True):
             if name in off:
-                assert torch.equal(p, was) and p.grad is None
+                assert torch.equal(p, was)
+                assert p.grad is None
                 now = run.optimiser.state.get(p, {})
-                assert now.keys() == kept.keys() and all(
+                assert now.keys() == kept.keys()
+                assert all(
                     torch.equal(torch.as_tensor(now[k]), torch.as_tensor(kept[k])) for k in now
                 )
             else:
@@ -170,10 +174,10 @@ def test_what_is_off_is_left_alone_by_the_optimiser_too(unit):
 def test_a_step_with_nothing_on_is_counted_and_learns_nothing():
     seen = []
     fit(tiny_clip(), tiny_task(), LoRA(rank=2), CopRA(), on_step=seen.append, **QUICK)
-    assert seen[0].loss is None and not any(seen[0].units.values())  # p(0) = 0
-    assert [s.step for s in seen] == list(range(1, 17)) and all(
-        all(s.units.values()) and s.loss for s in seen[12:]
-    )
+    assert seen[0].loss is None
+    assert not any(seen[0].units.values())
+    assert [s.step for s in seen] == list(range(1, 17))
+    assert all(all(s.units.values()) and s.loss for s in seen[12:])
     assert masks(CopRA(), 3, 16) == [
         tuple(s.units.values()) for s in seen
     ]  # can be had without training
@@ -205,9 +209,8 @@ def test_validation_has_everything_on_and_restores_what_was():
     run.attached.drop_inputs(0.5, generator(0, 0, "test"))
     before = run.attached.active, [d.mask for d in run.attached._deltas]
     assert run.validate() == with_all
-    assert (run.attached.active, [d.mask for d in run.attached._deltas]) == before and len(
-        before[0]
-    ) == 1
+    assert (run.attached.active, [d.mask for d in run.attached._deltas]) == before
+    assert len(before[0]) == 1
 
 
 @pytest.mark.parametrize("kinds", ["qkv", "v", ("q", "v", "out", "fc1", "fc2")])
@@ -273,7 +276,8 @@ def test_bfloat16_learns_the_same_and_refuses_what_it_cannot():
         for p in ("float32", "bfloat16")
     )
     a, b = (torch.cat([d.delta().flatten() for d in x.deltas.values()]) for x in (full, half))
-    assert F.cosine_similarity(a, b, dim=0) > 0.9 and full != half
+    assert F.cosine_similarity(a, b, dim=0) > 0.9
+    assert full != half
     with pytest.raises(ValueError, match="plain ViT"):
         fit(tiny_clip(), tiny_task(), LoRA(towers=("text",)), precision="bfloat16", **QUICK)
     with pytest.raises(ValueError, match="precision must be"):
@@ -282,11 +286,9 @@ def test_bfloat16_learns_the_same_and_refuses_what_it_cannot():
 
 def test_the_masks_can_be_looked_at():
     shown = picture(masks(CopRA(), 12, 120), [CopRA().probability(t, 120) for t in range(120)])
-    assert (
-        shown.png[:4] == b"\x89PNG"
-        and "12 layers" in shown.alt
-        and shown.alt.endswith("100 % of them.")
-    )
+    assert shown.png[:4] == b"\x89PNG"
+    assert "12 layers" in shown.alt
+    assert shown.alt.endswith("100 % of them.")
     assert len(picture(masks(CopRA(), 3, 10)).figure.axes) == 1
 
 
@@ -297,7 +299,5 @@ def test_thousands_of_units_follow_the_same_law(least, step):
         for seed in range(20)
     ]
     p = CopRA().probability(step, 1000)
-    assert (
-        min(on) >= least
-        and abs(sum(on) / len(on) - max(least, 4000 * p)) <= 4 * (4000 * p * (1 - p) / 20) ** 0.5
-    )
+    assert min(on) >= least
+    assert abs(sum(on) / len(on) - max(least, 4000 * p)) <= 4 * (4000 * p * (1 - p) / 20) ** 0.5

@@ -17,7 +17,8 @@ from copra_lab.utils.devices import Place, cores, find_place, spread
 
 
 def test_a_place_is_the_processor_unless_there_is_more():
-    assert find_place() == Place(torch.device("cpu")) and find_place().first
+    assert find_place() == Place(torch.device("cpu"))
+    assert find_place().first
     if not torch.cuda.is_available():
         assert find_place("auto") == find_place("cpu")
         with pytest.raises(ValueError, match="no device 'cuda:1' here"):
@@ -35,13 +36,12 @@ def test_cores_are_those_that_the_process_may_use(monkeypatch):
 
 
 def test_sweeps_spread_over_gpus(monkeypatch):
-    assert spread("auto", "run") == "auto" and spread("cuda:1", "run") == "cuda:1"
+    assert spread("auto", "run") == "auto"
+    assert spread("cuda:1", "run") == "cuda:1"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     given = [spread("auto", f"run {i}") for i in range(60)]
-    assert (
-        given == [spread("auto", f"run {i}") for i in range(60)]
-        and min(given.count(f"cuda:{k}") for k in range(3)) > 10
-    )
+    assert given == [spread("auto", f"run {i}") for i in range(60)]
+    assert min(given.count(f"cuda:{k}") for k in range(3)) > 10
     assert spread("cpu", "run") == "cpu"
 
 
@@ -60,11 +60,9 @@ def test_a_clip_elsewhere_is_the_same_clip():
     clip = tiny_clip()
     assert clip.on(torch.device("cpu")) is clip
     there = clip.on(torch.device("meta"))
-    assert (
-        there.device.type == "meta"
-        and clip.device.type == "cpu"
-        and set(there.sites) == set(clip.sites)
-    )
+    assert there.device.type == "meta"
+    assert clip.device.type == "cpu"
+    assert set(there.sites) == set(clip.sites)
     assert there.pixels(tiny_task().val.images[:2]).device.type == "meta"
 
 
@@ -130,9 +128,8 @@ def test_two_processes_train_what_one_does(tmp_path):
     alone, first, second = (
         load_file(tmp_path / f"{name}.safetensors") for name in ("1-0", "2-0", "2-1")
     )
-    assert set(alone) == set(first) == set(second) and any(
-        v.abs().max() > 1e-3 for k, v in alone.items() if k.startswith("copra")
-    )
+    assert set(alone) == set(first) == set(second)
+    assert any(v.abs().max() > 1e-3 for k, v in alone.items() if k.startswith("copra"))
     for name, value in alone.items():
         assert torch.equal(first[name], second[name]), name
         assert torch.allclose(first[name], value, atol=2e-4), name

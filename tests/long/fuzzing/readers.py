@@ -458,9 +458,8 @@ def split(home: Path) -> Case:
                 for file in sorted(f for f in folder.rglob("*") if f.is_file()):
                     z.write(file, file.relative_to(folder))
             task = zip_task(data.getvalue(), 32)
-            assert (
-                0 < len(task.test.images) == len(task.test.labels) <= 500 and len(task.classes) >= 2
-            )
+            assert 0 < len(task.test.images) == len(task.test.labels) <= 500
+            assert len(task.classes) >= 2
 
         tried(r.choice((of_folder, of_folder, of_zip)))
 
