@@ -291,8 +291,9 @@ def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
     return [e for e in entries if e in kept]
 
 
-def tested(  # noqa: PT028 (no test)
-    entries: Iterable[Entry], most: int | None = MOST_TEST
+def tested(
+    entries: Iterable[Entry],
+    most: int | None = MOST_TEST,  # noqa: PT028 (no test)
 ) -> list[Entry]:
     """The entries to test on: all of the part "test", but of more than `most` the same number a class."""
     own = [e for e in entries if e.part == "test"]
