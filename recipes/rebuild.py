@@ -18,7 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
 from common import RESULTS, WRITTEN  # noqa: E402 (after the path)
 
-from copra_lab.adapters import Adapter  # noqa: E402
+from copra_lab.adapters import load_adapter  # noqa: E402
 from copra_lab.models import Clip, load_clip  # noqa: E402
 from copra_lab.prompts import SoftPrompt  # noqa: E402
 from copra_lab.zoo import Shipped, ShippedPrompt, shipped, shipped_prompts  # noqa: E402
@@ -44,7 +44,7 @@ def card_is_stale(clip: Clip) -> str | None:
 
 
 def adapters_are_stale(clip: Clip) -> str | None:
-    return folders_are_stale(clip, "adapters", shipped(), Adapter.load)
+    return folders_are_stale(clip, "adapters", shipped(), load_adapter)
 
 
 def prompts_are_stale(clip: Clip) -> str | None:

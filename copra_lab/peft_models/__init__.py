@@ -1,9 +1,13 @@
 """CopRA, pruning and averaging for any model that peft has adapted."""
 
+from typing import TYPE_CHECKING, Any
+
 from copra_lab.peft_models.adapter import PeftAdapter, average, keep
 from copra_lab.peft_models.layers import Switches, block_of, tuner_layers
 from copra_lab.peft_models.progressive import Progressive
-from copra_lab.peft_models.trainer_callback import CopRACallback
+
+if TYPE_CHECKING:
+    from copra_lab.peft_models.trainer_callback import CopRACallback
 
 __all__ = [
     "CopRACallback",
@@ -15,3 +19,12 @@ __all__ = [
     "keep",
     "tuner_layers",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Imported when it is asked for: transformers' Trainer takes seconds to import.
+    if name == "CopRACallback":
+        from copra_lab.peft_models.trainer_callback import CopRACallback
+
+        return CopRACallback
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -423,8 +423,8 @@ def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
 
 def opened(view: str, key: str, session: Session):
     """What an address that a result is taken to shows."""
-    address, _, _ = train.take(LAB, view, key, session).partition("#")
-    place, refused = address.read(session.walk.lab(LAB), view, address)
+    link, _, _ = train.take(LAB, view, key, session).partition("#")
+    place, refused = address.read(session.walk.lab(LAB), view, link)
     assert refused == []
     return place
 

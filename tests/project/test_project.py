@@ -128,7 +128,7 @@ def test_whoever_cites_names_the_version_and_the_papers():
         assert {"type", "title", "year"} <= set(paper)
         assert all(set(a) == {"given-names", "family-names"} for a in paper["authors"])
         assert paper["identifiers"] == [{"type": "other", "value": f"arXiv:{number}"}]
-    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "copra_lab").glob("*.py"))
+    sources = "".join(p.read_text(encoding="utf-8") for p in (ROOT / "copra_lab").rglob("*.py"))
     assert {n for n in papers if n in sources} >= {
         "2410.22911",
         "2506.05713",

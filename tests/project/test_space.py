@@ -77,7 +77,7 @@ import sys
 for name in ("transformers", "peft", "matplotlib"):
     sys.modules[name] = None  # what is not installed
 import app, copra_lab
-from copra_lab.page.api import Api
+from copra_lab.page.api.endpoints import Api
 from copra_lab.page.lab import Lab
 answer = Api(Lab(precision="float32")).blend("digits", "0/lora-seed-0", "0/lora-seed-1", 0.5)
 print(copra_lab.__file__, app.__file__, answer["correct"], sep="\\n")

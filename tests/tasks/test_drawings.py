@@ -139,16 +139,16 @@ def test_both_emoji_styles_draw_the_same_concepts():
 CHILD = """
 import os, signal, sys
 sys.path[:0] = {path!r}
-from copra_lab import gallery
+from copra_lab.tasks.emoji import drawings
 from digest import digest
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
-render, replace, rendered = gallery._render, os.replace, []
-gallery._render = lambda style: rendered.append(style) or render(style)
+render, replace, rendered = drawings._render, os.replace, []
+drawings._render = lambda style: rendered.append(style) or render(style)
 {hook}
-print(digest(gallery.drawings("fa")), len(rendered))
+print(digest(drawings.drawings("fa")), len(rendered))
 """
 
 
@@ -188,11 +188,11 @@ def test_two_processes_at_once_render_once(tmp_path, truth):
     "hook",
     [
         pytest.param(
-            "gallery.tqdm = lambda them, **_: (die() if i == 300 else x for i, x in enumerate(them))",
+            "drawings.tqdm = lambda them, **_: (die() if i == 300 else x for i, x in enumerate(them))",
             id="rendering",
         ),
         pytest.param(
-            "gallery.Path.write_bytes = lambda self, data: (open(self, 'wb', 0).write(data[: len(data) // 2]), die())",
+            "drawings.Path.write_bytes = lambda self, data: (open(self, 'wb', 0).write(data[: len(data) // 2]), die())",
             id="writing",
         ),
         pytest.param("os.replace = die", id="before-the-file-appears"),
