@@ -45,7 +45,8 @@ MENU = {
     "Guides": [f"docs/{name}" for name in GUIDES],
     "Methods": [f"docs/methods/{name}" for name in METHODS],
     "Reference": [f"docs/reference/{name}" for name in REFERENCE],
-    "Decisions": ["docs/decisions/README"],
+    "Decisions": ["docs/decisions/README"]
+    + [f"docs/decisions/{p.stem}" for p in sorted((ROOT / "docs/decisions").glob("[a-z]*.md"))],
     "Reports": ["experiments/README", "experiments/federated/README", "benchmarks/README"],
     "Project": ["CHANGELOG", "CONTRIBUTING", "SECURITY"],
 }
