@@ -2,42 +2,53 @@
 
     sphinx-build -W -c docs . site
 
-Its pages are the lessons' notebooks as they lie in ``lessons/``, with the outputs that they have, a page for each method, the reference,
-which is made from the docstrings, and the reports. No notebook is run.
+Its pages are the lessons' notebooks with the outputs that they have (no notebook is run), the guides under ``docs/``, a page
+for each method, the reference, which is made from the docstrings, the decisions, and the reports.
 """
 
 import inspect
 import re
+import sys
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 
 from docutils import nodes
 from latex2mathml.converter import convert
+from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parents[1]
+GUIDES = ("usage", "cli", "results", "limits", "architecture")
 METHODS = ("lora", "copra", "merging", "pruning", "shapley", "prompts", "nemesis")
 REFERENCE = (
     "README",
-    "clip",
+    "models",
     "tasks",
     "adapters",
+    "methods",
     "training",
-    "bench",
-    "merge",
-    "prune",
-    "shapley",
     "prompts",
-    "peft",
+    "bench",
+    "merging",
+    "pruning",
+    "shapley",
+    "peft_models",
     "sweeps",
-    "show",
+    "plots",
+    "zoo",
+    "engine",
+    "utils",
 )
 MENU = {
     "Lessons": [f"lessons/{p.stem}" for p in sorted((ROOT / "lessons").glob("[0-9][0-9]_*.ipynb"))],
+    "Guides": [f"docs/{name}" for name in GUIDES],
     "Methods": [f"docs/methods/{name}" for name in METHODS],
     "Reference": [f"docs/reference/{name}" for name in REFERENCE],
-    "Reports": ["experiments/README", "benchmarks/README"],
+    "Decisions": ["docs/decisions/README"]
+    + [f"docs/decisions/{p.stem}" for p in sorted((ROOT / "docs/decisions").glob("[a-z]*.md"))],
+    "Reports": ["experiments/README", "experiments/federated/README", "benchmarks/README"],
+    "Project": ["CHANGELOG", "CONTRIBUTING", "SECURITY"],
 }
 
 SHOWN = [
@@ -47,21 +58,30 @@ SHOWN = [
         r"automodule:: (\S+)", (ROOT / f"docs/reference/{name}.md").read_text(encoding="utf-8")
     )
 ]
-"""The modules of the reference."""
+"""The packages and modules of the reference."""
 
 project, author, copyright = "copra-lab", "copra-lab contributors", "copra-lab contributors"
-extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.autosummary", "sphinx.ext.viewcode"]
+extensions = [
+    "myst_nb",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",  # Google's docstrings
+    "sphinx.ext.viewcode",
+]
 root_doc = "lessons/README"
 include_patterns = [
     "lessons/README.md",
     "lessons/*.ipynb",
-    "docs/*/*.md",
-    *(f"{r}.md" for r in MENU["Reports"]),
+    "docs/**/*.md",
+    *(f"{page}.md" for page in MENU["Reports"] + MENU["Project"]),
 ]
 nb_execution_mode = "off"
 nb_merge_streams = True
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
+
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute stands in its class's list, not as an entry beside it
 
 autodoc_default_options = {"members": True}
 autodoc_member_order = "bysource"
@@ -86,7 +106,7 @@ def inline(self, node):
 
 
 def block(self, node):
-    # On a phone a long equation is moved sideways, not cut.
+    # On a phone a long equation scrolls sideways; it is not cut.
     self.body.append(
         f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{convert(node.astext(), display="block")}</div>'
     )
@@ -94,8 +114,8 @@ def block(self, node):
 
 
 def adapted(app, docname, source):
-    """A menu of every page, in order: the file itself is read on GitHub too, which has no menus. And links to files that are no
-    pages, which become downloads."""
+    """Adds a menu of every page to the first one (the file is read on GitHub too, which has no menus), and makes downloads of
+    links to files that are no pages."""
     source[0] = re.sub(r"\]\((exercises/\w+\.ipynb)\)", r"](path:\1)", source[0])
     if docname == root_doc:
         for caption, pages in MENU.items():
@@ -108,9 +128,11 @@ def adapted(app, docname, source):
             )
 
 
-def listed(app, what, name, obj, options, lines):
-    """Docstrings are plain text. Where one tells of ``this``: and ``that``: it becomes a list. What stands in single backticks is code,
-    and leads to its own place in the reference if it has one there and is none of the arguments."""
+def linked(app, what, name, obj, options, lines):
+    """Docstrings are plain text. What stands in single backticks is code, and leads to its own place in the reference if it has
+    one there and is no argument. What a package imports from one of its modules keeps the text below its assignment there."""
+    if what == "data":
+        lines[:] = text_below(name)
     try:
         arguments = set(inspect.signature(obj).parameters)
     except (TypeError, ValueError):
@@ -127,27 +149,29 @@ def listed(app, what, name, obj, options, lines):
         r"(?<![`:])`([A-Za-z_][\w.]*)((?:\([^`]*\))?)`(?!`)(?=(\w|\()?)", code, "\n".join(lines)
     )
     text = re.sub(r"arXiv:(\d{4}\.\d{5})", r"`arXiv:\1 <https://arxiv.org/abs/\1>`__", text)
-    paragraphs = text.split("\n\n")
-    for i, paragraph in enumerate(paragraphs):
-        first, *items = re.split(
-            r"(?:(?<=[.;]) |\n|^)(?=``[^`]+``(?:(?:,| and) ``[^`]+``)*: )", paragraph
-        )
-        if items:
-            paragraphs[i] = "\n\n".join(
-                filter(
-                    None, [first, "\n".join("* " + item.replace("\n", "\n  ") for item in items)]
-                )
-            )
-    lines[:] = "\n\n".join(paragraphs).split("\n")
+    lines[:] = text.split("\n")
+
+
+def text_below(name):
+    """The lines below the assignment of a constant, in whichever module of its package that is."""
+    package, _, constant = name.rpartition(".")
+    for module in sorted(m for m in sys.modules if f"{m}.".startswith(f"{package}.")):
+        analyzer = ModuleAnalyzer.for_module(module)
+        if found := analyzer.find_attr_docs().get(("", constant)):
+            return found
+    return []
 
 
 def place_of(word, where):
-    """The full name of what `word` means in the docstring of `where`: something of its own, of its class, of its module or of the
-    package, or of the only module with such a name. None for what the reference does not show."""
-    parts = where.split(".")
+    """The full name of what `word` means in the docstring of `where`: something of its own, of its class, of its package, or of
+    the only package with such a name. A module inside a package is left out: ``copra_lab.merging.sparse.ties`` stands in the
+    reference as ``copra_lab.merging.ties``. None for what the reference does not show."""
+    parts, inside = where.split("."), word.split(".")
     near = [".".join([*parts[:i], word]) for i in range(len(parts), 0, -1)]
+    outside = [".".join([*inside[:2], *inside[i:]]) for i in range(3, len(inside))]
     far = [f"{m}.{word}" for m in SHOWN if is_shown(f"{m}.{word}")]
-    return next(filter(is_shown, [word, *near]), far[0] if len(far) == 1 else None)
+    found = next(filter(is_shown, [word, *near, *outside]), None)
+    return found or (far[0] if len(far) == 1 else None)
 
 
 @cache
@@ -163,7 +187,7 @@ def is_shown(path):
 
 
 def begun(app, error):
-    """The site's address leads to the first page; and what the theme leaves out for those who use a keyboard or a screen reader."""
+    """The site's address leads to its first page. And what the theme leaves out for people who use a keyboard or a screen reader."""
     if error is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
@@ -178,7 +202,7 @@ def begun(app, error):
             ' role="heading"><span class="caption-text">',
             ' role="heading" aria-level="2"><span class="caption-text">',
         )
-        # What can be moved sideways must be reachable by keys.
+        # What scrolls sideways must be reachable by keys.
         text = re.sub(r"<pre(?! tabindex)", '<pre tabindex="0"', text)
         text = re.sub(r'<div (?=class="(?:math|table-wrapper)\b)', '<div tabindex="0" ', text)
         # Sphinx writes the arguments of a long signature as definitions of nothing.
@@ -196,13 +220,14 @@ def begun(app, error):
 def setup(app):
     # Browsers set MathML by themselves; Sphinx's own ways load a script from elsewhere or need LaTeX.
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
-    analyzer = ModuleAnalyzer.for_module(
-        "copra_lab.training.fitting"
-    )  # of `fit` every setting is to be seen, not what type checkers are told
+    # Of `fit` every setting is to be seen, not what type checkers are told.
+    analyzer = ModuleAnalyzer.for_module(import_module("copra_lab.training").fit.__module__)
     analyzer.analyze()
     analyzer.overloads.clear()
+    # Sphinx calls what a class holds "Variables".
+    next(f for f in PyObject.doc_field_types if f.name == "variable").label = "Attributes"
     app.connect("source-read", adapted)
-    app.connect("autodoc-process-docstring", listed)
+    app.connect("autodoc-process-docstring", linked)
     app.connect(
         "autodoc-process-signature",
         lambda app, what, name, obj, *_: (
