@@ -1,16 +1,16 @@
 """The page put together: its views, its endpoints, and the server that shows them."""
 
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 from starlette.middleware import Middleware
 
 from copra_lab.page.api import endpoints
-from copra_lab.page.components import staleness, tour
+from copra_lab.page.components import tour
 from copra_lab.page.components.panels import html
-from copra_lab.page.components.tabs import OPEN, add, gate, header
+from copra_lab.page.components.scripts import STATIC, on_load
+from copra_lab.page.components.tabs import add, gate, header
 from copra_lab.page.components.theme import THEME
 from copra_lab.page.server import gradio_sessions, limits
 from copra_lab.page.server.fair_queue import fair
@@ -52,7 +52,7 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
         page.load(
             None,
-            js=f"() => {{ for (const begin of [{staleness.SCRIPT}, {OPEN}, {tour.SCRIPT}]) begin(); }}",
+            js=on_load(),
         )
         page.load(
             lambda: FOOTER.format(model=model_line(lab)),
@@ -76,7 +76,7 @@ def launch(page: gr.Blocks, **options: Any) -> Any:
     visitors = Visitors(partial(gradio_sessions.forget, page))
     fair(page, visitors)
     return page.launch(
-        theme=THEME, css_paths=Path(__file__).parent / "static" / "page.css", footer_links=[], share=False, ssr_mode=False, pwa=False,
+        theme=THEME, css_paths=STATIC / "page.css", footer_links=[], share=False, ssr_mode=False, pwa=False,
         run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,
         app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]}, **options,
     )  # fmt: skip

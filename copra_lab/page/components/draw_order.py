@@ -6,16 +6,11 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.page.components.panels import html
+from copra_lab.page.components.scripts import script
 from copra_lab.page.components.staleness import of
 from copra_lab.page.state.session import Asked
 
-# Memory by the element's id, which stands in the template: of the values that one has, those that are not Gradio's own are missing
-# where a piece is first shown after it was drawn. What has no number comes before all others.
-_NEWEST = r"""${(() => {
-  const shown = globalThis.newestOf ??= new Map(), turn = text => Number(/^<!--(\d+)-->/.exec(text)?.[1] ?? -1);
-  if (turn(value) >= turn(shown.get('HOLDER'))) shown.set('HOLDER', value ?? '');
-  return shown.get('HOLDER');
-})()}"""
+_NEWEST = f"${{({script('newest')})('HOLDER', value)}}"
 
 
 def newest(value: str, elem_id: str) -> gr.HTML:

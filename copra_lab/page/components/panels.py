@@ -179,19 +179,8 @@ def spans(numbers: Sequence[int]) -> str:
     return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}–{r[-1]}" for r in runs)
 
 
-COPY = """(text => {
-  const area = Object.assign(document.createElement('textarea'), {value: text});
-  document.body.append(area); area.select(); document.execCommand('copy'); area.remove();
-})"""
-"""Copies a text, where navigator.clipboard is missing too: on a page that is served without TLS."""
-
-
 def copy_button(table: str) -> None:
     """A button that copies the table in the element of that id."""
     gr.Button("Copy the table", size="sm", scale=0, min_width=140).click(
-        None,
-        js=f"""() => {{
-          const rows = [...document.querySelectorAll('#{table} tr')].map(r => [...r.children].map(c => c.innerText.trim()).join('\\t'));
-          {COPY}(rows.join('\\n'));
-        }}""",
+        None, js=f"() => copra.copyTable('{table}')"
     )

@@ -8,15 +8,11 @@ whatever order the server answers: no view has rules of its own.
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from copra_lab.page.state.session import Asked
-
-SCRIPT = (Path(__file__).parents[1] / "static" / "staleness.js").read_text(encoding="utf-8")
-"""To be run once, when the page is loaded."""
 
 
 def of(asked: Asked, piece: str) -> str:

@@ -1,5 +1,16 @@
-"""The page's views: each has a tab and an address of its own, and only the one that is open asks for numbers."""
+"""The page's views: each has a tab and an address of its own, and only the one that is open asks for numbers.
 
+``static/tabs.js`` shows the view that the address names, or the first, and presses the button that tells the server so. The tabs
+are links, so that they can be opened elsewhere, and all views stay in the document, so that nothing that the server sends is
+lost: reasons not to use gr.Tabs. The address follows what the server says is its link, once no other came for a moment:
+browsers allow so many changes of it a second.
+
+A tab shows its view as it was left. An address sets all controls of its view and its number in one answer, so every handler that
+sends the visitor elsewhere, or sets several controls, gives one (see `going`). Back and Forward show a view as it was left, too,
+as long as its controls are as they were then; else as the address says.
+"""
+
+import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
@@ -7,109 +18,11 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from copra_lab.page.components.panels import COPY, html
-from copra_lab.page.components.staleness import says
+from copra_lab.page.components.panels import html
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Asked
 
-OPEN = """() => {
-  const links = [...document.querySelectorAll('#header nav a')], views = [...document.querySelectorAll('.view')];
-  const shown = () => views.find(v => v.hasAttribute('data-open'));
-  const named = query => Math.max(0, links.findIndex(a => a.dataset.view === new URLSearchParams(query).get('view')));
-  const address = query => {
-    const to = new URL(location), theme = to.searchParams.get('__theme');
-    to.search = query + (theme ? '&__theme=' + encodeURIComponent(theme) : '');
-    return to;
-  };
-  const left = view => view.id + ' ' + copra.moves(view.id), kept = {};  // how each step of the history was left, and with what link
-  const keep = () => { kept[step] = [left(shown()), shown().dataset.link]; };
-  let later, step = performance.timeOrigin;
-  history.replaceState({step}, '');
-  const follow = () => {  // what was asked for and not answered yet stays in the address
-    clearTimeout(later);
-    const {link, asked} = shown().dataset, to = link && !asked && address(link);
-    if (to && to.href !== location.href) history.replaceState(history.state, '', to);
-  };
-  const open = (at, query) => {  // at the address `query`, or without one as it was left
-    clearTimeout(later);
-    const view = views[at];
-    links.forEach((a, i) => i === at ? a.setAttribute('aria-current', 'page') : a.removeAttribute('aria-current'));
-    views.forEach((v, i) => v.toggleAttribute('data-open', i === at));
-    document.title = 'copra-lab: ' + links[at].title;
-    if (query) {
-      view.dataset.asked = view.dataset.opening = query;
-      copra.asks(view.id);
-    } else view.dataset.asked ||= view.dataset.opening || '?';  // an address that was not answered yet is asked for again
-    document.getElementById('open-' + links[at].dataset.view).click();
-  };
-  const leave = to => {  // for another view: a step that Back undoes
-    follow();
-    keep();
-    if (to.href === location.href) return;
-    step = performance.timeOrigin + performance.now();
-    history.pushState({step}, '', to);
-  };
-  views.forEach(v => v.addEventListener('link', () => { clearTimeout(later); later = setTimeout(follow, REST); }));
-  links.forEach((a, i) => a.addEventListener('click', e => {
-    if (e.button || e.ctrlKey || e.metaKey || e.shiftKey || e.altKey) return;
-    e.preventDefault();
-    leave(address(views[i].dataset.link || a.search));
-    open(i);
-  }));
-  copra.go = query => {  // what the page itself sends the visitor to
-    const at = named(query);
-    if (views[at] !== shown()) leave(address(query));
-    open(at, query);
-  };
-  copra.show = name => {  // leaves no trail to go back through
-    const at = named('?view=' + name), to = address(views[at].dataset.link || links[at].search);
-    follow();
-    if (to.href !== location.href) history.replaceState(history.state, '', to);
-    open(at);
-  };
-  addEventListener('popstate', e => {
-    keep();
-    step = e.state?.step ?? performance.timeOrigin + performance.now();
-    const at = named(location.search), [was, link] = kept[step] ?? [];
-    open(at, was === left(views[at]) ? '' : link || location.search || links[at].search);
-  });
-  open(named(location.search), location.search);
-
-  const button = document.getElementById('link-copy'), words = button.textContent;
-  button.addEventListener('click', () => {
-    follow();
-    COPY(location.href);
-    button.focus();
-    button.textContent = 'Copied';
-    setTimeout(() => { button.textContent = words; }, 1500);
-  });
-}""".replace("REST", "300").replace("COPY", COPY)
-"""Shows the view that the address names, or the first, and presses the button that tells the server so. The tabs are
-links, so that they can be opened elsewhere, and all views stay in the document, so that nothing that the server sends is
-lost: reasons not to use gr.Tabs. The address follows what the server says is its link, once no other came for a moment: browsers
-allow so many changes of it a second.
-
-A tab shows its view as it was left. An address sets all controls of its view and its number in one answer, so every handler that sends
-the visitor elsewhere, or sets several controls, gives one (see `going`). Back and Forward show a view as it was left, too, as long as
-its controls are as they were then; else as the address says."""
-
 SHARE = '<button type="button" id="link-copy" title="Copy the address of what you see here" aria-live="polite">Copy link</button>'
-
-_SAID = """to => {
-  const view = document.getElementById('view-VIEW');
-  view.dataset.link = to;
-  view.dispatchEvent(new Event('link'));
-}"""
-
-_LEAVES = """(...x) => {
-  const view = document.getElementById('view-VIEW');
-  (SAYS)(...x);
-  x[x.length - 2] = view.dataset.asked || '';
-  delete view.dataset.asked;
-  x[x.length - 1] = performance.now();
-  copra.leaves(view.id, x[x.length - 1]);
-  return x;
-}"""
 
 
 class Entrance(NamedTuple):
@@ -127,7 +40,9 @@ class Entrance(NamedTuple):
 
     def leaves(self, controls: Sequence[Any]) -> str:
         """JavaScript for a request whose first inputs are these `controls`."""
-        return _LEAVES.replace("VIEW", self.name).replace("SAYS", says(controls))
+        return (
+            f"(...x) => copra.sends('{self.name}', {json.dumps([c.elem_id for c in controls])}, x)"
+        )
 
     def asked(self, of: Mapping[str, Any], number: object) -> Asked:
         """A request of this view by its number, and what the controls say once it is answered."""
@@ -183,6 +98,6 @@ def add(view: View, lab: Lab, session: gr.State, go: gr.Textbox) -> None:
         refused = html("", elem_id=f"refused-{view.name}")
         opened = gr.Button("Open", visible="hidden", elem_id=f"open-{view.name}")
         link = gr.Textbox(visible="hidden", elem_id=f"link-{view.name}")
-        link.change(None, link, None, js=_SAID.replace("VIEW", view.name))
+        link.change(None, link, None, js=f"to => copra.link('{view.name}', to)")
         request = [gr.Textbox(visible=False), gr.Number(visible=False)]
         view.fill(lab, session, Entrance(view.name, opened.click, request, link, refused, go))

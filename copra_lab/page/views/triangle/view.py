@@ -7,13 +7,14 @@ import gradio as gr
 
 from copra_lab.page.components.live import Shown, Stage, bench_of, follow, panel
 from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components.scripts import script
 from copra_lab.page.components.tabs import Entrance, View
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Walk
 from copra_lab.page.state.validation import point_of
 from copra_lab.page.state.view_states import BEYOND, MIDDLE, UNITS, Mixed, Place
 from copra_lab.page.views.triangle import html as draw
-from copra_lab.page.views.triangle.handle import HANDS, SCRIPT
+from copra_lab.page.views.triangle.handle import HANDS
 
 HOW_TO_READ = """<p class="how"><b>How to read this.</b> Three adapters span a plane. Each place in it is a model of its own, ΔW = w<sub>A</sub>·ΔW<sub>A</sub> + w<sub>B</sub>·ΔW<sub>B</sub> +
 w<sub>C</sub>·ΔW<sub>C</sub>, whose weights add up to 1; it is run on test images that none of the three saw in training. At a corner stands one adapter, on an edge a blend of two, in the middle
@@ -47,7 +48,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             number = panel(draw.number, "triangle-number")
             with gr.Column(elem_classes="board"):
                 chart = panel(draw.chart, "triangle-chart")
-                hands = html(HANDS, elem_id="triangle-hands", js_on_load=SCRIPT)
+                hands = html(HANDS, elem_id="triangle-hands", js_on_load=script("triangle_handle"))
                 clear = gr.Button(
                     "Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear"
                 )
