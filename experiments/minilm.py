@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from copra_lab.adapters import Adapter, load_adapter, save_adapter
 from copra_lab.merging import average_factors, interpolate
-from copra_lab.methods import Attached, LoRA
+from copra_lab.methods import Attached, InputDropout, LoRA
 from copra_lab.models import Site, hf_name
 from copra_lab.pruning import PRESETS, keep, sparsify
 from copra_lab.tasks.emoji.concepts import concepts
@@ -160,7 +160,7 @@ def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
         attached.activate(
             [s for names, on in zip(units.values(), draw.on, strict=True) if on for s in names]
         )
-        attached.drop_inputs(draw.dropout, g)
+        attached.drop_inputs(InputDropout(draw.dropout, g))
         longest = int(
             train.mask[rows].sum(1).max()
         )  # padding beyond it changes nothing and costs time

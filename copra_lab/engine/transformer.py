@@ -22,8 +22,9 @@ CHUNK = 50
 """Images a pass: small enough that a block's activations stay in a core's cache."""
 
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
-"""By part of a block (``qkv``, ``out``, ``fc1``, ``fc2``): A (R, in) and B (out, R) of a delta B·A, scale included."""
+Factors = Mapping[str, tuple[Tensor | Callable[[Tensor], Tensor], Tensor]]
+"""By part of a block (``qkv``, ``out``, ``fc1``, ``fc2``): A (R, in) and B (out, R) of a delta B·A,
+scale included. In place of A may stand a function x (…, in) → (…, R), such as dropout(x)·Aᵀ."""
 
 NO_FACTORS: Mapping[int, Factors] = {}
 
@@ -168,16 +169,16 @@ class Forest:
 def _linear(
     x: Tensor,
     w: tuple[Tensor, Tensor],
-    factors: tuple[Tensor, Tensor] | None,
+    factors: tuple[Tensor | Callable[[Tensor], Tensor], Tensor] | None,
     rows: slice = slice(None),
 ) -> Tensor:
     """x·Wᵀ + b for some rows of W, plus x·Aᵀ·Bᵀ where there are factors (A (R, in), B (out, R))."""
     y = F.linear(x, w[0][rows], w[1][rows])
-    return (
-        y
-        if factors is None
-        else y + (x @ factors[0].T.to(x.dtype)) @ factors[1][rows].T.to(x.dtype)
-    )
+    if factors is None:
+        return y
+    a, b = factors
+    down = x @ a.T.to(x.dtype) if isinstance(a, Tensor) else a(x)
+    return y + down @ b[rows].T.to(x.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -1,8 +1,11 @@
-"""LoRA (Hu et al., arXiv:2106.09685): its settings, and LoRA on a model in training, every site with its A and B and a gate that
-switches it on and off."""
+"""LoRA (Hu et al., arXiv:2106.09685): its settings, and the layers that are trained.
+
+`LoRA` says how to adapt; `Attached` puts it on a model, each site with its A, its B and a gate
+that switches it on and off.
+"""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,19 +16,34 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from copra_lab.adapters.adapter import Adapter, LowRank
+from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.models.sites import Site, choose, find_sites
 
 __all__ = ["Attached", "LoRA"]
 
+MOST_RANK = 2**16
+
+Down = Tensor | Callable[[Tensor], Tensor]
+"""A (R, in), or, with dropout, the function x (…, in) → dropout(x)·Aᵀ (…, R)."""
+
 
 @dataclass(frozen=True)
 class LoRA:
-    """How to adapt: the settings that CLIP-LoRA (arXiv:2405.18541) uses, but for a rank that suits a small CLIP.
+    """How to adapt: W becomes W + s·B·A.
 
-    ``rank`` r ≥ 1; ``alpha`` and ``scaling`` give the scale s: alpha / r (``"alpha/r"``, the LoRA paper) or alpha / √r
-    (``"alpha/sqrt(r)"``, CLIP-LoRA). ``alpha=None`` means s = 1. ``sites`` from q, k, v, out, fc1, fc2; ``towers`` from
-    vision, text. ``train_a=False`` leaves A as it was drawn (FFA-LoRA, Sun et al., arXiv:2403.12313): the deltas of
-    clients that share A then average exactly in the factors.
+    The defaults are those of CLIP-LoRA (arXiv:2405.18541), but for a rank that suits a small CLIP.
+
+    Args:
+        rank: r, the number of rows of A and of columns of B; from 1 to 65,536.
+        alpha: Sets the scale s together with `scaling`; None means s = 1.
+        scaling: ``"alpha/r"`` (the LoRA paper) or ``"alpha/sqrt(r)"`` (CLIP-LoRA).
+        sites: Which matrices of a block, from q, k, v, out, fc1, fc2.
+        towers: Which towers, from vision, text.
+        train_a: False leaves A as it was drawn (FFA-LoRA, Sun et al., arXiv:2403.12313). The
+            deltas of clients that share A then average exactly in the factors.
+
+    Raises:
+        ValueError: For a setting outside these.
     """
 
     rank: int = 4
@@ -36,9 +54,10 @@ class LoRA:
     train_a: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rank, int) or not 1 <= self.rank <= 2**16:
+        if not isinstance(self.rank, int) or not 1 <= self.rank <= MOST_RANK:
             raise ValueError(
-                f"rank must be a whole number of at least 1 and at most 65536, got {self.rank!r:.40}"
+                f"rank must be a whole number of at least 1 and at most {MOST_RANK}, "
+                f"got {self.rank!r:.40}"
             )
         if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
             raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
@@ -47,17 +66,27 @@ class LoRA:
 
     @property
     def scale(self) -> float:
-        """s, by which B·A is multiplied."""
+        """The factor s of B·A."""
         if self.alpha is None:
             return 1.0
         return self.alpha / (self.rank if self.scaling == "alpha/r" else math.sqrt(self.rank))
 
+    def attach(self, model: nn.Module, generator: torch.Generator) -> "Attached":
+        """Put this LoRA on `model` for training; the generator draws A, and B starts at zero.
+
+        A variant of LoRA overrides this with a subclass of `Attached`.
+        """
+        return Attached(model, self, generator)
+
 
 class _Delta(nn.Module):
-    """Adds deltas to rows of one weight. With its gates off it returns the weight itself: the base to the bit, and no
-    gradient for A and B."""
+    """The deltas of one weight, as a parametrization of it.
 
-    def __init__(self, sites: list[Site], config: LoRA, g: torch.Generator):
+    With every gate off it returns the weight itself: the base to the bit, and no gradient for A
+    and B.
+    """
+
+    def __init__(self, owner: nn.Module, sites: list[Site], config: LoRA, g: torch.Generator):
         super().__init__()
         self.sites, self.rows = sites, [(s.start, s.stop) for s in sites]
         self.scale, self.on = config.scale, [True] * len(sites)
@@ -65,48 +94,155 @@ class _Delta(nn.Module):
         drawn = [(torch.rand(config.rank, s.width, generator=g) * 2 - 1) * bound for s in sites]
         self.A = nn.ParameterList([nn.Parameter(a, requires_grad=config.train_a) for a in drawn])
         self.B = nn.ParameterList([torch.zeros(s.shape[0], config.rank) for s in sites])
-        self.mask: Tensor | None = None
+        self.dropout: InputDropout | None = None
+        self.owner: nn.Module
+        object.__setattr__(self, "owner", owner)  # not as a submodule: it would hold itself
+        self.handles: list[Any] = []
 
-    def _a(self, i: int) -> Tensor:
-        return self.A[i] if self.mask is None else self.A[i] * self.mask
+    @property
+    def active(self) -> list[int]:
+        """The indices of the sites that are switched on."""
+        return [i for i, on in enumerate(self.on) if on]
 
     def forward(self, weight: Tensor) -> Tensor:
+        """The weight with its deltas; with dropout, what the hooks of `see_inputs` need."""
         if not any(self.on):
             return weight
+        if self.dropout:
+            return self._without_deltas(weight)
         pieces, at = [], 0
-        for i, on in enumerate(self.on):
-            if on:
-                start, stop = self.rows[i]
-                pieces += [
-                    weight[at:start],
-                    weight[start:stop] + self.scale * (self.B[i] @ self._a(i)),
-                ]
-                at = stop
+        for i in self.active:
+            start, stop = self.rows[i]
+            delta = self.scale * (self.B[i] @ self.A[i])
+            pieces += [weight[at:start], weight[start:stop] + delta]
+            at = stop
         return torch.cat([*pieces, weight[at:]])
 
-    def factors(self, rows: int) -> tuple[Tensor, Tensor] | None:
-        """What `forward` adds to a weight of so many rows, as two factors (R, in) and (rows, R); None if all is off."""
-        on = [i for i, on in enumerate(self.on) if on]
-        if not on:
+    def _without_deltas(self, weight: Tensor) -> Tensor:
+        """What a forward pass multiplies by where hooks add the branch."""
+        if isinstance(self.owner, nn.MultiheadAttention):  # the hooks multiply by the weight
+            eye = torch.eye(weight.shape[1], dtype=weight.dtype, device=weight.device)
+            return eye.repeat(len(weight) // len(eye), 1)
+        if isinstance(self.owner, nn.Linear):
+            return weight
+        raise ValueError(
+            f"dropout needs the inputs of {self.sites[0].module}, which "
+            f"{type(self.owner).__name__} does not show; train on the image tower of a plain ViT, "
+            "or without dropout"
+        )
+
+    def factors(self, rows: int) -> tuple[Down, Tensor] | None:
+        """What this adds to a weight of so many rows, as two factors.
+
+        Returns:
+            A (R, in), or with dropout a function in its place, and B (rows, R) times the scale;
+            None if every site is off.
+        """
+        if not self.active:
             return None
         columns = [
             F.pad(self.scale * self.B[i], (0, 0, self.rows[i][0], rows - self.rows[i][1]))
-            for i in on
+            for i in self.active
         ]
-        return torch.cat([self._a(i) for i in on]), torch.cat(columns, dim=1)
+        down = self._dropped_down if self.dropout else torch.cat([self.A[i] for i in self.active])
+        return down, torch.cat(columns, dim=1)
+
+    def _dropped_down(self, x: Tensor) -> Tensor:
+        """dropout(x)·Aᵀ of the active sites side by side, each with masks of its own."""
+        assert self.dropout
+        parts = [self.dropout(x, self.sites[i]) @ self.A[i].T.to(x.dtype) for i in self.active]
+        return torch.cat(parts, -1)
+
+    def branch(self, x: Tensor, rows: int) -> Tensor:
+        """s·dropout(x)·Aᵀ·Bᵀ, (…, rows)."""
+        pair = self.factors(rows)
+        assert pair
+        return self._dropped_down(x) @ pair[1].T.to(x.dtype)
+
+    def see_inputs(self) -> None:
+        """Hook into the module that holds the weight, which alone never sees an input to drop."""
+        owner = self.owner
+        if self.handles:
+            return
+        if isinstance(owner, nn.Linear):
+            self.handles = [owner.register_forward_hook(self._add_branch)]
+        elif isinstance(owner, nn.MultiheadAttention) and self.sites[0].kind == "out":
+            self.handles = [owner.register_forward_hook(self._project_last)]
+        elif isinstance(owner, nn.MultiheadAttention):
+            hook = owner.register_forward_pre_hook(self._project_first, with_kwargs=True)
+            self.handles = [hook]
+
+    def _add_branch(self, owner: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if not self.dropout or not self.active:
+            return None
+        return output + self.branch(inputs[0], output.shape[-1])
+
+    def _project_first(self, owner: Any, inputs: tuple, named: dict) -> tuple[tuple, dict] | None:
+        """Replace queries, keys and values by their projections, branch included.
+
+        torch's attention then multiplies them by the identity that `forward` returns, adds its
+        bias, and goes on by itself.
+        """
+        if not self.dropout or not self.active:
+            return None
+        call = dict(zip(_ATTENTION_ARGUMENTS, inputs, strict=False)) | named
+        weights = owner.parametrizations.in_proj_weight.original.chunk(3)
+        for name, weight, kind in zip(_ATTENTION_ARGUMENTS, weights, "qkv", strict=False):
+            x = call[name] if owner.batch_first else call[name].transpose(0, 1)
+            y = F.linear(x, weight)
+            for i in self.active:
+                if self.sites[i].kind == kind:
+                    down = self.dropout(x, self.sites[i]) @ self.A[i].T.to(x.dtype)
+                    y = y + down @ (self.scale * self.B[i]).T.to(x.dtype)
+            call[name] = y if owner.batch_first else y.transpose(0, 1)
+        return (), call
+
+    def _project_last(self, owner: Any, inputs: tuple, output: tuple) -> tuple | None:
+        """Multiply by the weight of the output projection, branch included.
+
+        The output is what the heads found times the identity that `forward` returns, plus a bias.
+        """
+        if not self.dropout or not self.active:
+            return None
+        weight, bias = owner.out_proj.parametrizations.weight.original, owner.out_proj.bias
+        found = output[0] if bias is None else output[0] - bias
+        x = found if owner.batch_first else found.transpose(0, 1)
+        y = F.linear(x, weight, bias) + self.branch(x, len(weight))
+        return (y if owner.batch_first else y.transpose(0, 1), *output[1:])
+
+
+_ATTENTION_ARGUMENTS = (
+    "query", "key", "value", "key_padding_mask", "need_weights", "attn_mask",
+    "average_attn_weights", "is_causal",
+)  # fmt: skip
+"""Those of `nn.MultiheadAttention.forward`, in order."""
+
+
+def _seer(model: nn.Module, module: str) -> nn.Module:
+    """The module whose call shows the inputs of `module`'s weight."""
+    parent = model.get_submodule(module.rpartition(".")[0])
+    # which reads the weight of its output projection, and never calls it
+    return parent if isinstance(parent, nn.MultiheadAttention) else model.get_submodule(module)
 
 
 class Attached:
-    """LoRA on a model in training: parameters, a gate a site, and the adapter they make."""
+    """LoRA on a model in training: parameters, a gate for each site, and the adapter they make."""
 
     def __init__(
         self,
         model: nn.Module,
         config: LoRA,
         generator: torch.Generator,
-        sites: "tuple[Site, ...] | None" = None,
+        sites: tuple[Site, ...] | None = None,
     ):
-        """On the sites that `config` names, or on the given ones of a model that is no CLIP."""
+        """Attach LoRA and freeze everything else.
+
+        Args:
+            model: The model to adapt; its own weights stay as they are.
+            config: The settings.
+            generator: Draws A.
+            sites: Where, for a model that is not a CLIP; by default what `config` names.
+        """
         self.model, self.config = model, config
         self.sites = sites or choose(find_sites(model), config.sites, config.towers)
         groups: dict[tuple[str, str], list[Site]] = {}
@@ -116,11 +252,10 @@ class Attached:
         self._deltas: list[_Delta] = []
         for (module, parameter), members in groups.items():
             members.sort(key=lambda s: s.start)
-            delta = _Delta(members, config, generator)
             owner = model.get_submodule(module)
-            delta.to(
-                getattr(owner, parameter).device
-            )  # drawn on the processor, so that every device starts alike
+            delta = _Delta(_seer(model, module), members, config, generator)
+            # drawn on the processor, so that every device starts alike
+            delta.to(getattr(owner, parameter).device)
             parametrize.register_parametrization(owner, parameter, delta, unsafe=True)
             self._deltas.append(delta)
 
@@ -129,50 +264,64 @@ class Attached:
         return [p for d in self._deltas for p in d.parameters()]
 
     def activate(self, sites: Iterable[str] | None = None) -> None:
-        """Switch on exactly these sites (None: all); the others show the base. Raises ValueError for one without LoRA."""
+        """Switch on exactly these sites; the others show the base.
+
+        Args:
+            sites: Names of sites; None means all.
+
+        Raises:
+            ValueError: For the name of a site without LoRA.
+        """
         names = {s.name for s in self.sites}
         chosen = names if sites is None else set(sites)
         if unknown := chosen - names:
             raise ValueError(
-                f"no LoRA sits on {sorted(unknown)[0]!r}; it sits on {self.sites[0].name!r} to {self.sites[-1].name!r}"
+                f"no LoRA sits on {sorted(unknown)[0]!r}; it sits on {self.sites[0].name!r} to "
+                f"{self.sites[-1].name!r}"
             )
         for d in self._deltas:
             d.on = [s.name in chosen for s in d.sites]
 
     @property
     def active(self) -> frozenset[str]:
-        """The sites that are switched on."""
+        """The names of the sites that are switched on."""
         return frozenset(
             s.name for d in self._deltas for s, on in zip(d.sites, d.on, strict=True) if on
         )
 
-    def drop_inputs(self, rate: float, generator: torch.Generator) -> None:
-        """Draw which input features every delta ignores in the next step, one draw for the whole batch; 0: none."""
+    @property
+    def dropout(self) -> InputDropout | None:
+        """The dropout that is set; None without."""
+        return self._deltas[0].dropout
+
+    def drop_inputs(self, dropout: InputDropout | None) -> None:
+        """Set the dropout on the inputs of all branches; None or a rate of 0 takes it away."""
+        dropout = dropout if dropout and dropout.rate else None
         for d in self._deltas:
-            d.mask = (
-                None
-                if rate == 0
-                else (
-                    (torch.rand(d.sites[0].width, generator=generator) >= rate).float() / (1 - rate)
-                ).to(d.A[0].device)
-            )
+            d.dropout = dropout
+            if dropout:
+                d.see_inputs()
 
     @contextmanager
     def whole(self) -> Iterator[None]:
         """Every site on and nothing dropped, as in evaluation; afterwards all is as it was."""
-        before = [(d.on, d.mask) for d in self._deltas]
+        before = [(d.on, d.dropout) for d in self._deltas]
         for d in self._deltas:
-            d.on, d.mask = [True] * len(d.sites), None
+            d.on, d.dropout = [True] * len(d.sites), None
         try:
             yield
         finally:
-            for d, (on, mask) in zip(self._deltas, before, strict=True):
-                d.on, d.mask = on, mask
+            for d, (on, dropout) in zip(self._deltas, before, strict=True):
+                d.on, d.dropout = on, dropout
 
-    def factors(self, tower: str = "vision") -> dict[int, dict[str, tuple[Tensor, Tensor]]]:
-        """By layer and part (``qkv`` for a fused weight, else the kind of site): the factors (R, in) and (out, R) of
-        what the active sites add, with gradients."""
-        out: dict[int, dict[str, tuple[Tensor, Tensor]]] = {}
+    def factors(self, tower: str = "vision") -> dict[int, dict[str, tuple[Down, Tensor]]]:
+        """What the active sites add, as factors with gradients.
+
+        Returns:
+            By layer and part (``qkv`` for a fused weight, else the kind of site): A (R, in), or
+            with dropout the function x → dropout(x)·Aᵀ, and B (out, R) times the scale.
+        """
+        out: dict[int, dict[str, tuple[Down, Tensor]]] = {}
         for d in self._deltas:
             first, part = d.sites[0], d.sites[0].part
             if first.tower == tower and (
@@ -191,15 +340,18 @@ class Attached:
         return Adapter({s.name: pairs[s.name] for s in self.sites}, base, provenance or {})
 
     def load(self, adapter: Adapter) -> None:
-        """Take the numbers of `adapter`, which must have the same sites, rank and scale."""
+        """Continue from `adapter`.
+
+        Raises:
+            ValueError: Unless it has the same sites, rank and scale.
+        """
         for d in self._deltas:
             for i, s in enumerate(d.sites):
                 pair = adapter.deltas.get(s.name)
-                if (
-                    pair is None
-                    or pair.A.shape != d.A[i].shape
-                    or pair.B.shape != d.B[i].shape
-                    or pair.scale != d.scale
+                if pair is None or (pair.A.shape, pair.B.shape, pair.scale) != (
+                    d.A[i].shape,
+                    d.B[i].shape,
+                    d.scale,
                 ):
                     raise ValueError(
                         f"the adapter does not match these LoRA settings at {s.name!r}"
@@ -209,8 +361,10 @@ class Attached:
                     d.B[i].copy_(pair.B)
 
     def detach(self) -> None:
-        """Take LoRA off again and leave the base weights as they were."""
+        """Remove LoRA and leave the base weights as they were."""
         for d in self._deltas:
+            for handle in d.handles:
+                handle.remove()
             site = d.sites[0]
             parametrize.remove_parametrizations(
                 self.model.get_submodule(site.module), site.parameter, leave_parametrized=False

@@ -12,7 +12,8 @@ from torch.nn.utils import parametrize
 from copra_lab.adapters.adapter import Adapter, check_fits
 from copra_lab.engine.extraction import embed, plain_tower
 from copra_lab.engine.transformer import CHUNK, Tower
-from copra_lab.methods.lora import Attached, LoRA
+from copra_lab.methods.input_dropout import InputDropout
+from copra_lab.methods.lora import LoRA
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
@@ -47,7 +48,7 @@ class LoRATraining(Training):
         self.clip, self.task, self.dropping = clip, task, dropping
         # Modules of its own around the same weights, which nothing here writes to.
         self.model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
-        self.attached = Attached(self.model, lora, generator(seed, 0, "init"))
+        self.attached = lora.attach(self.model, generator(seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
         optimiser = torch.optim.AdamW(
@@ -149,7 +150,7 @@ class LoRATraining(Training):
                 for s in sites
             ]
         )
-        self.attached.drop_inputs(self.drawn.dropout, g)
+        self.attached.drop_inputs(InputDropout(self.drawn.dropout, g, self.place, batch))
         with _TURN, parametrize.cached():
             own = self.place.share(labels[rows])
             return self.learn(
