@@ -1,6 +1,8 @@
-"""The layer game: an adapter's layers (or single matrices, or any groups of them) as players, and a bench that says what each
-coalition of them is worth; or, for any adapter of peft's, whatever its owner measures. Both are `copra_lab.shapley.values` games, and ones that
-shapiq accepts as they are."""
+"""Games whose players are the layers of an adapter.
+
+`LayerGame` measures an adapter of a CLIP on a bench; `SwitchGame` any model that peft has adapted,
+by a metric of your own. `copra_lab.shapley.values` solves them, and so does shapiq.
+"""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
@@ -14,14 +16,19 @@ from copra_lab.bench.bench import MEASURES, Bench
 from copra_lab.models.sites import site_of
 from copra_lab.peft_models.layers import BlockOf, Switches, block_of
 from copra_lab.pruning import layers_of
+from copra_lab.shapley.coalitions import CachedGame
 from copra_lab.training.dropping import group
 
 __all__ = ["LayerGame", "SwitchGame", "players_of"]
 
 
 def players_of(adapter: Adapter, tower: str = "vision") -> dict[str, tuple[str, ...]]:
-    """The layers of one tower as players of a `LayerGame`: the number of each layer → the names of the adapter's sites there, in order of
-    depth. Empty for an adapter without any."""
+    """The layers of one tower as players of a `LayerGame`.
+
+    Returns:
+        The number of each layer → the names of the adapter's sites there, in order of depth; empty
+        for an adapter without any.
+    """
     return {
         str(n): tuple(s for s in adapter.deltas if site_of(s)[:2] == (tower, n))
         for n in layers_of(adapter, tower)
@@ -29,47 +36,50 @@ def players_of(adapter: Adapter, tower: str = "vision") -> dict[str, tuple[str, 
 
 
 class _Game(ABC):
-    """Remembers what was asked once. ``names`` tells the players in order."""
+    """A game that measures each coalition once. ``names`` lists the players in order."""
 
     BATCH = 1024
-    """Coalitions measured in one go; memory grows with it and the images, not with how many are asked."""
+    """Coalitions measured in one go; memory grows with it and with the number of images."""
 
     names: tuple[str, ...]
 
-    def __init__(self) -> None:
-        self._known: dict[bytes, float] = {}
+    def __init__(self, names: tuple[str, ...]):
+        self.names = names
+        self._cached = CachedGame(self._measure, len(names), batch=self.BATCH)
 
     @abstractmethod
-    def _worth(self, coalitions: np.ndarray) -> list[float]: ...
+    def _measure(self, coalitions: np.ndarray) -> np.ndarray:
+        """Coalitions (m, n) → their worth (m,)."""
 
     @property
     def n_players(self) -> int:
+        """Number of players; shapiq reads it too."""
         return len(self.names)
 
     def __call__(self, coalitions: np.ndarray) -> np.ndarray:
-        """Coalitions (m, n), or one (n,), → values (m,)."""
-        x = np.atleast_2d(np.asarray(coalitions, dtype=bool))
-        if x.shape[1] != self.n_players:
-            raise ValueError(f"expected coalitions of {self.n_players} players, got {x.shape[1]}")
-        keys = [row.tobytes() for row in x]
-        missing = sorted(
-            {k for k in keys if k not in self._known}
-        )  # sorted: neighbours agree on the first players
-        for start in range(0, len(missing), self.BATCH):
-            batch = missing[start : start + self.BATCH]
-            asked = np.array([np.frombuffer(k, dtype=bool) for k in batch])
-            self._known.update(zip(batch, self._worth(asked), strict=True))
-        return np.array([self._known[k] for k in keys])
+        """Coalitions (m, n), or one (n,) → their worth (m,).
+
+        Raises:
+            ValueError: for coalitions of another number of players.
+        """
+        return self._cached(coalitions)
 
 
 class LayerGame(_Game):
-    """v(coalition) = the mean of `value` over the bench's images, with the deltas of the coalition's players switched on and
-    those of the others off.
+    """v(S) = the mean of a measure over the bench's images, with only the players in S switched on.
 
-    ``players``: "layer" (all matrices of one layer of one tower), "module" (each matrix by itself), or a mapping of names
-    to the sites they hold. ``names`` tells the players in order. What was asked once is remembered.
+    The deltas of a player that is off are left out; sites that belong to no player stay on.
 
-    Raises ValueError for a site that the adapter does not have, or that two players hold.
+    Args:
+        bench: the CLIP and the images.
+        adapter: the adapter whose sites are shared out.
+        players: "layer" (all matrices of one layer of one tower), "module" (each matrix by itself),
+            or a mapping of names to the sites they hold.
+        value: the measure: "accuracy", "loss" or "margin" (see `Bench.outcomes`).
+
+    Raises:
+        ValueError: for an unknown measure or unit, and for a site that the adapter does not have or
+            that two players hold.
     """
 
     def __init__(
@@ -94,33 +104,36 @@ class LayerGame(_Game):
                 "every player needs sites of its own, and there must be one player at least"
             )
         self.bench, self.adapter, self.value = bench, adapter, value
-        self.names, self._held = tuple(held), tuple(held.values())
-        self._always = [n for n in adapter.deltas if n not in set(flat)]
-        super().__init__()
+        self._sites = tuple(held.values())
+        self._always_on = [n for n in adapter.deltas if n not in set(flat)]
+        super().__init__(tuple(held))
 
     def adapter_of(self, coalition: np.ndarray) -> Adapter:
-        """The adapter with the players of one coalition (n,) on; sites that no player holds stay on."""
-        on = [n for p, is_on in zip(self._held, coalition, strict=True) if is_on for n in p]
-        return self.adapter.keep([*self._always, *on])
+        """The adapter with the players of one coalition (n,) on."""
+        on = [n for p, is_on in zip(self._sites, coalition, strict=True) if is_on for n in p]
+        return self.adapter.keep([*self._always_on, *on])
 
     def outcomes(self, coalitions: np.ndarray) -> np.ndarray:
-        """The value of each coalition (m, n) for each image, (m, images)."""
-        return (
-            self.bench.outcomes([self.adapter_of(c) for c in coalitions], self.value)
-            .double()
-            .numpy()
-        )
+        """The measure for each coalition (m, n) and image: float (m, images), in bench order."""
+        adapters = [self.adapter_of(c) for c in coalitions]
+        return self.bench.outcomes(adapters, self.value).double().numpy()
 
-    def _worth(self, coalitions: np.ndarray) -> list[float]:
-        return self.outcomes(coalitions).mean(1).tolist()
+    def _measure(self, coalitions: np.ndarray) -> np.ndarray:
+        return self.outcomes(coalitions).mean(1)
 
 
 class SwitchGame(_Game):
-    """v(coalition) = `metric`(model) with the coalition's adapter layers switched on and the others off, for any model that peft has adapted.
+    """v(S) = a metric of the model with only the adapter layers in S switched on.
 
-    ``metric``: takes the model, in evaluation mode and without gradients, and returns a number: an accuracy on fixed data, say. It is asked once
-    a coalition. ``unit``, ``block_of``: see `copra_lab.peft_models.layers.tuner_layers`, which also says what is refused. Afterwards the model is as it
-    was, after an exception too.
+    For any model that peft has adapted. Afterwards the model is as it was, after an exception too.
+
+    Args:
+        model: the adapted model.
+        metric: takes the model, in evaluation mode and without gradients, and returns a number: its
+            accuracy on fixed data, say. It is called once for each coalition.
+        unit: what is switched together, "layer" or "module" (see
+            `copra_lab.peft_models.layers.tuner_layers`, which also says what is refused).
+        block_of: tells the layer that a module belongs to from its name.
     """
 
     BATCH = 1
@@ -133,12 +146,11 @@ class SwitchGame(_Game):
         unit: str = "layer",
         block_of: BlockOf = block_of,
     ):
-        super().__init__()
         self.model, self.metric = model, metric
         self.switches = Switches(model, unit, block_of)
-        self.names = self.switches.names
+        super().__init__(self.switches.names)
 
-    def _worth(self, coalitions: np.ndarray) -> list[float]:
+    def _measure(self, coalitions: np.ndarray) -> np.ndarray:
         modes = [(m, m.training) for m in self.model.modules()]
         with self.switches.kept(), torch.no_grad():
             try:
@@ -147,7 +159,7 @@ class SwitchGame(_Game):
                 for coalition in coalitions.tolist():
                     self.switches.set(coalition)
                     out.append(float(self.metric(self.model)))
-                return out
+                return np.array(out)
             finally:
                 for module, mode in modes:
                     module.training = mode

@@ -13,10 +13,12 @@ from xml.etree import ElementTree
 import gradio as gr
 import numpy as np
 import pytest
+from tiny import random_adapter, tiny_clip, tiny_task
 from tiny_page import TINY, TinyLab, cells, handler
 from visitor import Visitor
 
 from copra_lab.adapters import NONE
+from copra_lab.bench import Bench
 from copra_lab.models import site_of
 from copra_lab.page.state import layer_game as so
 from copra_lab.page.state.lab import Lab, Own
@@ -72,35 +74,44 @@ def test_values_of_images_are_those_of_games_of_one_image():
         )
 
 
-def test_intervals_of_samples_hold_the_exact_values_as_often_as_they_say(monkeypatch):
-    """On a game of many layers without a model: a random one, in which orders differ much."""
-    g = np.random.default_rng(1)
-    table = (g.random((256, 20)) < 0.5).astype(np.uint8)
-    truth = Exact(table.astype(float)).values.mean(1)
+@pytest.mark.parametrize("layers", [3, 7])
+def test_each_step_shows_what_its_orders_say(monkeypatch, layers):
+    """Worked out anew from the outcomes of all coalitions: the same draws in the same order."""
+    monkeypatch.setattr(so, "ORDERS", 4)
+    clip = tiny_clip(layers=layers)
+    bench = Bench(clip, tiny_task(), precision="float32")
+    adapter = random_adapter(clip, seed=1, towers=("vision",), size=0.3)
+    every = LayerGame(bench, adapter).outcomes(all_coalitions(layers))
+    game, rng, seen, gains = Solving(bench, adapter), np.random.default_rng(0), set(), []
+    place = 1 << np.arange(layers)[::-1]
+    while len(gains) < 4 and len(seen) < 2**layers:
+        order, total = rng.permutation(layers), np.zeros((layers, len(bench)))
+        for o in (order, order[::-1]):
+            inside = [0, *np.cumsum(place[o]).tolist()]
+            seen |= set(inside)
+            total[o] += np.diff(every[inside], axis=0) / 2
+        gains.append(total)
+        now = game.advance()
+        assert (now.of_images == sum(gains) / len(gains)).all()
+        means = np.mean(gains, axis=2)
+        if len(gains) > 1:
+            expected = means.std(0, ddof=1) / len(gains) ** 0.5
+            np.testing.assert_allclose(now.errors, expected, atol=1e-12)
+        assert (now.asked, now.every, now.exact) == (len(seen), 2**layers, False)
+        assert game.sampled == (len(gains) == 4)
+    last = solved(game)
+    assert (last.of_images == Exact(every).values).all()
+    assert not last.errors.any()
 
-    class Table(Solving):
-        def __init__(self, seed):
-            super().__init__(TINY, ADAPTER)
-            n = 8
-            self.layers, self._bits = tuple(range(n)), 1 << np.arange(n - 1, -1, -1)
-            self._sum, self._squares, self._sizes, self._counts = (
-                np.zeros((n, 20)),
-                np.zeros(n),
-                np.zeros(n + 1),
-                np.zeros(n + 1),
-            )
-            self._rng = np.random.default_rng(seed)
 
-        def _ask(self, coalitions):
-            return table[coalitions @ self._bits].astype(float)
-
-    inside = []
-    for seed in range(120):
-        game = Table(seed)
-        for _ in range(so.ORDERS):
-            v = game.advance()
-        inside += (np.abs(v.values - truth) <= v.halves).tolist()
-    assert 0.90 <= np.mean(inside) <= 0.985
+def test_a_game_that_failed_goes_on_where_it_was(monkeypatch):
+    game, good = Solving(TINY, ADAPTER), solved(Solving(TINY, ADAPTER))
+    game.advance()
+    with monkeypatch.context() as m:
+        m.setattr(game, "_game", None)
+        with pytest.raises(AttributeError):
+            solved(game)
+    assert (solved(game).of_images == good.of_images).all()
 
 
 def test_two_who_watch_share_one_game_and_get_the_same():

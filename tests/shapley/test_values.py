@@ -183,6 +183,15 @@ def test_budgets_count_what_the_game_was_asked(method):
     assert estimate(random_game(5), 5, method, seconds=0.05).evaluations > 0
 
 
+@pytest.mark.parametrize("method", SAMPLERS)
+@pytest.mark.parametrize("n", [1, 2])
+def test_games_with_nothing_left_to_sample_end_all_the_same(method, n):
+    found = estimate(additive(range(1, n + 1)), n, method, budget=50)
+    assert found.evaluations <= 50
+    assert found.values == pytest.approx(list(range(1, n + 1)))
+    assert np.isfinite(found.errors).all()
+
+
 def test_solve_is_exact_for_few_players_and_samples_for_many():
     few, many = additive(range(12)), additive(range(13))
     solved = solve(few, 12)
