@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-EXTRAS_app :=
+EXTRAS_app := [app]
 EXTRAS_test := [lessons,test]
 EXTRAS_docs := [docs]
 EXTRAS_recipes := [recipes]

@@ -27,6 +27,14 @@ def _figure_file(file: Path | None) -> Path | None:
         raise typer.BadParameter(
             f"a figure is a file that ends in {', '.join(FIGURES)}, got {file.name!r}"
         )
+    if file is not None:  # said before the work, not after it
+        from copra_lab.utils.extras import MissingExtra, needs
+
+        try:
+            with needs("plots"):
+                import matplotlib  # noqa: F401
+        except MissingExtra as e:
+            raise typer.BadParameter(str(e)) from None
     return file
 
 

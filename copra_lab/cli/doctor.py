@@ -8,18 +8,18 @@ from copra_lab.cli import arguments
 from copra_lab.cli.command import Told, verb
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
-NEEDED = (
-    "torch",
-    "torchvision",
-    "open_clip_torch",
-    "transformers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "gradio",
-    "joblib",
-)
-OPTIONAL = {"ray": "ray", "distributed": "dask", "pyarrow": "parquet"}
+NEEDED = ("torch", "transformers", "peft", "accelerate", "huggingface_hub", "safetensors")
+OPTIONAL = {
+    "gradio": "app",
+    "open_clip_torch": "clip",
+    "resvg_py": "drawings",
+    "matplotlib": "plots",
+    "scipy": "benchmarks",
+    "joblib": "sweeps",
+    "ray": "ray",
+    "distributed": "dask",
+    "pyarrow": "parquet",
+}
 """Package → the extra that brings it."""
 
 HUB = ("huggingface.co", 443)
@@ -39,7 +39,7 @@ class Check:
 def doctor(clip: arguments.ClipName = None) -> Told:
     """Check the installation: versions, processor, cache, network, the bundled CLIP and its adapters."""
     checks: list[Check] = []
-    looks = {
+    looks: dict[str, Callable[[], Iterator[Check]]] = {
         "packages": _versions, "extras": _extras, "processor": _processor, "cache": _cache, "network": _network, "model": lambda: _weights(clip)
     }  # fmt: skip
     for name, look in looks.items():
@@ -53,8 +53,12 @@ def doctor(clip: arguments.ClipName = None) -> Told:
 
 
 def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    from copra_lab.utils.extras import MissingExtra
+
     try:
         yield from look()
+    except MissingExtra as e:
+        yield Check(name, WARN, "not checked", str(e))
     except Exception as e:
         yield Check(
             name, BROKEN, " ".join(f"{type(e).__name__}: {e}".split()), "install copra-lab anew"
@@ -99,7 +103,7 @@ def _extras() -> Iterator[Check]:
             OK,
             f"{package} {found}"
             if found
-            else f"not installed; if you want it: pip install 'copra-lab[{extra}]'",
+            else f'not installed; if you want it: pip install "copra-lab[{extra}]"',
         )
 
 

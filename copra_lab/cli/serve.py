@@ -14,6 +14,12 @@ EXAMPLES["app"] = "copra-lab app --no-browser --port 8000"
 )
 def page(ctx: typer.Context) -> None:
     """Open the page. copra-lab app --help lists its options, which are those of python app.py."""
-    from copra_lab.page.serve import main
+    from copra_lab.utils.extras import MissingExtra
+
+    try:
+        from copra_lab.page.serve import main
+    except MissingExtra as e:
+        typer.echo(f"copra-lab app: {e}", err=True)
+        raise typer.Exit(1) from None
 
     main(ctx.args, prog="copra-lab app", example=EXAMPLES["app"])

@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from copra_lab.utils.extras import needs
+
 OPENAI_MARKS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """What OpenAI's published state dicts hold beside the weights."""
 
@@ -152,7 +154,8 @@ def load_weights(model: nn.Module, file: Path, made_with: str) -> bool:
 
     Raises ValueError as `read_weights` does, and for weights of another architecture."""
     if file.suffix in (".npz", ".npy"):
-        from open_clip import load_checkpoint
+        with needs("clip"):
+            from open_clip import load_checkpoint
 
         with _reading(file):
             load_checkpoint(model, str(file))
@@ -172,12 +175,13 @@ def _converted(
     weights: dict[str, Tensor], model: nn.Module, file: Path, made_with: str
 ) -> dict[str, Tensor]:
     """What open_clip does with a state dict before it loads it."""
-    from open_clip.convert import convert_state_dict
-    from open_clip.model import (
-        convert_to_custom_text_state_dict,
-        resize_pos_embed,
-        resize_text_pos_embed,
-    )
+    with needs("clip"):
+        from open_clip.convert import convert_state_dict
+        from open_clip.model import (
+            convert_to_custom_text_state_dict,
+            resize_pos_embed,
+            resize_text_pos_embed,
+        )
 
     try:
         weights = convert_state_dict(model, weights)

@@ -19,6 +19,7 @@ from copra_lab.models.hub_download import HF_INDEX, HF_WEIGHTS, OPEN_CLIP_CONFIG
 from copra_lab.models.hugging_face_names import rename
 from copra_lab.models.hugging_face_names import rows as rows_of
 from copra_lab.models.preprocessing import PREPROCESSOR, PROCESSOR
+from copra_lab.utils.extras import needs
 from copra_lab.utils.files import written_aside
 
 __all__ = ["save_hugging_face", "to_hugging_face"]
@@ -258,7 +259,8 @@ def _check_names(weights: Mapping[str, Tensor], config: Any, file: Path) -> None
 
 def _clip(config: Any) -> nn.Module:
     """open_clip's module for a CLIPConfig, with random weights."""
-    from open_clip import CLIP
+    with needs("clip"):
+        from open_clip import CLIP
 
     v, t = config.vision_config, config.text_config
     acts = {_ACTS[v.hidden_act], _ACTS[t.hidden_act]}
@@ -290,8 +292,9 @@ def _clip(config: Any) -> nn.Module:
 def _siglip(config: Any) -> nn.Module:
     """open_clip's module for a SiglipConfig, without memory for its weights. timm has SigLIP's trunk in a few sizes by name; this
     one gets the sizes of the configuration."""
-    from open_clip import CustomTextCLIP
-    from timm import create_model
+    with needs("clip"):
+        from open_clip import CustomTextCLIP
+        from timm import create_model
 
     v, t = config.vision_config, config.text_config
     if not getattr(v, "vision_use_head", True) or "quick_gelu" in (v.hidden_act, t.hidden_act):

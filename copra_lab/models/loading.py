@@ -26,6 +26,7 @@ from copra_lab.models.hub_download import (
     unreachable,
 )
 from copra_lab.models.hugging_face import read_hugging_face
+from copra_lab.utils.extras import needs
 
 __all__ = ["load_clip"]
 
@@ -80,7 +81,8 @@ def read(name: str, called: str | None = None) -> Clip:
     if name.startswith(PREFIX):
         repo = name.removeprefix(PREFIX)
         return read_folder(download_clip(repo), repo)
-    from open_clip import list_models
+    with needs("clip"):
+        from open_clip import list_models
 
     architecture, colon, rest = name.partition(":")
     if architecture == "openai" and colon:
@@ -146,7 +148,8 @@ def read_folder(folder: Path, name: str) -> Clip:
 
 def _named(name: str, architecture: str, rest: str) -> Clip:
     """open_clip's architecture with a pretrained tag or a checkpoint file."""
-    import open_clip
+    with needs("clip"):
+        import open_clip
     from huggingface_hub import snapshot_download
 
     tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -194,7 +197,8 @@ def _named(name: str, architecture: str, rest: str) -> Clip:
 def _preprocessing_of_a_file(architecture: str, tags: list[str], name: str) -> dict[str, Any]:
     """A file of weights does not say how pictures were prepared. Taken is what the architecture's published weights have in common,
     or where they differ, that of the first, with a warning."""
-    import open_clip
+    with needs("clip"):
+        import open_clip
 
     known = [
         preprocessing.of_open_clip(open_clip.get_pretrained_cfg(architecture, t)) for t in tags
@@ -269,7 +273,8 @@ def _file(path: str) -> Path:
 
 def _build(model_cfg: dict[str, Any]) -> nn.Module:
     """open_clip's module for a configuration, with random weights."""
-    from open_clip import CLIP, CustomTextCLIP
+    with needs("clip"):
+        from open_clip import CLIP, CustomTextCLIP
 
     cfg = {k: v for k, v in model_cfg.items() if k != "custom_text"}
     if "multimodal_cfg" in cfg:

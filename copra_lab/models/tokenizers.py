@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from copra_lab.models.hub_download import tokenizer_files, unreachable
+from copra_lab.utils.extras import needs
 
 PROBES = ("a photo of a cat", "a photo of a dog")
 """Of equal length and in every vocabulary; a tokenizer that gives both the same tokens knows neither."""
@@ -78,7 +79,8 @@ def _embedded(text: nn.Module) -> int | None:
 
 def of_open_clip(text_cfg: dict[str, Any], folder: Path, name: str) -> Any:
     """The tokenizer that open_clip's configuration names: CLIP's own, with the vocabulary in the folder if there is one, or Hugging Face's."""
-    from open_clip.tokenizer import SimpleTokenizer
+    with needs("clip"):
+        from open_clip.tokenizer import SimpleTokenizer
 
     context, more = text_cfg.get("context_length", 77), text_cfg.get("tokenizer_kwargs") or {}
     if named := text_cfg.get("hf_tokenizer_name"):
@@ -110,7 +112,8 @@ def of_transformers(folder: Path, name: str, context: int, base: str | None) -> 
 
 def _hugging_face(source: str, name: str, context: int, **more: Any) -> Any:
     """A Hugging Face tokenizer from a folder or the hub, called as open_clip calls its own: texts → int64 (n, context)."""
-    from open_clip.tokenizer import HFTokenizer
+    with needs("clip"):
+        from open_clip.tokenizer import HFTokenizer
 
     try:
         return HFTokenizer(source, context_length=context, trust_remote_code=False, **more)
@@ -129,7 +132,8 @@ def _hugging_face(source: str, name: str, context: int, **more: Any) -> Any:
 
 def _as_open_clips(found: Any, context: int) -> Any | None:
     """The same tokenizer as open_clip's class, if it has CLIP's bytes and merges in CLIP's order; else None."""
-    from open_clip.tokenizer import SimpleTokenizer
+    with needs("clip"):
+        from open_clip.tokenizer import SimpleTokenizer
 
     backend = getattr(found.tokenizer, "backend_tokenizer", None)
     model = json.loads(backend.to_str())["model"] if backend is not None else {}
@@ -214,7 +218,8 @@ def vocabulary(tokenizer: Any) -> str:
 
 @cache
 def _own_vocabulary() -> str:
-    from open_clip.tokenizer import SimpleTokenizer
+    with needs("clip"):
+        from open_clip.tokenizer import SimpleTokenizer
 
     tokenizer = SimpleTokenizer()
     return _digest([*tokenizer.encoder][: tokenizer.sot_token_id])

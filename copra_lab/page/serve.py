@@ -12,6 +12,7 @@ import gradio as gr
 
 from copra_lab.page import build, launch
 from copra_lab.page.state.lab import Lab
+from copra_lab.utils.extras import sentence
 from copra_lab.zoo import FOLDER
 
 
@@ -67,7 +68,7 @@ def main(
     if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
         parser.error(f"no folder {missing[0]}")
     if args.mcp and not find_spec("mcp"):
-        parser.error('--mcp needs one more package: pip install "gradio[mcp]"')
+        parser.error(sentence("mcp", "mcp"))
     lab = Lab((FOLDER, *args.adapters), args.precision, clip_name=args.clip)
     if args.clip:
         check(lab, parser)

@@ -4,9 +4,11 @@ import html
 from collections.abc import Callable
 from typing import Any
 
-from ipywidgets import HTML, HBox, Layout, ValueWidget, VBox
-
 from copra_lab.plots import Picture
+from copra_lab.utils.extras import needs
+
+with needs("lessons"):
+    from ipywidgets import HTML, HBox, Layout, ValueWidget, VBox
 
 
 class Live(VBox):

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from copra_lab.utils.extras import needs
 from copra_lab.utils.files import csv_bytes, write_atomically, writing
 
 COLUMNS = {
@@ -122,13 +123,9 @@ def export(rows: list[dict[str, Any]], file: Path) -> None:
     if file.suffix == ".csv":
         write_atomically(file, csv_bytes(names, wide))
     elif file.suffix == ".parquet":
-        try:
+        with needs("parquet", instead="write a .csv"):
             import pandas
             import pyarrow  # noqa: F401 (what pandas writes Parquet with)
-        except ImportError as e:
-            raise ImportError(
-                f"writing Parquet needs pandas and pyarrow ({e}): pip install 'copra-lab[parquet]', or write a .csv"
-            ) from e
         write_atomically(file, pandas.DataFrame(wide, columns=names).to_parquet(index=False))
     else:
         raise ValueError(f"a table is written as .csv or .parquet, got {file.name!r}")

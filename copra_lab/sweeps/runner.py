@@ -17,7 +17,6 @@ from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
-from joblib import Parallel, delayed, parallel_config
 from tqdm.auto import tqdm
 
 from copra_lab.adapters.adapter import Adapter
@@ -27,6 +26,7 @@ from copra_lab.models.loading import load_clip
 from copra_lab.sweeps.results import DONE, FAILED, WAITING, Table
 from copra_lab.sweeps.runs import PromptRun, Run, trained
 from copra_lab.utils.devices import cores, spread
+from copra_lab.utils.extras import needs
 from copra_lab.utils.files import write_atomically
 
 __all__ = ["rows_of", "run_all"]
@@ -97,6 +97,9 @@ def run_all(
     Raises ValueError for an unknown backend, or where another process works on the same table; ImportError without the engine;
     RuntimeError if workers are lost again and again before anything is done.
     """
+    with needs("sweeps"):
+        from joblib import delayed
+
     runs = list(dict.fromkeys(runs))
     work = work.resolve()
     clip = load_clip(clip_name)
@@ -158,6 +161,8 @@ def _work_off(
     job: Callable[[AnyRun], Any],
 ) -> None:
     """Hand out runs until each has an outcome."""
+    with needs("sweeps"):
+        from joblib import Parallel
 
     def hand_out(some: Sequence[AnyRun], workers: int) -> Exception | None:
         """The error that ended the engine, if one did."""
@@ -240,6 +245,9 @@ def _watching(table: Table, work: Path, keys: Iterable[str], progress: bool):
 @contextmanager
 def _engine(backend: str, jobs: int, address: str | None):
     """joblib with this engine: how many workers work side by side."""
+    with needs("sweeps"):
+        from joblib import parallel_config
+
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
     if address and backend == "loky":
@@ -248,11 +256,9 @@ def _engine(backend: str, jobs: int, address: str | None):
         )
     many = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
     if backend == "ray":
-        try:
+        with needs("ray"):
             import ray
             from ray.util.joblib import register_ray
-        except ImportError as e:
-            raise ImportError(f"Ray is not installed ({e}): pip install 'copra-lab[ray]'") from e
         mine = not ray.is_initialized()
         if mine:
             os.environ.setdefault(
@@ -272,10 +278,8 @@ def _engine(backend: str, jobs: int, address: str | None):
             if mine:
                 ray.shutdown()
     elif backend == "dask":
-        try:
+        with needs("dask"):
             from distributed import Client
-        except ImportError as e:
-            raise ImportError(f"Dask is not installed ({e}): pip install 'copra-lab[dask]'") from e
         with Client(address) if address else Client(n_workers=many, threads_per_worker=1) as client:
             if jobs < 0:
                 many = max(1, sum(client.nthreads().values()))

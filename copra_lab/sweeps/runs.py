@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from copra_lab.adapters.adapter import Adapter
@@ -24,6 +23,7 @@ from copra_lab.tasks.task import Task, load_task
 from copra_lab.training.dropping import PLAIN, Dropping
 from copra_lab.training.fitting import DEFAULTS, RATES, fit
 from copra_lab.training.prompt import name_of
+from copra_lab.utils.extras import needs
 from copra_lab.utils.files import write_atomically
 
 __all__ = ["PromptRun", "Run", "trained"]
@@ -200,6 +200,9 @@ def train_all(
 ) -> None:
     """Train what `work` does not hold yet, one process a core (`jobs` as joblib understands it), each on one thread. Safe to
     interrupt and to start again."""
+    with needs("sweeps"):
+        from joblib import Parallel, delayed
+
     clip = load_clip(clip_name)
     missing: Sequence[Run | PromptRun] = [
         r for r in dict.fromkeys(runs) if not (r.folder(clip, work) / "run.json").exists()

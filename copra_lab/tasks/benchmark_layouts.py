@@ -17,6 +17,7 @@ from PIL import Image
 from copra_lab.tasks.emoji.selection import Entry
 from copra_lab.tasks.listing import images_in
 from copra_lab.tasks.splits import PARTS
+from copra_lab.utils.extras import needs
 
 Found = tuple[dict[str, str], list[Entry]]
 
@@ -206,7 +207,8 @@ def imagenet(home: Path) -> Found:
     ):
         names = dict(line.split(" ", 1) for line in lines(file))
     elif len(classes) == 1000:
-        from open_clip import IMAGENET_CLASSNAMES
+        with needs("clip"):
+            from open_clip import IMAGENET_CLASSNAMES
 
         names = dict(zip(classes, IMAGENET_CLASSNAMES, strict=True))
     else:
@@ -259,7 +261,8 @@ def cifar_picture(home: Path, source: str) -> Image.Image:
 
 
 def matlab(file: Path) -> dict[str, Any]:
-    from scipy.io import loadmat
+    with needs("benchmarks"):
+        from scipy.io import loadmat
 
     if not file.is_file():
         raise FileNotFoundError(f"{file.name} is missing")

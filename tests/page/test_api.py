@@ -286,7 +286,7 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
         cwd=ROOT, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert ran.returncode == 2
-    assert 'pip install "gradio[mcp]"' in ran.stderr
+    assert 'pip install "copra-lab[mcp]"' in ran.stderr
 
 
 def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():

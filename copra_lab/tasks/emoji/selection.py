@@ -14,6 +14,7 @@ import torch
 
 from copra_lab.tasks.emoji.concepts import DIGIT_GLYPHS, Concept, concepts, held_out_names, mentions
 from copra_lab.tasks.emoji.drawings import drawings
+from copra_lab.utils.extras import needs
 
 TEST_SHARE, VAL_SHARE = 0.45, 0.15
 """Of what a class has; the rest is there to train on."""
@@ -238,7 +239,8 @@ def unlabelled() -> list[Entry]:
 @cache
 def digits() -> tuple[torch.Tensor, list[int]]:
     """Scikit-learn's 1,797 handwritten digits: ink in [0, 1], float (n, 1, 8, 8), and which digit each is."""
-    from sklearn.datasets import load_digits
+    with needs("drawings"):
+        from sklearn.datasets import load_digits
 
     data = load_digits()
     return torch.from_numpy(data.images).float().unsqueeze(1) / 16, data.target.tolist()
