@@ -1,6 +1,6 @@
-"""Pictures for notebooks: images beside numbers, and numbers with their intervals.
+"""Figures for notebooks: images next to numbers, and numbers with their intervals.
 
-Each function returns a `Picture`, which a notebook shows when it is the last line of a cell.
+Each function returns a `Picture`, which a notebook shows if it is the last line of a cell.
 """
 
 from copra_lab.utils.extras import needs
@@ -13,6 +13,7 @@ with needs("plots"):
     from copra_lab.plots.tables import changes, landscape, masks, table
 
 __all__ = [
-    "BLUE", "GREEN", "GREY", "PALE", "VERMILION", "Picture", "accuracies", "answers", "bands", "changes", "curve", "differences", "dots", "estimates",
-    "grid", "landscape", "lines", "masks", "matrices", "table", "titled", "walk",
+    "BLUE", "GREEN", "GREY", "PALE", "VERMILION", "Picture", "accuracies", "answers", "bands",
+    "changes", "curve", "differences", "dots", "estimates", "grid", "landscape", "lines", "masks",
+    "matrices", "table", "titled", "walk",
 ]  # fmt: skip

@@ -1,19 +1,23 @@
-"""What a figure is to a notebook: a picture with its description, and what all figures look like. Colours are Okabe and Ito's, chosen to stay
-apart for the colour-blind and in grey; what a colour says, a mark or a word says too."""
+"""The `Picture` that every plot returns, and the look that all plots share.
+
+The colours are Okabe and Ito's, which stay apart for colour-blind readers and in grey. Whatever a
+colour says, a marker or a word says too.
+"""
 
 import base64
 import io
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
-import numpy as np
-import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 BLUE, VERMILION, GREEN, GREY, PALE = "#0072B2", "#D55E00", "#009E73", "#767676", "#D9DDE2"
-PIXELS_PER_INCH = 100  # of a page's pixels: 10 points print as large as the text around them
+WIDTH = 7.6
+"""Width of a figure, in inches."""
+PIXELS_PER_INCH = 100
+"""Scale on a page: 10-point type is then as large as the text around it."""
 
 LINES = (
     ("o", "-", BLUE),
@@ -22,7 +26,7 @@ LINES = (
     ("D", ":", GREY),
     ("v", "-", "#56B4E9"),
 )
-"""Mark, line and colour of the first, second, … series."""
+"""Marker, line style and colour of the first, second, … series."""
 
 Interval = tuple[float, float]
 Estimate = tuple[float, Interval]
@@ -31,50 +35,61 @@ Estimate = tuple[float, Interval]
 
 @dataclass(frozen=True, eq=False)
 class Picture:
-    """A figure on white, for light and dark pages alike, and what it shows in words for those who do not see it."""
+    """A figure on white, for light and dark pages alike, with a description for screen readers.
+
+    Attributes:
+        figure: The matplotlib figure.
+        alt: What the figure shows, in words.
+    """
 
     figure: Figure
     alt: str
 
     @cached_property
     def png(self) -> bytes:
-        """The figure as a PNG file, half as large again as it is shown."""
-        file = io.BytesIO()  # half as many pixels again as shown: sharp on fine screens
+        """The figure as a PNG file, with 1.5 times the pixels it is shown at, for sharp screens."""
+        file = io.BytesIO()
+        dpi = 1.5 * PIXELS_PER_INCH
         self.figure.savefig(
-            file,
-            format="png",
-            dpi=1.5 * PIXELS_PER_INCH,
-            facecolor="white",
-            metadata={"Software": None},
+            file, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
         )
         return file.getvalue()
 
     @property
     def html(self) -> str:
-        """An ``<img>`` that holds the figure, with its description."""
+        """An ``<img>`` element that contains the figure, with its description."""
         alt = self.alt.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
-        return f'<img alt="{alt}" width="{self._width}" style="max-width: 100%" src="data:image/png;base64,{base64.b64encode(self.png).decode()}">'
+        return (
+            f'<img alt="{alt}" width="{self._width}" style="max-width: 100%" '
+            f'src="data:image/png;base64,{self._base64}">'
+        )
 
     @property
     def _width(self) -> int:
+        """Width on the page, in pixels."""
         return round(self.figure.get_figwidth() * PIXELS_PER_INCH)
 
+    @property
+    def _base64(self) -> str:
+        return base64.b64encode(self.png).decode()
+
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
-        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": self.alt}
+        data = {"image/png": self._base64, "text/plain": self.alt}
         return data, {"image/png": {"width": self._width, "alt": self.alt}}
 
 
 def titled(picture: Picture, words: str) -> Picture:
-    """The same picture under a line of `words`, which its description begins with."""
+    """Put a title on a picture, and at the start of its description."""
     picture.figure.suptitle(words, fontsize=11)
     return Picture(picture.figure, f"{words} {picture.alt}")
 
 
-def pixels(image: Tensor) -> np.ndarray:
-    return torch.as_tensor(image).numpy()
+def new_figure(height: float, width: float = WIDTH) -> Figure:
+    """An empty figure of this size, in inches."""
+    return Figure(figsize=(width, height), layout="constrained")
 
 
-def draw_image(ax: Any, image: Tensor) -> None:
-    ax.imshow(pixels(image))
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set(color=PALE, linewidth=0.8)
+def grid_behind(ax: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
+    """Pale grid lines, and no frame at the top and on the right."""
+    ax.grid(axis=axis, color=PALE, lw=0.6)
+    ax.spines[["top", "right"]].set_visible(False)

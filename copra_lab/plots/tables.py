@@ -1,43 +1,43 @@
-"""Numbers in cells, and layers over steps."""
+"""Numbers in the cells of a table, and layers over training steps."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
+from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from copra_lab.plots.picture import GREY, VERMILION, Picture
+from copra_lab.plots.picture import GREY, VERMILION, WIDTH, Picture, new_figure
 from copra_lab.utils.statistics import Accuracy
 
 
 def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = None) -> Picture:
-    """Which layers each training step had on: `on` (steps, layers), as `copra_lab.training.dropping.masks` or `Step.units` give it; a
-    dark cell is on. ``probability``: the schedule's p at each step, drawn above. (After Figure 1 of arXiv:2410.22911.)"""
+    """Show which layers were on in each training step, after Figure 1 of arXiv:2410.22911.
+
+    Args:
+        on: (steps, layers), from `copra_lab.training.dropping.masks` or `Step.units`; dark is on.
+        probability: The schedule's probability in each step, 0…1, drawn above.
+    """
     m = np.array(on, dtype=bool)
-    fig = Figure(
-        figsize=(7.6, 1.1 + 0.16 * m.shape[1] + (0.9 if probability else 0)), layout="constrained"
-    )
-    axes = (
-        fig.subplots(2, 1, sharex=True, height_ratios=[1, 0.22 * m.shape[1]], squeeze=False)[:, 0]
-        if probability
-        else [fig.subplots()]
-    )
+    steps, layers = m.shape
+    fig = new_figure(1.1 + 0.16 * layers + (0.9 if probability else 0))
     if probability:
-        axes[0].plot(probability, color=VERMILION, label="p")
-        axes[0].plot(m.mean(1), ".", ms=2, color=GREY, label="share that was on")
-        axes[0].set(ylim=(-0.05, 1.05), yticks=(0, 1))
-        axes[0].legend(frameon=False, fontsize=8, loc="lower right")
-        axes[0].spines[["top", "right"]].set_visible(False)
-    ax = axes[-1]
-    ax.imshow(
-        m.T, cmap="Blues", vmin=0, vmax=1.2, aspect="auto", interpolation="nearest", origin="lower"
-    )
-    ax.set(xlabel="step", ylabel="layer", yticks=range(0, m.shape[1], 2))
+        upper, ax = fig.subplots(2, 1, sharex=True, height_ratios=[1, 0.22 * layers])
+        upper.plot(probability, color=VERMILION, label="p")
+        upper.plot(m.mean(1), ".", ms=2, color=GREY, label="share that was on")
+        upper.set(ylim=(-0.05, 1.05), yticks=(0, 1))
+        upper.legend(frameon=False, fontsize=8, loc="lower right")
+        upper.spines[["top", "right"]].set_visible(False)
+    else:
+        ax = fig.subplots()
+    look = {"cmap": "Blues", "vmin": 0, "vmax": 1.2, "interpolation": "nearest"}
+    ax.imshow(m.T, aspect="auto", origin="lower", **look)
+    ax.set(xlabel="step", ylabel="layer", yticks=range(0, layers, 2))
     quarters = ", ".join(f"{100 * part.mean():.0f} %" for part in np.array_split(m, 4))
     return Picture(
         fig,
-        f"Which of {m.shape[1]} layers were on in {len(m)} training steps: in the four quarters of the training {quarters} of them.",
+        f"Which of {layers} layers were on in {steps} training steps: in the four quarters of the "
+        f"training {quarters} of them.",
     )
 
 
@@ -47,52 +47,35 @@ def landscape(
     values: Sequence[Sequence[Accuracy]],
     points: Mapping[str, tuple[float, float]],
 ) -> Picture:
-    """Accuracies over a plane: a row of `values` for each of `y`, a column for each of `x`; numbers in the cells, darker is higher.
-    `points` name → (x, y) are framed and named."""
-    v = 100 * np.array([[a.value for a in row] for row in values])
-    fig = Figure(figsize=(7.6, 1.2 + 0.5 * len(y)), layout="constrained")
+    """Show accuracies over a plane as a heat map with numbers; darker is higher.
+
+    Args:
+        x: Positions of the columns.
+        y: Positions of the rows.
+        values: Accuracies, (rows, columns).
+        points: Name → (x, y) of cells to frame and name.
+    """
+    v = 100 * np.array([[a.value for a in row] for row in values])  # (rows, columns)
+    fig = new_figure(1.2 + 0.5 * len(y))
     ax = fig.subplots()
     low, high = float(v.min()), float(v.max()) + 1e-6
-    ax.imshow(
-        v, cmap="Blues", vmin=low, vmax=high + 0.15 * (high - low), origin="lower", aspect="auto"
-    )
+    vmax = high + 0.15 * (high - low)
+    ax.imshow(v, cmap="Blues", vmin=low, vmax=vmax, origin="lower", aspect="auto")
+    colours = np.where(v > low + 0.65 * (high - low), "white", "black")
     for i, j in np.ndindex(*v.shape):
-        dark = v[i, j] > low + 0.65 * (high - low)
-        ax.text(
-            j,
-            i,
-            f"{v[i, j]:.0f}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if dark else "black",
-        )
-    for name, (px, py) in points.items():
-        i, j = list(y).index(py), list(x).index(px)
+        _number(ax, i, j, f"{v[i, j]:.0f}", color=colours[i, j])
+    cells = {name: (list(y).index(py), list(x).index(px)) for name, (px, py) in points.items()}
+    for name, (i, j) in cells.items():
         ax.add_patch(Rectangle((j - 0.48, i - 0.48), 0.96, 0.96, fill=False, ec=VERMILION, lw=2))
-        ax.text(
-            j,
-            i - 0.42,
-            name,
-            ha="center",
-            va="bottom",
-            fontsize=7.5,
-            color="white" if v[i, j] > low + 0.65 * (high - low) else "black",
-        )
+        style = {"fontsize": 7.5, "color": colours[i, j]}
+        ax.text(j, i - 0.42, name, ha="center", va="bottom", **style)
     ax.set_xticks(range(len(x)), [f"{t:g}".replace("-", "−") for t in x])
     ax.set_yticks(range(len(y)), [f"{t:g}".replace("-", "−") for t in y])
     ax.set(xlabel="x", ylabel="y")
-    ax.spines[:].set_visible(False)
-    ax.tick_params(length=0)
-    n = values[0][0].n
-    told = "; ".join(
-        f"{name} {v[list(y).index(py), list(x).index(px)]:.0f} %"
-        for name, (px, py) in points.items()
-    )
-    return Picture(
-        fig,
-        f"Accuracy in %, n = {n}, over a plane: {told}; from {low:.0f} to {high:.0f} % on it all.",
-    )
+    _no_frame(ax)
+    told = "; ".join(f"{name} {v[cell]:.0f} %" for name, cell in cells.items())
+    alt = f"Accuracy in %, n = {values[0][0].n}, over a plane: {told}; "
+    return Picture(fig, f"{alt}from {low:.0f} to {high:.0f} % on it all.")
 
 
 def changes(
@@ -101,43 +84,33 @@ def changes(
     columns: Sequence[str],
     sure: "Sequence[Sequence[bool]] | None" = None,
 ) -> Picture:
-    """A table of differences in accuracy, −1…1, as points with a sign, falls and rises in two colours; a frame and bold print where
-    `sure`."""
+    """Show a table of differences in accuracy, in points; falls and rises have two colours.
+
+    Args:
+        values: Differences −1…1, (rows, columns).
+        rows: Labels of the rows.
+        columns: Labels of the columns.
+        sure: Which cells to print in bold and frame, (rows, columns).
+    """
     v = 100 * np.array(values, dtype=float)
-    top = max(1e-6, np.abs(v).max())
-    fig = Figure(
-        figsize=(min(7.6, 2.2 + 0.75 * v.shape[1]), 0.8 + 0.34 * len(v)), layout="constrained"
-    )
+    largest = max(1e-6, np.abs(v).max())
+    fig = new_figure(0.8 + 0.34 * len(v), width=min(WIDTH, 2.2 + 0.75 * v.shape[1]))
     ax = fig.subplots()
-    ax.imshow(v, cmap="PuOr", vmin=-1.6 * top, vmax=1.6 * top, aspect="auto")
+    ax.imshow(v, cmap="PuOr", vmin=-1.6 * largest, vmax=1.6 * largest, aspect="auto")
     for i, j in np.ndindex(*v.shape):
         framed = sure is not None and sure[i][j]
-        ax.text(
-            j,
-            i,
-            _signed(v[i, j]),
-            ha="center",
-            va="center",
-            fontsize=9,
-            weight="bold" if framed else None,
-        )
+        _number(ax, i, j, _signed(v[i, j]), bold=framed)
         if framed:
             ax.add_patch(Rectangle((j - 0.47, i - 0.45), 0.94, 0.9, fill=False, ec="black", lw=1.5))
     ax.set_xticks(range(v.shape[1]), columns, fontsize=9)
     ax.set_yticks(range(len(v)), rows, fontsize=9)
     ax.xaxis.tick_top()
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
+    _no_frame(ax)
     told = "; ".join(
         f"{row}: " + ", ".join(f"{_signed(x)} ({c})" for x, c in zip(line, columns, strict=True))
         for row, line in zip(rows, v, strict=True)
     )
     return Picture(fig, f"Differences in points: {told}.".replace("\n", " "))
-
-
-def _signed(points: Any) -> str:
-    """+1.2, −0.4 or 0."""
-    return "0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")
 
 
 def table(
@@ -147,36 +120,49 @@ def table(
     digits: int = 0,
     bold: bool = True,
 ) -> Picture:
-    """Numbers as a heat map: label of a row → a number for each of `columns`; the largest of each column is bold. ``what``: what
-    the numbers are, for a title."""
+    """Show numbers as a heat map.
+
+    Args:
+        rows: Label → a number for each column.
+        columns: Labels of the columns.
+        what: What the numbers are; the title.
+        digits: Decimal places.
+        bold: Whether the largest number of each column is bold.
+    """
     v = np.array(list(rows.values()), float)
-    fig = Figure(figsize=(7.6, 1.15 + 0.36 * len(rows)), layout="constrained")
+    fig = new_figure(1.15 + 0.36 * len(rows))
     ax = fig.subplots()
     low, high = min(0.0, float(v.min())), max(float(v.max()), 1e-9)
     ax.imshow(v, cmap="Blues", vmin=low, vmax=low + 1.15 * (high - low), aspect="auto")
     for i, j in np.ndindex(*v.shape):
-        best, dark = bold and v[i, j] >= v[:, j].max() - 1e-9, v[i, j] > low + 0.6 * (high - low)
+        best = bold and v[i, j] >= v[:, j].max() - 1e-9
         number = f"{round(float(v[i, j]), digits) + 0.0:.{digits}f}".replace("-", "−")
-        ax.text(
-            j,
-            i,
-            number,
-            ha="center",
-            va="center",
-            fontsize=9,
-            weight="bold" if best else None,
-            color="white" if dark else "black",
-        )
+        colour = "white" if v[i, j] > low + 0.6 * (high - low) else "black"
+        _number(ax, i, j, number, bold=best, color=colour)
     ax.set_xticks(range(len(columns)), columns, fontsize=9)
     ax.set_yticks(range(len(rows)), list(rows), fontsize=9)
     ax.set_title(what, fontsize=10, loc="left")
+    _no_frame(ax)
+    flat = [c.replace("\n", " ") for c in columns]
+    told = [
+        f"{label}: " + ", ".join(f"{c} {x:.{digits}f}" for c, x in zip(flat, row, strict=True))
+        for label, row in zip(rows, v.tolist(), strict=True)
+    ]
+    return Picture(fig, f"{what}. {'; '.join(told)}.")
+
+
+def _number(ax: Axes, i: int, j: int, text: str, bold: bool = False, **style: Any) -> None:
+    """`text` in the middle of the cell in row `i` and column `j`."""
+    weight = "bold" if bold else None
+    ax.text(j, i, text, ha="center", va="center", fontsize=9, weight=weight, **style)
+
+
+def _no_frame(ax: Axes) -> None:
+    """No frame and no tick marks."""
     ax.tick_params(length=0)
     ax.spines[:].set_visible(False)
-    told = "; ".join(
-        f"{r}: "
-        + ", ".join(f"{c} {x:.{digits}f}" for c, x in zip(columns, row, strict=True)).replace(
-            "\n", " "
-        )
-        for r, row in zip(rows, v.tolist(), strict=True)
-    )
-    return Picture(fig, f"{what}. {told}.")
+
+
+def _signed(points: Any) -> str:
+    """+1.2, −0.4 or 0."""
+    return "0" if abs(points) < 0.05 else f"{points:+.1f}".replace("-", "−")

@@ -1,4 +1,4 @@
-"""Controls that move a picture, for notebooks. Needs ipywidgets, from the extra ``lessons``."""
+"""Controls that redraw a picture, for notebooks. Needs ipywidgets, from the extra ``lessons``."""
 
 import html
 from collections.abc import Callable
@@ -12,10 +12,17 @@ with needs("lessons"):
 
 
 class Live(VBox):
-    """The controls over the picture that ``draw(**values)`` makes of their values. A ValueError from `draw` is shown in
-    the picture's place. Where no kernel runs, on a web page say, the picture stands alone."""
+    """Controls above a picture that is redrawn whenever a value changes.
 
-    def __init__(self, draw: Callable[..., Picture], controls: dict[str, ValueWidget]):
+    A ValueError is shown instead of the picture. Without a kernel, for instance on a web page,
+    only the picture is shown.
+
+    Args:
+        draw: Makes the picture; takes the controls' values as keyword arguments.
+        controls: Argument of `draw` → its control.
+    """
+
+    def __init__(self, draw: Callable[..., Picture], controls: dict[str, ValueWidget]) -> None:
         self._draw, self._controls = draw, controls
         self._frame = HTML()
         self._picture: Picture | None = None
@@ -27,9 +34,8 @@ class Live(VBox):
 
     def _redraw(self, _: Any = None) -> None:
         try:
-            self._picture = picture = self._draw(
-                **{name: control.value for name, control in self._controls.items()}
-            )
+            values = {name: control.value for name, control in self._controls.items()}
+            self._picture = picture = self._draw(**values)
             self._frame.value = picture.html
         except ValueError as e:
             self._frame.value = f"<p role='alert'>{html.escape(str(e))}</p>"
@@ -44,5 +50,10 @@ class Live(VBox):
 
 
 def live(draw: Callable[..., Picture], **controls: ValueWidget) -> Live:
-    """``live(draw, size=IntSlider())`` shows ``draw(size=…)`` and draws it again whenever a control's value changes."""
+    """Show ``draw(size=…)`` with its controls, as in ``live(draw, size=IntSlider())``.
+
+    Args:
+        draw: Makes the picture; takes the controls' values as keyword arguments.
+        **controls: Argument of `draw` → its control.
+    """
     return Live(draw, controls)

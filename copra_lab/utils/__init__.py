@@ -1,1 +1,1 @@
-"""What several packages need: files, random numbers, statistics, devices, downloads."""
+"""Small tools that several packages share: files, downloads, devices, statistics and seeds."""

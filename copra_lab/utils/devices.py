@@ -1,4 +1,4 @@
-"""Where to train: the processor, a GPU, or several processes that share each batch."""
+"""Where to train: the CPU, a GPU, or several processes that share each batch."""
 
 import hashlib
 import os
@@ -12,7 +12,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Place:
-    """A device, and which process this is (``rank``, from 0) of how many that train together (``world``)."""
+    """A device, and this process's place among those that train together.
+
+    Attributes:
+        device: The device to compute on.
+        rank: Number of this process, from 0.
+        world: How many processes train together.
+    """
 
     device: torch.device
     rank: int = 0
@@ -20,19 +26,25 @@ class Place:
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that reports and writes."""
+        """Whether this is the process that reports and writes."""
         return self.rank == 0
 
     def share(self, batch: Tensor) -> Tensor:
-        """What this process computes of a batch (n, …), which is the same in every process."""
+        """This process's part of a batch (n, …) that is the same in every process."""
         return batch[self.rank :: self.world].to(self.device)
 
     def weighted(self, loss: Tensor, own: int, whole: int) -> Tensor:
-        """This process's mean loss over `own` of a batch's `whole` images, weighted so that gradients average to those of the whole batch."""
+        """Scale this process's loss so that averaged gradients are those of the whole batch.
+
+        Args:
+            loss: Mean loss over this process's images.
+            own: How many images this process has.
+            whole: How many images the batch has.
+        """
         return loss if self.world == 1 else loss * (own * self.world / whole)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
-        """Put the mean over processes in the place of each of these tensors."""
+        """Replace each tensor, in place, by its mean over the processes."""
         if self.world > 1:
             from accelerate.utils import reduce
 
@@ -41,39 +53,47 @@ class Place:
 
 
 def spread(device: str, key: str) -> str:
-    """Of several GPUs one for the work called `key`, if `device` is "auto": the same whenever it is asked for, and all of them about equally often."""
-    many = torch.cuda.device_count() if device == "auto" else 0
-    return (
-        f"cuda:{int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest()) % many}"
-        if many > 1
-        else device
-    )
+    """Choose a GPU for a piece of work, if there are several and `device` is "auto".
+
+    The choice depends on `key` alone, and over many keys uses all GPUs about equally.
+    """
+    gpus = torch.cuda.device_count() if device == "auto" else 0
+    if gpus < 2:
+        return device
+    digest = hashlib.blake2b(key.encode(), digest_size=8).digest()
+    return f"cuda:{int.from_bytes(digest) % gpus}"
 
 
 def cores() -> int:
-    """How many of the processor's cores this process may use."""
+    """How many CPU cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @cache
 def find_place(device: str = "cpu") -> Place:
-    """With "auto" a GPU if there is one, else the processor; anything else is torch's name of a device. Under ``accelerate launch`` each
-    process has the device that accelerate gives it, and all of them train together.
+    """Find the device to train on.
 
-    Raises ValueError for a device that is not there.
+    Under ``accelerate launch``, each process gets the device that accelerate assigns to it, and
+    all processes train together.
+
+    Args:
+        device: A torch device name, or "auto" for a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: If the device does not exist.
     """
+    gpu = torch.cuda.is_available()
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         from accelerate import PartialState
 
-        state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available())
+        state = PartialState(cpu=device == "cpu" or not gpu)
         return Place(state.device, state.process_index, state.num_processes)
     try:
-        found = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        )
+        found = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
+        reason = str(e).splitlines()[0]
         raise ValueError(
-            f"there is no device {device!r} here ({str(e).splitlines()[0]}); choose cpu, or auto"
+            f"there is no device {device!r} here ({reason}); choose cpu or auto"
         ) from e
     return Place(found)

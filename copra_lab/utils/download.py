@@ -1,4 +1,4 @@
-"""Archives from the web: downloads that go on where they stopped, are checked, and appear unpacked in one step or not at all."""
+"""Archives from the web: downloads resume, are checked, and unpack in one step or not at all."""
 
 import hashlib
 import os
@@ -16,14 +16,21 @@ from urllib.request import Request, urlopen
 from tqdm.auto import tqdm
 
 BLOCK = 2**20
+"""How much is read at once, in bytes."""
 TIMEOUT = 60
-"""Seconds without a byte."""
+"""How long to wait for the next byte, in seconds."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file at `url` that belongs into the folder `into` below the root and `gives` a file or folder there, itself or when it is
-    unpacked. `md5` may be empty, where the authors give none: gzip's own checksum has to do."""
+    """A file to download, and where its contents go below the root folder.
+
+    Attributes:
+        url: Where it is downloaded from.
+        md5: Its checksum; empty if the authors publish none (gzip's own checksum must then do).
+        into: Folder for the file, below the root.
+        gives: Name of the file or folder that ends up there: the file itself, or its contents.
+    """
 
     url: str
     md5: str
@@ -31,39 +38,42 @@ class Archive:
     gives: str
 
     def file(self, root: Path) -> Path:
-        """Where it is downloaded to, or put by hand: the place that torchvision uses."""
+        """Where the file is downloaded to, or put by hand: the same place that torchvision uses."""
         return root / self.into / self.url.rpartition("/")[2]
 
 
 def install(archives: Sequence[Archive], root: Path) -> None:
-    """Make sure that what the `archives` give is below `root`: download what is not there, check and unpack it. Archives stay.
+    """Download, check and unpack whatever is not yet below `root`. The archives themselves stay.
 
-    Raises FileNotFoundError or ConnectionError where one cannot be had, and ValueError for one that is damaged.
+    Raises:
+        FileNotFoundError: If a file does not exist or there is no network.
+        ConnectionError: If a download was cut off.
+        ValueError: If an archive is damaged.
     """
     for archive in archives:
-        target = root / archive.into / archive.gives
+        target, file = root / archive.into / archive.gives, archive.file(root)
         if target.exists():
             continue
-        file = archive.file(root)
-        if (
-            file.is_file()
-        ):  # put there by hand, or left by a call that was ended before it had unpacked it
-            if archive.md5 and _md5(file) != archive.md5:
-                raise ValueError(
-                    f"{file} is not the whole file of {archive.url}, or another version: remove it and call again"
-                )
-        else:
+        if not file.is_file():
             download(archive.url, file, archive.md5)
+        elif archive.md5 and _md5(file) != archive.md5:  # put there by hand, or never unpacked
+            raise ValueError(
+                f"{file} is not the whole file of {archive.url}, or another version: "
+                "remove it and call again"
+            )
         if file != target:
             unpack(file, target)
 
 
 def download(url: str, file: Path, md5: str = "") -> None:
-    """Download `url` to `file`, which appears when it is whole and its `md5` is right. A download that was cut off goes on where it
-    stopped, in this call's file ``….part``.
+    """Download `url` to `file`, which appears once it is complete and its checksum is right.
 
-    Raises FileNotFoundError where there is no such file or no network, ConnectionError for a download that was cut off, now or before,
-    and cannot go on, and ValueError for one that is damaged or does not fit on the disk.
+    A download that was cut off resumes where it stopped; until then it is kept in ``FILE.part``.
+
+    Raises:
+        FileNotFoundError: If the file does not exist or there is no network.
+        ConnectionError: If the download was cut off; calling again resumes it.
+        ValueError: If the file arrived damaged or does not fit on the disk.
     """
     part = file.with_name(file.name + ".part")
     try:
@@ -74,35 +84,36 @@ def download(url: str, file: Path, md5: str = "") -> None:
             raise FileNotFoundError(
                 f"{url} cannot be downloaded: {e.reason if type(e) is URLError else e}"
             ) from e
-        there = f"{part.stat().st_size / 1e6:,.0f} MB are there"
         raise ConnectionError(
-            f"{url} was cut off ({e}), and {there}: call again, and it goes on, or put the file by hand at {file}"
+            f"{url} was cut off ({e}), and {part.stat().st_size / 1e6:,.0f} MB are there: "
+            f"call again to resume, or put the file at {file} by hand"
         ) from e
     if md5 and _md5(part) != md5:
         part.unlink()
         raise ValueError(
-            f"{url} came damaged or has changed, and was removed again: call again, or put the right file (MD5 {md5}) at {file}"
+            f"{url} arrived damaged or has changed, and was removed: call again, or put the right "
+            f"file (MD5 {md5}) at {file}"
         )
     os.replace(part, file)
 
 
 def _fetch(url: str, part: Path) -> None:
+    """Download `url` to `part`, after what `part` already holds."""
     have = part.stat().st_size if part.exists() else 0
-    request = Request(
-        url, headers={"User-Agent": "copra-lab", **({"Range": f"bytes={have}-"} if have else {})}
-    )
+    headers = {"User-Agent": "copra-lab"} | ({"Range": f"bytes={have}-"} if have else {})
     try:
-        response = urlopen(request, timeout=TIMEOUT)
+        response = urlopen(Request(url, headers=headers), timeout=TIMEOUT)
     except HTTPError as e:
-        if e.code == 416 and have:  # nothing is left to send
+        if e.code == 416 and have:  # the file is already complete
             return
         raise
     with response:
-        have = have if response.status == 206 else 0  # some servers send all again
+        have = have if response.status == 206 else 0  # some servers ignore the range
         total = have + response.length if response.length is not None else None
         if total and shutil.disk_usage(part.parent).free < 2 * total - have:
             raise ValueError(
-                f"{url} needs {2 * total / 1e9:.1f} GB in {part.parent}, packed and unpacked: make room, or give another root"
+                f"{url} needs {2 * total / 1e9:.1f} GB in {part.parent}, packed and unpacked: "
+                "make room, or give another root"
             )
         bar = tqdm(
             desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, leave=False
@@ -116,45 +127,50 @@ def _fetch(url: str, part: Path) -> None:
 
 
 def unpack(file: Path, target: Path) -> None:
-    """Unpack a ``.zip`` or ``.tar.*`` that holds a folder named like `target`, at the top or one level below, perhaps in an archive of
-    its own. `target` appears when all is unpacked. Raises ValueError for an archive that is damaged or holds no such folder."""
-    staging = target.with_name(f".{file.name}.unpacking")
-    shutil.rmtree(staging, ignore_errors=True)  # what a call that was killed left
+    """Take the folder named like `target` out of an archive; it appears once it is complete.
+
+    The folder may lie at the top of the archive or one level below, or there in an archive of its
+    own (``NAME.tar.gz``).
+
+    Args:
+        file: A ``.zip`` or ``.tar.*`` archive.
+        target: The file or folder to create.
+
+    Raises:
+        ValueError: If the archive is damaged, does not fit on the disk, or has no such folder.
+    """
+    name, staging = target.name, target.with_name(f".{file.name}.unpacking")
+    shutil.rmtree(staging, ignore_errors=True)  # left by a call that was killed
     try:
-        _unpack(file, staging)
-        for inner in staging.glob(f"*/{target.name}.tar.gz"):
-            _unpack(inner, inner.parent)
-        found = next(
-            (f for f in (staging / target.name, *staging.glob(f"*/{target.name}")) if f.exists()),
-            None,
-        )
+        _extract(file, staging)
+        for inner in staging.glob(f"*/{name}.tar.gz"):
+            _extract(inner, inner.parent)
+        found = next((f for f in (staging / name, *staging.glob(f"*/{name}")) if f.exists()), None)
         if found is None:
-            raise ValueError(f"{file} holds no {target.name}: remove it and call again")
+            raise ValueError(f"{file} holds no {name}: remove it and call again")
         os.replace(found, target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as e:
         raise ValueError(
-            f"{file} cannot be unpacked ({e}): make room if the disk is full, or else remove it and call again"
+            f"{file} cannot be unpacked ({e}): make room if the disk is full, otherwise remove it "
+            "and call again"
         ) from e
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _unpack(file: Path, folder: Path) -> None:
-    """No member of the archive is written outside of `folder`."""
+def _extract(file: Path, folder: Path) -> None:
+    """Extract all members into `folder`; none can be written outside of it."""
+    bar = {"desc": f"unpacking {file.name}", "unit": " files", "leave": False}
     if file.suffix == ".zip":
-        with zipfile.ZipFile(file) as z:
-            for member in tqdm(
-                z.infolist(), desc=f"unpacking {file.name}", unit=" files", leave=False
-            ):
-                z.extract(member, folder)
+        with zipfile.ZipFile(file) as archive:
+            for member in tqdm(archive.infolist(), **bar):
+                archive.extract(member, folder)
     else:
-        with (
-            tarfile.open(file) as tar,
-            tqdm(tar, desc=f"unpacking {file.name}", unit=" files", leave=False) as members,
-        ):
+        with tarfile.open(file) as tar, tqdm(tar, **bar) as members:
             tar.extractall(folder, members, filter="data")
 
 
 def _md5(file: Path) -> str:
+    """Checksum of a file, in hex digits."""
     with open(file, "rb") as f:
         return hashlib.file_digest(f, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and small ones that are read with care."""
+"""Files that appear complete or not at all, and small files that are read with limits."""
 
 import csv
 import errno
@@ -15,35 +15,35 @@ from typing import Any
 from safetensors import SafetensorError
 
 LARGEST_JSON = 10_000_000
-"""Bytes of a configuration, at most."""
+"""Largest configuration file that is read, in bytes."""
 
-
-_ROOM, _ELSEWHERE = (
-    "make room on that disk, and do it again",
-    "choose a folder that you may write to",
-)
-_WHAT_TO_DO = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM, errno.EFBIG: _ROOM} | dict.fromkeys(
-    (errno.EACCES, errno.EPERM, errno.EROFS), _ELSEWHERE
-)
+_DISK_FULL = "make room on that disk, and do it again"
+_NOT_ALLOWED = "choose a folder that you may write to"
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turns what the system, safetensors or SQLite say of a write that failed into one sentence: OSError, of the kind that it was."""
+    """Turn any error of writing `path` into one sentence that says how to fix it.
+
+    Raises:
+        OSError: Of the kind that the system raised, or for a failure of safetensors or SQLite.
+    """
     try:
         yield
     except OSError as e:
-        raise type(e)(
-            f"{path} cannot be written ({e.strerror or e}); {_WHAT_TO_DO.get(e.errno or 0, _ELSEWHERE)}"
-        ) from e
+        fix = _DISK_FULL if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else _NOT_ALLOWED
+        raise type(e)(f"{path} cannot be written ({e.strerror or e}); {fix}") from e
     except (SafetensorError, sqlite3.OperationalError) as e:
-        full = "full" in str(e) or "No space" in str(e)
-        raise OSError(f"{path} cannot be written ({e}); {_ROOM if full else _ELSEWHERE}") from e
+        fix = _DISK_FULL if "full" in str(e) or "No space" in str(e) else _NOT_ALLOWED
+        raise OSError(f"{path} cannot be written ({e}); {fix}") from e
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write `data` to `path` so that a reader finds the old file or the new one, never a part. Raises OSError, in one sentence, where the
-    disk is full or the folder is not to be written to."""
+    """Write `data` to `path` so that a reader finds the old file or the new one, never a part.
+
+    Raises:
+        OSError: If the disk is full or the folder is not writable.
+    """
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -54,26 +54,38 @@ def write_atomically(path: Path, data: bytes) -> None:
                 os.fsync(f.fileno())
             os.replace(part, path)
         finally:
-            with suppress(OSError):  # what was wrong is said already
+            with suppress(OSError):  # the first error is the one to report
                 part.unlink(missing_ok=True)
 
 
 @contextmanager
 def written_aside(folder: Path) -> Iterator[Path]:
-    """A new folder for a library that writes several files one after another: they take their places in `folder` when all are whole,
-    the weights last."""
+    """A temporary folder for a library that writes several files one after another.
+
+    When the block ends without an error, the files move into `folder`, the weights last.
+
+    Raises:
+        OSError: If the disk is full or the folder is not writable.
+    """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix="", suffix=".part", dir=folder
-        ) as aside:  # the same disk, so that moving is renaming
+        # Inside `folder`, so on the same disk: moving a file is then renaming it.
+        with tempfile.TemporaryDirectory(prefix="", suffix=".part", dir=folder) as aside:
             yield Path(aside)
             for file in sorted(Path(aside).iterdir(), key=lambda f: f.suffix == ".safetensors"):
                 os.replace(file, folder / file.name)
 
 
 def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
-    """A table with a line of names and a line for each of `rows`; what a row does not have stays empty. Raises ValueError for a row that has more."""
+    """A CSV table in UTF-8: a header line, then one line per row.
+
+    Args:
+        columns: Names of the columns.
+        rows: One mapping per row, column → value; missing values stay empty.
+
+    Raises:
+        ValueError: If a row has a value for an unknown column.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
@@ -82,11 +94,16 @@ def csv_bytes(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
 
 
 def read_json(file: Path) -> Any:
-    """What a small JSON file holds. Raises FileNotFoundError for what is no file, ValueError for one that is too large or nested too deep."""
-    if not file.is_file():  # a device would be read for ever
+    """Read a small JSON file.
+
+    Raises:
+        FileNotFoundError: If there is no such regular file.
+        ValueError: If the file is too large, nested too deep, or not JSON.
+    """
+    if not file.is_file():  # reading a device might never end
         raise FileNotFoundError(f"there is no file {file}")
     if file.stat().st_size > LARGEST_JSON:
-        raise ValueError(f"it has more than {LARGEST_JSON / 1e6:.0f} MB")
+        raise ValueError(f"it is larger than {LARGEST_JSON / 1e6:.0f} MB")
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except RecursionError as e:

@@ -73,7 +73,7 @@ def test_a_download_that_was_cut_off_goes_on(server, tmp_path, resumes):
     file = tmp_path / "new" / "data.bin"
     with pytest.raises(
         ConnectionError,
-        match=r"was cut off \(the connection was cut\), and 0 MB are there: call again, and it goes on",
+        match=r"was cut off \(the connection was cut\), and 0 MB are there: call again to resume",
     ):
         download.download(server.url + "/data.bin", file, md5(DATA))
     assert not file.exists()
@@ -94,7 +94,7 @@ def test_a_damaged_download_is_removed_and_can_be_repeated(server, tmp_path):
     (tmp_path / "data.bin.part").write_bytes(b"of another version")
     with pytest.raises(
         ValueError,
-        match="came damaged or has changed, and was removed again: call again, or put the right file",
+        match="arrived damaged or has changed, and was removed: call again, or put the right file",
     ):
         download.download(server.url + "/data.bin", tmp_path / "data.bin", md5(DATA))
     assert list(tmp_path.iterdir()) == []
@@ -228,7 +228,7 @@ def test_an_archive_that_is_cut_off_leaves_nothing_that_looks_whole(server, publ
     for _ in range(2):
         with pytest.raises(
             ValueError,
-            match=r"cannot be unpacked \(.*\): make room .* remove it and call again|came damaged or has changed",
+            match=r"cannot be unpacked \(.*\): make room .* remove it and call again|arrived damaged or has changed",
         ):
             load_task(key, root=root, side=16)
     assert not any(
