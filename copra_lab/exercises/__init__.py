@@ -1,7 +1,8 @@
-"""What checks an exercise: it runs an attempt on real data, and where the result is wrong it says what went wrong.
+"""Checks for the lessons' exercises: they run a reader's function and explain what is wrong.
 
-A lesson's reference solution has a switch for each mistake that readers make. An attempt that agrees with no right
-answer is compared with what each switch gives, alone and then two at a time, so that the mistake can be named.
+A check calls the function on real data and compares what it returns with a reference solution. The
+reference solution has a switch for each mistake that readers make. A wrong result is compared with
+what each switch gives, alone and then two at a time, so that the check can name the mistake.
 """
 
 import inspect
@@ -16,7 +17,7 @@ from torch import Tensor
 
 
 class CheckFailed(AssertionError):
-    """An attempt that is not right yet. A notebook shows its sentence without the traceback."""
+    """An attempt is not right yet. A notebook shows the message without a traceback."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"✗ {self}"]
@@ -24,7 +25,7 @@ class CheckFailed(AssertionError):
 
 @dataclass(frozen=True)
 class Passed:
-    """What a check returns."""
+    """What a check returns for a correct attempt."""
 
     message: str
 
@@ -32,49 +33,59 @@ class Passed:
         return f"✓ {self.message}"
 
 
-@dataclass(frozen=True)
-class Mistake:
-    """`switches` make the reference solution err in this way; `says` tells the reader what is wrong, not the answer."""
-
-    switches: Mapping[str, Any]
-    says: str
-
-
 @dataclass(frozen=True, eq=False)
 class Exercise:
-    """A check, called with the reader's function: returns `Passed` or raises `CheckFailed`.
+    """A check: call it with the reader's function.
 
-    ``parts`` names what a solution returns: one tensor, or a tuple of them. ``arguments()`` are what it is called with,
-    ``praise(attempt)`` is said of one that is right.
+    Attributes:
+        parts: Names of what a solution returns: one tensor, or a tuple of them.
+        solution: The reference solution. Its keyword arguments are the switches.
+        arguments: Makes the arguments that the reader's function and the solution are called with.
+        mistakes: What to tell the reader, and the switches that make the solution err this way.
+            A message says what is wrong without giving the answer away.
+        praise: Makes the message for a correct attempt, which it is given.
+        atol: Absolute tolerance when results are compared.
     """
 
     parts: tuple[str, ...]
     solution: Callable[..., Any]
     arguments: Callable[[], tuple]
-    mistakes: Mapping[str, Mistake]
+    mistakes: Mapping[str, Mapping[str, Any]]
     praise: Callable[[Callable], str]
     atol: float = 1e-4
 
     def __call__(self, attempt: Callable) -> Passed:
+        """Check an attempt.
+
+        Args:
+            attempt: The reader's function.
+
+        Returns:
+            The praise.
+
+        Raises:
+            CheckFailed: The attempt is wrong; the message says how.
+        """
         if not callable(attempt):
             raise CheckFailed(
-                f"Give the check your function itself, without calling it; it got {_kind(attempt)}."
+                f"Pass the function itself to the check, without calling it; got {_kind(attempt)}."
             )
         try:
             with torch.no_grad():
                 found = attempt(*self._arguments)
         except NotImplementedError as e:
             raise CheckFailed(
-                "Nothing to check yet: write your code in place of the line that raises NotImplementedError."
+                "Nothing to check yet: replace the line that raises NotImplementedError with your "
+                "code."
             ) from e
         got = self._unpack(found)
         wrong = [i for i in range(len(got)) if not self._same(got[i], self._expected[i])]
         if not wrong:
             return Passed(self.praise(attempt))
         i = wrong[0]
-        for mistakes, outcome in self._outcomes():
+        for messages, outcome in self._outcomes():
             if self._same(got[i], outcome[i]):
-                raise CheckFailed(" Also: ".join(m.says for m in mistakes))
+                raise CheckFailed(" Also: ".join(messages))
         raise CheckFailed(self._symptom(i, got[i]))
 
     @cached_property
@@ -89,14 +100,12 @@ class Exercise:
         out = self.solution(*self._arguments, **switches)
         return out if isinstance(out, tuple) else (out,)
 
-    def _outcomes(self) -> Iterator[tuple[tuple[Mistake, ...], tuple[Tensor, ...]]]:
-        every = list(self.mistakes.values())
-        for chosen in [(m,) for m in every] + list(combinations(every, 2)):
-            switches = {k: v for m in chosen for k, v in m.switches.items()}
-            if len(switches) == sum(
-                len(m.switches) for m in chosen
-            ):  # a pair that pulls one switch two ways is none
-                yield chosen, self._run(switches)
+    def _outcomes(self) -> Iterator[tuple[tuple[str, ...], tuple[Tensor, ...]]]:
+        for messages in [(m,) for m in self.mistakes] + list(combinations(self.mistakes, 2)):
+            chosen = [self.mistakes[m] for m in messages]
+            switches = {k: v for m in chosen for k, v in m.items()}
+            if len(switches) == sum(map(len, chosen)):  # else two mistakes set one switch
+                yield messages, self._run(switches)
 
     def _unpack(self, found: Any) -> tuple[Tensor, ...]:
         if found is None:
@@ -110,9 +119,10 @@ class Exercise:
         return got
 
     def _same(self, a: Tensor, b: Tensor) -> bool:
-        return a.shape == b.shape and torch.allclose(
-            a.double(), b.double(), atol=self.atol, rtol=1e-4
-        )
+        return a.shape == b.shape and bool(self._close(a, b).all())
+
+    def _close(self, a: Tensor, b: Tensor) -> Tensor:
+        return torch.isclose(a.double(), b.double(), atol=self.atol, rtol=1e-4)
 
     def _symptom(self, i: int, got: Tensor) -> str:
         part, want = self.parts[i], self._expected[i]
@@ -121,10 +131,11 @@ class Exercise:
             return f"{good}{part}: expected the shape {tuple(want.shape)}, got {tuple(got.shape)}."
         if not got.double().isfinite().all():
             return f"{good}{part}: some values are not finite."
-        off = (~torch.isclose(got.double(), want.double(), atol=self.atol, rtol=1e-4)).sum()
+        off = int((~self._close(got, want)).sum())
         return (
-            f"{good}{part}: {off} of {want.numel()} values are wrong, and not in a way this check knows. "
-            f"The first row should begin {_row(want)}, yours begins {_row(got)}. Compare shapes and sums step by step with the cells above."
+            f"{good}{part}: {off} of {want.numel()} values are wrong, and not in a way this check "
+            f"recognises. The first row should start with {_row(want)}; yours starts with "
+            f"{_row(got)}. Compare shapes and sums step by step with the cells above."
         )
 
 
@@ -133,10 +144,6 @@ def _row(t: Tensor) -> str:
 
 
 def _kind(x: Any) -> str:
-    return (
-        "a tensor"
-        if isinstance(x, Tensor)
-        else "a function"
-        if inspect.isfunction(x)
-        else f"{type(x).__name__}"
-    )
+    if isinstance(x, Tensor):
+        return "a tensor"
+    return "a function" if inspect.isfunction(x) else type(x).__name__

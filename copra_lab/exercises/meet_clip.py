@@ -1,4 +1,4 @@
-"""Lesson 1's check."""
+"""The check of lesson 1."""
 
 from collections.abc import Callable, Sequence
 from functools import cache
@@ -6,7 +6,7 @@ from functools import cache
 import torch.nn.functional as F
 from torch import Tensor
 
-from copra_lab.exercises import Exercise, Mistake
+from copra_lab.exercises import Exercise
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
 from copra_lab.tasks.task import load_task
@@ -15,17 +15,26 @@ from copra_lab.utils.statistics import Accuracy
 
 @cache
 def _encoded(clip: Clip, images: Tensor, texts: tuple[str, ...]) -> tuple[Tensor, Tensor]:
-    return clip.model.encode_image(clip.pixels(images)), clip.model.encode_text(
-        clip.tokenizer(list(texts))
-    )
+    tokens = clip.tokenizer(list(texts))
+    return clip.model.encode_image(clip.pixels(images)), clip.model.encode_text(tokens)
 
 
 def _zero_shot(
-    clip: Clip, images: Tensor, names: Sequence[str], template: str, *,
-    fill: bool = True, unit: str = "both", unit_dim: int = -1, scale: str = "exp", softmax_dim: int | None = -1, pick: str = "max", pick_dim: int = -1,
+    clip: Clip,
+    images: Tensor,
+    names: Sequence[str],
+    template: str,
+    *,
+    fill: bool = True,
+    unit: str = "both",
+    unit_dim: int = -1,
+    scale: str = "exp",
+    softmax_dim: int | None = -1,
+    pick: str = "max",
+    pick_dim: int = -1,
     flip: bool = False,
-) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Zero-shot probabilities (n, k) and predictions (n,); each switch is a way to err."""
+) -> tuple[Tensor, Tensor]:
+    """Zero-shot probabilities (n, k) and predictions (n,); each switch is a mistake."""
     x, t = _encoded(clip, images, tuple(template.format(name) if fill else name for name in names))
     x = F.normalize(x, dim=unit_dim) if unit in ("both", "images") else x
     t = F.normalize(t, dim=unit_dim) if unit in ("both", "texts") else t
@@ -36,20 +45,18 @@ def _zero_shot(
 
 
 def _example() -> tuple[Clip, Tensor, tuple[str, ...], str]:
-    task = load_task("novel-kinds")
-    return (
-        load_clip(),
-        task.test.images[::26][:12],
-        task.classes,
-        "an emoji of a {}",
-    )  # not the task's own template
+    task, template = load_task("novel-kinds"), "an emoji of a {}"  # not the task's own template
+    return load_clip(), task.test.images[::26][:12], task.classes, template
 
 
 def _praise(attempt: Callable) -> str:
     clip, task = load_clip(), load_task("novel-kinds")
     _, predicted = attempt(clip, task.test.images, task.classes, task.template)
     score = Accuracy(int((predicted == task.test.labels).sum()), len(task.test))
-    return f"That is zero-shot classification. On all test drawings of the task your function scores {score}."
+    return (
+        "That is zero-shot classification. "
+        f"On all test drawings of the task your function scores {score}."
+    )
 
 
 zero_shot = Exercise(
@@ -58,17 +65,34 @@ zero_shot = Exercise(
     arguments=_example,
     praise=_praise,
     mistakes={
-        "no template": Mistake({"fill": False}, "The names went in bare: put each into `template` first."),
-        "not normalised": Mistake({"unit": "none"}, "These are dot products of features as they come from the towers, not cosines: neither side has length 1."),
-        "images not normalised": Mistake({"unit": "texts"}, "The texts' features have length 1, the images' do not: a cosine needs both."),
-        "texts not normalised": Mistake({"unit": "images"}, "The images' features have length 1, the texts' do not: a cosine needs both."),
-        "normalised over the batch": Mistake({"unit_dim": 0}, "The features were normalised down the batch: each row should have length 1, not each column."),
-        "no scale": Mistake({"scale": "none"}, "The softmax came out almost flat: the cosines were not multiplied by the learned scale."),
-        "scale not exponentiated": Mistake({"scale": "log"}, "`clip.model.logit_scale` is the logarithm of the scale: `clip.logit_scale` is the scale."),
-        "softmax over images": Mistake({"softmax_dim": 0}, "The softmax ran over the images: the columns sum to 1, but each image should share its 1 among the names."),
-        "no softmax": Mistake({"softmax_dim": None}, "These are logits: turn them into probabilities."),
-        "argmin": Mistake({"pick": "min"}, "The predictions are the least likely names: you took the smallest where the largest was asked."),
-        "argmax over images": Mistake({"pick_dim": 0}, "The predictions have an entry a name: argmax ran over the images, and should find a name for each image."),
-        "texts by images": Mistake({"flip": True, "softmax_dim": 0, "pick_dim": 0}, "Your table has a row a text: it should have a row an image."),
+        "The names went in bare: put each into `template` first.": {"fill": False},
+        "These are dot products of features as the towers return them, not cosines: neither side "
+        "was scaled to length 1.": {"unit": "none"},
+        "The texts' features have length 1, the images' do not: a cosine needs both.": {
+            "unit": "texts"
+        },
+        "The images' features have length 1, the texts' do not: a cosine needs both.": {
+            "unit": "images"
+        },
+        "The features were normalised along the batch: each row should have length 1, not each "
+        "column.": {"unit_dim": 0},
+        "The softmax came out almost flat: multiply the cosines by the learned scale.": {
+            "scale": "none"
+        },
+        "`clip.model.logit_scale` is the logarithm of the scale; `clip.logit_scale` is the scale "
+        "itself.": {"scale": "log"},
+        "The softmax ran over the images, so each column sums to 1: each image's probabilities "
+        "should sum to 1.": {"softmax_dim": 0},
+        "These are logits: turn them into probabilities.": {"softmax_dim": None},
+        "The predictions are the least likely names: take the largest value, not the smallest.": {
+            "pick": "min"
+        },
+        "There is one prediction per name: argmax ran over the images, but should find a name for "
+        "each image.": {"pick_dim": 0},
+        "Your table has one row per text: it should have one row per image.": {
+            "flip": True,
+            "softmax_dim": 0,
+            "pick_dim": 0,
+        },
     },
-)  # fmt: skip
+)

@@ -1,4 +1,4 @@
-"""Lesson 9's checks."""
+"""The checks of lesson 9."""
 
 import math
 from collections.abc import Callable
@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from copra_lab.exercises import Exercise, Mistake
+from copra_lab.exercises import Exercise
 from copra_lab.models.loading import load_clip
 from copra_lab.prompts.nemesis import omega
 from copra_lab.zoo import shipped_prompts
@@ -24,29 +24,26 @@ def _pun_loss(
     norm: str = "p",
     over: int = -1,
 ) -> Tensor:
-    """The penalty, a scalar; each switch is a way to err."""
+    """The penalty, a scalar; each switch is a mistake."""
     found = torch.linalg.vector_norm(context, ord=2 if norm == "2" else p, dim=over)
     found = found.square() if norm == "squared" else found
-    total = {
-        "mean": found.mean(),
-        "sum": found.sum(),
-        "classes": found.sum() / context.shape[-2],
-        "max": found.max(),
-    }[of]
+    per_class = found.sum() / context.shape[-2]
+    total = {"mean": found.mean(), "sum": found.sum(), "classes": per_class, "max": found.max()}[of]
     return weight * total if weighted else total
 
 
 def _vectors() -> tuple[Tensor, float, float]:
-    """Shipped vectors as three classes' own, of lengths that differ, and L1."""
+    """Shipped vectors as those of three classes, with different lengths; A = 0.5 and p = 1."""
     context = shipped_prompts("digits")[0].load(load_clip()).context[:4]
     return torch.stack([context, 0.5 * context.roll(1, 0), 2 * context.roll(2, 0)]), 0.5, 1.0
 
 
 def _praise_pun(attempt: Callable) -> str:
     context = _vectors()[0]
-    found = [float(attempt(context, 1.0, p)) for p in (1.0, 2.0, math.inf)]
-    return "With A = 1 these vectors pay {:.2f} by L1, {:.2f} by L2 and {:.2f} by L∞.".format(
-        *found
+    one, two, largest = (float(attempt(context, 1.0, p)) for p in (1.0, 2.0, math.inf))
+    return (
+        f"With A = 1 the penalty of these vectors is {one:.2f} for L1, {two:.2f} for L2 and "
+        f"{largest:.2f} for L∞."
     )
 
 
@@ -56,26 +53,31 @@ pun_loss = Exercise(
     arguments=_vectors,
     praise=_praise_pun,
     mistakes={
-        "sum of everything": Mistake({"of": "sum"}, "The norms were summed, over positions and classes: it should be their mean."),
-        "sum over classes": Mistake({"of": "classes"}, "The norms were summed over classes: more classes would be punished more. Take their mean."),
-        "no weight": Mistake({"weighted": False}, "The weight A is missing."),
-        "squared": Mistake({"norm": "squared"}, "These are squared norms: that is weight decay's way, whose pull fades with length."),
-        "always L2": Mistake({"norm": "2"}, "You took the L2 norm whatever `p` says."),
-        "over positions": Mistake({"over": -2}, "The norms ran over positions: a vector's numbers stand in the last dimension."),
-        "largest": Mistake({"of": "max"}, "That is the largest of the norms: all of them pay."),
+        "The norms were summed over positions and classes: take their mean.": {"of": "sum"},
+        "The norms were summed over classes, so more classes would be penalised more: take their "
+        "mean.": {"of": "classes"},
+        "The weight A is missing.": {"weighted": False},
+        "These are squared norms, as in weight decay, whose pull fades as vectors get shorter.": {
+            "norm": "squared"
+        },
+        "You took the L2 norm whatever `p` says.": {"norm": "2"},
+        "The norms ran over positions: a vector's numbers are in the last dimension.": {"over": -2},
+        "This is the largest norm: all of them should be penalised.": {"of": "max"},
     },
-)  # fmt: skip
+)
 
 # --- ω
 
 
 def _ramp(epochs: Tensor, total: float, *, way: str = "right") -> Tensor:
-    """ω of each epoch, (n,); each way but the first is a way to err."""
-    x = 0.2 * (epochs - total / 2)
-    return {
-        "right": 1 - 1 / (1 + torch.exp(-x)), "rising": 1 / (1 + torch.exp(-x)), "end": 1 - 1 / (1 + torch.exp(-0.2 * (epochs - total))),
-        "share": 1 - 1 / (1 + torch.exp(-0.2 * (epochs / total - 0.5))), "steep": 1 - 1 / (1 + torch.exp(-(epochs - total / 2))),
-    }[way]  # fmt: skip
+    """ω of each epoch, (n,); each way but the first is a mistake."""
+    x = {
+        "end": 0.2 * (epochs - total),
+        "share": 0.2 * (epochs / total - 0.5),
+        "steep": epochs - total / 2,
+    }.get(way, 0.2 * (epochs - total / 2))
+    rising = 1 / (1 + torch.exp(-x))
+    return rising if way == "rising" else 1 - rising
 
 
 def _epochs() -> tuple[Tensor, float]:
@@ -83,11 +85,13 @@ def _epochs() -> tuple[Tensor, float]:
 
 
 def _praise_ramp(attempt: Callable) -> str:
-    found = attempt(*_epochs())
-    far = max(
-        abs(float(v) - omega(float(e), 50.0)) for v, e in zip(found, _epochs()[0], strict=True)
+    epochs, total = _epochs()
+    found = [float(v) for v in attempt(epochs, total)]
+    off = max(abs(v - omega(float(e), total)) for v, e in zip(found, epochs, strict=True))
+    return (
+        f"It goes from {found[0]:.3f} to {found[-1]:.3f} in fifty epochs and differs from the "
+        f"library's by at most {off:.0e}."
     )
-    return f"From {float(found[0]):.3f} to {float(found[-1]):.3f} in fifty epochs; the library's differs by {far:.0e} at most."
 
 
 ramp = Exercise(
@@ -96,12 +100,17 @@ ramp = Exercise(
     arguments=_epochs,
     praise=_praise_ramp,
     mistakes={
-        "rising": Mistake({"way": "rising"}, "Yours rises from 0 to 1: the penalty should be strong at first. One minus is missing, or a sign."),
-        "around the end": Mistake({"way": "end"}, "Yours falls around the last epoch: it should be ½ in the middle."),
-        "a share": Mistake({"way": "share"}, "Yours hardly moves: the slope is per epoch, not per share of the training."),
-        "slope 1": Mistake({"way": "steep"}, "Yours falls too steeply: the slope 0.2 is missing."),
+        'Yours rises from 0 to 1, but the penalty should be strong at first: "one minus" is '
+        "missing, or a sign.": {"way": "rising"},
+        "Yours falls around the last epoch: it should be ½ in the middle of the training.": {
+            "way": "end"
+        },
+        "Yours hardly changes: the slope is per epoch, not per share of the training.": {
+            "way": "share"
+        },
+        "Yours falls too steeply: the slope 0.2 is missing.": {"way": "steep"},
     },
-)  # fmt: skip
+)
 
 # --- PAN
 
@@ -117,7 +126,7 @@ def _pan_loss(
     over: str = "paying",
     weighted: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """α (N,) and the loss (); each switch is a way to err."""
+    """α (N,) and the loss (); each switch is a mistake."""
     better = shortened >= now if ties else sign * shortened > sign * now
     alpha = (weight if weighted else 1.0) * better.float()
     by = {
@@ -130,18 +139,17 @@ def _pan_loss(
 
 
 def _batch() -> tuple[Tensor, Tensor, Tensor, float]:
-    return (
-        torch.tensor([1.2, 0.4, 2.5, 0.8, 1.7]),
-        torch.tensor(20),
-        torch.tensor([22, 20, 21, 17, 25]),
-        2.0,
-    )
+    norms, shortened = torch.tensor([1.2, 0.4, 2.5, 0.8, 1.7]), torch.tensor([22, 20, 21, 17, 25])
+    return norms, torch.tensor(20), shortened, 2.0
 
 
 def _praise_pan(attempt: Callable) -> str:
     norms, now, _, weight = _batch()
     alpha, loss = attempt(norms, now, torch.full((5,), 3), weight)
-    return f"Three of five pay in the worked batch; where shortening helps nobody, {int(alpha.count_nonzero())} pay and the loss is {float(loss):.0f}."
+    return (
+        "In the worked batch three of five vectors are penalised. Where shortening helps none, "
+        f"{int(alpha.count_nonzero())} are penalised and the loss is {float(loss):.0f}."
+    )
 
 
 pan_loss = Exercise(
@@ -150,11 +158,15 @@ pan_loss = Exercise(
     arguments=_batch,
     praise=_praise_pan,
     mistakes={
-        "ties": Mistake({"ties": True}, "An equal number of right images was taken for an improvement."),
-        "the wrong way": Mistake({"sign": -1}, "Those pay whose shortening *harms*: it should be those whose shortening helps."),
-        "by all": Mistake({"over": "all"}, "You divided by how many were sampled: divide by how many pay."),
-        "not divided": Mistake({"over": "none"}, "The sum is not divided by how many pay."),
-        "by α": Mistake({"over": "alpha"}, "You divided by the sum of α, so the weight A cancels: divide by how many pay."),
-        "no weight": Mistake({"weighted": False}, "α is 1 where it should be A."),
+        "An equal number of correct images was taken for an improvement.": {"ties": True},
+        "You penalise vectors whose shortening *harms*: penalise those whose shortening helps.": {
+            "sign": -1
+        },
+        "You divided by how many were sampled: divide by how many are penalised.": {"over": "all"},
+        "The sum is not divided by how many are penalised.": {"over": "none"},
+        "You divided by the sum of α, so the weight A cancels: divide by how many are penalised.": {
+            "over": "alpha"
+        },
+        "α is 1 where it should be A.": {"weighted": False},
     },
-)  # fmt: skip
+)

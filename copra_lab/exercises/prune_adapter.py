@@ -1,4 +1,4 @@
-"""Lesson 6's checks."""
+"""The checks of lesson 6."""
 
 from collections.abc import Callable, Sequence
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter
-from copra_lab.exercises import Exercise, Mistake
+from copra_lab.exercises import Exercise
 from copra_lab.merging.sparse import keep_largest
 from copra_lab.models.loading import load_clip
 from copra_lab.zoo import shipped
@@ -19,23 +19,28 @@ def _lora() -> Adapter:
 # --- entries by magnitude
 
 
-def _prune(matrices: Sequence[Tensor], sparsity: float, *, rank: str = "together", by: str = "size", keep: float | None = None, end: str = "with",
-           give: str = "values") -> tuple[Tensor, ...]:  # fmt: skip
-    """The largest share 1 − sparsity of all entries, the others zero; each switch is a way to err."""
+def _prune(
+    matrices: Sequence[Tensor],
+    sparsity: float,
+    *,
+    rank: str = "together",
+    by: str = "size",
+    keep: float | None = None,
+    end: str = "with",
+    give: str = "values",
+) -> tuple[Tensor, ...]:
+    """The largest share 1 − sparsity of all entries, the rest zero; each switch is a mistake."""
     share = 1 - sparsity if keep is None else keep
     size = [{"size": m.abs(), "smallness": -m.abs(), "value": m}[by] for m in matrices]
-    groups = (
-        [torch.cat([s.flatten() for s in size])] * len(size)
-        if rank == "together"
-        else [s.flatten() for s in size]
-    )
+    groups = [s.flatten() for s in size]
+    if rank == "together":
+        groups = [torch.cat(groups)] * len(size)
     last = [g.topk(round(share * g.numel())).values[-1] for g in groups]
     masks = [s >= t if end == "with" else s > t for s, t in zip(size, last, strict=True)]
     if give == "masks":
         return tuple(m.float() for m in masks)
-    return tuple(
-        x * m / (share if give == "rescaled" else 1) for x, m in zip(matrices, masks, strict=True)
-    )
+    by_share = share if give == "rescaled" else 1
+    return tuple(x * m / by_share for x, m in zip(matrices, masks, strict=True))
 
 
 def _matrices() -> tuple[list[Tensor], float]:
@@ -49,8 +54,9 @@ def _praise_prune(attempt: Callable) -> str:
     off = max(float((a - b).abs().max()) for a, b in zip(theirs.values(), mine, strict=True))
     kept = [int((m != 0).sum()) for m in mine]
     return (
-        f"That is global magnitude pruning. On all {len(mine)} matrices B of an adapter, 90 % removed, it differs from the library's by {off:.0g}; "
-        f"of the {mine[0].numel()} entries of a matrix it keeps from {min(kept)} to {max(kept)}."
+        f"That is global magnitude pruning. With 90 % removed from all {len(mine)} matrices B of "
+        f"an adapter, it differs from the library's by {off:.0g}; of the {mine[0].numel()} entries "
+        f"of a matrix it keeps {min(kept)} to {max(kept)}."
     )
 
 
@@ -60,27 +66,38 @@ prune = Exercise(
     arguments=_matrices,
     praise=_praise_prune,
     mistakes={
-        "each by itself": Mistake({"rank": "apart"}, "Each matrix lost the same share: the entries were ranked in each by itself, not over all of them together."),
-        "smallest kept": Mistake({"by": "smallness"}, "What is left is what is closest to zero: the largest entries should stay."),
-        "signed": Mistake({"by": "value"}, "Large negative entries are gone: you compared values, not magnitudes."),
-        "sparsity kept": Mistake({"keep": 0.75}, "Too much is left: `sparsity` is the share that goes."),
-        "one too few": Mistake({"end": "without"}, "One entry too few is left: the last one to keep is itself removed."),
-        "masks": Mistake({"give": "masks"}, "These are masks: return the matrices with the other entries set to zero."),
-        "rescaled": Mistake({"give": "rescaled"}, "What is left has grown: that is DARE's rescaling, and here the largest entries stay as they are."),
+        "Each matrix lost the same share: you ranked entries in each matrix separately, not across "
+        "all of them.": {"rank": "apart"},
+        "You kept the entries closest to zero: the largest should stay.": {"by": "smallness"},
+        "Large negative entries are gone: compare magnitudes, not values.": {"by": "value"},
+        "Too much is left: `sparsity` is the share to remove.": {"keep": 0.75},
+        "One entry too few is left: the last one to keep was removed as well.": {"end": "without"},
+        "These are masks: return the matrices with the other entries set to zero.": {
+            "give": "masks"
+        },
+        "The remaining entries have grown: that is DARE's rescaling, but here the largest entries "
+        "stay as they are.": {"give": "rescaled"},
     },
-)  # fmt: skip
+)
 
 
 # --- bytes
 
 
-def _size(out: Tensor, width: Tensor, rank: Tensor, sparsity: Tensor, *, factors: str = "sum", positions: bool = True, left: str = "kept",
-          even: str = "share") -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
-    """Bytes of the factors, of a sparse ΔW, and the sparsity at which the two are equal; each switch is a way to err."""
-    numbers = {"sum": rank * (out + width), "product": rank * out * width, "one": rank * out}[
-        factors
-    ]
-    entry = 8 if positions else 4
+def _size(
+    out: Tensor,
+    width: Tensor,
+    rank: Tensor,
+    sparsity: Tensor,
+    *,
+    factors: str = "sum",
+    positions: bool = True,
+    left: str = "kept",
+    even: str = "share",
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Bytes of the factors and of a sparse ΔW, and the sparsity at which they are equal."""
+    formulas = {"sum": rank * (out + width), "product": rank * out * width, "one": rank * out}
+    numbers, entry = formulas[factors], 8 if positions else 4
     sparse = entry * ((1 - sparsity) if left == "kept" else sparsity) * out * width
     share = 4 * numbers / (entry * out * width)
     return 4 * numbers, sparse, {"share": 1 - share, "density": share}[even]
@@ -88,18 +105,17 @@ def _size(out: Tensor, width: Tensor, rank: Tensor, sparsity: Tensor, *, factors
 
 def _shapes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """The bundled CLIP's attention, a ViT-B/16's, and its MLP."""
-    return (
-        torch.tensor([128.0, 768, 3072]),
-        torch.tensor([128.0, 768, 768]),
-        torch.tensor([4.0, 2, 8]),
-        torch.tensor([0.9, 0.95, 0.99]),
-    )
+    out, width = torch.tensor([128.0, 768, 3072]), torch.tensor([128.0, 768, 768])
+    return out, width, torch.tensor([4.0, 2, 8]), torch.tensor([0.9, 0.95, 0.99])
 
 
 def _praise_size(attempt: Callable) -> str:
     _, _, even = attempt(*_shapes())
-    told = ", ".join(f"{100 * e:.1f} %" for e in even.tolist())
-    return f"Right. As a sparse matrix ΔW is smaller than its two factors only beyond {told} of zeros (the three shapes of the check)."
+    shares = ", ".join(f"{100 * e:.1f} %" for e in even.tolist())
+    return (
+        "Right. As a sparse matrix ΔW is smaller than its two factors only beyond "
+        f"{shares} zeros (for the three shapes of the check)."
+    )
 
 
 size = Exercise(
@@ -108,13 +124,19 @@ size = Exercise(
     arguments=_shapes,
     praise=_praise_size,
     mistakes={
-        "factors as a product": Mistake({"factors": "product"}, "The factors came out larger than ΔW itself: A and B are two thin matrices, not r whole ones."),
-        "one factor": Mistake({"factors": "one"}, "Only one of the two factors was counted."),
-        "no positions": Mistake({"positions": False}, "The sparse ΔW cannot be read back: each entry that is kept needs its position as well."),
-        "zeros stored": Mistake({"left": "zeros"}, "You counted the entries that are zero: a sparse matrix stores the others."),
-        "density": Mistake({"even": "density"}, "That is the share of entries kept at which the two are equal: the sparsity is the share that is gone."),
+        "The factors came out larger than ΔW itself: A and B are two thin matrices, not r full "
+        "ones.": {"factors": "product"},
+        "Only one of the two factors was counted.": {"factors": "one"},
+        "The sparse ΔW cannot be read back: each kept entry needs its position as well.": {
+            "positions": False
+        },
+        "You counted the entries that are zero: a sparse matrix stores the others.": {
+            "left": "zeros"
+        },
+        "This is the share of entries kept at which the two are equal: the sparsity is the share "
+        "removed.": {"even": "density"},
     },
-)  # fmt: skip
+)
 
 
 # --- an honest choice
@@ -129,27 +151,20 @@ def _choose(
     ties: str = "fewest",
     report: str = "test",
 ) -> tuple[Tensor, Tensor]:
-    """Which candidate, and its accuracy to report; each switch is a way to err."""
-    score = {"val": val.mean(1), "test": test.mean(1), "both": torch.cat([val, test], 1).mean(1)}[
-        on
-    ]
+    """Which candidate, and the accuracy to report for it; each switch is a mistake."""
+    score = {"val": val, "test": test, "both": torch.cat([val, test], 1)}[on].mean(1)
     best = (score == score.max()).nonzero().flatten()
-    i = {"fewest": best[kept[best].argmin()], "first": best[0], "most": best[kept[best].argmax()]}[
-        ties
-    ]
+    i = best[{"fewest": kept[best].argmin(), "first": 0, "most": kept[best].argmax()}[ties]]
     return i, {"test": test[i].mean(), "val": val[i].mean(), "best": test.mean(1).max()}[report]
 
 
 def _candidates() -> tuple[Tensor, Tensor, Tensor]:
-    """A worked small game: nine prunings, sixteen validation images, twenty-five test images."""
+    """A small worked example: nine prunings, sixteen validation and 25 test images."""
     kept = torch.tensor([12, 8, 6, 10, 9, 4, 11, 5, 3])
     val = torch.tensor([11, 12, 9, 13, 14, 14, 14, 8, 7])
     test = torch.tensor([18, 17, 13, 22, 16, 19, 18, 23, 9])
-    return (
-        kept,
-        (torch.arange(16) < val[:, None]).float().flip(1),
-        (torch.arange(25) < test[:, None]).float().flip(1),
-    )
+    right = [(torch.arange(n) < c[:, None]).float().flip(1) for n, c in ((16, val), (25, test))]
+    return kept, right[0], right[1]
 
 
 def _praise_choose(attempt: Callable) -> str:
@@ -157,8 +172,9 @@ def _praise_choose(attempt: Callable) -> str:
     val, test = ((torch.rand(200, n, generator=g) < 0.7).float() for n in (40, 1000))
     i, reported = attempt(torch.full((200,), 6), val, test)
     return (
-        f"That is an honest choice. Of 200 made-up candidates that are all right on 70 % of images, it takes one that "
-        f"scores {100 * val[i].mean():.0f} % on 40 validation images, and reports {100 * reported:.0f} %."
+        "That is an honest choice. Of 200 made-up candidates that all have a true accuracy of "
+        f"70 %, it picks one that scores {100 * val[i].mean():.0f} % on 40 validation images, and "
+        f"reports {100 * reported:.0f} %."
     )
 
 
@@ -168,11 +184,17 @@ choose = Exercise(
     arguments=_candidates,
     praise=_praise_choose,
     mistakes={
-        "best reported": Mistake({"report": "best"}, "The accuracy that you report belongs to another candidate, the best one on the test images."),
-        "on test": Mistake({"on": "test"}, "The choice was made on the test images: then they can no longer tell how good it is."),
-        "on both": Mistake({"on": "both"}, "The test images had a say in the choice: keep them out of it."),
-        "the first of equals": Mistake({"ties": "first"}, "Several are equally good on the validation images, and you took the first of them, which is not the smallest."),
-        "the largest of equals": Mistake({"ties": "most"}, "Of those equally good on the validation images you took the one that keeps most layers."),
-        "validation reported": Mistake({"report": "val"}, "You report the accuracy that you chose by, which flatters: the choice was made because it is high."),
+        "The accuracy that you report belongs to another candidate, the best one on the test "
+        "images.": {"report": "best"},
+        "You chose on the test images, so they can no longer tell how good the choice is.": {
+            "on": "test"
+        },
+        "The test images influenced the choice: keep them out of it.": {"on": "both"},
+        "Several candidates are equally good on the validation images, and you took the first, "
+        "which is not the smallest.": {"ties": "first"},
+        "Of the candidates equally good on the validation images you took the one that keeps most "
+        "layers.": {"ties": "most"},
+        "You report the accuracy that you chose by, which is too optimistic: the candidate was "
+        "chosen because it is high.": {"report": "val"},
     },
-)  # fmt: skip
+)

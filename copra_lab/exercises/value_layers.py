@@ -1,4 +1,4 @@
-"""Lesson 5's checks, on coalitions of the layers of a shipped adapter."""
+"""The checks of lesson 5, on coalitions of the layers of a shipped adapter."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from copra_lab.bench.bench import Bench
-from copra_lab.exercises import Exercise, Mistake
+from copra_lab.exercises import Exercise
 from copra_lab.models.loading import load_clip
 from copra_lab.shapley.games import LayerGame
 from copra_lab.shapley.values import Exact, all_coalitions
@@ -30,25 +30,18 @@ def _layers() -> LayerGame:
 
 @cache
 def _quarters() -> Exact:
-    """The same, with three neighbouring layers a player."""
-    whole = _layers()
-    sites = [
-        [
-            n
-            for name in whole.names[i : i + 3]
-            for n in whole.adapter.deltas
-            if f".{name.split()[1]}." in n
-        ]
-        for i in range(0, 12, 3)
-    ]
-    game = LayerGame(whole.bench, whole.adapter, {f"quarter {i}": s for i, s in enumerate(sites)})
-    return Exact(game(all_coalitions(4)))
+    """The same game with three neighbouring layers as one player."""
+    whole, players = _layers(), {}
+    for i in range(4):
+        layers = [f".{name.split()[1]}." for name in whole.names[3 * i : 3 * i + 3]]
+        players[f"quarter {i}"] = [n for x in layers for n in whole.adapter.deltas if x in n]
+    return Exact(LayerGame(whole.bench, whole.adapter, players)(all_coalitions(4)))
 
 
 # --- Shapley's value from its definition
 
 
-def _worth_of(players: Iterable[int]) -> float:
+def _value_of(players: Iterable[int]) -> float:
     return float(_quarters().worth[sum(8 >> p for p in set(players))])
 
 
@@ -61,56 +54,60 @@ def _shapley(
     base: bool = True,
     flip: bool = False,
 ) -> Tensor:
-    """`weight`: what a coalition counts; `only`: a single size of coalition, from the end if negative."""
+    """Shapley values (n,); `weight` is that of a coalition, `only` a single size of coalition."""
     out = []
     for i in range(n):
         others, total = [j for j in range(n) if j != i], 0.0
         for size in range(n) if only is None else [range(n)[only]]:
-            arrangements = math.factorial(size) * math.factorial(n - size - 1)
+            orders = math.factorial(size) * math.factorial(n - size - 1)
+            shapley = orders / math.factorial(n)
+            w = {"shapley": shapley, "orders": orders, "equal": 0.5 ** (n - 1), "one": 1.0}[weight]
             for s in combinations(others, size):
-                gain = v({*s, i}) - (v(s) if base else 0.0)
-                total += (
-                    gain
-                    * {
-                        "shapley": arrangements / math.factorial(n),
-                        "orders": arrangements,
-                        "alike": 0.5 ** (n - 1),
-                        "one": 1.0,
-                    }[weight]
-                )
+                total += (v({*s, i}) - (v(s) if base else 0.0)) * w
         out.append(-total if flip else total)
     return torch.tensor(out, dtype=torch.float64)
 
 
-def _shapley_praise(attempt: Callable) -> str:
-    values = attempt(_worth_of, 4)
+def _praise_shapley(attempt: Callable) -> str:
+    values = attempt(_value_of, 4)
+    points = ", ".join(f"{100 * v:.1f}" for v in values.tolist())
     return (
-        f"The four quarters of LoRA's adapter are worth {', '.join(f'{100 * v:.1f}' for v in values.tolist())} points of accuracy on 40 digits, "
-        f"{100 * float(values.sum()):.1f} together."
+        f"The four quarters of LoRA's adapter have values of {points} points of accuracy on 40 "
+        f"digits, {100 * float(values.sum()):.1f} together."
     )
 
 
 shapley = Exercise(
     parts=("the values",),
     solution=_shapley,
-    arguments=lambda: (_worth_of, 4),
-    praise=_shapley_praise,
+    arguments=lambda: (_value_of, 4),
+    praise=_praise_shapley,
     mistakes={
-        "all coalitions alike": Mistake({"weight": "alike"}, "Every coalition was counted alike, so middling sizes, of which there are more, weigh more. The values do not sum to v(N) − v(∅)."),
-        "not weighted": Mistake({"weight": "one"}, "These are sums of gains, not means: the weights are missing."),
-        "not divided": Mistake({"weight": "orders"}, "These are totals over all orders: they are as many times too large as there are orders."),
-        "leave one out": Mistake({"weight": "one", "only": -1}, "This is what each player adds to all the others: the smaller coalitions were left out."),
-        "first in": Mistake({"weight": "one", "only": 0}, "This is what each player is worth alone: the larger coalitions were left out."),
-        "no difference": Mistake({"base": False}, "These are averages of what coalitions with the player are worth: what they are worth without was not taken off."),
-        "sign": Mistake({"flip": True}, "The sign is wrong: it is *with* the player minus *without*."),
+        "Every coalition has the same weight, so medium sizes, of which there are more, count "
+        "more. The values do not sum to v(N) − v(∅).": {"weight": "equal"},
+        "These are sums of gains, not means: the weights are missing.": {"weight": "one"},
+        "These are totals over all orders: they are too large by the number of orders.": {
+            "weight": "orders"
+        },
+        "This is what each player adds to all the others: the smaller coalitions were left out.": {
+            "weight": "one",
+            "only": -1,
+        },
+        "This is what each player adds alone: the larger coalitions were left out.": {
+            "weight": "one",
+            "only": 0,
+        },
+        "These average the values of coalitions with the player: the value without the player was "
+        "not subtracted.": {"base": False},
+        "The sign is wrong: it is *with* the player minus *without*.": {"flip": True},
     },
-)  # fmt: skip
+)
 
 
-# --- what each player adds on joining in one order
+# --- what each player adds when joining in one order
 
 
-def _ask(coalitions: Tensor) -> Tensor:
+def _values_of(coalitions: Tensor) -> Tensor:
     return torch.from_numpy(_layers()(np.asarray(coalitions)))
 
 
@@ -130,12 +127,12 @@ def _marginals(
     before = torch.zeros(n + 1, n, dtype=torch.bool)
     for k, player in enumerate(order):
         before[k + 1 :, player] = True
-    worth = v(before)
+    values = v(before)
     if empty == "nothing":
-        worth[0] = 0
-    gains = worth.diff() if differ else worth[1:]
+        values[0] = 0
+    gains = values.diff() if differ else values[1:]
     if alone:
-        gains = v(torch.eye(n, dtype=torch.bool))[order] - worth[0]
+        gains = v(torch.eye(n, dtype=torch.bool))[order] - values[0]
     if place == "joined":
         return gains
     if place == "inverse":
@@ -145,28 +142,36 @@ def _marginals(
     return out
 
 
-def _marginals_praise(attempt: Callable) -> str:
+def _praise_marginals(attempt: Callable) -> str:
     g = torch.Generator().manual_seed(0)
-    mean = torch.stack(
-        [attempt(_ask, torch.randperm(12, generator=g).tolist()) for _ in range(8)]
-    ).mean(0)
-    top = mean.argsort(descending=True)[:3].tolist()
-    return f"Averaged over eight random orders, layers {', '.join(map(str, top))} add most. Eight are few: see how few below."
+    orders = [torch.randperm(12, generator=g).tolist() for _ in range(8)]
+    mean = torch.stack([attempt(_values_of, order) for order in orders]).mean(0)
+    top = ", ".join(map(str, mean.argsort(descending=True)[:3].tolist()))
+    return (
+        f"Averaged over eight random orders, layers {top} add most. Eight orders are few, as you "
+        "will see below."
+    )
 
 
 marginals = Exercise(
     parts=("what each player adds",),
     solution=_marginals,
-    arguments=lambda: (_ask, list(_ORDER)),
-    praise=_marginals_praise,
+    arguments=lambda: (_values_of, list(_ORDER)),
+    praise=_praise_marginals,
     mistakes={
-        "in the order of joining": Mistake({"place": "joined"}, "Right numbers, wrong places: the first entry belongs to player 0, not to the player who came first."),
-        "the inverse order": Mistake({"place": "inverse"}, "The numbers were permuted the wrong way round: `gains[order]` reads where you should write."),
-        "nobody is worth nothing": Mistake({"empty": "nothing"}, "The first to join was given all of what it reaches: an empty coalition is worth something too, here what the base gets right."),
-        "no difference": Mistake({"differ": False}, "These are values of coalitions: each player was credited with all that those before it had reached."),
-        "each alone": Mistake({"alone": True}, "Each player was added to nobody: it should be added to those who came before it."),
+        "The numbers are right but in the wrong places: the first entry belongs to player 0, not "
+        "to the player who came first.": {"place": "joined"},
+        "The numbers were permuted the wrong way round: `gains[order]` reads where you should "
+        "write.": {"place": "inverse"},
+        "The first to join was credited with the whole value it reaches: the empty coalition has a "
+        "value too, here what the base model gets right.": {"empty": "nothing"},
+        "These are values of coalitions: each player was credited with all that those before it "
+        "had reached.": {"differ": False},
+        "Each player was added to the empty coalition: add it to those who came before it.": {
+            "alone": True
+        },
     },
-)  # fmt: skip
+)
 
 
 # --- the curve g(p)
@@ -186,12 +191,9 @@ def _multilinear(
 
     def bernstein(c: Tensor) -> Tensor:
         m = len(c) - 1
-        return torch.stack(
-            [
-                (math.comb(m, k) if choose else 1) * c[k] * q**k * (1 - q) ** (m - k)
-                for k in range(m + 1)
-            ]
-        ).sum(0)
+        times = [math.comb(m, k) if choose else 1 for k in range(m + 1)]
+        terms = [times[k] * c[k] * q**k * (1 - q) ** (m - k) for k in range(m + 1)]
+        return torch.stack(terms).sum(0)
 
     areas = {
         "mean": by_size.mean(),
@@ -205,25 +207,36 @@ def _by_size() -> Tensor:
     return torch.from_numpy(_quarters().curve.by_size)
 
 
-def _multilinear_praise(attempt: Callable) -> str:
-    p = torch.linspace(0, 1, 1001, dtype=torch.float64)
-    g, slope, area = attempt(_by_size(), p)
+def _points() -> Tensor:
+    return torch.tensor([0.0, 0.1, 0.3, 0.5, 0.8, 1.0], dtype=torch.float64)
+
+
+def _praise_multilinear(attempt: Callable) -> str:
+    p, by_size = torch.linspace(0, 1, 1001, dtype=torch.float64), _by_size()
+    g, slope, area = attempt(by_size, p)
     return (
-        f"On a fine grid of p your curve has a mean of {g.mean():.4f} and an area of {area:.4f}; your slope integrates to "
-        f"{torch.trapezoid(slope, p):.4f}, and v(N) − v(∅) is {_by_size()[-1] - _by_size()[0]:.4f}."
+        f"On a fine grid of p your curve has a mean of {g.mean():.4f} and an area of {area:.4f}; "
+        f"your slope integrates to {torch.trapezoid(slope, p):.4f}, and v(N) − v(∅) is "
+        f"{by_size[-1] - by_size[0]:.4f}."
     )
 
 
 multilinear = Exercise(
     parts=("the curve", "its slope", "its area"),
     solution=_multilinear,
-    arguments=lambda: (_by_size(), torch.tensor([0.0, 0.1, 0.3, 0.5, 0.8, 1.0], dtype=torch.float64)),
-    praise=_multilinear_praise,
+    arguments=lambda: (_by_size(), _points()),
+    praise=_praise_multilinear,
     mistakes={
-        "one coalition a size": Mistake({"choose": False}, "Each size was counted as a single coalition: there are several of most sizes."),
-        "p the wrong way round": Mistake({"flip": True}, "The curve runs backwards: at p = 1 everybody should be on."),
-        "slope too flat": Mistake({"steep": "1"}, "The slope is too small by a factor: it adds up what *every* player contributes, not one."),
-        "area by trapezoids": Mistake({"area": "trapezoid"}, "The area is that of straight lines through the means by size: the curve does not pass through them, except at the ends."),
-        "area not a mean": Mistake({"area": "sum"}, "The area came out larger than any value of the curve: over an interval of length 1 it must lie between them."),
+        "Each size was counted as a single coalition: there are several of most sizes.": {
+            "choose": False
+        },
+        "The curve runs backwards: at p = 1 all players should be on.": {"flip": True},
+        "The slope is too small by a factor: it adds up what *every* player adds, not one.": {
+            "steep": "1"
+        },
+        "The area is that of straight lines through the means by size: the curve passes through "
+        "them only at the ends.": {"area": "trapezoid"},
+        "The area came out larger than any value of the curve: over an interval of length 1 it "
+        "must lie between its values.": {"area": "sum"},
     },
-)  # fmt: skip
+)

@@ -10,8 +10,8 @@ MISTAKES = [
     (".softmax(dim=-1)", ".softmax(dim=0)", "ran over the images"),
     (".softmax(dim=-1)", "", "These are logits"),
     (".argmax(dim=-1)", ".argmin(dim=-1)", "least likely"),
-    (".argmax(dim=-1)", ".argmax(dim=0)", "an entry a name"),
-    ("(clip.logit_scale * image_features @ text_features.T).softmax(dim=-1)", "(clip.logit_scale * text_features @ image_features.T).softmax(dim=0)", "a row a text"),
+    (".argmax(dim=-1)", ".argmax(dim=0)", "one prediction per name"),
+    ("(clip.logit_scale * image_features @ text_features.T).softmax(dim=-1)", "(clip.logit_scale * text_features @ image_features.T).softmax(dim=0)", "one row per text"),
     ("return probabilities, probabilities.argmax(dim=-1)", "return probabilities", "2 tensors"),
     ("return probabilities, probabilities.argmax(dim=-1)", "", "`return` missing"),
 ]  # fmt: skip

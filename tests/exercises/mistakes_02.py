@@ -1,14 +1,14 @@
 """Lesson 2's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
 
 MISTAKES = [
-    ("delta_q = s * (B_q @ A_q)\n    delta_v = s * (B_v @ A_v)", "delta_q = B_q @ A_q\n    delta_v = B_v @ A_v", "scale was left out"),
+    ("delta_q = s * (B_q @ A_q)\n    delta_v = s * (B_v @ A_v)", "delta_q = B_q @ A_q\n    delta_v = B_v @ A_v", "scale is missing"),
     ("delta_q = s * (B_q @ A_q)\n    delta_v = s * (B_v @ A_v)", "delta_q = (s * B_q) @ (s * A_q)\n    delta_v = (s * B_v) @ (s * A_v)", "went in twice"),
     ("delta_q = s * (B_q @ A_q)\n    delta_v = s * (B_v @ A_v)", "delta_q = s * (A_q.T @ B_q.T)\n    delta_v = s * (A_v.T @ B_v.T)", "transposed"),
-    ("[delta_q, torch.zeros_like(delta_q), delta_v]", "[delta_q, delta_v, torch.zeros_like(delta_q)]", "where k has its rows"),
+    ("[delta_q, torch.zeros_like(delta_q), delta_v]", "[delta_q, delta_v, torch.zeros_like(delta_q)]", "in the rows of k"),
     ("[delta_q, torch.zeros_like(delta_q), delta_v]", "[delta_q, delta_v]", "expected the shape"),
     ("[delta_q, torch.zeros_like(delta_q), delta_v], dim=0", "[delta_q, torch.zeros_like(delta_q), delta_v], dim=1", "side by side"),
     ("return frozen + s * low", "return frozen + low", "scale was left out"),
-    ("return frozen + s * low", "return s * (frozen + low)", "too, which should stay"),
+    ("return frozen + s * low", "return s * (frozen + low)", "too, which should not change"),
     ("return frozen + s * low", "return s * low", "frozen projection of x is missing.*bias is missing|bias is missing.*frozen projection of x is missing"),
     ("x @ W.T + bias", "x @ W.T", "bias is missing"),
     ("x @ W.T + bias", "x @ W + bias", "needs? its transpose"),

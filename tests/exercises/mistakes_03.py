@@ -3,9 +3,9 @@
 MISTAKES = [
     ("[(1 - lam) * B1, lam * B2]", "[lam * B1, (1 - lam) * B2]", "wrong way round"),
     ("[(1 - lam) * B1, lam * B2]", "[B1, B2]", "weights are missing"),
-    ("[(1 - lam) * B1, lam * B2]", "[lam * B2, (1 - lam) * B1]", "other order"),
+    ("[(1 - lam) * B1, lam * B2]", "[lam * B2, (1 - lam) * B1]", "different order"),
     ("A = torch.cat([A1, A2], dim=0)", "A = torch.cat([(1 - lam) * A1, lam * A2], dim=0)", "A carries weights"),
-    ("lam * B2], dim=1)", "lam * B2], dim=0)", "one below the other"),
+    ("lam * B2], dim=1)", "lam * B2], dim=0)", "stacked vertically"),
     (
         "A = torch.cat([A1, A2], dim=0)\n    B = torch.cat([(1 - lam) * B1, lam * B2], dim=1)",
         "A = (1 - lam) * A1 + lam * A2\n    B = (1 - lam) * B1 + lam * B2",
@@ -14,7 +14,7 @@ MISTAKES = [
     ("between = (lam >= 0) & (lam <= 1)", "between = lam == lam", "beyond the two ends"),
     ("(1 - lam) * start + lam * end", "lam * start + (1 - lam) * end", "wrong end"),
     ("(1 - lam) * start + lam * end", "(start + end) / 2", "mean of the two ends"),
-    ("(chord - values)[between].max()", "(values - chord)[between].max()", "sign is turned"),
+    ("(chord - values)[between].max()", "(values - chord)[between].max()", "sign is wrong"),
     ("(chord - values)[between].max()", "(chord - values)[between].mean()", "average gap"),
     ("(chord - values)[between].max()", "(chord - values)[lam == 0.5][0]", "in the middle"),
     ("(1 - lam) ** 2 * (B1 @ A1) + lam**2 * (B2 @ A2)", "(1 - lam) * (B1 @ A1) + lam * (B2 @ A2)", "weights of the line in ΔW"),

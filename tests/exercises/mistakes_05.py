@@ -4,7 +4,7 @@ MISTAKES = [
     (
         "factorial(size) * factorial(n - size - 1) / factorial(n)",
         "1 / 2 ** (n - 1)",
-        "counted alike",
+        "the same weight",
     ),
     ("factorial(size) * factorial(n - size - 1) / factorial(n)", "1", "not means"),
     (
@@ -13,7 +13,7 @@ MISTAKES = [
         "too large",
     ),
     ("for size in range(n):", "for size in [n - 1]:", None),
-    ("v({*s, i}) - v(s)", "v({*s, i})", "not taken off"),
+    ("v({*s, i}) - v(s)", "v({*s, i})", "not subtracted"),
     ("v({*s, i}) - v(s)", "v(s) - v({*s, i})", "sign"),
     ("return torch.tensor(values)", "return values", "Return one tensor"),
     ("out[order] = gains\n    return out", "return gains", "wrong places"),

@@ -12,7 +12,7 @@ MISTAKES = [
     ("(2 * torch.minimum(low, high))", "torch.minimum(low, high)", "one-sided"),
     ("(means >= 0)", "(means > 0)", None),
     ("torch.minimum(low, high)", "torch.maximum(low, high)", None),
-    ("rises & falls", "rises | falls", "was enough for you"),
+    ("rises & falls", "rises | falls", "accepted either one"),
     ("return rises & falls", "return rises", "rises alone"),
     ("bent[:, taus < 1] > learned", "bent[:, taus < 1] >= learned", None),
     ("(bent[:, taus < 1] > learned).any(1)", "(bent[:, taus < 1] > learned).any()", "shape|wrong"),

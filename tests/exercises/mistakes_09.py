@@ -9,7 +9,7 @@ MISTAKES = [
     ("1 - 1 / (1 + torch.exp(-0.2", "1 / (1 + torch.exp(-0.2", "rises from 0 to 1"),
     ("-0.2 * (epochs - total / 2)", "0.2 * (epochs - total / 2)", "rises from 0 to 1"),
     ("(epochs - total / 2)", "(epochs - total)", "last epoch"),
-    ("-0.2 * (epochs - total / 2)", "-0.2 * (epochs / total - 1 / 2)", "hardly moves"),
+    ("-0.2 * (epochs - total / 2)", "-0.2 * (epochs / total - 1 / 2)", "hardly changes"),
     ("-0.2 * (epochs", "-(epochs", "too steeply"),
     ("shortened > now", "shortened >= now", "equal number"),
     ("shortened > now", "shortened < now", "harms"),

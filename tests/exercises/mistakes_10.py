@@ -10,7 +10,7 @@ MISTAKES = [
     ("torch.isin(content, first)", "torch.isin(content, first.flip(0)[:1])", None),
     ("torch.cat(list(A))", "(weights[:, None, None] * A).sum(0)", "product of averages"),
     ("torch.cat([w * s * b for w, s, b in zip(weights, scales, B, strict=True)], dim=1)",
-     "(weights[:, None, None] * scales[:, None, None] * B).reshape(B.shape[1], -1)", "not put side by side"),
+     "(weights[:, None, None] * scales[:, None, None] * B).reshape(B.shape[1], -1)", "instead of being put side by side"),
     ("w * s * b for", "w * b for", "scales are missing"),
     ("w * s * b for", "s * b for", "weights are missing"),
     ("torch.cat(list(A))", "torch.cat(list(weights[:, None, None] * A))", "squares"),

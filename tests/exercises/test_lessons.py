@@ -143,10 +143,10 @@ def test_every_mistake_a_check_knows_has_its_own_words_and_outcome(source):
     assert len(exercises) == sum(s == source for s, _ in EXERCISES)
     for e in exercises:
         assert len(e.mistakes) >= 2
-        for mistake in e.mistakes.values():
+        for message, switches in e.mistakes.items():
             with pytest.raises(CheckFailed) as failed:
-                e(lambda *a, e=e, m=mistake: e._run(m.switches))
-            assert str(failed.value) == mistake.says
+                e(lambda *a, e=e, s=switches: e._run(s))
+            assert str(failed.value) == message
 
 
 def test_a_check_asks_for_the_function_itself_and_shows_no_traceback():
