@@ -46,7 +46,7 @@ def doctor(clip: arguments.ClipName = None) -> Told:
         checks += _safely(name, look)
     document = {"verb": "doctor", "checks": [asdict(c) for c in checks]}
     lines = [
-        f"{c.name:<14} {c.state:<6} {c.found}" + (f"\n{'':<22}→ {c.fix}" if c.fix else "")
+        f"{c.name:<16} {c.state:<6} {c.found}" + (f"\n{'':<24}→ {c.fix}" if c.fix else "")
         for c in checks
     ]
     return Told(document, "\n".join(lines), failed=any(c.state == BROKEN for c in checks))

@@ -11,12 +11,12 @@ __all__ = ["EXTRAS", "MissingExtra", "needs", "sentence"]
 
 EXTRAS = {
     "app": "the page",
-    "benchmarks": "data sets that come as MATLAB files",
+    "benchmarks": "a data set in MATLAB files",
     "clip": "a CLIP",
     "dask": "a sweep on a Dask cluster",
-    "drawings": "the tasks of drawings, icons and digits",
+    "drawings": "a task of drawings, icons or digits",
     "lessons": "a lesson",
-    "mcp": "the page's tools for assistants",
+    "mcp": "the page's MCP server",
     "parquet": "a table in Parquet",
     "plots": "a plot",
     "ray": "a sweep on a Ray cluster",

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from pathlib import Path
@@ -23,6 +24,15 @@ MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 
 
+MARKDOWN = [
+    p.relative_to(ROOT).as_posix()
+    for folder in (".", "docs/*", "lessons", "experiments", "benchmarks")
+    for p in sorted(ROOT.glob(f"{folder}/*.md"))
+]
+MARKDOWN_TEXTS = [(ROOT / name).read_text(encoding="utf-8") for name in MARKDOWN]
+LESSONS = [p.read_text(encoding="utf-8") for p in sorted(ROOT.glob("lessons/[0-9]*.py"))]
+
+
 def project_files() -> list[Path]:
     """Tracked files, and new ones that are not ignored."""
     listed = subprocess.run(
@@ -37,20 +47,42 @@ def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(r).name) for r in requirements}
 
 
-NOT_SERVED = {"transformers", "peft", "matplotlib"}
+EXTRAS = PROJECT["optional-dependencies"]
+NOT_SERVED = {"transformers", "peft", "accelerate", "typer"}
 """What the page does without: see test_space.py."""
+
+
+def whole(extra: str) -> list[str]:
+    """What an extra names, with what stands in its place where it names another extra of ours."""
+    return [
+        d
+        for r in EXTRAS[extra]
+        for d in (
+            [d for e in sorted(Requirement(r).extras) for d in whole(e)]
+            if names([r]) == {PROJECT["name"]}
+            else [r]
+        )
+    ]
 
 
 def test_a_space_installs_what_the_app_needs():
     lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
     assert [line for line in lines if not line.startswith(("#", "--"))] == [
-        d for d in PROJECT["dependencies"] if not names([d]) & NOT_SERVED
+        d for d in [*PROJECT["dependencies"], *whole("app")] if not names([d]) & NOT_SERVED
     ]
+
+
+def test_developers_get_every_extra_of_users():
+    users = set(EXTRAS) - {"docs", "lessons", "recipes", "test"}
+    apart = {"ray", "dask", "parquet"}  # large, and asked for in their absence
+    assert set().union(*(names(whole(e)) for e in users - apart)) <= names(whole("test"))
+    for developers in ("docs", "lessons", "recipes", "test"):
+        assert names(whole("plots") + whole("drawings")) <= names(whole(developers))
 
 
 def test_a_space_is_told_what_to_run():
     told = yaml.safe_load(README.split("---\n")[1])
-    gradio = next(r for r in map(Requirement, PROJECT["dependencies"]) if r.name == "gradio")
+    gradio = next(r for r in map(Requirement, whole("app")) if r.name == "gradio")
     assert (ROOT / told["app_file"]).is_file()
     assert told["sdk"] == "gradio"
     assert told["sdk_version"] in gradio.specifier
@@ -70,20 +102,19 @@ def test_every_way_to_install_names_the_same_extras():
             sorted(found.split(","))
             for found in re.findall(r"(?<=\[)[a-z]+(?:,[a-z]+)+(?=\])", text)
         ]
-    assert {"lessons", "test"} <= set(PROJECT["optional-dependencies"])
+    assert {"lessons", "test"} <= set(EXTRAS)
+    assert set(re.findall(r"^EXTRAS_\w+ := \[(.*)\]$", MAKEFILE, re.MULTILINE)) == {
+        "app", "docs", "lessons,test", "recipes"
+    }  # fmt: skip
+    told = {e for t in (*MARKDOWN_TEXTS, *LESSONS) for e in re.findall(r"copra-lab\[([\w,]+)\]", t)}
+    assert {e for found in told for e in found.split(",")} <= set(EXTRAS)
+    assert all('"copra-lab[lessons]==' in text for text in LESSONS)
 
 
 def test_the_readme_names_commands_that_exist():
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
     assert set(re.findall(r"\bmake ([a-z]+)\b", "".join(re.findall(r"`[^`]*`", README)))) <= targets
     assert set(re.findall(r"\bcl\.(\w+)", README)) <= set(copra_lab.__all__)
-
-
-MARKDOWN = [
-    p.relative_to(ROOT).as_posix()
-    for folder in (".", "docs/*", "lessons", "experiments", "benchmarks")
-    for p in sorted(ROOT.glob(f"{folder}/*.md"))
-]
 
 
 @pytest.mark.parametrize("name", MARKDOWN)
@@ -143,13 +174,11 @@ def test_everything_attributed_is_a_dependency():
     attribution = (ROOT / "ATTRIBUTION.md").read_text(encoding="utf-8")
     attributed = names(re.findall(r"^\| `([^`]+)` \|", attribution, re.MULTILINE))
     assert len(attributed) >= 8
-    assert attributed <= names(
-        PROJECT["dependencies"] + PROJECT["optional-dependencies"]["recipes"]
-    )
+    assert attributed <= names([*PROJECT["dependencies"], *whole("recipes")])
 
 
 def test_importing_the_package_is_light():
-    heavy = "gradio peft transformers matplotlib open_clip ipywidgets"
+    heavy = "torch gradio peft transformers matplotlib open_clip ipywidgets"
     code = f"import sys, copra_lab; print(*set('{heavy}'.split()) & set(sys.modules))"
     assert (
         subprocess.run(
@@ -186,13 +215,36 @@ def test_no_file_knows_the_machine_it_was_written_on():
     assert found == []
 
 
-def test_the_wheel_holds_the_package_its_assets_and_nothing_else(tmp_path):
-    build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+def built(kind: str, folder: Path) -> Path:
+    """A wheel or an sdist of the files as they are."""
+    build = [sys.executable, "-m", "hatchling", "build", "-t", kind, "-d", str(folder)]
     subprocess.run(build, cwd=ROOT, capture_output=True, check=True)
-    with zipfile.ZipFile(next(tmp_path.glob("*.whl"))) as wheel:
+    return next(folder.iterdir())
+
+
+def package_files() -> set[str]:
+    return {
+        p.relative_to(ROOT).as_posix() for p in project_files() if ROOT / "copra_lab" in p.parents
+    }
+
+
+def test_the_package_has_its_types_its_page_and_its_weights():
+    ends = {
+        Path(name).name if "py.typed" in name else Path(name).suffix for name in package_files()
+    }
+    assert {"py.typed", ".css", ".json", ".safetensors", ".gz"} <= ends
+
+
+def test_the_wheel_holds_the_package_its_assets_and_nothing_else(tmp_path):
+    with zipfile.ZipFile(built("wheel", tmp_path)) as wheel:
         inside = set(wheel.namelist())
     info = f"copra_lab-{copra_lab.__version__}.dist-info/"
-    assert {
-        p.relative_to(ROOT).as_posix() for p in project_files() if ROOT / "copra_lab" in p.parents
-    } == {n for n in inside if not n.startswith(info)}
+    assert package_files() == {n for n in inside if not n.startswith(info)}
     assert {info + "licenses/LICENSE", info + "licenses/ATTRIBUTION.md"} <= inside
+
+
+def test_the_sdist_holds_what_a_wheel_is_made_of(tmp_path):
+    with tarfile.open(built("sdist", tmp_path)) as archive:
+        inside = {n.partition("/")[2] for n in archive.getnames()}
+    assert package_files() <= inside
+    assert {"pyproject.toml", "README.md", "LICENSE", "ATTRIBUTION.md", "app.py"} <= inside

@@ -74,7 +74,7 @@ def test_it_holds_the_page_its_weights_and_nothing_else(folder):
 def test_its_app_needs_only_the_folder_and_what_its_requirements_name(folder):
     code = """
 import sys
-for name in ("transformers", "peft", "matplotlib"):
+for name in ("transformers", "peft", "accelerate", "matplotlib", "joblib"):
     sys.modules[name] = None  # what is not installed
 import app, copra_lab
 from copra_lab.page.api.endpoints import Api
