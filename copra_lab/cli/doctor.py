@@ -112,7 +112,7 @@ def _processor() -> Iterator[Check]:
     threads, own = torch.get_num_threads(), devices.cores()
     many = threads > own
     yield Check(
-        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {transformer.cores()} of them for the bench",
+        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {devices.cores(transformer.MOST_WORKERS)} of them for the bench",
         f"threads wait for each other: set OMP_NUM_THREADS={own}" if many else "",
     )  # fmt: skip
     gpus = (

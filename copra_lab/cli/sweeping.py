@@ -20,7 +20,7 @@ def sweep(
     work: Annotated[
         Path | None,
         typer.Option(
-            help="Where adapters and results.sqlite are kept.",
+            help="Where adapters and results.csv are kept.",
             show_default="the file's name without .toml",
         ),
     ] = None,
@@ -46,7 +46,7 @@ def sweep(
         Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")
     ] = None,
 ) -> Told:
-    """Do many runs, here or on a cluster, each once: restarted, it goes on. Results land in WORK/results.sqlite."""
+    """Do many runs, here or on a cluster, each once: restarted, it goes on. Results land in WORK/results.csv."""
     from copra_lab.sweeps import results as t
     from copra_lab.sweeps import runner
     from copra_lab.sweeps.grid import read_grid
@@ -62,7 +62,7 @@ def sweep(
     grid = read_grid(file)
     work = work or file.with_suffix("")
     if status:
-        rows = runner.rows_of(grid.runs, work, grid.clip)
+        rows = t.rows_of(grid.runs, work, grid.clip)
     else:
         rows = runner.run_all(
             grid.runs, work, clip_name=grid.clip, backend=backend, jobs=jobs, address=address, device=device, retry_failed=retry_failed,
