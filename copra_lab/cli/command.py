@@ -79,6 +79,32 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
+@dataclass(frozen=True)
+class Group:
+    """Options that several verbs have, or that belong together: one argument of a verb's function.
+
+    A verb takes it as ``settings: Annotated[Any, Group.of(function)]``; `make` turns the values of
+    the options, by name, into what the verb works with.
+    """
+
+    parameters: tuple[inspect.Parameter, ...]
+    make: Callable[..., Any]
+
+    @classmethod
+    def of(cls, make: Callable[..., Any]) -> "Group":
+        """The options that a function has as parameters."""
+        return cls(tuple(inspect.signature(make, eval_str=True).parameters.values()), make)
+
+
+def _groups(signature: inspect.Signature) -> dict[str, Group]:
+    return {
+        name: found
+        for name, p in signature.parameters.items()
+        for found in getattr(p.annotation, "__metadata__", ())
+        if isinstance(found, Group)
+    }
+
+
 _COMMON = {
     "config": Annotated[
         Path | None,
@@ -105,6 +131,8 @@ def verb(
     def register(work: Callable[..., Told]) -> Callable[..., Told]:
         called = name or work.__name__
         EXAMPLES[called] = example
+        signature = inspect.signature(work, eval_str=True)
+        groups = _groups(signature)
 
         @functools.wraps(work)
         def command(*, config: Path | None, json_: bool, debug: bool, **options: Any) -> None:
@@ -113,6 +141,9 @@ def verb(
                     redirect_stdout(sys.stderr),
                     _plain_warnings(),
                 ):  # engines and libraries chat; standard output is the answer's
+                    for argument, group in groups.items():
+                        values = {p.name: options.pop(p.name) for p in group.parameters}
+                        options[argument] = group.make(**values)
                     told = work(**options)
             except (typer.BadParameter, typer.Exit, typer.Abort):
                 raise
@@ -133,24 +164,30 @@ def verb(
             if told.failed:
                 raise typer.Exit(1)
 
-        own = inspect.signature(work, eval_str=True)
-        more = [
-            inspect.Parameter(
-                n,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=a,
-                default=None if n == "config" else False,
-            )
-            for n, a in _COMMON.items()
-        ]
-        signature = own.replace(
-            parameters=[*own.parameters.values(), *more], return_annotation=None
-        )
-        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__signature__ = _flat_signature(signature, groups)  # type: ignore[attr-defined]
         app.command(called, epilog=f"Example: {example}", **settings)(command)
         return work
 
     return register
+
+
+def _flat_signature(signature: inspect.Signature, groups: dict[str, Group]) -> inspect.Signature:
+    """A verb's parameters with every group spelled out, and those that all verbs have."""
+    parameters = [
+        q.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, p in signature.parameters.items()
+        for q in (groups[name].parameters if name in groups else (p,))
+    ]
+    common = [
+        inspect.Parameter(
+            n,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=a,
+            default=None if n == "config" else False,
+        )
+        for n, a in _COMMON.items()
+    ]
+    return signature.replace(parameters=[*parameters, *common], return_annotation=None)
 
 
 @contextmanager
