@@ -202,15 +202,10 @@ def fit_steps(
     _check(task, complete, execution, place)
     training: Training
     if isinstance(method, LoRA):
-        if penalty or adapter:
-            raise ValueError(
-                "penalty and adapter are for soft prompts; for LoRA, set dropping, and start_from "
-                "to continue from an adapter"
-            )
+        _check_lora(penalty, adapter)
         training = LoRATraining(clip, task, method, dropping, complete, place)
     else:
-        if dropping != PLAIN or complete.precision != "float32":
-            raise ValueError("dropping and precision are for LoRA; for a soft prompt, set penalty")
+        _check_prompt(dropping, complete)
         training = PromptTraining(clip, task, method, penalty, adapter, complete, place)
     recipe = _recipe(clip, task, complete) | training.recipe()
     if start_from:
@@ -278,6 +273,19 @@ def _check(task: Task, settings: CompleteSettings, execution: Execution, place: 
             f"a batch of {settings.batch} images cannot be shared by {place.world} processes; "
             "make it larger"
         )
+
+
+def _check_lora(penalty: Nemesis | None, adapter: Adapter | None) -> None:
+    if penalty or adapter:
+        raise ValueError(
+            "penalty and adapter are for soft prompts; for LoRA, set dropping, and start_from to "
+            "continue from an adapter"
+        )
+
+
+def _check_prompt(dropping: Dropping, settings: CompleteSettings) -> None:
+    if dropping != PLAIN or settings.precision != "float32":
+        raise ValueError("dropping and precision are for LoRA; for a soft prompt, set penalty")
 
 
 def _recipe(clip: Clip, task: Task, settings: CompleteSettings) -> dict[str, Any]:

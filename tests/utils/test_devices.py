@@ -136,6 +136,7 @@ def test_two_processes_train_what_one_does(tmp_path):
 
 
 def test_a_batch_too_small_to_share_is_refused(monkeypatch):
+    from copra_lab.training import fitting as train
 
     monkeypatch.setattr(train, "find_place", lambda device: Place(torch.device("cpu"), 0, 4))
     with pytest.raises(ValueError, match="3 images cannot be shared by 4 processes"):
