@@ -1,101 +1,123 @@
-"""The adapters and soft prompts that come with the package: made by ``recipes/adapters.py`` and ``recipes/prompts.py`` from
-the bundled CLIP."""
+"""The adapters and soft prompts that come with the package.
 
+``recipes/adapters.py`` and ``recipes/prompts.py`` made them from the bundled CLIP.
+"""
+
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any, Generic, TypeVar
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.loading import load_adapter
 from copra_lab.adapters.peft_folder import CONFIG
+from copra_lab.methods.registry import METHODS, label_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import FILE, SoftPrompt
 
-__all__ = ["Shipped", "ShippedPrompt", "shipped", "shipped_prompts"]
+__all__ = ["Shipped", "shipped", "shipped_prompts"]
 
 FOLDER = Path(str(files("copra_lab") / "assets" / "adapters"))
 PROMPTS = FOLDER.with_name("prompts")
 
+T = TypeVar("T", Adapter, SoftPrompt)
 
-@dataclass(frozen=True)
-class Shipped:
-    """One adapter folder; ``label`` is what a menu shows, e.g. ``LoRA, seed 0``."""
-
-    task: str
-    label: str
-    folder: Path
-
-    def load(self, clip: Clip) -> Adapter:
-        """The adapter, held against `clip`. Raises AdapterError if it was made from other weights."""
-        return _load(self.folder, clip)
+Read = Callable[..., T]
+"""(folder) or (folder, clip) → what is saved there."""
 
 
 @dataclass(frozen=True)
-class ShippedPrompt:
-    """One folder of a soft prompt; ``label`` is what a menu shows, e.g. ``CoOp, seed 0``."""
+class Shipped(Generic[T]):
+    """One folder of an adapter or a soft prompt.
+
+    Args:
+        task: What it was trained on.
+        method: The name of its method, as in `copra_lab.methods.registry`.
+        seed: The seed of its training; None where nobody recorded it.
+        folder: Where it is.
+        read: Loads the folder.
+    """
 
     task: str
-    label: str
+    method: str
+    seed: int | None
     folder: Path
+    read: Read[T]
 
-    def load(self, clip: Clip) -> SoftPrompt:
-        """The prompt, held against `clip`. Raises PromptError if it was made from other weights."""
-        return _load_prompt(self.folder, clip)
+    @property
+    def label(self) -> str:
+        """What a menu shows, such as ``LoRA, seed 0``."""
+        name = label_of(self.method)
+        return name if self.seed is None else f"{name}, seed {self.seed}"
+
+    def load(self, clip: Clip) -> T:
+        """What is in the folder, checked against `clip`.
+
+        Raises:
+            ValueError: `AdapterError` or `PromptError`, if it was made from other weights.
+        """
+        return _load(self.read, self.folder, clip)
+
+
+def shipped(task: str | None = None, folder: Path = FOLDER) -> tuple[Shipped[Adapter], ...]:
+    """The adapters that ship, from ``folder/task/name/``, LoRA first.
+
+    Args:
+        task: Only those of this task; None for all.
+        folder: Where they are.
+    """
+    return _found(folder, CONFIG, task, load_adapter)
+
+
+def shipped_prompts(
+    task: str | None = None, folder: Path = PROMPTS
+) -> tuple[Shipped[SoftPrompt], ...]:
+    """The soft prompts that ship, from ``folder/task/name/``, CoOp first.
+
+    Args:
+        task: Only those of this task; None for all.
+        folder: Where they are.
+    """
+    return _found(folder, FILE, task, SoftPrompt.load)
+
+
+def _found(folder: Path, file: str, task: str | None, read: Read[T]) -> tuple[Shipped[T], ...]:
+    """One for each folder that holds `file`, by task, in the registry's order of methods."""
+    places = [f.parent for f in folder.glob(f"{task or '*'}/*/{file}")]
+    found = [
+        Shipped(p.parent.name, *_trained(read, p, _changed(p / file)), p, read) for p in places
+    ]
+    order = list(METHODS)
+    return tuple(
+        sorted(
+            found,
+            key=lambda s: (
+                s.task,
+                order.index(s.method) if s.method in order else len(order),
+                s.folder.name,
+            ),
+        )
+    )
+
+
+def _changed(file: Path) -> int:
+    """When a file was written."""
+    return file.stat().st_mtime_ns
 
 
 @cache
-def _load_prompt(folder: Path, clip: Clip) -> SoftPrompt:
-    return SoftPrompt.load(folder, clip)
+def _trained(read: Callable[[Path], Any], folder: Path, written: int) -> tuple[str, int | None]:
+    """Method and seed, from the provenance; where it does not say, from the folder's name."""
+    name, _, seed = folder.name.partition("-seed-")
+    about: dict[str, Any] = {"method": name} | ({"seed": int(seed)} if seed.isdecimal() else {})
+    with suppress(ValueError):  # a broken one is listed, and says so when it is loaded
+        about |= read(folder).provenance
+    return str(about["method"]), about.get("seed")
 
 
 @cache
-def _load(folder: Path, clip: Clip) -> Adapter:
-    return load_adapter(folder, clip)
-
-
-def shipped(task: str | None = None, folder: Path = FOLDER) -> tuple[Shipped, ...]:
-    """What is shipped for `task` (None: for all), LoRA first: ``folder/task/label/``."""
-    found = sorted(
-        (f.parent for f in folder.glob(f"*/*/{CONFIG}")),
-        key=lambda f: (f.parent.name, not f.name.startswith("lora"), f.name),
-    )
-    return tuple(
-        Shipped(f.parent.name, _label(f.name), f) for f in found if task in (None, f.parent.name)
-    )
-
-
-def shipped_prompts(task: str | None = None, folder: Path = PROMPTS) -> tuple[ShippedPrompt, ...]:
-    """What is shipped for `task` (None: for all), CoOp first: ``folder/task/label/``."""
-    order = ("coop", "pun", "pan", "pun+pan")
-    found = sorted(
-        (f.parent for f in folder.glob(f"*/*/{FILE}")),
-        key=lambda f: (f.parent.name, *_rank(f.name, order)),
-    )
-    return tuple(
-        ShippedPrompt(f.parent.name, _label(f.name), f)
-        for f in found
-        if task in (None, f.parent.name)
-    )
-
-
-def _rank(name: str, order: tuple[str, ...]) -> tuple[int, str]:
-    method = name.partition("-")[0]
-    return (order.index(method) if method in order else len(order)), name
-
-
-WORDS = {
-    "lora": "LoRA",
-    "copra": "CopRA",
-    "coop": "CoOp",
-    "pun": "PUN",
-    "pan": "PAN",
-    "pun+pan": "PUN and PAN",
-}
-
-
-def _label(name: str) -> str:
-    """``copra-seed-1`` → ``CopRA, seed 1``."""
-    method, _, rest = name.partition("-seed-")
-    words = WORDS.get(method, method.replace("-", " "))
-    return f"{words}, seed {rest}" if rest else words
+def _load(read: Callable[[Path, Clip], T], folder: Path, clip: Clip) -> T:
+    return read(folder, clip)

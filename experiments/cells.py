@@ -6,12 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from copra_lab.zoo import WORDS
+from copra_lab.methods.registry import METHODS
 
-NAMES = WORDS | {
-    "dropout": "LoRA + dropout", "progressive-dropout": "LoRA + progressive dropout", "stochastic-depth": "stochastic depth",
-    "vpt": "VPT", "vpt+pun": "VPT, PUN", "vpt+pan": "VPT, PAN", "vpt+pun+pan": "VPT, PUN and PAN",
-}  # fmt: skip
+NAMES = {name: m.label for name, m in METHODS.items()}
 """Method → what tables call it, in their order."""
 
 Cells = dict[tuple[str, str], dict[str, list[float]]]

@@ -8,18 +8,17 @@ import argparse
 import csv
 import sys
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
 from copra_lab.adapters import Adapter
 from copra_lab.bench import Bench
+from copra_lab.methods.registry import METHODS as REGISTRY
+from copra_lab.methods.registry import names
 from copra_lab.models import Clip, load_clip
-from copra_lab.sweeps import Run, trained
-from copra_lab.sweeps.runs import chosen, train_all
+from copra_lab.sweeps import Run, run_all, trained
 from copra_lab.tasks import load_task, task_names
-from copra_lab.training import DROPPINGS
 from copra_lab.utils.devices import cores
 from copra_lab.utils.files import csv_bytes, write_atomically
 from copra_lab.utils.statistics import Accuracy
@@ -35,7 +34,8 @@ NOT_REPORTED = (*DEVELOPMENT, "same-drawings")
 SEEDS = {"lora": 5, "copra": 5}
 """How many seeds a method has; three where nothing is said."""
 
-METHODS = DROPPINGS
+METHODS = {name: REGISTRY[name].parts().dropping for name in names("adapter")}
+"""What each method drops while LoRA is trained."""
 
 WRITTEN = {
     "regimes.py": ("regimes.csv",),
@@ -60,7 +60,7 @@ def headline(
 ) -> list[Run]:
     """The runs that most experiments share."""
     return [
-        chosen(t, s, METHODS[m])
+        Run.of(t, s, dropping=METHODS[m])
         for m in methods
         for t in tasks
         for s in range(seeds or SEEDS.get(m, 3))
@@ -76,7 +76,7 @@ def pairs(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
     """Two seeds of the same training: 0 and 1, 1 and 2, … and the last and 0, so that each seed counts twice."""
     groups: dict[Run, list[Run]] = {}
     for r in runs:
-        groups.setdefault(replace(r, seed=0), []).append(r)
+        groups.setdefault(r.changed(seed=0), []).append(r)
     return [(a, b) for g in groups.values() for a, b in zip(g, [*g[1:], g[0]], strict=True)]
 
 
@@ -110,10 +110,15 @@ def adapters(
     runs: Sequence[Run], work: Path, jobs: int
 ) -> tuple[Clip, dict[Run, Adapter], dict[Run, float]]:
     """Every run trained, from `work` where it is there already: the CLIP, the adapters, and the seconds each took."""
-    train_all(runs, work, jobs)
+    train(runs, work, jobs)
     clip = load_clip()
     found = {r: trained(r, clip, work) for r in runs}
     return clip, {r: a for r, (a, _) in found.items()}, {r: s for r, (_, s) in found.items()}
+
+
+def train(runs: Iterable[Run], work: Path, jobs: int) -> None:
+    """Train what `work` does not hold yet, one process a core; no test image is looked at."""
+    run_all(runs, work, jobs=jobs, measure=False, retry_failed=True)
 
 
 def write(name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> None:
@@ -154,7 +159,7 @@ def read(name: str) -> list[dict[str, str]]:
 def row(run: Run, setting: object, accuracy: Accuracy, **more: object) -> dict:
     return {
         "task": run.task,
-        "method": run.method,
+        "method": run.name,
         "seed": run.seed,
         "setting": setting,
         "n": accuracy.n,

@@ -8,7 +8,7 @@ from common import METHODS, adapters, arguments, finish, headline, reported, row
 from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench
-from copra_lab.sweeps.runs import chosen
+from copra_lab.sweeps import Run
 from copra_lab.tasks import Task, load_task
 from copra_lab.tasks.emoji import corruptions as nu
 
@@ -38,7 +38,7 @@ def main() -> None:
     tasks, methods = a.tasks or reported(), a.methods or METHODS
     runs = headline(tasks, methods, seeds=3)
     halves = [
-        chosen(t, s, METHODS[m], part="base")
+        Run.of(t, s, dropping=METHODS[m], part="base")
         for t in tasks
         for m in methods
         for s in range(3)

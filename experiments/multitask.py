@@ -48,7 +48,7 @@ def main() -> None:
     rows = []
     for method in methods:
         for seed in range(3):
-            own = [r for r in runs if r.method == method and r.seed == seed]
+            own = [r for r in runs if r.name == method and r.seed == seed]
             rows += [
                 row(r, "each its own", benches[r.task, "test"].accuracy(found[r])) for r in own
             ]

@@ -17,15 +17,14 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from common import DEVELOPMENT, arguments, bench, finish, reported
+from common import DEVELOPMENT, arguments, bench, finish, reported, train
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from copra_lab.bench import Bench, survey
 from copra_lab.models import Clip, load_clip
 from copra_lab.prompts import VPT, CoOp, Nemesis, SoftPrompt
-from copra_lab.sweeps import PromptRun, trained
-from copra_lab.sweeps.runs import train_all
+from copra_lab.sweeps import Run, trained
 from copra_lab.tasks import load_task
 from copra_lab.training import Step, fit
 from copra_lab.utils.statistics import Accuracy
@@ -48,7 +47,7 @@ GRID: dict[str, list[dict]] = {
     "pan": [{"lr": lr, "penalty": Nemesis(0.0, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
     "pun+pan": [{"lr": lr, "penalty": Nemesis(0.5, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
 }
-"""As many settings for each. What is not said is `PromptRun`'s."""
+"""As many settings for each. What is not said is `Run.of`'s."""
 
 FINER: dict[str, list[dict]] = {
     "coop": [{"lr": lr} for lr in (2e-2, 3e-2, 7e-2, 1e-1)],
@@ -80,56 +79,56 @@ TAUS, SIGMAS = (0.001, 0.1, 0.5, 2.0), (0.0, 0.01)
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy")
 
 
-def row(run: PromptRun, prompt: SoftPrompt, accuracy: Accuracy, **more: object) -> dict:
+def row(run: Run, prompt: SoftPrompt, accuracy: Accuracy, **more: object) -> dict:
     own = {
         "task": run.task,
-        "method": run.method,
+        "method": run.name,
         "seed": run.seed,
-        "setting": run.shots,
+        "setting": run.options.shots,
         "n": accuracy.n,
         "accuracy": round(accuracy.value, 4),
     }
     return own | {"norm": round(float(prompt.norms().mean()), 3)} | more
 
 
-def settings(run: PromptRun) -> dict:
+def settings(run: Run) -> dict:
     p = run.penalty
     return {
-        "lr": run.lr, "steps": run.steps, "beta": p.beta if p else "", "weight": p.weight if p else "", "tau": p.tau if p else "",
-        "samples": p.samples if p else "", "begins": next(name for name, b in BEGINNINGS.items() if b == run.prompt),
+        "lr": run.settings.lr, "steps": run.settings.steps, "beta": p.beta if p else "", "weight": p.weight if p else "", "tau": p.tau if p else "",
+        "samples": p.samples if p else "", "begins": next(name for name, b in BEGINNINGS.items() if b == run.method),
     }  # fmt: skip
 
 
-def tune() -> list[PromptRun]:
+def tune() -> list[Run]:
     return [
-        PromptRun(task, seed, prompt, shots=shots, **grid)
+        Run.of(task, seed, method=prompt, shots=shots, **grid)
         for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
         for prompt, grids in [*((WORDS, GRID[m] + FINER[m]) for m in METHODS), *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS)]
         for grid in grids
     ]  # fmt: skip
 
 
-def chosen(task: str, method: str, seed: int, **more: Any) -> PromptRun:
-    return PromptRun(task, seed, **{"prompt": WORDS, **CHOSEN[method], **more})
+def chosen(task: str, name: str, seed: int, **more: Any) -> Run:
+    return Run.of(task, seed, **{"method": WORDS, **CHOSEN[name], **more})
 
 
-def runs(tasks: list[str], methods: Sequence[str] = METHODS, **more: Any) -> list[PromptRun]:
+def runs(tasks: list[str], methods: Sequence[str] = METHODS, **more: Any) -> list[Run]:
     return [
         chosen(t, m, s, **more) for t in tasks for s in range(SEEDS) for m in methods
     ]  # what has the same images, in a row
 
 
-def noise(tasks: list[str]) -> list[PromptRun]:
-    return [replace(r, lr=1e-2) for r in runs(tasks, prompt=NOISE)]
+def noise(tasks: list[str]) -> list[Run]:
+    return [r.changed(lr=1e-2) for r in runs(tasks, method=NOISE)]
 
 
-def few_shot(tasks: list[str]) -> list[PromptRun]:
+def few_shot(tasks: list[str]) -> list[Run]:
     """A task that has fewer drawings of a class than shots gives what it has."""
     return [r for shots in SHOTS for r in runs(tasks, shots=shots)]
 
 
 def both_halves(
-    run: PromptRun, prompt: SoftPrompt, benches: dict[str, tuple[Bench, Bench]]
+    run: Run, prompt: SoftPrompt, benches: dict[str, tuple[Bench, Bench]]
 ) -> list[dict]:
     base, other = (b.accuracy(prompt=prompt) for b in benches[run.task])
     middle = 2 * base.value * other.value / max(1e-9, base.value + other.value)
@@ -141,7 +140,7 @@ def both_halves(
     ]
 
 
-def followed(run: PromptRun) -> list[dict]:
+def followed(run: Run) -> list[dict]:
     """Accuracy on test images and mean norm after every twentieth of a training, which sees neither."""
     task, rows = run.load_task(), []
 
@@ -149,7 +148,7 @@ def followed(run: PromptRun) -> list[dict]:
         if step.validation is not None:
             about = {
                 "task": run.task,
-                "method": run.method,
+                "method": run.name,
                 "seed": run.seed,
                 "setting": step.step,
                 "n": len(task.test),
@@ -163,24 +162,24 @@ def followed(run: PromptRun) -> list[dict]:
             )
 
     fit(
-        load_clip(), replace(task, val=task.test), run.prompt, penalty=run.penalty, seed=run.seed, steps=run.steps, lr=run.lr, batch=run.batch,
-        views=run.views, validate_every=run.steps // 20, progress=False, on_step=look,
+        load_clip(), replace(task, val=task.test), run.method, penalty=run.penalty, settings=run.settings,
+        validate_every=run.settings.steps // 20, progress=False, on_step=look,
     )  # fmt: skip
     return rows
 
 
-def corrupted(run: PromptRun, prompt: SoftPrompt, benches: dict[str, Bench]) -> Iterator[dict]:
-    begins = "words" if run.prompt == WORDS else "noise"
+def corrupted(run: Run, prompt: SoftPrompt, benches: dict[str, Bench]) -> Iterator[dict]:
+    begins = "words" if run.method == WORDS else "noise"
     for split, b in benches.items():
         for c in survey(b, prompt, TAUS, SIGMAS, seed=run.seed):
             yield {
-                "task": run.task, "shots": run.shots, "seed": run.seed, "kind": c.kind, "position": c.position, "factor": c.factor, "split": split,
+                "task": run.task, "shots": run.options.shots, "seed": run.seed, "kind": c.kind, "position": c.position, "factor": c.factor, "split": split,
                 "begins": begins, "norm": f"{c.norm:.4g}", "delta": f"{c.delta:.4g}", "p": f"{c.p:.3g}",
             }  # fmt: skip
 
 
-def found(runs: list[PromptRun], clip: Clip, a) -> list[tuple[PromptRun, SoftPrompt]]:
-    train_all(runs, a.work, a.jobs)
+def found(runs: list[Run], clip: Clip, a) -> list[tuple[Run, SoftPrompt]]:
+    train(runs, a.work, a.jobs)
     return [(r, trained(r, clip, a.work)[0]) for r in runs]
 
 
@@ -203,7 +202,7 @@ def main() -> None:
         )
     test = {t: bench(clip, t, "test") for t in tasks}
 
-    def measured(runs: list[PromptRun]) -> list[dict]:
+    def measured(runs: list[Run]) -> list[dict]:
         return [row(r, x, test[r.task].accuracy(prompt=x)) for r, x in found(runs, clip, a)]
 
     if "few-shot" in a.parts:
@@ -273,7 +272,7 @@ def main() -> None:
         )
     if "visual" in a.parts:
         todo = runs(
-            [t for t in tasks if t in VISUAL], prompt=VPT(), lr=2e-2, steps=200, batch=16, views=0
+            [t for t in tasks if t in VISUAL], method=VPT(), lr=2e-2, steps=200, batch=16, views=0
         )
         out["nemesis_visual.csv"] = more, measured(todo)
     for name, (columns, rows) in out.items():

@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 from copra_lab.adapters import Adapter
 from copra_lab.merging import average_factors, interpolate
 from copra_lab.pruning import keep, sparsify
-from copra_lab.sweeps.runs import chosen
+from copra_lab.sweeps import Run
 
 TASKS = ("things-sketch", "same-drawings-occluded", "digits")
 RATES, SEEDS = (1e-3, 2e-3, 4e-3, 8e-3), 3
@@ -26,7 +26,7 @@ def main() -> None:
     a = arguments(__doc__).parse_args()
     tasks = a.tasks or TASKS
     runs = [
-        chosen(t, s, METHODS[m], lr=lr)
+        Run.of(t, s, dropping=METHODS[m], lr=lr)
         for t in tasks
         for lr in RATES
         for m in ("lora", "copra")
@@ -43,7 +43,7 @@ def main() -> None:
             "80 % sparse": sparsify(x, 0.8),
         }
         rows += [
-            row(r, name, a, lr=r.lr)
+            row(r, name, a, lr=r.settings.lr)
             for name, a in zip(
                 variants, benches[r.task].accuracies(list(variants.values())), strict=True
             )
@@ -55,7 +55,7 @@ def main() -> None:
             ("middle of the factors", average_factors([x, y])),
         ):
             rows.append(
-                row(one, setting, benches[one.task].accuracy(merged), lr=one.lr)
+                row(one, setting, benches[one.task].accuracy(merged), lr=one.settings.lr)
                 | {"seed": f"{one.seed}-{two.seed}"}
             )
     points = []
@@ -69,9 +69,9 @@ def main() -> None:
         points += [
             {
                 "task": t,
-                "method": r.method,
+                "method": r.name,
                 "seed": r.seed,
-                "lr": r.lr,
+                "lr": r.settings.lr,
                 "x": round(float(u), 3),
                 "y": round(float(v), 3),
             }

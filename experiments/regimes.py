@@ -60,7 +60,7 @@ def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
         ],
     }[part]
     return {
-        Run(task, seed, lora, METHODS[method], lr=lr, **settings): shape
+        Run.of(task, seed, method=lora, dropping=METHODS[method], lr=lr, **settings): shape
         for shape, lora, settings, rates in regimes
         for method, task, lr, seed in itertools.product(methods, DEVELOPMENT, rates, SEEDS)
     }
@@ -95,11 +95,9 @@ def main() -> None:
             ("90 % sparse", sparsify(adapter, 0.9)),
         ):  # fmt: skip
             rows.append(row(run, setting, b.accuracy(variant), **more))
-        pairs[run.task, run.method, run.steps, run.batch, run.schedule, run.lr, shapes[run]].append(
-            (run, adapter, more)
-        )
-    for (task, *_), ((run, x, more), (_, y, _)) in pairs.items():
-        b = benches[task]
+        pairs[run.changed(seed=0), shapes[run]].append((run, adapter, more))
+    for (run, x, more), (_, y, _) in pairs.values():
+        b = benches[run.task]
         rows.append(
             row(run, "middle of the deltas", b.accuracy(interpolate(x, y, 0.5)), **more)
             | {"seed": "-".join(map(str, SEEDS))}
@@ -118,7 +116,7 @@ def others(rows: list[dict], base: str) -> list[dict]:
     if not (RESULTS / "regimes.csv").exists():
         return []
     planned = {
-        _regime({"task": r.task, "method": r.method, **_settings(r, shape)})
+        _regime({"task": r.task, "method": r.name, **_settings(r, shape)})
         for part in PARTS
         for r, shape in runs(part, list(METHODS)).items()
     }
@@ -132,10 +130,10 @@ def others(rows: list[dict], base: str) -> list[dict]:
 
 def _settings(run: Run, shape: str) -> dict:
     return {
-        "steps": run.steps,
-        "batch": run.batch,
-        "schedule": run.schedule,
-        "lr": run.lr,
+        "steps": run.settings.steps,
+        "batch": run.settings.batch,
+        "schedule": run.settings.schedule,
+        "lr": run.settings.lr,
         "shape": shape,
     }
 

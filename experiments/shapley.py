@@ -17,7 +17,6 @@ from copra_lab.models import Clip, load_clip
 from copra_lab.pruning import keep, keep_best, layers_of, magnitudes
 from copra_lab.shapley import Exact, LayerGame, exact
 from copra_lab.sweeps import Run
-from copra_lab.sweeps.runs import chosen
 from copra_lab.utils.files import write_atomically
 from copra_lab.zoo import shipped
 
@@ -36,11 +35,6 @@ def solved(run: Run, adapter: Adapter, val: Bench, clip: Clip, work: Path) -> Ex
     np.save(raw, found.worth, allow_pickle=False)
     write_atomically(file, raw.getvalue())
     return found
-
-
-def seed_of(label: str) -> int:
-    """``CopRA, seed 1`` → 1."""
-    return int(label.rpartition(" ")[2])
 
 
 def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapter]:
@@ -63,10 +57,7 @@ def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapte
 def main() -> None:
     a = arguments(__doc__, jobs=False).parse_args()
     clip = load_clip()
-    found = {
-        chosen(s.task, seed_of(s.label), METHODS[s.label.partition(",")[0].lower()]): s.load(clip)
-        for s in shipped()
-    }
+    found = {Run.of(s.task, s.seed, dropping=METHODS[s.method]): s.load(clip) for s in shipped()}
     runs = [r for r in found if r.task in (a.tasks or [r.task])]
     tasks = list(dict.fromkeys(r.task for r in runs))
     val, test = ({t: bench(clip, t, split) for t in tasks} for split in ("val", "test"))
@@ -74,7 +65,7 @@ def main() -> None:
     for run in tqdm(runs, desc="games"):
         adapter, n = found[run], len(val[run.task])
         game = solved(run, adapter, val[run.task], clip, a.work)
-        about = {"task": run.task, "method": run.method, "seed": run.seed, "n": n}
+        about = {"task": run.task, "method": run.name, "seed": run.seed, "n": n}
         values += [
             about | {"setting": i, "value": round(float(v), 5)}
             for i, v in zip(layers_of(adapter), game.values, strict=True)

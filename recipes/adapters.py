@@ -15,8 +15,7 @@ from copra_lab.adapters import Adapter, save_adapter
 from copra_lab.bench import Bench
 from copra_lab.models import Clip, load_clip
 from copra_lab.prompts import SoftPrompt
-from copra_lab.sweeps import PromptRun, Run, trained
-from copra_lab.sweeps.runs import chosen, train_all
+from copra_lab.sweeps import Run, run_all, trained
 from copra_lab.tasks import load_task, task_names
 from copra_lab.training import PLAIN, CopRA, Dropping
 from copra_lab.utils.devices import cores
@@ -55,7 +54,7 @@ COLUMNS = (
 
 
 def runs(task: str, dropping: Dropping = PLAIN) -> list[Run]:
-    return [chosen(task, seed, dropping) for seed in SEEDS]
+    return [Run.of(task, seed, dropping=dropping) for seed in SEEDS]
 
 
 def measure(clip: Clip, name: str, work: Path) -> dict:
@@ -73,10 +72,10 @@ def measure(clip: Clip, name: str, work: Path) -> dict:
     }  # fmt: skip
 
 
-def ship(folder: Path, made: Mapping[Run | PromptRun, Adapter | SoftPrompt]) -> None:
+def ship(folder: Path, made: Mapping[Run, Adapter | SoftPrompt]) -> None:
     """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier time and is no longer made."""
     places = {
-        folder / run.task / f"{run.method}-seed-{run.seed}": model for run, model in made.items()
+        folder / run.task / f"{run.name}-seed-{run.seed}": model for run, model in made.items()
     }
     for place, model in places.items():
         save_adapter(model, place) if isinstance(model, Adapter) else model.save(place)
@@ -96,7 +95,8 @@ def main() -> None:
     kept = [
         run for name in SHIPPED for method in (PLAIN, CopRA()) for run in runs(name, method)[:2]
     ]
-    train_all([run for name in a.tasks for run in runs(name)] + kept, a.work, a.jobs)
+    todo = [run for name in a.tasks for run in runs(name)] + kept
+    run_all(todo, a.work, jobs=a.jobs, measure=False, retry_failed=True)
     rows = [measure(clip, name, a.work) for name in tqdm(a.tasks, desc="tasks")]
     table = csv_bytes(COLUMNS, rows)
     if set(a.tasks) == set(task_names()):

@@ -14,8 +14,7 @@ from adapters import SHIPPED, ship  # noqa: E402 (after the path)
 from nemesis import chosen  # noqa: E402
 
 from copra_lab.models import load_clip  # noqa: E402
-from copra_lab.sweeps import trained  # noqa: E402
-from copra_lab.sweeps.runs import train_all  # noqa: E402
+from copra_lab.sweeps import run_all, trained  # noqa: E402
 from copra_lab.utils.devices import cores  # noqa: E402
 from copra_lab.zoo import PROMPTS  # noqa: E402
 
@@ -35,7 +34,7 @@ def main() -> None:
     )
     a = p.parse_args()
     clip, runs = load_clip(), [chosen(task, m, 0) for task in SHIPPED for m in METHODS]
-    train_all(runs, a.work, a.jobs)
+    run_all(runs, a.work, jobs=a.jobs, measure=False, retry_failed=True)
     ship(PROMPTS, {run: trained(run, clip, a.work)[0] for run in runs})
 
 

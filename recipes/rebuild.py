@@ -21,7 +21,7 @@ from common import RESULTS, WRITTEN  # noqa: E402 (after the path)
 from copra_lab.adapters import load_adapter  # noqa: E402
 from copra_lab.models import Clip, load_clip  # noqa: E402
 from copra_lab.prompts import SoftPrompt  # noqa: E402
-from copra_lab.zoo import Shipped, ShippedPrompt, shipped, shipped_prompts  # noqa: E402
+from copra_lab.zoo import Shipped, shipped, shipped_prompts  # noqa: E402
 
 EXPERIMENTS = tuple(
     (name, script) for script, names in WRITTEN.items() for name in names if script != "minilm.py"
@@ -52,7 +52,7 @@ def prompts_are_stale(clip: Clip) -> str | None:
 
 
 def folders_are_stale(
-    clip: Clip, what: str, found: "tuple[Shipped, ...] | tuple[ShippedPrompt, ...]", load: Callable
+    clip: Clip, what: str, found: tuple[Shipped, ...], load: Callable
 ) -> str | None:
     if not found:
         return f"no {what} are shipped"

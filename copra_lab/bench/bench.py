@@ -15,12 +15,13 @@ from torch.func import functional_call
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits, merged_weights
 from copra_lab.engine.extraction import beside, embed, plain_tower
 from copra_lab.engine.text_encoder import Encoder, encode_texts
-from copra_lab.engine.transformer import CHUNK, Forest, Tower, cores, workers
+from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, Forest, Tower, workers
 from copra_lab.merging.barriers import barrier
 from copra_lab.merging.linear import interpolate, interpolate_factors, plane
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt, check_prompt
 from copra_lab.tasks.task import Task
+from copra_lab.utils.devices import cores
 from copra_lab.utils.statistics import Accuracy
 
 __all__ = ["Bench", "Path"]
@@ -354,7 +355,9 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
 
 
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
-    size = max(1, min(CHUNK, -(-len(tokens) // cores())))  # few images are shared out evenly
+    size = max(
+        1, min(CHUNK, -(-len(tokens) // cores(MOST_WORKERS)))
+    )  # few images are shared out evenly
     return torch.cat(
         list(workers().map(torch.inference_mode()(tower.features), tokens.split(size)))
     )

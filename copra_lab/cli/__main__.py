@@ -1,3 +1,5 @@
+"""``python -m copra_lab.cli``."""
+
 from copra_lab.cli import main
 
 main()

@@ -1,8 +1,9 @@
-"""From words on the command line to what the library works with, and back to words and numbers."""
+"""From words on the command line to the library's values, and back to words and numbers."""
 
 import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -41,7 +42,8 @@ def _figure_file(file: Path | None) -> Path | None:
 AdapterName = Annotated[
     str,
     typer.Argument(
-        help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0."
+        help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as "
+        "digits/lora-seed-0."
     ),
 ]
 ClipName = Annotated[
@@ -71,7 +73,8 @@ Splits = Annotated[
     bool,
     typer.Option(
         "--splits/--no-splits",
-        help="Of a folder of images: folders called train, val and test are a split; or they are classes.",
+        help="Of a folder of images: folders called train, val and test are a split; or they are "
+        "classes.",
     ),
 ]
 Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
@@ -84,11 +87,16 @@ Figure = Annotated[
     Path | None, typer.Option(help="Save a figure: .png, .svg or .pdf.", callback=_figure_file)
 ]
 Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what stands in the folder.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
 
 
 def load_adapter(name: str, clip: "Clip") -> "Adapter":
-    """From a folder, a file, the hub, or one that ships, held against `clip`. Raises AdapterError, and OSError where the hub cannot be asked."""
+    """An adapter from a folder, a file, the hub, or one that ships, checked against `clip`.
+
+    Raises:
+        AdapterError: If there is none, or it does not fit.
+        OSError: Where the hub cannot be reached.
+    """
     from copra_lab.adapters.factor_pairs import AdapterError
     from copra_lab.adapters.loading import load_adapter as read
     from copra_lab.models.hub_download import PREFIX
@@ -105,12 +113,16 @@ def load_adapter(name: str, clip: "Clip") -> "Adapter":
     ):
         return read(FOLDER / name, clip)
     raise AdapterError(
-        f"no adapter at {name}: there is no such file or folder; give one, hf-hub:owner/name, or one that ships, such as digits/lora-seed-0"
+        f"no adapter at {name}: there is no such file or folder; give one, hf-hub:owner/name, or "
+        "one that ships, such as digits/lora-seed-0"
     )
 
 
 def load_adapters(names: Sequence[str], clip: "Clip") -> "list[Adapter]":
-    """Several, each held against `clip`. Of those that peft wrote only the name of their base is known: where names differ, say so."""
+    """Several adapters, each checked against `clip`.
+
+    Of those that peft wrote only the name of their base is known: a note says where names differ.
+    """
     adapters = [load_adapter(name, clip) for name in names]
     bases = {
         str(a.provenance["clip"]): n
@@ -120,13 +132,14 @@ def load_adapters(names: Sequence[str], clip: "Clip") -> "list[Adapter]":
     if len(bases) > 1:
         (one, a), (two, b), *_ = bases.items()
         note(
-            f"warning: {a} says that it was trained on {one}, and {b} on {two}; here both are put on {clip.name}"
+            f"warning: {a} says that it was trained on {one}, and {b} on {two}; here both are put "
+            f"on {clip.name}"
         )
     return adapters
 
 
 def images(template: str | None, splits: bool) -> dict[str, Any]:
-    """What was said about a folder of images, as `tasks.load_task` takes it; what was not said is not in it."""
+    """What was said about a folder of images, as `load_task` takes it."""
     return ({"template": template} if template is not None else {}) | (
         {} if splits else {"splits": False}
     )
@@ -140,8 +153,11 @@ def load_bench(
     precision: str = "auto",
     images: Mapping[str, Any] | None = None,
 ) -> "Bench":
-    """A bench on `task`, or on what the adapters were trained on, with the shots and seed of that training. Raises
-    typer.BadParameter where that is unknown, or not the same for all."""
+    """A bench on `task`, or on what the adapters were trained on, with that training's shots.
+
+    Raises:
+        typer.BadParameter: Where that is unknown, or not the same for all.
+    """
     from copra_lab.bench.bench import Bench
 
     bench = Bench(clip, load_task(clip, task, adapters, split, images), split, precision)
@@ -149,6 +165,45 @@ def load_bench(
     if set(trained) - {bench.task.name}:
         note(f"measured on {bench.task.name}, and trained on {', '.join(trained)}")
     return bench
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What to measure adapters on, as the options say."""
+
+    task: str | None
+    images: dict[str, Any]
+    split: str
+    precision: str
+
+    def bench(self, clip: "Clip", adapters: Sequence["Adapter"]) -> "Bench":
+        """A bench on the task, or on what the adapters were trained on."""
+        return load_bench(clip, adapters, self.task, self.split, self.precision, self.images)
+
+    def document(self, bench: "Bench") -> dict[str, Any]:
+        """What JSON says of it."""
+        return {"task": bench.task.name, "split": self.split, "n": len(bench)}
+
+
+def measurement(
+    task: TaskName = None,
+    template: Template = None,
+    splits: Splits = True,
+    split: Split = "test",
+    precision: Precision = "auto",
+) -> Measurement:
+    """The options of a verb that measures adapters."""
+    return Measurement(task, images(template, splits), split, precision)
+
+
+def measurement_on_test(
+    task: TaskName = None,
+    template: Template = None,
+    splits: Splits = True,
+    precision: Precision = "auto",
+) -> Measurement:
+    """The options of a verb that measures adapters on test images alone."""
+    return Measurement(task, images(template, splits), "test", precision)
 
 
 def measured_on(bench: "Bench", split: str = "test") -> str:
@@ -163,8 +218,18 @@ def load_task(
     split: str = "test",
     images: Mapping[str, Any] | None = None,
 ) -> "Task":
-    """A task by its name, or what the adapters were trained on, with the `images` options that were given or else those of that
-    training. Prints the task's notes. Raises typer.BadParameter where the task is unknown, or not the same for all adapters."""
+    """A task by its name, or what the adapters were trained on; prints the task's notes.
+
+    Args:
+        clip: The model.
+        name: The task; None for what the adapters were trained on.
+        adapters: The adapters.
+        split: Which images are asked for.
+        images: Options of a folder of images; what is missing is taken from the training.
+
+    Raises:
+        typer.BadParameter: Where the task is unknown, or not the same for all adapters.
+    """
     from copra_lab.tasks import task as tasks
 
     trained = [a.provenance for a in adapters if "task" in a.provenance]
@@ -177,7 +242,8 @@ def load_task(
         other := next((p["task"] for p in trained if p["task"] != trained[0]["task"]), None)
     ):
         raise typer.BadParameter(
-            f"one adapter was trained on {trained[0]['task']}, another on {other}; say which to measure on",
+            f"one adapter was trained on {trained[0]['task']}, another on {other}; say which to "
+            "measure on",
             param_hint="--task",
         )
     name = name or str(trained[0]["task"])
@@ -189,7 +255,8 @@ def load_task(
     )
     if split != "test" and different:
         note(
-            f"warning: the adapters were trained with different {PARTS[split]} images; here are the first one's, {shots} a class, task seed {seed}"
+            f"warning: the adapters were trained with different {PARTS[split]} images; here are "
+            f"the first one's, {shots} a class, task seed {seed}"
         )
     task = tasks.load_task(
         name, clip, shots=shots, seed=seed, **recorded(name, adapters, images or {})
@@ -205,7 +272,7 @@ def _drawn(about: Mapping[str, Any]) -> tuple[int, int]:
 
 
 def recorded(task: str, adapters: Sequence["Adapter"], images: Mapping[str, Any]) -> dict[str, Any]:
-    """The `images` options that were given, and for those that were not what adapters that were trained on `task` saw it with."""
+    """The `images` options, completed by those that the adapters saw `task` with in training."""
     seen = [
         dict(a.provenance.get("task options", {}))
         for a in adapters
@@ -216,13 +283,23 @@ def recorded(task: str, adapters: Sequence["Adapter"], images: Mapping[str, Any]
             dict.fromkeys(str(options.get("template", "the usual one")) for options in seen)
         )
         note(
-            f"warning: these adapters were trained with different prompts on {task}, {ways}; here is the first one's, or give --template"
+            f"warning: these adapters were trained with different prompts on {task}, {ways}; here "
+            "is the first one's, or set --template"
         )
     return {**(seen[0] if seen else {}), **images}
 
 
 def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:
-    """Raises typer.BadParameter for an option that is given (not None) and that `choice`, which has the `known` ones, would ignore."""
+    """Refuse an option that `choice` would ignore.
+
+    Args:
+        choice: What was chosen, in words.
+        known: The options that it has.
+        options: By name, the values of options; None where nothing was said.
+
+    Raises:
+        typer.BadParameter: For an option that has a value and is not known.
+    """
     for name, value in options.items():
         if value is not None and name not in known:
             raise typer.BadParameter(
@@ -231,10 +308,15 @@ def check_known(choice: str, known: Collection[str], options: Mapping[str, objec
 
 
 def check_free(folder: Path, overwrite: bool, *files: str, option: str = "--out") -> None:
-    """Raises ValueError if any of these files stands in `folder`, which `option` names, already."""
+    """Refuse to write over what is there.
+
+    Raises:
+        ValueError: If any of these files is in `folder`, which `option` names, already.
+    """
     if not overwrite and (there := [f for f in files if (folder / f).exists()]):
         raise ValueError(
-            f"{folder} holds {there[0]} already; choose another folder with {option}, or replace it with --overwrite"
+            f"{folder} holds {there[0]} already; choose another folder with {option}, or replace "
+            "it with --overwrite"
         )
 
 

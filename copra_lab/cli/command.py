@@ -1,6 +1,7 @@
-"""What every verb has: options from flags or a file, words or one JSON document, errors in one sentence, exit codes.
+"""What every verb has: options from flags or a file, text or JSON, errors and exit codes.
 
-Nothing here or at the top of the verbs' modules imports torch, so that help and completion answer at once.
+Nothing here or at the top of the verbs' modules imports torch, so that help and completion answer
+at once.
 """
 
 import difflib
@@ -21,7 +22,8 @@ import typer
 app = typer.Typer(
     name="copra-lab",
     help="Fine-tunes CLIPs, and merges, prunes and explains what they learned.",
-    epilog="Exit codes: 0 done, 1 the work failed (one sentence says why), 2 wrong usage, 130 interrupted. copra-lab VERB --help shows an example.",
+    epilog="Exit codes: 0 done, 1 the work failed (one sentence says why), 2 wrong usage, 130 "
+    "interrupted. copra-lab VERB --help shows an example.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -33,8 +35,13 @@ EXAMPLES: dict[str, str] = {}
 
 @dataclass(frozen=True)
 class Told:
-    """What a verb found: ``document`` for machines, which JSON can hold, and ``words`` for people. ``failed`` of one that did its work and
-    found something broken: the exit code is then 1."""
+    """What a verb found.
+
+    Args:
+        document: For programs; JSON can hold it.
+        words: For people.
+        failed: The verb did its work and found something broken; the exit code is then 1.
+    """
 
     document: dict[str, Any]
     words: str
@@ -42,7 +49,11 @@ class Told:
 
 
 def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
-    """Let a TOML file give what no flag does. Raises typer.BadParameter for one that cannot be read or that names no option."""
+    """Take from a TOML file what no flag sets.
+
+    Raises:
+        typer.BadParameter: For a file that cannot be read, or with a name that is no option.
+    """
     if file is None or ctx.resilient_parsing:
         return file
     try:
@@ -52,7 +63,8 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     verb = str(ctx.info_name)
     if unknown := [k for k, v in table.items() if isinstance(v, dict) and k not in EXAMPLES]:
         raise typer.BadParameter(
-            f"{file} has a table [{unknown[0]}], which is no verb; choose from {', '.join(EXAMPLES)}"
+            f"{file} has a table [{unknown[0]}], which is no verb; choose from "
+            f"{', '.join(EXAMPLES)}"
         )
     options = {
         o.removeprefix("--"): p
@@ -79,11 +91,38 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     return file
 
 
+@dataclass(frozen=True)
+class Group:
+    """Options that several verbs have, or that belong together: one argument of a verb's function.
+
+    A verb takes it as ``settings: Annotated[Any, Group.of(function)]``; `make` turns the values of
+    the options, by name, into what the verb works with.
+    """
+
+    parameters: tuple[inspect.Parameter, ...]
+    make: Callable[..., Any]
+
+    @classmethod
+    def of(cls, make: Callable[..., Any]) -> "Group":
+        """The options that a function has as parameters."""
+        return cls(tuple(inspect.signature(make, eval_str=True).parameters.values()), make)
+
+
+def _groups(signature: inspect.Signature) -> dict[str, Group]:
+    return {
+        name: found
+        for name, p in signature.parameters.items()
+        for found in getattr(p.annotation, "__metadata__", ())
+        if isinstance(found, Group)
+    }
+
+
 _COMMON = {
     "config": Annotated[
         Path | None,
         typer.Option(
-            help="A TOML file with options, at its top or in a table named like the verb; flags win.",
+            help="A TOML file with options, at its top or in a table named like the verb; flags "
+            "win.",
             callback=read_config,
             is_eager=True,
         ),
@@ -99,12 +138,22 @@ _COMMON = {
 def verb(
     example: str, name: str = "", **settings: Any
 ) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
-    """Make a function a verb of the command line. It returns what it found, and may raise anything: a usage error
-    (typer.BadParameter) ends with code 2, any other with its sentence and code 1."""
+    """Make a function a verb of the command line.
+
+    The function may raise anything: a usage error (typer.BadParameter) ends with code 2, any other
+    error with its sentence and code 1.
+
+    Args:
+        example: A command that the verb's help shows.
+        name: The verb's name; the function's by default.
+        **settings: What `typer.Typer.command` takes.
+    """
 
     def register(work: Callable[..., Told]) -> Callable[..., Told]:
         called = name or work.__name__
         EXAMPLES[called] = example
+        signature = inspect.signature(work, eval_str=True)
+        groups = _groups(signature)
 
         @functools.wraps(work)
         def command(*, config: Path | None, json_: bool, debug: bool, **options: Any) -> None:
@@ -113,6 +162,9 @@ def verb(
                     redirect_stdout(sys.stderr),
                     _plain_warnings(),
                 ):  # engines and libraries chat; standard output is the answer's
+                    for argument, group in groups.items():
+                        values = {p.name: options.pop(p.name) for p in group.parameters}
+                        options[argument] = group.make(**values)
                     told = work(**options)
             except (typer.BadParameter, typer.Exit, typer.Abort):
                 raise
@@ -133,29 +185,35 @@ def verb(
             if told.failed:
                 raise typer.Exit(1)
 
-        own = inspect.signature(work, eval_str=True)
-        more = [
-            inspect.Parameter(
-                n,
-                inspect.Parameter.KEYWORD_ONLY,
-                annotation=a,
-                default=None if n == "config" else False,
-            )
-            for n, a in _COMMON.items()
-        ]
-        signature = own.replace(
-            parameters=[*own.parameters.values(), *more], return_annotation=None
-        )
-        command.__signature__ = signature  # type: ignore[attr-defined]
+        command.__signature__ = _flat_signature(signature, groups)  # type: ignore[attr-defined]
         app.command(called, epilog=f"Example: {example}", **settings)(command)
         return work
 
     return register
 
 
+def _flat_signature(signature: inspect.Signature, groups: dict[str, Group]) -> inspect.Signature:
+    """A verb's parameters with every group spelled out, and those that all verbs have."""
+    parameters = [
+        q.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, p in signature.parameters.items()
+        for q in (groups[name].parameters if name in groups else (p,))
+    ]
+    common = [
+        inspect.Parameter(
+            n,
+            inspect.Parameter.KEYWORD_ONLY,
+            annotation=a,
+            default=None if n == "config" else False,
+        )
+        for n, a in _COMMON.items()
+    ]
+    return signature.replace(parameters=[*parameters, *common], return_annotation=None)
+
+
 @contextmanager
 def _plain_warnings() -> Iterator[None]:
-    """What the library warns of is said in its words alone, without the line of code."""
+    """Show the library's warnings as plain sentences, without the line of code."""
 
     def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
         if category is UserWarning:

@@ -1,7 +1,7 @@
-"""``copra-lab export`` and ``copra-lab import``: adapters for PEFT and transformers, and from them."""
+"""``copra-lab export`` and ``copra-lab import``: adapters for and from PEFT and transformers."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -16,7 +16,8 @@ def export(
     clip_out: Annotated[
         Path | None,
         typer.Option(
-            help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel, with its tokenizer and preprocessing."
+            help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel, "
+            "with its tokenizer and preprocessing."
         ),
     ] = None,
     merged: Annotated[
@@ -53,11 +54,17 @@ def export(
     if merged:
         use = f'transformers.CLIPModel.from_pretrained("{out}")'
     else:
-        use = f'peft.PeftModel.from_pretrained(transformers.CLIPModel.from_pretrained("{clip_out or "the CLIP"}"), "{out}")'
+        base_model = f'transformers.CLIPModel.from_pretrained("{clip_out or "the CLIP"}")'
+        use = f'peft.PeftModel.from_pretrained({base_model}, "{out}")'
     document = {
-        "verb": "export", "adapter": adapter, "hash": of.hash, "base": base.hash, "folder": str(out), "merged": merged,
+        "verb": "export",
+        "adapter": adapter,
+        "hash": of.hash,
+        "base": base.hash,
+        "folder": str(out),
+        "merged": merged,
         "clip": str(clip_out) if clip_out else None,
-    }  # fmt: skip
+    }
     return Told(document, f"written to {out}; in Python: {use}")
 
 
@@ -66,7 +73,8 @@ def import_(
     folder: Annotated[
         str,
         typer.Argument(
-            help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, kohya or diffusers."
+            help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, "
+            "kohya or diffusers."
         ),
     ],
     out: arguments.Out,
@@ -82,7 +90,10 @@ def import_(
     clip: arguments.ClipName = None,
     overwrite: arguments.Overwrite = False,
 ) -> Told:
-    """Take in a LoRA adapter that another tool wrote for the same CLIP, held against its sites and shapes."""
+    """Import a LoRA adapter that another tool wrote for the same CLIP.
+
+    It is checked against the sites and shapes of the CLIP.
+    """
     from dataclasses import replace
 
     from copra_lab.adapters.loading import load_adapter as load
@@ -94,18 +105,20 @@ def import_(
     found = load(folder, base)
     # From here on it is an adapter of this base: another CLIP of the same shape will be refused.
     adapter = replace(found, base=base.hash, provenance={"clip": base.name, **found.provenance})
-    bench = (
-        arguments.load_bench(
-            base, [adapter], task, precision=precision, images=arguments.images(template, splits)
-        )
-        if task
-        else None
-    )
+    options: dict[str, Any] = {"precision": precision, "images": arguments.images(template, splits)}
+    bench = arguments.load_bench(base, [adapter], task, **options) if task else None
     save_adapter(adapter, out)
     document = {
-        "verb": "import", "folder": str(out), "hash": adapter.hash, "base": adapter.base, "rank": adapter.rank, "sites": len(adapter),
-        "parameters": adapter.parameters, "task": None, "test": None,
-    }  # fmt: skip
+        "verb": "import",
+        "folder": str(out),
+        "hash": adapter.hash,
+        "base": adapter.base,
+        "rank": adapter.rank,
+        "sites": len(adapter),
+        "parameters": adapter.parameters,
+        "task": None,
+        "test": None,
+    }
     words = f"{len(adapter)} matrices of rank up to {adapter.rank} saved in {out}"
     if bench:
         accuracy = bench.accuracy(adapter)

@@ -27,7 +27,14 @@ HUB = ("huggingface.co", 443)
 
 @dataclass(frozen=True)
 class Check:
-    """One line: ``state`` is ok, warn (something is missing that not everybody needs) or broken; ``fix`` says what to do then."""
+    """One line of the report.
+
+    Args:
+        name: What was checked.
+        state: ok, warn (something is missing that not everybody needs) or broken.
+        found: What was found.
+        fix: What to do about it.
+    """
 
     name: str
     state: str
@@ -37,11 +44,19 @@ class Check:
 
 @verb("copra-lab doctor")
 def doctor(clip: arguments.ClipName = None) -> Told:
-    """Check the installation: versions, processor, cache, network, the bundled CLIP and its adapters."""
+    """Check the installation.
+
+    Versions, processor, cache, network, the bundled CLIP and its adapters.
+    """
     checks: list[Check] = []
-    looks: dict[str, Callable[[], Iterator[Check]]] = {
-        "packages": _versions, "extras": _extras, "processor": _processor, "cache": _cache, "network": _network, "model": lambda: _weights(clip)
-    }  # fmt: skip
+    looks = {
+        "packages": _versions,
+        "extras": _extras,
+        "processor": _processor,
+        "cache": _cache,
+        "network": _network,
+        "model": lambda: _weights(clip),
+    }
     for name, look in looks.items():
         checks += _safely(name, look)
     document = {"verb": "doctor", "checks": [asdict(c) for c in checks]}
@@ -82,7 +97,8 @@ def _versions() -> Iterator[Check]:
     yield Check(
         "copra-lab",
         OK,
-        f"{__version__}, Python {platform.python_version()} on {platform.system()} {platform.machine()}",
+        f"{__version__}, Python {platform.python_version()} on {platform.system()} "
+        f"{platform.machine()}",
     )
     found = {p: _version(p) for p in NEEDED}
     missing = [p for p, v in found.items() if v is None]
@@ -113,12 +129,15 @@ def _processor() -> Iterator[Check]:
     from copra_lab.engine import transformer
     from copra_lab.utils import devices
 
-    threads, own = torch.get_num_threads(), devices.cores()
-    many = threads > own
+    threads, there = torch.get_num_threads(), devices.cores()
+    many = threads > there
     yield Check(
-        "processor", WARN if many else OK, f"{torch.backends.cpu.get_cpu_capability()}, {own} cores, {threads} threads, {transformer.cores()} of them for the bench",
-        f"threads wait for each other: set OMP_NUM_THREADS={own}" if many else "",
-    )  # fmt: skip
+        "processor",
+        WARN if many else OK,
+        f"{torch.backends.cpu.get_cpu_capability()}, {there} cores, {threads} threads, "
+        f"{devices.cores(transformer.MOST_WORKERS)} of them for the bench",
+        f"threads wait for each other: set OMP_NUM_THREADS={there}" if many else "",
+    )
     gpus = (
         [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         if torch.cuda.is_available()
@@ -163,9 +182,11 @@ def _network() -> Iterator[Check]:
         yield Check("network", OK, f"{HUB[0]} is reached")
     except OSError as e:
         yield Check(
-            "network", WARN, f"{HUB[0]} is not reached ({e}); what comes with the package needs no network",
+            "network",
+            WARN,
+            f"{HUB[0]} is not reached ({e}); what comes with the package needs no network",
             "for other models and data sets connect to it, or give their folders",
-        )  # fmt: skip
+        )
 
 
 def _weights(name: str | None) -> Iterator[Check]:
@@ -190,7 +211,8 @@ def _weights(name: str | None) -> Iterator[Check]:
     yield Check(
         "precision",
         OK,
-        f"the bench computes in {chosen}, which agrees with float32 on {100 * bench.agreement:.0f} % of images",
+        f"the bench computes in {chosen}, which agrees with float32 on "
+        f"{100 * bench.agreement:.0f} % of images",
     )
     if name is not None:
         return
@@ -202,6 +224,8 @@ def _weights(name: str | None) -> Iterator[Check]:
         except ValueError as e:
             broken.append(str(e))
     yield Check(
-        "shipped", BROKEN if broken else OK, broken[0] if broken else f"{len(every)} adapters and prompts load, made from these weights",
+        "shipped",
+        BROKEN if broken else OK,
+        broken[0] if broken else f"{len(every)} adapters and prompts load, made from these weights",
         "install copra-lab anew" if broken else "",
-    )  # fmt: skip
+    )

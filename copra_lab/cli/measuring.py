@@ -1,27 +1,35 @@
-"""``copra-lab path`` and ``copra-lab shapley``: what lies between two adapters, and what each layer of one is worth."""
+"""``copra-lab path`` and ``copra-lab shapley``: between two adapters, and layer by layer."""
 
-from typing import Annotated, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Told, verb
+from copra_lab.cli.command import Group, Told, verb
+
+if TYPE_CHECKING:
+    from copra_lab.shapley.games import LayerGame
+    from copra_lab.shapley.values import Estimate
+
+SPACES = {"delta": "ΔW", "factors": "A and B"}
+UNITS = {"accuracy": (100, "points"), "loss": (1, "nats"), "margin": (1, "cosine")}
+"""By what a coalition is worth: what its numbers are multiplied by, and their unit."""
+
+Measured = Annotated[Any, Group.of(arguments.measurement)]
 
 
 @verb("copra-lab path digits/lora-seed-0 digits/lora-seed-1 --figure path.svg")
 def path(
     a: arguments.AdapterName,
     b: arguments.AdapterName,
+    *,
     space: Annotated[
         Literal["both", "delta", "factors"],
         typer.Option(help="The line of ΔW = s·B·A, that of A and B, or both."),
     ] = "both",
     points: Annotated[int, typer.Option(min=2, max=201, help="On the line, ends included.")] = 11,
-    task: arguments.TaskName = None,
-    template: arguments.Template = None,
-    splits: arguments.Splits = True,
-    split: arguments.Split = "test",
-    precision: arguments.Precision = "auto",
+    measured: Measured,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
 ) -> Told:
@@ -30,51 +38,44 @@ def path(
 
     model = load_clip(clip)
     one, two = arguments.load_adapters([a, b], model)
-    bench = arguments.load_bench(
-        model, [one, two], task, split, precision, arguments.images(template, splits)
-    )
+    bench = measured.bench(model, [one, two])
     weights = [i / (points - 1) for i in range(points)]
-    names = {"delta": "ΔW", "factors": "A and B"}
-    spaces = names if space == "both" else {space: names[space]}
+    spaces = SPACES if space == "both" else {space: SPACES[space]}
     paths = {s: bench.path(one, two, weights, s) for s in spaces}
     if figure:
         from copra_lab import plots
 
-        arguments.save_figure(
-            plots.curve(
-                weights,
-                {names[s]: p.accuracies for s, p in paths.items()},
-                "λ, from the first adapter to the second",
-            ),
-            figure,
-        )
+        curves = {SPACES[s]: p.accuracies for s, p in paths.items()}
+        label = "λ, from the first adapter to the second"
+        arguments.save_figure(plots.curve(weights, curves, label), figure)
     document = {
-        "verb": "path", "task": bench.task.name, "split": split, "n": len(bench), "precision": str(bench.dtype).removeprefix("torch."),
+        "verb": "path",
+        **measured.document(bench),
+        "precision": str(bench.dtype).removeprefix("torch."),
         "adapters": [{"name": n, "hash": x.hash} for n, x in ((a, one), (b, two))],
-        "paths": {
-            s: {"barrier": p.barrier, "points": [{"weight": w, **arguments.numbers(x)} for w, x in zip(p.weights, p.accuracies, strict=True)]}
-            for s, p in paths.items()
-        },
-    }  # fmt: skip
+        "paths": {s: _path_document(p) for s, p in paths.items()},
+    }
     rows = [
         (f"{w:.2f}", *(str(p.accuracies[i]) for p in paths.values())) for i, w in enumerate(weights)
     ]
-    barriers = [f"barrier along {names[s]}: {100 * p.barrier:.1f} points" for s, p in paths.items()]
-    return Told(
-        document,
-        "\n".join(
-            [
-                arguments.columns(rows, ("λ", *spaces.values())),
-                *barriers,
-                arguments.measured_on(bench, split),
-            ]
-        ),
-    )
+    lines = [arguments.columns(rows, ("λ", *spaces.values()))]
+    lines += [f"barrier along {SPACES[s]}: {100 * p.barrier:.1f} points" for s, p in paths.items()]
+    return Told(document, "\n".join([*lines, arguments.measured_on(bench, measured.split)]))
+
+
+def _path_document(path: Any) -> dict[str, Any]:
+    """A line as JSON holds it."""
+    points = zip(path.weights, path.accuracies, strict=True)
+    return {
+        "barrier": path.barrier,
+        "points": [{"weight": w, **arguments.numbers(x)} for w, x in points],
+    }
 
 
 @verb("copra-lab shapley digits/copra-seed-0 --split val")
 def shapley(
     adapter: arguments.AdapterName,
+    *,
     players: Annotated[
         Literal["layer", "module"],
         typer.Option(help="What plays: whole layers, or single matrices."),
@@ -92,78 +93,96 @@ def shapley(
         int, typer.Option(min=1, help="Coalitions to measure, where values are sampled.")
     ] = 2000,
     seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
-    task: arguments.TaskName = None,
-    template: arguments.Template = None,
-    splits: arguments.Splits = True,
-    split: arguments.Split = "test",
-    precision: arguments.Precision = "auto",
+    measured: Measured,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
 ) -> Told:
-    """Tell what each layer of an adapter is worth: its Shapley value."""
-    import numpy as np
-
+    """Estimate what each layer of an adapter contributes: its Shapley value."""
     from copra_lab.models.loading import load_clip
     from copra_lab.shapley.games import LayerGame
     from copra_lab.shapley.values import solve, way
-    from copra_lab.utils.statistics import Z95
 
-    model = load_clip(clip)
-    of = arguments.load_adapter(adapter, model)
-    game = LayerGame(
-        arguments.load_bench(
-            model, [of], task, split, precision, arguments.images(template, splits)
-        ),
-        of,
-        players,
-        value,
-    )
+    of = arguments.load_adapter(adapter, load_clip(clip))
+    game = LayerGame(measured.bench(load_clip(clip), [of]), of, players, value)
     n = game.n_players
     used = way(n, method)
     arguments.note(
-        f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, on {len(game.bench)} images"
+        f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, "
+        f"on {len(game.bench)} images"
     )
     found = solve(game, n, used, budget, seed)
-    values, errors = found.values, found.errors
-    empty, full = game(np.array([[False] * n, [True] * n]))
-    times, unit = {"accuracy": (100, "points"), "loss": (1, "nats"), "margin": (1, "cosine")}[value]
     if figure:
-        from copra_lab import plots
+        _draw(game, found, used, value, players, figure)
+    about = {
+        "verb": "shapley",
+        "adapter": adapter,
+        "hash": of.hash,
+        **measured.document(game.bench),
+    }
+    ends = _ends(game)
+    words = [*_values(game, found, ends, used, value, players)]
+    about |= {
+        "value": value,
+        "method": used,
+        "evaluations": found.evaluations,
+        "none": ends[0],
+        "all": ends[1],
+        "players": [
+            {"name": p, "value": float(v), "error": float(e)}
+            for p, v, e in zip(game.names, found.values, found.errors, strict=True)
+        ],
+    }
+    return Told(about, "\n".join([*words, arguments.measured_on(game.bench, measured.split)]))
 
-        spans = (
-            None
-            if used == "exact"
-            else [
-                (times * (v - Z95 * e), times * (v + Z95 * e))
-                for v, e in zip(values, errors, strict=True)
-            ]
-        )
-        panels = {f"Shapley value, {unit}": {used: ([times * float(v) for v in values], spans)}}
-        arguments.save_figure(
-            plots.estimates([name.replace(" ", "\n") for name in game.names], panels, players),
-            figure,
-        )
-    document = {
-        "verb": "shapley", "adapter": adapter, "hash": of.hash, "task": game.bench.task.name, "split": split, "n": len(game.bench), "value": value,
-        "method": used, "evaluations": found.evaluations, "none": float(empty), "all": float(full),
-        "players": [{"name": p, "value": float(v), "error": float(e)} for p, v, e in zip(game.names, values, errors, strict=True)],
-    }  # fmt: skip
+
+def _ends(game: "LayerGame") -> tuple[float, float]:
+    """The value of no layer and of all layers."""
+    import numpy as np
+
+    n = game.n_players
+    empty, full = game(np.array([[False] * n, [True] * n]))
+    return float(empty), float(full)
+
+
+def _values(
+    game: "LayerGame",
+    found: "Estimate",
+    ends: tuple[float, float],
+    used: str,
+    value: str,
+    players: str,
+) -> tuple[str, str]:
+    """The values in columns, and what they are about."""
+    from copra_lab.utils.statistics import Z95
+
+    times, unit = UNITS[value]
     rows = [
         (
             p,
             f"{round(times * float(v), 2) + 0.0:+.2f}",
             "" if used == "exact" else f"± {Z95 * times * e:.2f}",
         )
-        for p, v, e in zip(game.names, values, errors, strict=True)
+        for p, v, e in zip(game.names, found.values, found.errors, strict=True)
     ]
-    words = f"{used}, {found.evaluations} coalitions; {value} without the adapter {times * empty:.2f}, with it {times * full:.2f}"
-    return Told(
-        document,
-        "\n".join(
-            [
-                arguments.columns(rows, (players, unit, "")),
-                words,
-                arguments.measured_on(game.bench, split),
-            ]
-        ),
+    empty, full = ends
+    words = (
+        f"{used}, {found.evaluations} coalitions; {value} without the adapter "
+        f"{times * empty:.2f}, with it {times * full:.2f}"
     )
+    return arguments.columns(rows, (players, unit, "")), words
+
+
+def _draw(
+    game: "LayerGame", found: "Estimate", used: str, value: str, players: str, file: Path
+) -> None:
+    """Save a figure of the values, with intervals where they are sampled."""
+    from copra_lab import plots
+    from copra_lab.utils.statistics import Z95
+
+    times, unit = UNITS[value]
+    pairs = list(zip(found.values, found.errors, strict=True))
+    spans = [(times * (v - Z95 * e), times * (v + Z95 * e)) for v, e in pairs]
+    estimate = ([times * float(v) for v, _ in pairs], None if used == "exact" else spans)
+    names = [name.replace(" ", "\n") for name in game.names]
+    panels = {f"Shapley value, {unit}": {used: estimate}}
+    arguments.save_figure(plots.estimates(names, panels, players), file)

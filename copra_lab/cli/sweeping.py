@@ -9,21 +9,10 @@ from typing import Annotated, Any, Literal
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Told, verb
+from copra_lab.cli.command import Group, Told, verb
 
 
-@verb("copra-lab sweep sweep.toml --jobs 2 --table results.csv")
-def sweep(
-    file: Annotated[
-        Path, typer.Argument(help="A TOML file with methods, tasks, seeds and settings.")
-    ],
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where adapters and results.sqlite are kept.",
-            show_default="the file's name without .toml",
-        ),
-    ] = None,
+def engine_options(
     backend: Annotated[
         Literal["loky", "ray", "dask"],
         typer.Option(help="Processes of this machine, or the workers of a cluster."),
@@ -38,7 +27,30 @@ def sweep(
     device: Annotated[
         str, typer.Option(help="Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …")
     ] = "auto",
-    status: Annotated[bool, typer.Option("--status", help="Only tell how far it is.")] = False,
+) -> dict[str, Any]:
+    """Where runs are done, as `run_all` takes it."""
+    if jobs == 0:
+        raise typer.BadParameter(
+            "one at least, or -1 for as many as there are cores", param_hint="--jobs"
+        )
+    return {"backend": backend, "address": address, "jobs": jobs, "device": device}
+
+
+@verb("copra-lab sweep sweep.toml --jobs 2 --table results.csv")
+def sweep(
+    file: Annotated[
+        Path, typer.Argument(help="A TOML file with methods, tasks, seeds and settings.")
+    ],
+    *,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where adapters and results.csv are kept.",
+            show_default="the file's name without .toml",
+        ),
+    ] = None,
+    engine: Annotated[Any, Group.of(engine_options)],
+    status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="Do again what failed.")
     ] = False,
@@ -46,7 +58,10 @@ def sweep(
         Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")
     ] = None,
 ) -> Told:
-    """Do many runs, here or on a cluster, each once: restarted, it goes on. Results land in WORK/results.sqlite."""
+    """Do many runs, here or on a cluster, each once.
+
+    Restarted, it goes on. Results land in WORK/results.csv.
+    """
     from copra_lab.sweeps import results as t
     from copra_lab.sweeps import runner
     from copra_lab.sweeps.grid import read_grid
@@ -55,41 +70,48 @@ def sweep(
         raise typer.BadParameter(
             f"a table is written as .csv or .parquet, got {table.name!r}", param_hint="--table"
         )
-    if jobs == 0:
-        raise typer.BadParameter(
-            "one at least, or -1 for as many as there are cores", param_hint="--jobs"
-        )
     grid = read_grid(file)
     work = work or file.with_suffix("")
     if status:
-        rows = runner.rows_of(grid.runs, work, grid.clip)
+        rows = t.rows_of(grid.runs, work, grid.clip)
     else:
         rows = runner.run_all(
-            grid.runs, work, clip_name=grid.clip, backend=backend, jobs=jobs, address=address, device=device, retry_failed=retry_failed,
+            grid.runs,
+            work,
+            clip_name=grid.clip,
+            **engine,
+            retry_failed=retry_failed,
             progress=sys.stderr.isatty(),
-        )  # fmt: skip
+        )
     if table is not None:
         t.export(rows, table)
+    return _report(rows, work / runner.TABLE, status)
+
+
+def _report(rows: list[dict[str, Any]], table: Path, status: bool) -> Told:
+    """What a sweep came to, for people and as JSON."""
+    from copra_lab.sweeps.results import DONE, FAILED, WAITING
+
     states = [r["state"] for r in rows]
-    counts = {s: states.count(s) for s in (t.DONE, t.FAILED, t.WAITING)}
-    failed = [r for r in rows if r["state"] == t.FAILED]
-    document = {"verb": "sweep", "table": str(work / runner.TABLE), **counts, "rows": rows}
-    lines = (
-        [arguments.columns(_summary(rows), ("task", "method", "settings", "accuracy, %", "seeds"))]
-        if counts[t.DONE]
-        else []
-    )
+    counts = {s: states.count(s) for s in (DONE, FAILED, WAITING)}
+    failed = [r for r in rows if r["state"] == FAILED]
+    document = {"verb": "sweep", "table": str(table), **counts, "rows": rows}
+    lines = []
+    if counts[DONE]:
+        head = ("task", "method", "settings", "accuracy, %", "seeds")
+        lines.append(arguments.columns(_summary(rows), head))
     lines += [f"failed: {r['key']}: {r['error']}" for r in failed]
-    lines += [
-        ", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {work / runner.TABLE}"
-    ]
+    lines += [", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {table}"]
     if failed:
         lines.append("do the failed ones again with --retry-failed")
     return Told(document, "\n".join(lines), failed=bool(failed) and not status)
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """Mean ± standard deviation over seeds, a row a setting; of the settings those that differ within a method."""
+    """Mean ± standard deviation over seeds, a row for each setting.
+
+    Of the settings only those are named that differ within a method.
+    """
     from copra_lab.sweeps.results import DONE, flat
 
     done = [

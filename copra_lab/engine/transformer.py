@@ -291,14 +291,13 @@ class TextTower:
         return F.normalize(t.head(F.layer_norm(last, last.shape[-1:], *t.ln_post)), dim=-1)
 
 
-def cores() -> int:
-    """How many this process may use, at most eight."""
-    return min(8, devices.cores())
+MOST_WORKERS = 8
+"""More do not help at these sizes."""
 
 
 @cache
 def workers() -> ThreadPoolExecutor:
     """One worker a core, each single-threaded: at these sizes two passes side by side beat one pass on two threads."""
     return ThreadPoolExecutor(
-        cores(), "copra-lab", initializer=torch.set_num_threads, initargs=(1,)
+        devices.cores(MOST_WORKERS), "copra-lab", initializer=torch.set_num_threads, initargs=(1,)
     )

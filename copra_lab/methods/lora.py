@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ __all__ = ["Attached", "LoRA"]
 
 MOST_RANK = 2**16
 
-Down = Tensor | Callable[[Tensor], Tensor]
+Down: TypeAlias = Tensor | Callable[[Tensor], Tensor]
 """A (R, in), or, with dropout, the function x (…, in) → dropout(x)·Aᵀ (…, R)."""
 
 
@@ -86,7 +86,9 @@ class _Delta(nn.Module):
     and B.
     """
 
-    def __init__(self, owner: nn.Module, sites: list[Site], config: LoRA, g: torch.Generator):
+    def __init__(
+        self, owner: nn.Module, sites: list[Site], config: LoRA, g: torch.Generator
+    ) -> None:
         super().__init__()
         self.sites, self.rows = sites, [(s.start, s.stop) for s in sites]
         self.scale, self.on = config.scale, [True] * len(sites)
@@ -234,7 +236,7 @@ class Attached:
         config: LoRA,
         generator: torch.Generator,
         sites: tuple[Site, ...] | None = None,
-    ):
+    ) -> None:
         """Attach LoRA and freeze everything else.
 
         Args:

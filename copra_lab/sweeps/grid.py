@@ -1,65 +1,65 @@
-"""A sweep as a TOML file says it: methods × tasks × seeds × settings, as the runs (`Run`, `PromptRun`) that they come to::
+"""A sweep as a TOML file: methods × tasks × seeds × settings.
 
-    clip = "emoji-clip"              # what load_clip takes; the bundled one if nothing is said
-    methods = ["lora", "copra"]      # of METHODS
+For example::
+
+    clip = "emoji-clip"              # what load_clip takes; by default the bundled one
+    methods = ["lora", "copra"]      # from copra_lab.methods.METHODS
     tasks = ["digits", "icons"]      # names, or folders of images
     seeds = 3                        # 0, 1, 2; or a list
 
-    [settings]                       # of every run; a list is tried one by one, each with everything else
+    [settings]                       # of every run; a list is an axis: each value is tried
     steps = 300
     shots = [4, 16]
 
     [lora]                           # of the adapter: rank, alpha, scaling, sites, towers, train_a
     rank = [2, 4]
 
-    [method.copra]                   # what one method has: its own settings, or others than the rest
+    [method.copra]                   # of one method: its own settings, or others than the rest
     lr = 4e-3
     ramp = 0.75
 
-A soft prompt's own settings stand in ``[prompt]``, those of its penalty in the table of its method.
+A soft prompt's own settings are in ``[prompt]``, those of its penalty in the table of its method.
 """
 
 import difflib
 import itertools
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from copra_lab.methods.lora import LoRA
-from copra_lab.prompts.nemesis import Nemesis
-from copra_lab.prompts.soft_prompt import VPT, CoOp
-from copra_lab.sweeps.runs import PromptRun, Run
-from copra_lab.training.dropping import DROPPINGS
-from copra_lab.training.fitting import DEFAULTS, RATES
-from copra_lab.training.prompt import name_of
+from copra_lab.methods.registry import METHODS, Parts
+from copra_lab.sweeps.runs import Run, TaskOptions
+from copra_lab.training.settings import TrainingSettings
 
-__all__ = ["METHODS", "Grid", "grid", "read_grid"]
-
-_PENALTIES = (None, Nemesis(beta=1.0), Nemesis(beta=0.0), Nemesis(beta=0.5))
-TUNINGS: dict[str, tuple[CoOp | VPT, Nemesis | None]] = {
-    name_of(m, p): (m, p) for m in (CoOp(), VPT()) for p in _PENALTIES
-}
-"""Ways to learn a soft prompt, by name."""
-
-METHODS = (*DROPPINGS, *TUNINGS)
-"""All of them: what a sweep's ``methods`` may name."""
+__all__ = ["Grid", "grid", "read_grid"]
 
 MOST_SEEDS = 100_000
 """Of a sweep: more is a slip of the keyboard."""
+
+_SETTINGS = tuple(
+    f.name for c in (TrainingSettings, TaskOptions) for f in fields(c) if f.name != "seed"
+)
+_OF_ADAPTERS = ("schedule", "precision", "task_seed")
+"""What ``[settings]``, which methods of both kinds share, says to adapters alone."""
 
 
 @dataclass(frozen=True)
 class Grid:
     """Which runs, on which CLIP (None: the bundled one)."""
 
-    runs: tuple[Run | PromptRun, ...]
+    runs: tuple[Run, ...]
     clip: str | None = None
 
 
-def read_grid(file: "str | Path") -> Grid:
-    """The runs that a TOML file describes. Raises FileNotFoundError, or ValueError in a sentence for what it does not understand."""
+def read_grid(file: str | Path) -> Grid:
+    """The runs that a TOML file describes.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: For anything in it that is not understood, in one sentence.
+    """
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(
@@ -74,34 +74,27 @@ def read_grid(file: "str | Path") -> Grid:
 
 
 def grid(table: Mapping[str, Any]) -> Grid:
-    """The same of a table that is read already. A setting that is a list is an axis; one that is itself a list of words, such as
-    ``sites``, has an axis that is a list of lists."""
-    _known(table, ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method"), "")
-    methods, tasks = _words(table, "methods"), _words(table, "tasks")
-    seeds = table.get("seeds", 1)
-    seeds = list(range(min(seeds, MOST_SEEDS + 1))) if isinstance(seeds, int) else seeds
-    if (
-        not isinstance(seeds, list)
-        or not 1 <= len(seeds) <= MOST_SEEDS
-        or not all(isinstance(s, int) and 0 <= s < 2**63 for s in seeds)
-    ):
-        raise ValueError(
-            f"seeds must be a number, or a list of at most {MOST_SEEDS:,} numbers, got {table['seeds']!r:.60}"
-        )
-    _known(methods, METHODS, "method ")
-    own = _table(table, "method")
-    _known(own, methods, "method.")
-    runs: list[Run | PromptRun] = []
+    """The runs that a table describes, see `copra_lab.sweeps.grid`.
+
+    A setting that is a list is an axis; one that is itself a list of words, such as ``sites``, has
+    an axis that is a list of lists.
+
+    Raises:
+        ValueError: For anything in it that is not understood, in one sentence.
+    """
+    _check_known(
+        table, ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method"), ""
+    )
+    methods, tasks, seeds = _words(table, "methods"), _words(table, "tasks"), _seeds(table)
+    _check_known(methods, tuple(METHODS), "method ")
+    of_one = _table(table, "method")
+    _check_known(of_one, methods, "method.")
+    shared = {k: _table(table, k) for k in ("settings", "lora", "prompt")}
+    runs: list[Run] = []
     for method in methods:
-        runs += _runs_of(
-            method,
-            tasks,
-            seeds,
-            _table(table, "settings"),
-            _table(table, "lora"),
-            _table(table, "prompt"),
-            _table(own, method),
-        )
+        axes = _Axes(method).read(shared, _table(of_one, method))
+        for options in axes.combinations():
+            runs += [Run.of(t, s, **options) for t in tasks for s in seeds]
     if not runs:
         raise ValueError("there is nothing to do: name at least one method, one task and one seed")
     clip = table.get("clip")
@@ -110,102 +103,110 @@ def grid(table: Mapping[str, Any]) -> Grid:
     return Grid(tuple(dict.fromkeys(runs)), clip)
 
 
-def _runs_of(
-    method: str,
-    tasks: Sequence[str],
-    seeds: Sequence[int],
-    settings: dict,
-    lora: dict,
-    prompt: dict,
-    own: dict,
-) -> Iterator[Run | PromptRun]:
-    run: Run | PromptRun
-    if method in DROPPINGS:
-        dropping = DROPPINGS[method]
-        run = Run("", dropping=dropping, lr=RATES.get(method, RATES["lora"]))
-        parts: dict[str, Any] = {"lora": LoRA(), "dropping": dropping}
-        inner = {"lora": lora}
-    else:
-        vectors, penalty = TUNINGS[method]
-        run = PromptRun(
-            "",
-            prompt=vectors,
-            penalty=penalty,
-            **{k: DEFAULTS[type(vectors)][k] for k in ("steps", "lr", "batch")},
-        )
-        parts = {"prompt": vectors} | ({"penalty": penalty} if penalty else {})
-        inner = {"prompt": prompt}
-    # Where a setting belongs: to the run, or to what the run holds (its LoRA, its dropping, …).
-    homes = {f.name: "" for f in fields(run) if f.name not in ("task", "seed", *parts)}
-    homes |= {f.name: part for part, value in parts.items() for f in fields(value)}
-    of_others = {
-        f.name for f in (*fields(Run("")), *fields(PromptRun("")))
-    }  # [settings] are shared by methods of both kinds
-    axes: dict[tuple[str, str], list[Any]] = {}
-    for given, heading in (
-        (settings, "settings"),
-        *((t, k) for k, t in inner.items()),
-        (own, f"method.{method}"),
+def _seeds(table: Mapping[str, Any]) -> list[int]:
+    seeds = table.get("seeds", 1)
+    seeds = list(range(min(seeds, MOST_SEEDS + 1))) if isinstance(seeds, int) else seeds
+    if (
+        not isinstance(seeds, list)
+        or not 1 <= len(seeds) <= MOST_SEEDS
+        or not all(isinstance(s, int) and 0 <= s < 2**63 for s in seeds)
     ):
-        for key, value in given.items():
-            if heading == "settings" and key not in homes and key in of_others:
-                continue
-            allowed = [
-                k
-                for k, home in homes.items()
-                if heading.startswith("method.") or home == (heading if heading in parts else "")
-            ]
-            _known([key], allowed, f"{heading}.")
-            home = homes[key]
-            axes[home, key] = _axis(
-                f"{heading}.{key}", value, getattr(parts[home] if home else run, key)
-            )
-    for values in itertools.product(*axes.values()):
-        chosen: dict[str, dict[str, Any]] = {}
-        for (home, key), value in zip(axes, values, strict=True):
-            chosen.setdefault(home, {})[key] = value
-        held = {part: replace(value, **chosen.get(part, {})) for part, value in parts.items()}
-        yield from (
-            replace(run, task=t, seed=s, **held, **chosen.get("", {})) for t in tasks for s in seeds
+        raise ValueError(
+            f"seeds must be a number, or a list of at most {MOST_SEEDS:,} numbers, "
+            f"got {table['seeds']!r:.60}"
         )
+    return seeds
 
 
-def _axis(name: str, given: Any, default: Any) -> list[Any]:
-    """The values of a setting, each of the kind of its default."""
+class _Axes:
+    """The values to try of each setting of one method."""
+
+    def __init__(self, name: str) -> None:
+        self.name, made = name, METHODS[name].parts()
+        self.kind = "lora" if METHODS[name].kind == "adapter" else "prompt"
+        self.parts = {self.kind: made.method, "dropping": made.dropping, "penalty": made.penalty}
+        self.parts = {k: v for k, v in self.parts.items() if v is not None}
+        self.run = _usual(made)
+        # Which part a setting belongs to; "" is the run itself.
+        self.homes = {k: "" for k in _SETTINGS if self.kind == "lora" or k != "precision"}
+        for part, value in self.parts.items():
+            self.homes |= {f.name: part for f in fields(value)}
+        self.axes: dict[tuple[str, str], list[Any]] = {}
+
+    def read(self, shared: Mapping[str, dict], of_one: dict) -> "_Axes":
+        """Take the tables that methods share, and then that of this method, which wins."""
+        everywhere = shared["settings"]
+        if self.kind == "prompt":
+            everywhere = {k: v for k, v in everywhere.items() if k not in _OF_ADAPTERS}
+        general = [k for k, home in self.homes.items() if home == ""]
+        self._add("settings", everywhere, general)
+        inner = [k for k, home in self.homes.items() if home == self.kind]
+        self._add(self.kind, shared[self.kind], inner)
+        self._add(f"method.{self.name}", of_one, list(self.homes))
+        return self
+
+    def _add(self, heading: str, table: dict, allowed: Sequence[str]) -> None:
+        _check_known(table, allowed, f"{heading}.")
+        for key, value in table.items():
+            home = self.homes[key]
+            default = getattr(self.parts[home], key) if home else self.run[key]
+            self.axes[home, key] = _axis(f"{heading}.{key}", value, default)
+
+    def combinations(self) -> Iterator[dict[str, Any]]:
+        """The options of a run, for every combination of values."""
+        for values in itertools.product(*self.axes.values()):
+            chosen: dict[str, dict[str, Any]] = {}
+            for (home, key), value in zip(self.axes, values, strict=True):
+                chosen.setdefault(home, {})[key] = value
+            parts = {k: replace(v, **chosen.get(k, {})) for k, v in self.parts.items()}
+            parts["method"] = parts.pop(self.kind)
+            yield parts | chosen.get("", {})
+
+
+def _usual(made: Parts) -> dict[str, Any]:
+    """The value of each setting where nothing is said, of the type that it must have."""
+    parts = {k: v for k, v in vars(made).items() if v is not None}
+    run = Run.of("", **parts)
+    return {**vars(run.settings), **vars(run.options), "task_seed": run.task_seed}
+
+
+def _axis(name: str, value: Any, default: Any) -> list[Any]:
+    """The values of a setting, each of the type of its default."""
     words = isinstance(default, tuple)
-    several = isinstance(given, list) and not (words and all(isinstance(v, str) for v in given))
-    values = given if several else [given]
+    several = isinstance(value, list) and not (words and all(isinstance(v, str) for v in value))
+    values = value if several else [value]
     if not values:
         raise ValueError(f"{name} is an empty list: give a value, or leave it out")
-    return [_one(name, v, default) for v in values]
+    return [_typed(name, v, default) for v in values]
 
 
-def _one(name: str, value: Any, default: Any) -> Any:
-    if isinstance(default, tuple):
-        value, fits = (
-            tuple(value) if isinstance(value, list) else value,
-            isinstance(value, list) and all(isinstance(v, str) for v in value),
-        )
-    elif isinstance(default, bool) or isinstance(value, bool):
-        fits = isinstance(default, bool) and isinstance(value, bool)
-    elif default is None:  # a number or words, which the class itself tells apart
-        fits = isinstance(value, int | float | str)
-    elif isinstance(default, float) or name.endswith(".norm"):
-        fits = isinstance(value, int | float)
-    else:
-        fits = isinstance(value, type(default))
-    if not fits:
-        kind = {
+def _typed(name: str, value: Any, default: Any) -> Any:
+    """The value, where it has the type of the default."""
+    if not _fits(name, value, default):
+        types = {
             int: "a whole number",
             float: "a number",
             bool: "true or false",
             str: "a word",
             tuple: "a list of words",
         }
-        raise ValueError(
-            f"{name} must be {kind.get(type(default), 'a number or a word')}, got {value!r}"
-        )
+        kind = types.get(type(default), "a number or a word")
+        raise ValueError(f"{name} must be {kind}, got {value!r}")
+    if isinstance(default, tuple):
+        return tuple(value)
     return float(value) if isinstance(default, float) else value
+
+
+def _fits(name: str, value: Any, default: Any) -> bool:
+    if isinstance(default, tuple):
+        return isinstance(value, list) and all(isinstance(v, str) for v in value)
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(default, bool) and isinstance(value, bool)
+    if default is None:  # a number or words, which the class itself tells apart
+        return isinstance(value, int | float | str)
+    if isinstance(default, float) or name.endswith(".norm"):
+        return isinstance(value, int | float)
+    return isinstance(value, type(default))
 
 
 def _words(table: Mapping[str, Any], key: str) -> list[str]:
@@ -223,10 +224,9 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
     return value
 
 
-def _known(given: "Mapping[str, Any] | Sequence[str]", known: Sequence[str], where: str) -> None:
-    for key in given:
+def _check_known(keys: Iterable[str], known: Sequence[str], where: str) -> None:
+    for key in keys:
         if key not in known:
             close = difflib.get_close_matches(key, known, 1)
-            raise ValueError(
-                f"unknown {where}{key}: {f'did you mean {close[0]!r}? ' if close else ''}choose from {', '.join(known)}"
-            )
+            hint = f"did you mean {close[0]!r}? " if close else ""
+            raise ValueError(f"unknown {where}{key}: {hint}choose from {', '.join(known)}")

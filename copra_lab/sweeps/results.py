@@ -1,103 +1,154 @@
-"""What came of many runs, in one SQLite file: a row each, waiting, done or failed. Any SQLite tool reads it, and so does
-``pandas.read_sql``."""
+"""What came of many runs: a table made from what each run's own folder says."""
 
 import json
-import sqlite3
-import threading
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from copra_lab.models.clip import Clip
+from copra_lab.models.loading import load_clip
+from copra_lab.sweeps.runs import DONE_FILE, Run
 from copra_lab.utils.extras import needs
-from copra_lab.utils.files import csv_bytes, write_atomically, writing
+from copra_lab.utils.files import csv_bytes, write_atomically
 
-COLUMNS = {
-    "key": "TEXT PRIMARY KEY", "task": "TEXT", "method": "TEXT", "seed": "INTEGER", "state": "TEXT NOT NULL", "accuracy": "REAL", "low": "REAL",
-    "high": "REAL", "correct": "INTEGER", "n": "INTEGER", "validation": "REAL", "seconds": "REAL", "host": "TEXT", "error": "TEXT",
-    "settings": "TEXT", "base": "TEXT",
-}  # fmt: skip
-"""``key`` names the run's folder; ``accuracy`` is that on test images with its interval ``low`` to ``high`` (0…1), ``validation`` that on
-validation images; ``settings`` is JSON; ``base`` the hash of the CLIP."""
+__all__ = ["COLUMNS", "DONE", "FAILED", "WAITING", "Outcomes", "export", "flat", "rows_of"]
+
+COLUMNS = (
+    "key",
+    "task",
+    "method",
+    "seed",
+    "state",
+    "accuracy",
+    "low",
+    "high",
+    "correct",
+    "n",
+    "validation",
+    "seconds",
+    "host",
+    "error",
+    "settings",
+    "base",
+)
+"""Of a row. ``key`` names the run's folder; ``accuracy`` is that on test images with its interval
+``low`` to ``high`` (0…1), ``validation`` that on validation images; ``base`` is the hash of the
+CLIP. What is not known is None."""
 
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 
+OUTCOME = "outcome.json"
+"""The file in a run's folder that holds its row. It is written all at once, by whoever did the
+run, so that nothing depends on the process that hands runs out."""
 
-class Table:
-    """The table in `file`, made if need be. Each change is one transaction: a reader, or a process that is killed, finds it whole.
 
-    Raises ValueError for a file that is no such table, and OSError, here and in every change, where it cannot be written.
+class Outcomes:
+    """The rows of some runs, read from the runs' folders as they come in.
+
+    Args:
+        runs: The runs.
+        clip: The CLIP that they adapt.
+        work: The folder that holds the runs' folders.
+        measured: Whether a run is done when it is measured, or already when it is trained.
     """
 
-    def __init__(self, file: Path):
-        self._file, self._lock = (
-            file,
-            threading.Lock(),
-        )  # a connection's transaction is shared by all threads
-        try:
-            with writing(file):
-                file.parent.mkdir(parents=True, exist_ok=True)
-                self._db = sqlite3.connect(file, timeout=60, check_same_thread=False)
-            with self._change():
-                self._db.execute(
-                    f"CREATE TABLE IF NOT EXISTS runs ({', '.join(f'{n} {kind}' for n, kind in COLUMNS.items())})"
-                )
-            self._db.execute(f"SELECT {', '.join(COLUMNS)} FROM runs LIMIT 1")
-        except sqlite3.Error as e:
-            raise ValueError(
-                f"{file} is not a table of runs ({e}); remove it, and what is trained already is put into a new one"
-            ) from e
+    def __init__(self, runs: Iterable[Run], clip: Clip, work: Path, measured: bool = True) -> None:
+        self.clip, self.work, self.measured = clip, work, measured
+        self.runs = {run.folder(clip, work).name: run for run in runs}
+        self._found: dict[str, dict[str, Any]] = {}
 
-    @contextmanager
-    def _change(self) -> Iterator[None]:
-        with self._lock, writing(self._file), self._db:
-            yield
+    def collect(self) -> None:
+        """Read what has been written since."""
+        for key, run in self.runs.items():
+            if key in self._found:
+                continue
+            if found := read_row(self.work / key / OUTCOME):
+                self._found[key] = row_of(run, self.clip, self.work) | found
+            elif not self.measured and (self.work / key / DONE_FILE).exists():
+                self._found[key] = row_of(run, self.clip, self.work) | {"state": DONE}
 
-    def close(self) -> None:
-        self._db.close()
+    def rows(self) -> list[dict[str, Any]]:
+        """A row for every run, in order of task, method, settings and seed."""
+        self.collect()
+        rows = [self._found.get(k) or row_of(r, self.clip, self.work) for k, r in self.runs.items()]
+        for row in rows:
+            row["settings"] = json.loads(json.dumps(row["settings"], sort_keys=True))
+        return sorted(rows, key=_order)
 
-    def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Runs that are to be done, where they are not in the table yet."""
-        with self._change():
-            for row in rows:
-                self._put("INSERT OR IGNORE", {**row, "state": WAITING})
+    def waiting(self) -> list[Run]:
+        """The runs without an outcome."""
+        self.collect()
+        return [run for key, run in self.runs.items() if key not in self._found]
 
-    def record(self, row: Mapping[str, Any]) -> None:
-        """What came of a run: its ``state``, and what is measured of it."""
-        with self._change():
-            self._put("INSERT OR REPLACE", row)
+    def count(self, state: str) -> int:
+        """How many runs are known to be in this state."""
+        return sum(row["state"] == state for row in list(self._found.values()))
 
-    def _put(self, how: str, row: Mapping[str, Any]) -> None:
-        values = [
-            json.dumps(row[n], sort_keys=True) if n == "settings" else row.get(n) for n in COLUMNS
-        ]
-        self._db.execute(
-            f"{how} INTO runs ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})",
-            values,
+    def fail(self, run: Run, error: str) -> None:
+        """Write down that a run failed without saying so itself."""
+        write_outcome(
+            row_of(run, self.clip, self.work) | {"state": FAILED, "error": error}, self.work
         )
 
-    def forget_failures(self, keys: Iterable[str]) -> None:
+    def forget_failures(self) -> None:
         """Let failed runs wait again."""
-        with self._change():
-            self._db.executemany(
-                f"UPDATE runs SET state = '{WAITING}', error = NULL WHERE key = ? AND state = '{FAILED}'",
-                [(k,) for k in keys],
-            )
+        for key in self.runs:
+            file = self.work / key / OUTCOME
+            if (row := read_row(file)) and row["state"] == FAILED:
+                file.unlink()
+                self._found.pop(key, None)
 
-    def rows(self, keys: "Iterable[str] | None" = None) -> list[dict[str, Any]]:
-        """Every row, or those of these keys, in order of task, method, settings and seed."""
-        order = "task, method, json_remove(settings, '$.seed'), seed"
-        with self._lock:
-            found = self._db.execute(
-                f"SELECT {', '.join(COLUMNS)} FROM runs ORDER BY {order}"
-            ).fetchall()
-        wanted = None if keys is None else set(keys)
-        rows = [dict(zip(COLUMNS, r, strict=True)) for r in found]
-        return [
-            r | {"settings": json.loads(r["settings"])}
-            for r in rows
-            if wanted is None or r["key"] in wanted
-        ]
+
+def _order(row: Mapping[str, Any]) -> tuple[str, str, str, int]:
+    settings = {k: v for k, v in row["settings"].items() if k != "seed"}
+    words = json.dumps(settings, sort_keys=True, separators=(",", ":"))
+    return row["task"], row["method"], words, row["seed"]
+
+
+def row_of(run: Run, clip: Clip, work: Path) -> dict[str, Any]:
+    """The row of a run that is not done yet."""
+    known = {
+        "key": run.folder(clip, work).name,
+        "task": run.task,
+        "method": run.name,
+        "seed": run.seed,
+        "state": WAITING,
+        "settings": run.as_json(),
+        "base": clip.hash,
+    }
+    return dict.fromkeys(COLUMNS) | known
+
+
+def write_outcome(row: Mapping[str, Any], work: Path) -> None:
+    """Keep a row in its run's folder, all at once."""
+    write_atomically(work / row["key"] / OUTCOME, json.dumps(row).encode())
+
+
+def read_row(file: Path) -> dict[str, Any] | None:
+    """The row that a file holds; None if it is not there, or broken."""
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def rows_of(runs: Iterable[Run], work: Path, clip_name: str | None = None) -> list[dict[str, Any]]:
+    """How far the runs are, without doing any.
+
+    Args:
+        runs: The runs.
+        work: The folder that holds their folders.
+        clip_name: The CLIP, as `load_clip` takes it.
+
+    Returns:
+        A row for each, with the `COLUMNS`.
+
+    Raises:
+        FileNotFoundError: Where none was started.
+    """
+    if not work.is_dir():
+        raise FileNotFoundError(f"no {work}: this sweep was not started yet")
+    return Outcomes(runs, load_clip(clip_name), work.resolve()).rows()
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -112,8 +163,12 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def export(rows: list[dict[str, Any]], file: Path) -> None:
-    """The rows as ``.csv`` or ``.parquet``, a column for each setting. Raises ValueError for another ending, ImportError without what
-    Parquet needs."""
+    """Write the rows as ``.csv`` or ``.parquet``, with a column for each setting.
+
+    Raises:
+        ValueError: For another ending.
+        ImportError: Without what Parquet needs.
+    """
     wide = [
         {k: v for k, v in r.items() if k != "settings"}
         | flat({k: v for k, v in r["settings"].items() if k not in r})

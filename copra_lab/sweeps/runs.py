@@ -1,222 +1,232 @@
-"""Many trainings, each done once: a `Run` or a `PromptRun` says what to train, a folder remembers what came of it."""
+"""A training as a value: a `Run` says what to train, and a folder keeps what came of it."""
 
 import hashlib
 import json
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, overload
-
-import torch
-from tqdm.auto import tqdm
+from typing import Any
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.loading import load_adapter
 from copra_lab.adapters.peft_folder import save_adapter
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
-from copra_lab.models.loading import load_clip
 from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
 from copra_lab.tasks.task import Task, load_task
+from copra_lab.training.base import as_json
 from copra_lab.training.dropping import PLAIN, Dropping
-from copra_lab.training.fitting import DEFAULTS, RATES, fit
-from copra_lab.training.prompt import name_of
-from copra_lab.utils.extras import needs
+from copra_lab.training.fitting import fit
+from copra_lab.training.settings import (
+    PROMPT_VIEWS,
+    CompleteSettings,
+    TrainingSettings,
+    defaults_of,
+)
 from copra_lab.utils.files import write_atomically
 
-__all__ = ["PromptRun", "Run", "trained"]
+__all__ = ["Run", "TaskOptions", "trained"]
 
-_OF_FOLDERS = {"template": None, "splits": True}
+DONE_FILE = "run.json"
 
 
 @dataclass(frozen=True)
-class _Kept:
-    """What a training's arguments have in common: the task, and the name of the folder that keeps what came of it."""
+class TaskOptions:
+    """Which images of a task a run is trained on.
+
+    Args:
+        shots: Training images a class, at most.
+        task_seed: Chooses the training images. None means 0 for an adapter, so that adapters of
+            different seeds may be put on one line, and the run's own seed for a soft prompt, as is
+            usual for few shots.
+        part: "all" classes, or "base", the first half.
+        template: Of a folder of images, the prompt with {} for a class's name.
+        splits: Of a folder of images, whether folders called train, val and test are splits.
+    """
+
+    shots: int = 16
+    task_seed: int | None = None
+    part: str = "all"
+    template: str | None = None
+    splits: bool = True
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training: the arguments of `load_task` and of `fit`.
+
+    Args:
+        task: A task by name, or a folder of images.
+        method: The settings of LoRA, CoOp or VPT.
+        dropping: What is dropped while LoRA is trained.
+        penalty: What the norms of a soft prompt cost.
+        settings: Of the training; what is None becomes the default of the method.
+        options: Of the task.
+
+    Raises:
+        ValueError: For settings that make no sense.
+    """
 
     task: str
-    seed: int = 0
+    method: LoRA | CoOp | VPT = LoRA()  # noqa: RUF009 (frozen)
+    dropping: Dropping = PLAIN
+    penalty: Nemesis | None = None
+    settings: TrainingSettings = TrainingSettings()  # noqa: RUF009 (frozen)
+    options: TaskOptions = TaskOptions()
+
+    def __post_init__(self) -> None:
+        complete = self.settings.resolve(self.method, self.dropping)
+        object.__setattr__(self, "settings", complete)
+
+    @classmethod
+    def of(cls, task: str, seed: int = 0, **options: Any) -> "Run":
+        """A run from options of every kind.
+
+        Args:
+            task: The task.
+            seed: The seed of the training.
+            **options: Fields of `Run`, `TrainingSettings` and `TaskOptions` by their names, such
+                as ``dropping=CopRA(), lr=1e-3, shots=4``. What is not said is as everything that
+                ships was trained; of a soft prompt, four views are kept.
+        """
+        prompt = isinstance(options.get("method"), CoOp | VPT)
+        usual = {"views": PROMPT_VIEWS} if prompt else {}
+        own, settings, of_task = _sorted_out({**usual, **options, "seed": seed})
+        return cls(
+            task, settings=TrainingSettings(**settings), options=TaskOptions(**of_task), **own
+        )
+
+    def changed(self, **options: Any) -> "Run":
+        """The run with some options changed, which are those of `of`."""
+        own, settings, of_task = _sorted_out(options)
+        return replace(
+            self,
+            settings=replace(self.settings, **settings),
+            options=replace(self.options, **of_task),
+            **own,
+        )
 
     @property
-    def method(self) -> str:
-        raise NotImplementedError
+    def complete(self) -> CompleteSettings:
+        """The settings, in which nothing is left open."""
+        assert isinstance(self.settings, CompleteSettings)
+        return self.settings
 
-    def settings(self) -> dict[str, Any]:
-        """Everything about this run, as JSON holds it. What a folder of images alone can be given is there if it was."""
-        unsaid = {k for k, usual in _OF_FOLDERS.items() if getattr(self, k) == usual}
-        return json.loads(
-            json.dumps(
-                {k: v for k, v in asdict(self).items() if k not in unsaid} | {"method": self.method}
-            )
-        )
+    @property
+    def seed(self) -> int:
+        """The seed of the training."""
+        return self.settings.seed
+
+    @property
+    def name(self) -> str:
+        """The name of the method with what is dropped or penalised, as in the registry."""
+        return name_of(self.method, self.penalty, self.dropping)
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything about this run, as JSON holds it.
+
+        The folder of a run is named after it. What was added later, or is for a folder of images
+        alone, is there only if it is not the default.
+        """
+        learned, usual = self.complete, defaults_of(self.method, self.dropping)
+        about = {"task": self.task, "method": self.name, **asdict(learned), **asdict(self.options)}
+        unsaid = {"template": None, "splits": True, "weight_decay": usual["weight_decay"]}
+        if isinstance(self.method, LoRA):
+            about |= {"lora": asdict(self.method), "dropping": as_json(self.dropping)}
+            about["task_seed"] = self.task_seed
+        else:
+            about |= {"prompt": asdict(self.method)}
+            about |= {"penalty": asdict(self.penalty) if self.penalty else None}
+            unsaid |= {"schedule": usual["schedule"], "precision": "float32", "task_seed": None}
+        said = {k: v for k, v in about.items() if k not in unsaid or v != unsaid[k]}
+        return json.loads(json.dumps(said))
+
+    @property
+    def task_seed(self) -> int:
+        """What chooses the training images."""
+        if self.options.task_seed is not None:
+            return self.options.task_seed
+        return 0 if isinstance(self.method, LoRA) else self.seed
 
     def folder(self, clip: Clip, work: Path) -> Path:
         """Where its result is kept: one folder for each base and each choice of settings."""
-        key = hashlib.blake2b(
-            json.dumps([clip.hash, self.settings()], sort_keys=True).encode(), digest_size=6
-        ).hexdigest()
-        return work / f"{Path(self.task).name}-{self.method}-{self.seed}-{key}"
-
-
-@dataclass(frozen=True)
-class Run(_Kept):
-    """One training of LoRA: the arguments of `load_task` and of `fit`. ``part``: "all" classes, or "base", the first half.
-    ``template`` and ``splits`` are for a folder of images.
-
-    `seed` varies A, the order of the images and the masks; the training images are those of ``task_seed``, so that runs
-    of different seeds may be put on one line. The defaults are those of plain LoRA; a sweep and `fit` have a rate of its own for CopRA.
-    """
-
-    lora: LoRA = LoRA()  # noqa: RUF009 (frozen)
-    dropping: Dropping = PLAIN
-    steps: int = DEFAULTS[LoRA]["steps"]
-    lr: float = DEFAULTS[LoRA]["lr"]
-    batch: int = DEFAULTS[LoRA]["batch"]
-    schedule: str = DEFAULTS[LoRA]["schedule"]
-    views: int = 0
-    precision: str = "float32"
-    shots: int = 16
-    task_seed: int = 0
-    part: str = "all"
-    template: str | None = None
-    splits: bool = True
-
-    @property
-    def method(self) -> str:
-        """What tables call it: that of its dropping."""
-        return self.dropping.method
+        words = json.dumps([clip.hash, self.as_json()], sort_keys=True)
+        key = hashlib.blake2b(words.encode(), digest_size=6).hexdigest()
+        return work / f"{Path(self.task).name}-{self.name}-{self.seed}-{key}"
 
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
+        o = self.options
         task = load_task(
             self.task,
             clip,
-            shots=self.shots,
+            shots=o.shots,
             seed=self.task_seed,
-            template=self.template,
-            splits=self.splits,
+            template=o.template,
+            splits=o.splits,
         )
-        return task.base_and_new()[0] if self.part == "base" else task
+        return task.base_and_new()[0] if o.part == "base" else task
 
-    def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter:
-        """Train, or go on from `checkpoint`."""
+    def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter | SoftPrompt:
+        """Train, or continue from `checkpoint`."""
         return fit(
-            clip, self.load_task(clip), self.lora, self.dropping, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
-            schedule=self.schedule, views=self.views, precision=self.precision, checkpoint=checkpoint, checkpoint_every=100, progress=False,
-            device=device,
-        )  # fmt: skip
-
-    @staticmethod
-    def read(folder: Path, clip: Clip) -> Adapter:
-        """What an earlier training saved."""
-        return load_adapter(folder, clip)
-
-
-@dataclass(frozen=True)
-class PromptRun(_Kept):
-    """One training of a soft prompt: the arguments of `load_task` and of `fit`, `part` as `Run` has it. A `seed` chooses the
-    training images too, as is usual for few shots. The defaults are CoOp's; a sweep has VPT's own for VPT."""
-
-    prompt: CoOp | VPT = CoOp()  # noqa: RUF009 (frozen)
-    penalty: Nemesis | None = None
-    shots: int = 16
-    steps: int = DEFAULTS[CoOp]["steps"]
-    lr: float = DEFAULTS[CoOp]["lr"]
-    batch: int = DEFAULTS[CoOp]["batch"]
-    views: int = 4
-    part: str = "all"
-    template: str | None = None
-    splits: bool = True
-
-    @property
-    def method(self) -> str:
-        """What tables call it: coop, vpt, pun, …"""
-        return name_of(self.prompt, self.penalty)
-
-    def load_task(self, clip: Clip | None = None) -> Task:
-        """The task that it trains on."""
-        task = load_task(
-            self.task,
             clip,
-            shots=self.shots,
-            seed=self.seed,
-            template=self.template,
-            splits=self.splits,
+            self.load_task(clip),
+            self.method,
+            dropping=self.dropping,
+            settings=self.settings,
+            penalty=self.penalty,
+            checkpoint=checkpoint,
+            checkpoint_every=100,
+            progress=False,
+            device=device,
         )
-        return task.base_and_new()[0] if self.part == "base" else task
 
-    def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> SoftPrompt:
-        """Train, or go on from `checkpoint`."""
-        return fit(
-            clip, self.load_task(clip), self.prompt, penalty=self.penalty, seed=self.seed, steps=self.steps, lr=self.lr, batch=self.batch,
-            views=self.views, checkpoint=checkpoint, checkpoint_every=100, progress=False, device=device,
-        )  # fmt: skip
-
-    @staticmethod
-    def read(folder: Path, clip: Clip) -> SoftPrompt:
-        """What an earlier training saved."""
-        return SoftPrompt.load(folder, clip)
+    def read(self, folder: Path, clip: Clip) -> Adapter | SoftPrompt:
+        """What an earlier training saved in `folder`."""
+        adapter = isinstance(self.method, LoRA)
+        return load_adapter(folder, clip) if adapter else SoftPrompt.load(folder, clip)
 
 
-def chosen(task: str, seed: int, dropping: Dropping = PLAIN, **more: Any) -> Run:
-    """A run with the settings that everything that ships was trained with; `more` differs from them. It takes half a minute to a minute
-    and a half of one core."""
-    return Run(
-        task, seed, dropping=dropping, **{"lr": RATES.get(dropping.method, RATES["lora"]), **more}
+_PARTS = {"method", "dropping", "penalty"}
+_OF_SETTINGS, _OF_TASK = ({f.name for f in fields(c)} for c in (TrainingSettings, TaskOptions))
+
+
+def _sorted_out(options: dict[str, Any]) -> tuple[dict[str, Any], ...]:
+    """Options that belong to `Run`, to `TrainingSettings`, and to `TaskOptions`."""
+    if unknown := options.keys() - _PARTS - _OF_SETTINGS - _OF_TASK:
+        raise TypeError(f"a run has no option {min(unknown)!r}")
+    return tuple(
+        {k: v for k, v in options.items() if k in names}
+        for names in (_PARTS, _OF_SETTINGS, _OF_TASK)
     )
 
 
-@overload
-def trained(run: Run, clip: Clip, work: Path, device: str = ...) -> tuple[Adapter, float]: ...
-@overload
-def trained(
-    run: PromptRun, clip: Clip, work: Path, device: str = ...
-) -> tuple[SoftPrompt, float]: ...
-def trained(
-    run: Run | PromptRun, clip: Clip, work: Path, device: str = "cpu"
-) -> tuple[Adapter | SoftPrompt, float]:
-    """What came of a run and the seconds that it took: from `work`, or trained now and kept there. Taken up again
-    after an interruption."""
+def trained(run: Run, clip: Clip, work: Path, device: str = "cpu") -> tuple[Any, float]:
+    """What came of a run, trained now or read from where it was kept.
+
+    An interrupted training is continued.
+
+    Args:
+        run: What to train.
+        clip: The model.
+        work: Where runs are kept, a folder each.
+        device: As `fit` has it.
+
+    Returns:
+        The adapter or soft prompt, and the seconds that the training took.
+    """
     folder = run.folder(clip, work)
-    done = folder / "run.json"
+    done = folder / DONE_FILE
     if done.exists():
-        return run.read(folder, clip), float(
-            json.loads(done.read_text(encoding="utf-8"))["seconds"]
-        )
+        seconds = float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
+        return run.read(folder, clip), seconds
     start = time.perf_counter()
     result = run.fit(clip, folder / "fit.part", device)
     seconds = time.perf_counter() - start
     save_adapter(result, folder) if isinstance(result, Adapter) else result.save(folder)
-    write_atomically(
-        done,
-        json.dumps({"seconds": round(seconds, 2), "settings": run.settings()}, indent=1).encode(),
-    )
+    about = {"seconds": round(seconds, 2), "settings": run.as_json()}
+    write_atomically(done, json.dumps(about, indent=1).encode())
     return result, seconds
-
-
-def train_all(
-    runs: Iterable[Run | PromptRun], work: Path, jobs: int = -1, clip_name: str | None = None
-) -> None:
-    """Train what `work` does not hold yet, one process a core (`jobs` as joblib understands it), each on one thread. Safe to
-    interrupt and to start again."""
-    with needs("sweeps"):
-        from joblib import Parallel, delayed
-
-    clip = load_clip(clip_name)
-    missing: Sequence[Run | PromptRun] = [
-        r for r in dict.fromkeys(runs) if not (r.folder(clip, work) / "run.json").exists()
-    ]
-    if missing:
-        parallel = Parallel(jobs, return_as="generator_unordered")
-        for _ in tqdm(
-            parallel(delayed(_train_one)(r, work, clip_name) for r in missing),
-            total=len(missing),
-            desc="trainings",
-        ):
-            pass
-
-
-def _train_one(run: Run | PromptRun, work: Path, clip_name: str | None) -> None:
-    torch.set_num_threads(1)
-    trained(run, load_clip(clip_name), work)

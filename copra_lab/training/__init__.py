@@ -1,7 +1,6 @@
 """Fine-tuning: `fit`, its settings, and CopRA with its baselines."""
 
 from copra_lab.training.dropping import (
-    DROPPINGS,
     PLAIN,
     CopRA,
     Draw,
@@ -14,22 +13,25 @@ from copra_lab.training.dropping import (
     masks,
     ramp,
 )
-from copra_lab.training.fitting import DEFAULTS, RATES, Step, fit
+from copra_lab.training.fitting import Execution, Step, fit, fit_steps
+from copra_lab.training.settings import DEFAULTS, RATES, TrainingSettings
 
 __all__ = [
     "DEFAULTS",
-    "DROPPINGS",
     "PLAIN",
     "RATES",
     "CopRA",
     "Draw",
     "Dropout",
     "Dropping",
+    "Execution",
     "ProgressiveDropout",
     "Step",
     "StochasticDepth",
+    "TrainingSettings",
     "drawn",
     "fit",
+    "fit_steps",
     "group",
     "masks",
     "ramp",

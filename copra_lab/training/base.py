@@ -1,9 +1,9 @@
-"""What every training has: batches, a rate that falls, and a checkpoint."""
+"""What every training has: batches, a learning rate that falls, and a checkpoint."""
 
 import json
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,52 +13,63 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter
+from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
+from copra_lab.tasks.task import Task
+from copra_lab.training.settings import SCHEDULES, CompleteSettings
 from copra_lab.utils.devices import Place
 from copra_lab.utils.files import write_atomically
 
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "cosine": lambda x: 0.5 * (1 + math.cos(math.pi * x)),
-    "cooldown": lambda x: min(1.0, 4 * (1 - x)),
-}
-"""What is left of the learning rate when the share x of all steps is done."""
-
 
 class Training(ABC):
-    """Parameters and their optimiser, whose rate follows a schedule over so many steps. ``place`` says where, and which of several
-    processes this is. What is learned, and how a step of it goes, a subclass says."""
+    """Parameters and their optimiser, whose learning rate follows a schedule.
+
+    A subclass says what is learned, and how one step goes.
+
+    Args:
+        clip: The model that is adapted.
+        task: What it is trained on.
+        settings: The settings, complete.
+        place: The device, and which of several processes this is.
+        parameters: What the optimiser moves.
+        optimiser: The optimiser, at its full learning rate.
+    """
 
     def __init__(
         self,
+        clip: Clip,
+        task: Task,
+        settings: CompleteSettings,
+        place: Place,
         parameters: Sequence[Tensor],
         optimiser: torch.optim.Optimizer,
-        seed: int,
-        steps: int,
-        schedule: str,
-        place: Place,
-    ):
-        if schedule not in SCHEDULES:
-            raise ValueError(f"schedule must be one of {', '.join(SCHEDULES)}, got {schedule!r}")
-        self.parameters, self.optimiser, self.seed, self.steps, self.place = (
-            parameters,
-            optimiser,
-            seed,
-            steps,
-            place,
-        )
-        self._rates, self._lr = SCHEDULES[schedule], optimiser.param_groups[0]["lr"]
+    ) -> None:
+        self.clip, self.task, self.settings, self.place = clip, task, settings, place
+        self.parameters, self.optimiser = parameters, optimiser
 
     @abstractmethod
     def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
-        """Begin with these numbers. Raises ValueError for what does not match the settings."""
+        """Begin with these numbers.
+
+        Raises:
+            ValueError: For an adapter or prompt that does not match the settings.
+        """
 
     @abstractmethod
-    def step(self, step: int, batch: int) -> float | None:
-        """Learn from one batch, in step number `step`, counted from 0: its loss, None where nothing was switched on."""
+    def step(self, step: int) -> float | None:
+        """Learn from one batch, in step number `step`, counted from 0.
+
+        Returns:
+            The loss; None where nothing was switched on.
+        """
 
     @abstractmethod
     def validate(self) -> float:
         """Accuracy on the validation images, 0…1."""
+
+    @abstractmethod
+    def recipe(self) -> dict[str, Any]:
+        """What the provenance says of the method."""
 
     @abstractmethod
     def result(self, recipe: dict[str, Any]) -> Adapter | SoftPrompt:
@@ -66,35 +77,45 @@ class Training(ABC):
 
     @property
     def on(self) -> dict[str, bool]:
-        """Which units were on in the last step; none of what drops nothing."""
+        """Which units were on in the last step; empty where nothing is dropped."""
         return {}
 
     @property
     def norms(self) -> tuple[float, ...]:
-        """The L2 norm of each vector; none of what has no vectors."""
+        """The L2 norm of each vector; empty where there are no vectors."""
         return ()
 
-    def rows(self, n: int, batch: int, g: torch.Generator) -> Tensor:
-        """A batch of n training images: every image once before any comes twice, also where a batch is larger than n."""
+    def rows(self, g: torch.Generator) -> Tensor:
+        """The indices of a batch of training images, (batch,).
+
+        Every image comes once before any comes twice, also where a batch is larger than the task.
+        """
+        n, batch = len(self.task.train), self.settings.batch
         return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
 
     def set_rate(self, step: int) -> None:
+        """Let the learning rate follow its schedule."""
+        left = SCHEDULES[self.settings.schedule](step / self.settings.steps)
         for group in self.optimiser.param_groups:
-            group["lr"] = self._lr * self._rates(step / self.steps)
+            group["lr"] = self.settings.lr * left
 
-    def learn(self, loss: Tensor, own: int, whole: int) -> float:
-        """One update from this process's mean loss over `own` images of a batch of `whole`; the loss of the whole batch."""
-        loss = self.place.weighted(loss, own, whole)
-        self.optimiser.zero_grad(
-            set_to_none=True
-        )  # None, not zeros: AdamW shall leave alone what was off
+    def learn(self, loss: Tensor, images: int) -> float:
+        """One update from this process's mean loss over so many images of the batch.
+
+        Returns:
+            The loss of the whole batch.
+        """
+        loss = self.place.weighted(loss, images, self.settings.batch)
+        # None, not zeros: AdamW shall leave alone what was off
+        self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
-        told = loss.detach()
-        self.place.average([told, *(p.grad for p in self.parameters if p.grad is not None)])
+        mean = loss.detach()
+        self.place.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
         self.optimiser.step()
-        return told.item()
+        return mean.item()
 
     def save(self, path: Path, identity: str, step: int) -> None:
+        """Write a checkpoint after so many steps; `identity` names the run."""
         tensors = {f"p{i}": p.detach() for i, p in enumerate(self.parameters)}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"o{i}.{k}": v for k, v in state.items()}
@@ -103,8 +124,14 @@ class Training(ABC):
         )
 
     def resume(self, path: Path, identity: str) -> int:
-        """The number of steps that the checkpoint at `path` has behind it; 0 if there is none. Raises ValueError for one that is
-        damaged or of another run."""
+        """Continue from the checkpoint at `path`, if there is one.
+
+        Returns:
+            The number of steps that are done.
+
+        Raises:
+            ValueError: For a checkpoint that is damaged or of another run.
+        """
         if not path.exists():
             return 0
         try:
@@ -117,7 +144,7 @@ class Training(ABC):
             ) from e
         if about["identity"] != identity:
             raise ValueError(
-                f"{path} belongs to a run with other settings; remove it or give another file"
+                f"{path} belongs to a run with other settings; remove it or choose another file"
             )
         with torch.no_grad():
             for i, p in enumerate(self.parameters):
@@ -127,7 +154,11 @@ class Training(ABC):
             if key[0] == "o":
                 i, name = key[1:].split(".")
                 state.setdefault(int(i), {})[name] = value
-        self.optimiser.load_state_dict(
-            {"state": state, "param_groups": self.optimiser.state_dict()["param_groups"]}
-        )
+        groups = self.optimiser.state_dict()["param_groups"]
+        self.optimiser.load_state_dict({"state": state, "param_groups": groups})
         return int(about["step"])
+
+
+def as_json(settings: Any) -> dict[str, Any]:
+    """The fields of a dataclass as JSON holds them: tuples become lists."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}

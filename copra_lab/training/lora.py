@@ -1,4 +1,4 @@
-"""The training of LoRA: what `copra_lab.training.fitting.fit` drives where it is given LoRA's settings."""
+"""The training of LoRA."""
 
 import copy
 import threading
@@ -14,20 +14,32 @@ from copra_lab.engine.extraction import embed, plain_tower
 from copra_lab.engine.transformer import CHUNK, Tower
 from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Training
+from copra_lab.training.base import Training, as_json
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
+from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Place
 from copra_lab.utils.rng import generator
 
 _TURN = threading.Lock()
-"""What `parametrize.cached` remembers lies in one dictionary for all threads, and a step must not be given another one's weights."""
+"""Held during a step: what `parametrize.cached` remembers lies in one dictionary for all threads,
+and a step must not see another one's weights."""
 
 
 class LoRATraining(Training):
-    """A private copy of the model with LoRA on it."""
+    """A private copy of the model with LoRA on it.
+
+    Args:
+        clip: The model; its weights are shared and never written to.
+        task: What is learned.
+        lora: The settings of the adapter.
+        dropping: What is dropped in each step.
+        settings: The settings of the training.
+        place: The device, and which of several processes this is.
+    """
 
     def __init__(
         self,
@@ -35,59 +47,66 @@ class LoRATraining(Training):
         task: Task,
         lora: LoRA,
         dropping: Dropping,
-        *,
-        seed: int,
-        lr: float,
-        steps: int,
-        weight_decay: float,
-        views: int,
-        precision: str,
-        schedule: str,
+        settings: CompleteSettings,
         place: Place,
-    ):
-        self.clip, self.task, self.dropping = clip, task, dropping
+    ) -> None:
+        self.lora, self.dropping = lora, dropping
         # Modules of its own around the same weights, which nothing here writes to.
         self.model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
-        self.attached = lora.attach(self.model, generator(seed, 0, "init"))
+        self.attached = lora.attach(self.model, generator(settings.seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
+        parameters = self.attached.parameters()
         optimiser = torch.optim.AdamW(
-            self.attached.parameters(),
-            lr=lr,
-            weight_decay=weight_decay,
+            parameters,
+            lr=settings.lr,
+            weight_decay=settings.weight_decay,
             betas=(0.9, 0.999),
             fused=True,
         )
-        super().__init__(self.attached.parameters(), optimiser, seed, steps, schedule, place)
+        super().__init__(clip, task, settings, place, parameters, optimiser)
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts)).to(place.device)
         self.text = clip.text_features(task.prompts).clone()
-        if precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision must be float32 or bfloat16, got {precision!r}")
-        self.tower = (
-            None if self.text_moves else plain_tower(clip.model.visual, getattr(torch, precision))
-        )
-        if self.tower is None and precision == "bfloat16":
+        dtype = getattr(torch, settings.precision)
+        self.tower = None if self.text_moves else plain_tower(clip.model.visual, dtype)
+        if self.tower is None and settings.precision == "bfloat16":
             raise ValueError(
-                "bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose precision='float32'"
+                "bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose "
+                "precision='float32'"
             )
+        self._keep_copies(settings.views)
+
+    def _keep_copies(self, views: int) -> None:
+        """Draw so many augmented copies of the training images, and keep them."""
+        pixels, seed = self.clip.pixels, self.settings.seed
         copies = [
-            task.augment(clip.pixels(task.train.images), generator(seed, v, "view"))
+            self.task.augment(pixels(self.task.train.images), generator(seed, v, "view"))
             for v in range(views)
         ]
-        self.copies = views
         self.prefixes = (
-            _Prefixes(clip, self.tower, torch.cat(copies)) if self.tower and copies else None
+            _Prefixes(self.clip, self.tower, torch.cat(copies)) if self.tower and copies else None
         )
         self.views = torch.stack(copies) if copies and not self.prefixes else None
 
-    def start_from(self, adapter: Adapter | SoftPrompt) -> None:
-        if not isinstance(adapter, Adapter):
+    def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
+        """Begin with an adapter of the same sites, rank and scale."""
+        if not isinstance(learned, Adapter):
             raise ValueError("LoRA can only start from an adapter")
-        check_fits(adapter, self.clip.sites, self.clip.hash)
-        self.attached.load(adapter)
+        check_fits(learned, self.clip.sites, self.clip.hash)
+        self.attached.load(learned)
+
+    def recipe(self) -> dict[str, Any]:
+        """What the provenance says of the adapter's settings and what was dropped."""
+        return {
+            "method": name_of(self.lora, dropping=self.dropping),
+            "precision": self.settings.precision,
+            "lora": as_json(self.lora),
+            "dropping": as_json(self.dropping),
+        }
 
     def result(self, recipe: dict[str, Any]) -> Adapter:
+        """The adapter as it is now."""
         return self.attached.adapter(self.clip.hash, recipe)
 
     @property
@@ -96,66 +115,59 @@ class LoRATraining(Training):
         return dict(zip(self.units, self.drawn.on, strict=True))
 
     def features(self, x: Tensor) -> Tensor:
-        """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on."""
+        """Normalised features of normalised pixels (n, 3, side, side), with the sites that are on.
+
+        Returns:
+            (n, e).
+        """
         if self.tower is None:
             return F.normalize(self.model.encode_image(x), dim=-1)
-        return self.tower.features(
-            embed(self.clip.model.visual, x), factors=self.attached.factors()
-        )
+        tokens = embed(self.clip.model.visual, x)
+        return self.tower.features(tokens, factors=self.attached.factors())
 
     def logits(self, features: Tensor) -> Tensor:
         """Scaled cosine similarities (n, classes)."""
-        text = (
-            F.normalize(self.model.encode_text(self.tokens), dim=-1)
-            if self.text_moves
-            else self.text
-        )
+        text = self.text
+        if self.text_moves:
+            text = F.normalize(self.model.encode_text(self.tokens), dim=-1)
         return self.clip.logit_scale * features @ text.T
 
     def batch_features(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of this process's share of augmented training images."""
-        if self.copies:
-            view = torch.randint(self.copies, (len(rows),), generator=g)
-            view, rows = (
-                view[self.place.rank :: self.place.world],
-                rows[self.place.rank :: self.place.world],
-            )
-            if self.views is not None:
-                return self.features(self.views[view, rows])
-            assert self.prefixes
-            assert self.tower
-            factors = self.attached.factors()
-            return self.tower.features(
-                self.prefixes(view * len(self.task.train) + rows, min(factors)),
-                min(factors),
-                factors,
-            )
-        return self.features(
-            self.place.share(self.task.augment(self.clip.pixels(self.task.train.images[rows]), g))
-        )
+        if not self.settings.views:
+            pixels = self.clip.pixels(self.task.train.images[rows])
+            return self.features(self.place.share(self.task.augment(pixels, g)))
+        view = torch.randint(self.settings.views, (len(rows),), generator=g)
+        mine = slice(self.place.rank, None, self.place.world)
+        view, rows = view[mine], rows[mine]
+        if self.views is not None:
+            return self.features(self.views[view, rows])
+        assert self.prefixes
+        assert self.tower
+        factors = self.attached.factors()
+        lowest = min(factors)
+        tokens = self.prefixes(view * len(self.task.train) + rows, lowest)
+        return self.tower.features(tokens, lowest, factors)
 
-    def step(self, step: int, batch: int) -> float | None:
-        g = generator(self.seed, step, "batch")
-        labels = self.task.train.labels
-        rows = self.rows(len(labels), batch, g)
-        self.drawn = drawn(self.dropping, len(self.units), self.seed, step, self.steps)
+    def step(self, step: int) -> float | None:
+        """Draw what is on, and learn from one batch."""
+        g = generator(self.settings.seed, step, "batch")
+        rows = self.rows(g)
+        self.drawn = drawn(
+            self.dropping, len(self.units), self.settings.seed, step, self.settings.steps
+        )
         if not any(self.drawn.on):
             return None  # nothing has a gradient
         self.set_rate(step)
-        self.attached.activate(
-            [
-                s
-                for sites, on in zip(self.units.values(), self.drawn.on, strict=True)
-                if on
-                for s in sites
-            ]
+        units = zip(self.units.values(), self.drawn.on, strict=True)
+        self.attached.activate([site for sites, on in units if on for site in sites])
+        self.attached.drop_inputs(
+            InputDropout(self.drawn.dropout, g, self.place, self.settings.batch)
         )
-        self.attached.drop_inputs(InputDropout(self.drawn.dropout, g, self.place, batch))
         with _TURN, parametrize.cached():
-            own = self.place.share(labels[rows])
-            return self.learn(
-                F.cross_entropy(self.logits(self.batch_features(rows, g)), own), len(own), batch
-            )
+            labels = self.place.share(self.task.train.labels[rows])
+            logits = self.logits(self.batch_features(rows, g))
+            return self.learn(F.cross_entropy(logits, labels), len(labels))
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -170,12 +182,12 @@ class LoRATraining(Training):
 
 
 class _Prefixes:
-    """What kept images look like before each block of the frozen tower, computed when it is first asked for."""
+    """Kept images as they enter each block of the frozen tower, computed when first needed."""
 
     MOST = 2**30
     """Bytes; beyond, only what enters the first block is kept."""
 
-    def __init__(self, clip: Clip, tower: Tower, pixels: Tensor):
+    def __init__(self, clip: Clip, tower: Tower, pixels: Tensor) -> None:
         self.tower = tower
         with torch.no_grad():
             first = torch.cat([embed(clip.model.visual, x) for x in pixels.split(CHUNK)])

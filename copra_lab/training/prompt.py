@@ -1,4 +1,4 @@
-"""The training of a soft prompt: what `copra_lab.training.fitting.fit` drives where it is given CoOp or VPT."""
+"""The training of a soft prompt: CoOp's vectors in place of words, or VPT's beside patches."""
 
 from functools import lru_cache
 from typing import Any
@@ -11,23 +11,29 @@ from copra_lab.adapters.adapter import NONE, Adapter, check_fits, deltas_in
 from copra_lab.engine.extraction import beside, embed, plain_tower
 from copra_lab.engine.text_encoder import Encoder, encode_texts
 from copra_lab.engine.transformer import CHUNK
+from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt, check_prompt, norms
 from copra_lab.tasks.task import Split, Task
-from copra_lab.training.base import Training
+from copra_lab.training.base import Training, as_json
+from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Place
 from copra_lab.utils.rng import generator
 
 
-def name_of(method: CoOp | VPT, penalty: Nemesis | None) -> str:
-    """coop, vpt, pun, pan, pun+pan, vpt+pun, …: what tables call a way of tuning."""
-    own = "vpt" if isinstance(method, VPT) else "coop"
-    return own if penalty is None else f"vpt+{penalty.method}" if own == "vpt" else penalty.method
-
-
 class PromptTraining(Training):
-    """Vectors and their optimiser, the CLIP around them frozen."""
+    """Vectors and their optimiser; the CLIP around them is frozen.
+
+    Args:
+        clip: The model.
+        task: What is learned.
+        method: `CoOp` or `VPT`.
+        penalty: What the norms of the vectors cost; None for nothing.
+        adapter: An adapter that the CLIP has meanwhile; None for none.
+        settings: The settings of the training.
+        place: The device.
+    """
 
     def __init__(
         self,
@@ -36,69 +42,72 @@ class PromptTraining(Training):
         method: CoOp | VPT,
         penalty: Nemesis | None,
         adapter: Adapter | None,
-        *,
-        seed: int,
-        lr: float,
-        steps: int,
-        weight_decay: float,
-        views: int,
-        schedule: str,
+        settings: CompleteSettings,
         place: Place,
-    ):
-        adapter = adapter or NONE
-        check_fits(adapter, clip.sites, clip.hash)
-        self.clip, self.task, self.penalty = clip, task, penalty
-        self.context = (
-            method.begin(clip, task.classes, generator(seed, 0, "init"))
-            .to(place.device)
-            .requires_grad_()
+    ) -> None:
+        self.method, self.penalty, self.adapter = method, penalty, adapter
+        check_fits(adapter or NONE, clip.sites, clip.hash)
+        start = method.begin(clip, task.classes, generator(settings.seed, 0, "init"))
+        self.context = start.to(place.device).requires_grad_()
+        optimiser = torch.optim.SGD(
+            [self.context], lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
         )
-        optimiser = torch.optim.SGD([self.context], lr=lr, momentum=0.9, weight_decay=weight_decay)
-        super().__init__([self.context], optimiser, seed, steps, schedule, place)
+        super().__init__(clip, task, settings, place, [self.context], optimiser)
         self.position = method.position if isinstance(method, CoOp) else "end"
         self.tower = "vision" if isinstance(method, VPT) else "text"
-        kind = _Beside if isinstance(method, VPT) else _Instead
-        self.side: _Beside | _Instead = kind(
-            clip, task, self.context.shape[-2], self.position, adapter, views, seed
-        )
+        self.inputs: _BesidePatches | _InPlaceOfWords
+        if isinstance(method, VPT):
+            self.inputs = _BesidePatches(clip, task, adapter or NONE, settings)
+        else:
+            shape = (self.context.shape[-2], self.position)
+            encoder = Encoder(clip, task.classes, *shape, adapter or NONE)
+            self.inputs = _InPlaceOfWords(clip, task, encoder, adapter or NONE, settings)
 
-    def start_from(self, prompt: "Adapter | SoftPrompt") -> None:
-        """Take the vectors of `prompt`, which must have the same shape, the same place and the same base; where each class has its own, the
-        same classes."""
-        have = (self.tower, self.position, tuple(self.context.shape))
-        if (
-            not isinstance(prompt, SoftPrompt)
-            or (prompt.tower, prompt.position, tuple(prompt.context.shape)) != have
+    def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
+        """Begin with the vectors of a prompt of the same shape, position and base.
+
+        Raises:
+            ValueError: For another prompt; where each class has its own vectors, also for other
+                classes.
+        """
+        tower, position, shape = self.tower, self.position, tuple(self.context.shape)
+        if not isinstance(learned, SoftPrompt) or (tower, position, shape) != (
+            learned.tower,
+            learned.position,
+            tuple(learned.context.shape),
         ):
             raise ValueError(
-                f"the prompt to start from does not match these settings: {have[0]} tower, position {have[1]}, shape {have[2]}"
+                f"the prompt to start from does not match these settings: {tower} tower, position "
+                f"{position}, shape {shape}"
             )
-        check_prompt(prompt, self.clip, self.task.classes)
+        check_prompt(learned, self.clip, self.task.classes)
         with torch.no_grad():
-            self.context.copy_(prompt.context)
+            self.context.copy_(learned.context)
 
     @property
     def norms(self) -> tuple[float, ...]:
+        """The L2 norm of each vector."""
         return tuple(norms(self.context.detach()).tolist())
 
-    def step(self, step: int, batch: int) -> float:
-        g, n = generator(self.seed, step, "batch"), len(self.task.train)
-        rows = self.rows(n, batch, g)
+    def step(self, step: int) -> float:
+        """Learn from one batch."""
+        g = generator(self.settings.seed, step, "batch")
+        rows = self.rows(g)
         labels = self.task.train.labels[rows].to(self.place.device)
         self.set_rate(step)
-        view = self.side.see(rows, g)
-        logits = self.side.logits(self.context[None], view)[0]
+        images = self.inputs.batch(rows, g)
+        logits = self.inputs.logits(self.context[None], images)[0]
         loss = F.cross_entropy(logits, labels)
         if self.penalty:
 
             @torch.no_grad()
             def hits(contexts: Tensor) -> Tensor:
-                return (self.side.logits(contexts, view).argmax(-1) == labels).sum(-1)
+                return (self.inputs.logits(contexts, images).argmax(-1) == labels).sum(-1)
 
             now = int((logits.argmax(-1) == labels).sum())
-            epochs = batch / n
+            epochs = self.settings.batch / len(self.task.train)  # a step
             loss = loss + self.penalty.loss(
-                self.context, step * epochs, self.steps * epochs, now, hits, g
+                self.context, step * epochs, self.settings.steps * epochs, now, hits, g
             )
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -108,50 +117,43 @@ class PromptTraining(Training):
     @torch.no_grad()
     def validate(self) -> float:
         """Accuracy on the validation images, 0…1."""
-        hits = (
-            self.side.logits(self.context.detach()[None], self.side.whole(self.task.val))[0]
-            .argmax(-1)
-            .cpu()
-            == self.task.val.labels
-        )
-        return hits.float().mean().item()
+        images = self.inputs.split(self.task.val)
+        logits = self.inputs.logits(self.context.detach()[None], images)[0]
+        return (logits.argmax(-1).cpu() == self.task.val.labels).float().mean().item()
+
+    def recipe(self) -> dict[str, Any]:
+        """What the provenance says of the vectors, their penalty, and the CLIP's adapter."""
+        about = {
+            "method": name_of(self.method, self.penalty),
+            "prompt": as_json(self.method),
+            "penalty": as_json(self.penalty) if self.penalty else None,
+        }
+        return about | ({"adapter": self.adapter.hash} if self.adapter else {})
 
     def result(self, recipe: dict[str, Any]) -> SoftPrompt:
+        """The prompt as it is now."""
+        context = self.context.detach().to("cpu", copy=True)
         return SoftPrompt(
-            self.context.detach().to("cpu", copy=True),
-            self.tower,
-            self.position,
-            self.task.classes,
-            self.clip.hash,
-            recipe,
+            context, self.tower, self.position, self.task.classes, self.clip.hash, recipe
         )
 
 
-class _Instead:
-    """Vectors in place of a prompt's words: of the images only features are needed, computed once."""
+class _InPlaceOfWords:
+    """Vectors in place of a prompt's words: the images' features are computed once."""
 
     def __init__(
-        self,
-        clip: Clip,
-        task: Task,
-        length: int,
-        position: str,
-        adapter: Adapter,
-        views: int,
-        seed: int,
-    ):
-        self.encode, self.scale = (
-            Encoder(clip, task.classes, length, position, adapter),
-            clip.logit_scale,
-        )
+        self, clip: Clip, task: Task, encoder: Encoder, adapter: Adapter, settings: CompleteSettings
+    ) -> None:
+        self.encode, self.scale = encoder, clip.logit_scale
         self.vision = _ImageFeatures(clip, adapter)
-        self.train = _copies(clip, task, adapter, views, seed)
+        self.train = _copies(clip, task, adapter, settings.views, settings.seed)
 
-    def see(self, rows: Tensor, g: torch.Generator) -> Tensor:
+    def batch(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of training images (n, e), each in one of its copies."""
         return self.train[torch.randint(len(self.train), (len(rows),), generator=g), rows]
 
-    def whole(self, split: Split) -> Tensor:
+    def split(self, split: Split) -> Tensor:
+        """Features of all images of a split (n, e)."""
         return self.vision(self.vision.clip.pixels(split.images))
 
     def logits(self, contexts: Tensor, features: Tensor) -> Tensor:
@@ -159,12 +161,14 @@ class _Instead:
         return self.scale * features @ self.encode(contexts).transpose(-1, -2)
 
 
-@lru_cache(
-    maxsize=4
-)  # one after another, prompts of the same images are learned with other settings
+# one after another, prompts of the same images are learned with other settings
+@lru_cache(maxsize=4)
 @torch.no_grad()
 def _copies(clip: Clip, task: Task, adapter: Adapter, views: int, seed: int) -> Tensor:
-    """Features of the training images in each of their augmented copies, (views, n, e); with no views, of the images as they are."""
+    """Features of the training images in each of their augmented copies, (views, n, e).
+
+    Without views, of the images as they are, (1, n, e).
+    """
     vision, pixels = _ImageFeatures(clip, adapter), clip.pixels(task.train.images)
     return torch.stack(
         [
@@ -174,38 +178,29 @@ def _copies(clip: Clip, task: Task, adapter: Adapter, views: int, seed: int) -> 
     )
 
 
-class _Beside:
+class _BesidePatches:
     """Vectors beside an image's patches: the texts' features are computed once."""
 
     def __init__(
-        self,
-        clip: Clip,
-        task: Task,
-        length: int,
-        position: str,
-        adapter: Adapter,
-        views: int,
-        seed: int,
-    ):
+        self, clip: Clip, task: Task, adapter: Adapter, settings: CompleteSettings
+    ) -> None:
         self.clip, self.task, self.scale = clip, task, clip.logit_scale
-        self.vision, self.text = (
-            _ImageFeatures(clip, adapter),
-            encode_texts(clip, task.prompts, adapter).clone(),
-        )
+        self.vision = _ImageFeatures(clip, adapter)
+        self.text = encode_texts(clip, task.prompts, adapter).clone()
         pixels = clip.pixels(task.train.images)
-        self.copies = (
-            torch.stack([task.augment(pixels, generator(seed, v, "view")) for v in range(views)])
-            if views
-            else None
-        )
+        copies = [
+            task.augment(pixels, generator(settings.seed, v, "view")) for v in range(settings.views)
+        ]
+        self.copies = torch.stack(copies) if copies else None
 
-    def see(self, rows: Tensor, g: torch.Generator) -> Tensor:
+    def batch(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Pixels of training images (n, 3, side, side), augmented."""
         if self.copies is not None:
             return self.copies[torch.randint(len(self.copies), (len(rows),), generator=g), rows]
         return self.task.augment(self.clip.pixels(self.task.train.images[rows]), g)
 
-    def whole(self, split: Split) -> Tensor:
+    def split(self, split: Split) -> Tensor:
+        """Pixels of all images of a split (n, 3, side, side)."""
         return self.clip.pixels(split.images)
 
     def logits(self, contexts: Tensor, pixels: Tensor) -> Tensor:
@@ -214,9 +209,9 @@ class _Beside:
 
 
 class _ImageFeatures:
-    """Normalised pixels → normalised features, by the image tower with an adapter merged into it and a context beside the patches."""
+    """Normalised pixels → normalised features, with an adapter merged into the image tower."""
 
-    def __init__(self, clip: Clip, adapter: Adapter):
+    def __init__(self, clip: Clip, adapter: Adapter) -> None:
         tower = plain_tower(clip.model.visual)
         if tower is None:
             raise ValueError(
@@ -226,9 +221,6 @@ class _ImageFeatures:
         self.tower = tower.with_deltas(tower, deltas_in(adapter, clip.sites, "vision"))
 
     def __call__(self, pixels: Tensor, context: Tensor | None = None) -> Tensor:
-        return torch.cat(
-            [
-                self.tower.features(beside(embed(self.clip.model.visual, x), context))
-                for x in pixels.split(CHUNK)
-            ]
-        )
+        """(n, 3, side, side) and vectors beside the patches (length, d) → (n, e)."""
+        tokens = (beside(embed(self.clip.model.visual, x), context) for x in pixels.split(CHUNK))
+        return torch.cat([self.tower.features(t) for t in tokens])

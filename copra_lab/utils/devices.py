@@ -64,9 +64,12 @@ def spread(device: str, key: str) -> str:
     return f"cuda:{int.from_bytes(digest) % gpus}"
 
 
-def cores() -> int:
-    """How many CPU cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def cores(most: int | None = None) -> int:
+    """How many CPU cores this process may use, at most `most`."""
+    found = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return found if most is None else min(found, most)
 
 
 @cache

@@ -20,10 +20,10 @@ from copra_lab.methods import Attached, LoRA
 from copra_lab.models import Clip
 from copra_lab.tasks import Split, Task
 from copra_lab.tasks.emoji import selection as so
-from copra_lab.training import DROPPINGS, fit
+from copra_lab.training import PLAIN, CopRA, fit
 from copra_lab.utils.rng import generator
 
-METHODS = {m: DROPPINGS[m] for m in ("lora", "copra")}
+METHODS = {"lora": PLAIN, "copra": CopRA()}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -65,10 +64,9 @@ def adapter(folder: Path, said: str) -> str:
 
 def rows(folder: Path, said: str) -> str:
     """What a sweep found, but for seconds and who did it, and the bytes of all adapters."""
-    with sqlite3.connect(folder / "work" / "results.sqlite") as db:
-        table = db.execute(
-            "SELECT key, task, method, seed, state, correct, n, validation, error, settings FROM runs ORDER BY key"
-        ).fetchall()
+    columns = "key task method seed state correct n validation error settings".split()
+    found = [json.loads(f.read_text()) for f in sorted((folder / "work").glob("*/outcome.json"))]
+    table = [[row.get(c) for c in columns] for row in found]
     weights = [
         hashlib.sha256(f.read_bytes()).hexdigest()
         for f in sorted((folder / "work").rglob("adapter_model.safetensors"))

@@ -157,5 +157,5 @@ def test_attention_that_does_not_show_its_inputs_is_refused():
     clip = tiny_clip(block_type="custom")
     model = copy.deepcopy(clip.model)
     attached_to(model, random_adapter(clip, scale=2.0))
-    with pytest.raises(ValueError, match="dropout needs the inputs of .* does not show"):
+    with pytest.raises(ValueError, match=r"dropout needs the inputs of .* does not show"):
         model.encode_image(pixels(clip))

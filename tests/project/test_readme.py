@@ -26,7 +26,7 @@ from copra_lab.cli import app
 from copra_lab.prompts import CoOp
 from copra_lab.sweeps import runs
 from copra_lab.tasks import task as tasks
-from copra_lab.training import fitting as train
+from copra_lab.training import settings as train
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]

@@ -14,7 +14,7 @@ from tiny import random_adapter, tiny_clip
 from copra_lab.adapters import NONE
 from copra_lab.bench import Bench
 from copra_lab.models import load_clip
-from copra_lab.sweeps.runs import chosen
+from copra_lab.sweeps import Run
 from copra_lab.tasks import load_task, task_names
 from copra_lab.zoo import shipped
 
@@ -117,16 +117,16 @@ def test_what_ships_is_there_until_the_new_is_written(tmp_path):
     adapter = random_adapter(tiny_clip())
     ship(
         tmp_path,
-        {chosen("old", 0): adapter, chosen("digits", 0): adapter, chosen("digits", 1): adapter},
+        {Run.of("old", 0): adapter, Run.of("digits", 0): adapter, Run.of("digits", 1): adapter},
     )
     with pytest.raises(ValueError, match="without sites"):
-        ship(tmp_path, {chosen("digits", 2): NONE})
+        ship(tmp_path, {Run.of("digits", 2): NONE})
     assert {f.relative_to(tmp_path).as_posix() for f in tmp_path.glob("*/*")} == {
         "old/lora-seed-0",
         "digits/lora-seed-0",
         "digits/lora-seed-1",
     }
-    ship(tmp_path, {chosen("digits", s): adapter for s in (1, 2)})
+    ship(tmp_path, {Run.of("digits", s): adapter for s in (1, 2)})
     assert [s.folder.relative_to(tmp_path).as_posix() for s in shipped(folder=tmp_path)] == [
         "digits/lora-seed-1",
         "digits/lora-seed-2",

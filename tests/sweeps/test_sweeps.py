@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sqlite3
 import threading
 import time
 from dataclasses import replace
@@ -14,17 +13,16 @@ import pytest
 from command_line import run, told
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import one_thread, save_clip, save_images
+from tiny import one_thread, save_clip, save_images, tiny_clip
 
 from copra_lab.adapters import load_adapter
 from copra_lab.bench import Bench
-from copra_lab.methods import LoRA
+from copra_lab.methods import METHODS, LoRA
 from copra_lab.models import load_clip
 from copra_lab.prompts import VPT, CoOp
-from copra_lab.sweeps import METHODS, Grid, PromptRun, Run, grid, read_grid, runner
-from copra_lab.sweeps.results import DONE, FAILED, WAITING, Table, flat
-from copra_lab.sweeps.runs import chosen
-from copra_lab.training import DEFAULTS, RATES, CopRA
+from copra_lab.sweeps import Grid, Run, grid, read_grid, rows_of, runner
+from copra_lab.sweeps.results import COLUMNS, DONE, FAILED, WAITING, Outcomes, flat, row_of
+from copra_lab.training import DEFAULTS, PLAIN, RATES, CopRA, TrainingSettings
 
 SMALL = {"methods": ["lora"], "tasks": ["digits"]}
 
@@ -38,7 +36,7 @@ def test_a_grid_is_every_combination():
             "lora": {"rank": [2, 4], "sites": [["q", "v"], ["fc1"]]}, "prompt": {"length": 3}, "method": {"copra": {"ramp": [0.5, 1], "lr": 1e-2}},
         }
     )  # fmt: skip
-    by = {m: [r for r in found.runs if r.method == m] for m in ("lora", "copra", "vpt+pun")}
+    by = {m: [r for r in found.runs if r.name == m] for m in ("lora", "copra", "vpt+pun")}
     assert {m: len(r) for m, r in by.items()} == {
         "lora": 2 * 2 * 2 * 2 * 2,
         "copra": 2 * 2 * 2 * 2 * 2 * 2,
@@ -46,14 +44,14 @@ def test_a_grid_is_every_combination():
     }
     assert len(set(found.runs)) == len(found.runs)
     assert found.clip is None
-    assert {r.steps for r in found.runs} == {7}
+    assert {r.settings.steps for r in found.runs} == {7}
     assert {r.seed for r in found.runs} == {0, 5}
-    assert {r.batch for r in found.runs} == {3}
-    assert {r.lr for r in by["lora"]} == {RATES["lora"]}
-    assert {r.lr for r in by["copra"]} == {1e-2}
-    assert {r.lora.sites for r in by["lora"]} == {("q", "v"), ("fc1",)}
+    assert {r.settings.batch for r in found.runs} == {3}
+    assert {r.settings.lr for r in by["lora"]} == {RATES["lora"]}
+    assert {r.settings.lr for r in by["copra"]} == {1e-2}
+    assert {r.method.sites for r in by["lora"]} == {("q", "v"), ("fc1",)}
     assert {r.dropping for r in by["copra"]} == {CopRA(ramp=0.5), CopRA(ramp=1.0)}
-    assert {(r.prompt, r.penalty.beta) for r in by["vpt+pun"]} == {(VPT(3), 1.0)}
+    assert {(r.method, r.penalty.beta) for r in by["vpt+pun"]} == {(VPT(3), 1.0)}
 
 
 @pytest.mark.parametrize("method", ["lora", "coop"])
@@ -61,12 +59,12 @@ def test_a_template_is_a_setting_that_changes_no_other_run(method, tmp_path):
     save_images(tmp_path / "colours", 4)
     table = {"methods": [method], "tasks": [str(tmp_path / "colours")]}
     (plain,) = grid(table).runs
-    assert "template" not in plain.settings()
-    assert "splits" not in plain.settings()
+    assert "template" not in plain.as_json()
+    assert "splits" not in plain.as_json()
     drawn, own = grid(
         table | {"settings": {"template": ["a drawing of a {}", "{}"], "splits": False}}
     ).runs
-    assert drawn.settings() == plain.settings() | {"template": "a drawing of a {}", "splits": False}
+    assert drawn.as_json() == plain.as_json() | {"template": "a drawing of a {}", "splits": False}
     assert own.load_task().options == {"template": "{}", "splits": False}
     assert plain.load_task().options == {}
 
@@ -74,32 +72,26 @@ def test_a_template_is_a_setting_that_changes_no_other_run(method, tmp_path):
 @pytest.mark.parametrize("method", METHODS)
 def test_every_method_has_its_name_and_its_defaults(method):
     (found,) = grid(SMALL | {"methods": [method]}).runs
-    assert found.method == method
+    assert found.name == method
     assert found.task == "digits"
     assert found.seed == 0
-    if method == "copra":
-        assert (
-            found
-            == Run("digits", 0, dropping=CopRA(), lr=RATES["copra"])
-            == chosen("digits", 0, CopRA())
-        )
-    kind = LoRA if isinstance(found, Run) else VPT if method.startswith("vpt") else CoOp
-    expected = DEFAULTS[kind] | (
-        {"lr": RATES[method]} if method in RATES else {}
-    )  # what `fit` takes of itself
-    assert {k: getattr(found, k) for k in ("steps", "lr", "batch")} == {
-        k: expected[k] for k in ("steps", "lr", "batch")
-    }
+    parts = {k: v for k, v in vars(METHODS[method].parts()).items() if v is not None}
+    assert found == Run.of("digits", 0, **parts)
+    expected = TrainingSettings().resolve(found.method, found.dropping)  # what `fit` takes
+    assert found.settings == replace(expected, views=0 if isinstance(found.method, LoRA) else 4)
+    assert expected.lr == (RATES | {"lora": DEFAULTS[type(found.method)]["lr"]}).get(
+        method, DEFAULTS[type(found.method)]["lr"]
+    )
 
 
 def test_the_settings_that_name_a_folder_are_these():
     """Whatever is changed here, what was trained before is not found any more."""
-    assert Run("digits", 0).settings() == {
+    assert Run.of("digits").as_json() == {
         "task": "digits", "seed": 0, "method": "lora", "dropping": {}, "steps": 1200, "lr": 0.002, "batch": 8, "schedule": "cooldown", "views": 0,
         "lora": {"rank": 4, "alpha": None, "scaling": "alpha/r", "sites": ["q", "k", "v"], "towers": ["vision"], "train_a": True},
         "precision": "float32", "shots": 16, "task_seed": 0, "part": "all",
     }  # fmt: skip
-    assert PromptRun("digits", 0).settings() == {
+    assert Run.of("digits", method=CoOp()).as_json() == {
         "task": "digits", "seed": 0, "method": "coop", "penalty": None, "steps": 200, "lr": 0.01, "batch": 32, "views": 4, "shots": 16, "part": "all",
         "prompt": {"length": None, "position": "end", "class_specific": False, "words": None, "std": 0.02},
     }  # fmt: skip
@@ -170,7 +162,10 @@ def test_a_file_says_the_same(tmp_path):
     file.write_text(
         "methods = ['lora']\ntasks = ['digits']\nseeds = 2\n[lora]\nrank = 3\n", encoding="utf-8"
     )
-    assert read_grid(file).runs == (Run("digits", 0, lora=LoRA(3)), Run("digits", 1, lora=LoRA(3)))
+    assert read_grid(file).runs == (
+        Run.of("digits", 0, method=LoRA(3)),
+        Run.of("digits", 1, method=LoRA(3)),
+    )
     file.write_text("methods = 'lora'", encoding="utf-8")
     with pytest.raises(ValueError, match=r"s\.toml: methods must be"):
         read_grid(file)
@@ -186,44 +181,48 @@ def test_a_file_says_the_same(tmp_path):
 
 def row(key: str, seed: int = 0, **more: object) -> dict:
     settings = {"task": "t", "method": "m", "seed": seed, "lora": {"rank": 4, "sites": ["q", "v"]}}
-    return {
-        "key": key,
-        "task": "t",
-        "method": "m",
-        "seed": seed,
-        "settings": settings,
-        "base": "b",
-        **more,
-    }
+    known = {"key": key, "task": "t", "method": "m", "seed": seed, "settings": settings}
+    return known | {"base": "b", **more}
 
 
-def test_the_table_keeps_and_orders(tmp_path):
-    table = Table(tmp_path / "deep" / "t.sqlite")
-    table.add([row("b", 1), row("a", 0)])
-    table.record(row("a", 0, state=DONE, accuracy=0.5, n=4))
-    table.add([row("a", 0), row("c", 2)])  # what is done stays done
-    table.record(row("c", 2, state=FAILED, error="why"))
-    assert [(r["key"], r["state"], r["accuracy"]) for r in table.rows()] == [
-        ("a", DONE, 0.5),
-        ("b", WAITING, None),
-        ("c", FAILED, None),
+def test_the_table_is_read_from_the_runs_folders(tmp_path):
+    clip = tiny_clip()
+    todo = [Run.of("b", 1), Run.of("b", 0), Run.of("a", 0, dropping=CopRA()), Run.of("a", 0)]
+    outcomes = Outcomes(todo, clip, tmp_path)
+    assert [(r["task"], r["method"], r["seed"]) for r in outcomes.rows()] == [
+        ("a", "copra", 0),
+        ("a", "lora", 0),
+        ("b", "lora", 0),
+        ("b", "lora", 1),
     ]
-    table.forget_failures(["a", "b"])
-    assert [r["state"] for r in table.rows(["a", "c"])] == [DONE, FAILED]
-    table.forget_failures(["c"])
-    assert table.rows(["c"])[0]["state"] == WAITING
-    assert table.rows(["c"])[0]["settings"]["lora"]["rank"] == 4
-    table.close()
+    assert outcomes.waiting() == todo
+    folder = todo[0].folder(clip, tmp_path)
+    folder.mkdir()
+    # a line of 0.1.0, which knew fewer columns
+    written = row_of(todo[0], clip, tmp_path) | {"state": DONE, "accuracy": 0.5}
+    (folder / "outcome.json").write_text(
+        json.dumps({k: written[k] for k in written if k != "error"})
+    )
+    outcomes.fail(todo[1], "why")
+    assert [r["state"] for r in outcomes.rows()] == [WAITING, WAITING, FAILED, DONE]
+    assert all(tuple(r) == COLUMNS for r in outcomes.rows())
+    assert outcomes.rows()[-1]["accuracy"] == 0.5
+    assert outcomes.rows()[2]["error"] == "why"
+    outcomes.forget_failures()
+    assert outcomes.waiting() == todo[1:]
+    (folder / "outcome.json").write_bytes(b"broken")
+    assert Outcomes(todo, clip, tmp_path).waiting() == todo
 
 
-def test_a_file_that_is_no_table_is_refused(tmp_path):
-    (tmp_path / "t.sqlite").write_bytes(b"x" * 4096)
-    with pytest.raises(ValueError, match="not a table of runs"):
-        Table(tmp_path / "t.sqlite")
-    with sqlite3.connect(tmp_path / "u.sqlite") as db:
-        db.execute("CREATE TABLE runs (key TEXT)")
-    with pytest.raises(ValueError, match="not a table of runs"):
-        Table(tmp_path / "u.sqlite")
+def test_what_is_only_trained_is_done_without_a_measurement(home, tmp_path):
+    todo = runs(home, seeds=1)
+    rows = runner.run_all(
+        todo, tmp_path, clip_name=home.clip, jobs=1, measure=False, progress=False
+    )
+    assert [(r["state"], r["accuracy"]) for r in rows] == [(DONE, None)] * 2
+    assert not list(tmp_path.glob("*.csv"))
+    assert all(r["state"] == WAITING for r in rows_of(todo, tmp_path, home.clip))
+    assert all(r["accuracy"] is not None for r in sweep(todo, home, tmp_path).values())
 
 
 def test_settings_become_columns():
@@ -248,14 +247,15 @@ def home(tmp_path_factory) -> SimpleNamespace:
 
 
 def runs(home: SimpleNamespace, steps: int = 2, seeds: int = 2, **more: object) -> tuple[Run, ...]:
+    quick = {"method": LoRA(2), "steps": steps, "lr": 1e-2, "batch": 16}
     return tuple(
-        Run(home.task, s, LoRA(2), d, steps=steps, lr=1e-2, batch=16, **more)
+        Run.of(home.task, s, dropping=d, **quick, **more)
         for s in range(seeds)
-        for d in (Run("").dropping, CopRA())
+        for d in (PLAIN, CopRA())
     )
 
 
-BROKEN = {"lora": LoRA(2, towers=("vision", "text")), "precision": "bfloat16"}
+BROKEN = {"method": LoRA(2, towers=("vision", "text")), "precision": "bfloat16"}
 """Settings that only the training itself finds out to be impossible."""
 
 
@@ -300,7 +300,7 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
 
 
 def test_a_run_that_fails_is_reported_and_costs_nothing_else(home, tmp_path):
-    todo = (*runs(home, seeds=1), replace(runs(home, seeds=1)[0], **BROKEN))
+    todo = (*runs(home, seeds=1), runs(home, seeds=1)[0].changed(**BROKEN))
     found = sweep(todo, home, tmp_path)
     assert [r["state"] for r in found.values()] == [DONE, DONE, FAILED]
     assert found[todo[-1]]["error"].startswith("bfloat16 training needs a plain ViT")
@@ -316,7 +316,7 @@ def test_two_sweeps_do_not_share_a_table(home, tmp_path):
     from filelock import FileLock
 
     with (
-        FileLock(tmp_path / f"{runner.TABLE}.lock"),
+        FileLock(tmp_path / runner.LOCK),
         pytest.raises(ValueError, match="another sweep is at work"),
     ):
         sweep(runs(home), home, tmp_path)
@@ -384,7 +384,8 @@ def test_the_verb_sweeps_tells_and_exports(home, tmp_path):
     found = told("sweep", file, "--jobs", 1, "--table", tmp_path / "t.csv")
     assert (found["done"], found["failed"], found["waiting"]) == (12, 0, 0)
     assert len(found["rows"]) == 12
-    assert found["table"] == str(tmp_path / "mine" / "results.sqlite")
+    assert found["table"] == str(tmp_path / "mine" / "results.csv")
+    assert (tmp_path / "t.csv").read_bytes() == Path(found["table"]).read_bytes()
     lines = (tmp_path / "t.csv").read_text(encoding="utf-8").splitlines()
     assert len(lines) == 13
     assert {"accuracy", "lora.rank", "prompt.length", "steps"} <= set(lines[0].split(","))

@@ -19,6 +19,7 @@ from copra_lab.training import (
     Dropout,
     ProgressiveDropout,
     StochasticDepth,
+    TrainingSettings,
     fit,
     group,
     masks,
@@ -133,22 +134,22 @@ def test_settings_that_make_no_sense_are_named(bad):
         Dropout(1.0)
 
 
-def run_of(dropping, lora=LoRA(rank=2), views=0, precision="float32", steps=16, task=None):  # noqa: B008
+def run_of(dropping, lora=LoRA(rank=2), steps=16):  # noqa: B008
+    settings = TrainingSettings(steps=steps, lr=1e-2, batch=16, schedule="cosine").resolve(lora)
     return LoRATraining(
-        tiny_clip(), task or tiny_task(), lora, dropping, seed=0, lr=1e-2, steps=steps, weight_decay=1e-2, views=views, precision=precision,
-        schedule="cosine", place=Place(torch.device("cpu")),
-    )  # fmt: skip
+        tiny_clip(), tiny_task(), lora, dropping, settings, Place(torch.device("cpu"))
+    )
 
 
 @pytest.mark.parametrize("unit", ["layer", "module"])
 def test_what_is_off_is_left_alone_by_the_optimiser_too(unit):
     run = run_of(CopRA(start=0.4, unit=unit))
-    run.step(0, 16), run.step(1, 16)
+    run.step(0), run.step(1)
     for step in range(2, 10):
         params = run.attached.parameters()
         before = [p.detach().clone() for p in params]
         state = [copy.deepcopy(run.optimiser.state.get(p, {})) for p in params]
-        if run.step(step, 16) is None:
+        if run.step(step) is None:
             assert all(torch.equal(a, b) for a, b in zip(before, params, strict=True))
             continue
         off = [
@@ -200,7 +201,7 @@ def test_the_rate_is_the_one_that_was_tuned_for_the_method_unless_it_is_given(dr
 def test_validation_has_everything_on_and_restores_what_was():
     run = run_of(CopRA(start=0.5))
     for step in range(4):
-        run.step(step, 16)
+        run.step(step)
     run.attached.load(
         random_adapter(tiny_clip(), rank=2, kinds="qkv", towers=("vision",), size=0.4, scale=1.0)
     )

@@ -224,7 +224,7 @@ def test_a_task_needs_images_to_train_on_but_none_to_validate_on(method):
 
 
 def test_a_training_says_what_fit_asks_of_it():
-    assert Training.__abstractmethods__ == {"start_from", "step", "validate", "result"}
+    assert Training.__abstractmethods__ == {"start_from", "step", "validate", "result", "recipe"}
 
 
 def test_the_rate_follows_its_schedule(monkeypatch):

@@ -5,13 +5,13 @@ import socket
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
-from copra_lab.engine import transformer
 from copra_lab.training import fit
 from copra_lab.utils.devices import Place, cores, find_place, spread
 
@@ -29,10 +29,10 @@ def test_a_place_is_the_processor_unless_there_is_more():
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(12)), raising=False)
-    assert (cores(), transformer.cores()) == (12, 8)
+    assert (cores(), cores(8)) == (12, 8)
     monkeypatch.delattr(os, "sched_getaffinity")  # there is none but on Linux
     monkeypatch.setattr(os, "cpu_count", lambda: None)
-    assert (cores(), transformer.cores()) == (1, 1)
+    assert (cores(), cores(8)) == (1, 1)
 
 
 def test_sweeps_spread_over_gpus(monkeypatch):
@@ -147,8 +147,8 @@ def test_no_tensor_stays_behind(monkeypatch):
     """On the meta device, where nothing has a value, an operation on tensors of two devices is refused all the same."""
     from copra_lab.methods import LoRA
     from copra_lab.prompts import VPT, CoOp
-    from copra_lab.training import Dropout
-    from copra_lab.training import fitting as train
+    from copra_lab.training import Dropout, TrainingSettings
+    from copra_lab.training import lora as lora_training
     from copra_lab.training import prompt as prompt_training
     from copra_lab.utils.devices import Place
 
@@ -160,25 +160,18 @@ def test_no_tensor_stays_behind(monkeypatch):
     monkeypatch.setattr(
         torch.optim, "AdamW", lambda p, lr, **_: torch.optim.SGD(p, lr=lr)
     )  # AdamW's fused kernel knows real devices only
-    options = {
-        "seed": 0,
-        "lr": 1e-2,
-        "steps": 4,
-        "weight_decay": 0.0,
-        "schedule": "cosine",
-        "place": meta,
-    }
+    options = TrainingSettings(lr=1e-2, steps=4, batch=8, weight_decay=0.0, schedule="cosine")
     for lora in (LoRA(2), LoRA(2, sites=("q", "out", "fc1"), towers=("vision", "text"))):
         for views in (0, 2):
-            training = train.LoRATraining(
-                clip, task, lora, Dropout(), views=views, precision="float32", **options
-            )
+            settings = replace(options, views=views).resolve(lora)
+            training = lora_training.LoRATraining(clip, task, lora, Dropout(), settings, meta)
             assert (training.tower is None) == ("text" in lora.towers)
-            training.step(0, 8)
+            training.step(0)
     for method in (CoOp(2), CoOp(2, position="middle", class_specific=True), VPT(2)):
         for views in (0, 2):
+            settings = replace(options, views=views).resolve(method)
             prompt = prompt_training.PromptTraining(
-                clip, task, method, None, random_adapter(tiny_clip()), views=views, **options
+                clip, task, method, None, random_adapter(tiny_clip()), settings, meta
             )
-            prompt.step(0, 8)
+            prompt.step(0)
             assert prompt.context.grad.device.type == "meta"

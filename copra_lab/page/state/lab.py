@@ -19,7 +19,7 @@ from copra_lab.models.loading import load_clip
 from copra_lab.prompts.soft_prompt import FILE, PromptError, SoftPrompt
 from copra_lab.tasks.emoji.catalogue import TASKS
 from copra_lab.tasks.task import Task, load_task
-from copra_lab.zoo import FOLDER, PROMPTS, Shipped, ShippedPrompt, shipped, shipped_prompts
+from copra_lab.zoo import FOLDER, PROMPTS, Shipped, shipped, shipped_prompts
 
 BASE = "base"
 """The key of "no adapter" in every menu."""
@@ -180,7 +180,7 @@ class Lab:
             raise AdapterError(NO_LONGER)
         return NONE if key == BASE else self.shelf(task)[key].load(self.clip)
 
-    def prompt_shelf(self, task: str) -> dict[str, ShippedPrompt]:
+    def prompt_shelf(self, task: str) -> dict[str, Shipped[SoftPrompt]]:
         """The soft prompts of `task` by a key."""
         return {
             s.folder.name: s for s in shipped_prompts(task, self.prompts) if self._ours(s.folder)

@@ -8,7 +8,7 @@ from copra_lab.methods.lora import LoRA
 from copra_lab.models.sites import KINDS
 from copra_lab.page.state.lab import Lab
 from copra_lab.training.dropping import PLAIN, CopRA, Dropping
-from copra_lab.training.fitting import DEFAULTS, RATES
+from copra_lab.training.settings import DEFAULTS, RATES
 
 DROPPING: dict[str, Dropping] = {"lora": PLAIN, "copra": CopRA()}
 

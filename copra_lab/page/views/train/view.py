@@ -28,7 +28,7 @@ from copra_lab.page.state.view_states import Blended, Pruned, Valued
 from copra_lab.page.views.train import html as draw
 from copra_lab.page.views.train.session import Progress, trained
 from copra_lab.page.views.train.waiting_line import Waiting
-from copra_lab.training.fitting import RATES
+from copra_lab.training.settings import RATES
 
 TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Value its layers", "try": "Try it"}
 """Views that a result can be taken to, by name."""
