@@ -1,4 +1,7 @@
-"""Pruning an adapter after training: pure functions Adapter → Adapter. What is pruned shows the base."""
+"""Pruning an adapter after training: pure functions Adapter → Adapter.
+
+Where an entry or layer is pruned, the model computes what its base computes.
+"""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,7 +9,7 @@ from collections.abc import Iterable, Mapping
 import torch
 
 from copra_lab.adapters.adapter import Adapter, LowRank, from_delta
-from copra_lab.merging.common import made
+from copra_lab.merging.common import derived
 from copra_lab.merging.sparse import keep_largest
 from copra_lab.models.sites import KINDS, site_of
 
@@ -22,7 +25,7 @@ __all__ = [
 ]
 
 PRESETS = ("even", "odd", "low", "middle", "high")
-"""Layers to keep: every other one, counted from 0 (the papers' "every-other" does not say which), or a third of them."""
+"""Layers to keep: every other one (counted from 0; the papers do not say), or a third of them."""
 
 
 def layers_of(adapter: Adapter, tower: str = "vision") -> tuple[int, ...]:
@@ -31,15 +34,23 @@ def layers_of(adapter: Adapter, tower: str = "vision") -> tuple[int, ...]:
 
 
 def preset(name: str, layers: int) -> tuple[int, ...]:
-    """The layers that a preset keeps of so many. Raises ValueError for a name that is not one of `PRESETS`."""
-    third = -(-layers // 3)
+    """The layers that a preset keeps of a tower with so many `layers`.
+
+    Raises:
+        ValueError: for a name that is not one of `PRESETS`.
+    """
+    third = -(-layers // 3)  # rounded up
     kept = {
-        "even": range(0, layers, 2), "odd": range(1, layers, 2), "low": range(third),
-        "middle": range(third, layers - third), "high": range(layers - third, layers),
-    }  # fmt: skip
+        "even": range(0, layers, 2),
+        "odd": range(1, layers, 2),
+        "low": range(third),
+        "middle": range(third, layers - third),
+        "high": range(layers - third, layers),
+    }
     if name not in kept:
         raise ValueError(
-            f"unknown preset {name!r}; choose from {', '.join(PRESETS)}, or give the numbers of the layers"
+            f"unknown preset {name!r}; choose from {', '.join(PRESETS)}, "
+            "or give the numbers of the layers"
         )
     return tuple(kept[name])
 
@@ -50,67 +61,100 @@ def keep(
     kinds: "str | Iterable[str] | None" = None,
     tower: str = "vision",
 ) -> Adapter:
-    """The adapter with only these layers and kinds of site of one tower (None: all of them); the other tower's sites stay.
+    """The adapter with only some layers and kinds of site of one tower; the other tower stays.
 
-    ``layers``: numbers, or a preset, which counts the layers up to the adapter's last. ``kinds``: of q, k, v, out, fc1,
-    fc2. Raises ValueError for a layer or kind that the adapter does not have.
+    Args:
+        adapter: the adapter.
+        layers: numbers of the layers to keep, or a preset, which counts up to the adapter's last
+            layer; None keeps all.
+        kinds: kinds of site to keep, of q, k, v, out, fc1 and fc2; None keeps all.
+        tower: the tower that is pruned, "vision" or "text".
+
+    Raises:
+        ValueError: for a layer or kind that the adapter does not have.
     """
     have = layers_of(adapter, tower)
     if not have:
         raise ValueError(f"the adapter has no site in the {tower} tower")
-    chosen = (
-        preset(layers, max(have) + 1)
-        if isinstance(layers, str)
-        else have
-        if layers is None
-        else tuple(layers)
-    )
-    if not isinstance(layers, str) and (unknown := set(chosen) - set(have)):
-        raise ValueError(
-            f"the adapter has no layer {sorted(unknown)[0]} in the {tower} tower; it has {', '.join(map(str, have))}"
-        )
-    kinds = KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
-    own = {site_of(n)[2] for n in adapter.deltas if site_of(n)[0] == tower}
-    if kinds != KINDS and (missing := [k for k in kinds if k not in own]):
-        raise ValueError(
-            f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; it has {', '.join(k for k in KINDS if k in own)}"
-        )
-    kept = {
-        n
-        for n in adapter.deltas
+    chosen = _chosen_layers(layers, have, tower)
+    kinds = _chosen_kinds(adapter, kinds, tower)
+    deltas = {
+        n: d
+        for n, d in adapter.deltas.items()
         if (at := site_of(n))[0] != tower or (at[1] in chosen and at[2] in kinds)
     }
-    if kept == set(adapter.deltas):
+    if len(deltas) == len(adapter.deltas):
         return adapter
-    deltas = {n: d for n, d in adapter.deltas.items() if n in kept}
-    return made(
+    return derived(
         "keep", deltas, [adapter], tower=tower, layers=sorted(map(int, chosen)), kinds=list(kinds)
     )
 
 
+def _chosen_layers(
+    layers: "str | Iterable[int] | None", have: tuple[int, ...], tower: str
+) -> tuple[int, ...]:
+    """The layers that `keep` keeps, of those that the adapter has."""
+    if layers is None:
+        return have
+    if isinstance(layers, str):
+        return preset(layers, max(have) + 1)
+    chosen = tuple(layers)
+    if unknown := set(chosen) - set(have):
+        raise ValueError(
+            f"the adapter has no layer {sorted(unknown)[0]} in the {tower} tower; "
+            f"it has {', '.join(map(str, have))}"
+        )
+    return chosen
+
+
+def _chosen_kinds(
+    adapter: Adapter, kinds: "str | Iterable[str] | None", tower: str
+) -> tuple[str, ...]:
+    """The kinds of site that `keep` keeps."""
+    kinds = KINDS if kinds is None else (kinds,) if isinstance(kinds, str) else tuple(kinds)
+    have = {site_of(n)[2] for n in adapter.deltas if site_of(n)[0] == tower}
+    if kinds != KINDS and (missing := [k for k in kinds if k not in have]):
+        raise ValueError(
+            f"the adapter has no site of kind {missing[0]!r} in the {tower} tower; "
+            f"it has {', '.join(k for k in KINDS if k in have)}"
+        )
+    return kinds
+
+
 def keep_best(
-    adapter: Adapter, worth: Mapping[int, float], count: int, tower: str = "vision"
+    adapter: Adapter, scores: Mapping[int, float], count: int, tower: str = "vision"
 ) -> Adapter:
-    """The adapter with only the `count` layers of one tower that are worth most; of equals the lower. ``worth``: what each layer
-    is worth, its Shapley value (``dict(zip(layers_of(adapter), exact(game, n).values))``, see `copra_lab.shapley.games`) or its
-    size (`magnitudes`). Negate it to keep the worst. Raises ValueError for a count that the adapter does not have, and where
-    a layer's worth is missing or not a finite number."""
+    """The adapter with only the `count` layers of one tower that score highest.
+
+    Args:
+        adapter: the adapter.
+        scores: a number for each layer: its Shapley value, for one
+            (``dict(zip(layers_of(adapter), exact(game, n).values))``, see
+            `copra_lab.shapley.games`), or its size (`magnitudes`). Negate it to keep the lowest.
+        count: how many layers to keep; of equals the lower layer stays.
+        tower: "vision" or "text".
+
+    Raises:
+        ValueError: for more layers than the adapter has, and where a score is missing or not
+            finite.
+    """
     have = layers_of(adapter, tower)
     if not 0 <= count <= len(have):
         raise ValueError(
-            f"count must be 0 to {len(have)}, the layers of the adapter in the {tower} tower, got {count!r}"
+            f"count must be 0 to {len(have)}, the layers of the adapter in the {tower} tower, "
+            f"got {count!r}"
         )
-    if set(worth) != set(have) or not all(math.isfinite(v) for v in worth.values()):
+    if set(scores) != set(have) or not all(math.isfinite(v) for v in scores.values()):
         raise ValueError(
-            f"worth must give a finite number for each of the layers {', '.join(map(str, have))}, got {dict(worth)}"
+            "scores must give a finite number for each of the layers "
+            f"{', '.join(map(str, have))}, got {dict(scores)}"
         )
-    return keep(
-        adapter, sorted(have, key=lambda layer: (-worth[layer], layer))[:count], tower=tower
-    )
+    ranked = sorted(have, key=lambda layer: (-scores[layer], layer))
+    return keep(adapter, ranked[:count], tower=tower)
 
 
 def magnitudes(adapter: Adapter, tower: str = "vision") -> dict[int, float]:
-    """How large each layer's ΔW are together: the root of the sum of their squared entries."""
+    """The size of each layer of a tower: the Frobenius norm of all its ΔW together."""
     squares = dict.fromkeys(layers_of(adapter, tower), 0.0)
     for name, d in adapter.deltas.items():
         t, layer, _ = site_of(name)
@@ -122,20 +166,25 @@ def magnitudes(adapter: Adapter, tower: str = "vision") -> dict[int, float]:
 def sparsify(
     adapter: Adapter, sparsity: float, of: str = "factors", within: str = "adapter"
 ) -> Adapter:
-    """The share `sparsity` of the entries that are smallest in magnitude set to zero.
+    """Magnitude pruning: set the entries that are smallest in magnitude to zero.
 
-    ``of``: "factors", the entries of A and of B, which is what is stored and shrinks; or "delta", those of ΔW = s·B·A
-    (the result is dense). The papers do not say which they prune. ``within``: the entries are ranked over the whole
-    "adapter", or in each "layer" or each "site" by itself; A and B are ranked apart, since their sizes have nothing to do with each
-    other.
+    Args:
+        adapter: the adapter.
+        sparsity: share of the entries to prune, 0…1.
+        of: "factors", the entries of A and of B, which is what a file stores; or "delta", those of
+            ΔW = s·B·A, which makes the result dense. The papers do not say which they prune.
+        within: rank the entries over the whole "adapter", or in each "layer" or "site" separately.
+            A and B are always ranked separately, since their sizes are unrelated.
 
-    Raises ValueError for a sparsity outside 0…1 or another word.
+    Raises:
+        ValueError: for a sparsity outside 0…1, or another word for `of` or `within`.
     """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be a share from 0 to 1, got {sparsity!r}")
     if of not in ("factors", "delta") or within not in ("adapter", "layer", "site"):
         raise ValueError(
-            f"expected of='factors' or 'delta' and within='adapter', 'layer' or 'site', got {of!r} and {within!r}"
+            "expected of='factors' or 'delta' and within='adapter', 'layer' or 'site', "
+            f"got {of!r} and {within!r}"
         )
     if sparsity == 0:
         return adapter
@@ -146,21 +195,17 @@ def sparsify(
         ).append(name)
     kept: dict[str, LowRank] = {}
     for names in groups.values():
-        own = {n: adapter.deltas[n] for n in names}
+        members = {n: adapter.deltas[n] for n in names}
         if of == "delta":
-            kept |= {
-                n: from_delta(x)
-                for n, x in keep_largest(
-                    {n: d.delta() for n, d in own.items()}, 1 - sparsity
-                ).items()
-            }
+            largest = keep_largest({n: d.delta() for n, d in members.items()}, 1 - sparsity)
+            kept |= {n: from_delta(x) for n, x in largest.items()}
         else:
             a, b = (
-                keep_largest({n: getattr(d, half) for n, d in own.items()}, 1 - sparsity)
-                for half in "AB"
+                keep_largest({n: getattr(d, factor) for n, d in members.items()}, 1 - sparsity)
+                for factor in "AB"
             )
-            kept |= {n: LowRank(a[n], b[n], d.scale) for n, d in own.items()}
-    return made(
+            kept |= {n: LowRank(a[n], b[n], d.scale) for n, d in members.items()}
+    return derived(
         "sparsify",
         {n: kept[n] for n in adapter.deltas},
         [adapter],

@@ -1,4 +1,4 @@
-"""The lab bench: how accurate is this adapter on this task, measured fast and without ever changing a model."""
+"""The lab bench: measures adapters on a task, fast, and never changes a model."""
 
 from copra_lab.bench.bench import Bench, Path
 from copra_lab.bench.prompt_survey import Corruption, Occurrences, occurrences, survey

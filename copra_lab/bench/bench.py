@@ -1,4 +1,4 @@
-"""The lab bench: how accurate is this adapter on this task, measured fast and without ever changing a model."""
+"""The lab bench: measures adapters on a task, fast, and never changes a model."""
 
 import copy
 import threading
@@ -15,7 +15,7 @@ from torch.func import functional_call
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits, merged_weights
 from copra_lab.engine.extraction import beside, embed, plain_tower
 from copra_lab.engine.text_encoder import Encoder, encode_texts
-from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, Forest, Tower, workers
+from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, PrefixTree, Tower, workers
 from copra_lab.merging.barriers import barrier
 from copra_lab.merging.linear import interpolate, interpolate_factors, plane
 from copra_lab.models.clip import Clip
@@ -31,29 +31,43 @@ LINE = tuple(i / 10 for i in range(11))
 
 @dataclass(frozen=True)
 class Path:
-    """Accuracy along a line between two adapters: one `Accuracy` a weight λ."""
+    """Accuracy along a line between two adapters: an `Accuracy` for each weight λ."""
 
     weights: tuple[float, ...]
     accuracies: tuple[Accuracy, ...]
 
     @property
     def barrier(self) -> float:
-        """See `copra_lab.merging.barriers.barrier`; 0…1."""
+        """How far accuracy falls below the line between its ends, 0…1 (see `barrier`)."""
         return barrier(self.weights, [a.value for a in self.accuracies])
 
 
 class Bench:
     """A CLIP and the images of a task, with everything cached that no adapter can change.
 
-    ``split``: "train", "val" or "test". ``precision``: "float32", "bfloat16", or "auto", which takes bfloat16 only
-    where it is faster on this processor and the base predicts the same on at least 95 of 100 images; ``dtype`` tells
-    which it is, ``agreement`` how often the two agree.
+    Images come in a fixed shuffled order, so the first k of them are a fair sample.
 
-    Images come in a fixed shuffled order, so the first k of them are a fair sample: ``order`` (n,) holds the row of each in
-    ``split`` and ``labels`` (n,) its class, so ``split.images[order]`` are what `logits` is about.
+    Args:
+        clip: the base.
+        task: images and classes.
+        split: "train", "val" or "test".
+        precision: "float32", "bfloat16", or "auto": bfloat16 only where it is faster on this
+            processor and the base predicts the same on at least 95 of 100 images.
+
+    Attributes:
+        order: the row of each image in ``split``, (n,).
+        labels: its class, (n,).
+        text: normalised features of the prompts, (classes, e).
+        dtype: of the matrix products in the image tower.
+        agreement: the share of images on which float32 and bfloat16 predict the same.
+
+    Raises:
+        ValueError: for an unknown split or precision.
     """
 
-    def __init__(self, clip: Clip, task: Task, split: str = "test", precision: str = "auto"):
+    def __init__(
+        self, clip: Clip, task: Task, split: str = "test", precision: str = "auto"
+    ) -> None:
         if split not in ("train", "val", "test"):
             raise ValueError(f"split must be train, val or test, got {split!r}")
         if precision not in ("auto", "float32", "bfloat16"):
@@ -72,7 +86,7 @@ class Bench:
         if self.base is not None:
             with torch.inference_mode():
                 images = self.split.images[self.order]
-                self.tokens = torch.cat(
+                self.tokens = torch.cat(  # (n, t, d), as they enter the first block
                     [embed(clip.model.visual, clip.pixels(x)) for x in images.split(CHUNK)]
                 )
             if precision != "float32":
@@ -82,6 +96,7 @@ class Bench:
         return len(self.labels)
 
     def _try_bfloat16(self, forced: bool) -> None:
+        """Use bfloat16 if it is faster and predicts the same, or at once if `forced`."""
         assert self.base is not None
         small = _towers(self.clip)[1]
         if small is None:
@@ -96,7 +111,7 @@ class Bench:
 
     @property
     def sources(self) -> list[str]:
-        """What each image shows, in the bench's order."""
+        """The source that each image was made from, in the bench's order."""
         return [self.split.sources[i] for i in self.order.tolist()]
 
     def logits(
@@ -106,9 +121,18 @@ class Bench:
         stop: int | None = None,
         prompt: SoftPrompt | None = None,
     ) -> Tensor:
-        """Cosine similarities times the scale, (images, classes), for the images `start` to `stop` in the bench's order, with a
-        soft prompt if one is given. Raises ValueError for an adapter or prompt of another base or shape."""
-        vision, texts = self._parts(adapter)
+        """Cosine similarities times CLIP's scale, (images, classes).
+
+        Args:
+            adapter: merged into both towers.
+            start: first image, in the bench's order.
+            stop: where to stop, None for all images.
+            prompt: a soft prompt for either tower.
+
+        Raises:
+            ValueError: for an adapter or prompt of another base or shape.
+        """
+        vision, texts = self._by_tower(adapter)
         if prompt is not None:
             check_prompt(prompt, self.clip, self.task.classes)
         with torch.inference_mode():
@@ -125,7 +149,7 @@ class Bench:
 
     @cached_property
     def _base_features(self) -> Tensor:
-        """Of all images, without an adapter: what a prompt of texts leaves as it is."""
+        """Features of all images without an adapter, (n, e): no text prompt changes them."""
         with torch.inference_mode():
             return self._features(NONE)
 
@@ -136,9 +160,10 @@ class Bench:
         stop: int | None = None,
         prompt: SoftPrompt | None = None,
     ) -> Tensor:
-        """Normalised features of images (n, e)."""
+        """Normalised features of the images `start` to `stop`, (images, e)."""
         if self.base is not None and self.tower is not None:
-            # Merged on a single-threaded worker: several threads on such small matrices mostly wait for each other.
+            # Merged on a single-threaded worker: with such small matrices, several threads mostly
+            # wait for each other.
             deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
             tower = (
                 workers().submit(self.tower.with_deltas, self.base, deltas).result()
@@ -150,7 +175,8 @@ class Bench:
             )
         if prompt:
             raise ValueError(
-                "a prompt of the image tower needs a plain ViT, which this CLIP does not have"
+                "a soft prompt for the image tower needs a plain ViT, and this CLIP has none; "
+                "use one for the text tower"
             )
         images = self.split.images[self.order[start:stop]]
         return torch.cat(
@@ -161,10 +187,18 @@ class Bench:
         return _encoders(self.clip, self.task.classes, prompt.length, prompt.position, texts)
 
     def hits(self, prompts: Sequence[SoftPrompt], adapter: Adapter = NONE) -> Tensor:
-        """Whether each image is classified rightly with each of several soft prompts, (prompts, images), 1 or 0, float32, in the bench's
-        order; the images' features are computed once for all prompts of the text tower. Raises ValueError as `logits` does."""
+        """Whether each image is classified correctly with each of several soft prompts.
+
+        The features of the images are computed once for all prompts of the text tower.
+
+        Returns:
+            1 or 0, float32 (prompts, images), in the bench's order.
+
+        Raises:
+            ValueError: as `logits` does.
+        """
         out = torch.empty(len(prompts), len(self))
-        vision, texts = self._parts(adapter)
+        vision, texts = self._by_tower(adapter)
         together: dict[tuple, list[int]] = {}
         for i, p in enumerate(prompts):
             if p.tower == "vision":
@@ -182,12 +216,22 @@ class Bench:
         return out
 
     def outcomes(self, adapters: Sequence[Adapter], value: str = "accuracy") -> Tensor:
-        """What each adapter makes of each image, (adapters, images) in the bench's order, float32: "accuracy", 1 where it is
-        right; "loss", minus the cross-entropy in nats, so that more is better; "margin", by how much the cosine with the
-        right class exceeds that with the best other one.
+        """Measure every adapter on every image; more is better in each measure.
 
-        Whatever several adapters share is computed once: blocks at the bottom of the tower, where they hold the very
-        same deltas (as parts of one adapter do, see `prune.keep`), and texts. Raises ValueError as `logits` does.
+        What adapters share is computed once: texts, and the first blocks of the image tower where
+        they hold the very same deltas (as parts of one adapter do, see `copra_lab.pruning.keep`).
+
+        Args:
+            adapters: the adapters.
+            value: "accuracy", 1 where the prediction is correct, else 0; "loss", minus the
+                cross-entropy in nats; "margin", the cosine with the true class minus that with
+                the best other one.
+
+        Returns:
+            float32 (adapters, images), in the bench's order.
+
+        Raises:
+            ValueError: for an unknown measure, and as `logits` does.
         """
         measure = MEASURES.get(value)
         if measure is None:
@@ -197,35 +241,32 @@ class Bench:
             for i, adapter in enumerate(adapters):
                 out[i] = measure(self.logits(adapter), self.labels, self.clip.logit_scale)
             return out
-        parts = [self._parts(a) for a in adapters]
-        distinct = {text.hash: text for _, text in parts}
+        towers = [self._by_tower(a) for a in adapters]
+        distinct = {text.hash: text for _, text in towers}
         texts = {h: self._text(text) for h, text in distinct.items()}
-        forest = workers().submit(self._forest, [vision for vision, _ in parts]).result()
+        tree = workers().submit(self._prefix_tree, [vision for vision, _ in towers]).result()
 
         @torch.inference_mode()
         def run(start: int) -> None:
             rows = slice(start, start + CHUNK)
-            for members, f in forest.features(self.tokens[rows]):
-                found: dict[str, Tensor] = {}
-                for i in members:
-                    h = parts[i][1].hash
-                    if h not in found:
-                        found[h] = measure(
-                            self.clip.logit_scale * f @ texts[h].T,
-                            self.labels[rows],
-                            self.clip.logit_scale,
-                        )
-                    out[i, rows] = found[h]
+            for same, f in tree.features(self.tokens[rows]):  # f (images, e)
+                by_text: dict[str, Tensor] = {}
+                for i in same:
+                    h = towers[i][1].hash
+                    if h not in by_text:
+                        logits = self.clip.logit_scale * f @ texts[h].T  # (images, classes)
+                        by_text[h] = measure(logits, self.labels[rows], self.clip.logit_scale)
+                    out[i, rows] = by_text[h]
 
         list(workers().map(run, range(0, len(self), CHUNK)))
         return out
 
     def accuracies(self, adapters: Sequence[Adapter]) -> list[Accuracy]:
-        """The accuracy of each, what they share computed once."""
+        """The accuracy of each adapter; what they share is computed once, as in `outcomes`."""
         return [Accuracy(int(hits), len(self)) for hits in self.outcomes(adapters).sum(1)]
 
-    def _parts(self, adapter: Adapter) -> tuple[Adapter, Adapter]:
-        """What an adapter adds to the image tower and to the text tower."""
+    def _by_tower(self, adapter: Adapter) -> tuple[Adapter, Adapter]:
+        """An adapter's image tower and its text tower, as two adapters."""
         check_fits(adapter, self.clip.sites, self.clip.hash)
         vision = {n: d for n, d in adapter.deltas.items() if self.clip.sites[n].tower == "vision"}
         return Adapter(vision), Adapter(
@@ -233,12 +274,13 @@ class Bench:
         )
 
     @torch.inference_mode()
-    def _forest(self, adapters: Sequence[Adapter]) -> Forest:
+    def _prefix_tree(self, adapters: Sequence[Adapter]) -> PrefixTree:
+        """The image towers with these adapters merged, shared first blocks held once."""
         assert self.base is not None
         assert self.tower is not None
         made: dict = {}
         sites = self.clip.sites
-        return Forest(
+        return PrefixTree(
             [
                 self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made)
                 for a in adapters
@@ -246,11 +288,14 @@ class Bench:
         )
 
     def _text(self, adapter: Adapter) -> Tensor:
+        """Normalised features of the prompts with an adapter, (classes, e)."""
         return encode_texts(self.clip, self.task.prompts, adapter) if adapter.deltas else self.text
 
     def _encode_images(self, adapter: Adapter, x: Tensor) -> Tensor:
-        """The slow, general way: the model's own code on merged weights, one caller at a time on a private copy,
-        since `functional_call` swaps the weights of the module it calls."""
+        """The slow, general way: the model's own code on merged weights, (n, 3, h, w) → (n, e).
+
+        One caller at a time, on a private copy: `functional_call` swaps the weights of the module.
+        """
         with self._lock, torch.inference_mode():
             if self._copy is None:
                 self._copy = copy.deepcopy(self.clip.model)
@@ -270,14 +315,14 @@ class Bench:
     def stream(
         self, adapter: Adapter = NONE, first: int = 100, prompt: SoftPrompt | None = None
     ) -> Iterator[Tensor]:
-        """Predictions as they come: for the first `first` images, then for all of them."""
+        """Predictions for the first `first` images, (first,), and then for all of them, (n,)."""
         head = self.logits(adapter, 0, first, prompt).argmax(-1)
         yield head
         if first < len(self):
             yield torch.cat([head, self.logits(adapter, first, prompt=prompt).argmax(-1)])
 
     def score(self, predictions: Tensor) -> Accuracy:
-        """The accuracy of predictions for the first images, as `stream` yields them."""
+        """The accuracy of predictions (k,) for the first k images, as `stream` yields them."""
         return Accuracy(
             int((predictions == self.labels[: len(predictions)]).sum()), len(predictions)
         )
@@ -285,7 +330,17 @@ class Bench:
     def path(
         self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE, space: str = "delta"
     ) -> Path:
-        """Accuracy along the line (1−λ)·ΔW_a + λ·ΔW_b, or, with ``space="factors"``, along that of A and B."""
+        """Accuracy along the line between two adapters.
+
+        Args:
+            a: the adapter at λ = 0.
+            b: the adapter at λ = 1.
+            weights: values of λ to measure.
+            space: "delta", the line (1−λ)·ΔW_a + λ·ΔW_b; or "factors", the line of A and B.
+
+        Raises:
+            ValueError: for another space.
+        """
         if space not in ("delta", "factors"):
             raise ValueError(f"space must be 'delta' or 'factors', got {space!r}")
         point = interpolate if space == "delta" else interpolate_factors
@@ -294,7 +349,11 @@ class Bench:
     def landscape(
         self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]
     ) -> list[list[Accuracy]]:
-        """Accuracies over the plane through three adapters (see `merge.plane`): a row for each of `y`, a column for each of `x`."""
+        """Accuracies over the plane through three adapters (see `copra_lab.merging.plane`).
+
+        Returns:
+            A row for each of `y`, with an accuracy for each of `x`.
+        """
         found = self.accuracies([plane(a, b, c, u, v) for v in y for u in x])
         return [found[i : i + len(x)] for i in range(0, len(found), len(x))]
 
@@ -318,13 +377,14 @@ MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
     "loss": _loss,
     "margin": _margin,
 }
-"""logits (n, classes), labels (n,) and CLIP's scale → (n,)."""
+"""Measures: logits (n, classes), labels (n,) and CLIP's scale → (n,), more is better."""
 
 
 @lru_cache(64)
 def _encoders(
     clip: Clip, classes: tuple[str, ...], length: int, position: str, texts: Adapter
 ) -> Encoder:
+    """The encoders used last: making one tokenises all class names."""
     return Encoder(clip, classes, length, position, texts)
 
 
@@ -336,7 +396,7 @@ def _towers(clip: Clip) -> tuple[Tower | None, Tower | None]:
 
 @cache
 def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
-    """Whether this processor runs the tower clearly faster in bfloat16; measured once for each model."""
+    """Whether this processor runs the tower clearly faster in bfloat16; measured once a model."""
     x = torch.zeros(2 * CHUNK, tokens, len(full.ln_post[0]))
 
     def seconds(tower: Tower, images: int) -> float:
@@ -344,10 +404,11 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
         _features(tower, x[:images])
         return time.perf_counter() - start
 
-    # Of a large tower a few images tell it too: as many as half a second is enough for, since nobody asked for this.
+    # A few images are enough for a large tower: as many as run in half a second, since nobody asked
+    # for this measurement.
     images = max(1, min(len(x), int(0.5 / seconds(full, 1))))
     best = min(seconds(full, images) for _ in range(5))
-    # Without instructions for it bfloat16 is slower by far, and a second look would take seconds.
+    # Without instructions for bfloat16 it is far slower, and repeating that would take seconds.
     return (
         seconds(half, images) < 4 * best
         and min(seconds(half, images) for _ in range(5)) < 0.85 * best
@@ -355,9 +416,9 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
 
 
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
-    size = max(
-        1, min(CHUNK, -(-len(tokens) // cores(MOST_WORKERS)))
-    )  # few images are shared out evenly
+    """Tokens (n, t, d) → normalised features (n, e), on all workers."""
+    workers_used = cores(MOST_WORKERS)
+    size = max(1, min(CHUNK, -(-len(tokens) // workers_used)))  # few images are shared out evenly
     return torch.cat(
         list(workers().map(torch.inference_mode()(tower.features), tokens.split(size)))
     )

@@ -1,4 +1,7 @@
-"""The Low-Norm Effect measured: what becomes of accuracy when each vector of a soft prompt is corrupted (Fu et al., ICLR 2024)."""
+"""The Low-Norm Effect: accuracy when single vectors of a soft prompt are corrupted.
+
+Fu et al., ICLR 2024, found that making a vector shorter sometimes raises accuracy.
+"""
 
 import math
 from collections.abc import Sequence
@@ -17,9 +20,17 @@ SIGMAS = (0.0, 0.001, 0.01, 0.1)
 
 @dataclass(frozen=True)
 class Corruption:
-    """One corruption of one vector: ``kind`` "rescale" by τ or "replace" with σ, which is ``factor``; ``norm``, the vector's L2 norm
-    afterwards over that before; ``delta``, accuracy after minus before (−1…1); ``p``, how often, when images are drawn again
-    with their sources, the difference has not that sign (both tails, 0…1)."""
+    """One corruption of one vector, and what it does.
+
+    Attributes:
+        kind: "rescale" or "replace".
+        position: of the vector, from 0.
+        factor: τ of "rescale", σ of "replace".
+        norm: the vector's L2 norm afterwards, divided by that before.
+        delta: accuracy after minus before, −1…1.
+        p: two-sided bootstrap p-value of the difference: how often it has not that sign when whole
+            sources of images are drawn again.
+    """
 
     kind: str
     position: int
@@ -43,11 +54,19 @@ def survey(
     seed: int = 0,
     draws: int = 2000,
 ) -> list[Corruption]:
-    """Every position × every corruption, each measured on all of the bench's images: the Low-Norm Effect is where a vector made shorter
-    raises accuracy.
+    """Corrupt every vector in every way, and measure each on all of the bench's images.
 
-    Accuracy moves by an image or two whatever is done, so each difference comes with its paired bootstrap: the same images are
-    drawn for both. p is not corrected for many corruptions at once: of 100 that do nothing 5 have p < 0.05.
+    Accuracy moves by an image or two whatever is done, so each difference comes with its paired
+    bootstrap: the same images are drawn for both. p is not corrected for multiple comparisons: of
+    100 corruptions that do nothing, 5 have p < 0.05.
+
+    Args:
+        bench: the images.
+        prompt: the soft prompt.
+        taus: factors τ by which a vector is rescaled.
+        sigmas: standard deviations σ of the noise that replaces a vector.
+        seed: of the noise, and of the bootstrap.
+        draws: of the bootstrap.
     """
     plan = [("rescale", i, t, rescale(prompt, i, t)) for i in range(prompt.length) for t in taus]
     plan += [
@@ -64,9 +83,15 @@ def survey(
 
 @dataclass(frozen=True)
 class Occurrences:
-    """Of corruptions that make one vector shorter: how many ``rose`` of ``of``, how many of those beyond chance (p < 0.05,
-    ``surely``), and in how many ``positions`` some τ < 1 raised accuracy while its mirror image 1/τ, or the nearest above 1 that was tried,
-    lowered it."""
+    """How often the Low-Norm Effect occurred.
+
+    Attributes:
+        of: corruptions that make a vector shorter.
+        rose: those of them that raised accuracy.
+        surely: those of them with p < 0.05.
+        positions: positions where some τ < 1 raised accuracy while 1/τ, or the nearest τ above 1
+            that was tried, lowered it.
+    """
 
     of: int
     rose: int
@@ -75,7 +100,10 @@ class Occurrences:
 
 
 def occurrences(found: Sequence[Corruption]) -> Occurrences:
-    """The Low-Norm Effect counted, as the paper counts it (every position and setting that raises accuracy) and more strictly."""
+    """Count the Low-Norm Effect as the paper does, and more strictly.
+
+    The paper counts every position and setting that makes a vector shorter and raises accuracy.
+    """
     shorter = [c for c in found if c.lowers]
     rose = [c for c in shorter if c.delta > 0]
     both = set()

@@ -1,4 +1,4 @@
-"""The fast way through a CLIP: transformer blocks as functions of their weights, read out of a model."""
+"""The fast way through a CLIP: transformer blocks as functions of their weights."""
 
 from copra_lab.engine.extraction import plain_text, plain_tower
 from copra_lab.engine.text_encoder import Encoder, encode_texts

@@ -1,4 +1,4 @@
-"""Reads a plain ViT or text transformer out of a model, as the functions of their weights that `copra_lab.engine.transformer` runs."""
+"""Read a plain ViT or text transformer out of a model, for the functions in `transformer`."""
 
 from collections.abc import Callable, Iterable
 
@@ -10,43 +10,55 @@ from copra_lab.engine.transformer import Block, Norm, TextTower, Tower
 
 
 def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:
-    """The blocks of open_clip's VisionTransformer, or of its SigLIP's timm trunk, as a `Tower`; None if it has parts that a plain
-    ViT lacks: it is run once on a made-up image, and must give what the model gives."""
+    """The image tower of a model as a `Tower`, or None if it is not a plain ViT.
+
+    Whether it is one is tested: on a made-up image it must compute the same as the model.
+
+    Args:
+        visual: open_clip's VisionTransformer, or the timm trunk of its SigLIP.
+        dtype: of the matrix products in the blocks.
+    """
     try:
         tower = (
             _timm(visual, dtype)
             if hasattr(visual, "trunk")
-            else _tower(visual.transformer.resblocks, visual.ln_post, _by(visual.proj), dtype)
+            else _tower(
+                visual.transformer.resblocks, visual.ln_post, _projection(visual.proj), dtype
+            )
         )
         height, width = visual.image_size
         with torch.inference_mode():
-            x = torch.linspace(
-                -1, 1, 2 * 3 * height * width, device=next(visual.parameters()).device
-            ).view(2, 3, height, width)
-            ours = tower.features(embed(visual, x))
-            same = torch.allclose(
-                ours, F.normalize(visual(x), dim=-1), atol=1e-4 if dtype == torch.float32 else 0.05
-            )
+            device = next(visual.parameters()).device
+            x = torch.linspace(-1, 1, 2 * 3 * height * width, device=device)
+            x = x.view(2, 3, height, width)
+            ours, theirs = tower.features(embed(visual, x)), F.normalize(visual(x), dim=-1)
+            tolerance = 1e-4 if dtype == torch.float32 else 0.05
+            same = torch.allclose(ours, theirs, atol=tolerance)
         return tower if same else None
     except (AttributeError, TypeError, ValueError, RuntimeError):
         return None
 
 
 def plain_text(model: nn.Module) -> TextTower | None:
-    """The text tower of open_clip's CLIP as a `TextTower`; None if it has parts that a plain one lacks."""
+    """The text tower of open_clip's CLIP as a `TextTower`, or None if it is not a plain one.
+
+    Whether it is one is tested: on made-up texts it must compute the same as the model.
+    """
     try:
         text = getattr(model, "text", model)
         found = TextTower(
-            _tower(text.transformer.resblocks, text.ln_final, _by(text.text_projection)),
+            _tower(text.transformer.resblocks, text.ln_final, _projection(text.text_projection)),
             text.token_embedding.weight.detach(),
             text.positional_embedding.detach(),
         )
         with torch.inference_mode():
-            last = len(found.words) - 1  # the end of a text has the highest number
-            tokens = torch.zeros(2, len(found.places), dtype=torch.int64, device=found.words.device)
+            last = len(found.tokens) - 1  # the end-of-text token has the highest id
+            tokens = torch.zeros(
+                2, len(found.positions), dtype=torch.int64, device=found.tokens.device
+            )
             tokens[:, :4] = torch.tensor([[1, 2, last, 0], [3, 1, 2, last]])
             same = torch.allclose(
-                found.features(found.words[tokens[:, :4]], torch.tensor([2, 3])),
+                found.features(found.tokens[tokens[:, :4]], torch.tensor([2, 3])),
                 F.normalize(model.encode_text(tokens), dim=-1),
                 atol=1e-4,
             )
@@ -56,30 +68,31 @@ def plain_text(model: nn.Module) -> TextTower | None:
 
 
 def embed(visual: nn.Module, x: Tensor) -> Tensor:
-    """Normalised pixels (n, 3, h, w) → tokens (n, t, d) before the first block, which no adapter on blocks changes."""
+    """Normalised pixels (n, 3, h, w) → tokens (n, t, d) as they enter the first block.
+
+    No adapter on the blocks changes them.
+    """
     if hasattr(visual, "trunk"):
         return visual.trunk.patch_embed(x) + visual.trunk.pos_embed
-    x = visual.conv1(x).flatten(2).transpose(1, 2)
-    x = (
-        torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1)
-        + visual.positional_embedding
-    )
-    return visual.ln_pre(x)
+    x = visual.conv1(x).flatten(2).transpose(1, 2)  # (n, patches, d)
+    x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], 1)  # (n, 1 + patches, d)
+    return visual.ln_pre(x + visual.positional_embedding)
 
 
 def beside(tokens: Tensor, context: Tensor | None) -> Tensor:
-    """Tokens (n, t, d) of images as they enter the first block, and after them those of a soft prompt."""
-    return (
-        tokens if context is None else torch.cat([tokens, context.expand(len(tokens), -1, -1)], 1)
-    )
+    """Tokens (n, t, d) followed by the vectors of a soft prompt (m, d): (n, t + m, d)."""
+    if context is None:
+        return tokens
+    return torch.cat([tokens, context.expand(len(tokens), -1, -1)], 1)
 
 
 def _tower(
-    found: nn.ModuleList,
+    modules: nn.ModuleList,
     last_norm: nn.Module,
     head: Callable[[Tensor], Tensor],
     dtype: torch.dtype = torch.float32,
 ) -> Tower:
+    """A `Tower` of open_clip's residual attention blocks."""
     blocks = _blocks(
         (
             (
@@ -90,14 +103,16 @@ def _tower(
                 b.mlp.c_fc,
                 b.mlp.c_proj,
             )
-            for b in found
+            for b in modules
         ),
         dtype,
     )
-    return Tower(blocks, found[0].attn.num_heads, found[0].mlp.gelu, _norm(last_norm), head, dtype)
+    first = modules[0]
+    return Tower(blocks, first.attn.num_heads, first.mlp.gelu, _norm(last_norm), head, dtype)
 
 
 def _timm(visual: nn.Module, dtype: torch.dtype) -> Tower:
+    """A `Tower` of timm's blocks, which SigLIP's image tower has."""
     trunk = visual.trunk
     blocks = _blocks(
         (
@@ -126,20 +141,21 @@ def _timm(visual: nn.Module, dtype: torch.dtype) -> Tower:
 
 
 def _blocks(parts: Iterable[tuple], dtype: torch.dtype) -> tuple[Block, ...]:
+    """Blocks of (norm, (qkv weight, qkv bias), out, norm, fc1, fc2), matrices in `dtype`."""
     return tuple(
         Block(
             _norm(ln1),
             (qkv[0].to(dtype), qkv[1].to(dtype)),
-            _pair(out, dtype),
+            _weights(out, dtype),
             _norm(ln2),
-            _pair(fc1, dtype),
-            _pair(fc2, dtype),
+            _weights(fc1, dtype),
+            _weights(fc2, dtype),
         )
         for ln1, qkv, out, ln2, fc1, fc2 in parts
     )
 
 
-def _pair(m: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _weights(m: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return m.weight.detach().to(dtype), m.bias.detach().to(dtype)
 
 
@@ -147,7 +163,8 @@ def _norm(m: nn.Module) -> Norm:
     return m.weight.detach(), m.bias.detach(), m.eps
 
 
-def _by(projection: Tensor | nn.Linear) -> Callable[[Tensor], Tensor]:
+def _projection(projection: Tensor | nn.Linear) -> Callable[[Tensor], Tensor]:
+    """What multiplies features by the projection, which open_clip keeps as a matrix or a layer."""
     if isinstance(projection, nn.Linear):
         return projection
     fixed = projection.detach()

@@ -1,7 +1,10 @@
-"""A plain ViT, and CLIP's text transformer, as functions of their weights (`copra_lab.engine.extraction` reads them out of a model): the
-same numbers as the modules, several times faster for small images.
+"""A plain ViT, and CLIP's text transformer, as functions of their weights.
 
-Nothing is mutated, so any number of threads may ask for different adapters at once.
+They compute what the modules compute, several times faster for small images
+(`copra_lab.engine.extraction` reads the weights out of a model). Nothing is mutated, so threads may
+run different adapters at the same time.
+
+Shapes: n images or texts, t tokens, d the width, e that of the features, R a rank.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +22,7 @@ from copra_lab.models.sites import Site
 from copra_lab.utils import devices
 
 CHUNK = 50
-"""Images a pass: small enough that a block's activations stay in a core's cache."""
-
+"""Images that run together: few enough that a block's activations stay in a core's cache."""
 
 Factors = Mapping[str, tuple[Tensor | Callable[[Tensor], Tensor], Tensor]]
 """By part of a block (``qkv``, ``out``, ``fc1``, ``fc2``): A (R, in) and B (out, R) of a delta B·A,
@@ -29,12 +31,16 @@ scale included. In place of A may stand a function x (…, in) → (…, R), suc
 NO_FACTORS: Mapping[int, Factors] = {}
 
 Norm = tuple[Tensor, Tensor, float]
-"""Of a layer norm: weight, bias and ε, as `F.layer_norm` takes them."""
+"""Weight, bias and ε of a layer norm, as `F.layer_norm` takes them."""
 
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """The weights of one pre-norm transformer block: matrices of the tower's dtype, norms of float32."""
+    """The weights of one pre-norm transformer block.
+
+    Matrices (out, in) with their biases (out,) in the tower's dtype, norms in float32. ``qkv``
+    stacks the projections of queries, keys and values, (3d, d).
+    """
 
     ln1: Norm
     qkv: tuple[Tensor, Tensor]
@@ -46,11 +52,18 @@ class Block:
 
 @dataclass(frozen=True, eq=False)
 class Tower:
-    """The blocks of an image tower and what follows them. ``heads`` per block; ``act`` the MLP's activation; ``head`` turns what
-    comes out of the last norm into features: the class token (n, d), or, with ``whole``, all tokens (n, t, d), as SigLIP does.
+    """The blocks of an image tower, and what follows them.
 
-    ``dtype`` is that of the matrix products in the blocks. What runs between and after them stays float32, which costs next to
-    nothing and halves the error of bfloat16.
+    Attributes:
+        blocks: in order.
+        heads: attention heads of each block.
+        act: the activation of the MLPs.
+        ln_post: the last norm.
+        head: turns what leaves the last norm into features (n, e): the class token (n, d), or, if
+            `whole`, all tokens (n, t, d).
+        dtype: of the matrix products in the blocks. What runs between and after them stays
+            float32, which costs next to nothing and halves the error of bfloat16.
+        whole: whether the head reads all tokens, as SigLIP's does.
     """
 
     blocks: tuple[Block, ...]
@@ -64,9 +77,13 @@ class Tower:
     def with_deltas(
         self, base: "Tower", deltas: Mapping[Site, LowRank], made: "dict[Any, Block] | None" = None
     ) -> "Tower":
-        """This tower with deltas added. `base` is the same tower in float32: merging rounds once, at the end.
+        """This tower with deltas merged into its weights.
 
-        Towers made with the same dictionary `made` share the blocks where they have the very same deltas.
+        Args:
+            base: the same tower in float32, so that merging rounds once, at the end.
+            deltas: what is added, by site.
+            made: blocks that were merged before. Towers made with the same dictionary share the
+                blocks where they have the very same deltas.
         """
         made = {} if made is None else made
         blocks = list(self.blocks)
@@ -83,8 +100,17 @@ class Tower:
     def features(
         self, tokens: Tensor, start: int = 0, factors: Mapping[int, Factors] = NO_FACTORS
     ) -> Tensor:
-        """Tokens (n, t, d) as they enter block `start` (before the first: embedded and normalised) → normalised
-        features (n, e); both float32. `factors`: by layer, what is to be added to its matrices, unmerged."""
+        """Run the blocks from `start` on, and what follows them.
+
+        Args:
+            tokens: float32 (n, t, d), as they enter block `start`; those of block 0 are embedded
+                and normalised.
+            start: number of the first block to run.
+            factors: layer → deltas that are added to its matrices without merging them.
+
+        Returns:
+            Normalised features, float32 (n, e).
+        """
         last = len(self.blocks) - 1
         for i in range(start, last):
             tokens = _block(
@@ -93,14 +119,15 @@ class Tower:
         return self._end(tokens, self.blocks[last], factors.get(last, {}))
 
     def _end(self, tokens: Tensor, last: Block, add: Factors) -> Tensor:
-        # Where only the class token is read at the end, the last block computes only that one.
-        at = tokens if self.whole else tokens[:, :1]
-        out = _block(tokens, at, last, self.heads, self.act, add)
+        """The last block, the last norm and the head: (n, t, d) → (n, e)."""
+        # Where the head reads only the class token, the last block computes only that one.
+        at = tokens if self.whole else tokens[:, :1]  # (n, t or 1, d)
+        out = _block(tokens, at, last, self.heads, self.act, add)  # (n, t or 1, d)
         out = F.layer_norm(out, out.shape[-1:], *self.ln_post)
         return F.normalize(self.head(out if self.whole else out[:, 0]), dim=-1)
 
     def through(self, tokens: Tensor, start: int, stop: int) -> Tensor:
-        """Tokens (n, t, d) before block `start` → those before block `stop`, in the tower as it is."""
+        """Tokens (n, t, d) as they enter block `start` → as they enter block `stop`."""
         for block in self.blocks[start:stop]:
             tokens = _block(tokens, tokens, block, self.heads, self.act, {})
         return tokens
@@ -109,6 +136,7 @@ class Tower:
 def _merged(
     block: Block, base: Block, members: Sequence[tuple[Site, LowRank]], dtype: torch.dtype
 ) -> Block:
+    """One block with the deltas of `members` added in float32, then rounded to `dtype`."""
     changed: dict[str, Tensor] = {}
     for site, d in members:
         part = site.part
@@ -119,18 +147,19 @@ def _merged(
     return Block(**(now | {part: (w.to(dtype), now[part][1]) for part, w in changed.items()}))
 
 
-class Forest:
-    """Many towers that differ in some blocks, run together: what they share, from the first block on, is computed once.
+class PrefixTree:
+    """Many towers that differ in some blocks, run together: shared first blocks run once.
 
-    A tree with a node for each different beginning; images walk it depth first, so that there is never more than one
-    activation a depth in memory. All 2¹² on-and-off variants of twelve blocks cost 8,190 passes of a block, not 49,152.
+    The tree has a node for each different sequence of first blocks. It is traversed depth first, so
+    that memory holds one activation for each depth. All 2¹² on-and-off variants of twelve blocks
+    cost 8,190 passes through a block instead of 49,152.
     """
 
-    def __init__(self, towers: Sequence[Tower]):
-        self.any = towers[0]
+    def __init__(self, towers: Sequence[Tower]) -> None:
+        self.tower = towers[0]  # heads, norms and head are the same in all
         self.depth = len(towers[0].blocks)
         self.root: dict[int, Any] = {}
-        """id of a block → (block, what follows): another such dictionary, or below the last block the towers' numbers."""
+        """id of a block → (block, what follows): another such dictionary; last, tower numbers."""
         for i, tower in enumerate(towers):
             node = self.root
             for block in tower.blocks[:-1]:
@@ -139,31 +168,33 @@ class Forest:
 
     @property
     def passes(self) -> int:
-        """Of a block, for each image."""
+        """Passes through a block for each image: the number of nodes."""
 
         def count(node: dict[int, Any], depth: int) -> int:
-            return (
-                len(node)
-                if depth == self.depth
-                else len(node) + sum(count(below, depth + 1) for _, below in node.values())
-            )
+            if depth == self.depth:
+                return len(node)
+            return len(node) + sum(count(below, depth + 1) for _, below in node.values())
 
         return count(self.root, 1)
 
     def features(self, tokens: Tensor) -> Iterator[tuple[list[int], Tensor]]:
-        """The numbers of some towers, and their features (n, e) of tokens (n, t, d); every tower once, in no set order."""
-        yield from self._walk(self.root, 1, tokens)
+        """Run tokens (n, t, d) through all towers.
 
-    def _walk(
+        Yields:
+            Numbers of towers that are the same, and their features (n, e); each tower once, in no
+            particular order.
+        """
+        yield from self._descend(self.root, 1, tokens)
+
+    def _descend(
         self, node: dict[int, Any], depth: int, x: Tensor
     ) -> Iterator[tuple[list[int], Tensor]]:
         for block, below in node.values():
             if depth == self.depth:
-                yield below, self.any._end(x, block, {})
+                yield below, self.tower._end(x, block, {})
             else:
-                yield from self._walk(
-                    below, depth + 1, _block(x, x, block, self.any.heads, self.any.act, {})
-                )
+                after = _block(x, x, block, self.tower.heads, self.tower.act, {})  # (n, t, d)
+                yield from self._descend(below, depth + 1, after)
 
 
 def _linear(
@@ -172,47 +203,65 @@ def _linear(
     factors: tuple[Tensor | Callable[[Tensor], Tensor], Tensor] | None,
     rows: slice = slice(None),
 ) -> Tensor:
-    """x·Wᵀ + b for some rows of W, plus x·Aᵀ·Bᵀ where there are factors (A (R, in), B (out, R))."""
+    """x·Wᵀ + b for some rows of W, plus x·Aᵀ·Bᵀ where there are factors: (…, in) → (…, out)."""
     y = F.linear(x, w[0][rows], w[1][rows])
     if factors is None:
         return y
-    a, b = factors
+    a, b = factors  # (R, in), (out, R)
     down = x @ a.T.to(x.dtype) if isinstance(a, Tensor) else a(x)
     return y + down @ b[rows].T.to(x.dtype)
 
 
 def _attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
-    """(…, heads, u, d), (…, heads, t, d) twice → (…, heads, u, d); `mask` (u, t) is added to the scores."""
-    if (
-        torch.is_grad_enabled()
-    ):  # the fused kernel's backward pass is slower here, many times so in bfloat16
-        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    """Attention, softmax(q·kᵀ/√d + mask)·v (Vaswani et al., arXiv:1706.03762, equation 1).
+
+    Args:
+        q: queries (…, heads, u, d), d the width of a head.
+        k: keys (…, heads, t, d).
+        v: values (…, heads, t, d).
+        mask: (u, t), added to the scores.
+
+    Returns:
+        (…, heads, u, d).
+    """
+    # The fused kernel's backward pass is slower at these sizes, many times so in bfloat16.
+    if torch.is_grad_enabled():
+        scores = (q @ k.transpose(-1, -2)) * q.shape[-1] ** -0.5  # (…, heads, u, t)
         return (scores if mask is None else scores + mask).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v, mask)
 
 
 def _causal(u: int, t: int, device: torch.device) -> Tensor:
-    """For the last u of t tokens: each attends to itself and those before."""
+    """The causal mask of the last u of t tokens, (u, t): −∞ hides the tokens that follow."""
     return torch.full((u, t), -torch.inf, device=device).triu(t - u + 1)
 
 
 def _queries(x: Tensor, w: Block, heads: int, add: Factors) -> tuple[Tensor, Tensor, Tensor]:
-    """Tokens (…, t, d) → their queries, keys and values (…, heads, t, d / heads)."""
+    """Tokens (…, t, d) → their queries, keys and values, each (…, heads, t, d / heads)."""
     y = F.layer_norm(x, x.shape[-1:], *w.ln1).to(w.qkv[0].dtype)
-    q, k, v = (
-        _linear(y, w.qkv, add.get("qkv"))
-        .unflatten(-1, (3, heads, -1))
-        .movedim(-3, 0)
-        .transpose(-2, -3)
-    )
+    qkv = _linear(y, w.qkv, add.get("qkv")).unflatten(-1, (3, heads, -1))  # (…, t, 3, heads, d/h)
+    q, k, v = qkv.movedim(-3, 0).transpose(-2, -3)  # each (…, heads, t, d / heads)
     return q, k, v
 
 
 def _after(x: Tensor, attended: Tensor, w: Block, act: nn.Module, add: Factors) -> Tensor:
-    """Tokens (…, t, d) and what their heads found (…, heads, t, d / heads) → tokens behind the block."""
-    x = x + _linear(attended.transpose(-2, -3).flatten(-2), w.out, add.get("out"))
+    """The rest of a block after attention.
+
+    Args:
+        x: tokens as they enter the block, (…, t, d).
+        attended: what the heads return, (…, heads, t, d / heads).
+        w: the block's weights.
+        act: the activation of the MLP.
+        add: deltas that are not merged.
+
+    Returns:
+        Tokens as they leave the block, (…, t, d).
+    """
+    joined = attended.transpose(-2, -3).flatten(-2)  # (…, t, d)
+    x = x + _linear(joined, w.out, add.get("out"))
     y = F.layer_norm(x, x.shape[-1:], *w.ln2).to(w.fc1[0].dtype)
-    return x + _linear(act(_linear(y, w.fc1, add.get("fc1"))), w.fc2, add.get("fc2"))
+    y = act(_linear(y, w.fc1, add.get("fc1")))  # (…, t, hidden)
+    return x + _linear(y, w.fc2, add.get("fc2"))
 
 
 def _block(
@@ -224,68 +273,92 @@ def _block(
     add: Factors,
     mask: Tensor | None = None,
 ) -> Tensor:
-    """One block for the query tokens `at` (n, u, d), the first of `x` (n, t, d) and attending to all of it, but for what `mask` (u, t) hides."""
+    """One pre-norm transformer block, for some of its tokens.
+
+    Args:
+        x: all tokens as they enter the block, (n, t, d).
+        at: those to compute, the first u of `x`, (n, u, d); `x` itself for all.
+        w: the block's weights.
+        heads: number of heads.
+        act: the activation of the MLP.
+        add: deltas that are not merged.
+        mask: (u, t), added to the attention scores.
+
+    Returns:
+        The tokens `at` as they leave the block, (n, u, d).
+    """
     if at is x:
         q, k, v = _queries(x, w, heads, add)
     else:
         d, u = x.shape[-1], at.shape[1]
         y = F.layer_norm(x, (d,), *w.ln1).to(w.qkv[0].dtype)
-        q = (
-            _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d))
-            .unflatten(-1, (heads, -1))
-            .transpose(1, 2)
-        )
-        k, v = (
-            _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d))
-            .unflatten(-1, (2, heads, -1))
-            .permute(2, 0, 3, 1, 4)
-        )
+        q = _linear(y[:, :u], w.qkv, add.get("qkv"), slice(0, d))  # (n, u, d)
+        q = q.unflatten(-1, (heads, -1)).transpose(1, 2)  # (n, heads, u, d / heads)
+        kv = _linear(y, w.qkv, add.get("qkv"), slice(d, 3 * d))  # (n, t, 2d)
+        k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)  # (n, heads, t, d / heads)
     return _after(at, _attention(q, k, v, mask), w, act, add)
 
 
 @dataclass(frozen=True, eq=False)
 class TextTower:
-    """A causal text transformer whose feature is that of each text's last token: ``words`` (vocabulary, d) and ``places``
-    (context, d) are the embeddings of tokens and of positions."""
+    """A causal text transformer, which reads a text's feature from its last token.
+
+    Attributes:
+        tower: the blocks, and what follows them.
+        tokens: embeddings of the tokens, (vocabulary, d).
+        positions: embeddings of the positions, (context, d).
+    """
 
     tower: Tower
-    words: Tensor
-    places: Tensor
+    tokens: Tensor
+    positions: Tensor
 
     def features(self, embedded: Tensor, ends: Tensor) -> Tensor:
-        """Embedded tokens (n, t, d) of texts of at most t tokens, the last of each at ``ends`` (n,) → normalised features
-        (n, e). Tokens behind the last are never looked at, so t need not be the whole context."""
-        t = self.tower
-        x, mask = (
-            embedded + self.places[: embedded.shape[1]],
-            _causal(embedded.shape[1], embedded.shape[1], embedded.device),
-        )
+        """Run whole texts.
+
+        Args:
+            embedded: embedded tokens of texts of at most t tokens, (n, t, d). Tokens behind the
+                last are never looked at, so t need not be the whole context.
+            ends: the column of the last token of each, (n,).
+
+        Returns:
+            Normalised features, (n, e).
+        """
+        t, length = self.tower, embedded.shape[1]
+        x = embedded + self.positions[:length]  # (n, t, d)
+        mask = _causal(length, length, embedded.device)  # (t, t)
         for block in t.blocks:
             x = _block(x, x, block, t.heads, t.act, {}, mask)
         return self._end(x, torch.arange(len(x)), ends)
 
     def continued(self, first: Tensor, embedded: Tensor, ends: Tensor) -> Tensor:
-        """The same for texts that begin alike: m beginnings (m, s, d), each followed by every one of n texts (n, u, d), whose last
-        tokens stand at ``ends`` (n,), counted from the beginning → (m, n, e). What a beginning is turned into does not depend on
-        what follows, so it is computed once for all that follow it."""
+        """Run texts that begin alike; a causal tower computes a common prefix once for all.
+
+        Args:
+            first: m prefixes, (m, s, d).
+            embedded: n texts that follow each of them, (n, u, d).
+            ends: the column of the last token of each text, counted from the prefix on, (n,).
+
+        Returns:
+            Normalised features, (m, n, e).
+        """
         t, s, u, n = self.tower, first.shape[1], embedded.shape[1], len(embedded)
-        first, x = (
-            first + self.places[:s],
-            (embedded + self.places[s : s + u]).expand(len(first), -1, -1, -1),
-        )
-        own, after = _causal(s, s, x.device), _causal(u, s + u, x.device)
+        first = first + self.positions[:s]  # (m, s, d)
+        x = (embedded + self.positions[s : s + u]).expand(len(first), -1, -1, -1)  # (m, n, u, d)
+        mask, mask_x = _causal(s, s, x.device), _causal(u, s + u, x.device)
         for block in t.blocks:
-            q, k, v = _queries(first, block, t.heads, {})
-            qx, kx, vx = _queries(x, block, t.heads, {})
-            keys, values = (
+            q, k, v = _queries(first, block, t.heads, {})  # (m, heads, s, d / heads)
+            qx, kx, vx = _queries(x, block, t.heads, {})  # (m, n, heads, u, d / heads)
+            keys, values = (  # (m, n, heads, s + u, d / heads)
                 torch.cat([a[:, None].expand(-1, n, -1, -1, -1), b], -2)
                 for a, b in ((k, kx), (v, vx))
             )
-            x = _after(x, _attention(qx, keys, values, after), block, t.act, {})
-            first = _after(first, _attention(q, k, v, own), block, t.act, {})
+            x = _after(x, _attention(qx, keys, values, mask_x), block, t.act, {})
+            first = _after(first, _attention(q, k, v, mask), block, t.act, {})
         return self._end(x.transpose(0, 1), torch.arange(n), ends - s).transpose(0, 1)
 
     def _end(self, x: Tensor, rows: Tensor, ends: Tensor) -> Tensor:
+        """The features of the tokens in these rows and columns of (n, t, d) or (n, m, t, d)."""
         t = self.tower
         last = x[rows, ends] if x.ndim == 3 else x[rows, :, ends]
         return F.normalize(t.head(F.layer_norm(last, last.shape[-1:], *t.ln_post)), dim=-1)
@@ -297,7 +370,10 @@ MOST_WORKERS = 8
 
 @cache
 def workers() -> ThreadPoolExecutor:
-    """One worker a core, each single-threaded: at these sizes two passes side by side beat one pass on two threads."""
+    """One single-threaded worker for each core.
+
+    At these sizes two passes side by side are faster than one pass on two threads.
+    """
     return ThreadPoolExecutor(
         devices.cores(MOST_WORKERS), "copra-lab", initializer=torch.set_num_threads, initargs=(1,)
     )

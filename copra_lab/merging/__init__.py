@@ -1,6 +1,7 @@
 """Merging adapters: pure functions Adapter → Adapter.
 
-Two things are called "averaging two LoRAs", and they differ: see `copra_lab.merging.linear`."""
+Two things are called "averaging two LoRAs", and they differ: see `copra_lab.merging.linear`.
+"""
 
 from copra_lab.merging.barriers import barrier, highest_barrier
 from copra_lab.merging.common import Weight

@@ -6,16 +6,26 @@ __all__ = ["barrier", "highest_barrier"]
 
 
 def barrier(weights: Sequence[float], values: Sequence[float]) -> float:
-    """How far a path falls below the straight line between its ends: max over λ of (1−λ)·v(0) + λ·v(1) − v(λ).
+    """The barrier of a path: max over λ of (1−λ)·v(0) + λ·v(1) − v(λ).
 
-    `weights` must contain 0 and 1; points outside 0…1 do not count. Never negative, since the ends give 0.
-    Entezari et al., arXiv:2110.06296 (of losses there). Frankle et al., arXiv:1912.05671, hold the path against the mean of its ends.
+    As in Entezari et al., arXiv:2110.06296, who measure losses. Frankle et al., arXiv:1912.05671,
+    compare the path with the mean of its ends instead of the line between them.
+
+    Args:
+        weights: λ of each point; 0 and 1 must be among them, and points beyond do not count.
+        values: v(λ) of each point, more is better: accuracies as shares, say.
+
+    Returns:
+        The barrier in the unit of the values; never negative, since the ends give 0.
+
+    Raises:
+        ValueError: if a weight of 0 or 1 is missing.
     """
     return highest_barrier(weights, values)[0]
 
 
 def highest_barrier(weights: Sequence[float], values: Sequence[float]) -> tuple[float, float]:
-    """`barrier`, and the λ where it is; of equals the first given."""
+    """The `barrier` of a path, and the λ where it is; of equals the first."""
     at = dict(zip(weights, values, strict=True))
     if 0.0 not in at or 1.0 not in at:
         raise ValueError("a barrier needs the values at λ = 0 and λ = 1")

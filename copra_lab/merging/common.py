@@ -9,13 +9,15 @@ from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.models.sites import site_of
 
 Weight = float | Mapping[int, float]
-"""A number, or one a layer: layer → number, the same for both towers, 0 for a layer that is not named."""
+"""A number, or one for each layer: layer → number, for both towers; 0 for a layer left out."""
 
 
-def check(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> None:
+def check_mergeable(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> None:
+    """Raise ValueError unless there is one finite weight for each adapter, all of one base."""
     if len(adapters) != len(weights) or not adapters:
         raise ValueError(
-            f"expected one weight for each adapter, got {len(adapters)} adapters and {len(weights)} weights"
+            "expected one weight for each adapter, "
+            f"got {len(adapters)} adapters and {len(weights)} weights"
         )
     numbers = [x for w in weights for x in (w.values() if isinstance(w, Mapping) else (w,))]
     if not all(torch.isfinite(torch.tensor(float(x))) for x in numbers):
@@ -23,14 +25,19 @@ def check(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> None:
     bases = {a.base for a in adapters if a.base}
     if len(bases) > 1:
         raise ValueError(
-            f"adapters of different bases ({', '.join(sorted(bases))}) cannot be merged; train them on the same CLIP"
+            f"adapters of different bases ({', '.join(sorted(bases))}) cannot be merged; "
+            "train them on the same CLIP"
         )
 
 
 def by_site(
     adapters: Sequence[Adapter], weights: Sequence[Weight]
 ) -> dict[str, list[tuple[LowRank, float]]]:
-    """For each site of any adapter, the deltas there and their weights. Raises ValueError where shapes differ."""
+    """For each site of any adapter, the deltas there and their weights.
+
+    Raises:
+        ValueError: where the deltas of a site have different shapes.
+    """
     out: dict[str, list[tuple[LowRank, float]]] = {}
     for adapter, weight in zip(adapters, weights, strict=True):
         for name, d in adapter.deltas.items():
@@ -38,23 +45,35 @@ def by_site(
             members = out.setdefault(name, [])
             if members and members[0][0].shape != d.shape:
                 raise ValueError(
-                    f"site {name!r} has different shapes in these adapters; they belong to different architectures"
+                    f"site {name!r} has different shapes in these adapters; "
+                    "they belong to different architectures"
                 )
             members.append((d, float(w)))
     return out
 
 
-_AGREED = ("clip", "task", "classes", "shots", "task seed", "task options")
-"""What an adapter made of others still says, where they agree: the model that it is for, and the images that they have seen."""
+_INHERITED = ("clip", "task", "classes", "shots", "task seed", "task options")
+"""The provenance that a merge inherits where its adapters agree: the model, and the images seen."""
 
 
-def made(how: str, deltas: Mapping[str, LowRank], of: Iterable[Adapter], **more: Any) -> Adapter:
-    """The adapter with these deltas, and how it came to be."""
-    of = list(of)
-    base = next((a.base for a in of if a.base), "")
-    agreed = {
-        k: of[0].provenance[k]
-        for k in _AGREED
-        if all(k in a.provenance and a.provenance[k] == of[0].provenance[k] for a in of)
+def derived(
+    function: str, deltas: Mapping[str, LowRank], parents: Iterable[Adapter], **settings: Any
+) -> Adapter:
+    """An adapter made of others, with its provenance.
+
+    Args:
+        function: name of the function that made it.
+        deltas: what it holds.
+        parents: the adapters that it was made of.
+        **settings: what else the function was told.
+    """
+    parents = list(parents)
+    first = parents[0].provenance
+    base = next((a.base for a in parents if a.base), "")
+    inherited = {
+        k: first[k]
+        for k in _INHERITED
+        if all(k in a.provenance and a.provenance[k] == first[k] for a in parents)
     }
-    return Adapter(deltas, base, {**agreed, "made by": how, "of": [a.hash for a in of], **more})
+    about = {**inherited, "made by": function, "of": [a.hash for a in parents], **settings}
+    return Adapter(deltas, base, about)

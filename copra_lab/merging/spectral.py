@@ -3,17 +3,22 @@
 import torch
 
 from copra_lab.adapters.adapter import Adapter, LowRank
-from copra_lab.merging.common import made
+from copra_lab.merging.common import derived
 
 __all__ = ["truncate"]
 
 
 def truncate(adapter: Adapter, rank: int) -> Adapter:
-    """The closest adapter of at most `rank` at each site: the first singular vectors of ΔW (Eckart–Young). A site whose
-    rank is no higher stays as it is. Raises ValueError for a rank below 1."""
+    """The closest adapter of at most `rank` at each site, by truncated SVD of ΔW (Eckart–Young).
+
+    A site whose rank is no higher stays as it is.
+
+    Raises:
+        ValueError: for a rank below 1.
+    """
     if not isinstance(rank, int) or rank < 1:
         raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}")
-    return made(
+    return derived(
         "truncate",
         {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()},
         [adapter],
@@ -22,7 +27,7 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
 
 
 def _truncated(d: LowRank, rank: int) -> LowRank:
-    # The singular values of B·A are those of the small product of their triangular factors.
+    # With B = Q₁R₁ and Aᵀ = Q₂R₂, the SVD of B·A is that of the small matrix R₁R₂ᵀ, rotated by Q.
     q_out, r_out = torch.linalg.qr(d.scale * d.B.double())
     q_in, r_in = torch.linalg.qr(d.A.double().T)
     u, s, vh = torch.linalg.svd(r_out @ r_in.T, full_matrices=False)

@@ -1,4 +1,4 @@
-"""What the Low-Norm Effect is measured with: vectors of a soft prompt made shorter, or replaced by noise (Fu et al., ICLR 2024)."""
+"""Corrupting a soft prompt: vectors rescaled, or replaced by noise (Fu et al., ICLR 2024)."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,10 +13,16 @@ __all__ = ["replace", "rescale"]
 def rescale(
     prompt: SoftPrompt, positions: "int | Iterable[int]", tau: "float | Sequence[float]"
 ) -> SoftPrompt:
-    """RESCALE: the vectors at these positions, counted from 0, times τ, or each times its own; in a class-specific prompt those
-    of every class.
+    """RESCALE: multiply the vectors at some positions by τ.
 
-    Raises ValueError for a position that the prompt does not have, a τ that is not finite, or not one for each position.
+    Args:
+        prompt: the soft prompt; of a class-specific one the vectors of every class.
+        positions: one or several, counted from 0.
+        tau: τ, or one for each position.
+
+    Raises:
+        ValueError: for a position that the prompt does not have, a τ that is not finite, or not one
+            for each position.
     """
     chosen = _positions(prompt, positions)
     taus = [float(tau)] * len(chosen) if isinstance(tau, int | float) else [float(t) for t in tau]
@@ -39,10 +45,19 @@ def rescale(
 def replace(
     prompt: SoftPrompt, positions: "int | Iterable[int]", sigma: float, seed: int = 0
 ) -> SoftPrompt:
-    """REPLACE: the vectors at these positions drawn anew, every number from a normal distribution of standard deviation σ; with
-    σ = 0 they vanish, as with `rescale` by 0.
+    """REPLACE: draw the vectors at some positions anew from Normal(0, σ²).
 
-    Raises ValueError for a position that the prompt does not have, or a σ that is not finite or negative.
+    With σ = 0 they vanish, as with `rescale` by 0.
+
+    Args:
+        prompt: the soft prompt; of a class-specific one the vectors of every class.
+        positions: one or several, counted from 0.
+        sigma: σ, a standard deviation.
+        seed: of the noise.
+
+    Raises:
+        ValueError: for a position that the prompt does not have, or a σ that is negative or not
+            finite.
     """
     if not 0 <= sigma < math.inf:
         raise ValueError(f"sigma must be a finite number, 0 or more, got {sigma!r}")
@@ -57,6 +72,7 @@ def replace(
 
 
 def _positions(prompt: SoftPrompt, positions: "int | Iterable[int]") -> list[int]:
+    """The positions as a list, checked."""
     chosen = [positions] if isinstance(positions, int) else list(positions)
     if len(set(chosen)) < len(chosen):
         raise ValueError(f"each position can be named once, got {chosen}")

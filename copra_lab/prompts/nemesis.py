@@ -1,7 +1,7 @@
-"""Nemesis (Fu et al., ICLR 2024), which makes large norms of a soft prompt's vectors cost something in training.
+"""Nemesis (Fu et al., ICLR 2024): penalties on the norms of a soft prompt's vectors.
 
-The released code sums the norms of class-specific vectors over classes, so that the penalty grows with their number; here
-they are averaged.
+The released code sums the norms of class-specific vectors over classes, so that the penalty grows
+with their number; here they are averaged.
 """
 
 import math
@@ -19,29 +19,53 @@ NORMS = (1, 2, math.inf)
 
 
 def pun(context: Tensor, weight: float = 1.0, norm: float = 2) -> Tensor:
-    """Position-uniform normalisation: A · mean_i ‖v_i‖, differentiable, a scalar."""
+    """Position-uniform normalisation, PUN = A · meanᵢ ‖vᵢ‖, a differentiable scalar.
+
+    Args:
+        context: vectors vᵢ, (length, d) or (classes, length, d).
+        weight: A.
+        norm: p of the p-norm.
+    """
     return weight * norms(context, norm).mean()
 
 
 def pan(context: Tensor, positions: Tensor, alpha: Tensor, norm: float = 2) -> Tensor:
-    """Position-aware normalisation: Σ αᵢ‖vᵢ‖ over the sampled `positions` (N,) by how many αᵢ, ``alpha`` (N,), are not 0; 0 if all are."""
+    """Position-aware normalisation, PAN = Σ αᵢ‖vᵢ‖ / #{αᵢ ≠ 0}, a differentiable scalar.
+
+    Args:
+        context: vectors vᵢ, (length, d) or (classes, length, d).
+        positions: the sampled positions i, (N,).
+        alpha: αᵢ of each, (N,); if all are 0, so is PAN.
+        norm: p of the p-norm.
+    """
     return (alpha * norms(context, norm)[positions]).sum() / alpha.count_nonzero().clamp(min=1)
 
 
 def omega(epoch: float, epochs: float) -> float:
-    """ω(E) = 1 − 1 / (1 + exp(−0.2·(E − E_max/2))): near 1 at first, ½ in the middle, near 0 at the end of a long training."""
+    """The weight of the penalty, ω(E) = 1 − 1 / (1 + exp(−0.2·(E − E_max/2))).
+
+    In a long training it is near 1 at first, ½ in the middle, and near 0 at the end.
+    """
     return 1 - 1 / (1 + math.exp(-0.2 * (epoch - epochs / 2)))
 
 
 @dataclass(frozen=True)
 class Nemesis:
-    """What is added to the loss of a soft prompt: ω(E)·(β·PUN + (1 − β)·PAN).
+    """The penalty added to the loss of a soft prompt: ω(E)·(β·PUN + (1 − β)·PAN).
 
-    ``beta`` β: 1 is PUN alone, 0 PAN alone. ``weight`` A ≥ 0 scales either, ``norm`` is 1, 2 or infinity. PAN tries ``samples`` N
-    positions a step, each vector times ``tau`` τ (the paper leaves N and τ open), and makes those cost where the batch is then
-    classified better. ``ramp``: "sigmoid", which is `omega`, or "one", ω = 1 throughout.
+    PAN tries N positions in each step: where the batch is classified better with the vector
+    multiplied by τ, αᵢ = A, elsewhere 0. The paper leaves N and τ open.
 
-    Raises ValueError for settings that make no sense.
+    Attributes:
+        beta: β; 1 is PUN alone, 0 PAN alone.
+        weight: A ≥ 0, which scales both.
+        norm: p of the p-norm: 1, 2 or infinity.
+        tau: τ.
+        samples: N.
+        ramp: "sigmoid", which is `omega`, or "one", ω = 1 throughout.
+
+    Raises:
+        ValueError: for settings out of these bounds.
     """
 
     beta: float = 1.0
@@ -56,18 +80,20 @@ class Nemesis:
             raise ValueError(f"beta must be from 0 (PAN) to 1 (PUN), got {self.beta!r}")
         if not 0 <= self.weight < math.inf or not math.isfinite(self.tau):
             raise ValueError(
-                f"weight must be finite, 0 or more, and tau finite, got {self.weight!r} and {self.tau!r}"
+                "weight must be finite, 0 or more, and tau finite, "
+                f"got {self.weight!r} and {self.tau!r}"
             )
         if self.norm not in NORMS or self.ramp not in ("sigmoid", "one"):
             raise ValueError(
-                f"norm must be 1, 2 or infinity and ramp 'sigmoid' or 'one', got {self.norm!r} and {self.ramp!r}"
+                "norm must be 1, 2 or infinity and ramp 'sigmoid' or 'one', "
+                f"got {self.norm!r} and {self.ramp!r}"
             )
         if not isinstance(self.samples, int) or self.samples < 1:
             raise ValueError(f"samples must be a whole number of at least 1, got {self.samples!r}")
 
     @property
     def method(self) -> str:
-        """What tables call it: pun, pan or pun+pan."""
+        """Its name in tables: pun, pan or pun+pan."""
         return {1.0: "pun", 0.0: "pan"}.get(float(self.beta), "pun+pan")
 
     def loss(
@@ -79,25 +105,39 @@ class Nemesis:
         hits: Callable[[Tensor], Tensor],
         g: torch.Generator,
     ) -> Tensor:
-        """The penalty of (length, d) or (classes, length, d) at `epoch` of `epochs`. ``now``: how many images of the batch are classified
-        rightly; ``hits``: contexts (m, …) → how many with each, (m,)."""
+        """The penalty of one training step, a differentiable scalar.
+
+        Args:
+            context: the vectors, (length, d) or (classes, length, d).
+            epoch: E.
+            epochs: E_max.
+            now: images of the batch that are classified correctly.
+            hits: contexts (m, …) → how many images are classified correctly with each, (m,).
+            g: source of PAN's positions.
+        """
         total = context.new_zeros(())
         if self.beta > 0:
             total = total + self.beta * pun(context, self.weight, self.norm)
         if self.beta < 1:
             positions = torch.randperm(context.shape[-2], generator=g)[: self.samples]
-            total = total + (1 - self.beta) * pan(
-                context,
-                positions,
-                self.weight * self.better(context, positions, now, hits),
-                self.norm,
-            )
+            alpha = self.weight * self.better(context, positions, now, hits)
+            total = total + (1 - self.beta) * pan(context, positions, alpha, self.norm)
         return total * (omega(epoch, epochs) if self.ramp == "sigmoid" else 1.0)
 
     def better(
         self, context: Tensor, positions: Tensor, now: int, hits: Callable[[Tensor], Tensor]
     ) -> Tensor:
-        """Whether the batch is classified better with the vector at each of `positions` (N,) times τ: 1 or 0, (N,)."""
+        """Whether the batch is classified better with one vector multiplied by τ.
+
+        Args:
+            context: the vectors, (length, d) or (classes, length, d).
+            positions: of the vectors to try, one by one, (N,).
+            now: images of the batch that are classified correctly as it is.
+            hits: contexts (N, …) → how many images are classified correctly with each, (N,).
+
+        Returns:
+            1 or 0 for each position, (N,).
+        """
         corrupted = context.detach().repeat(len(positions), *[1] * context.ndim)
         corrupted[torch.arange(len(positions)), ..., positions, :] *= self.tau
         return (hits(corrupted) > now).float()

@@ -1,6 +1,7 @@
-"""Soft prompts: learned vectors in place of a prompt's words (CoOp, Zhou et al., arXiv:2109.01134), or beside an image's
-patches (VPT-shallow, Jia et al., arXiv:2203.12119). A `SoftPrompt` is a value like an `Adapter`. Where the class name
-stands::
+"""Soft prompts: learned vectors in place of a prompt's words, or beside an image's patches.
+
+The first is CoOp (Zhou et al., arXiv:2109.01134), the second VPT-shallow (Jia et al.,
+arXiv:2203.12119). A `SoftPrompt` is a value like an `Adapter`. Where the class name stands::
 
     end      [start] v₁ … v_m  class  .  [stop]
     middle   [start] v₁ … v_⌊m/2⌋  class  v_⌊m/2⌋₊₁ … v_m  .  [stop]
@@ -21,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from copra_lab.engine.text_encoder import embedding, token_numbers
+from copra_lab.engine.text_encoder import embedding, token_ids
 from copra_lab.models.clip import Clip, check_base
 from copra_lab.utils.files import write_atomically
 
@@ -33,11 +34,17 @@ FILE = "soft_prompt.safetensors"
 
 @dataclass(frozen=True)
 class CoOp:
-    """How to learn a text's context: `length` vectors, the class name at the `position` "end", "middle" or "front" of them;
-    with `class_specific` each class learns its own. They begin as noise of standard deviation `std`, or as `words`,
-    whose number is then the length. The defaults are CoOp's.
+    """How to learn a text's context; the defaults are those of CoOp.
 
-    Raises ValueError for a length below 1, another position, or a length beside words.
+    Attributes:
+        length: number of vectors; 16 if it is None.
+        position: of the class name: at the "end", in the "middle" or in "front" of them.
+        class_specific: whether each class learns vectors of its own.
+        words: words whose embeddings the vectors start from; their number is then the length.
+        std: standard deviation of the noise that they start from without words.
+
+    Raises:
+        ValueError: for a length below 1, another position, or a length beside words.
     """
 
     length: int | None = None
@@ -54,14 +61,15 @@ class CoOp:
             )
         if self.words is not None and (self.length is not None or not self.words.strip()):
             raise ValueError(
-                "give words or a length: the length of words is their number of tokens, at least one"
+                "give words or a length: the length of words is their number of tokens, "
+                "at least one"
             )
 
     def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
-        """Where training starts: (length, d), or (classes, length, d)."""
+        """The vectors that training starts from, (length, d) or (classes, length, d)."""
         vocabulary = embedding(clip.model).weight.detach()
         if self.words is not None:
-            context = vocabulary[token_numbers(clip, self.words)].clone()
+            context = vocabulary[token_ids(clip, self.words)].clone()
             return context.expand(len(classes), -1, -1).clone() if self.class_specific else context
         shape = (self.length or 16, vocabulary.shape[1])
         return self.std * torch.randn(
@@ -71,8 +79,15 @@ class CoOp:
 
 @dataclass(frozen=True)
 class VPT:
-    """How to learn tokens of the image tower: `length` vectors that enter its first block beside the patches, noise of standard
-    deviation `std` at first. Raises ValueError for a length below 1."""
+    """How to learn vectors that enter the first block of the image tower beside the patches.
+
+    Attributes:
+        length: number of vectors.
+        std: standard deviation of the noise that they start from.
+
+    Raises:
+        ValueError: for a length below 1.
+    """
 
     length: int = 4
     std: float = 0.02
@@ -81,7 +96,7 @@ class VPT:
         _check_length(self.length)
 
     def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
-        """Where training starts: (length, d)."""
+        """The vectors that training starts from, (length, d)."""
         return self.std * torch.randn(self.length, _width(clip, "vision"), generator=g)
 
 
@@ -92,13 +107,18 @@ def _check_length(length: int | None) -> None:
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
-    """Learned vectors, never changed after they are made: ``context`` (length, d), or (classes, length, d) where each class
-    has its own. ``tower``: "text", with the class name at the ``position`` of it, or "vision".
+    """Learned vectors as a value: never changed, equal when all but the provenance is.
 
-    ``classes`` are those it was trained for: vectors that all classes share go with any others too. ``base`` is the `Clip.hash`
-    it was trained on ("" if unknown). Two soft prompts are equal when all of that is.
+    Attributes:
+        context: the vectors, (length, d), or (classes, length, d) where each class has its own.
+        tower: "text" or "vision".
+        position: of the class name: "end", "middle" or "front".
+        classes: those it was trained for. Vectors that all classes share work with others too.
+        base: the `Clip.hash` that it was trained on, "" if unknown.
+        provenance: how it was made.
 
-    Raises ValueError for shapes and words that make no sense.
+    Raises:
+        ValueError: for a context, tower, position or classes other than these.
     """
 
     context: Tensor
@@ -113,7 +133,8 @@ class SoftPrompt:
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
         if self.tower not in ("text", "vision") or self.position not in POSITIONS:
             raise ValueError(
-                f"tower must be text or vision and position one of {', '.join(POSITIONS)}, got {self.tower!r:.40} and {self.position!r:.40}"
+                f"tower must be text or vision and position one of {', '.join(POSITIONS)}, "
+                f"got {self.tower!r:.40} and {self.position!r:.40}"
             )
         if (
             self.context.ndim not in (2, 3)
@@ -121,22 +142,25 @@ class SoftPrompt:
             or not self.context.is_floating_point()
         ):
             raise ValueError(
-                f"a context is (length, d) or (classes, length, d), of floating point, got {self.context.dtype} {tuple(self.context.shape)}"
+                "a context is (length, d) or (classes, length, d), of floating point, "
+                f"got {self.context.dtype} {tuple(self.context.shape)}"
             )
         if self.class_specific and (
             self.tower == "vision" or len(self.context) != len(self.classes)
         ):
             raise ValueError(
-                f"a context for each of {len(self.context)} classes needs their names, and the text tower"
+                f"a context for each of {len(self.context)} classes needs their names, "
+                "and the text tower"
             )
 
     def __repr__(self) -> str:
-        words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
-        return f"SoftPrompt({', '.join([*words, f'{self.tower} tower', '×'.join(map(str, self.context.shape)) + ' numbers'])})"
+        about = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
+        size = "×".join(map(str, self.context.shape))
+        return f"SoftPrompt({', '.join([*about, f'{self.tower} tower', f'{size} numbers'])})"
 
     @property
     def length(self) -> int:
-        """How many vectors a class sees."""
+        """Number of vectors for each class."""
         return self.context.shape[-2]
 
     @property
@@ -146,7 +170,7 @@ class SoftPrompt:
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits that name what is in this prompt."""
+        """Sixteen hex digits that identify the content of this prompt."""
         about = json.dumps(
             [self.base, self.tower, self.position, self.classes, list(self.context.shape)]
         )
@@ -162,7 +186,7 @@ class SoftPrompt:
         return int(self.hash, 16)
 
     def norms(self, p: float = 2) -> Tensor:
-        """The norm of each vector, (length,): L1, L2 or L∞ for p = 1, 2, inf; where each class has its own, the mean over classes."""
+        """The p-norm of each vector, (length,); of class-specific ones the mean over classes."""
         return norms(self.context, p)
 
     def with_context(self, context: Tensor, **provenance: Any) -> "SoftPrompt":
@@ -171,10 +195,14 @@ class SoftPrompt:
         return SoftPrompt(context, self.tower, self.position, self.classes, self.base, about)
 
     def save(self, folder: "str | Path") -> None:
-        """Write the prompt into `folder`, which is made if need be: one file, all at once."""
+        """Write the prompt into `folder`, made if need be: one file, whole or not at all."""
         header = {
-            "tower": self.tower, "position": self.position, "classes": self.classes, "base": self.base, "provenance": dict(self.provenance)
-        }  # fmt: skip
+            "tower": self.tower,
+            "position": self.position,
+            "classes": self.classes,
+            "base": self.base,
+            "provenance": dict(self.provenance),
+        }
         data = to_bytes(
             {"context": self.context.detach().float().contiguous()},
             {"copra_lab": json.dumps(header, sort_keys=True)},
@@ -185,10 +213,16 @@ class SoftPrompt:
     def load(
         folder: "str | Path", clip: Clip | None = None, classes: Sequence[str] | None = None
     ) -> "SoftPrompt":
-        """Read the prompt in `folder`; with `clip` and `classes`, hold it against them. Nothing is unpickled.
+        """Read the prompt in `folder`. Nothing is unpickled.
 
-        Raises PromptError, one sentence that names the fix, for a missing or damaged file, numbers that are not finite,
-        another base, or class names other than those it was trained for.
+        Args:
+            folder: where `save` wrote it.
+            clip: the base that it must fit, if given.
+            classes: the classes that it must fit; by default its own.
+
+        Raises:
+            PromptError: for a missing or damaged file, numbers that are not finite, another base,
+                or class names other than those it was trained for; it names the fix.
         """
         file = Path(folder) / FILE
         if not file.is_file():
@@ -211,7 +245,8 @@ class SoftPrompt:
             ) from e
         if not torch.isfinite(context).all():
             raise PromptError(
-                f"{file} holds NaN or infinity; the training diverged, so lower its learning rate and train again"
+                f"{file} holds NaN or infinity; "
+                "the training diverged, so lower its learning rate and train again"
             )
         try:
             if clip is not None:
@@ -226,24 +261,34 @@ class PromptError(ValueError):
 
 
 def norms(context: Tensor, p: float = 2) -> Tensor:
-    """The p-norm of each vector of (length, d), or of (classes, length, d) the mean over classes: (length,)."""
-    found = torch.linalg.vector_norm(context, ord=p, dim=-1)
-    return found.mean(0) if context.ndim == 3 else found
+    """The p-norm of each vector, (length,).
+
+    Args:
+        context: (length, d), or (classes, length, d), of which the mean over classes is taken.
+        p: 1, 2 or infinity.
+    """
+    each = torch.linalg.vector_norm(context, ord=p, dim=-1)  # (length,) or (classes, length)
+    return each.mean(0) if context.ndim == 3 else each
 
 
 def word_norm(clip: Clip) -> float:
-    """The mean L2 norm of the embeddings of CLIP's own tokens: what a learned vector stands in for."""
+    """The mean L2 norm of CLIP's own token embeddings, which learned vectors take the place of."""
     return float(embedding(clip.model).weight.detach().norm(dim=-1).mean())
 
 
 def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None:
-    """Raises ValueError if `prompt` was made for another base, for vectors of another width, or, where each class has its own
-    vectors, for other classes."""
+    """Check that a soft prompt fits a CLIP and the classes.
+
+    Raises:
+        ValueError: for another base, vectors of another width, or, where each class has vectors of
+            its own, other classes.
+    """
     check_base("soft prompt", prompt.base, clip.hash)
     width = _width(clip, prompt.tower)
     if prompt.context.shape[-1] != width:
         raise ValueError(
-            f"its vectors have {prompt.context.shape[-1]} numbers, those of this CLIP's {prompt.tower} tower {width}; train it anew"
+            f"its vectors have {prompt.context.shape[-1]} numbers, "
+            f"those of this CLIP's {prompt.tower} tower {width}; train it anew"
         )
     if prompt.class_specific and tuple(classes) != prompt.classes:
         differ = next(
@@ -255,13 +300,13 @@ def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None
             f"{len(classes)} of {len(prompt.classes)}",
         )
         raise ValueError(
-            f"each class has its own vectors in this prompt, and the classes changed ({differ}); train it anew for these"
+            "each class has its own vectors in this prompt, and the classes changed "
+            f"({differ}); train it anew for these"
         )
 
 
 def _width(clip: Clip, tower: str) -> int:
-    return (
-        next(s.width for s in clip.sites.values() if s.tower == "vision")
-        if tower == "vision"
-        else embedding(clip.model).weight.shape[1]
-    )
+    """The width d of a tower's tokens."""
+    if tower == "vision":
+        return next(s.width for s in clip.sites.values() if s.tower == "vision")
+    return embedding(clip.model).weight.shape[1]

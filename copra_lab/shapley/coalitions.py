@@ -61,7 +61,7 @@ class CachedGame:
         n: int,
         cache: "MutableMapping[bytes, np.ndarray] | None" = None,
         batch: int = 1024,
-    ):
+    ) -> None:
         self.game, self.n, self.batch = game, n, batch
         self.cache = {} if cache is None else cache
 
@@ -83,7 +83,8 @@ class CachedGame:
             worth = self.game(np.array([np.frombuffer(k, dtype=bool) for k in part]))
             if len(worth) != len(part):
                 raise ValueError(
-                    f"a game must give one value a coalition: expected {len(part)}, got {len(worth)}"
+                    "a game must give one value a coalition: "
+                    f"expected {len(part)}, got {len(worth)}"
                 )
             self.cache.update(zip(part, worth, strict=True))
         return np.array([self.cache[k] for k in keys])

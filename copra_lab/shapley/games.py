@@ -43,7 +43,7 @@ class _Game(ABC):
 
     names: tuple[str, ...]
 
-    def __init__(self, names: tuple[str, ...]):
+    def __init__(self, names: tuple[str, ...]) -> None:
         self.names = names
         self._cached = CachedGame(self._measure, len(names), batch=self.BATCH)
 
@@ -88,7 +88,7 @@ class LayerGame(_Game):
         adapter: Adapter,
         players: "str | Mapping[str, Iterable[str]]" = "layer",
         value: str = "accuracy",
-    ):
+    ) -> None:
         if value not in MEASURES:
             raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
         sites = bench.clip.sites
@@ -145,7 +145,7 @@ class SwitchGame(_Game):
         metric: Callable[[Any], float],
         unit: str = "layer",
         block_of: BlockOf = block_of,
-    ):
+    ) -> None:
         self.model, self.metric = model, metric
         self.switches = Switches(model, unit, block_of)
         super().__init__(self.switches.names)

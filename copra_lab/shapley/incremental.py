@@ -87,7 +87,8 @@ def sharpen(
 
 def _sampled(known: CachedGame, pairs: int, rng: np.random.Generator) -> Iterator[Progress]:
     """Sample pairs of orders, until there are enough or no coalition is left to measure."""
-    n, mean, total, by_size = known.n, RunningMean(known.n), 0.0, np.zeros(known.n + 1)
+    n, mean, by_size = known.n, RunningMean(known.n), np.zeros(known.n + 1)
+    total = np.zeros(())  # becomes (n,) or (n, games)
     samples = random_orders(known, n, rng, vector=True)
     for count in itertools.count(1):
         if len(known.cache) == 2**n or (n <= MOST_PLAYERS and count > pairs):

@@ -32,7 +32,7 @@ class Estimate:
 class RunningMean:
     """The mean of vectors (n,) that come one by one, and its standard error (Welford 1962)."""
 
-    def __init__(self, n: int):
+    def __init__(self, n: int) -> None:
         self.count, self.mean, self._squares = 0, np.zeros(n), np.zeros(n)
 
     def add(self, x: np.ndarray) -> None:

@@ -1,7 +1,7 @@
-"""Packages that only some users need: where one is missing, a sentence names the extra that brings it.
+"""Optional dependencies: an error that names the extra to install.
 
-``pip install copra-lab`` brings what training, merging and explaining adapters of any model takes. What else a part of
-the package needs stands in an extra, and is imported under `needs`.
+``pip install copra-lab`` brings what you need to train, merge and explain adapters of any model.
+What else a part of the package needs is in an extra, and is imported inside `needs`.
 """
 
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ EXTRAS = {
     "ray": "a sweep on a Ray cluster",
     "sweeps": "a sweep",
 }
-"""Extra → what needs it. Those of people who work on copra-lab itself (test, docs, recipes) are not asked for by code."""
+"""Extra → what needs it. The extras for working on copra-lab itself (test, docs) are not here."""
 
 
 class MissingExtra(ImportError):
-    """A package of an extra is not installed; the message is one sentence that says how to install it."""
+    """A package of an extra is not installed; the message says how to install it."""
 
 
 @contextmanager
 def needs(extra: str, instead: str = "") -> Iterator[None]:
-    """Imports under it that fail for want of a package name `extra`, which brings it.
+    """Turn a failed import in its block into a sentence that names the extra.
 
-    An ``import`` stays an ``import``, so that readers and type checkers see it. A package that is there and cannot be
-    imported for another reason raises what it raises.
+    An ``import`` stays an ``import``, so readers and type checkers see it. Errors other than a
+    missing package pass through.
 
     Args:
         extra: One of `EXTRAS`.

@@ -12,7 +12,7 @@ from tiny import random_adapter, tiny_clip, tiny_task
 from copra_lab.adapters import NONE
 from copra_lab.adapters.adapter import merged_weights
 from copra_lab.bench import Bench
-from copra_lab.engine.transformer import Forest
+from copra_lab.engine.transformer import PrefixTree
 from copra_lab.merging import interpolate, task_arithmetic
 from copra_lab.shapley import LayerGame, all_coalitions, exact, players_of
 
@@ -71,20 +71,20 @@ def test_the_tree_says_what_plain_evaluation_says(towers, players):
 def test_all_coalitions_share_what_they_agree_on():
     game = LayerGame(BENCH, adapter())
     adapters = [game.adapter_of(c) for c in all_coalitions(3)]
-    forest = BENCH._forest(adapters)
-    assert forest.passes == 2 + 4 + 8
+    tree = BENCH._prefix_tree(adapters)
+    assert tree.passes == 2 + 4 + 8
     assert (
-        BENCH._forest([interpolate(adapters[7], NONE, w) for w in (0.2, 0.3)]).passes == 6
+        BENCH._prefix_tree([interpolate(adapters[7], NONE, w) for w in (0.2, 0.3)]).passes == 6
     )  # a path shares nothing
-    assert BENCH._forest([NONE, NONE, adapters[1]]).passes == 4
-    assert isinstance(forest, Forest)
+    assert BENCH._prefix_tree([NONE, NONE, adapters[1]]).passes == 4
+    assert isinstance(tree, PrefixTree)
 
 
 def test_twelve_layers_cost_8190_passes():
     clip = tiny_clip(layers=12)
     bench = Bench(clip, tiny_task(), precision="float32")
     game = LayerGame(bench, random_adapter(clip, towers=("vision",), kinds="q", rank=1))
-    assert bench._forest([game.adapter_of(c) for c in all_coalitions(12)]).passes == 8190
+    assert bench._prefix_tree([game.adapter_of(c) for c in all_coalitions(12)]).passes == 8190
 
 
 def test_answers_do_not_depend_on_what_else_is_asked():
