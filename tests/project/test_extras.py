@@ -1,10 +1,12 @@
 """The base is enough for adapters of any model, and whoever lacks an extra is told its name in one sentence."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.metadata import (
     PackageNotFoundError,
     distributions,
@@ -48,6 +50,8 @@ COMMANDS = {
 
 def brought(requirements: list[str]) -> set[str]:
     """The distributions that are installed for these requirements, and for what they require in turn."""
+    extras = PROJECT["optional-dependencies"].items()
+    told = [*PROJECT["dependencies"], *(f'{r}; extra == "{e}"' for e, rs in extras for r in rs)]
     found, todo = set(), [Requirement(r) for r in requirements]
     while todo:
         r = todo.pop()
@@ -56,7 +60,7 @@ def brought(requirements: list[str]) -> set[str]:
             continue
         found.add((key, *r.extras))
         try:
-            more = map(Requirement, requires(key) or [])
+            more = map(Requirement, told if key == PROJECT["name"] else requires(key) or [])
         except PackageNotFoundError:  # Ray, say, which is not installed to test
             continue
         todo += [
@@ -122,6 +126,38 @@ def test_an_extra_names_what_the_base_has_not():
     of_users = {e: names(r) for e, r in PROJECT["optional-dependencies"].items() if e in EXTRAS}
     for extra, found in of_users.items():
         assert not found & names(PROJECT["dependencies"]), extra
+
+
+def imported(node: ast.AST, under: str = "") -> Iterator[tuple[str, str]]:
+    """What a module imports, by its name at the top, and the extra under whose `needs` it does."""
+    match node:
+        case ast.With(items=[ast.withitem(ast.Call(ast.Name("needs"), [ast.Constant(extra), *_]))]):
+            under = extra
+        case ast.If(test=ast.Name("TYPE_CHECKING")):
+            return
+        case ast.Import():
+            yield from ((a.name.partition(".")[0], under) for a in node.names)
+        case ast.ImportFrom():
+            yield str(node.module).partition(".")[0], under
+    for child in ast.iter_child_nodes(node):
+        yield from imported(child, under)
+
+
+def test_what_an_extra_brings_is_imported_where_its_name_is_said():
+    """The page's and the plots' packages say it for all their modules."""
+    whole = {"copra_lab/page": "app", "copra_lab/plots": "plots"}
+    brings = {e: set(modules(brought(PROJECT["optional-dependencies"][e]))) for e in EXTRAS}
+    wrong, found = [], 0
+    for file in sorted((ROOT / "copra_lab").rglob("*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        at_once = {e for folder, e in whole.items() if name.startswith(folder)}
+        for module, under in imported(ast.parse(file.read_text(encoding="utf-8"))):
+            if module in ALL_HIDDEN:
+                found += 1
+                if not any(module in brings[e] for e in {under, *at_once} - {""}):
+                    wrong.append(f"{name}: {module}")
+    assert wrong == []
+    assert found > 20
 
 
 def test_the_base_alone_imports_all_but_the_page_and_the_plots(tmp_path):
