@@ -14,7 +14,7 @@ NOTEBOOKS := $(wildcard lessons/*.ipynb)
 BROWSER_TESTS := $(shell grep -rls --include='*.py' 'mark\.browser' tests)
 
 .DEFAULT_GOAL := help
-.PHONY: help app test lint lessons site rebuild clean
+.PHONY: help app check test lint lessons site rebuild clean
 .DELETE_ON_ERROR:
 
 help: ## list these commands
@@ -30,7 +30,10 @@ test: lint $(VENV)/.installed-docs ## run every check: style, types, tests, the 
 	$(if $(BROWSER_TESTS),$(BIN)/python -m pytest -m browser $(BROWSER_TESTS))
 	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 $(NOTEBOOKS))
 
-lint: $(VENV)/.installed-test ## check style and types
+check: lint ## run what takes two minutes: style, types, contracts of imports, the quick tests
+	$(BIN)/python -m pytest -q -m 'not browser and not lessons and not slow'
+
+lint: $(VENV)/.installed-test ## check style, types and which package imports which
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check --quiet
 	$(BIN)/mypy

@@ -23,9 +23,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import ipywidgets as w
 import torch
@@ -36,7 +38,6 @@ from sklearn.preprocessing import StandardScaler
 
 from copra_lab import plots
 from copra_lab.exercises import meet_clip as check
-from copra_lab.plots.widgets import live
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 
 # %% [markdown]

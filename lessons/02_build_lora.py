@@ -23,9 +23,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import copy
 import math
@@ -42,7 +44,6 @@ from copra_lab.adapters import LowRank
 from copra_lab.exercises import build_lora as check
 from copra_lab.merging import truncate, weighted_sum
 from copra_lab.models import hf_name
-from copra_lab.plots.widgets import live
 from copra_lab.utils.rng import generator
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped

@@ -23,9 +23,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import math
 from dataclasses import replace
@@ -45,7 +47,6 @@ from copra_lab.merging import (
     interpolate_factors,
     weighted_sum,
 )
-from copra_lab.plots.widgets import live
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 

@@ -23,9 +23,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import copy
 import math
@@ -44,7 +46,6 @@ from copra_lab.adapters import NONE
 from copra_lab.exercises import drop_layers as check
 from copra_lab.merging import interpolate_factors
 from copra_lab.methods import Attached
-from copra_lab.plots.widgets import live
 from copra_lab.pruning import keep
 from copra_lab.shapley import Curve
 from copra_lab.training import drawn, group, masks

@@ -23,9 +23,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import copy
 import time
@@ -41,7 +43,6 @@ from IPython.display import Markdown
 from copra_lab import plots
 from copra_lab import shapley as sh
 from copra_lab.exercises import value_layers as check
-from copra_lab.plots.widgets import live
 from copra_lab.shapley import LayerGame
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped

@@ -24,9 +24,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 from dataclasses import replace
 
@@ -40,7 +42,6 @@ from copra_lab.adapters import NONE
 from copra_lab.exercises import prune_adapter as check
 from copra_lab.merging import truncate
 from copra_lab.models import site_of
-from copra_lab.plots.widgets import live
 from copra_lab.pruning import keep, keep_best, layers_of, magnitudes, sparsify
 from copra_lab.shapley import LayerGame, exact
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval

@@ -23,9 +23,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import copy
 from dataclasses import replace
@@ -40,7 +42,6 @@ from copra_lab import merging, plots
 from copra_lab.adapters import NONE, Adapter, LowRank
 from copra_lab.exercises import merge_models as check
 from copra_lab.methods import Attached, LoRA
-from copra_lab.plots.widgets import live
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 

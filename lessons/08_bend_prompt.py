@@ -20,9 +20,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import ipywidgets as w
 import torch
@@ -33,7 +35,6 @@ from copra_lab import plots
 from copra_lab.bench import occurrences, survey
 from copra_lab.engine import Encoder
 from copra_lab.exercises import bend_prompt as check
-from copra_lab.plots.widgets import live
 from copra_lab.prompts import replace, rescale, word_norm
 from copra_lab.utils.statistics import paired_bootstrap
 from copra_lab.zoo import shipped_prompts

@@ -20,9 +20,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 import ipywidgets as w
 import torch
@@ -32,7 +34,6 @@ from IPython.display import Markdown
 from copra_lab import plots
 from copra_lab.engine import Encoder
 from copra_lab.exercises import normalise_prompt as check
-from copra_lab.plots.widgets import live
 from copra_lab.prompts import omega, pan, pun, rescale
 from copra_lab.utils.statistics import bootstrap_interval, paired_bootstrap
 

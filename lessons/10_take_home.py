@@ -19,9 +19,11 @@
 # %% tags=["setup"]
 try:
     import copra_lab as cl
-except ImportError:
+    from copra_lab.plots.widgets import live
+except ImportError:  # the package, or what its lessons need beside it
     # %pip install --quiet "copra-lab[lessons]==0.1.0"
     import copra_lab as cl
+    from copra_lab.plots.widgets import live
 
 from collections import Counter
 from dataclasses import replace
@@ -41,7 +43,6 @@ from copra_lab import plots
 from copra_lab.adapters import NONE, model_card
 from copra_lab.exercises import take_home as check
 from copra_lab.merging import average_factors, interpolate
-from copra_lab.plots.widgets import live
 from copra_lab.pruning import keep
 from copra_lab.sweeps import read_grid
 from copra_lab.tasks import image_folder

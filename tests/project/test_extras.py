@@ -1,10 +1,13 @@
 """The base is enough for adapters of any model, and whoever lacks an extra is told its name in one sentence."""
 
+import ast
 import json
 import os
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import (
     PackageNotFoundError,
     distributions,
@@ -48,6 +51,8 @@ COMMANDS = {
 
 def brought(requirements: list[str]) -> set[str]:
     """The distributions that are installed for these requirements, and for what they require in turn."""
+    extras = PROJECT["optional-dependencies"].items()
+    told = [*PROJECT["dependencies"], *(f'{r}; extra == "{e}"' for e, rs in extras for r in rs)]
     found, todo = set(), [Requirement(r) for r in requirements]
     while todo:
         r = todo.pop()
@@ -56,7 +61,7 @@ def brought(requirements: list[str]) -> set[str]:
             continue
         found.add((key, *r.extras))
         try:
-            more = map(Requirement, requires(key) or [])
+            more = map(Requirement, told if key == PROJECT["name"] else requires(key) or [])
         except PackageNotFoundError:  # Ray, say, which is not installed to test
             continue
         todo += [
@@ -78,19 +83,23 @@ def own(extra: str) -> set[str]:
     return found
 
 
-def modules(distributions: set[str]) -> list[str]:
-    """What Python imports from them: names at the top."""
-    return sorted(
-        module
-        for module, of in packages_distributions().items()
-        if {canonicalize_name(d) for d in of} <= distributions
-    )
+@cache
+def tops() -> dict[str, set[str]]:
+    """Module at the top → the distributions that have it, in half a second."""
+    return {m: set(map(canonicalize_name, of)) for m, of in packages_distributions().items()}
 
 
-BASE = brought(PROJECT["dependencies"]) | {"pip", "setuptools", PROJECT["name"]}
-HIDDEN = {extra: modules(own(extra) - BASE) for extra in EXTRAS}
-ALL_HIDDEN = modules({canonicalize_name(d.name) for d in distributions()} - BASE)
-"""What an environment with the base alone has not."""
+def modules(of: set[str]) -> list[str]:
+    """What Python imports from distributions, by names at the top."""
+    return sorted(module for module, theirs in tops().items() if theirs <= of)
+
+
+@pytest.fixture(scope="module")
+def hidden() -> dict[str, list[str]]:
+    """By extra, the modules that it brings; and by "all", what an environment with the base alone has not."""
+    base = brought(PROJECT["dependencies"]) | {"pip", "setuptools", PROJECT["name"]}
+    every = {canonicalize_name(d.name) for d in distributions()}
+    return {"all": modules(every - base)} | {e: modules(own(e) - base) for e in EXTRAS}
 
 
 def python(code: str, cwd: Path) -> str:
@@ -124,10 +133,42 @@ def test_an_extra_names_what_the_base_has_not():
         assert not found & names(PROJECT["dependencies"]), extra
 
 
-def test_the_base_alone_imports_all_but_the_page_and_the_plots(tmp_path):
+def imported(node: ast.AST, under: str = "") -> Iterator[tuple[str, str]]:
+    """What a module imports, by its name at the top, and the extra under whose `needs` it does."""
+    match node:
+        case ast.With(items=[ast.withitem(ast.Call(ast.Name("needs"), [ast.Constant(extra), *_]))]):
+            under = extra
+        case ast.If(test=ast.Name("TYPE_CHECKING")):
+            return
+        case ast.Import():
+            yield from ((a.name.partition(".")[0], under) for a in node.names)
+        case ast.ImportFrom():
+            yield str(node.module).partition(".")[0], under
+    for child in ast.iter_child_nodes(node):
+        yield from imported(child, under)
+
+
+def test_what_an_extra_brings_is_imported_where_its_name_is_said(hidden):
+    """The page's and the plots' packages say it for all their modules."""
+    whole = {"copra_lab/page": "app", "copra_lab/plots": "plots"}
+    brings = {e: set(modules(brought(PROJECT["optional-dependencies"][e]))) for e in EXTRAS}
+    wrong, found = [], 0
+    for file in sorted((ROOT / "copra_lab").rglob("*.py")):
+        name = file.relative_to(ROOT).as_posix()
+        at_once = {e for folder, e in whole.items() if name.startswith(folder)}
+        for module, under in imported(ast.parse(file.read_text(encoding="utf-8"))):
+            if module in hidden["all"]:
+                found += 1
+                if not any(module in brings[e] for e in {under, *at_once} - {""}):
+                    wrong.append(f"{name}: {module}")
+    assert wrong == []
+    assert found > 20
+
+
+def test_the_base_alone_imports_all_but_the_page_and_the_plots(tmp_path, hidden):
     code = f"""
 from hiding import hide
-hide({ALL_HIDDEN})
+hide({hidden["all"]})
 import pkgutil, sys
 from importlib import import_module
 import copra_lab
@@ -135,18 +176,18 @@ apart = ("copra_lab.page", "copra_lab.plots")
 for found in pkgutil.walk_packages(copra_lab.__path__, "copra_lab.", onerror=lambda name: None):
     if not found.name.startswith(apart) and not found.name.endswith("__main__"):
         import_module(found.name)
-print(sorted(m for m in {ALL_HIDDEN} if m in sys.modules))
+print(sorted(m for m in {hidden["all"]} if m in sys.modules))
 """
     assert python(code, tmp_path) == "[]\n"
 
 
-def test_the_base_alone_trains_merges_prunes_and_explains(tmp_path):
+def test_the_base_alone_trains_merges_prunes_and_explains(tmp_path, hidden):
     script = ROOT / "tests" / "support" / "base_alone.py"
-    code = f"from hiding import hide; hide({ALL_HIDDEN}); import runpy; runpy.run_path({str(script)!r})"
+    code = f"from hiding import hide; hide({hidden['all']}); import runpy; runpy.run_path({str(script)!r})"
     assert python(code, tmp_path).startswith("values of the layers:")
 
 
-def test_whoever_lacks_an_extra_reads_one_sentence_that_names_it(tmp_path):
+def test_whoever_lacks_an_extra_reads_one_sentence_that_names_it(tmp_path, hidden):
     code = f"""
 import contextlib, io, json, sys
 from pathlib import Path
@@ -156,7 +197,7 @@ from copra_lab.cli import app
 from typer.testing import CliRunner
 said = {{}}
 for extra, ask in {ASKS}.items():
-    hide({HIDDEN}[extra])
+    hide({hidden}[extra])
     for name in [n for n in sys.modules if n.startswith(("copra_lab.page", "copra_lab.plots"))]:
         del sys.modules[name]
     with contextlib.redirect_stderr(io.StringIO()) as errors:
@@ -168,7 +209,7 @@ for extra, ask in {ASKS}.items():
             pass
     said[extra] = errors.getvalue()
 for extra, arguments in {COMMANDS}.items():
-    hide({HIDDEN}[extra])
+    hide({hidden}[extra])
     for name in [n for n in sys.modules if n.startswith(("copra_lab.page", "copra_lab.plots"))]:
         del sys.modules[name]
     ran = CliRunner().invoke(app, arguments)
@@ -186,9 +227,8 @@ print(json.dumps(said))
             assert "\n" not in words
 
 
-def test_the_script_of_the_page_says_so_too(tmp_path):
-    hidden = HIDDEN["app"]
-    code = f"from hiding import hide; hide({hidden}); import runpy; runpy.run_path({str(ROOT / 'app.py')!r})"
+def test_the_script_of_the_page_says_so_too(tmp_path, hidden):
+    code = f"from hiding import hide; hide({hidden['app']}); import runpy; runpy.run_path({str(ROOT / 'app.py')!r})"
     ran = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "support")))},

@@ -74,11 +74,11 @@ def test_it_holds_the_page_its_weights_and_nothing_else(folder):
 def test_its_app_needs_only_the_folder_and_what_its_requirements_name(folder):
     code = """
 import sys
-for name in ("transformers", "peft", "accelerate", "matplotlib", "joblib"):
+for name in ("transformers", "peft", "accelerate", "matplotlib"):
     sys.modules[name] = None  # what is not installed
 import app, copra_lab
 from copra_lab.page.api.endpoints import Api
-from copra_lab.page.lab import Lab
+from copra_lab.page.state.lab import Lab
 answer = Api(Lab(precision="float32")).blend("digits", "0/lora-seed-0", "0/lora-seed-1", 0.5)
 print(copra_lab.__file__, app.__file__, answer["correct"], sep="\\n")
 """

@@ -3,6 +3,7 @@
 import io
 import stat
 import zipfile
+from functools import cache
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from copra_lab.tasks.zip_upload import IMAGES, UploadError, zip_task
 COLOURS = {"cats": (200, 30, 30), "big_dogs": (30, 30, 200)}
 
 
+@cache
 def picture(colour=(90, 160, 30), size: int = 20, kind: str = "PNG") -> bytes:
     file = io.BytesIO()
     Image.new("RGB", (size, size), colour).save(file, kind)
