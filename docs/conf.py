@@ -48,7 +48,7 @@ MENU = {
     "Decisions": ["docs/decisions/README"]
     + [f"docs/decisions/{p.stem}" for p in sorted((ROOT / "docs/decisions").glob("[a-z]*.md"))],
     "Reports": ["experiments/README", "experiments/federated/README", "benchmarks/README"],
-    "Project": ["CHANGELOG", "CONTRIBUTING", "SECURITY"],
+    "Project": ["CHANGELOG", "CONTRIBUTING", "SECURITY", "copra_lab/assets/clip/README"],
 }
 
 SHOWN = [
@@ -72,7 +72,8 @@ root_doc = "lessons/README"
 include_patterns = [
     "lessons/README.md",
     "lessons/*.ipynb",
-    "docs/**/*.md",
+    "docs/*.md",
+    "docs/*/*.md",
     *(f"{page}.md" for page in MENU["Reports"] + MENU["Project"]),
 ]
 nb_execution_mode = "off"

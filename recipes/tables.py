@@ -1,4 +1,5 @@
-"""Fill the README's tables from the results: ``python recipes/tables.py``. A table stands between two comments."""
+"""Fill the tables of README, ``docs/results.md`` and the model card from the results: ``python recipes/tables.py``. A table stands
+between two comments."""
 
 import csv
 import json
@@ -87,7 +88,7 @@ SPEED = (
     "ViT-B-32: memory at most, accuracy of an adapter, 400 images, against peft",
     "ViT-B-32: memory at most, LoRA steps of 8 images, against peft",
 )
-"""Rows of the benchmarks' table that the README shows."""
+"""Rows of the benchmarks' table that ``docs/results.md`` shows."""
 
 
 def speed_table() -> str:
@@ -123,8 +124,12 @@ def filled(text: str) -> str:
     )
 
 
+PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+CARD = ROOT / "copra_lab" / "assets" / "clip" / "README.md"
+
+
 def main() -> None:
-    for file in (ROOT / "README.md", ROOT / "copra_lab" / "assets" / "clip" / "README.md"):
+    for file in (*PAGES, CARD):
         if file.exists():
             try:
                 write_atomically(file, filled(file.read_text(encoding="utf-8")).encode())

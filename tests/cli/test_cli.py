@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 
+import documents
 import pytest
 import torch
 import typer
@@ -957,10 +957,11 @@ def test_help_tells_the_defaults_that_training_has():
             )
 
 
-def test_the_readmes_commands_are_right():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_guides_commands_are_right():
     commands = [
-        line.partition(" #")[0] for line in readme.splitlines() if line.startswith("copra-lab ")
+        line.partition(" #")[0]
+        for line in documents.CODE["commands"].splitlines()
+        if line.startswith("copra-lab ")
     ]
     assert len(commands) >= 8
     for command in commands:
@@ -970,9 +971,7 @@ def test_the_readmes_commands_are_right():
                 pass
         else:
             assert verb == "--install-completion"
-    file = re.search(r"```toml\n(.*?)```", readme, re.DOTALL)
-    assert file
-    assert len(grid(tomllib.loads(file[1])).runs) == 48
+    assert len(grid(tomllib.loads(documents.CODE["sweep"])).runs) == 48
 
 
 def test_the_page_has_its_own_options(tmp_path):

@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import documents
 import gradio as gr
 import psutil
 import pytest
@@ -153,14 +154,13 @@ def test_every_endpoint_says_what_it_is_and_what_each_value_means():
         assert description.endswith(".") and all(values.values()), name
 
 
-def test_the_readme_and_the_space_call_endpoints_that_exist():
-    for file in (ROOT / "README.md", ROOT / "recipes" / "space_template.md"):
-        called = set(re.findall(r'api_name="/(\w+)"', file.read_text(encoding="utf-8")))
+def test_the_guides_and_the_space_call_endpoints_that_exist():
+    space = (ROOT / "recipes" / "space_template.md").read_text(encoding="utf-8")
+    for text in (documents.TEXT, space):
+        called = set(re.findall(r'api_name="/(\w+)"', text))
         assert called
         assert called <= set(ENDPOINTS)
-    said = re.search(
-        r"view_api\(\) +# (.*)", (ROOT / "README.md").read_text(encoding="utf-8")
-    ).group(1)
+    said = re.search(r"view_api\(\) +# (.*)", documents.TEXT).group(1)
     assert tuple(said.split(", ")) == ENDPOINTS
 
 
@@ -234,16 +234,9 @@ def test_prompts_pictures_and_values_come_over_the_network_too(client):
     assert client.predict(task, key, 0, api_name="/shapley")["coalitions"] >= values["coalitions"]
 
 
-def test_the_readme_asks_as_it_says(url, capsys):
-    code = dict(
-        re.findall(
-            r"<!-- tested: (\w+) -->\n```python\n(.*?)```",
-            (ROOT / "README.md").read_text(encoding="utf-8"),
-            re.DOTALL,
-        )
-    )
+def test_the_guide_asks_as_it_says(url, capsys):
     names: dict = {}
-    exec(code["programs"].replace("http://127.0.0.1:7860", url), names)
+    exec(documents.CODE["programs"].replace("http://127.0.0.1:7860", url), names)
     names["page"].close()
     shown = capsys.readouterr().out
     assert all(f"/{name}" in shown for name in ENDPOINTS)

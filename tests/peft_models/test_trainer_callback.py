@@ -2,11 +2,11 @@
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
 
+import documents
 import peft
 import pytest
 import torch
@@ -202,16 +202,11 @@ def test_two_processes_draw_the_same_and_end_the_same(tmp_path):
     ]
 
 
-def snippets_of_the_readme():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    return dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", readme, re.DOTALL))
-
-
-def test_the_readme_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
+def test_the_guide_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_images(tmp_path / "photos", 8)
-    snippets, seen = snippets_of_the_readme(), {}
-    exec(snippets["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), seen)
+    seen: dict = {}
+    exec(documents.CODE["folder"].replace("lr=4e-3", "lr=4e-3, steps=3, progress=False"), seen)
     assert seen["one"].provenance["steps"] == 3
     assert len(seen["both"]) == 36
     assert (
@@ -219,10 +214,9 @@ def test_the_readme_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     ).abs().max() > 1e-2  # of the adapter, not of the base
 
 
-def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
+def test_the_guide_does_what_it_says(tmp_path, monkeypatch):
     from transformers import TrainingArguments
 
-    snippets = snippets_of_the_readme()
     monkeypatch.chdir(tmp_path)
     adapted("LoRA and a head", seed=1).save_pretrained("yours")
     settings = {
@@ -239,7 +233,7 @@ def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
         "data": Words(),
         "accuracy": lambda m: float(logits(m).mean()),
     }
-    exec(snippets["trainer"], given)
+    exec(documents.CODE["trainer"], given)
     assert given["game"].n_players == 4
     for folder in ("half", "middle"):
         assert torch.isfinite(logits(peft.PeftModel.from_pretrained(bert(), folder).eval())).all()
@@ -249,7 +243,7 @@ def test_the_readme_does_what_it_says(tmp_path, monkeypatch):
         [p for p in given["model"].parameters() if p.requires_grad]
     )
     given["batches"] = [{"input_ids": tokens(), "labels": torch.arange(6) % 3}] * 6
-    exec(snippets["loop"], given)
+    exec(documents.CODE["loop"], given)
     after = [p for p in given["model"].parameters() if p.requires_grad]
     assert any(not torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert all(given["drops"].on.values())

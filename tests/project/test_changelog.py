@@ -80,7 +80,7 @@ def test_a_public_name_of_the_first_version_is_where_the_changelog_says(module):
     homes = [
         import_module(n) for n in named(ROWS[f"copra_lab.{module}"]) if n.startswith("copra_lab.")
     ]
-    gone = set(named(SECTION.partition("Gone without")[2].partition("\n\n")[0]))
+    gone = set(named(SECTION.partition("\nGone, ")[2].partition("\nAn ")[0]))
     assert homes
     for name in PUBLIC[module].split():
         assert any(hasattr(h, name) for h in homes) or f"{module}.{name}" in gone, name

@@ -8,6 +8,7 @@ import tomllib
 import zipfile
 from pathlib import Path
 
+import documents
 import pytest
 import yaml
 from packaging.requirements import Requirement
@@ -26,7 +27,7 @@ ENVIRONMENT = (ROOT / "environment.yml").read_text(encoding="utf-8")
 
 MARKDOWN = [
     p.relative_to(ROOT).as_posix()
-    for folder in (".", "docs/*", "lessons", "experiments", "benchmarks")
+    for folder in (".", "docs", "docs/*", "lessons", "experiments", "benchmarks")
     for p in sorted(ROOT.glob(f"{folder}/*.md"))
 ]
 MARKDOWN_TEXTS = [(ROOT / name).read_text(encoding="utf-8") for name in MARKDOWN]
@@ -97,7 +98,7 @@ def test_conda_and_binder_get_the_same():
 
 
 def test_every_way_to_install_names_the_same_extras():
-    for text in (README, MAKEFILE, ENVIRONMENT):
+    for text in (documents.TEXT, MAKEFILE, ENVIRONMENT):
         assert ["lessons", "test"] in [
             sorted(found.split(","))
             for found in re.findall(r"(?<=\[)[a-z]+(?:,[a-z]+)+(?=\])", text)
@@ -112,10 +113,11 @@ def test_every_way_to_install_names_the_same_extras():
     assert all(f'"copra-lab[lessons]=={release}"' in text for text in LESSONS)
 
 
-def test_the_readme_names_commands_that_exist():
+def test_the_guides_name_commands_that_exist():
     targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
-    assert set(re.findall(r"\bmake ([a-z]+)\b", "".join(re.findall(r"`[^`]*`", README)))) <= targets
-    assert set(re.findall(r"\bcl\.(\w+)", README)) <= set(copra_lab.__all__)
+    quoted = "".join(re.findall(r"`[^`]*`", documents.TEXT))
+    assert set(re.findall(r"\bmake ([a-z]+)\b", quoted)) <= targets
+    assert set(re.findall(r"\bcl\.(\w+)", documents.TEXT)) <= set(copra_lab.__all__)
 
 
 @pytest.mark.parametrize("name", MARKDOWN)
@@ -134,7 +136,7 @@ def test_a_page_of_a_method_gives_numbers_that_the_reports_have(name):
     """They are written by hand, and what ships is made anew now and then."""
     reports = "".join(
         (ROOT / r).read_text(encoding="utf-8")
-        for r in ("README.md", "experiments/README.md", "benchmarks/README.md")
+        for r in ("docs/results.md", "experiments/README.md", "benchmarks/README.md")
     )
     found = (ROOT / name).read_text(encoding="utf-8").partition("## What this project found")[2]
     number = r"(?<![\d.,:/])\d+\.\d+(?!\d|\.\d)"

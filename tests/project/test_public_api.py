@@ -31,7 +31,7 @@ PUBLIC = {
     "engine": "Encoder encode_texts Tower TextTower plain_tower plain_text",
     "merging": """weighted_sum Weight interpolate plane task_arithmetic ties dare keep_largest truncate
         average_factors interpolate_factors SPACES barrier highest_barrier""",
-    "methods": "LoRA Attached",
+    "methods": "LoRA Attached InputDropout",
     "models": """load_clip Clip check_base to_hugging_face save_hugging_face Site find_sites choose hf_name site_of
         KINDS TOWERS""",
     "peft_models": """CopRACallback Progressive Switches tuner_layers block_of PeftAdapter keep average""",
@@ -39,8 +39,8 @@ PUBLIC = {
         masks landscape changes table BLUE GREEN GREY PALE VERMILION""",
     "prompts": """CoOp VPT SoftPrompt PromptError norms word_norm Nemesis pun pan omega rescale replace""",
     "pruning": "keep PRESETS preset layers_of keep_best magnitudes sparsify sparsity",
-    "shapley": """LayerGame SwitchGame players_of Game solve exact Exact Curve all_coalitions estimate Estimate
-        SAMPLERS permutations owen stratified""",
+    "shapley": """LayerGame SwitchGame players_of Game solve exact Exact Curve all_coalitions sharpen Progress
+        estimate Estimate SAMPLERS permutations owen stratified""",
     "sweeps": "read_grid grid Grid METHODS Run PromptRun trained run_all rows_of",
     "tasks": """load_task task_names Task Split image_folder photo data_folder TASKS SETS IMAGE_FILES MEGAPIXELS""",
     "tasks.hugging_face": "listing",

@@ -1,5 +1,6 @@
-"""Every block of code in the README and every command in its text is run as it stands, but for what is said here: few images and few
-steps, nothing is installed or published, and what starts a server or a training of minutes is asked for its help instead."""
+"""Every block of code in the README and in the guides beside it, and every command in their text, is run as it stands, but for what is
+said here: few images and few steps, nothing is installed or published, and what starts a server or a training of minutes is asked for its
+help instead."""
 
 import importlib.metadata
 import re
@@ -11,45 +12,44 @@ import tomllib
 from dataclasses import replace
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 import typer
+from documents import BLOCK, CODE, README, ROOT, TEXT
 from packaging.requirements import Requirement
 from tiny import save_clip, save_images
 from typer.testing import CliRunner
 
 import copra_lab
-from copra_lab.adapters import adapter as lora
-from copra_lab.adapters import load_adapter, publishing
+from copra_lab.adapters import load_adapter
 from copra_lab.cli import app
+from copra_lab.methods import LoRA
 from copra_lab.prompts import CoOp
 from copra_lab.sweeps import runs
 from copra_lab.tasks import task as tasks
 from copra_lab.training import settings as train
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text(encoding="utf-8").split("---\n", 2)[2]
-BLOCK = re.compile(r"(?:<!-- tested: (\w+) -->\n)?```(\w+)\n(.*?)```", re.DOTALL)
-CODE = {name: code for name, _, code in BLOCK.findall(README)}
 ELSEWHERE = {
-    "trainer": "test_callback",
-    "loop": "test_callback",
-    "folder": "test_callback",
-    "images": "test_datasets",
-    "programs": "test_api",
+    "trainer": "peft_models/test_trainer_callback",
+    "loop": "peft_models/test_trainer_callback",
+    "folder": "peft_models/test_trainer_callback",
+    "images": "tasks/test_benchmarks",
+    "programs": "page/test_api",
 }
 HERE = {"setup", "use", "commands", "sweep"}
 COMMAND = typer.main.get_command(app)
 
 
+def test_the_readme_takes_two_minutes():
+    assert len(README.splitlines()) <= 150
+
+
 def test_every_block_of_code_has_a_test_that_runs_it():
-    assert len(CODE) == len(BLOCK.findall(README))
+    assert len(CODE) == len(BLOCK.findall(TEXT))
     assert set(CODE) == HERE | set(ELSEWHERE)
     for name, file in ELSEWHERE.items():
-        assert re.search(
-            rf'exec\(\w+\["{name}"\]', (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
-        ), name
+        text = (ROOT / "tests" / f"{file}.py").read_text(encoding="utf-8")
+        assert f'exec(documents.CODE["{name}"]' in text, name
 
 
 @pytest.fixture
@@ -63,7 +63,7 @@ def small(monkeypatch, tmp_path):
     full = tasks.load_task
     for place in (copra_lab, tasks, runs):
         monkeypatch.setattr(place, "load_task", load_task)
-    for method in (lora.LoRA, CoOp):
+    for method in (LoRA, CoOp):
         monkeypatch.setitem(train.DEFAULTS, method, train.DEFAULTS[method] | {"steps": 2})
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -72,7 +72,7 @@ def small(monkeypatch, tmp_path):
 def test_use(small, monkeypatch):
     published = {}
     monkeypatch.setattr(
-        publishing, "push_to_hub", lambda adapter, repo, **_: published.update({repo: adapter})
+        copra_lab, "push_to_hub", lambda adapter, repo, **_: published.update({repo: adapter})
     )
     names: dict = {}
     exec(CODE["use"], names)
@@ -127,7 +127,7 @@ PROGRAMS = (
     r"make|%?pip|[!.]?[\w\\/.]*python3?|py|[\w\\/.]*pip|conda|[\w/.]*jupyter|accelerate|copra-lab"
 )
 IN_TEXT = sorted(
-    {" ".join(c.split()) for c in re.findall(rf"`((?:{PROGRAMS})\s[^`]+)`", BLOCK.sub("", README))}
+    {" ".join(c.split()) for c in re.findall(rf"`((?:{PROGRAMS})\s[^`]+)`", BLOCK.sub("", TEXT))}
     | set(CODE["setup"].splitlines())
 )
 

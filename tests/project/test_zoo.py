@@ -106,7 +106,9 @@ def test_a_row_that_was_not_measured_is_a_sentence(monkeypatch, tmp_path):
     )
     for rows in ([], measured[:-1]):
         tables.RESULTS.write_text(json.dumps({"rows": rows}), encoding="utf-8")
-        assert f"no row {tables.SPEED[-1 if rows else 0]!r}" in rebuild.readme_is_stale(load_clip())
+        assert f"no row {tables.SPEED[-1 if rows else 0]!r}" in rebuild.tables_are_stale(
+            load_clip()
+        )
     tables.RESULTS.write_text(json.dumps({"rows": measured}), encoding="utf-8")
     assert tables.speed_table().splitlines()[2:] == [
         f"| {w} | 500 ms | 1.50 s | 3.00 (2.00 to 4.00) | float32 |" for w in tables.SPEED

@@ -7,6 +7,7 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
+import documents
 import numpy as np
 import pytest
 import torch
@@ -368,11 +369,11 @@ def test_fit_runs_on_a_data_set(built):
     assert adapter.provenance["task"] == "oxford-pets"
 
 
-def test_the_readme_shows_what_runs(built, tmp_path, monkeypatch):
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    section = readme.partition("### On other images")[2].partition("\n##")[0]
+def test_the_guide_shows_what_runs(built, tmp_path, monkeypatch):
+    section = (
+        documents.PAGES["usage"].partition("**The field's data sets.**")[2].partition("\n\n")[0]
+    )
     assert set(re.findall(r"`([a-z-]+\d*)`", section)) >= set(SETS)
-    code = dict(re.findall(r"<!-- tested: (\w+) -->\n```python\n(.*?)```", section, re.DOTALL))
     for name in ("cat", "dog"):
         for i in range(4):
             save(tmp_path / "photos" / name / f"{i}.jpg", name, i)
@@ -383,6 +384,6 @@ def test_the_readme_shows_what_runs(built, tmp_path, monkeypatch):
     import copra_lab as cl
 
     names: dict = {"cl": cl, "clip": tiny_clip()}
-    exec(code["images"], names)
+    exec(documents.CODE["images"], names)
     assert names["mine"].classes == ("cat", "dog")
     assert len(names["pets"].test) == 18
