@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from copra_lab.models.clip import Clip, check_base
-from copra_lab.models.sites import Site, find_sites, no_sites, parse
+from copra_lab.models.sites import Site, find_sites, not_sites, parse
 
 __all__ = ["NONE", "Adapter", "LowRank", "from_delta", "merged_into"]
 
@@ -144,7 +144,7 @@ def _missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
     """Why a CLIP has no site of this name."""
     found = parse(name)
     if found is None:
-        return no_sites([n for n in adapter.deltas if parse(n) is None], adapter.deltas)
+        return not_sites([n for n in adapter.deltas if parse(n) is None], adapter.deltas)
     depth = 1 + max((s.layer for s in sites.values() if s.tower == found[0]), default=-1)
     if found[1] < depth or not depth:
         return f"this CLIP has no site {name!r}; the adapter was made for another architecture"

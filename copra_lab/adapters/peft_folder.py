@@ -21,7 +21,7 @@ from safetensors.torch import save as to_bytes
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.factor_pairs import AdapterError, assemble, pair_up, read_safetensors
-from copra_lab.models.sites import hf_name, no_sites, parse
+from copra_lab.models.sites import hf_name, not_sites, parse
 from copra_lab.utils.files import read_json, write_atomically
 
 __all__ = ["save_adapter"]
@@ -153,7 +153,7 @@ def _pair_up(
             odd = True
         halves.setdefault(name, {})[half] = key, t
     if odd:
-        raise AdapterError(f"{file}: {no_sites([n for n in halves if not _parsed(n)], halves)}")
+        raise AdapterError(f"{file}: {not_sites([n for n in halves if not _parsed(n)], halves)}")
     return pair_up(file, halves)
 
 
@@ -244,7 +244,7 @@ def _as_sites(
         # ΔW = 0 changes nothing. So it is on the output projection of nn.MultiheadAttention, whose forward pass calls no adapter of its own.
         pairs = {p: (a, b) for p, (a, b) in pairs.items() if _parsed(p) or (a.any() and b.any())}
         if outside := [p for p in pairs if not _parsed(p)]:
-            raise AdapterError(f"{file}: {no_sites(outside, pairs)}")
+            raise AdapterError(f"{file}: {not_sites(outside, pairs)}")
     if any(path.endswith(".base_layer.out_proj") and b.any() for path, (_, b) in pairs.items()):
         warnings.warn(
             f"{file}: peft (measured: 0.21.2) adds the ΔW of the output projection of nn.MultiheadAttention twice; here it counts once, as "

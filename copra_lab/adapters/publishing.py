@@ -8,7 +8,7 @@ from typing import Any
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.peft_folder import save_adapter
-from copra_lab.models.hub_download import PREFIX, asking
+from copra_lab.models.hub_download import PREFIX, hub_errors
 from copra_lab.models.sites import KINDS, TOWERS, site_of
 from copra_lab.utils.files import write_atomically
 
@@ -29,7 +29,7 @@ def push_to_hub(
     with tempfile.TemporaryDirectory() as made:
         save_adapter(adapter, made)
         write_atomically(Path(made) / "README.md", model_card(adapter, repo).encode())
-        with asking(repo, "a folder to `save` to instead"):
+        with hub_errors(repo, "a folder to `save` to instead"):
             api = HfApi(token=token)
             api.create_repo(repo, private=private, exist_ok=True)
             return str(

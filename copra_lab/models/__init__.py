@@ -1,4 +1,4 @@
-"""CLIPs and SigLIPs: loading them from anywhere, frozen, and the matrices that adapters sit on."""
+"""CLIP and SigLIP models, loaded frozen from anywhere, and the matrices that adapters change."""
 
 from copra_lab.models.clip import Clip, check_base
 from copra_lab.models.hugging_face import save_hugging_face, to_hugging_face

@@ -1,10 +1,10 @@
-"""A CLIP behind one small face: image and text features, the sites LoRA can sit on, and a hash of its weights."""
+"""The `Clip`: image and text features, the sites for LoRA, and a hash of the weights."""
 
 import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -23,16 +23,23 @@ __all__ = ["Clip"]
 
 @dataclass(frozen=True, eq=False)
 class Clip:
-    """A frozen CLIP or SigLIP. ``model`` is open_clip's module in evaluation mode, float32, without gradients; nothing here
-    ever changes it.
+    """A frozen CLIP or SigLIP with its tokenizer and preprocessing. Nothing changes it.
 
-    ``tokenizer``: texts → int64 (n, context). ``mean`` and ``std``: three numbers each, of pixels in 0…1.
-
-    The rest says how a picture of another size is fitted. ``resize``: "shortest", its middle square; "squash", all of it in another
-    shape; "longest", all of it with a border of grey ``fill`` (0…255). ``interpolation``: Pillow's filter (bicubic, bilinear,
-    lanczos, nearest, box, hamming). ``resize_to``: the length of the shorter side, or with "squash" (height, width), before the
-    middle is cut out; None: ``side``. ``crop``: whether half a pixel is rounded to an even number ("round", as open_clip does) or
-    down ("floor", transformers).
+    Attributes:
+        model: open_clip's module in evaluation mode, float32, without gradients.
+        tokenizer: Texts → int64 (n, context).
+        name: What it is called.
+        side: Height and width of the images that the image tower takes, in pixels.
+        mean: Mean of each colour, for pixels in 0…1.
+        std: Standard deviation of each colour, for pixels in 0…1.
+        interpolation: Pillow's filter: bicubic, bilinear, lanczos, nearest, box or hamming.
+        resize: How an image of another shape becomes a square: "shortest" crops the middle,
+            "squash" distorts it, "longest" adds a grey border.
+        resize_to: Length of the shorter side before cropping, or with "squash" (height, width);
+            None for `side`.
+        fill: Grey level of the border, 0…255.
+        crop: How half a pixel is rounded when cropping: "round" to an even number, as open_clip
+            does, or "floor", as transformers does.
     """
 
     model: nn.Module
@@ -52,29 +59,37 @@ class Clip:
 
     @cached_property
     def sites(self) -> dict[str, Site]:
-        """Every matrix that LoRA can sit on, by name."""
+        """Every matrix that LoRA can adapt, by name."""
         return find_sites(self.model)
 
     @cached_property
     def hash(self) -> str:
-        """What an adapter remembers of its base: sixteen hex digits for the weights, and where features depend on more than weights,
-        OpenAI's preprocessing, GELU and CLIP's vocabulary (or the bundled cut of it), a dash and eight digits for that."""
-        weights = weights_hash(self.model.state_dict())
-        if not (other := self._beside_weights()):
-            return weights
-        return f"{weights}-{hashlib.blake2b(json.dumps(other, sort_keys=True).encode(), digest_size=4).hexdigest()}"
+        """Identifies what an adapter was trained on.
 
-    def _beside_weights(self) -> dict[str, Any]:
-        """What changes features and is not as in OpenAI's preprocessing, open_clip's activation and CLIP's vocabulary. Half a pixel
-        (`crop`) does not count: the libraries differ in it on the same settings."""
-        mean, std = ([round(float(x), 6) for x in numbers] for numbers in (self.mean, self.std))
-        usual = [
-            [round(x, 6) for x in numbers]
-            for numbers in (preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD)
-        ]
+        Sixteen hex digits for the weights. If the preprocessing, the activation or the vocabulary
+        is not the usual one, a dash and eight digits for those follow.
+        """
+        weights = weights_hash(self.model.state_dict())
+        if not (unusual := self._unusual()):
+            return weights
+        text = json.dumps(unusual, sort_keys=True)
+        return f"{weights}-{hashlib.blake2b(text.encode(), digest_size=4).hexdigest()}"
+
+    def _unusual(self) -> dict[str, Any]:
+        """Settings that change features and differ from OpenAI's preprocessing, GELU or vocabulary.
+
+        `crop` does not count: libraries differ in it for the same settings.
+        """
+        found_pixels, usual_pixels = (
+            [[round(float(x), 6) for x in numbers] for numbers in pair]
+            for pair in (
+                (self.mean, self.std),
+                (preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD),
+            )
+        )
         activations = sorted({_activation(m) for m in self.model.modules()} - {""})
-        found = {
-            "normalisation": ([mean, std], usual),
+        settings = {
+            "normalisation": (found_pixels, usual_pixels),
             "interpolation": (self.interpolation, "bicubic"),
             "resize": (self.resize, "shortest"),
             "resize to": (self.resize_to, None),
@@ -82,7 +97,7 @@ class Clip:
             "activations": (activations, ["gelu"] if activations else []),
             "vocabulary": (tokenizers.vocabulary(self.tokenizer), ""),
         }
-        return {k: value for k, (value, default) in found.items() if value != default}
+        return {k: value for k, (value, usual) in settings.items() if value != usual}
 
     @cached_property
     def logit_scale(self) -> float:
@@ -91,7 +106,7 @@ class Clip:
 
     @property
     def layers(self) -> int:
-        """Blocks of the image tower."""
+        """How many blocks the image tower has."""
         return 1 + max(s.layer for s in self.sites.values() if s.tower == "vision")
 
     @property
@@ -100,39 +115,57 @@ class Clip:
         return next(self.model.parameters()).device
 
     def on(self, device: torch.device) -> "Clip":
-        """The same CLIP on another device, of which only its model knows; itself if it is there."""
+        """The same CLIP on another device, or itself if it is already there."""
         if self.device == device:
             return self
-        if device not in self._elsewhere:
-            self._elsewhere[device] = replace(self, model=copy.deepcopy(self.model).to(device))
-        return self._elsewhere[device]
+        if device not in self._copies:
+            self._copies[device] = replace(self, model=copy.deepcopy(self.model).to(device))
+        return self._copies[device]
 
     @cached_property
-    def _elsewhere(self) -> "dict[torch.device, Clip]":
-        """One copy a device, however often it is asked for: what others remember of a CLIP, they remember of its copies."""
+    def _copies(self) -> "dict[torch.device, Clip]":
+        """One copy per device, so that what others cache for a CLIP is also found for its copy."""
         return {}
 
     def fit(self, picture: Image.Image) -> Tensor:
-        """A picture of any size → uint8 (side, side, 3), resized and cropped as the settings say. It is taken as RGB."""
+        """Resize and crop a picture of any size to uint8 (side, side, 3), in RGB."""
         return torch.from_numpy(np.array(preprocessing.fit(self, picture.convert("RGB"))))
 
     def pixels(self, images: Tensor) -> Tensor:
-        """uint8 images (n, h, w, 3) → what the image tower takes: float32 (n, 3, side, side). Images of `side` × `side` count as
-        fitted already; those of another size are fitted one by one (`fit`)."""
+        """Turn images into what the image tower takes.
+
+        Args:
+            images: uint8 (n, height, width, 3). Images that are not (side, side) are fitted.
+
+        Returns:
+            Normalised pixels, float32 (n, 3, side, side).
+
+        Raises:
+            ValueError: If the images have another type or shape.
+        """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
             raise ValueError(
-                f"expected uint8 images of shape (n, height, width, 3), got {images.dtype} {tuple(images.shape)}"
+                "expected uint8 images of shape (n, height, width, 3), got "
+                f"{images.dtype} {tuple(images.shape)}"
             )
         if images.shape[1:3] != (self.side, self.side) and len(images):
             images = torch.stack([self.fit(Image.fromarray(i)) for i in images.cpu().numpy()])
+        # (n, side, side, 3) → (n, 3, side, side)
         return self.normalise(images.to(self.device).permute(0, 3, 1, 2).float().div_(255))
 
     def normalise(self, x: Tensor) -> Tensor:
-        """Pixels in 0…1 (n, 3, side, side) → without the mean, in standard deviations. Raises ValueError for another size, which
-        `fit` is for."""
+        """Subtract the mean and divide by the standard deviation.
+
+        Args:
+            x: Pixels in 0…1, (n, 3, side, side).
+
+        Raises:
+            ValueError: If the pixels have another size.
+        """
         if len(x) and x.shape[-2:] != (self.side, self.side):
             raise ValueError(
-                f"expected pixels of shape (n, 3, {self.side}, {self.side}), got {tuple(x.shape)}; fit the pictures first, with Clip.fit"
+                f"expected pixels of shape (n, 3, {self.side}, {self.side}), got "
+                f"{tuple(x.shape)}; fit the pictures first, with Clip.fit"
             )
         mean, std = (
             torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
@@ -141,27 +174,42 @@ class Clip:
 
     @torch.inference_mode()
     def image_features(self, images: Tensor, batch: int = 100) -> Tensor:
-        """Normalised features (n, d) of uint8 images (n, h, w, 3)."""
+        """Features of images, normalised to length 1.
+
+        Args:
+            images: uint8 (n, height, width, 3).
+            batch: How many images are computed at once.
+
+        Returns:
+            (n, d).
+        """
         chunks = [self.model.encode_image(self.pixels(part)) for part in images.split(batch)]
         return F.normalize(torch.cat(chunks), dim=-1)
 
     @torch.inference_mode()
     def text_features(self, texts: Sequence[str]) -> Tensor:
-        """Normalised features (n, d) of texts. One that is longer than the context is cut off, as CLIP does."""
-        return F.normalize(
-            self.model.encode_text(self.tokenizer(list(texts)).to(self.device)), dim=-1
-        )
+        """Features (n, d) of texts, normalised to length 1; CLIP cuts off long texts."""
+        tokens = self.tokenizer(list(texts)).to(self.device)  # (n, context)
+        return F.normalize(self.model.encode_text(tokens), dim=-1)
 
     def probabilities(self, images: Tensor, texts: Sequence[str]) -> Tensor:
-        """Zero-shot: how well each text fits each image, (images, texts), rows sum to one: a softmax over these texts also for
-        SigLIP, whose bias it does not depend on."""
-        return (
-            self.logit_scale * self.image_features(images) @ self.text_features(texts).T
-        ).softmax(-1)
+        """How well each text fits each image, zero-shot: a softmax over the texts.
+
+        It is a softmax for SigLIP too, where the bias cancels.
+
+        Args:
+            images: uint8 (n, height, width, 3).
+            texts: One text for each class.
+
+        Returns:
+            (n, texts); each row sums to 1.
+        """
+        similarity = self.logit_scale * self.image_features(images) @ self.text_features(texts).T
+        return similarity.softmax(-1)
 
 
 def _activation(module: nn.Module) -> str:
-    """Of a module that is one; "" for others."""
+    """Name of an activation; "" for any other module."""
     name = type(module).__name__
     if name == "GELUTanh" or (name == "GELU" and getattr(module, "approximate", "none") == "tanh"):
         return "gelu_tanh"
@@ -169,29 +217,40 @@ def _activation(module: nn.Module) -> str:
 
 
 def check_base(what: str, base: str, now: str) -> None:
-    """Raises ValueError where `what` was trained on a CLIP with the hash `base` and shall be used on one with the hash `now`. One that
-    names weights alone, as version 0.1.0 did, is taken with a warning."""
+    """Check that something trained on one CLIP is used on the same CLIP.
+
+    Args:
+        what: What was trained ("adapter", "soft prompt"), for error messages.
+        base: `Clip.hash` of the CLIP it was trained on; "" if unknown. Version 0.1.0 recorded the
+            weights alone: that is accepted with a warning.
+        now: `Clip.hash` of the CLIP it is used on; "" if unknown.
+
+    Raises:
+        ValueError: If the two are not the same.
+    """
     weights = now.partition("-")[0]
     if not base or not now or base == now:
         return
     if base == weights:
         warnings.warn(
-            f"this {what} names its CLIP's weights alone, as copra-lab 0.1.0 did: whether it was trained with this preprocessing, activation and "
-            "vocabulary cannot be checked",
+            f"this {what} names its CLIP's weights alone, as copra-lab 0.1.0 did, so it cannot be "
+            "checked whether its preprocessing, activation and vocabulary were the same",
             stacklevel=3,
         )
     elif base.partition("-")[0] == weights:
         raise ValueError(
-            f"this {what} was trained on these weights with another preprocessing, activation or vocabulary (base {base:.25}, not {now}); "
-            "load the CLIP as it was then, or train it anew"
+            f"this {what} was trained on these weights with another preprocessing, activation or "
+            f"vocabulary (base {base:.25}, not {now}); load the CLIP as it was then, or train again"
         )
     else:
         raise ValueError(
-            f"this {what} was trained on base {base:.25}, not on {now}; load the CLIP it was made from, or train it anew"
+            f"this {what} was trained on base {base:.25}, not on {now}; load the CLIP it was made "
+            "from, or train again"
         )
 
 
-def weights_hash(weights: "dict[str, Tensor]") -> str:
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hex digits that identify weights: their names, shapes, types and values."""
     h = hashlib.blake2b(digest_size=8)
     for name in sorted(weights):
         w = weights[name].detach().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""The last step of every way to load a CLIP: weights in place, checked and frozen."""
+"""The last step of every way to load a CLIP: check it and freeze it."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,8 +11,18 @@ from copra_lab.models.sites import find_sites
 
 
 def freeze(model: nn.Module, tokenizer: Any, name: str, fields: Mapping[str, Any]) -> Clip:
-    """The frozen CLIP of a model with its weights. ``fields``: of `Clip`, what `copra_lab.models.preprocessing` reads. Raises ValueError for
-    an image tower that is no ViT on squares, and for a tokenizer that is another model's."""
+    """Make a frozen `Clip` of a model that has its weights.
+
+    Args:
+        model: open_clip's module.
+        tokenizer: Texts → int64 (n, context).
+        name: What the CLIP is called.
+        fields: The preprocessing, as fields of `Clip`.
+
+    Raises:
+        ValueError: If the image tower is not a ViT for square images, or the tokenizer is of
+            another model.
+    """
     size = model.visual.image_size
     sides = {size} if isinstance(size, int) else set(size)
     try:
@@ -21,7 +31,8 @@ def freeze(model: nn.Module, tokenizer: Any, name: str, fields: Mapping[str, Any
         fits = False
     if not fits:
         raise ValueError(
-            f"the image tower of {name} is no ViT for square images, which LoRA here needs; choose an architecture such as ViT-B-32"
+            f"the image tower of {name} is not a ViT for square images, which LoRA needs here; "
+            "choose an architecture such as ViT-B-32"
         )
     tokenizers.check_tokenizer(tokenizer, model, name)
     return Clip(model.requires_grad_(False).eval(), tokenizer, name, sides.pop(), **fields)

@@ -1,6 +1,6 @@
-"""What a name on the Hugging Face hub stands for: which files of it are fetched, and what is said where they cannot be.
+"""Downloads from the Hugging Face hub: only the files that are needed, and clear errors.
 
-Nothing here runs until a name asks for it, and every failure is one sentence.
+The hub is asked only if a name needs it.
 """
 
 from collections.abc import Iterator
@@ -14,10 +14,11 @@ OPEN_CLIP_WEIGHTS = (
     "open_clip_pytorch_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
-"""Of open_clip's layout, the best first; Hugging Face's own are in `HF_WEIGHTS`."""
+"""Names of the weights in open_clip's layout, the preferred one first."""
 HF_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
+"""Names of the weights in Hugging Face's layout, the preferred one first."""
 HF_INDEX = "model.safetensors.index.json"
-_SMALL = ["*.json", "*.txt", "*.txt.gz", "*.model"]
+_SMALL_FILES = ["*.json", "*.txt", "*.txt.gz", "*.model"]
 _VOCABULARIES = (
     ("tokenizer.json",),
     ("vocab.json", "merges.txt"),
@@ -26,79 +27,109 @@ _VOCABULARIES = (
     ("sentencepiece.bpe.model",),
     ("vocab.txt",),
 )
-"""Of Hugging Face's tokenizers, each whole by itself; tokenizer_config.json holds no words."""
+"""Files that each make a whole vocabulary; tokenizer_config.json alone has no words."""
+_FOLDER = "the path of a folder that holds it"
 
 
 def tokenizer_files(folder: Path) -> bool:
-    """Whether a folder holds the vocabulary of a Hugging Face tokenizer."""
+    """Whether a folder has the vocabulary of a Hugging Face tokenizer."""
     return any(all((folder / f).is_file() for f in files) for files in _VOCABULARIES)
 
 
 def unreachable(what: str, instead: str) -> ConnectionError:
-    """For what is on the hub alone."""
+    """The error for something that needs the hub, which cannot be reached.
+
+    Args:
+        what: What needs the hub.
+        instead: What to give so that the hub is not needed.
+    """
     return ConnectionError(
-        f"{what} would come from the Hugging Face hub, which cannot be reached from here; connect to the internet (and unset HF_HUB_OFFLINE), "
-        f"or give {instead}"
+        f"{what} needs the Hugging Face hub, which cannot be reached from here; connect to the "
+        f"internet (and unset HF_HUB_OFFLINE), or give {instead}"
     )
 
 
 @contextmanager
-def asking(repo: str, instead: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into one sentence."""
+def hub_errors(repo: str, instead: str) -> Iterator[None]:
+    """Turn what huggingface_hub raises into one sentence.
+
+    Args:
+        repo: The repository, ``owner/name``.
+        instead: What to give so that the hub is not needed.
+
+    Raises:
+        ValueError: If the name is not valid.
+        FileNotFoundError: If there is no such repository, or it is private.
+        PermissionError: If the hub does not know the user, or refuses.
+        ConnectionError: If the hub cannot be reached.
+    """
     from huggingface_hub import errors
 
     try:
         yield
     except errors.HFValidationError as e:
-        raise ValueError(f"{repo!r} is no name on the hub; write it as owner/name") from e
+        raise ValueError(f"{repo!r} is not a name on the hub; write it as owner/name") from e
     except errors.RepositoryNotFoundError as e:
         raise FileNotFoundError(
-            f"the hub shows no repository {repo!r}; check the name, or log in with `hf auth login` if it is private or asks for consent"
+            f"the hub shows no repository {repo!r}; check the name, or log in with `hf auth login` "
+            "if it is private or gated"
         ) from e
     except errors.HfHubHTTPError as e:
         status = e.response.status_code
         if status in (401, 403):
             raise PermissionError(
-                f"the hub does not let you use {repo!r}; log in with `hf auth login`, with a token that may write"
+                f"the hub does not let you use {repo!r}; log in with `hf auth login`, with a token "
+                "that may write"
             ) from e
         raise ConnectionError(f"the hub answered {status} for {repo!r}; try again later") from e
     except errors.LocalTokenNotFoundError as e:
         raise PermissionError(
-            f"the hub has to know who publishes {repo!r}; log in with `hf auth login`"
+            f"the hub must know who publishes {repo!r}; log in with `hf auth login`"
         ) from e
-    except (errors.HTTPError, OSError) as e:  # no connection, offline mode, nothing in the cache
+    except (errors.HTTPError, OSError) as e:  # no connection, offline mode, or an empty cache
         raise unreachable(repr(repo), instead) from e
 
 
 def download_clip(repo: str) -> Path:
-    """The folder of ``owner/name`` in the hub's cache: its settings, tokenizer and weights, and nothing else of it."""
+    """Download a CLIP's configuration, tokenizer and weights, and nothing else.
+
+    Args:
+        repo: The repository, ``owner/name``.
+
+    Returns:
+        The folder in the hub's cache.
+
+    Raises:
+        FileNotFoundError: If the repository holds no CLIP.
+        OSError: As `hub_errors`.
+    """
     from huggingface_hub import errors, hf_hub_download, snapshot_download
 
-    with asking(repo, "the path of a folder that holds it"):
-        folder = Path(snapshot_download(repo, allow_patterns=_SMALL))
+    with hub_errors(repo, _FOLDER):
+        folder = Path(snapshot_download(repo, allow_patterns=_SMALL_FILES))
         names = OPEN_CLIP_WEIGHTS if (folder / OPEN_CLIP_CONFIG).is_file() else HF_WEIGHTS
         if names is HF_WEIGHTS and (folder / HF_INDEX).is_file():
             return Path(snapshot_download(repo, allow_patterns=["model-*.safetensors"]))
+        # Already in the cache: offline, the hub could not say which of them exist.
         if any((folder / name).is_file() for name in names):
-            return (
-                folder  # fetched before; without a network nobody could say which of them there are
-            )
+            return folder
         for name in names:
             try:
                 hf_hub_download(repo, name)
                 return folder
             except errors.LocalEntryNotFoundError:
-                raise  # not that it is not there, but that nobody could be asked
+                raise  # the hub could not be asked, which does not mean that there is no file
             except errors.EntryNotFoundError:
                 continue
     raise FileNotFoundError(
-        f"{repo!r} holds no CLIP that is read here: none of {', '.join(names)}; choose another repository"
+        f"{repo!r} holds no CLIP that can be read here: none of {', '.join(names)}; choose another "
+        "repository"
     )
 
 
 def download_adapter(repo: str, names: list[str]) -> Path:
-    """The folder of an adapter on the hub, in the hub's cache: the files `names` alone."""
+    """Download only the files `names` of an adapter; returns the folder in the hub's cache."""
     from huggingface_hub import snapshot_download
 
-    with asking(repo, "the path of a folder that holds it"):
+    with hub_errors(repo, _FOLDER):
         return Path(snapshot_download(repo, allow_patterns=names))

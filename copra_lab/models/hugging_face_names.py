@@ -1,104 +1,141 @@
-"""The names of a CLIP's weights in open_clip and in transformers, and the way from the ones to the others."""
+"""The names of a CLIP's weights in open_clip and in transformers, and how to rename them."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 Row = tuple[tuple[str, ...], tuple[str, ...], bool]
-"""open_clip's names, Hugging Face's names, whether to transpose: the rows of the former are together the rows of the latter."""
+"""open_clip's names, Hugging Face's names, and whether to transpose.
+
+The weights of the first, concatenated, are those of the second, concatenated.
+"""
+
+_BOTH = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+}
+"""Weights of the text tower."""
+
+_CLIP = {
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+}
+_CLIP_TRANSPOSED = {
+    "visual.proj": "visual_projection.weight",
+    "text_projection": "text_projection.weight",
+}
+_CLIP_MODULES = {
+    "visual.ln_pre": "vision_model.pre_layrnorm",
+    "visual.ln_post": "vision_model.post_layernorm",
+}
+
+_POOL, _HEAD = "visual.trunk.attn_pool", "vision_model.head"
+_SIGLIP = {
+    "logit_bias": "logit_bias",
+    "visual.trunk.pos_embed": "vision_model.embeddings.position_embedding.weight",
+    f"{_POOL}.latent": f"{_HEAD}.probe",
+}
+_SIGLIP_MODULES = {
+    "visual.trunk.patch_embed.proj": "vision_model.embeddings.patch_embedding",
+    "visual.trunk.norm": "vision_model.post_layernorm",
+    f"{_POOL}.proj": f"{_HEAD}.attention.out_proj",
+    f"{_POOL}.norm": f"{_HEAD}.layernorm",
+    f"{_POOL}.mlp.fc1": f"{_HEAD}.mlp.fc1",
+    f"{_POOL}.mlp.fc2": f"{_HEAD}.mlp.fc2",
+    "text.text_projection": "text_model.head",
+}
+
+_BLOCK = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
+"""Modules of a block beside q, k and v, in transformers; then the same in open_clip and timm."""
+_OPEN_CLIP_BLOCK = ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj")
+_TIMM_BLOCK = ("attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2")
 
 
 def rows(siglip: bool, vision: int, text: int) -> Iterator[Row]:
-    """For so many layers."""
-    t, e = ("text." if siglip else ""), "embeddings"
+    """All weights of a CLIP or SigLIP.
+
+    Args:
+        siglip: Whether it is a SigLIP (open_clip's with timm's image tower).
+        vision: Number of layers of the image tower.
+        text: Number of layers of the text tower.
+    """
+    prefix = "text." if siglip else ""
     yield ("logit_scale",), ("logit_scale",), False
-    yield (f"{t}token_embedding.weight",), (f"text_model.{e}.token_embedding.weight",), False
-    yield (f"{t}positional_embedding",), (f"text_model.{e}.position_embedding.weight",), False
-    pairs = {f"{t}ln_final": "text_model.final_layer_norm"}
+    yield from _weights({f"{prefix}{ours}": theirs for ours, theirs in _BOTH.items()})
     if siglip:
-        trunk, head = "visual.trunk", "vision_model.head"
-        yield ("logit_bias",), ("logit_bias",), False
-        yield (f"{trunk}.pos_embed",), (f"vision_model.{e}.position_embedding.weight",), False
-        yield (f"{trunk}.attn_pool.latent",), (f"{head}.probe",), False
-        pairs |= {
-            f"{trunk}.patch_embed.proj": f"vision_model.{e}.patch_embedding",
-            f"{trunk}.norm": "vision_model.post_layernorm",
-        }
-        pairs |= {
-            f"{trunk}.attn_pool.proj": f"{head}.attention.out_proj",
-            f"{trunk}.attn_pool.norm": f"{head}.layernorm",
-        }
-        pairs |= {f"{trunk}.attn_pool.mlp.{fc}": f"{head}.mlp.{fc}" for fc in ("fc1", "fc2")} | {
-            "text.text_projection": "text_model.head"
-        }
+        yield from _weights(_SIGLIP)
         for w in ("weight", "bias"):
-            yield (
-                (f"{trunk}.attn_pool.q.{w}", f"{trunk}.attn_pool.kv.{w}"),
-                (f"{head}.attention.in_proj_{w}",),
-                False,
-            )
+            fused = (f"{_HEAD}.attention.in_proj_{w}",)
+            yield (f"{_POOL}.q.{w}", f"{_POOL}.kv.{w}"), fused, False
+        yield from _blocks("visual.trunk.blocks", "attn.qkv.", _TIMM_BLOCK, "vision", vision)
     else:
-        yield ("visual.proj",), ("visual_projection.weight",), True
-        yield ("text_projection",), ("text_projection.weight",), True
-        yield ("visual.class_embedding",), (f"vision_model.{e}.class_embedding",), False
-        yield ("visual.conv1.weight",), (f"vision_model.{e}.patch_embedding.weight",), False
-        yield (
-            ("visual.positional_embedding",),
-            (f"vision_model.{e}.position_embedding.weight",),
-            False,
-        )
-        pairs |= {
-            "visual.ln_pre": "vision_model.pre_layrnorm",
-            "visual.ln_post": "vision_model.post_layernorm",
-        }
-    in_open_clip = ("attn.in_proj_", "attn.out_proj.", "ln_1.", "ln_2.", "mlp.c_fc.", "mlp.c_proj.")
-    in_timm = ("attn.qkv.", "attn.proj.", "norm1.", "norm2.", "mlp.fc1.", "mlp.fc2.")
-    image = (
-        ("visual.trunk.blocks", in_timm)
-        if siglip
-        else ("visual.transformer.resblocks", in_open_clip)
-    )
-    for (blocks, parts), tower, depth in (
-        (image, "vision", vision),
-        ((f"{t}transformer.resblocks", in_open_clip), "text", text),
-    ):
-        for i in range(depth):
-            a, b = f"{blocks}.{i}", f"{tower}_model.encoder.layers.{i}"
-            for w in ("weight", "bias"):
-                yield (
-                    (f"{a}.{parts[0]}{w}",),
-                    tuple(f"{b}.self_attn.{x}_proj.{w}" for x in "qkv"),
-                    False,
-                )
-            theirs = ("self_attn.out_proj", "layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2")
-            pairs |= {f"{a}.{x[:-1]}": f"{b}.{y}" for x, y in zip(parts[1:], theirs, strict=True)}
-    for ours, hf in pairs.items():
+        yield from _weights(_CLIP_TRANSPOSED, transpose=True)
+        yield from _weights(_CLIP)
+        blocks = "visual.transformer.resblocks"
+        yield from _blocks(blocks, "attn.in_proj_", _OPEN_CLIP_BLOCK, "vision", vision)
+    blocks = f"{prefix}transformer.resblocks"
+    yield from _blocks(blocks, "attn.in_proj_", _OPEN_CLIP_BLOCK, "text", text)
+    yield from _modules({f"{prefix}ln_final": "text_model.final_layer_norm"})
+    yield from _modules(_SIGLIP_MODULES if siglip else _CLIP_MODULES)
+
+
+def _weights(names: Mapping[str, str], transpose: bool = False) -> Iterator[Row]:
+    """Weights by their whole names, ours → theirs."""
+    for ours, theirs in names.items():
+        yield (ours,), (theirs,), transpose
+
+
+def _modules(names: Mapping[str, str]) -> Iterator[Row]:
+    """Modules with a weight and a bias, ours → theirs."""
+    for ours, theirs in names.items():
+        yield from _weights({f"{ours}.{w}": f"{theirs}.{w}" for w in ("weight", "bias")})
+
+
+def _blocks(
+    blocks: str, fused: str, parts: Iterable[str], tower: str, layers: int
+) -> Iterator[Row]:
+    """Transformer blocks, whose q, k and v are one matrix in open_clip."""
+    for i in range(layers):
+        ours, theirs = f"{blocks}.{i}", f"{tower}_model.encoder.layers.{i}"
         for w in ("weight", "bias"):
-            yield (f"{ours}.{w}",), (f"{hf}.{w}",), False
+            qkv = tuple(f"{theirs}.self_attn.{x}_proj.{w}" for x in "qkv")
+            yield (f"{ours}.{fused}{w}",), qkv, False
+        pairs = zip(parts, _BLOCK, strict=True)
+        yield from _modules({f"{ours}.{a}": f"{theirs}.{b}" for a, b in pairs})
 
 
 def rename(
-    rows: Iterator[Row],
+    rows: Iterable[Row],
     source: Mapping[str, Tensor],
     target: Mapping[str, Tensor],
     back: bool = False,
 ) -> dict[str, Tensor]:
-    """The weights `source` under the names and in the shapes of `target`; ``back``: from Hugging Face's. Raises KeyError, with its name,
-    for a weight that is missing, left over on either side, or of another size."""
+    """Give weights the names and shapes of another layout.
+
+    Args:
+        rows: Which weights belong together.
+        source: The weights.
+        target: The state dict with the wanted names and shapes.
+        back: Rename from Hugging Face to open_clip, not the other way.
+
+    Raises:
+        KeyError: With the name of a weight that is missing, left over, or of another size.
+    """
     out: dict[str, Tensor] = {}
     left = {k for k in source if not k.endswith("position_ids")}
-    for ours, theirs, turned in rows:
+    for ours, theirs, transpose in rows:
         src, dst = (theirs, ours) if back else (ours, theirs)
-        parts = [source[k].T if turned else source[k] for k in src]
-        flat = torch.cat([p.reshape(-1) for p in parts])
-        if len(flat) != sum(target[k].numel() for k in dst):
+        # Concatenated, flat, and split again: (width, width) three times ↔ (3 · width, width).
+        flat = torch.cat([(source[k].T if transpose else source[k]).reshape(-1) for k in src])
+        sizes = [target[k].numel() for k in dst]
+        if len(flat) != sum(sizes):
             raise KeyError(src[0])
-        for k, piece in zip(dst, flat.split([target[k].numel() for k in dst]), strict=True):
+        for k, piece in zip(dst, flat.split(sizes), strict=True):
             out[k] = piece.reshape(target[k].shape)
         left -= set(src)
-    if more := sorted(left) or sorted(
-        k for k in set(target) - set(out) if not k.endswith("position_ids")
-    ):
-        raise KeyError(more[0])
+    missing = {k for k in target if k not in out and not k.endswith("position_ids")}
+    if wrong := sorted(left) or sorted(missing):
+        raise KeyError(wrong[0])
     return out

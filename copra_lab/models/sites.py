@@ -1,11 +1,12 @@
-"""Where LoRA can sit: the weight matrices of a CLIP's transformer blocks, found by name.
+"""Sites: the weight matrices of a CLIP's transformer blocks that LoRA can adapt.
 
-A site carries one name whatever the model is made of: the name that Hugging Face's CLIPModel gives the matrix. So an
-adapter trained on open_clip's fused attention fits the same weights in transformers, and peft reads it.
+A site has the same name whatever the model is made of: the name in Hugging Face's CLIPModel. So an
+adapter trained on open_clip's fused attention fits the same weights in transformers, and peft can
+read it.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,17 +15,22 @@ from torch import nn
 __all__ = ["KINDS", "TOWERS", "Site", "choose", "find_sites", "hf_name", "site_of"]
 
 KINDS = ("q", "k", "v", "out", "fc1", "fc2")
-"""Of a block's matrices: query, key, value, output projection, and the two of the MLP."""
+"""A block's matrices: query, key, value, output projection, and the two layers of the MLP."""
 
 TOWERS = ("vision", "text")
 
 _PARTS = {
-    "attn": "qkv", "attn.out_proj": "out", "mlp.c_fc": "fc1", "mlp.c_proj": "fc2",  # open_clip
-    "attn.qkv": "qkv", "attn.proj": "out", "mlp.fc1": "fc1", "mlp.fc2": "fc2",  # timm, as open_clip's SigLIP has it
-    "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v", "self_attn.out_proj": "out",  # Hugging Face
+    # open_clip
+    "attn": "qkv", "attn.out_proj": "out", "mlp.c_fc": "fc1", "mlp.c_proj": "fc2",
+    # timm, in open_clip's SigLIP
+    "attn.qkv": "qkv", "attn.proj": "out", "mlp.fc1": "fc1", "mlp.fc2": "fc2",
+    # Hugging Face
+    "self_attn.q_proj": "q", "self_attn.k_proj": "k", "self_attn.v_proj": "v",
+    "self_attn.out_proj": "out",
 }  # fmt: skip
 _PATH = re.compile(
-    rf"(?P<where>\D*?)(?:resblocks|blocks|layers)\.(?P<layer>\d+)\.(?P<part>{'|'.join(map(re.escape, _PARTS))})$"
+    r"(?P<parents>\D*?)(?:resblocks|blocks|layers)\.(?P<layer>\d+)\."
+    rf"(?P<part>{'|'.join(map(re.escape, _PARTS))})$"
 )
 
 _TARGETS = {
@@ -32,12 +38,24 @@ _TARGETS = {
     "resblocks": r".*resblocks\.\d+\.(attn|mlp\.c_fc|mlp\.c_proj)",
     "blocks": r".*\bblocks\.\d+\.(attn\.qkv|attn\.proj|mlp\.fc[12])",
 }
-"""By what a model calls its blocks: the ``target_modules`` of peft that are sites and nothing else."""
+"""What a model calls its blocks → peft's ``target_modules`` for all sites and nothing else."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """One (out, in) weight matrix: rows `start` to `stop` of ``module.parameter``."""
+    """A weight matrix (out, in): rows `start` to `stop` of ``module.parameter``.
+
+    Attributes:
+        name: Its name in Hugging Face's CLIPModel.
+        tower: "vision" or "text".
+        layer: Number of the block, from 0.
+        kind: One of `KINDS`.
+        module: Path of the module in this model.
+        parameter: Name of the module's parameter.
+        start: First row.
+        stop: Row after the last.
+        width: Number of columns.
+    """
 
     name: str
     tower: str
@@ -56,99 +74,109 @@ class Site:
 
     @property
     def part(self) -> str:
-        """What of its block it lies in: its kind, or ``qkv`` where the three are one matrix."""
+        """The matrix of the block that it is in: its kind, or ``qkv`` if those three are fused."""
         found = parse(self.module)
         return found[2] if found else self.kind
 
 
 def hf_name(tower: str, layer: int, kind: str) -> str:
-    """E.g. ``vision_model.encoder.layers.3.self_attn.q_proj``."""
+    """Name of a site, e.g. ``vision_model.encoder.layers.3.self_attn.q_proj``."""
     part = f"mlp.{kind}" if kind.startswith("fc") else f"self_attn.{kind}_proj"
     return f"{tower}_model.encoder.layers.{layer}.{part}"
 
 
 def parse(path: str) -> tuple[str | None, int, str] | None:
-    """(tower, layer, part) of a module of a transformer block by its path, in open_clip's, timm's or Hugging Face's words.
+    """Find out what a module is from its path, in open_clip, timm or Hugging Face.
 
-    A part is a kind of site, or ``qkv`` for the three of them in one matrix. The tower is None where the path does not tell (a Hugging
-    Face tower by itself), and the whole None for what is no such module.
+    Returns:
+        (tower, layer, part), or None if the module is not in a transformer block. A part is a kind
+        of site, or ``qkv`` for the three in one matrix. The tower is None if the path does not
+        tell, as in a single tower of Hugging Face's.
     """
     if not (m := _PATH.match(path)):
         return None
-    words = m["where"].split(".")
-    text = words == ["transformer", ""] or any(w.startswith("text") for w in words)
-    tower = "text" if text else "vision" if any(w.startswith("vis") for w in words) else None
+    parents = m["parents"].split(".")
+    text = parents == ["transformer", ""] or any(p.startswith("text") for p in parents)
+    tower = "text" if text else "vision" if any(p.startswith("vis") for p in parents) else None
     return tower, int(m["layer"]), _PARTS[m["part"]]
 
 
 def site_of(name: str) -> tuple[str, int, str]:
-    """(tower, layer, kind) of a site by its name. Raises ValueError for a name that is no site's."""
+    """Take a site's name apart.
+
+    Returns:
+        (tower, layer, kind).
+
+    Raises:
+        ValueError: If it is not the name of a site.
+    """
     found = parse(name)
     if found and found[2] in KINDS:
         return found[0] or "vision", found[1], found[2]
     raise ValueError(
-        f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as {hf_name('vision', 3, 'q')!r}"
+        f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as "
+        f"{hf_name('vision', 3, 'q')!r}"
     )
 
 
-def targets(paths: Iterable[str]) -> str:
-    """The ``target_modules`` with which peft adapts all sites and nothing else, in the words of these paths of modules."""
-    used = [
-        re.escape(name) for name in _TARGETS if any(re.search(rf"\b{name}\.\d", p) for p in paths)
-    ]
-    return "|".join(_TARGETS[name] for name in used or ["layers"])
+def not_sites(outside: Sequence[str], paths: Iterable[str]) -> str:
+    """The end of an error message about an adapter of modules that are not sites.
 
-
-def no_sites(outside: Sequence[str], paths: Iterable[str]) -> str:
-    """What to say of an adapter on the modules `paths`, of which those `outside` are no sites."""
+    Args:
+        outside: Paths of the modules that are not sites.
+        paths: Paths of all modules that it adapts.
+    """
+    paths = list(paths)
     more = f" and {len(outside) - 3} more" if len(outside) > 3 else ""
-    named = ", ".join(outside[:3]) + more
+    used = [name for name in _TARGETS if any(re.search(rf"\b{name}\.\d", p) for p in paths)]
+    targets = "|".join(_TARGETS[name] for name in used or ["layers"])
     return (
-        f"it adapts {named}: outside the matrices q, k, v, out, fc1 and fc2 of the transformer blocks; only LoRA on those is read, and an "
-        f"adapter without the rest would be another one: train with target_modules=r'{targets(paths)}', or merge it with peft's "
+        f"it adapts {', '.join(outside[:3])}{more}, outside the matrices q, k, v, out, fc1 and fc2 "
+        "of the transformer blocks; only LoRA on those can be read, and leaving out the rest would "
+        f"change what it does: train with target_modules=r'{targets}', or merge it with peft's "
         "merge_and_unload() and load the merged CLIP"
     )
 
 
 def find_sites(model: nn.Module) -> dict[str, Site]:
-    """Every site of an open_clip or Hugging Face CLIP or SigLIP, by name: text after vision, in order of depth.
+    """Find every site of an open_clip or Hugging Face CLIP or SigLIP.
 
-    The attribute names decide, not the classes: ``in_proj_weight`` and ``out_proj`` (``nn.MultiheadAttention`` and
-    open_clip's own attention), ``qkv`` and ``proj`` (timm's), or ``q_proj`` and its like under ``layers.N.``.
+    Sites are recognised by attribute names, not by classes: ``in_proj_weight`` and ``out_proj``
+    (``nn.MultiheadAttention`` and open_clip's own attention), ``qkv`` and ``proj`` (timm), or
+    ``q_proj`` and so on under ``layers.N.``.
 
-    Raises ValueError if the model has none.
+    Returns:
+        Name → site: vision before text, from the first layer to the last.
+
+    Raises:
+        ValueError: If the model has none.
     """
-    found = [site for name, module in model.named_modules() for site in _sites_of(name, module)]
+    found = [site for name, module in model.named_modules() for site in _sites_in(name, module)]
     if not found:
         raise ValueError(
-            f"{type(model).__name__} has no transformer block that LoRA knows; expected open_clip's or Hugging Face's CLIP"
+            f"{type(model).__name__} has no transformer block that LoRA knows; expected a CLIP of "
+            "open_clip or Hugging Face"
         )
     found.sort(key=lambda s: (TOWERS.index(s.tower), s.layer, KINDS.index(s.kind)))
     return {s.name: s for s in found}
 
 
-def _sites_of(path: str, module: nn.Module) -> Iterable[Site]:
+def _sites_in(path: str, module: nn.Module) -> Iterator[Site]:
+    """The sites in one module: none, one, or q, k and v."""
     if not (found := parse(path)):
         return
     tower, layer, part = found[0] or "vision", found[1], found[2]
     parameter = "in_proj_weight" if path.endswith(".attn") else "weight"
     weight = getattr(module, parameter, None)
+    # An attention whose keys have another width is not fused, and a wrapped layer keeps its weight
+    # elsewhere.
     if not isinstance(weight, torch.Tensor) or weight.ndim != 2:
-        return  # an attention whose keys have another width is not fused, and a wrapped layer keeps its weight elsewhere
+        return
     kinds = ("q", "k", "v") if part == "qkv" else (part,)
     rows, width = weight.shape[0] // len(kinds), weight.shape[1]
     for i, kind in enumerate(kinds):
-        yield Site(
-            hf_name(tower, layer, kind),
-            tower,
-            layer,
-            kind,
-            path,
-            parameter,
-            i * rows,
-            (i + 1) * rows,
-            width,
-        )
+        name, start = hf_name(tower, layer, kind), i * rows
+        yield Site(name, tower, layer, kind, path, parameter, start, start + rows, width)
 
 
 def choose(
@@ -156,12 +184,21 @@ def choose(
     kinds: Iterable[str] = ("q", "k", "v"),
     towers: Iterable[str] = ("vision",),
 ) -> tuple[Site, ...]:
-    """The sites of these kinds in these towers. Raises ValueError for a kind or tower that is not one, or none left."""
+    """Choose the sites of these kinds in these towers.
+
+    Args:
+        sites: All sites of a model, by name.
+        kinds: Of `KINDS`.
+        towers: Of `TOWERS`.
+
+    Raises:
+        ValueError: If a kind or tower is unknown, or the model has no such site.
+    """
     kinds, towers = tuple(kinds), tuple(towers)
-    for given, known, what in ((kinds, KINDS, "site"), (towers, TOWERS, "tower")):
-        if wrong := [g for g in given if g not in known]:
-            raise ValueError(f"unknown {what} {wrong[0]!r}; choose from {', '.join(known)}")
-    chosen = tuple(s for s in sites.values() if s.kind in kinds and s.tower in towers)
-    if not chosen:
+    for chosen, known, what in ((kinds, KINDS, "site"), (towers, TOWERS, "tower")):
+        if unknown := [c for c in chosen if c not in known]:
+            raise ValueError(f"unknown {what} {unknown[0]!r}; choose from {', '.join(known)}")
+    found = tuple(s for s in sites.values() if s.kind in kinds and s.tower in towers)
+    if not found:
         raise ValueError(f"this model has no site {'/'.join(kinds)} in {'/'.join(towers)}")
-    return chosen
+    return found

@@ -80,7 +80,7 @@ def test_what_is_not_recorded_is_not_made_up():
 def test_without_a_network_one_sentence_says_what_to_do(use):
     with pytest.raises(
         ConnectionError,
-        match=r"'me/x' would come from|would come from the Hugging Face hub.* or give ",
+        match=r"'me/x' needs the Hugging Face hub.* or give ",
     ) as e:
         use()
     assert "\n" not in str(e.value)

@@ -217,7 +217,7 @@ def test_numpys_numbers_and_the_command_that_leaves_them_out(tmp_path, architect
     )
     with pytest.raises(
         ValueError,
-        match=r"holds numpy's numbers beside its tensors .* where you trust it, keep its tensors alone with `",
+        match=r"holds NumPy numbers besides its tensors .* if you trust it, keep only its tensors with `",
     ) as e:
         load_clip(f"{architectures[0]}:{tmp_path / 'x.pt'}")
     command = shlex.split(re.search("`(.*)`", str(e.value))[1])

@@ -317,13 +317,13 @@ def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
 @pytest.mark.parametrize(
     ("says", "why"),
     [
-        ("{", "is damaged; copy it anew"),
-        ("[]", "is damaged; copy it anew"),
+        ("{", "is damaged; copy it again"),
+        ("[]", "is damaged; copy it again"),
         (
             '{"size": {"longest_edge": 3}}',
-            "size with longest_edge is not followed; write shortest_edge, or height and width",
+            "size with longest_edge is not supported; write shortest_edge, or height and width",
         ),
-        ('{"resample": 9, "crop_size": 24}', "resample 9 is no filter"),
+        ('{"resample": 9, "crop_size": 24}', "resample 9 is not a filter"),
         ('{"image_mean": [1, 2], "crop_size": 24}', "image_mean has 2 numbers"),
         ('{"image_std": [0, 1, 1], "crop_size": 24}', "above zero"),
         ('{"crop_size": 24, "size": 16}', "would make a border"),

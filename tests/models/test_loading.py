@@ -654,14 +654,14 @@ def test_towers_without_a_vit_are_refused(tmp_path):
     }
     refused(
         ValueError,
-        "is no ViT for square images",
+        "is not a ViT for square images",
         save_open_clip(open_clip.CLIP(**cfg), tmp_path / "resnet", cfg),
     )
     cfg = copy.deepcopy(CONFIG)
     cfg["vision_cfg"]["image_size"] = [32, 24]
     refused(
         ValueError,
-        "is no ViT for square images",
+        "is not a ViT for square images",
         save_open_clip(open_clip.CLIP(**cfg), tmp_path / "oblong", cfg),
     )
     refused(
@@ -708,7 +708,7 @@ def test_a_damaged_hugging_face_folder_gives_one_clear_error(siglip, tmp_path):
         '{"model_type": "siglip", "vision_config": {"num_attention_heads": 0}}',
     ):
         config.write_text(text)
-        refused(ValueError, "is no configuration that can be read", folder)
+        refused(ValueError, "is not a configuration that can be read", folder)
 
 
 # --- in full size ------------------------------------------------------------------------------------------------------
