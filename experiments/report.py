@@ -1,5 +1,8 @@
-"""Tables and figures from the tidy files under ``results/``: ``python experiments/report.py`` writes ``experiments/README.md``
-and ``results/*.png``. It computes nothing anew; what is missing is left out."""
+"""Tables and figures from the tidy files under ``results/``.
+
+``python experiments/report.py`` writes ``experiments/README.md`` and ``results/*.png``. It trains
+nothing; results that are missing are left out.
+"""
 
 import io
 from collections import defaultdict
@@ -30,7 +33,7 @@ COLOURS = {
 def by_task(
     cells: Cells, columns: Sequence[str], methods: Sequence[str] = ("lora", "copra")
 ) -> str:
-    """A row a task and method: mean ± standard deviation over seeds."""
+    """One row per task and method: mean ± standard deviation over seeds."""
     lines = [
         "| " + " | ".join(("task", "method", *columns)) + " |",
         "|---" * (len(columns) + 2) + "|",
@@ -39,18 +42,13 @@ def by_task(
     for t in tasks:
         for m in methods:
             values = [np.array(cells[m, c][t]) * 100 for c in columns]
-            lines.append(
-                f"| {t} | {NAMES[m]} | "
-                + " | ".join(
-                    f"{v.mean():.1f} ± {v.std(ddof=1) if len(v) > 1 else 0:.1f}" for v in values
-                )
-                + " |"
-            )
+            shown = [f"{v.mean():.1f} ± {v.std(ddof=1) if len(v) > 1 else 0:.1f}" for v in values]
+            lines.append(f"| {t} | {NAMES[m]} | {' | '.join(shown)} |")
     return "\n".join(lines)
 
 
 def headline() -> Cells:
-    """Alone, middles of the lines, pruned: everything that the main table has."""
+    """The cells of the main table: alone, middles of the lines, pruned."""
     ends, middles = {"0.0": "alone"}, {"delta": "middle, ΔW", "factors": "middle, factors"}
     cells = gather(
         read("lines.csv"), lambda r: ends.get(r["setting"]) if r["space"] == "delta" else None
@@ -95,13 +93,17 @@ STRUCTURED = (
     "none",
 )
 
-PAPER = """Beside them, the papers' values (ViT-B/16, rank 2, 16 shots; DTD / UCF101, from the figures of arXiv:2410.22911 and
-arXiv:2506.05713): alone LoRA 71.6 / 86.2, CopRA 72.7 / 87.2; the middle of two seeds LoRA 65.6 / 81.5, CopRA 72.0 / 86.7; every
-other layer removed LoRA 63.3 / 79.3, CopRA 71.1 / 85.4, stochastic depth 70.1 / 84.1. Which line their middle lies on, ΔW or
-factors, the papers do not say."""
+SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 
-PAPER_STRUCTURED = """The papers' means over eleven data sets, CopRA / LoRA: all 83.4 / 82.9; every other 81.3 / 76.9; keep only low 75.8 / 72.0,
-middle 76.8 / 70.9, high 78.4 / 73.1; keep only query 77.0 / 69.9, key 76.5 / 69.3, value 80.9 / 77.3."""
+PAPER = """For comparison, the papers' values (ViT-B/16, rank 2, 16 shots; DTD / UCF101, from the
+figures of arXiv:2410.22911 and arXiv:2506.05713): alone LoRA 71.6 / 86.2, CopRA 72.7 / 87.2; the
+middle of two seeds LoRA 65.6 / 81.5, CopRA 72.0 / 86.7; every other layer removed LoRA 63.3 / 79.3,
+CopRA 71.1 / 85.4, stochastic depth 70.1 / 84.1. The papers do not say whether their middle is on
+the line in ΔW or in the factors."""
+
+PAPER_STRUCTURED = """The papers' means over eleven data sets, CopRA / LoRA: all 83.4 / 82.9; every
+other 81.3 / 76.9; keep only low 75.8 / 72.0, middle 76.8 / 70.9, high 78.4 / 73.1; keep only query
+77.0 / 69.9, key 76.5 / 69.3, value 80.9 / 77.3."""
 
 
 def lines_figure() -> Figure:
@@ -142,7 +144,7 @@ def lines_figure() -> Figure:
 
 
 def curves(cells: Cells, columns: Sequence[str], labels: Sequence[str], xlabel: str) -> Figure:
-    """One line a method over `columns`, mean over tasks."""
+    """One line per method over `columns`, mean over tasks."""
     fig = Figure(figsize=(6.5, 4), layout="constrained")
     ax = fig.subplots()
     for m in NAMES:
@@ -192,18 +194,11 @@ def rates_section(save: Save) -> str:
     }
     for ax, (setting, words) in zip(front.subplots(1, 3), names.items(), strict=True):
         for m in ("lora", "copra"):
-            x, y = (
-                [
-                    100
-                    * mean(
-                        gather((r for r in rows if r["setting"].startswith(s)), _by_rate)[
-                            m, f"{lr:g}"
-                        ]
-                    )
-                    for lr in rates
-                ]
+            both = (
+                gather((r for r in rows if r["setting"].startswith(s)), _by_rate)
                 for s in ("alone", setting)
             )
+            x, y = ([100 * mean(cells[m, f"{lr:g}"]) for lr in rates] for cells in both)
             ax.plot(x, y, "o-", color=COLOURS[m], label=NAMES[m])
             for lr, at in zip(rates, zip(x, y, strict=True), strict=True):
                 ax.annotate(
@@ -236,9 +231,13 @@ def rates_section(save: Save) -> str:
         ax.set(title=t, xticks=[], yticks=[])
     map_.supxlabel("● LoRA, ▲ CopRA; colour: seed; size: learning rate", fontsize=10)
     return (
-        "## Learning rates\n\nThree tasks (`digits` is one on which the settings were chosen, here on test images), three seeds; the middle is that of two seeds.\n\n"
-        f"{save('rates', fig)}\n\nWhat an adapter keeps, against what it can: each point is a rate. Where CopRA's line lies above LoRA's, it keeps more "
-        f"at equal accuracy.\n\n{save('rates_front', front)}\n\nWhere the adapters lie (t-SNE of A and B, cosine distance): seeds, far more than methods or rates, decide.\n\n{save('rates_tsne', map_)}"
+        "## Learning rates\n\nThree tasks (settings were chosen on `digits`; here are its test "
+        "images), three seeds. The middle is halfway between two seeds.\n\n"
+        f"{save('rates', fig)}\n\nWhat an adapter keeps, against its accuracy alone. Each point is "
+        "a learning rate; where CopRA's line is above LoRA's, it keeps more at equal accuracy.\n\n"
+        f"{save('rates_front', front)}\n\nA map of the adapters (t-SNE of A and B, cosine "
+        "distance). Adapters group by seed far more than by method or rate.\n\n"
+        + save("rates_tsne", map_)
     )
 
 
@@ -252,14 +251,8 @@ def regimes_section() -> str:
     )
     cells = defaultdict(lambda: defaultdict(list))
     for r in read("regimes.csv"):
-        key = (
-            r["shape"],
-            r["schedule"],
-            int(r["steps"]),
-            int(r["batch"]),
-            float(r["lr"]),
-            r["method"],
-        )
+        shape, steps, batch = r["shape"], int(r["steps"]), int(r["batch"])
+        key = (shape, r["schedule"], steps, batch, float(r["lr"]), r["method"])
         cells[key][r["setting"]].append(100 * float(r["accuracy"]))
     settings = list(next(iter(cells.values())))
     lines = [
@@ -276,13 +269,14 @@ def regimes_section() -> str:
             + " |"
         )
     return (
-        f"## The map of regimes\n\nMeans over the validation images of the development tasks ({sizes}), two seeds; "
-        "the middles are those of one pair of seeds.\n\n" + "\n".join(lines)
+        "## The map of regimes\n\nMeans over the development tasks, on validation images "
+        f"({sizes}), with two seeds. The middles are halfway between these two seeds.\n\n"
+        + "\n".join(lines)
     )
 
 
 def federated_section(save: Save) -> str:
-    """Accuracy by round, one panel for each task and way of dealing it to clients."""
+    """Accuracy by round, one panel for each task and way of splitting it among clients."""
     rows = read("federated.csv")
     settings = list(
         dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows if r["clients"] != "1")
@@ -317,7 +311,8 @@ def federated_section(save: Save) -> str:
         for (m, aggregation), own in _grouped(rows, task, split, clients).items():
             v = 100 * np.array(own[last])
             lines.append(
-                f"| {task} | {clients} | {split} | {NAMES[m]} | {words[aggregation]} | {v.mean():.1f} ± {v.std(ddof=1):.1f} |"
+                f"| {task} | {clients} | {split} | {NAMES[m]} | {words[aggregation]} | "
+                f"{v.mean():.1f} ± {v.std(ddof=1):.1f} |"
             )
     return (
         "## Federated averaging\n\nMean ± standard deviation over seeds.\n\n"
@@ -338,11 +333,14 @@ def _grouped(
 
 
 LEAST_GAIN = 0.1
-"""Of a value that a task's layers must share, in accuracy, for the shares to mean something."""
+"""Accuracy that a task's layers must add together for their shares to mean something."""
 
 
 def shapley_section(save: Save) -> str:
-    """The papers' Figure 2: how the value is spread over layers; and g(p), the accuracy with each layer on with probability p."""
+    """The papers' Figure 2: how the value is spread over layers, and the curve g(p).
+
+    g(p) is the accuracy with each layer on with probability p.
+    """
     phi, sizes = _by_run(read("shapley.csv")), _by_run(read("sizes.csv"))
     tasks = list(dict.fromkeys(task for task, *_ in phi))
     moved = [
@@ -383,7 +381,7 @@ def shapley_section(save: Save) -> str:
         for (t, w, _), v in phi.items():
             if w == m and t in moved:
                 top[m, "share of the best four layers"][t].append(np.sort(v)[-4:].sum() / v.sum())
-                top[m, "furthest of a layer from 1/12"][t].append(
+                top[m, "largest distance of a layer from 1/12"][t].append(
                     np.abs(v / v.sum() - 1 / len(v)).max()
                 )
         for (t, w, _), v in sizes.items():
@@ -419,12 +417,15 @@ def shapley_section(save: Save) -> str:
             + " |"
         )
     return (
-        "## What each layer is worth\n\nExact Shapley values of the layers, value = accuracy on validation images, all 4,096 coalitions, of the adapters that ship: two seeds each on six tasks. "
-        f"Shares are of the {len(moved)} tasks of {len(tasks)} where all layers together are worth {100 * LEAST_GAIN:.0f} points at least with both methods.\n\n"
+        "## What each layer contributes\n\nExact Shapley values of the layers, from all 4,096 "
+        "coalitions. The value of a coalition is its accuracy on validation images. The adapters "
+        "are those that ship: two seeds each on six tasks. Shares are of the "
+        f"{len(moved)} of {len(tasks)} tasks where all layers together add at least "
+        f"{100 * LEAST_GAIN:.0f} points with both methods.\n\n"
         f"{save('shapley', fig)}\n\n{table(top, list(dict.fromkeys(c for _, c in top)))}\n\n"
-        "The papers report 69 % in the best four layers for LoRA, and CopRA within 8 % of even.\n\n"
-        "**Pruned by it**: accuracy on test images when only so many layers stay, chosen by validation images (mean over tasks and seeds, %).\n\n"
-        + "\n".join(ranked)
+        "The papers report 69 % in the best four layers for LoRA, and CopRA within 8 % of even."
+        "\n\n**Pruning by Shapley value**: accuracy on test images when only some layers are kept, "
+        "chosen on validation images (mean over tasks and seeds, %).\n\n" + "\n".join(ranked)
     )
 
 
@@ -460,9 +461,10 @@ def minilm_section() -> str:
             + " |"
         )
     return (
-        f"## MiniLM\n\nWhich of the kinds an emoji's name belongs to, from five names a kind; without an adapter "
-        f"{100 * float(none['accuracy']):.1f} % (n = {none['n']}). Mean ± standard deviation over seeds (or pairs of them): five of LoRA and CopRA at 5e-3, else three.\n\n"
-        + "\n".join(lines)
+        "## MiniLM\n\nThe task is to tell the kind of an emoji from its name, learned from five "
+        f"names per kind. Without an adapter {100 * float(none['accuracy']):.1f} % are right (n = "
+        f"{none['n']}). Mean ± standard deviation over seeds or pairs of seeds: five for LoRA and "
+        "CopRA at 5e-3, else three.\n\n" + "\n".join(lines)
     )
 
 
@@ -484,7 +486,7 @@ def saved(name: str, figure: Figure) -> str:
 
 
 def absent(script: str) -> list[str]:
-    """Files of results that `script` has yet to write."""
+    """Result files that `script` has not written yet."""
     return [n for n in WRITTEN[script] if not (RESULTS / n).exists()]
 
 
@@ -496,28 +498,21 @@ def sections(save: Save) -> list[str]:
     if have("lines.py", "pruning.py"):
         cells = headline()
         out.append(
-            f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\nMean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}"
+            f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\n"
+            f"Mean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}"
         )
         out.append(f"## Lines between seeds\n\n{save('lines', lines_figure())}")
         structured = gather(read("structured.csv"))
         out.append(
-            f"## Structured pruning\n\nWhat is kept stands above each column.\n\n{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}"
+            "## Structured pruning\n\nEach column names what is kept.\n\n"
+            f"{table(structured, STRUCTURED)}\n\n{PAPER_STRUCTURED}"
         )
         sparse = gather(read("unstructured.csv"), lambda r: f"{r['entries']} {r['setting']}")
         for of, words in (("factors", "A and B"), ("delta", "ΔW")):
-            columns = [f"{of} {s}" for s in (0.0, 0.5, 0.8, 0.9, 0.95)]
-            out.append(
-                f"## Sparsity of {words}\n\n"
-                + save(
-                    f"sparse_{of}",
-                    curves(
-                        sparse,
-                        columns,
-                        ("0 %", "50 %", "80 %", "90 %", "95 %"),
-                        f"entries of {words} set to zero",
-                    ),
-                )
-            )
+            columns = [f"{of} {s}" for s in SPARSITIES]
+            labels = [f"{100 * s:.0f} %" for s in SPARSITIES]
+            figure = curves(sparse, columns, labels, f"entries of {words} set to zero")
+            out.append(f"## Sparsity of {words}\n\n{save(f'sparse_{of}', figure)}")
     if have("rates.py"):
         out.append(rates_section(save))
     if have("shapley.py"):
@@ -527,7 +522,7 @@ def sections(save: Save) -> list[str]:
             simple(
                 "multitask.csv",
                 "Six tasks in one adapter",
-                "Three seeds. Each merge's scale was chosen on validation images.",
+                "Three seeds. The scale of each merge was chosen on validation images.",
             )
         )
     if have("generalisation.py"):
@@ -535,7 +530,8 @@ def sections(save: Save) -> list[str]:
             simple(
                 "generalisation.csv",
                 "Beyond the training distribution",
-                "Trained on the first half of the classes, tested on both halves; and on corrupted test images. Three seeds.",
+                "Trained on the first half of the classes and tested on both halves, and on "
+                "corrupted images. Three seeds.",
             )
         )
     if have("federated/run.py"):
@@ -552,7 +548,7 @@ def sections(save: Save) -> list[str]:
 
 def missing() -> str:
     names = [f"`{n}`" for script in WRITTEN for n in absent(script)]
-    return f"**Not run yet with the present model**: {', '.join(names)}." if names else ""
+    return f"**Not run yet with the current model**: {', '.join(names)}." if names else ""
 
 
 def text(save: Save = shown) -> str:

@@ -1,4 +1,4 @@
-"""The report's part on soft prompts: tables and figures from ``nemesis*.csv`` and ``lownorm.csv``."""
+"""The report's section on soft prompts, from ``nemesis*.csv`` and ``lownorm.csv``."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -16,7 +16,7 @@ PAPER = {
     "pun": (59.8, 64.0, 67.9, 71.1, 74.0),
     "pan": (59.8, 63.1, 67.4, 71.6, 74.6),
 }
-"""Means over eleven data sets at 1, 2, 4, 8 and 16 shots, read off the paper's figure (ResNet-50)."""
+"""Means over eleven data sets at 1 to 16 shots, read off the paper's figure (ResNet-50)."""
 
 
 def few_shot(save: Save) -> str:
@@ -34,16 +34,19 @@ def few_shot(save: Save) -> str:
     ax.legend(frameon=False)
     ax.grid(alpha=0.25)
     paper = "; ".join(f"{NAMES[m]} {' '.join(map(str, v))}" for m, v in PAPER.items())
-    tasks = len(cells["coop", "1"])
+    tasks, titles = len(cells["coop", "1"]), [f"{s} shot{'s' * (s != '1')}" for s in shots]
     return (
-        f"## Soft prompts and Nemesis\n\n{tasks} tasks, three seeds (a seed chooses the shots too), four vectors before the class name that begin as `a drawing of a`. A task that "
-        f"has fewer drawings of a class than shots gives what it has. Plain words: {zero:.1f}.\n\n{table(cells, shots, [f'{s} shots' if s != '1' else '1 shot' for s in shots], against('coop'))}\n\n"
-        f"The paper's means over eleven data sets: {paper}.\n\n{save('nemesis', fig)}\n\n{by_task(cells)}"
+        f"## Soft prompts and Nemesis\n\n{tasks} tasks, three seeds (a seed also chooses the "
+        "shots), four learned vectors before the class name, initialised as `a drawing of a`. A "
+        "task with fewer drawings of a class than shots uses what it has. Plain words: "
+        f"{zero:.1f}.\n\n{table(cells, shots, titles, against('coop'))}\n\n"
+        f"The paper's means over eleven data sets: {paper}.\n\n{save('nemesis', fig)}\n\n"
+        + by_task(cells)
     )
 
 
 def by_task(cells: Cells) -> str:
-    """Each task at sixteen shots; ``style-shift`` is trained on one style of drawing and tested on another."""
+    """Each task at sixteen shots; ``style-shift`` trains and tests on different drawing styles."""
     methods = [m for m in COLOURS if (m, "16") in cells]
     lines = [
         "| sixteen shots, % | plain words | " + " | ".join(NAMES[m] for m in methods) + " |",
@@ -70,7 +73,9 @@ def noise() -> str:
         if (m, "16") in own
     }
     return (
-        "### Sixteen vectors that begin as noise\n\nAs the papers have them (sixteen shots), at the rate of 0.01, the best for CoOp there on the development tasks too; penalties as chosen for words. Below four vectors that begin as words.\n\n"
+        "### Sixteen vectors initialised as noise\n\nAs in the papers (sixteen shots), at the "
+        "rate of 0.01, which is also the best for CoOp there on the development tasks; penalties "
+        "as chosen for words. For comparison, four vectors initialised as words.\n\n"
         + table(both, ["words", "noise"], ["four, words", "sixteen, noise"], against("coop"))
     )
 
@@ -110,24 +115,18 @@ def epochs(save: Save) -> str:
         ax.set(xlabel="step", ylabel=words)
         ax.grid(alpha=0.25)
     fig.axes[0].legend(frameon=False)
-    return f"### While training\n\nSixteen shots, means over tasks and seeds.\n\n{save('nemesis_epochs', fig)}"
+    about = "### During training\n\nSixteen shots, means over tasks and seeds."
+    return f"{about}\n\n{save('nemesis_epochs', fig)}"
 
 
 def low_norm() -> str:
-    """Counts as the paper has them, and how many are beyond chance."""
+    """Counts as in the paper, and how many are beyond chance."""
     found: dict[tuple[str, str, str, str], list[Corruption]] = defaultdict(list)
     for r in read("lownorm.csv"):
         shots = f"{r['shots']} shots" + ("" if r["begins"] == "words" else ", noise")
-        found[r["split"], r["task"], shots, r["seed"]].append(
-            Corruption(
-                r["kind"],
-                int(r["position"]),
-                float(r["factor"]),
-                float(r["norm"]),
-                float(r["delta"]),
-                float(r["p"]),
-            )
-        )
+        numbers = (float(r[c]) for c in ("factor", "norm", "delta", "p"))
+        corruption = Corruption(r["kind"], int(r["position"]), *numbers)
+        found[r["split"], r["task"], shots, r["seed"]].append(corruption)
     counts = {key: occurrences(c) for key, c in found.items()}
     shots = list(dict.fromkeys(k[2] for k in counts))
     tasks = list(dict.fromkeys(k[1] for k in counts))
@@ -170,25 +169,31 @@ def low_norm() -> str:
     }
     fell = 100 * float(np.mean([c.delta < 0 and c.p < 0.05 for c in shorter]))
     return (
-        f"### The Low-Norm Effect\n\nEach vector of CoOp's prompts made shorter in turn, {of[words[0]]} ways in all ({of[shots[-1]]} for sixteen that began as noise): how many raise "
-        "accuracy on test images (means over seeds); then, of the four that began as words, how many do so beyond chance (p < 0.05, paired bootstrap over drawings; one in "
-        f"forty, {of[words[0]] / 40:.1f}, would by chance alone if nothing mattered), and at how many of the positions a shorter vector raised accuracy and one twice as long lowered it. "
-        f"A shorter vector moves accuracy by {moved['shorter']:+.2f} points on average and lowers it beyond chance in {fell:.0f} % of cases, one twice as long by "
-        f"{moved['longer']:+.2f}.\n\n".replace("-0", "−0")
+        "### The Low-Norm Effect\n\nEach vector of CoOp's prompts is made shorter in turn, in "
+        f"{of[words[0]]} ways in all ({of[shots[-1]]} for sixteen initialised as noise). The table "
+        "counts how many of them raise accuracy on test images (means over seeds). For the four "
+        "initialised as words it also counts how many do so beyond chance (p < 0.05, paired "
+        f"bootstrap over drawings; chance alone gives one in forty, {of[words[0]] / 40:.1f}), "
+        "and at how many positions a shorter vector raised accuracy and one twice as long "
+        f"lowered it. A shorter vector changes accuracy by {moved['shorter']:+.2f} points on "
+        f"average and lowers it beyond chance in {fell:.0f} % of cases; one twice as long changes "
+        f"it by {moved['longer']:+.2f}.\n\n".replace("-0", "−0")
         + "\n".join(lines)
-        + "\n\nThe paper counts 25 to 53 on Oxford Pets and 0 to 2 on Flowers (its figure); how often varies as widely there."
+        + "\n\nThe paper counts 25 to 53 on Oxford Pets and 0 to 2 on Flowers (from its figure): "
+        "counts vary as widely there."
     )
 
 
 def visual() -> str:
     return (
-        "### Tokens of the image tower\n\nFour learned tokens beside the patches (VPT), the same penalties, sixteen shots, four tasks.\n\n"
+        "### Tokens of the image tower\n\nFour learned tokens next to the patches (VPT), the same "
+        "penalties, sixteen shots, four tasks.\n\n"
         + table(gather(read("nemesis_visual.csv")), ["16"], ["accuracy"], against("vpt"))
     )
 
 
 def tuning() -> str:
-    """The best of each method and beginning in bold."""
+    """The settings, with the best of each method and initialisation in bold."""
     keys = ("method", "begins", "lr", "steps", "beta", "weight", "tau", "samples")
     cells: dict[tuple[str, ...], list[float]] = defaultdict(list)
     for r in read("nemesis_tuning.csv"):
@@ -196,21 +201,27 @@ def tuning() -> str:
     means = {key: float(np.mean(v)) for key, v in cells.items()}
     best = {key[:2]: max(m for other, m in means.items() if other[:2] == key[:2]) for key in means}
     lines = [
-        "| method | begins as | rate | steps | β | A | τ | N | mean accuracy, % |",
+        "| method | initialised as | rate | steps | β | A | τ | N | mean accuracy, % |",
         "|---" * 9 + "|",
     ]
     for key, m in means.items():
         figure = f"**{m:.1f}**" if m == best[key[:2]] else f"{m:.1f}"
         lines.append(f"| {' | '.join((NAMES[key[0]], *key[1:]))} | {figure} |")
     return (
-        "### How the settings were chosen\n\nValidation images of the development tasks, 4 and 16 shots, two seeds. Six settings of each method first, then four around the best of them.\n\n"
-        + "\n".join(lines)
+        "### How the settings were chosen\n\nOn validation images of the development tasks, with 4 "
+        "and 16 shots and two seeds: first six settings of each method, then four around the best "
+        "of them.\n\n" + "\n".join(lines)
     )
 
 
 def sections(save: Save) -> list[str]:
     parts: list[tuple[str, Callable[[], str]]] = [
-        ("nemesis.csv", lambda: few_shot(save)), ("nemesis_noise.csv", noise), ("nemesis_new.csv", new_classes), ("nemesis_epochs.csv", lambda: epochs(save)), ("lownorm.csv", low_norm),
-        ("nemesis_visual.csv", visual), ("nemesis_tuning.csv", tuning),
-    ]  # fmt: skip
+        ("nemesis.csv", lambda: few_shot(save)),
+        ("nemesis_noise.csv", noise),
+        ("nemesis_new.csv", new_classes),
+        ("nemesis_epochs.csv", lambda: epochs(save)),
+        ("lownorm.csv", low_norm),
+        ("nemesis_visual.csv", visual),
+        ("nemesis_tuning.csv", tuning),
+    ]
     return [part() for name, part in parts if (RESULTS / name).exists()]

@@ -1,4 +1,4 @@
-"""The report's part on other people's training: a table from ``trainer.csv``."""
+"""The report's section on transformers' Trainer: a table from ``trainer.csv``."""
 
 from collections import defaultdict
 
@@ -46,9 +46,11 @@ def section() -> str:
             lines[-1] += " | ".join(words) + " |"
     tried = sorted({float(r["lr"]) for r in read("trainer.csv") if r["split"] == "val"})
     return (
-        "## In transformers' Trainer\n\nClassifiers with heads of their own, LoRA of peft's on q, k and v, trained by the Trainer, CopRA through `CopRACallback`; removed, averaged and "
-        "valued by the tools for any adapter of peft's. `emoji-groups`: MiniLM, from sixteen names a group; `digits`: the bundled CLIP's image tower. Mean ± standard deviation over "
-        "three seeds, or pairs of them; heads begin alike and are averaged too. Each method's rate is the best of "
-        f"{', '.join(f'{x:g}' for x in tried)} for one seed on validation data.\n\n"
-        + "\n".join(lines)
+        "## In transformers' Trainer\n\nClassifiers with heads, with peft's LoRA on q, k and v, "
+        "trained by the Trainer, CopRA through `CopRACallback`. Layers are removed, averaged and "
+        "valued by the tools for any peft adapter. `emoji-groups` trains MiniLM on sixteen names "
+        "per group; `digits` trains the bundled CLIP's image tower. Mean ± standard deviation over "
+        "three seeds or pairs of seeds; heads start from the same weights and are averaged too. "
+        f"Each method's rate is the best of {', '.join(f'{x:g}' for x in tried)} for one seed on "
+        "validation data.\n\n" + "\n".join(lines)
     )

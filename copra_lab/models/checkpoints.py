@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from copra_lab.utils.extras import needs
+
 MALFORMED = (
     ArithmeticError,
     AssertionError,

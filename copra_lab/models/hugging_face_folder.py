@@ -15,6 +15,7 @@ from copra_lab.models.clip import Clip
 from copra_lab.models.freezing import freeze
 from copra_lab.models.hub_download import HF_INDEX, HF_WEIGHTS
 from copra_lab.models.hugging_face_names import rename, rows
+from copra_lab.utils.extras import needs
 
 _ACTIVATIONS = {
     "quick_gelu": "quick_gelu",
@@ -93,7 +94,8 @@ def _check_names(weights: Mapping[str, Tensor], config: Any, file: Path) -> None
 
 def _clip(config: Any) -> nn.Module:
     """open_clip's module for a CLIPConfig, with random weights."""
-    from open_clip import CLIP
+    with needs("clip"):
+        from open_clip import CLIP
 
     v, t = config.vision_config, config.text_config
     activations = {_ACTIVATIONS[v.hidden_act], _ACTIVATIONS[t.hidden_act]}
@@ -119,8 +121,9 @@ def _siglip(config: Any) -> nn.Module:
 
     timm has SigLIP's trunk by name only in a few sizes; this one gets the configuration's sizes.
     """
-    from open_clip import CustomTextCLIP
-    from timm import create_model
+    with needs("clip"):
+        from open_clip import CustomTextCLIP
+        from timm import create_model
 
     v, t = config.vision_config, config.text_config
     if not getattr(v, "vision_use_head", True) or "quick_gelu" in (v.hidden_act, t.hidden_act):

@@ -1,10 +1,11 @@
-"""The data sets on which fine-tuned CLIPs are compared: where each lies, how its prompt reads, where it can be had.
+"""The data sets on which fine-tuned CLIPs are compared: where each is, its prompt, its download.
 
-They are torchvision's copies in torchvision's folders, so that what is already there is used; CoOp's folders are found too.
-Class names and prompts are CoOp's (arXiv:2109.01134). CoOp's split is used where its file (``split_zhou_OxfordPets.json``) lies
-beside the folder of images. Without that file, numbers are near those of papers but not on the same images: the split is the data
-set's own, or where it has none, one dealt in CoOp's shares by hashing file names; and what CoOp takes by a generator is taken by
-hash, so that the shots of a seed are others.
+They are torchvision's copies in torchvision's folders, so that existing ones are used; CoOp's
+folders are found too. Class names and prompts are CoOp's (arXiv:2109.01134). CoOp's split is used
+if its file (such as ``split_zhou_OxfordPets.json``) is next to the folder of images. Without it,
+numbers are close to those of papers but not on the same images: the split is then the data set's
+own, or, if it has none, one with CoOp's shares made by hashing file names. Shots are chosen by hash
+as well, so a seed does not choose the same shots as in CoOp.
 """
 
 import os
@@ -27,15 +28,28 @@ __all__ = ["SETS", "data_folder"]
 def _file(home: Path, source: str) -> Readable:
     if not (file := home / source).is_file():
         raise FileNotFoundError(
-            f"{file} is missing, so this copy of the data set is incomplete: unpack it anew"
+            f"{file} is missing, so this copy of the data set is incomplete: unpack it again"
         )
     return file
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A row of `SETS`. `homes`: folders below the root in which it may lie, torchvision's or CoOp's; the one that holds the folder
-    `images` is taken. `split`: CoOp's file. `by_hand`: where there is nothing to download, what to put where."""
+    """A row of `SETS`.
+
+    Attributes:
+        title: Its name in the field.
+        question: What the task asks.
+        template: CoOp's prompt.
+        homes: Folders below the root where it may be, torchvision's or CoOp's.
+        images: What the right one of `homes` contains: the folder of images.
+        read: Reads its layout.
+        split: The name of CoOp's split file.
+        archives: What to download.
+        by_hand: What to do if there is nothing to download.
+        also: Other names for it.
+        open: Gives the image of an entry's source.
+    """
 
     title: str
     question: str
@@ -52,155 +66,172 @@ class DataSet:
 
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 TORONTO = "https://www.cs.toronto.edu/~kriz/"
+EUROSAT = "torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
 
-# Of archives that come together, the one with the folder of images comes last: where that folder is, the others are.
+# Of archives that belong together, the one with the folder of images comes last: if that folder
+# exists, the others do too.
 SETS: dict[str, DataSet] = {
     "caltech101": DataSet(
         "Caltech101", "Name the thing on a photograph.", "a photo of a {}.",
-        ("caltech101", "caltech-101"), "101_ObjectCategories", la.caltech101, "split_zhou_Caltech101.json",
-        (Archive("https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip", "3138e1922a9193bfa496528edbbc45d0",
-                 "caltech101", "101_ObjectCategories"),),
+        ("caltech101", "caltech-101"), "101_ObjectCategories", la.caltech101,
+        "split_zhou_Caltech101.json",
+        (Archive("https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                 "3138e1922a9193bfa496528edbbc45d0", "caltech101", "101_ObjectCategories"),),
     ),
     "dtd": DataSet(
         "Describable Textures", "Name the texture.", "{} texture.",
         ("dtd/dtd", "dtd"), "images", la.dtd, "split_zhou_DescribableTextures.json",
-        (Archive(OXFORD + "dtd/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1", "dtd", "dtd"),),
+        (Archive(OXFORD + "dtd/download/dtd-r1.0.1.tar.gz", "fff73e5086ae6bdbea199a49dfb8a4c1",
+                 "dtd", "dtd"),),
         also=("describabletextures",),
     ),
     "eurosat": DataSet(
-        "EuroSAT", "Tell the use of land on a satellite's photograph.", "a centered satellite photo of {}.",
+        "EuroSAT", "Tell the use of land on a satellite's photograph.",
+        "a centered satellite photo of {}.",
         ("eurosat",), "2750", la.eurosat, "split_zhou_EuroSAT.json",
-        (Archive("https://huggingface.co/datasets/torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip",
-                 "c8fa014336c82ac7804f0398fcb19387", "eurosat", "2750"),),
+        (Archive("https://huggingface.co/datasets/" + EUROSAT, "c8fa014336c82ac7804f0398fcb19387",
+                 "eurosat", "2750"),),
     ),
     "fgvc-aircraft": DataSet(
-        "FGVC-Aircraft", "Name the variant of an aircraft.", "a photo of a {}, a type of aircraft.",
+        "FGVC-Aircraft", "Name the variant of an aircraft.",
+        "a photo of a {}, a type of aircraft.",
         ("fgvc-aircraft-2013b/data", "fgvc_aircraft"), "images", la.fgvc_aircraft,
-        archives=(Archive(OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "", "", "fgvc-aircraft-2013b"),),
+        archives=(Archive(OXFORD + "fgvc-aircraft/archives/fgvc-aircraft-2013b.tar.gz", "", "",
+                          "fgvc-aircraft-2013b"),),
     ),
     "flowers102": DataSet(
         "Oxford Flowers", "Name the flower.", "a photo of a {}, a type of flower.",
         ("flowers-102", "oxford_flowers"), "jpg", la.flowers102, "split_zhou_OxfordFlowers.json",
-        (Archive(OXFORD + "flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d", "flowers-102", "imagelabels.mat"),
-         Archive(OXFORD + "flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c", "flowers-102", "setid.mat"),
-         Archive(OXFORD + "flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa", "flowers-102", "jpg")),
+        (Archive(OXFORD + "flowers/102/imagelabels.mat", "e0620be6f572b9609742df49c70aed4d",
+                 "flowers-102", "imagelabels.mat"),
+         Archive(OXFORD + "flowers/102/setid.mat", "a5357ecc9cb78c4bef273ce3793fc85c",
+                 "flowers-102", "setid.mat"),
+         Archive(OXFORD + "flowers/102/102flowers.tgz", "52808999861908f626f3c1f4e79d11fa",
+                 "flowers-102", "jpg")),
         also=("oxfordflowers",),
     ),
     "food101": DataSet(
         "Food-101", "Name the dish.", "a photo of {}, a type of food.",
         ("food-101",), "images", la.food101, "split_zhou_Food101.json",
-        (Archive("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz", "85eeb15f3717b99a5da872d97d918f87", "", "food-101"),),
+        (Archive("http://data.vision.ee.ethz.ch/cvl/food-101.tar.gz",
+                 "85eeb15f3717b99a5da872d97d918f87", "", "food-101"),),
     ),
     "oxford-pets": DataSet(
-        "Oxford-IIIT Pets", "Name the breed of a cat or dog.", "a photo of a {}, a type of pet.",
+        "Oxford-IIIT Pets", "Name the breed of a cat or dog.",
+        "a photo of a {}, a type of pet.",
         ("oxford-iiit-pet", "oxford_pets"), "images", la.oxford_pets, "split_zhou_OxfordPets.json",
-        (Archive(OXFORD + "pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f", "oxford-iiit-pet", "annotations"),
-         Archive(OXFORD + "pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c", "oxford-iiit-pet", "images")),
+        (Archive(OXFORD + "pets/data/annotations.tar.gz", "95a8c909bbe2e81eed6a22bccdf3f68f",
+                 "oxford-iiit-pet", "annotations"),
+         Archive(OXFORD + "pets/data/images.tar.gz", "5c4f3ee8e5d25df40f4fd59a7f44e54c",
+                 "oxford-iiit-pet", "images")),
         also=("oxfordiiitpet", "pets"),
     ),
     "stanford-cars": DataSet(
         "Stanford Cars", "Name the make, model and year of a car.", "a photo of a {}.",
         ("stanford_cars",), "", la.stanford_cars, "split_zhou_StanfordCars.json",
-        by_hand="its authors no longer offer it, so put a copy's devkit, cars_train, cars_test and cars_test_annos_withlabels.mat there",
+        by_hand="its authors no longer offer it, so put a copy's devkit, cars_train, cars_test and "
+        "cars_test_annos_withlabels.mat there",
         also=("cars",),
     ),
     "sun397": DataSet(
         "SUN397", "Name the scene.", "a photo of a {}.",
         ("sun397", ""), "SUN397", la.sun397, "split_zhou_SUN397.json",
-        (Archive("http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz", "8ca2778205c41d23104230ba66911c7a", "", "SUN397"),),
+        (Archive("http://vision.princeton.edu/projects/2010/SUN/SUN397.tar.gz",
+                 "8ca2778205c41d23104230ba66911c7a", "", "SUN397"),),
     ),
     "ucf101": DataSet(
-        "UCF101", "Tell what a person is doing on the middle frame of a video.", "a photo of a person doing {}.",
+        "UCF101", "Tell what a person is doing on the middle frame of a video.",
+        "a photo of a person doing {}.",
         ("ucf101",), "UCF-101-midframes", la.ucf101, "split_zhou_UCF101.json",
-        by_hand="unpack CoOp's UCF-101-midframes.zip there and put split_zhou_UCF101.json beside it (both are linked in CoOp's DATASETS.md)",
+        by_hand="unpack CoOp's UCF-101-midframes.zip there and put split_zhou_UCF101.json next to "
+        "it (both are linked in CoOp's DATASETS.md)",
     ),
-    # CIFAR's binary version, of which torchvision reads the other, made of pickles.
+    # CIFAR's binary version; torchvision reads the one made of pickles.
     "cifar10": DataSet(
         "CIFAR-10", "Name the thing on a small photograph.", "a photo of a {}.",
         ("cifar-10-batches-bin",), "", la.cifar10,
-        archives=(Archive(TORONTO + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530", "", "cifar-10-batches-bin"),),
+        archives=(Archive(TORONTO + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
+                          "", "cifar-10-batches-bin"),),
         open=la.cifar_picture,
     ),
     "cifar100": DataSet(
         "CIFAR-100", "Name the thing on a small photograph.", "a photo of a {}.",
         ("cifar-100-binary",), "", la.cifar100,
-        archives=(Archive(TORONTO + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8", "", "cifar-100-binary"),),
+        archives=(Archive(TORONTO + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
+                          "", "cifar-100-binary"),),
         open=la.cifar_picture,
     ),
     "imagenet": DataSet(
         "ImageNet", "Name the thing on a photograph.", "a photo of a {}.",
         ("imagenet/images", "imagenet", ""), "train", la.imagenet,
-        by_hand="ask for it at image-net.org, and unpack it as torchvision does, into train and val with a folder a class (n01440764, …)",
+        by_hand="ask for it at image-net.org, and unpack it as torchvision does, into train and "
+        "val with one folder per class (n01440764, …)",
     ),
 }  # fmt: skip
 """The data sets of the field, by the name that `load_task` takes."""
 
 
 def find(name: object) -> str | None:
-    """The key in `SETS` that `name` means, or None: "oxford-pets", "OxfordPets", "oxford_pets" and torchvision's
-    "torchvision:OxfordIIITPet" are the same."""
+    """The key in `SETS` that `name` means, or None.
+
+    "oxford-pets", "OxfordPets", "oxford_pets" and torchvision's "torchvision:OxfordIIITPet" are
+    the same.
+    """
     if not isinstance(name, str) or not re.fullmatch(r"(torchvision:)?\w[\w-]*", name):
-        return None  # a path, for one
+        return None  # a path, for example
     plain = re.sub(r"[\W_]", "", name.removeprefix("torchvision:").lower())
-    return next(
-        (key for key, row in SETS.items() if plain in (key.replace("-", ""), *row.also)), None
-    )
+    names = ((key, (key.replace("-", ""), *row.also)) for key, row in SETS.items())
+    return next((key for key, known in names if plain in known), None)
 
 
 def data_folder() -> Path:
-    """Where data sets are looked for and downloaded to if nothing is said: ``$COPRA_LAB_DATA``, or ``data`` in the cache folder."""
+    """The default folder of data sets: ``$COPRA_LAB_DATA``, or ``data`` in the cache folder."""
     return Path(os.environ.get("COPRA_LAB_DATA") or cache_folder() / "data")
 
 
 def listing(key: str, root: "str | Path | None" = None, download: bool = True) -> Listing:
-    """What the data set `key`, one of `SETS`, holds in its folder below `root`. Where it is not there it is downloaded, unless
-    `download` is False; one that is unpacked is never changed.
+    """List a data set of the field, downloading it if it is missing.
 
-    Raises FileNotFoundError, ConnectionError or ValueError, in one sentence that names the fix, where it is not there and cannot
-    be had, and ValueError for a copy that is not whole.
+    An unpacked copy is never changed.
+
+    Args:
+        key: One of `SETS`.
+        root: The folder that holds it or is to hold it; None is `data_folder()`.
+        download: Whether to download it if it is missing.
+
+    Raises:
+        FileNotFoundError: It is missing and cannot be downloaded; the message says what to do.
+        ConnectionError: The download failed.
+        ValueError: The copy or the download is incomplete.
     """
     row, root = SETS[key], Path(root).expanduser() if root is not None else data_folder()
-    home, why = _home(row, root), f"there is no {root / row.homes[0] / row.images}"
-    if home is None and download and row.archives:
-        try:
-            with _alone(root, key):
-                install(row.archives, root)
-            home = _home(row, root)
-        except (FileNotFoundError, PermissionError) as e:
-            why = str(e)
-    if home is None:
-        files = ", ".join(f"{a.url} as {a.file(root)}" for a in row.archives)
-        again = "" if download else " with download=True"
-        hint = (
-            row.by_hand
-            or f"give the root that it is in, call again{again} to download it, or fetch by hand {files}"
-        )
-        raise FileNotFoundError(f"{row.title} is not in {root} ({why}): {hint}")
+    home = _home(row, root) or _fetched(key, root, download)
     split = home / row.split if row.split and (home / row.split).is_file() else None
     try:
         classes, entries = la.coop_split(split, row.images) if split else row.read(home)
-        if strange := {e.label for e in entries} - classes.keys():
-            raise ValueError(f"it names no class {min(strange)!r}")
+        if unknown := {e.label for e in entries} - classes.keys():
+            raise ValueError(f"it names no class {min(unknown)!r}")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-        why = (
-            f"no {e.filename}"
-            if isinstance(e, FileNotFoundError) and e.filename
-            else f"{type(e).__name__}: {e}"
-        )
+        why = f"{type(e).__name__}: {e}"
+        if isinstance(e, FileNotFoundError) and e.filename:
+            why = f"no {e.filename}"
         raise ValueError(
-            f"{split or home} is not a whole copy of {row.title} ({why}): copy or unpack it anew"
+            f"{split or home} is not a complete copy of {row.title} ({why}): copy or unpack it "
+            "again"
         ) from e
     if split:
         origin = "Split as in CoOp's file."
     elif any(e.part for e in entries):
         origin = "The data set's own split."
     else:
-        origin = "It has no split of its own: half of the images train, a fifth validates, three tenths test."
-    about = f"{row.question} {len(classes)} classes. {origin}"
+        origin = (
+            "It has no split of its own: half of the images train, a fifth validates, three "
+            "tenths test."
+        )
     return Listing(
         key,
         row.title,
-        about,
+        f"{row.question} {len(classes)} classes. {origin}",
         classes,
         row.template,
         parted(entries),
@@ -212,12 +243,31 @@ def _home(row: DataSet, root: Path) -> Path | None:
     return next((root / home for home in row.homes if (root / home / row.images).is_dir()), None)
 
 
-def _alone(root: Path, key: str) -> FileLock:
-    """Of several processes that want the same data set, one fetches it and the others wait."""
+def _fetched(key: str, root: Path, download: bool) -> Path:
+    row = SETS[key]
+    why = f"there is no {root / row.homes[0] / row.images}"
+    if download and row.archives:
+        try:
+            with _lock(root, key):
+                install(row.archives, root)
+            if home := _home(row, root):
+                return home
+        except (FileNotFoundError, PermissionError) as e:
+            why = str(e)
+    files = ", ".join(f"{a.url} as {a.file(root)}" for a in row.archives)
+    again = "" if download else " with download=True"
+    hint = row.by_hand or (
+        f"give the root that contains it, call again{again} to download it, or download {files}"
+    )
+    raise FileNotFoundError(f"{row.title} is not in {root} ({why}): {hint}")
+
+
+def _lock(root: Path, key: str) -> FileLock:
+    """Of several processes that want the same data set, one downloads it and the others wait."""
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as e:
         raise FileNotFoundError(
-            f"{root} cannot be made ({e}): give root, a folder that can be written"
+            f"{root} cannot be created ({e}): set root to a writable folder"
         ) from e
     return FileLock(root / f".{key}.lock")

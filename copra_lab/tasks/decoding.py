@@ -1,10 +1,12 @@
-"""Picture files as 8-bit RGB: which kinds are read, how more than 8 bits become 8, and how much memory one may take.
+"""Image files as 8-bit RGB: supported formats, conversion of more than 8 bits, memory limits.
 
-More than 8 bits: of whole numbers (PNG, TIFF, PGM, JPEG 2000) the high byte counts, white being the largest number that the format
-can hold, 65535 or in a 12-bit TIFF 4095. Of floats 0 is black and 1 is white. Pillow itself clips both at 255 when asked for RGB.
-Where no white is known (32-bit whole numbers, signed ones, floats beyond 0 to 1) the picture is refused.
+Of integers with more than 8 bits (PNG, TIFF, PGM, JPEG 2000) the high byte counts; white is the
+largest number that the format can hold, 65535, or 4095 in a 12-bit TIFF. Of floats 0 is black and 1
+is white. Pillow itself clips both at 255 when asked for RGB. If it is unknown which value is white
+(32-bit integers, signed ones, floats outside 0 to 1), the image is refused.
 
-Otherwise as Pillow has it: transparency on white, orientation as EXIF says, of several frames or pages the first, no colour profile.
+Everything else is as in Pillow: transparency becomes white, EXIF orientation is applied, of several
+frames or pages the first is used, and colour profiles are ignored.
 """
 
 import struct
@@ -20,63 +22,95 @@ import numpy as np
 from PIL import Image, ImageOps
 
 FORMATS = {
-    "PNG": (".png", ".apng"), "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "WEBP": (".webp",), "BMP": (".bmp",), "GIF": (".gif",),
-    "TIFF": (".tif", ".tiff"), "AVIF": (".avif", ".avifs"), "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"), "QOI": (".qoi",), "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
-    "ICO": (".ico",), "PCX": (".pcx",), "TGA": (".tga", ".icb", ".vda", ".vst"),
-}  # fmt: skip
-"""What is read, as Pillow names it, and how such files are called. Nothing that starts another program (EPS) or holds more than
-pictures (PDF, WMF)."""
+    "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"),
+    "WEBP": (".webp",),
+    "BMP": (".bmp",),
+    "GIF": (".gif",),
+    "TIFF": (".tif", ".tiff"),
+    "AVIF": (".avif", ".avifs"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpc", ".jpf", ".jpx", ".j2c"),
+    "QOI": (".qoi",),
+    "SGI": (".sgi", ".rgb", ".rgba", ".bw"),
+    "ICO": (".ico",),
+    "PCX": (".pcx",),
+    "TGA": (".tga", ".icb", ".vda", ".vst"),
+}
+"""Supported formats by Pillow's names, with their suffixes.
+
+None starts another program (EPS) or holds more than images (PDF, WMF).
+"""
 
 COMMON = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", "PPM")
-"""Those that are read from strangers too: by decoders that are in wide use and fast."""
+"""Formats that are accepted from strangers: their decoders are widely used and fast."""
 
 UNMARKED = ("PCX", "TGA")
-"""Formats whose files hardly differ from noise in their first bytes: read only where the file's name says so."""
+"""Formats whose first bytes hardly differ from noise: read only if the file's suffix says so."""
 
 MEGAPIXELS = 64
-"""A picture of so many is always read; a larger one if it takes no more than `MEMORY`."""
+"""An image of this size is always read; a larger one if it takes no more than `MEMORY`."""
 
 MEMORY = 8_000_000 * MEGAPIXELS
-"""Bytes that decoding one picture may take: a small file can hold a picture that fills the memory. Every picture has 4 bytes a pixel,
-since it becomes RGB, but a JPEG is shrunk while it is read: 1 byte for each of its pixels is counted, or if it is progressive 2 for
-each and each channel."""
+"""Bytes that decoding one image may take: a small file can hold an image that fills the memory.
+
+Every image takes 4 bytes a pixel, since it becomes RGB. A JPEG is shrunk while it is read: it
+counts 1 byte for each of its pixels, or if it is progressive 2 for each pixel and channel.
+"""
 
 LARGE = 64_000_000
-"""Bytes from which on pictures are decoded one at a time, however many threads read, and shrunk before anything else is done."""
+"""From this many bytes on, images are decoded one at a time and shrunk before anything else."""
 
 UNREADABLE = (
-    OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, RuntimeError, ArithmeticError, AssertionError, MemoryError, struct.error,
-    zlib.error, Image.DecompressionBombError, Image.DecompressionBombWarning,
-)  # fmt: skip
-"""What Pillow raises for files that are damaged or made to harm."""
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    LookupError,
+    TypeError,
+    RuntimeError,
+    ArithmeticError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+    Image.DecompressionBombWarning,
+)
+"""What Pillow raises for damaged or malicious files."""
 
 Readable = str | Path | BinaryIO | Image.Image
 
 _ONE_LARGE = threading.Lock()
 _SPREAD = {"L;2": 85, "L;4": 17}
-"""Pillow spreads the greys of such a PNG over 0 to 255, but not the one that is transparent."""
+"""Pillow spreads the greys of such a PNG over 0 to 255, but not its transparent grey."""
 
 
 class PictureError(ValueError):
-    """A file that is no picture, or not one that can be read. ``reason`` is the bare why."""
+    """A file is not an image, or cannot be read. `reason` says only why."""
 
-    def __init__(self, name: str, reason: str):
+    def __init__(self, name: str, reason: str) -> None:
         self.name, self.reason = name, reason
         super().__init__(f"{name} cannot be read as an image ({reason}): repair or remove it")
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """A picture as 8-bit RGB. ``odd`` says what was unusual about it: "deep", it had more bits; "dim", and used less than a sixteenth
-    of what they can say, so that hardly anything is left of it; "frames", it has more of them, or more pages."""
+    """An image as 8-bit RGB.
+
+    Attributes:
+        image: The image.
+        odd: What was unusual: it had more bits ("deep"); it had more bits but used less than a
+            sixteenth of their range, so that hardly anything is left of it ("dim"); it has several
+            frames or pages ("frames").
+    """
 
     image: Image.Image
     odd: tuple[str, ...] = ()
 
 
 def files_of(formats: Sequence[str]) -> tuple[str, ...]:
-    """How files of these formats are called."""
+    """The suffixes of files of these formats."""
     return tuple(suffix for f in formats for suffix in FORMATS[f])
 
 
@@ -84,10 +118,13 @@ def files_of(formats: Sequence[str]) -> tuple[str, ...]:
 def opened(
     file: "str | Path | BinaryIO", formats: Sequence[str] = tuple(FORMATS)
 ) -> Iterator[Image.Image]:
-    """The picture, of which only the head is read yet. As ``Image.open`` does it, without its bound on pixels, which is global and
-    would refuse or warn of a large JPEG that takes little memory.
+    """Open an image and read its header only.
 
-    Raises ValueError for what is no picture of these formats, and what Pillow raises (`UNREADABLE`).
+    Like ``Image.open`` without its limit on pixels, which is global and would refuse or warn about
+    a large JPEG that takes little memory.
+
+    Raises:
+        ValueError: It is not an image of these formats; also what Pillow raises (`UNREADABLE`).
     """
     Image.init()
     named = Path(file).suffix.lower() if isinstance(file, str | Path) else ""
@@ -99,40 +136,53 @@ def opened(
             factory, accepts = Image.OPEN[format]
             try:
                 fits = accepts is None or accepts(head)
-                if not fits or isinstance(fits, str):  # a text says which library is missing
+                if not fits or isinstance(fits, str):  # a string names a missing library
                     continue
                 f.seek(0)
                 image = factory(f, str(file) if named else "")
-            except (SyntaxError, IndexError, TypeError, struct.error):  # another format may do
+            except (SyntaxError, IndexError, TypeError, struct.error):  # try another format
                 continue
             with image:
                 yield image
             return
-    raise ValueError("no picture of a kind that is read")
+    raise ValueError("not a supported image format")
 
 
 def shrink(image: Image.Image, side: int) -> int:
-    """Have a JPEG decoded at a fraction of its size, but at least 8 × `side`. Gives the bytes that decoding takes, about.
+    """Make a JPEG decode at a fraction of its size, but at least 8 × `side` pixels.
 
-    Raises ValueError where they are more than `MEMORY`.
+    Returns:
+        Approximately how many bytes decoding the image takes.
+
+    Raises:
+        ValueError: It takes more than `MEMORY`.
     """
     pixels = image.width * image.height
     image.draft("RGB", (8 * side, 8 * side))
     cost = 4 * image.width * image.height
     if image.format in ("JPEG", "MPO"):
-        cost = max(
-            cost, 2 * pixels * len(image.getbands()) if "progressive" in image.info else pixels
-        )
+        per_pixel = 2 * len(image.getbands()) if "progressive" in image.info else 1
+        cost = max(cost, per_pixel * pixels)
     if cost > MEMORY:
         raise ValueError(
-            f"its {pixels / 1e6:.0f} megapixels take {cost / 1e6:,.0f} MB of memory, and {MEMORY / 1e6:.0f} are the most: make it smaller"
+            f"its {pixels / 1e6:.0f} megapixels take {cost / 1e6:,.0f} MB of memory but the limit "
+            f"is {MEMORY / 1e6:.0f} MB: make it smaller"
         )
     return cost
 
 
 def decoded(picture: Readable, side: int, formats: Sequence[str] = tuple(FORMATS)) -> Decoded:
-    """A picture as RGB, a large JPEG at a fraction of its size. Raises what `opened` and `shrink` raise, and ValueError for pixels of
-    which no white is known."""
+    """Decode an image as RGB, a large JPEG at a fraction of its size.
+
+    Args:
+        picture: An image, or a file of one.
+        side: The width and height in pixels that it will be used at.
+        formats: The formats to accept.
+
+    Raises:
+        ValueError: It is unknown which pixel value is white; also what `opened` and `shrink`
+            raise.
+    """
     if isinstance(picture, Image.Image):
         return _decoded(picture, side, in_place=False)  # it is the caller's
     with opened(picture, formats) as image:
@@ -142,17 +192,13 @@ def decoded(picture: Readable, side: int, formats: Sequence[str] = tuple(FORMATS
 
 
 def _decoded(image: Image.Image, side: int, in_place: bool) -> Decoded:
-    raw = _raw(image)
-    deep_colour = (
-        ";16" in raw and not raw.startswith("BGR") and image.mode in ("RGB", "RGBA", "CMYK")
-    )
+    raw, colour = _raw(image), image.mode in ("RGB", "RGBA", "CMYK")
+    deep_colour = ";16" in raw and not raw.startswith("BGR") and colour
     clear = _transparent(image, deep_colour)
     white, negative = _white(image)
-    turned = (
-        (ImageOps.exif_transpose(image, in_place=True) or image)
-        if in_place
-        else ImageOps.exif_transpose(image)
-    )
+    if in_place:
+        ImageOps.exif_transpose(image, in_place=True)
+    turned = image if in_place else ImageOps.exif_transpose(image)
     if deep := image.mode in ("I", "F") or image.mode.startswith("I;16"):
         eight = _high_byte(np.asarray(turned), white)
         dim = int(eight.max()) < 16
@@ -170,9 +216,9 @@ def _decoded(image: Image.Image, side: int, in_place: bool) -> Decoded:
 
 
 def _white(image: Image.Image) -> tuple[float, bool]:
-    """The number that is white, or 0 where none is known; and whether it is the other way round, 0 being white."""
+    """The value of white, or 0 if unknown; and whether black and white are swapped."""
     tags = getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
-    negative = tags.get(262) == 0  # Pillow sees to it where there are 8 bits or fewer
+    negative = tags.get(262) == 0  # Pillow handles 8 bits or fewer
     if image.mode == "F":
         return 1.0, negative
     if image.mode.startswith("I;16"):
@@ -181,45 +227,43 @@ def _white(image: Image.Image) -> tuple[float, bool]:
 
 
 def _high_byte(values: np.ndarray, white: float) -> np.ndarray:
-    """Numbers of 0 to `white` as bytes."""
+    """Numbers from 0 to `white` as bytes."""
     if white == 0:
         raise ValueError(
-            "its pixels are whole numbers of 32 bits or with a sign, of which none is known to be white: save it with 8 or 16 bits"
+            "its pixels are 32-bit or signed integers, and it is unknown which one is white: save "
+            "it with 8 or 16 bits"
         )
     low, high = float(values.min()), float(values.max())
-    if not (low >= 0 and high <= white):  # nor where one of them is no number
+    if not (low >= 0 and high <= white):  # also false for NaN
         raise ValueError(
-            f"its pixels are numbers from {low:g} to {high:g}, where 0 is black and {white:g} white: scale them to that"
+            f"its pixels are numbers from {low:g} to {high:g}, but 0 is black and {white:g} is "
+            "white: scale them to that range"
         )
     if values.dtype.kind == "f":
         bytes_ = values * np.float32(255)
-        return np.rint(bytes_, out=bytes_).astype(np.uint8)  # in place: there may be much of it
+        return np.rint(bytes_, out=bytes_).astype(np.uint8)  # in place: it may be large
     return (values >> (int(white).bit_length() - 8)).astype(np.uint8)
 
 
 def _raw(image: Image.Image) -> str:
-    """How the file stores pixels, in Pillow's words ("RGB;16B"); "" where they are loaded already."""
+    """How the file stores pixels, in Pillow's terms ("RGB;16B"); "" if they are loaded already."""
     tiles = getattr(image, "tile", ())
     arguments = tiles[0][3] if tiles else ""
     return str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
 
 
 def _transparent(image: Image.Image, deep_colour: bool) -> object:
-    """Which grey or colour is transparent, if one is."""
+    """The transparent grey or colour, if there is one."""
     clear = image.info.get("transparency")
     if deep_colour and isinstance(clear, tuple):
-        raise ValueError(
-            "one of its colours of 16 bits is transparent: save it with an alpha channel"
-        )
-    return (
-        clear * _SPREAD.get(_raw(image), 1)
-        if isinstance(clear, int) and image.mode == "L"
-        else clear
-    )
+        raise ValueError("one of its 16-bit colours is transparent: save it with an alpha channel")
+    if isinstance(clear, int) and image.mode == "L":
+        return clear * _SPREAD.get(_raw(image), 1)
+    return clear
 
 
 def _opaque(image: Image.Image, side: int) -> Image.Image:
-    """On white."""
+    """The image on white."""
     mode = "RGBA" if image.has_transparency_data else "RGB"
     image = _shrunk(image if image.mode == mode else image.convert(mode), side)
     if mode == "RGBA":
@@ -228,14 +272,17 @@ def _opaque(image: Image.Image, side: int) -> Image.Image:
 
 
 def _shrunk(image: Image.Image, side: int) -> Image.Image:
-    """A `LARGE` picture at a fraction of its size, but at least 8 × `side`: what comes next makes copies of it."""
+    """A `LARGE` image at a fraction of its size, at least 8 × `side`: later steps copy it."""
     factor = min(image.size) // (8 * side)
     return image.reduce(factor) if factor > 1 and 4 * image.width * image.height > LARGE else image
 
 
 def _several(image: Image.Image) -> bool:
-    """Whether there are more frames or pages. Other pictures in a phone's JPEG and other sizes of an icon are none."""
+    """Whether there are more frames or pages.
+
+    Other images in a phone's JPEG and other sizes of an icon do not count.
+    """
     try:
         return image.format not in ("MPO", "ICO") and bool(getattr(image, "is_animated", False))
-    except UNREADABLE:  # the first one was whole
+    except UNREADABLE:  # the first one was complete
         return False

@@ -1,10 +1,11 @@
-"""A task from a Hugging Face data set: a ``datasets.Dataset``, or a ``DatasetDict`` with its splits.
+"""Tasks from Hugging Face data sets: a ``datasets.Dataset``, or a ``DatasetDict`` with its splits.
 
-The library ``datasets`` is not needed here, only what its objects answer to: ``features``, columns by name, rows by number.
+The library ``datasets`` itself is not needed, only the interface of its objects: ``features``,
+columns by name, rows by number.
 """
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -17,7 +18,7 @@ __all__ = ["listing"]
 
 
 def is_dataset(data: object) -> bool:
-    """Whether `data` answers to what is asked of a data set, or is a mapping of splits that do."""
+    """Whether `data` has a data set's interface, or is a mapping of splits that have it."""
     splits = list(data.values()) if isinstance(data, Mapping) else [data]
     return bool(splits) and all(
         hasattr(s, "features") and hasattr(s, "column_names") for s in splits
@@ -32,13 +33,21 @@ def listing(
     name: str | None = None,
     template: str | None = None,
 ) -> Listing:
-    """The rows of `data`, for `tasks.load_task`. `image` and `label` name its columns: where they are not given, the only
-    one of images, and the only one of classes or else the one called "label". Rows without a label are left out.
+    """List the rows of a data set, for `load_task`. Rows without a label are left out.
 
-    The data set's own splits are used, its validation part to test on where it has no other; of a single split half of the
-    rows train, a fifth validates and three tenths test, by number.
+    The data set's own splits are used; its validation part tests if there is no other. Of a single
+    split, half of the rows train, a fifth validate and three tenths test, by row number.
 
-    Raises ValueError, in one sentence, for columns that cannot be told, labels without names, splits of unknown names, and a stream.
+    Args:
+        data: The data set, or a mapping of splits.
+        image: The image column; None is the only one of images.
+        label: The label column; None is the only one of classes, or else "label".
+        name: The task's name; None is the data set's.
+        template: The prompt with {} for the class name; None is "a photo of a {}".
+
+    Raises:
+        ValueError: The columns are ambiguous, labels have no names, splits have unknown names, or
+            the data set is streamed.
     """
     splits = _splits(data)
     some = next(iter(splits.values()))
@@ -46,85 +55,36 @@ def listing(
         raise ValueError(
             "a streamed data set has no rows to choose shots from: load it without streaming=True"
         )
-    image = image or _column(
-        some, "image", [c for c, f in some.features.items() if type(f).__name__ == "Image"]
-    )
-    label = label or _column(
-        some,
-        "label",
-        [c for c, f in some.features.items() if getattr(f, "names", None)] or ["label"],
-    )
-    if missing := [
-        f"{part}: {c}"
-        for part, s in splits.items()
-        for c in (image, label)
-        if c not in s.column_names
-    ]:
-        raise ValueError(
-            f"there is no column {missing[0].partition(': ')[2]!r}: choose one of {', '.join(some.column_names)}"
-        )
-    names = getattr(some.features[label], "names", None)
-    rows = [
-        (part, row, value) for part, s in splits.items() for row, value in enumerate(list(s[label]))
-    ]
-    rows = [
-        (part, row, value) for part, row, value in rows if value is not None and value != -1
-    ]  # as the hub writes "not told"
-    if not names and any(not isinstance(value, str) for _, _, value in rows):
-        raise ValueError(
-            f"column {label!r} holds numbers without names: cast it, data.cast_column({label!r}, ClassLabel(names=[…]))"
-        )
-    classes = list(names or sorted({value for _, _, value in rows}))
-    becomes = {part: part for part, _, _ in rows}
-    if len(becomes) == 1:
-        becomes, origin = (
-            dict.fromkeys(becomes, ""),
-            "Of its rows half train, a fifth validates, three tenths test.",
-        )
-    elif "test" in becomes:
-        origin = "The data set's own split."
-    else:
-        becomes["val"], origin = "test", "Its validation part is the test."
-    entries = [
-        Entry(f"{part}:{row}", classes[value] if names else value, f"{part}:{row}", becomes[part])
-        for part, row, value in rows
-    ]
-    raw = {part: _undecoded(s, image) for part, s in splits.items()}
-
-    def open_(source: str) -> Readable:
-        part, _, row = source.partition(":")
-        value = raw[part][int(row)][image]
-        if (
-            isinstance(value, Mapping)
-            and not value.get("bytes")
-            and "://" in str(value.get("path"))
-        ):
-            value = splits[part][int(row)][
-                image
-            ]  # in an archive, say, where only the library finds it
-        return _picture(value, image)
-
-    words = check_template(template)
-    about = f"{len(classes)} classes of a Hugging Face data set. {origin} The prompt is “{words}”. {JUDGE}"
-    own = name or getattr(getattr(some, "info", None), "dataset_name", None) or "dataset"
+    images = [c for c, f in some.features.items() if type(f).__name__ == "Image"]
+    named = [c for c, f in some.features.items() if getattr(f, "names", None)]
+    image = image or _column(some, "image", images)
+    label = label or _column(some, "label", named or ["label"])
+    for split in splits.values():
+        for column in (image, label):
+            if column not in split.column_names:
+                raise ValueError(
+                    f"there is no column {column!r}: choose one of {', '.join(some.column_names)}"
+                )
+    classes, entries, origin = _entries(splits, label, getattr(some.features[label], "names", None))
+    prompt = check_template(template)
+    title = name or getattr(getattr(some, "info", None), "dataset_name", None) or "dataset"
     return Listing(
-        own,
-        own,
-        about,
+        title,
+        title,
+        f"{len(classes)} classes of a Hugging Face data set. {origin} The prompt is “{prompt}”. "
+        + JUDGE,
         {c: c.replace("_", " ") for c in classes},
-        words,
+        prompt,
         parted(entries),
-        open_,
+        _opener(splits, image),
         lenient=True,
     )
 
 
 def with_template(found: Listing, template: str) -> Listing:
-    """The same with another prompt."""
-    about = found.about.replace(
-        f"The prompt is “{found.template}”.", f"The prompt is “{check_template(template)}”."
-    )
-    return replace(found, template=template, about=about)
+    """The listing with another prompt."""
+    old, new = (f"The prompt is “{t}”." for t in (found.template, check_template(template)))
+    return replace(found, template=template, about=found.about.replace(old, new))
 
 
 def _splits(data: Any) -> dict[str, Any]:
@@ -136,48 +96,94 @@ def _splits(data: Any) -> dict[str, Any]:
     named = {name: part for name in data if (part := part_of(str(name)))}
     if twice := [name for name, part in named.items() if list(named.values()).count(part) > 1]:
         raise ValueError(
-            f"the splits {', '.join(map(str, twice))} are called like the same part: leave one out, or put them together"
+            f"the splits {', '.join(map(str, twice))} are named like the same part: leave one out, "
+            "or merge them"
         )
     found = {part: data[name] for name, part in named.items()}
     if "train" not in found or len(found) < 2:
         raise ValueError(
-            f"the splits {', '.join(map(str, data))} hold no 'train' with a 'test' or 'validation': rename them, or give one alone"
+            f"the splits {', '.join(map(str, data))} have no 'train' with a 'test' or "
+            "'validation': rename them, or pass a single one"
         )
     return {part: found[part] for part in PARTS if part in found}
 
 
 def _column(split: Any, what: str, candidates: list[str]) -> str:
-    chosen = what if what in candidates else candidates[0] if len(candidates) == 1 else None
-    if chosen is None:
-        of = candidates or list(split.column_names)
+    if what in candidates:
+        return what
+    if len(candidates) == 1:
+        return candidates[0]
+    columns = ", ".join(candidates or split.column_names)
+    raise ValueError(
+        f"which column is the {what}? Call load_task(copra_lab.tasks.hugging_face.listing(data, "
+        f"{what}=…)) with one of {columns}"
+    )
+
+
+def _entries(
+    splits: Mapping[str, Any], label: str, names: list[str] | None
+) -> tuple[list[str], list[Entry], str]:
+    """The classes, the rows, and a sentence on the split."""
+    rows = [(part, i, y) for part, s in splits.items() for i, y in enumerate(list(s[label]))]
+    rows = [(part, i, y) for part, i, y in rows if y is not None and y != -1]  # -1: hidden labels
+    if not names and any(not isinstance(y, str) for _, _, y in rows):
         raise ValueError(
-            f"which column is the {what}? Call load_task(hf_datasets.listing(data, {what}=…)) with one of {', '.join(of)}"
+            f"column {label!r} has numbers without names: cast it, data.cast_column({label!r}, "
+            "ClassLabel(names=[…]))"
         )
-    return chosen
+    classes = list(names or sorted({y for _, _, y in rows}))
+    becomes = {part: part for part, _, _ in rows}
+    origin = "The data set's own split."
+    if len(becomes) == 1:
+        becomes = dict.fromkeys(becomes, "")
+        origin = "Of its rows half train, a fifth validates, three tenths test."
+    elif "test" not in becomes:
+        becomes["val"], origin = "test", "Its validation part is the test."
+    entries = []
+    for part, i, y in rows:
+        source = f"{part}:{i}"
+        entries.append(Entry(source, classes[y] if names else y, source, becomes[part]))
+    return classes, entries, origin
+
+
+def _opener(splits: Mapping[str, Any], image: str) -> Callable[[str], Readable]:
+    raw = {part: _undecoded(s, image) for part, s in splits.items()}
+
+    def open_(source: str) -> Readable:
+        part, _, row = source.partition(":")
+        value = raw[part][int(row)][image]
+        if (
+            isinstance(value, Mapping)
+            and not value.get("bytes")
+            and "://" in str(value.get("path"))
+        ):  # inside an archive, for example, where only the library finds it
+            value = splits[part][int(row)][image]
+        return _picture(value, image)
+
+    return open_
 
 
 def _undecoded(split: Any, column: str) -> Any:
-    """The split with its files as they are: the library would forget, of some, how many bits they have. One with a format or transform of
-    the user's stays as it is."""
+    """The split with its image files not decoded, unless the user set a format or transform.
+
+    When it decodes, the library forgets how many bits some images have.
+    """
     feature = split.features[column]
-    if (
-        getattr(feature, "decode", False)
-        and hasattr(split, "cast_column")
-        and split.format["type"] is None
-    ):
+    decodes = getattr(feature, "decode", False) and hasattr(split, "cast_column")
+    if decodes and split.format["type"] is None:
         return split.cast_column(column, type(feature)(decode=False))
     return split
 
 
 def _picture(value: Any, column: str) -> Readable:
-    """A picture as the library gives it, decoded or not."""
+    """An image as the library gives it, decoded or not."""
     if isinstance(value, Mapping):
         value = io.BytesIO(value["bytes"]) if value.get("bytes") else value.get("path")
-    value = (
-        io.BytesIO() if value is None else value
-    )  # a row without a picture is passed over like one that cannot be read
+    if value is None:
+        value = io.BytesIO()  # a row without an image is skipped like an unreadable one
     if not (isinstance(value, str | io.BytesIO) or hasattr(value, "convert")):
         raise ValueError(
-            f"column {column!r} gives {type(value).__name__}, not images: undo its format, data.with_format(None), or name another"
+            f"column {column!r} gives {type(value).__name__}, not images: reset its format with "
+            "data.with_format(None), or name another column"
         )
     return value

@@ -1,4 +1,4 @@
-"""Pictures as square tensors, from files or from whatever else holds them."""
+"""Images as square tensors, from files or from whatever else holds them."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -22,43 +22,57 @@ from copra_lab.tasks.decoding import (
 )
 
 IMAGE_FILES = files_of(COMMON)
-"""How files that `photo` reads are called. A folder of images may hold some more kinds (`decoding.FORMATS`)."""
+"""Suffixes of the files that `photo` reads. Folders may hold more kinds (`decoding.FORMATS`)."""
 
 MANY = 500
-"""Pictures whose reading a progress bar shows."""
+"""From this many images on, a progress bar shows."""
 
 NAMED = 10
-"""Pictures that an error names, at most, beside the first."""
+"""An error names this many images at most, besides the first."""
+
+BATCH = 64
+"""Images decoded at a time: undecoded ones may be a hundred times larger than the tensors."""
 
 Fit = Callable[[Image.Image], torch.Tensor]
-"""Makes a picture square: (h, w) RGB → uint8 (side, side, 3)."""
+"""Makes an image square: RGB (h, w) → uint8 (side, side, 3)."""
 
 
 def photo(
     picture: Readable, side: int = 64, name: str = "", fit: Fit | None = None
 ) -> torch.Tensor:
-    """An image, or a file of one, as uint8 (side, side, 3): its middle square, or what `fit` makes of it, such as a CLIP's own
-    `copra_lab.models.clip.Clip.fit`. `name` is what an error calls it.
+    """Read an image.
 
-    Transparency lies on white, EXIF's orientation is followed, of several frames the first is taken. Of more than 8 bits the
-    high ones count: whole numbers of 16 bits are divided by 256 and rounded down, floats from 0 to 1 multiplied by 255.
+    Transparency becomes white, EXIF orientation is applied, and of several frames the first is
+    used. Of more than 8 bits the high ones count: 16-bit integers are divided by 256 and rounded
+    down, floats from 0 to 1 are multiplied by 255.
 
-    Raises ValueError for what is no image of a common kind, takes too much memory (an image of `MEGAPIXELS` never does), or has
-    pixels of which no white is known: 32-bit whole numbers, and floats beyond 0 to 1.
+    Args:
+        picture: An image, or a file of one.
+        side: Width and height of the result in pixels.
+        name: What errors call the image.
+        fit: Makes the image square, such as a CLIP's own `copra_lab.models.clip.Clip.fit`; None
+            takes the middle square.
+
+    Returns:
+        uint8 (side, side, 3).
+
+    Raises:
+        ValueError: It is not an image of a common format, takes too much memory (an image of
+            `MEGAPIXELS` never does), or it is unknown which pixel value is white: 32-bit integers,
+            and floats outside 0 to 1.
     """
-    return square(
-        picture,
-        side,
-        name or (str(picture) if isinstance(picture, str | Path) else "the picture"),
-        COMMON,
-        fit,
-    )[0]
+    name = name or (str(picture) if isinstance(picture, str | Path) else "the picture")
+    return square(picture, side, name, COMMON, fit)[0]
 
 
 def square(
     picture: Readable, side: int, name: str, formats: Sequence[str], fit: Fit | None = None
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
-    """A picture as uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`). Raises PictureError."""
+    """An image as uint8 (side, side, 3), and what was unusual about it (see `decoding.Decoded`).
+
+    Raises:
+        PictureError: The image cannot be read.
+    """
     try:
         found = decoded(picture, side, formats)
         return fit(found.image) if fit else middle(found.image, side), found.odd
@@ -67,14 +81,20 @@ def square(
 
 
 def middle(image: Image.Image, side: int) -> torch.Tensor:
-    """The middle square of a picture, uint8 (side, side, 3)."""
+    """The middle square of an image, uint8 (side, side, 3)."""
     return torch.from_numpy(np.array(ImageOps.fit(image, (side, side), Image.Resampling.BICUBIC)))
 
 
 @dataclass
 class Read:
-    """``images`` uint8 (n, side, side, 3), of which those of ``failed`` (by their place) hold nothing. ``odd`` counts what was unusual:
-    of more than 8 bits ("deep"), nearly black ("dim"), of several frames ("frames")."""
+    """Images that were read together.
+
+    Attributes:
+        images: uint8 (n, side, side, 3).
+        failed: The errors of the images, by index, that could not be read.
+        odd: Counts of unusual images: of more than 8 bits ("deep"), nearly black ("dim"), with
+            several frames ("frames").
+    """
 
     images: torch.Tensor
     failed: dict[int, PictureError] = field(default_factory=dict)
@@ -88,46 +108,39 @@ def photos(
     what: str = "images",
     fit: Fit | None = None,
 ) -> Read:
-    """The pictures of `sources`, read on several threads. `open_` is called on the caller's thread alone, shortly before a picture is
-    needed, and what it raises is not caught."""
+    """Read images on several threads.
+
+    Args:
+        sources: Names of the images.
+        open_: Gives the image, or its file, of a source. It is called only on the caller's thread,
+            shortly before an image is needed; its exceptions are not caught.
+        side: Width and height of the images in pixels.
+        what: What the progress bar calls the images.
+        fit: See `photo`.
+    """
     read = Read(torch.empty(len(sources), side, side, 3, dtype=torch.uint8))
-
-    def named(source: str) -> tuple[Readable, str]:
-        picture = open_(source)
-        return picture, str(picture) if isinstance(picture, str | Path) else source
-
-    with (
-        ThreadPoolExecutor() as pool,
-        tqdm(
-            total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False
-        ) as bar,
-    ):
-        for start in range(
-            0, len(sources), 64
-        ):  # a few at a time: a picture as it comes may be a hundred times larger
-            some = [named(s) for s in sources[start : start + 64]]
-            jobs = [
-                pool.submit(square, picture, side, name, tuple(FORMATS), fit)
-                for picture, name in some
-            ]
+    bar = tqdm(total=len(sources), desc=f"reading {what}", disable=len(sources) < MANY, leave=False)
+    with ThreadPoolExecutor() as pool, bar:
+        for start in range(0, len(sources), BATCH):
+            jobs = []
+            for source in sources[start : start + BATCH]:
+                picture = open_(source)
+                name = str(picture) if isinstance(picture, str | Path) else source
+                jobs.append(pool.submit(square, picture, side, name, tuple(FORMATS), fit))
             for i, job in enumerate(jobs, start):
                 try:
                     read.images[i], odd = job.result()
                     read.odd.update(odd)
                 except PictureError as e:
                     read.failed[i] = e
-            bar.update(len(some))
+            bar.update(len(jobs))
     return read
 
 
 def all_of(failed: Iterable[PictureError]) -> ValueError:
     """One error for all of them."""
     first, *others = failed
-    names = [e.name for e in others]
-    more = (
-        f"; nor can {len(names)} more: {', '.join(names[:NAMED])}"
-        + (", …" if len(names) > NAMED else "")
-        if names
-        else ""
-    )
-    return ValueError(f"{first}{more}")
+    if not others:
+        return ValueError(str(first))
+    names = ", ".join(e.name for e in others[:NAMED]) + (", …" if len(others) > NAMED else "")
+    return ValueError(f"{first}; nor can {len(others)} more: {names}")

@@ -1,23 +1,76 @@
-"""Reading the pictures of a listing that a task is to have, and saying what was unusual about them."""
+"""Makes a task of a listing: reads the images it needs and notes what is unusual about them."""
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import torch
 
+from copra_lab.tasks.data import Split, Task
 from copra_lab.tasks.decoding import PictureError
-from copra_lab.tasks.emoji.selection import Entry
+from copra_lab.tasks.emoji import selection as so
 from copra_lab.tasks.listing import Listing
 from copra_lab.tasks.photos import Fit, all_of, photos
 
-Choice = Callable[[list[Entry]], list[Entry]]
-"""Of the entries of a part, those to read."""
+if TYPE_CHECKING:
+    from copra_lab.models.clip import Clip
+
+Choice = Callable[[list[so.Entry]], list[so.Entry]]
+"""Chooses the entries of a part that are read."""
+
+
+def task_of(
+    found: Listing, clip: "Clip | None", shots: int, seed: int, side: int, test_images: int | None
+) -> Task:
+    """Make a task of a listing.
+
+    Args:
+        found: The listing.
+        clip: Resizes and crops the images, if `side` is what it takes.
+        shots: Training and validation images per class, at most.
+        seed: Chooses the shots.
+        side: Width and height of the images in pixels.
+        test_images: Test images at most, the same number per class; None is all.
+
+    Raises:
+        ValueError: A part is empty, or an image cannot be read; in a lenient listing, no image of
+            a class.
+    """
+    reading = Reading(found, side, clip.fit if clip and clip.side == side else None)
+    train = reading.split("train", "train", lambda own: so.first(own, shots, f"{seed}/"))
+    val = reading.split("val", "validate", lambda own: so.first(own, shots))
+    test = reading.split("test", "test", lambda own: so.tested(own, test_images))
+    n, notes = reading.readable("test"), reading.notes()
+    few = [f"Tested on {len(test):,} of {n:,} images."] if len(test) < n else []
+    return Task(
+        found.name,
+        found.title,
+        " ".join([found.about, *few, *notes]),
+        tuple(found.classes.values()),
+        found.template,
+        train,
+        val,
+        test,
+        shots,
+        seed,
+        flip=True,
+        notes=notes,
+        options=found.options,
+    )
 
 
 @dataclass
 class Reading:
-    """Reads the pictures of a listing, `side` pixels wide and high, part after part; see `photos.photo` for `fit`."""
+    """Reads the images of a listing part by part, and remembers what went wrong.
+
+    Attributes:
+        found: The listing.
+        side: Width and height of the images in pixels.
+        fit: See `photos.photo`.
+        failed: Errors of the images that could not be read, by source.
+        odd: Counts of what was unusual, as in `photos.Read`.
+    """
 
     found: Listing
     side: int
@@ -25,75 +78,88 @@ class Reading:
     failed: dict[str, PictureError] = field(default_factory=dict)
     odd: Counter[str] = field(default_factory=Counter)
 
-    def part(self, part: str, verb: str, choose: Choice) -> tuple[list[Entry], torch.Tensor]:
-        """The entries that are chosen of a part, and their pictures, uint8 (n, side, side, 3). In a lenient listing another entry is
-        chosen for one whose picture cannot be read, as if that one were not there.
+    def split(self, part: str, verb: str, choose: Choice) -> Split:
+        """Read the images of a part that are chosen.
 
-        Raises ValueError where the part is empty, where a picture cannot be read, or in a lenient listing none of a class.
+        In a lenient listing an unreadable image is replaced by another choice, as if it did not
+        exist.
+
+        Args:
+            part: "train", "val" or "test".
+            verb: What the part is for, in an error.
+            choose: Chooses the entries to read.
+
+        Raises:
+            ValueError: The part is empty, or an image cannot be read; in a lenient listing, no
+                image of a class.
         """
-        found, read = self.found, dict[str, torch.Tensor]()
-        own = [e for e in found.entries if e.part == part]
+        own = [e for e in self.found.entries if e.part == part]
         if not own:
             raise ValueError(
-                f"{found.title} has no images to {verb} on: give a data set that has three or more of each class"
+                f"{self.found.title} has no images to {verb} on: give a data set with at least "
+                "three per class"
             )
+        read: dict[str, torch.Tensor] = {}
         while True:
             chosen = choose([e for e in own if e.source not in self.failed])
             if not (wanted := [e.source for e in chosen if e.source not in read]):
                 break
-            got = photos(wanted, found.open, self.side, f"{found.name} {part}", self.fit)
-            failed = {wanted[i]: error for i, error in got.failed.items()}
-            if failed and not found.lenient:
-                raise all_of(failed.values())
-            self.failed |= failed
-            self.odd.update(got.odd)
-            if len(got.images) == len(chosen) and not failed:
-                return chosen, got.images
-            read |= {
-                source: image
-                for source, image in zip(wanted, got.images, strict=True)
-                if source not in failed
-            }
+            images, failed = self._read(wanted, part)
+            if len(images) == len(chosen) and not failed:
+                return self._split(chosen, images)
+            pairs = zip(wanted, images, strict=True)
+            read |= {source: image for source, image in pairs if source not in failed}
         if {e.label for e in own} - {e.label for e in chosen}:
             raise all_of([self.failed[e.source] for e in own if e.source in self.failed])
-        return chosen, torch.stack([read[e.source] for e in chosen])
+        return self._split(chosen, torch.stack([read[e.source] for e in chosen]))
+
+    def _read(self, sources: list[str], part: str) -> tuple[torch.Tensor, dict[str, PictureError]]:
+        found = self.found
+        got = photos(sources, found.open, self.side, f"{found.name} {part}", self.fit)
+        failed = {sources[i]: error for i, error in got.failed.items()}
+        if failed and not found.lenient:
+            raise all_of(failed.values())
+        self.failed |= failed
+        self.odd.update(got.odd)
+        return got.images, failed
+
+    def _split(self, entries: list[so.Entry], images: torch.Tensor) -> Split:
+        number = {label: i for i, label in enumerate(self.found.classes)}
+        labels = torch.tensor([number[e.label] for e in entries], dtype=torch.int64)
+        return Split(images, labels, tuple(e.source for e in entries))
 
     def readable(self, part: str) -> int:
-        """How many pictures of a part there are, as far as is known."""
+        """The number of images of a part that are not known to be unreadable."""
         return sum(e.part == part and e.source not in self.failed for e in self.found.entries)
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader of numbers should know, a sentence each."""
-        return unusual(self.odd) + passed_over(
-            [*self.found.passed, *((source, e.reason) for source, e in self.failed.items())]
-        )
+        """What a reader of numbers should know, in sentences."""
+        failed = [(source, e.reason) for source, e in self.failed.items()]
+        return unusual(self.odd) + passed_over([*self.found.passed, *failed])
 
 
 def unusual(odd: Mapping[str, int]) -> tuple[str, ...]:
-    """What was unusual about pictures, counted as `photos.Read` does."""
-    sentences = {
-        "deep": "{} of more than 8 bits, of which the high ones were taken.",
-        "dim": "{} of these nearly black, using less than a sixteenth of their range: stretch them first if that is not meant.",
-        "frames": "{} with several frames or pages, of which the first was taken.",
+    """Sentences about what was unusual, counted as in `photos.Read`."""
+
+    def images(n: int) -> str:
+        return "1 image" if n == 1 else f"{n:,} images"
+
+    said = {
+        "deep": f"{images(odd.get('deep', 0))} of more than 8 bits, of which the high ones were "
+        "taken.",
+        "dim": f"{odd.get('dim', 0):,} of these nearly black, using less than a sixteenth of "
+        "their range: stretch them first if that is not meant.",
+        "frames": f"{images(odd.get('frames', 0))} with several frames or pages, of which the "
+        "first was taken.",
     }
-    return tuple(
-        said.format(f"{odd[word]:,}" if word == "dim" else _images(odd[word]))
-        for word, said in sentences.items()
-        if odd.get(word)
-    )
+    return tuple(sentence for word, sentence in said.items() if odd.get(word))
 
 
 def passed_over(files: Sequence[tuple[str, str]]) -> tuple[str, ...]:
-    """(name, reason) of what is not in the task, in a sentence, if there is any."""
+    """A sentence about the files (name, reason) that were skipped, if there are any."""
     if not files:
         return ()
     name, reason = files[0]
-    return (
-        f"Passed over: {name} ({reason})."
-        if len(files) == 1
-        else f"Passed over: {len(files):,} files, the first {name} ({reason}).",
-    )
-
-
-def _images(n: int) -> str:
-    return "1 image" if n == 1 else f"{n:,} images"
+    if len(files) == 1:
+        return (f"Passed over: {name} ({reason}).",)
+    return (f"Passed over: {len(files):,} files, the first {name} ({reason}).",)

@@ -1,4 +1,4 @@
-"""A task out of a zip that a stranger made: class folders of images, read in memory and never unpacked to disk."""
+"""A task from an untrusted zip of class folders, read in memory and never unpacked to disk."""
 
 import io
 import os
@@ -7,29 +7,33 @@ import struct
 import zipfile
 import zlib
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 import torch
 
+from copra_lab.tasks.data import Split, Task
 from copra_lab.tasks.decoding import COMMON, UNREADABLE, PictureError, opened, shrink
-from copra_lab.tasks.listing import LEFT_BEHIND, check_template
+from copra_lab.tasks.listing import JUDGE, LEFT_BEHIND, check_template
 from copra_lab.tasks.photos import IMAGE_FILES, Fit, square
 from copra_lab.tasks.reading import passed_over, unusual
 from copra_lab.tasks.splits import Arranged, arrange
-from copra_lab.tasks.task import Split, Task
 
 MEGABYTES, UNPACKED = 10, 50
-"""Of the zip, at most, and of all that is in it."""
+"""Limits on the zip and on its unpacked contents, in MB."""
 
 IMAGES, CLASSES, LONGEST = 500, 50, 60
-"""At most; the last is characters of a class's name."""
+"""Limits on images, classes, and characters of a class name."""
 
 ALL_MEGAPIXELS = 200
-"""Of all images together, at most, a JPEG's counted as `decoding.MEMORY` does: a flat picture takes few bytes and much time."""
+"""Limit on all images together, JPEGs counted as in `decoding.MEMORY`.
+
+A flat image takes few bytes but much time.
+"""
 
 MORE = 3
-"""Entries that a zip may have for each image that it may have: folders, and what systems leave behind."""
+"""Entries allowed for each allowed image: folders, and what operating systems leave behind."""
 
 _ENCRYPTED = 0x1 | 0x40 | 0x2000
 _DAMAGED = (
@@ -43,14 +47,13 @@ _DAMAGED = (
     OverflowError,
     IndexError,
 )
-_UNLIKE = "order the files as cats/1.png, dogs/1.png and so on"
 
 Member = tuple[str, zipfile.ZipInfo]
 """The class of an image, and its entry."""
 
 
 class UploadError(ValueError):
-    """A zip that makes no task; the message says why and what to do."""
+    """A zip that cannot become a task; the message says why and what to do."""
 
 
 def zip_task(
@@ -61,66 +64,57 @@ def zip_task(
     splits: bool = True,
     fit: Fit | None = None,
 ) -> Task:
-    """A task out of a zip of class folders (``cats/1.png``, …, or all of them inside one folder), given as a file or as its bytes.
+    """Make a zero-shot task from a zip of class folders (``cats/1.png``, …).
 
-    It is zero-shot: the folders' names are the classes, with _ for a space, and every image is a test image, uint8 (side, side, 3), its
-    middle square. Of a zip that brings its own split (see `splits.arrange`) only the images that test are read. What is no image, or
-    cannot be read as one, is passed over, counted and named in the task's `about`. Nothing is written to disk, and no name in the zip is
-    used as a path.
+    The folders may all be inside one folder. Their names are the classes, with spaces for _, and
+    every image is a test image. If the zip brings its own split (see `splits.arrange`), only its
+    test images are read. Files that are not images or cannot be read are skipped, counted and
+    named in the task's `about`. Nothing is written to disk, and no name in the zip is used as a
+    path.
 
-    Raises UploadError, one sentence that names the fix, for what is no whole zip, a class of which no image can be read, names that
-    lead out of it, links, encryption, or more than the bounds of this module.
+    Args:
+        file: The zip, or its bytes.
+        side: Width and height of the images in pixels.
+        template: The prompt with {} for the class name; None is "a photo of a {}".
+        splits: Whether folders named like splits are a split, and not classes.
+        fit: Makes an image square; None takes the middle square.
+
+    Raises:
+        UploadError: The zip is damaged, a class has no readable image, names lead out of the zip,
+            it contains links or is encrypted, or it exceeds a limit of this module.
     """
-    words = check_template(template)
+    prompt = check_template(template)
     data = _bytes(file)
     try:
         with zipfile.ZipFile(io.BytesIO(data)) as z:
             entries, passed = _entries(z.infolist())
             arranged = _arranged(entries, [name for name, _ in passed], splits)
-            members, passed = (
-                _members(arranged, entries),
-                passed + [(p.as_posix(), "in no class's folder") for p in arranged.stray],
-            )
-            kept, images, odd, unread = _images(z, members, side, fit)
+            members = _members(arranged, entries)
+            read = _read(z, members, side, fit)
     except UploadError:
         raise
     except _DAMAGED as e:
-        raise UploadError("this is not a whole zip file; zip the folder anew") from e
-    passed += [(info.filename, reason) for info, reason in unread]
-    classes = tuple(dict.fromkeys(_words(label) for _, label, _ in arranged.files))
-    if lost := [
-        name
-        for name in dict.fromkeys(name for name, _ in members)
-        if name not in {name for name, _ in kept}
-    ]:
-        info, reason = next(
-            (info, reason)
-            for info, reason in unread
-            if any(info is i and name == lost[0] for name, i in members)
-        )
-        raise UploadError(
-            f"no image of {lost[0]!r} can be read: {_named(info.filename)} cannot be read as an image ({_short(reason)}); repair them or leave the class out"
-        )
-    labels = torch.tensor([classes.index(name) for name, _ in kept])
-    none = Split(
-        torch.zeros(0, side, side, 3, dtype=torch.uint8), torch.zeros(0, dtype=torch.int64), ()
-    )
-    test = Split(images, labels, tuple(info.filename for _, info in kept))
-    notes = unusual(odd) + passed_over([(_named(name), _short(reason)) for name, reason in passed])
-    about = [f"Your {len(kept)} images of {len(classes)} classes, each asked as “{words}”."]
-    about += (
-        [f"{arranged.origin} The {untested:,} other images of it are not needed."]
-        if (untested := len(arranged.files) - len(members))
-        else []
-    )
+        raise UploadError("this is not a whole zip file; zip the folder again") from e
+    _check_lost(members, read)
+    passed += [(p.as_posix(), "not in a class folder") for p in arranged.stray]
+    passed += [(info.filename, reason) for (_, info), reason in read.failed]
+    classes = tuple(dict.fromkeys(_spaced(label) for _, label, _ in arranged.files))
+    labels = torch.tensor([classes.index(name) for name, _ in read.kept])
+    images = torch.stack(read.images)
+    none = Split(images[:0].clone(), torch.zeros(0, dtype=torch.int64), ())
+    test = Split(images, labels, tuple(info.filename for _, info in read.kept))
+    skipped = passed_over([(_named(name), _short(reason)) for name, reason in passed])
+    notes = unusual(read.odd) + skipped
+    about = [f"Your {len(test)} images of {len(classes)} classes, each asked as “{prompt}”."]
+    if untested := len(arranged.files) - len(members):
+        about += [f"{arranged.origin} The {untested:,} other images of it are not needed."]
     about += [f"{arranged.lacking}."] if arranged.lacking else []
-    about += [*notes, "Whether pretraining knew such things is for you to judge."]
     return Task(
         "your zip",
         "Your zip",
-        " ".join(about),
+        " ".join([*about, *notes, JUDGE]),
         classes,
-        words,
+        prompt,
         none,
         none,
         test,
@@ -135,7 +129,8 @@ def _bytes(file: "str | Path | bytes") -> bytes:
     size = len(file) if isinstance(file, bytes) else os.path.getsize(file)
     if size > 1e6 * MEGABYTES:
         raise UploadError(
-            f"the zip has {size / 1e6:.1f} MB, and {MEGABYTES} are the most that is read; make the images smaller"
+            f"the zip has {size / 1e6:.1f} MB but the limit is {MEGABYTES} MB; make the images "
+            "smaller"
         )
     return file if isinstance(file, bytes) else Path(file).read_bytes()
 
@@ -143,27 +138,25 @@ def _bytes(file: "str | Path | bytes") -> bytes:
 def _entries(
     entries: list[zipfile.ZipInfo],
 ) -> tuple[dict[PurePosixPath, zipfile.ZipInfo], list[tuple[str, str]]]:
-    """What is an image by its name, by its path in the order of names, and (name, reason) of other files."""
+    """Image files by path, in the order of their names, and (name, reason) of the other files."""
     if len(entries) > MORE * IMAGES:
         raise UploadError(
-            f"the zip has {len(entries)} entries, and {IMAGES} images are the most that is read; keep fewer"
+            f"the zip has {len(entries)} entries but the limit is {IMAGES} images; remove some"
         )
     for info in entries:
         if fault := _fault(info):
             raise UploadError(f"{_named(info.orig_filename)} {fault}")
-    files = sorted(
-        (i for i in entries if not i.is_dir() and not _left_behind(i)), key=lambda i: i.filename
-    )
+    files = [info for info in entries if not info.is_dir() and not _left_behind(info)]
     if len(files) > IMAGES:
         raise UploadError(
-            f"the zip has {len(files)} files, and {IMAGES} are the most that is read; keep fewer"
+            f"the zip has {len(files)} files but the limit is {IMAGES} images; remove some"
         )
     found: dict[PurePosixPath, zipfile.ZipInfo] = {}
     passed = []
-    for info in files:
+    for info in sorted(files, key=lambda info: info.filename):
         path = PurePosixPath(info.filename)
         if path.suffix.lower() not in IMAGE_FILES:
-            passed.append((info.filename, "no image by its name"))
+            passed.append((info.filename, "unsupported file type"))
         elif path in found:
             passed.append((info.filename, "in the zip twice"))
         else:
@@ -174,73 +167,67 @@ def _entries(
 def _arranged(
     entries: dict[PurePosixPath, zipfile.ZipInfo], others: list[str], splits: bool
 ) -> Arranged:
-    """The classes and parts that the images' paths tell, below the one folder that all of them are in, if they are in one. `others` are
-    names of files that are no images: a class of these alone is refused."""
+    """Classes and parts from the images' paths, below the one folder around them if there is one.
+
+    `others` are the names of other files: a class that has only these is refused.
+    """
     paths = list(entries)
-    above = (
-        1
-        if paths and all(len(p.parts) > 2 for p in paths) and len({p.parts[0] for p in paths}) == 1
-        else 0
-    )
-    root = paths[0].parts[0] if above else ""
+    nested = all(len(p.parts) > 2 for p in paths) and len({p.parts[0] for p in paths}) == 1
+    above, root = int(nested), paths[0].parts[0] if nested else ""
     try:
         found = arrange([PurePosixPath(*p.parts[above:]) for p in paths], splits)
     except ValueError as e:
         raise UploadError(str(e)) from e
-    if found.stray and not found.files:
-        raise UploadError(
-            f"{_named(str(found.stray[0]))} does not stand in a folder named like its class; {_UNLIKE}"
-        )
-    for path, label, _ in found.files:
-        if not 0 < len(_words(label)) <= LONGEST or not _words(label).isprintable():
-            raise UploadError(
-                f"{_named(str(path))} has a folder whose name is no class's name; choose one of 1 to {LONGEST} characters"
-            )
-    if not 2 <= (count := len({_words(label) for _, label, _ in found.files})) <= CLASSES:
-        raise UploadError(
-            f"the zip has {count} folders of images, and a task needs 2 to {CLASSES}, one for each class; add or remove some"
-        )
+    _check_classes(found)
     at = above + found.depth
-    beside = [
-        parts[at]
-        for name in others
-        if len(parts := PurePosixPath(name).parts) > at + 1 and (not above or parts[0] == root)
-    ]
+    folders = (PurePosixPath(name).parts for name in others)
+    beside = [f[at] for f in folders if len(f) > at + 1 and (not above or f[0] == root)]
     if empty := found.without(beside):
         raise UploadError(
-            f"the folder {_named(empty[0])} holds no image by its name ({', '.join(IMAGE_FILES[:6])}, …); put some there, or leave it out"
+            f"the folder {_named(empty[0])} has no image ({', '.join(IMAGE_FILES[:6])}, …); add "
+            "some, or leave it out"
         )
-    return replace(
-        found,
-        files=tuple((root / p, label, part) for p, label, part in found.files),
-        stray=tuple(root / p for p in found.stray),
-    )
+    files = tuple((root / p, label, part) for p, label, part in found.files)
+    return replace(found, files=files, stray=tuple(root / p for p in found.stray))
+
+
+def _check_classes(found: Arranged) -> None:
+    if found.stray and not found.files:
+        raise UploadError(
+            f"{_named(str(found.stray[0]))} is not in a folder named after its class; arrange the "
+            "files as cats/1.png, dogs/1.png and so on"
+        )
+    for path, label, _ in found.files:
+        if not 0 < len(_spaced(label)) <= LONGEST or not _spaced(label).isprintable():
+            raise UploadError(
+                f"{_named(str(path))} is in a folder whose name cannot be a class name; choose one "
+                f"of 1 to {LONGEST} characters"
+            )
+    if not 2 <= (count := len({_spaced(label) for _, label, _ in found.files})) <= CLASSES:
+        raise UploadError(
+            f"the zip has {count} folders of images, but a task needs 2 to {CLASSES}, one for each "
+            "class; add or remove some"
+        )
 
 
 def _members(found: Arranged, entries: dict[PurePosixPath, zipfile.ZipInfo]) -> list[Member]:
-    """The images that test: those of the test part, or where nothing is split all of them."""
-    return [
-        (_words(label), entries[path]) for path, label, part in found.files if part in ("test", "")
-    ]
+    """The images that test: those of the test part, or all of them if there is no split."""
+    files = found.files
+    return [(_spaced(label), entries[p]) for p, label, part in files if part in ("test", "")]
 
 
-def _words(label: str) -> str:
+def _spaced(label: str) -> str:
     return " ".join(label.replace("_", " ").split())
 
 
 def _fault(info: zipfile.ZipInfo) -> str:
     """What is wrong with an entry before anything of it is read; "" if nothing is."""
     name = info.orig_filename
-    if (
-        name.startswith("/")
-        or "\\" in name
-        or "\0" in name
-        or name[1:2] == ":"
-        or ".." in name.split("/")
-    ):
+    outside = name.startswith("/") or name[1:2] == ":" or ".." in name.split("/")
+    if outside or "\\" in name or "\0" in name:
         return "has a name that leads out of the zip; zip the folder itself, with relative names"
     if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-        return "is a link or no file at all; put the image itself into the zip"
+        return "is a link or not a file; put the image itself into the zip"
     if info.flag_bits & _ENCRYPTED:
         return "is encrypted; zip the folder without a password"
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
@@ -249,21 +236,30 @@ def _fault(info: zipfile.ZipInfo) -> str:
 
 
 def _left_behind(info: zipfile.ZipInfo) -> bool:
-    """Whether it is what a system adds to folders by itself."""
+    """Whether an operating system added it by itself."""
     parts = PurePosixPath(info.filename).parts
-    return (
-        not parts
-        or parts[-1].startswith(".")
-        or any(p.lower() in {name.lower() for name in LEFT_BEHIND} for p in parts)
-    )
+    ignored = {name.lower() for name in LEFT_BEHIND}
+    return not parts or parts[-1].startswith(".") or any(p.lower() in ignored for p in parts)
 
 
-def _images(
-    z: zipfile.ZipFile, members: list[Member], side: int, fit: Fit | None
-) -> tuple[list[Member], torch.Tensor, Counter[str], list[tuple[zipfile.ZipInfo, str]]]:
-    """The members that can be read, as (n, side, side, 3), with what was unusual about them; and (entry, reason) of the others. What is
-    counted are the bytes that come out, not those that the zip promises, and all pixels before any picture is decoded."""
-    room, memory, files, unread = int(1e6 * UNPACKED), 4e6 * ALL_MEGAPIXELS, [], []
+@dataclass
+class _Read:
+    """The members that could be read, their images, what was unusual, and the other members."""
+
+    kept: list[Member] = field(default_factory=list)
+    images: list[torch.Tensor] = field(default_factory=list)
+    odd: Counter[str] = field(default_factory=Counter)
+    failed: list[tuple[Member, str]] = field(default_factory=list)
+
+
+def _read(z: zipfile.ZipFile, members: list[Member], side: int, fit: Fit | None) -> _Read:
+    """Unpack and decode images.
+
+    The limits count the bytes that come out, not those that the zip claims, and all pixels before
+    any image is decoded.
+    """
+    read, files = _Read(), []
+    room, memory = int(1e6 * UNPACKED), 4e6 * ALL_MEGAPIXELS
     for member in members:
         with z.open(member[1]) as f:
             raw = f.read(room + 1)
@@ -276,33 +272,37 @@ def _images(
             with opened(io.BytesIO(raw), COMMON) as image:
                 memory -= shrink(image, side)
         except UNREADABLE as e:
-            unread.append((member[1], str(e)))
+            read.failed.append((member, str(e)))
             continue
         if memory < 0:
             raise UploadError(
                 f"the images have more than {ALL_MEGAPIXELS} megapixels together; make them smaller"
             )
         files.append((member, raw))
-    kept, images, odd = [], [], Counter[str]()
     for member, raw in files:
         try:
-            image, unusual = square(io.BytesIO(raw), side, member[1].filename, COMMON, fit)
+            image, odd = square(io.BytesIO(raw), side, member[1].filename, COMMON, fit)
         except PictureError as e:
-            unread.append((member[1], e.reason))
+            read.failed.append((member, e.reason))
             continue
-        kept.append(member)
-        images.append(image)
-        odd.update(unusual)
-    return (
-        kept,
-        torch.stack(images) if images else torch.zeros(0, side, side, 3, dtype=torch.uint8),
-        odd,
-        unread,
-    )
+        read.kept.append(member)
+        read.images.append(image)
+        read.odd.update(odd)
+    return read
+
+
+def _check_lost(members: Sequence[Member], read: _Read) -> None:
+    kept = {name for name, _ in read.kept}
+    if lost := next((name for name, _ in members if name not in kept), None):
+        info, why = next((info, why) for (name, info), why in read.failed if name == lost)
+        raise UploadError(
+            f"no image of {lost!r} can be read: {_named(info.filename)} cannot be read as an image "
+            f"({_short(why)}); repair them or leave the class out"
+        )
 
 
 def _named(name: str) -> str:
-    """An entry's name as a sentence can hold it."""
+    """An entry's name, short enough for a sentence."""
     return repr(name if len(name) <= LONGEST else f"…{name[-LONGEST:]}")
 
 

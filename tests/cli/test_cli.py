@@ -200,7 +200,7 @@ def test_what_was_passed_over_is_printed(home, tmp_path):
     first = next(f for f in sorted((tmp_path / "colours").iterdir()) if f.is_dir())
     (first / "a.png").write_bytes(b"nothing")
     (first / "a.heic").write_bytes(b"nothing")
-    passed = f"Passed over: 2 files, the first {first.name}/a.heic (no image by its name)."
+    passed = f"Passed over: 2 files, the first {first.name}/a.heic (unsupported file type)."
     fit = (
         "fit",
         tmp_path / "colours",

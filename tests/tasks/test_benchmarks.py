@@ -115,7 +115,7 @@ def test_torchvision_reads_the_same(built, key, monkeypatch):
     for split, part in SPLITS.get(key, {None: None}).items():
         data = make(built[0], **({"split": split} if split else {}))
         labels = (
-            [benchmark_layouts.words(c) for c in data.categories]
+            [benchmark_layouts.spaced(c) for c in data.categories]
             if key == "caltech101"
             else ours.classes
         )
@@ -230,7 +230,7 @@ def test_what_is_no_name_of_a_data_set(name):
 def test_an_unknown_task_is_told_the_closest_data_set():
     with pytest.raises(ValueError, match="did you mean 'oxford-pets'"):
         load_task("oxford-pest")
-    with pytest.raises(ValueError, match="int is no task"):
+    with pytest.raises(ValueError, match="int is not a task"):
         load_task(3)
 
 
@@ -280,7 +280,7 @@ def test_a_copy_that_is_not_whole_says_so(built, tmp_path, key, damage):
         load_task(key, root=tmp_path, side=16, download=False)
     except (ValueError, FileNotFoundError) as e:
         assert re.search(
-            "is not a whole copy of .* copy or unpack it anew|is missing, so this copy|no images to",
+            "is not a complete copy of .* copy or unpack it again|is missing, so this copy|no images to",
             str(e),
         )
         assert "\n" not in str(e)
@@ -304,7 +304,7 @@ def test_a_damaged_split_file_is_named(built, tmp_path):
     shutil.copytree(built[0] / "oxford-iiit-pet", tmp_path / "oxford-iiit-pet")
     for text in ("{", "[]", '{"train": [["a.jpg", 0]]}', '{"more": [["a.jpg", 0, "x"]]}'):
         (tmp_path / "oxford-iiit-pet" / "split_zhou_OxfordPets.json").write_text(text)
-        with pytest.raises(ValueError, match=r"split_zhou_OxfordPets\.json is not a whole copy"):
+        with pytest.raises(ValueError, match=r"split_zhou_OxfordPets\.json is not a complete copy"):
             listing("oxford-pets", tmp_path)
 
 

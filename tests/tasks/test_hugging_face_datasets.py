@@ -139,7 +139,9 @@ def test_the_real_dictionary_and_its_undecoded_images():
     assert load_task(raw, side=16).test.images.equal(task.test.images)
     with pytest.raises(ValueError, match="streamed data set"):
         load_task(data["train"].to_iterable_dataset(), side=16)
-    with pytest.raises(ValueError, match=r"not images: undo its format, data\.with_format\(None\)"):
+    with pytest.raises(
+        ValueError, match=r"not images: reset its format with data\.with_format\(None\)"
+    ):
         load_task(data.with_format("numpy"), side=16)
 
 
@@ -185,14 +187,14 @@ def test_columns_are_found_or_asked_for():
     )
     with pytest.raises(
         ValueError,
-        match=r"which column is the label\? Call load_task\(hf_datasets\.listing\(data, label=…\)\) with one of a, b",
+        match=r"which column is the label\? Call load_task\(copra_lab\.tasks\.hugging_face\.listing\(data, label=…\)\) with one of a, b",
     ):
         load_task(other)
     with pytest.raises(ValueError, match=r"which column is the image\? .* one of label"):
         load_task(Table({"label": ClassLabel(NAMES)}, {"label": [0]}))
     with pytest.raises(ValueError, match="there is no column 'label': choose one of image, kind"):
         load_task(Table({"image": Image(), "kind": object()}, {"image": [None], "kind": [1]}))
-    with pytest.raises(ValueError, match="holds numbers without names: cast it"):
+    with pytest.raises(ValueError, match="has numbers without names: cast it"):
         load_task(stand_in(30, features={"label": object()}))
 
 
@@ -202,9 +204,9 @@ def test_what_cannot_be_a_task():
         ValueError, match=r"streamed data set has no rows .* without streaming=True"
     ):
         load_task(stream)
-    with pytest.raises(ValueError, match="the splits a, b hold no 'train' with a 'test'"):
+    with pytest.raises(ValueError, match="the splits a, b have no 'train' with a 'test'"):
         load_task({"a": stand_in(3), "b": stand_in(3)})
-    with pytest.raises(ValueError, match="dict is no task"):
+    with pytest.raises(ValueError, match="dict is not a task"):
         load_task({})
     with pytest.raises(ValueError, match=re.escape("pets has no images to train on")):
         load_task(stand_in(1))
@@ -254,7 +256,7 @@ def test_pictures_of_16_bits_and_rows_without_one(kind):
 def test_pictures_whose_white_is_not_known_are_refused():
     with pytest.raises(
         ValueError,
-        match=r"none is known to be white: save it with 8 or 16 bits\): repair or remove it; nor can \d+ more",
+        match=r"it is unknown which one is white: save it with 8 or 16 bits\): repair or remove it; nor can \d+ more",
     ):
         load_task(stand_in(30, image=[PIL.fromarray(DEEP.astype(np.int32))] * 30), side=16)
 
@@ -272,9 +274,7 @@ def test_splits_in_any_case_and_a_template():
     assert task.prompts[0] == "an icon of a cat"
     assert "The prompt is “an icon of a {}”." in task.about
     assert "a photo of a {}" in load_task(data, side=16).about
-    with pytest.raises(
-        ValueError, match="the splits val, validation are called like the same part"
-    ):
+    with pytest.raises(ValueError, match="the splits val, validation are named like the same part"):
         load_task({"train": stand_in(9), "val": stand_in(9), "validation": stand_in(9)})
-    with pytest.raises(ValueError, match=r"a template holds \{\} once"):
+    with pytest.raises(ValueError, match=r"a template must contain \{\} once"):
         load_task(data, template="icon")

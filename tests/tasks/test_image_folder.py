@@ -12,7 +12,7 @@ from pictures import png, tiff
 from PIL import Image
 
 from copra_lab.tasks import image_folder, load_task
-from copra_lab.tasks.listing import folder
+from copra_lab.tasks.folder import listing as folder
 from copra_lab.tasks.splits import part_of
 
 ALL = 10**6
@@ -229,14 +229,14 @@ def test_equal_training_images_do_not_validate(tmp_path):
 
 
 UNCLEAR = {
-    "classes beside splits": ({**split_of({"train": 3, "test": 3}), "cow": 3}, "'test' and 'train' are called like a split and 'cow' like a class: name such folders"),
-    "no classes in a split": ({"train": 3, "test": 3}, "'test' and 'train' are called like a split but hold no folders of classes: name such"),
-    "no classes in the test": ({**split_of({"train": 3}), "test": 3}, "'test' is called like a split but holds no folders of classes"),
-    "the same part twice": (split_of({"train": 3, "val": 3, "Validation": 3}), "are called like the same part of a split: put them together"),
-    "no train": (split_of({"val": 3, "test": 3}), "a split that has no train: add it"),
-    "a class that is not trained": ({**split_of({"train": 3, "test": 3}), "test/cow": 3}, "test holds 'cow', and train does not"),
-    "another spelling": ({"train/Cat": 3, "train/dog": 3, "test/cat": 3, "test/dog": 3}, "test holds 'cat', and train does not"),
-    "splits inside classes": ({f"{name}/{part}": 3 for name in ("cat", "dog") for part in ("train", "test")}, "the class 'cat' holds a split, 'test' and 'train'"),
+    "classes beside splits": ({**split_of({"train": 3, "test": 3}), "cow": 3}, "'test' and 'train' are named like a split and 'cow' like a class: name such folders"),
+    "no classes in a split": ({"train": 3, "test": 3}, "'test' and 'train' are named like a split but have no class folders: name such"),
+    "no classes in the test": ({**split_of({"train": 3}), "test": 3}, "'test' is named like a split but has no class folders"),
+    "the same part twice": (split_of({"train": 3, "val": 3, "Validation": 3}), "are named like the same part of a split: merge them"),
+    "no train": (split_of({"val": 3, "test": 3}), "a split without train: add it"),
+    "a class that is not trained": ({**split_of({"train": 3, "test": 3}), "test/cow": 3}, "test has 'cow' but train does not"),
+    "another spelling": ({"train/Cat": 3, "train/dog": 3, "test/cat": 3, "test/dog": 3}, "test has 'cat' but train does not"),
+    "splits inside classes": ({f"{name}/{part}": 3 for name in ("cat", "dog") for part in ("train", "test")}, "the class 'cat' contains a split, 'test' and 'train'"),
 }  # fmt: skip
 
 
@@ -245,7 +245,7 @@ def test_what_is_not_clear_is_refused_with_what_to_rename(name, tmp_path):
     layout, words = UNCLEAR[name]
     with pytest.raises(ValueError, match=words) as e:
         load_task(build(tmp_path, layout))
-    assert "or say splits=False (--no-splits) if these are names of classes" in str(e.value)
+    assert "or set splits=False (--no-splits) if these are class names" in str(e.value)
     assert "\n" not in str(e.value)
     task = load_task(tmp_path, splits=False, side=16)
     assert task.classes == tuple(sorted({p.split("/")[0] for p in layout}))
@@ -292,7 +292,7 @@ def test_everything_that_can_be_read_is_taken_and_the_rest_is_counted(tmp_path):
     assert task.notes == (
         "2 images of more than 8 bits, of which the high ones were taken.",
         "1 of these nearly black, using less than a sixteenth of their range: stretch them first if that is not meant.",
-        "Passed over: 5 files, the first list.csv (no image by its name).",
+        "Passed over: 5 files, the first list.csv (unsupported file type).",
     )
     assert task.about.endswith(" ".join(task.notes))
     deep = dict(
@@ -309,16 +309,14 @@ def test_everything_that_can_be_read_is_taken_and_the_rest_is_counted(tmp_path):
 def test_folders_without_an_image_are_refused_as_by_torchvision(tmp_path):
     build(tmp_path, split_of({"train": 3, "test": 3}))
     (tmp_path / "train" / "cow").mkdir()
-    with pytest.raises(
-        ValueError, match=r"train.cow holds no image that can be read: put some there"
-    ):
+    with pytest.raises(ValueError, match=r"train.cow has no readable image: add some"):
         load_task(tmp_path)
     (tmp_path / "train" / "cow").rmdir()
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "a.heic").write_bytes(b"x")
     with pytest.raises(
         ValueError,
-        match=r"val holds no image that can be read \(of val/a.heic: no image by its name\)",
+        match=r"val has no readable image \(val/a.heic: unsupported file type\)",
     ):
         load_task(tmp_path)
 
@@ -334,7 +332,7 @@ def test_links_are_followed_once(tmp_path):
 
 
 def test_two_classes_that_read_alike_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="two classes that both read 'red panda'"):
+    with pytest.raises(ValueError, match="two classes named 'red panda'"):
         load_task(build(tmp_path, {"red_panda": 3, "red panda": 3}))
 
 
@@ -356,7 +354,7 @@ def test_the_template_is_said_and_may_be_ones_own(tmp_path):
     assert own.test.images.equal(usual.test.images)
     assert image_folder(tmp_path, side=16, template="a drawing of a {}").prompts == own.prompts
     for wrong in ("", "a cat", "{} and {}", "a {0}", "a {name}", "{}}", 7):
-        with pytest.raises(ValueError, match=r"a template holds \{\} once"):
+        with pytest.raises(ValueError, match=r"a template must contain \{\} once"):
             load_task(tmp_path, template=wrong)
     for more in ({"template": "{}"}, {"splits": False}):
         with pytest.raises(ValueError, match="digits has its own prompt and split"):

@@ -1,1 +1,1 @@
-"""The tasks that come with the package: drawings of emoji and icons, and what makes them harder to recognise."""
+"""The bundled tasks: drawings of emoji and icons, and corruptions that make them harder."""

@@ -1,9 +1,9 @@
-"""Image operations of the tasks: laying a drawing on a ground, and the nuisances that make it harder to recognise.
+"""Image operations of the tasks: placing drawings on a background, and corruptions.
 
-Two layouts of tensor. A *drawing* is float (n, 4, side, side): colour premultiplied with alpha, then alpha. An *image*
-is float (n, 3, side, side). Both lie in [0, 1]. Every function is pure and takes one generator an image, so that a
-picture depends on its own seed and never on its neighbours in the batch. Sizes are shares of the side, so that a
-nuisance looks the same at any resolution.
+There are two tensor layouts. A *drawing* is float (n, 4, side, side): colour premultiplied with
+alpha, then alpha. An *image* is float (n, 3, side, side). Both are in [0, 1]. Every function is
+pure and takes one generator per image, so that an image depends on its own seed and not on the rest
+of the batch. Sizes are shares of the side, so that a corruption looks the same at any resolution.
 """
 
 import math
@@ -17,12 +17,12 @@ Nuisance = Callable[[torch.Tensor, Generators], torch.Tensor]
 
 
 def generators(seeds: Iterable[int]) -> list[torch.Generator]:
-    """One generator a seed."""
+    """One generator per seed."""
     return [torch.Generator().manual_seed(seed) for seed in seeds]
 
 
 def _uniform(gens: Generators, *shape: int, low: float = 0.0, high: float = 1.0) -> torch.Tensor:
-    """Numbers of [low, high), (n, *shape): row i from generator i."""
+    """Numbers in [low, high), (n, *shape): row i from generator i."""
     return torch.stack([torch.rand(shape, generator=g) for g in gens]) * (high - low) + low
 
 
@@ -34,8 +34,18 @@ def place(
     zoom: tuple[float, float] = (0.7, 1.0),
     turn: float = 12.0,
 ) -> torch.Tensor:
-    """Drawings from uint8 (n, h, h, 4), straight alpha, at a random size (share of the side), angle (± `turn` degrees)
-    and position within the frame."""
+    """Place drawings at a random size, angle and position within the frame.
+
+    Args:
+        rgba: uint8 (n, h, h, 4) with straight alpha.
+        gens: One generator per drawing.
+        side: Width and height of the result in pixels.
+        zoom: Smallest and largest size, as shares of the side.
+        turn: Largest angle to either side, in degrees.
+
+    Returns:
+        Drawings.
+    """
     drawing = rgba.permute(0, 3, 1, 2).float() / 255
     drawing = torch.cat([drawing[:, :3] * drawing[:, 3:], drawing[:, 3:]], 1)
     if 2 * side < drawing.shape[-1]:  # bilinear sampling alone would skip thin lines
@@ -50,23 +60,24 @@ def place(
 
 
 def silhouette(drawing: torch.Tensor, gens: Generators, *, left: float = 0.0) -> torch.Tensor:
-    """The drawings' shapes in one dark colour each, through which a share `left` of their own colours shows."""
+    """The drawings' shapes in one dark colour each, with a share `left` of their own colours."""
     alpha = drawing[:, 3:]
-    return torch.cat(
-        [(1 - left) * _uniform(gens, 3, 1, 1, high=0.35) * alpha + left * drawing[:, :3], alpha], 1
-    )
+    dark = _uniform(gens, 3, 1, 1, high=0.35)
+    return torch.cat([(1 - left) * dark * alpha + left * drawing[:, :3], alpha], 1)
 
 
 def on_ground(drawing: torch.Tensor, gens: Generators, *, white: float = 0.4) -> torch.Tensor:
-    """Images: the drawings on a plain ground, white for a share `white` of them, else pastel."""
+    """Drawings on a plain background, white for a share `white` of them, else pastel."""
     pastel = _uniform(gens, 3, 1, 1, low=0.6)
     ground = torch.where(_uniform(gens, 1, 1, 1) < white, torch.ones(()), pastel)
     return drawing[:, :3] + ground * (1 - drawing[:, 3:])
 
 
 def copies(rgba: torch.Tensor, counts: Sequence[int], gens: Generators, side: int) -> torch.Tensor:
-    """Drawings: `counts[i]` (1 to 9) small copies of drawing i, none over another. Their size varies, so that the
-    amount of ink does not give the number away."""
+    """`counts[i]` (1 to 9) small copies of drawing i, none over another.
+
+    Their size varies, so that the amount of ink does not give the number away.
+    """
     cell = side // 3
     small = place(rgba, gens, cell - 1, zoom=(0.7, 1.0))
     cells = _uniform(gens, 9).argsort(-1)
@@ -79,7 +90,7 @@ def copies(rgba: torch.Tensor, counts: Sequence[int], gens: Generators, side: in
 
 
 def sketch(images: torch.Tensor, gens: Generators, *, tint: float = 0.0) -> torch.Tensor:
-    """Grey pencil lines where colour changes, on paper, and a share `tint` of the colours as a wash."""
+    """Grey pencil lines where colour changes, with a share `tint` of the colours as a wash."""
     pixels = F.pad(images, (1, 1, 1, 1), mode="replicate")
     across = pixels[..., 1:-1, 2:] - pixels[..., 1:-1, :-2]
     down = pixels[..., 2:, 1:-1] - pixels[..., :-2, 1:-1]
@@ -90,8 +101,10 @@ def sketch(images: torch.Tensor, gens: Generators, *, tint: float = 0.0) -> torc
 
 
 def negative(images: torch.Tensor, gens: Generators, *, above: float = 0.0) -> torch.Tensor:
-    """Colours inverted where they are brighter than `above`: 0 as on a film negative, more as on a print that saw light
-    while it was developed."""
+    """Invert colours that are brighter than `above`.
+
+    0 looks like a film negative; more looks solarised, like a print that saw light too early.
+    """
     return torch.where(images > above, 1 - images, images)
 
 
@@ -102,48 +115,41 @@ def noise(
     sigma: tuple[float, float] = (0.15, 0.3),
     dead: float = 1 / 12,
 ) -> torch.Tensor:
-    """Gaussian noise of a deviation from `sigma`, and a share `dead` of the pixels turned black or white."""
+    """Gaussian noise, its deviation from `sigma`; a share `dead` of pixels is black or white."""
     shape = images.shape[1:]
-    grain = torch.stack([torch.randn(shape, generator=g) for g in gens]) * _uniform(
-        gens, 1, 1, 1, low=sigma[0], high=sigma[1]
-    )
+    normal = torch.stack([torch.randn(shape, generator=g) for g in gens])
+    noisy = images + normal * _uniform(gens, 1, 1, 1, low=sigma[0], high=sigma[1])
     u = _uniform(gens, 1, *shape[1:])
-    noisy = torch.where(
-        u < dead / 2, torch.zeros(()), torch.where(u > 1 - dead / 2, torch.ones(()), images + grain)
-    )
-    return noisy.clamp(0, 1)
+    noisy = torch.where(u > 1 - dead / 2, torch.ones(()), noisy)
+    return torch.where(u < dead / 2, torch.zeros(()), noisy).clamp(0, 1)
 
 
 def patches(
     images: torch.Tensor, gens: Generators, *, share: float = 0.35, cells: int = 7
 ) -> torch.Tensor:
-    """A share of the squares of a grid of `cells` × `cells` hidden behind one flat colour an image."""
+    """Hide a share of the squares of a `cells` × `cells` grid behind one flat colour per image."""
     hidden = _uniform(gens, cells * cells).argsort(-1).argsort(-1) < round(share * cells * cells)
-    mask = F.interpolate(
-        hidden.view(-1, 1, cells, cells).float(), size=images.shape[-2:], mode="nearest"
-    )
+    grid = hidden.view(-1, 1, cells, cells).float()
+    mask = F.interpolate(grid, size=images.shape[-2:], mode="nearest")
     return torch.where(mask > 0, _uniform(gens, 3, 1, 1), images)
 
 
 def mosaic(
     images: torch.Tensor, gens: Generators, *, cells: tuple[int, int] = (12, 15)
 ) -> torch.Tensor:
-    """Coarse pixels: so many a side, from the first number to the last."""
+    """Coarse pixels, per side at least the first number of `cells` and at most the last."""
     out, sizes = torch.empty_like(images), _uniform(gens, low=cells[0], high=cells[1] + 1).int()
     for c in sizes.unique().tolist():
         rows = sizes == c
-        out[rows] = F.interpolate(
-            F.interpolate(images[rows], size=(c, c), mode="area"),
-            size=images.shape[-2:],
-            mode="nearest",
-        )
+        small = F.interpolate(images[rows], size=(c, c), mode="area")
+        out[rows] = F.interpolate(small, size=images.shape[-2:], mode="nearest")
     return out
 
 
 def waves(
     images: torch.Tensor, gens: Generators, *, reach: tuple[float, float] = (0.06, 0.1)
 ) -> torch.Tensor:
-    """As through rippling water: rows and columns swing to and fro, as far as `reach` (half the side is 1)."""
+    """Rippling water: rows and columns swing as far as `reach`, where half the side is 1."""
     n, _, h, w = images.shape
     grid = F.affine_grid(torch.eye(2, 3).expand(n, 2, 3), [n, 3, h, w], align_corners=False)
     far, pace, phase = (
@@ -157,29 +163,11 @@ def blur(images: torch.Tensor, gens: Generators, *, sigma: float = 0.04) -> torc
     """Gaussian blur, `sigma` a share of the side."""
     at = torch.arange(images.shape[-1]) / images.shape[-1]
     weight = torch.exp(-((at - at.unsqueeze(1)) ** 2) / (2 * sigma**2))
-    weight = weight / weight.sum(
-        1, keepdim=True
-    )  # at the edge too; two products are far faster than a depthwise convolution
+    weight = weight / weight.sum(1, keepdim=True)  # at the edge too
+    # Two products are much faster than a depthwise convolution.
     return (weight @ images @ weight.T).clamp(0, 1)
 
 
 def to_bytes(images: torch.Tensor) -> torch.Tensor:
     """Float (n, 3, h, w) in [0, 1] → uint8 (n, h, w, 3)."""
     return (images * 255).round().byte().permute(0, 2, 3, 1).contiguous()
-
-
-def random_crop(images: torch.Tensor, generator: torch.Generator, *, flip: bool) -> torch.Tensor:
-    """Random resized crop of float (n, c, h, w) of any range, same shape: area 0.5–1 of the image, aspect 3/4–4/3, mirrored
-    half the time if `flip`: the training augmentation of CoOp and its followers."""
-    n = len(images)
-    u = torch.rand(n, 5, generator=generator)
-    area, aspect = 0.5 + 0.5 * u[:, 0], torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
-    wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
-    x, y = (1 - wide) * (2 * u[:, 2] - 1), (1 - high) * (2 * u[:, 3] - 1)
-    mirrored = torch.where((u[:, 4] < 0.5) & flip, -1.0, 1.0)
-    zero = torch.zeros(n)
-    theta = torch.stack(
-        [torch.stack([wide * mirrored, zero, x], -1), torch.stack([zero, high, y], -1)], 1
-    )
-    grid = F.affine_grid(theta.to(images.device), list(images.shape), align_corners=False)
-    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)

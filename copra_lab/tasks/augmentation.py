@@ -1,0 +1,30 @@
+"""Training augmentation, as in CoOp (arXiv:2109.01134) and its followers."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+
+
+def random_crop(images: torch.Tensor, generator: torch.Generator, *, flip: bool) -> torch.Tensor:
+    """Random resized crops: 0.5–1 of the area, aspect ratio 3/4–4/3, each image its own.
+
+    Args:
+        images: Float (n, c, h, w) of any range.
+        generator: Source of randomness, on the CPU.
+        flip: Whether to mirror half of the images.
+
+    Returns:
+        The crops, in the same shape.
+    """
+    n = len(images)
+    u = torch.rand(n, 5, generator=generator)
+    area, aspect = 0.5 + 0.5 * u[:, 0], torch.exp((2 * u[:, 1] - 1) * math.log(4 / 3))
+    wide, high = (area * aspect).sqrt().clamp(max=1), (area / aspect).sqrt().clamp(max=1)
+    x, y = (1 - wide) * (2 * u[:, 2] - 1), (1 - high) * (2 * u[:, 3] - 1)
+    mirror = torch.where((u[:, 4] < 0.5) & flip, -1.0, 1.0)
+    zero = torch.zeros(n)
+    rows = [torch.stack([wide * mirror, zero, x], -1), torch.stack([zero, high, y], -1)]
+    theta = torch.stack(rows, 1).to(images.device)
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
