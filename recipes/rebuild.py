@@ -18,9 +18,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
 from common import RESULTS, WRITTEN  # noqa: E402 (after the path)
 
-from copra_lab.adapters import Adapter  # noqa: E402
 from copra_lab.models import Clip, load_clip  # noqa: E402
-from copra_lab.prompts import SoftPrompt  # noqa: E402
 from copra_lab.zoo import Shipped, shipped, shipped_prompts  # noqa: E402
 
 EXPERIMENTS = tuple(
@@ -44,21 +42,19 @@ def card_is_stale(clip: Clip) -> str | None:
 
 
 def adapters_are_stale(clip: Clip) -> str | None:
-    return folders_are_stale(clip, "adapters", shipped(), Adapter.load)
+    return folders_are_stale(clip, "adapters", shipped())
 
 
 def prompts_are_stale(clip: Clip) -> str | None:
-    return folders_are_stale(clip, "soft prompts", shipped_prompts(), SoftPrompt.load)
+    return folders_are_stale(clip, "soft prompts", shipped_prompts())
 
 
-def folders_are_stale(
-    clip: Clip, what: str, found: tuple[Shipped, ...], load: Callable
-) -> str | None:
+def folders_are_stale(clip: Clip, what: str, found: tuple[Shipped, ...]) -> str | None:
     if not found:
         return f"no {what} are shipped"
     for s in found:
         try:
-            base = load(s.folder).base
+            base = s.read(s.folder).base
         except ValueError as e:  # AdapterError and PromptError are
             return str(e)
         if base != clip.hash:

@@ -697,11 +697,9 @@ def test_peft_takes_what_is_exported_and_gives_it_back(home, tmp_path):
 
 
 def test_adapters_come_from_the_hub_too(home, tmp_path, monkeypatch):
-    from copra_lab.adapters import peft_folder
+    from copra_lab.adapters import loading
 
-    monkeypatch.setattr(
-        peft_folder, "download_adapter", lambda repo, names: {"me/one": home.one}[repo]
-    )
+    monkeypatch.setattr(loading, "download_adapter", lambda repo, names: {"me/one": home.one}[repo])
     there, here = (
         told("path", name, home.two, "--points", 2, "--clip", home.clip)
         for name in ("hf-hub:me/one", home.one)
