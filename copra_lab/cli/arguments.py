@@ -247,7 +247,7 @@ def load_task(
             param_hint="--task",
         )
     name = name or str(trained[0]["task"])
-    # Test images depend on neither; of its own training images an adapter shall see the same again.
+    # Test images depend on neither; an adapter sees its training images again.
     seen = [_drawn(p) for p in trained if p["task"] == name] or [(16, 0)]
     (shots, seed), different = (
         seen[0],

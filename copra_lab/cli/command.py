@@ -34,17 +34,17 @@ EXAMPLES: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
-class Told:
+class Report:
     """What a verb found.
 
     Args:
         document: For programs; JSON can hold it.
-        words: For people.
+        text: For people.
         failed: The verb did its work and found something broken; the exit code is then 1.
     """
 
     document: dict[str, Any]
-    words: str
+    text: str
     failed: bool = False
 
 
@@ -72,7 +72,7 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
         for o in (p.name or "", *p.opts)
         if not o.startswith("-") or o.startswith("--")
     }
-    given: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for key, value in (
         {k: v for k, v in table.items() if not isinstance(v, dict)} | dict(table.get(verb, {}))
     ).items():
@@ -84,10 +84,10 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
                 + (f"; did you mean {close[0]!r}?" if close else "")
             )
         many = getattr(option, "multiple", False) or option.nargs != 1
-        given[option.name or ""] = (
+        values[option.name or ""] = (
             ",".join(map(str, value)) if isinstance(value, list) and not many else value
         )
-    ctx.default_map = {**(ctx.default_map or {}), **given}
+    ctx.default_map = {**(ctx.default_map or {}), **values}
     return file
 
 
@@ -137,7 +137,7 @@ _COMMON = {
 
 def verb(
     example: str, name: str = "", **settings: Any
-) -> Callable[[Callable[..., Told]], Callable[..., Told]]:
+) -> Callable[[Callable[..., Report]], Callable[..., Report]]:
     """Make a function a verb of the command line.
 
     The function may raise anything: a usage error (typer.BadParameter) ends with code 2, any other
@@ -149,7 +149,7 @@ def verb(
         **settings: What `typer.Typer.command` takes.
     """
 
-    def register(work: Callable[..., Told]) -> Callable[..., Told]:
+    def register(work: Callable[..., Report]) -> Callable[..., Report]:
         called = name or work.__name__
         EXAMPLES[called] = example
         signature = inspect.signature(work, eval_str=True)
@@ -165,7 +165,7 @@ def verb(
                     for argument, group in groups.items():
                         values = {p.name: options.pop(p.name) for p in group.parameters}
                         options[argument] = group.make(**values)
-                    told = work(**options)
+                    report = work(**options)
             except (typer.BadParameter, typer.Exit, typer.Abort):
                 raise
             except KeyboardInterrupt:
@@ -180,9 +180,11 @@ def verb(
                     typer.echo(json.dumps({"error": sentence}, ensure_ascii=False))
                 raise typer.Exit(1) from None
             typer.echo(
-                json.dumps(told.document, ensure_ascii=False, default=str) if json_ else told.words
+                json.dumps(report.document, ensure_ascii=False, default=str)
+                if json_
+                else report.text
             )
-            if told.failed:
+            if report.failed:
                 raise typer.Exit(1)
 
         command.__signature__ = _flat_signature(signature, groups)  # type: ignore[attr-defined]

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Told, verb
+from copra_lab.cli.command import Report, verb
 
 
 @verb("copra-lab export digits/lora-seed-0 --out digits-peft --clip-out clip-hf")
@@ -29,7 +29,7 @@ def export(
     ] = False,
     clip: arguments.ClipName = None,
     overwrite: arguments.Overwrite = False,
-) -> Told:
+) -> Report:
     """Write an adapter as a folder that peft loads, or merged into a Hugging Face CLIP."""
     from copra_lab.adapters.adapter import merged_into
     from copra_lab.adapters.peft_folder import WEIGHTS, save_adapter
@@ -37,9 +37,7 @@ def export(
     from copra_lab.models.loading import load_clip
 
     if merged and clip_out and clip_out.resolve() == out.resolve():
-        raise typer.BadParameter(
-            "of two CLIPModels each needs a folder of its own", param_hint="--clip-out"
-        )
+        raise typer.BadParameter("two CLIPModels need two folders", param_hint="--clip-out")
     arguments.check_free(out, overwrite, WEIGHTS, "model.safetensors")
     if clip_out:
         arguments.check_free(clip_out, overwrite, "model.safetensors", option="--clip-out")
@@ -65,7 +63,7 @@ def export(
         "merged": merged,
         "clip": str(clip_out) if clip_out else None,
     }
-    return Told(document, f"written to {out}; in Python: {use}")
+    return Report(document, f"written to {out}; in Python: {use}")
 
 
 @verb("copra-lab import digits-peft --out digits-mine --task digits", name="import")
@@ -89,7 +87,7 @@ def import_(
     precision: arguments.Precision = "auto",
     clip: arguments.ClipName = None,
     overwrite: arguments.Overwrite = False,
-) -> Told:
+) -> Report:
     """Import a LoRA adapter that another tool wrote for the same CLIP.
 
     It is checked against the sites and shapes of the CLIP.
@@ -124,4 +122,4 @@ def import_(
         accuracy = bench.accuracy(adapter)
         document |= {"task": bench.task.name, "test": arguments.numbers(accuracy)}
         words += f"\naccuracy {accuracy}, {arguments.measured_on(bench)}"
-    return Told(document, words)
+    return Report(document, words)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Told, verb
+from copra_lab.cli.command import Report, verb
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
 NEEDED = ("torch", "transformers", "peft", "accelerate", "huggingface_hub", "safetensors")
@@ -43,7 +43,7 @@ class Check:
 
 
 @verb("copra-lab doctor")
-def doctor(clip: arguments.ClipName = None) -> Told:
+def doctor(clip: arguments.ClipName = None) -> Report:
     """Check the installation.
 
     Versions, processor, cache, network, the bundled CLIP and its adapters.
@@ -64,7 +64,7 @@ def doctor(clip: arguments.ClipName = None) -> Told:
         f"{c.name:<16} {c.state:<6} {c.found}" + (f"\n{'':<24}→ {c.fix}" if c.fix else "")
         for c in checks
     ]
-    return Told(document, "\n".join(lines), failed=any(c.state == BROKEN for c in checks))
+    return Report(document, "\n".join(lines), failed=any(c.state == BROKEN for c in checks))
 
 
 def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Told, verb
+from copra_lab.cli.command import Group, Report, verb
 
 if TYPE_CHECKING:
     from copra_lab.shapley.games import LayerGame
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SPACES = {"delta": "ΔW", "factors": "A and B"}
 UNITS = {"accuracy": (100, "points"), "loss": (1, "nats"), "margin": (1, "cosine")}
-"""By what a coalition is worth: what its numbers are multiplied by, and their unit."""
+"""By value function: what its numbers are multiplied by, and their unit."""
 
 Measured = Annotated[Any, Group.of(arguments.measurement)]
 
@@ -32,7 +32,7 @@ def path(
     measured: Measured,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
-) -> Told:
+) -> Report:
     """Measure accuracy along the line between two adapters, and its barrier."""
     from copra_lab.models.loading import load_clip
 
@@ -60,7 +60,7 @@ def path(
     ]
     lines = [arguments.columns(rows, ("λ", *spaces.values()))]
     lines += [f"barrier along {SPACES[s]}: {100 * p.barrier:.1f} points" for s, p in paths.items()]
-    return Told(document, "\n".join([*lines, arguments.measured_on(bench, measured.split)]))
+    return Report(document, "\n".join([*lines, arguments.measured_on(bench, measured.split)]))
 
 
 def _path_document(path: Any) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def shapley(
         typer.Option(help="What plays: whole layers, or single matrices."),
     ] = "layer",
     value: Annotated[
-        Literal["accuracy", "loss", "margin"], typer.Option(help="What a coalition is worth.")
+        Literal["accuracy", "loss", "margin"], typer.Option(help="The value of a coalition.")
     ] = "accuracy",
     method: Annotated[
         Literal["auto", "exact", "permutations", "owen", "stratified"],
@@ -96,7 +96,7 @@ def shapley(
     measured: Measured,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
-) -> Told:
+) -> Report:
     """Estimate what each layer of an adapter contributes: its Shapley value."""
     from copra_lab.models.loading import load_clip
     from copra_lab.shapley.games import LayerGame
@@ -132,7 +132,7 @@ def shapley(
             for p, v, e in zip(game.names, found.values, found.errors, strict=True)
         ],
     }
-    return Told(about, "\n".join([*words, arguments.measured_on(game.bench, measured.split)]))
+    return Report(about, "\n".join([*words, arguments.measured_on(game.bench, measured.split)]))
 
 
 def _ends(game: "LayerGame") -> tuple[float, float]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Told, verb
+from copra_lab.cli.command import Group, Report, verb
 
 if TYPE_CHECKING:
     from copra_lab.adapters.adapter import Adapter
@@ -117,7 +117,7 @@ def merge(
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
     overwrite: arguments.Overwrite = False,
-) -> Told:
+) -> Report:
     """Merge adapters of one CLIP into one."""
     from copra_lab.adapters.peft_folder import WEIGHTS, save_adapter
     from copra_lab.models.loading import load_clip
@@ -148,7 +148,7 @@ def merge(
     if measured:
         cells = [(row, *(str(found[row]) for found in measured.values())) for row in rows]
         lines.append(arguments.columns(cells, ("", *measured)))
-    return Told(document, "\n".join([*lines, f"adapter of rank {merged.rank} saved in {out}"]))
+    return Report(document, "\n".join([*lines, f"adapter of rank {merged.rank} saved in {out}"]))
 
 
 def _shares(weights: str | None, adapters: int) -> list[float]:
@@ -241,7 +241,7 @@ def cut_options(
         typer.Option(help="Keep even, odd, low, middle or high ones, or numbers with commas."),
     ] = None,
     best: Annotated[
-        int | None, typer.Option(min=0, help="Keep so many layers, those that are worth most.")
+        int | None, typer.Option(min=0, help="Keep so many layers, the most important ones.")
     ] = None,
     by: Annotated[
         Literal["shapley", "magnitude"],
@@ -302,7 +302,7 @@ def prune(
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
     overwrite: arguments.Overwrite = False,
-) -> Told:
+) -> Report:
     """Remove parts of an adapter: layers, kinds of matrix, or small entries.
 
     The figure shows accuracy over sparsity.
@@ -347,7 +347,7 @@ def prune(
         arguments.measured_on(bench),
         *([f"adapter saved in {out}"] if out else []),
     ]
-    return Told(document, "\n".join(lines))
+    return Report(document, "\n".join(lines))
 
 
 def _kept(whole: "Adapter", cut: _Cut, task: "Task", clip: "Clip", precision: str) -> "Adapter":

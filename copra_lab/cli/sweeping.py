@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Told, verb
+from copra_lab.cli.command import Group, Report, verb
 
 
 def engine_options(
@@ -57,10 +57,10 @@ def sweep(
     table: Annotated[
         Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")
     ] = None,
-) -> Told:
+) -> Report:
     """Do many runs, here or on a cluster, each once.
 
-    Restarted, it goes on. Results land in WORK/results.csv.
+    Restarted, it continues. Results land in WORK/results.csv.
     """
     from copra_lab.sweeps import results as t
     from copra_lab.sweeps import runner
@@ -88,7 +88,7 @@ def sweep(
     return _report(rows, work / runner.TABLE, status)
 
 
-def _report(rows: list[dict[str, Any]], table: Path, status: bool) -> Told:
+def _report(rows: list[dict[str, Any]], table: Path, status: bool) -> Report:
     """What a sweep came to, for people and as JSON."""
     from copra_lab.sweeps.results import DONE, FAILED, WAITING
 
@@ -104,7 +104,7 @@ def _report(rows: list[dict[str, Any]], table: Path, status: bool) -> Told:
     lines += [", ".join(f"{n} {s}" for s, n in counts.items()) + f"; the table is {table}"]
     if failed:
         lines.append("do the failed ones again with --retry-failed")
-    return Told(document, "\n".join(lines), failed=bool(failed) and not status)
+    return Report(document, "\n".join(lines), failed=bool(failed) and not status)
 
 
 def _summary(rows: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:

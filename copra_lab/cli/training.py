@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Told, verb
+from copra_lab.cli.command import Group, Report, verb
 from copra_lab.methods.registry import METHODS, names
 
 if TYPE_CHECKING:
@@ -222,10 +222,10 @@ def fit(
     device: Device = "auto",
     images: Images,
     output: Output,
-) -> Told:
+) -> Report:
     """Train an adapter on a task: LoRA, or CopRA, which drops layers at random less and less.
 
-    Interrupted, the same command goes on where it stopped.
+    Interrupted, the same command continues where it stopped.
     """
     from copra_lab.adapters.peft_folder import WEIGHTS
 
@@ -255,7 +255,7 @@ def vector_options(
         typer.Option(help="text: of the class name.", show_default="end"),
     ] = None,
     class_specific: Annotated[
-        bool, typer.Option("--class-specific", help="text: vectors of its own for each class.")
+        bool, typer.Option("--class-specific", help="text: separate vectors for each class.")
     ] = False,
 ) -> Any:
     """The vectors to learn: CoOp or VPT."""
@@ -321,7 +321,7 @@ def prompt(
     device: Device = "auto",
     images: Images,
     output: Output,
-) -> Told:
+) -> Report:
     """Learn a soft prompt: CoOp's or VPT's vectors, with a penalty on their norms (Nemesis)."""
     from copra_lab.models.loading import load_clip
     from copra_lab.prompts.soft_prompt import FILE
@@ -342,7 +342,7 @@ def _train(
     output: _Output,
     method: Any,
     options: dict[str, Any],
-) -> Told:
+) -> Report:
     """Train, save, then measure on the test images beside what was there before."""
     from copra_lab.adapters.adapter import Adapter
     from copra_lab.adapters.peft_folder import save_adapter
@@ -406,7 +406,7 @@ def _report(
     out: Path,
     steps: "Sequence[Step]",
     seconds: float,
-) -> Told:
+) -> Report:
     """Accuracy on the test images with and without what was learned."""
     from copra_lab.adapters.adapter import NONE, Adapter
     from copra_lab.bench.bench import Bench
@@ -432,7 +432,7 @@ def _report(
     }
     what = "adapter" if is_adapter else "prompt"
     lines = [(f"without the {what}", before), (f"with the {what}", after)]
-    return Told(document, arguments.columns(lines) + f"\n{what} saved in {out} ({seconds:.0f} s)")
+    return Report(document, arguments.columns(lines) + f"\n{what} saved in {out} ({seconds:.0f} s)")
 
 
 def _curve(steps: "Sequence[Step]") -> "Picture":

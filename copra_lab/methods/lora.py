@@ -150,7 +150,7 @@ class _Delta(nn.Module):
         return down, torch.cat(columns, dim=1)
 
     def _dropped_down(self, x: Tensor) -> Tensor:
-        """dropout(x)·Aᵀ of the active sites side by side, each with masks of its own."""
+        """dropout(x)·Aᵀ of the active sites side by side, each with separate masks."""
         assert self.dropout
         parts = [self.dropout(x, self.sites[i]) @ self.A[i].T.to(x.dtype) for i in self.active]
         return torch.cat(parts, -1)
@@ -183,7 +183,7 @@ class _Delta(nn.Module):
         """Replace queries, keys and values by their projections, branch included.
 
         torch's attention then multiplies them by the identity that `forward` returns, adds its
-        bias, and goes on by itself.
+        bias, and does the rest itself.
         """
         if not self.dropout or not self.active:
             return None

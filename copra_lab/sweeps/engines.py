@@ -55,7 +55,7 @@ def _ray(workers: int, address: str | None) -> Iterator[int]:
         from ray.util.joblib import register_ray
     started = not ray.is_initialized()
     if started:
-        # workers shall see the GPUs, which `spread` shares out
+        # so that workers see the GPUs, which `spread` shares out
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         address = address or os.environ.get("RAY_ADDRESS")
         ray.init(address=address, **({} if address else {"num_cpus": max(2, workers)}))

@@ -14,11 +14,11 @@ For example::
     [lora]                           # of the adapter: rank, alpha, scaling, sites, towers, train_a
     rank = [2, 4]
 
-    [method.copra]                   # of one method: its own settings, or others than the rest
+    [method.copra]                   # of one method alone
     lr = 4e-3
     ramp = 0.75
 
-A soft prompt's own settings are in ``[prompt]``, those of its penalty in the table of its method.
+The settings of a soft prompt are in ``[prompt]``, those of its penalty in the table of its method.
 """
 
 import difflib

@@ -39,7 +39,7 @@ class TaskOptions:
     Args:
         shots: Training images a class, at most.
         task_seed: Chooses the training images. None means 0 for an adapter, so that adapters of
-            different seeds may be put on one line, and the run's own seed for a soft prompt, as is
+            different seeds may be put on one line, and the run's seed for a soft prompt, as is
             usual for few shots.
         part: "all" classes, or "base", the first half.
         template: Of a folder of images, the prompt with {} for a class's name.
@@ -93,19 +93,19 @@ class Run:
         """
         prompt = isinstance(options.get("method"), CoOp | VPT)
         usual = {"views": PROMPT_VIEWS} if prompt else {}
-        own, settings, of_task = _sorted_out({**usual, **options, "seed": seed})
+        parts, settings, of_task = _sorted_out({**usual, **options, "seed": seed})
         return cls(
-            task, settings=TrainingSettings(**settings), options=TaskOptions(**of_task), **own
+            task, settings=TrainingSettings(**settings), options=TaskOptions(**of_task), **parts
         )
 
     def changed(self, **options: Any) -> "Run":
         """The run with some options changed, which are those of `of`."""
-        own, settings, of_task = _sorted_out(options)
+        parts, settings, of_task = _sorted_out(options)
         return replace(
             self,
             settings=replace(self.settings, **settings),
             options=replace(self.options, **of_task),
-            **own,
+            **parts,
         )
 
     @property

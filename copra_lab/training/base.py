@@ -106,7 +106,7 @@ class Training(ABC):
             The loss of the whole batch.
         """
         loss = self.place.weighted(loss, images, self.settings.batch)
-        # None, not zeros: AdamW shall leave alone what was off
+        # None, not zeros: AdamW leaves alone what was off
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         mean = loss.detach()

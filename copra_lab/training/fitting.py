@@ -182,8 +182,7 @@ def fit_steps(
         settings: The settings of the training.
         penalty: Of a soft prompt, what the norms of its vectors cost.
         adapter: For a soft prompt, an adapter that the CLIP has while the prompt is learned.
-        start_from: The adapter or prompt to begin with, of the same sites, rank and scale, or of
-            the same shape.
+        start_from: The adapter or prompt to begin with, of the same sites and shapes.
         **options: The fields of `TrainingSettings` and `Execution`.
 
     Yields:

@@ -51,7 +51,7 @@ class LoRATraining(Training):
         place: Place,
     ) -> None:
         self.lora, self.dropping = lora, dropping
-        # Modules of its own around the same weights, which nothing here writes to.
+        # New modules around the same weights, which nothing here writes to.
         self.model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
         self.attached = lora.attach(self.model, generator(settings.seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)

@@ -271,7 +271,7 @@ def test_people_see_what_is_going_on(home, tmp_path):
     assert "coalitions of 3 players" in run("shapley", home.one, "--clip", home.clip).stderr
     pruned = run("prune", home.one, "--clip", home.clip, "--best", 2, "--json")
     kept = ", ".join(map(str, json.loads(pruned.stdout)["layers"]))
-    assert "what 3 layers are worth" in pruned.stderr
+    assert "the Shapley values of 3 layers" in pruned.stderr
     assert f"layers kept: {kept}" in run("prune", home.one, "--clip", home.clip, "--best", 2).stdout
 
 
@@ -508,7 +508,7 @@ def test_whoever_measures_elsewhere_is_told(home, trained_elsewhere, tmp_path):
         *short,
     )
     assert (
-        f"the adapter that it wears was trained on {trained_elsewhere.with_name('shapes')}"
+        f"the adapter that the CLIP has was trained on {trained_elsewhere.with_name('shapes')}"
         in learned.stderr
     )
 
@@ -903,7 +903,7 @@ def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
     monkeypatch.setattr(
         train.LoRATraining,
         "step",
-        lambda self, step, batch: _until(55, step) or learn(self, step, batch),
+        lambda self, step: _until(55, step) or learn(self, step),
     )
     run(*arguments, code=130)
     assert (tmp_path / "x" / "fit.part").exists()
@@ -911,7 +911,7 @@ def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
     monkeypatch.setattr(
         train.LoRATraining,
         "step",
-        lambda self, step, batch: seen.append(step) or learn(self, step, batch),
+        lambda self, step: seen.append(step) or learn(self, step),
     )
     resumed = told(*arguments)
     assert seen[0] == 50

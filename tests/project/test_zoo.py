@@ -4,6 +4,7 @@ import csv
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import pytest
 from adapters import ship  # recipes/adapters.py
 from tiny import random_adapter, tiny_clip
 
-from copra_lab.adapters import NONE
+from copra_lab.adapters import NONE, save_adapter
+from copra_lab.adapters.peft_folder import WEIGHTS
 from copra_lab.bench import Bench
 from copra_lab.models import load_clip
 from copra_lab.sweeps import Run
@@ -159,3 +161,17 @@ def test_the_reported_accuracies_are_measured_again(name):
         assert bench.accuracy(adapter.load(clip)).value == pytest.approx(
             each[seed], abs=slack + 1e-4
         )
+
+
+def test_method_and_seed_come_from_the_provenance_or_else_from_the_folders_name(tmp_path):
+    adapter = random_adapter(tiny_clip())
+    trained = replace(adapter, provenance={"method": "copra", "seed": 7})
+    for name, saved in (("mine", trained), ("lora-seed-3", adapter), ("own-thing", adapter)):
+        save_adapter(saved, tmp_path / "digits" / name)
+    (tmp_path / "digits" / "lora-seed-3" / WEIGHTS).write_bytes(b"broken")
+    found = shipped(folder=tmp_path)
+    assert [(s.method, s.seed, s.label) for s in found] == [
+        ("lora", 3, "LoRA, seed 3"),
+        ("copra", 7, "CopRA, seed 7"),
+        ("own-thing", None, "own thing"),
+    ]
