@@ -14,8 +14,13 @@ from torch.func import functional_call
 
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits, merged_weights
 from copra_lab.engine.extraction import beside, embed, plain_tower
+from copra_lab.engine.prefix_tree import PrefixTree
 from copra_lab.engine.text_encoder import Encoder, encode_texts
+<<<<<<< HEAD
 from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, PrefixTree, Tower, workers
+=======
+from copra_lab.engine.transformer import CHUNK, Tower, cores, workers
+>>>>>>> h-shapley
 from copra_lab.merging.barriers import barrier
 from copra_lab.merging.linear import interpolate, interpolate_factors, plane
 from copra_lab.models.clip import Clip

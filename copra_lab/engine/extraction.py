@@ -1,4 +1,4 @@
-"""Read a plain ViT or text transformer out of a model, for the functions in `transformer`."""
+"""Read a plain ViT or text transformer out of a model, to run without it."""
 
 from collections.abc import Callable, Iterable
 
@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from copra_lab.engine.transformer import Block, Norm, TextTower, Tower
+from copra_lab.engine.blocks import Block, Norm
+from copra_lab.engine.text_tower import TextTower
+from copra_lab.engine.transformer import Tower
 
 
 def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:

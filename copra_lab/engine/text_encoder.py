@@ -16,7 +16,8 @@ from torch.func import functional_call
 
 from copra_lab.adapters.adapter import NONE, Adapter, LowRank, deltas_in, merged_weights
 from copra_lab.engine.extraction import plain_text
-from copra_lab.engine.transformer import TextTower, workers
+from copra_lab.engine.text_tower import TextTower
+from copra_lab.engine.transformer import workers
 from copra_lab.models.clip import Clip
 from copra_lab.models.sites import Site
 

@@ -1,13 +1,13 @@
-"""A plain ViT, and CLIP's text transformer, as functions of their weights.
+"""A plain ViT as a function of its weights.
 
-They compute what the modules compute, several times faster for small images
+It computes what the modules compute, several times faster for small images
 (`copra_lab.engine.extraction` reads the weights out of a model). Nothing is mutated, so threads may
 run different adapters at the same time.
 
-Shapes: n images or texts, t tokens, d the width, e that of the features, R a rank.
+Shapes: n images, t tokens, d the width, e that of the features.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,12 +18,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from copra_lab.adapters.adapter import LowRank
+from copra_lab.engine.blocks import NO_FACTORS, Block, Factors, Norm, run_block
 from copra_lab.models.sites import Site
 from copra_lab.utils import devices
 
 CHUNK = 50
 """Images that run together: few enough that a block's activations stay in a core's cache."""
 
+<<<<<<< HEAD
 Factors = Mapping[str, tuple[Tensor | Callable[[Tensor], Tensor], Tensor]]
 """By part of a block (``qkv``, ``out``, ``fc1``, ``fc2``): A (R, in) and B (out, R) of a delta B·A,
 scale included. In place of A may stand a function x (…, in) → (…, R), such as dropout(x)·Aᵀ."""
@@ -49,6 +51,8 @@ class Block:
     fc1: tuple[Tensor, Tensor]
     fc2: tuple[Tensor, Tensor]
 
+=======
+>>>>>>> h-shapley
 
 @dataclass(frozen=True, eq=False)
 class Tower:
@@ -113,23 +117,23 @@ class Tower:
         """
         last = len(self.blocks) - 1
         for i in range(start, last):
-            tokens = _block(
+            tokens = run_block(
                 tokens, tokens, self.blocks[i], self.heads, self.act, factors.get(i, {})
             )
-        return self._end(tokens, self.blocks[last], factors.get(last, {}))
+        return self.finish(tokens, self.blocks[last], factors.get(last, {}))
 
-    def _end(self, tokens: Tensor, last: Block, add: Factors) -> Tensor:
+    def finish(self, tokens: Tensor, last: Block, add: Factors) -> Tensor:
         """The last block, the last norm and the head: (n, t, d) → (n, e)."""
         # Where the head reads only the class token, the last block computes only that one.
         at = tokens if self.whole else tokens[:, :1]  # (n, t or 1, d)
-        out = _block(tokens, at, last, self.heads, self.act, add)  # (n, t or 1, d)
+        out = run_block(tokens, at, last, self.heads, self.act, add)  # (n, t or 1, d)
         out = F.layer_norm(out, out.shape[-1:], *self.ln_post)
         return F.normalize(self.head(out if self.whole else out[:, 0]), dim=-1)
 
     def through(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         """Tokens (n, t, d) as they enter block `start` → as they enter block `stop`."""
         for block in self.blocks[start:stop]:
-            tokens = _block(tokens, tokens, block, self.heads, self.act, {})
+            tokens = run_block(tokens, tokens, block, self.heads, self.act, {})
         return tokens
 
 
@@ -147,6 +151,7 @@ def _merged(
     return Block(**(now | {part: (w.to(dtype), now[part][1]) for part, w in changed.items()}))
 
 
+<<<<<<< HEAD
 class PrefixTree:
     """Many towers that differ in some blocks, run together: shared first blocks run once.
 
@@ -366,6 +371,11 @@ class TextTower:
 
 MOST_WORKERS = 8
 """More do not help at these sizes."""
+=======
+def cores() -> int:
+    """Cores that this process may use, at most eight."""
+    return min(8, devices.cores())
+>>>>>>> h-shapley
 
 
 @cache

@@ -164,12 +164,11 @@ def estimate(
         raise ValueError("give a budget of evaluations, or seconds: sampling never ends by itself")
     start, last = time.monotonic(), None
     for now in SAMPLERS[method](game, n, np.random.default_rng(seed)):
-        if last and budget is not None and now.evaluations > budget:
-            break
         cost = now.evaluations - (last.evaluations if last else 0)
         last = now
         if (
             cost == 0  # one or two players: nothing is left to sample
+            # No sample costs more than the one before it, so the next one would fit.
             or (budget is not None and now.evaluations + cost > budget)
             or (seconds is not None and time.monotonic() - start >= seconds)
         ):

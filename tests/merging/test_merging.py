@@ -15,6 +15,7 @@ from copra_lab.merging import (
     average_factors,
     barrier,
     dare,
+    highest_barrier,
     interpolate,
     interpolate_factors,
     plane,
@@ -108,6 +109,25 @@ def test_the_line_in_the_factors_has_exact_ends_too():
         average_factors([a, random_adapter(tiny_clip(), rank=2)])
     with pytest.raises(ValueError, match="different sites"):
         average_factors([a, random_adapter(tiny_clip(), kinds="q")])
+
+
+def test_factors_of_weight_zero_are_zero():
+    a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
+    nothing = average_factors([a, b], [0, 0])
+    assert set(nothing.deltas) == set(a.deltas)
+    for name, d in nothing.deltas.items():
+        assert d.rank == a.deltas[name].rank
+        assert not d.A.any()
+        assert not d.B.any()
+
+
+def test_an_end_of_a_line_keeps_its_provenance():
+    a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
+    assert interpolate(a, b, 0).provenance == a.provenance
+    assert weighted_sum([a], [1]).provenance == a.provenance
+    for changed in (weighted_sum([a], [2]), weighted_sum([a], [0])):
+        assert changed.provenance["made by"] == "weighted_sum"
+        assert changed.provenance["of"] == [a.hash]
 
 
 def test_task_arithmetic_adds_and_unlearns():
@@ -230,6 +250,8 @@ def test_merging_refuses_what_does_not_belong_together():
 def test_barrier_is_the_largest_fall_below_the_chord():
     assert barrier([0, 0.5, 1], [0.8, 0.5, 0.6]) == pytest.approx(0.2)
     assert barrier([0, 0.5, 1, 1.5], [0.8, 0.9, 0.6, 0.0]) == 0
+    assert highest_barrier([0, 0.25, 0.5, 1], [0.8, 0.6, 0.6, 0.8]) == (pytest.approx(0.2), 0.25)
+    assert highest_barrier([1, 0.5, 0], [0.6, 0.9, 0.8]) == (0, 1)  # of equals the first
     with pytest.raises(ValueError, match="λ = 0 and λ = 1"):
         barrier([0, 0.5], [1, 1])
 

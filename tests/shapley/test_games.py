@@ -12,7 +12,7 @@ from tiny import random_adapter, tiny_clip, tiny_task
 from copra_lab.adapters import NONE
 from copra_lab.adapters.adapter import merged_weights
 from copra_lab.bench import Bench
-from copra_lab.engine.transformer import PrefixTree
+from copra_lab.engine.prefix_tree import PrefixTree
 from copra_lab.merging import interpolate, task_arithmetic
 from copra_lab.shapley import LayerGame, all_coalitions, exact, players_of
 

@@ -183,6 +183,13 @@ def test_budgets_count_what_the_game_was_asked(method):
     assert estimate(random_game(5), 5, method, seconds=0.05).evaluations > 0
 
 
+def test_a_budget_is_spent_to_its_last_evaluation():
+    def spent(budget):
+        return estimate(random_game(5), 5, "owen", budget=budget).evaluations
+
+    assert [spent(b) for b in (1, 12, 23, 24, 35, 36)] == [12, 12, 12, 24, 24, 36]
+
+
 @pytest.mark.parametrize("method", SAMPLERS)
 @pytest.mark.parametrize("n", [1, 2])
 def test_games_with_nothing_left_to_sample_end_all_the_same(method, n):
