@@ -16,11 +16,7 @@ from copra_lab.adapters.adapter import NONE, Adapter, check_fits, merged_weights
 from copra_lab.engine.extraction import beside, embed, plain_tower
 from copra_lab.engine.prefix_tree import PrefixTree
 from copra_lab.engine.text_encoder import Encoder, encode_texts
-<<<<<<< HEAD
-from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, PrefixTree, Tower, workers
-=======
-from copra_lab.engine.transformer import CHUNK, Tower, cores, workers
->>>>>>> h-shapley
+from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, Tower, workers
 from copra_lab.merging.barriers import barrier
 from copra_lab.merging.linear import interpolate, interpolate_factors, plane
 from copra_lab.models.clip import Clip
@@ -422,8 +418,8 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
 
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
     """Tokens (n, t, d) → normalised features (n, e), on all workers."""
-    workers_used = cores(MOST_WORKERS)
-    size = max(1, min(CHUNK, -(-len(tokens) // workers_used)))  # few images are shared out evenly
+    share = -(-len(tokens) // cores(MOST_WORKERS))  # few images are shared out evenly
+    size = max(1, min(CHUNK, share))
     return torch.cat(
         list(workers().map(torch.inference_mode()(tower.features), tokens.split(size)))
     )

@@ -3,15 +3,17 @@
 Shapes: n images or texts, t tokens, d the width, R a rank.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Factors = Mapping[str, tuple[Tensor, Tensor]]
-"""Part of a block (``qkv``, ``out``, ``fc1``, ``fc2``) → A (R, in) and B (out, R) of ΔW = B·A."""
+Factors = Mapping[str, tuple[Tensor | Callable[[Tensor], Tensor], Tensor]]
+"""Part of a block (``qkv``, ``out``, ``fc1``, ``fc2``) → A (R, in) and B (out, R) of ΔW = B·A.
+
+A function x (…, in) → (…, R), such as dropout(x)·Aᵀ, can take the place of A."""
 
 NO_FACTORS: Mapping[int, Factors] = {}
 
@@ -38,7 +40,7 @@ class Block:
 def linear(
     x: Tensor,
     w: tuple[Tensor, Tensor],
-    factors: tuple[Tensor, Tensor] | None,
+    factors: tuple[Tensor | Callable[[Tensor], Tensor], Tensor] | None,
     rows: slice = slice(None),
 ) -> Tensor:
     """x·Wᵀ + b for some rows of W, plus x·Aᵀ·Bᵀ where there are factors: (…, in) → (…, out)."""
@@ -46,7 +48,8 @@ def linear(
     if factors is None:
         return y
     a, b = factors  # (R, in), (out, R)
-    return y + (x @ a.T.to(x.dtype)) @ b[rows].T.to(x.dtype)
+    down = x @ a.T.to(x.dtype) if isinstance(a, Tensor) else a(x)  # (…, R)
+    return y + down @ b[rows].T.to(x.dtype)
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
