@@ -11,6 +11,10 @@ EXTRAS_docs := [docs]
 EXTRAS_recipes := [recipes]
 
 NOTEBOOKS := $(wildcard lessons/*.ipynb)
+QUICK := not browser and not lessons and not slow
+# Counting lines costs the quick tests two fifths more time, so that continuous integration alone does it, and of these
+# alone.
+COVERAGE := $(if $(CI),--cov=copra_lab --cov-report=term:skip-covered)
 BROWSER_TESTS := $(shell grep -rls --include='*.py' 'mark\.browser' tests)
 
 .DEFAULT_GOAL := help
@@ -26,12 +30,13 @@ app: $(VENV)/.installed-app ## open the app in the browser
 test: lint $(VENV)/.installed-docs ## run every check: style, types, tests, the page in a browser, the lessons
 	$(if $(wildcard lessons/build.py),$(BIN)/python lessons/build.py --check)
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/site
-	$(BIN)/python -m pytest -m 'not browser'
+	$(BIN)/python -m pytest -m '$(QUICK)' $(COVERAGE)
+	$(BIN)/python -m pytest -m 'not browser and not ($(QUICK))'
 	$(if $(BROWSER_TESTS),$(BIN)/python -m pytest -m browser $(BROWSER_TESTS))
 	$(if $(NOTEBOOKS),$(BIN)/python -m pytest --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 $(NOTEBOOKS))
 
 check: lint ## run what takes two minutes: style, types, contracts of imports, the quick tests
-	$(BIN)/python -m pytest -q -m 'not browser and not lessons and not slow'
+	$(BIN)/python -m pytest -q -m '$(QUICK)'
 
 lint: $(VENV)/.installed-test ## check style, types and which package imports which
 	$(BIN)/ruff check
@@ -49,7 +54,7 @@ rebuild: $(VENV)/.installed-test $(VENV)/.installed-recipes ## remake all that i
 	$(BIN)/python recipes/rebuild.py $(ARGS)
 
 clean: ## remove the environment and every cache in this folder
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist .coverage .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamp is written last, so that an install that was cut short is taken up again. A directory without a working
