@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -94,9 +93,8 @@ CLIENT = """
 import json, os, sys
 from pathlib import Path
 import huggingface_hub.constants as constants
-import copra_lab.clip
-from copra_lab.clip import load_clip
 from copra_lab.adapters import load_adapter, push_to_hub
+from copra_lab.models import load_clip, loading
 
 def refused(what, *args, **more):
     try:
@@ -105,7 +103,7 @@ def refused(what, *args, **more):
         return [type(e).__name__, str(e)]
 
 base, adapter = load_clip(sys.argv[1]), load_adapter(sys.argv[2])
-said = {"no token": refused(adapter.push_to_hub, "me/adapter", token=False)}
+said = {"no token": refused(push_to_hub, adapter, "me/adapter", token=False)}
 said["url"] = push_to_hub(adapter, "me/adapter", token=sys.argv[3])
 said["same"] = load_adapter("hf-hub:me/adapter", base) == adapter
 said["again"] = push_to_hub(adapter, "me/adapter", token=sys.argv[3])
@@ -116,7 +114,7 @@ said["nowhere"] = refused(load_clip, "hf-hub:me/nowhere")
 said["nothing"] = refused(load_clip, "hf-hub:me/nothing")
 said["fetched"] = sorted(p.name for p in Path(os.environ["HF_HOME"]).glob("hub/models--me--open-clip/snapshots/*/*"))
 constants.HF_HUB_OFFLINE = True
-copra_lab.models.loading._loaded.clear()
+loading._loaded.clear()
 said["offline"] = [load_clip(n).hash for n in names]
 print(json.dumps(said))
 """
@@ -127,11 +125,12 @@ def test_what_is_published_can_be_fetched(tmp_path):
     siglip = load_clip(tmp_path / "siglip")
     adapter = random_adapter(siglip, rank=2)
     save_adapter(adapter, tmp_path / "adapter")
-    folder = Path(load_clip.__code__.co_filename).parent / "assets" / "clip"
     import io
+    from importlib.resources import files
 
     from safetensors.torch import load_file
 
+    folder = files("copra_lab") / "assets" / "clip"
     pickled = io.BytesIO()
     torch.save(
         {k: v.clone() for k, v in load_file(folder / "open_clip_model.safetensors").items()},
