@@ -1,4 +1,4 @@
-"""The `Adapter`, an immutable value, and its way to and from disk and hub."""
+"""The `Adapter`, an immutable value, and how to load, save and publish it."""
 
 from copra_lab.adapters.adapter import NONE, Adapter, LowRank, from_delta, merged_into
 from copra_lab.adapters.factor_pairs import AdapterError

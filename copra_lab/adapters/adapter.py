@@ -1,7 +1,8 @@
-"""The `Adapter`, an immutable value: a change of low rank for each weight matrix that was adapted.
+"""The `Adapter`, an immutable value: a low-rank change for each adapted weight matrix.
 
-LoRA (Hu et al., arXiv:2106.09685) adds to a weight matrix W (out, in) a product of low rank, W' = W + s·B·A, with
-A (r, in) random, B (out, r) zero at the start, so that training starts exactly at the base.
+LoRA (Hu et al., arXiv:2106.09685) adds a product of low rank to a weight matrix W (out, in):
+W' = W + s·B·A, with A (r, in) random and B (out, r) zero at the start, so that training starts
+exactly at the base.
 """
 
 import copy
@@ -23,21 +24,23 @@ __all__ = ["NONE", "Adapter", "LowRank", "from_delta", "merged_into"]
 
 @dataclass(frozen=True, eq=False)
 class LowRank:
-    """One delta s·B·A of a weight matrix (out, in): ``A`` (r, in), ``B`` (out, r), ``scale`` s."""
+    """The change s·B·A of a weight matrix (out, in).
+
+    Attributes:
+        A: (r, in).
+        B: (out, r).
+        scale: s.
+    """
 
     A: Tensor
     B: Tensor
     scale: float = 1.0
 
     def __post_init__(self) -> None:
-        if (
-            self.A.ndim != 2
-            or self.B.ndim != 2
-            or self.A.shape[0] != self.B.shape[1]
-            or self.A.shape[0] < 1
-        ):
+        a, b = tuple(self.A.shape), tuple(self.B.shape)
+        if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
             raise ValueError(
-                f"A (r, in) and B (out, r) must share a rank of at least 1, got {tuple(self.A.shape)} and {tuple(self.B.shape)}"
+                f"A (r, in) and B (out, r) must share a rank of at least 1, got {a} and {b}"
             )
 
     def __repr__(self) -> str:
@@ -45,7 +48,7 @@ class LowRank:
 
     @property
     def rank(self) -> int:
-        """r, of A and B; that of the delta is as high at most."""
+        """r, an upper bound on the rank of the delta."""
         return self.A.shape[0]
 
     @property
@@ -60,10 +63,14 @@ class LowRank:
 
 @dataclass(frozen=True, eq=False)
 class Adapter:
-    """What fine-tuning learnt: a `LowRank` for each site, never changed after it is made.
+    """What fine-tuning learnt: a `LowRank` for each site. It never changes.
 
-    ``base`` is the `Clip.hash` of the weights it was trained on ("" if unknown); ``provenance`` says how it came to
-    be, in words and numbers that JSON can hold. Two adapters are equal when their numbers and their base are.
+    Two adapters are equal if their numbers and their base are.
+
+    Attributes:
+        deltas: Name of a site → its delta.
+        base: `Clip.hash` of the CLIP it was trained on; "" if unknown.
+        provenance: How it was made, in words and numbers that JSON can hold.
     """
 
     deltas: Mapping[str, LowRank]
@@ -76,7 +83,7 @@ class Adapter:
 
     @cached_property
     def hash(self) -> str:
-        """Sixteen hex digits that name the numbers in this adapter."""
+        """Sixteen hex digits that identify the numbers and the base."""
         h = hashlib.blake2b(self.base.encode(), digest_size=8)
         for name in sorted(self.deltas):
             d = self.deltas[name]
@@ -96,7 +103,8 @@ class Adapter:
 
     def __repr__(self) -> str:
         words = [str(self.provenance[k]) for k in ("method", "task") if k in self.provenance]
-        return f"Adapter({', '.join([*words, f'{len(self)} sites', f'rank {self.rank}', f'{self.parameters:,} numbers'])})"
+        size = [f"{len(self)} sites", f"rank {self.rank}", f"{self.parameters:,} numbers"]
+        return f"Adapter({', '.join([*words, *size])})"
 
     @property
     def rank(self) -> int:
@@ -105,21 +113,24 @@ class Adapter:
 
     @property
     def parameters(self) -> int:
-        """How many numbers A and B hold."""
+        """How many numbers A and B hold, over all sites."""
         return sum(d.A.numel() + d.B.numel() for d in self.deltas.values())
 
     def keep(self, sites: Iterable[str]) -> "Adapter":
-        """The adapter with these sites only. Raises ValueError for a site it does not have."""
+        """The adapter with only these sites.
+
+        Raises:
+            ValueError: If it does not have one of them.
+        """
         sites = set(sites)
         if missing := sites - set(self.deltas):
             raise ValueError(f"the adapter has no site {sorted(missing)[0]!r}")
-        return Adapter(
-            {n: d for n, d in self.deltas.items() if n in sites}, self.base, self.provenance
-        )
+        kept = {n: d for n, d in self.deltas.items() if n in sites}
+        return Adapter(kept, self.base, self.provenance)
 
 
 def from_delta(delta: Tensor) -> LowRank:
-    """A dense delta (out, in) as a pair of factors, exactly: one of them is the identity."""
+    """Turn a dense delta (out, in) into a pair of factors, exactly: one of them is the identity."""
     out, width = delta.shape
     return LowRank(torch.eye(width), delta) if width <= out else LowRank(delta, torch.eye(out))
 
@@ -129,36 +140,63 @@ NONE = Adapter({})
 
 
 def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> None:
-    """Raises ValueError if `adapter` was made for another base or has a site that is unknown or of another shape."""
+    """Check that an adapter can be used on a CLIP.
+
+    Args:
+        adapter: The adapter.
+        sites: The CLIP's sites, by name.
+        base: `Clip.hash` of the CLIP; "" to accept any base.
+
+    Raises:
+        ValueError: If it was made for another base, or has a site that is unknown or of another
+            shape.
+    """
     check_base("adapter", adapter.base, base)
     for name, d in adapter.deltas.items():
         if name not in sites:
-            raise ValueError(_missing(name, adapter, sites))
+            raise ValueError(_why_missing(name, adapter, sites))
         if d.shape != sites[name].shape:
             raise ValueError(
-                f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; it was made for another architecture"
+                f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter, "
+                "which was made for another architecture; load the CLIP it was made from"
             )
 
 
-def _missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
+def _why_missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
     """Why a CLIP has no site of this name."""
     found = parse(name)
     if found is None:
         return not_sites([n for n in adapter.deltas if parse(n) is None], adapter.deltas)
-    depth = 1 + max((s.layer for s in sites.values() if s.tower == found[0]), default=-1)
-    if found[1] < depth or not depth:
-        return f"this CLIP has no site {name!r}; the adapter was made for another architecture"
-    words = {"vision": "image", "text": "text"}[found[0] or "vision"]
-    return f"the adapter reaches layer {found[1]} of the {words} tower, whose layers are 0 to {depth - 1} in this CLIP; load the CLIP it was made from"
+    tower, layer, _ = found
+    depth = 1 + max((s.layer for s in sites.values() if s.tower == tower), default=-1)
+    if layer < depth or not depth:
+        reason = f"this CLIP has no site {name!r}; the adapter was made for another architecture"
+    else:
+        reason = (
+            f"the adapter reaches layer {layer} of the {'text' if tower == 'text' else 'image'} "
+            f"tower, whose layers are 0 to {depth - 1} in this CLIP"
+        )
+    return f"{reason}; load the CLIP it was made from"
 
 
 def deltas_in(adapter: Adapter, sites: Mapping[str, Site], tower: str) -> dict[Site, LowRank]:
-    """What `adapter` adds to one tower, by site."""
+    """What an adapter adds to one tower, by site."""
     return {sites[n]: d for n, d in adapter.deltas.items() if sites[n].tower == tower}
 
 
 def merged_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
-    """The weights that `adapter` changes, by parameter name, with its deltas added; `model` is only read."""
+    """The weights that an adapter changes, with its deltas added; the model stays as it is.
+
+    Args:
+        model: The base.
+        adapter: Its deltas are added.
+
+    Returns:
+        Name of a parameter → its new value.
+
+    Raises:
+        ValueError: If the adapter does not fit.
+    """
     sites, params = find_sites(model), dict(model.named_parameters())
     check_fits(adapter, sites)
     out: dict[str, Tensor] = {}
@@ -172,7 +210,11 @@ def merged_weights(model: nn.Module, adapter: Adapter) -> dict[str, Tensor]:
 
 
 def merged_into(clip: Clip, adapter: Adapter) -> Clip:
-    """A CLIP of its own, with the deltas of `adapter` added to its weights. Raises ValueError for one of another base or shape."""
+    """A new CLIP with an adapter's deltas added to its weights.
+
+    Raises:
+        ValueError: If the adapter has another base or does not fit.
+    """
     check_fits(adapter, clip.sites, clip.hash)
     model = copy.deepcopy(clip.model)
     with torch.no_grad():

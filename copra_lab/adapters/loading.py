@@ -1,4 +1,4 @@
-"""Adapters from wherever they are: a folder, a file of another tool, the Hugging Face hub."""
+"""Load adapters: from a folder, a file of another tool, or the Hugging Face hub."""
 
 from pathlib import Path
 
@@ -13,28 +13,33 @@ __all__ = ["load_adapter"]
 
 
 def load_adapter(folder: "str | Path", clip: Clip | None = None) -> Adapter:
-    """Read an adapter; with `clip`, make sure that it fits that model.
+    """Load an adapter, and check that it fits a CLIP if one is given.
 
-    ``folder``: as peft writes it, ``hf-hub:owner/name``, or a file: CLIP-LoRA's ``.pt``, or the LoRA on a CLIP's text tower that kohya's
-    scripts and diffusers write (see `copra_lab.adapters.single_files`).
+    Warns (UserWarning) if the file holds more than is read, or peft computes something else than
+    the file says.
 
-    Raises AdapterError, one sentence that names the fix, for a missing or cut-off file, a pickle, numbers that are not
-    finite, shapes that do not match, an unknown site, a kind of adapter that is not plain LoRA, or another base; and OSError where the hub cannot be
-    asked. Warns (UserWarning) where the file holds more than is read, and where peft computes something else than the file says.
+    Args:
+        folder: A folder as peft writes it, ``hf-hub:owner/name``, or a file: CLIP-LoRA's ``.pt``,
+            or the LoRA on a CLIP's text tower that kohya's scripts and diffusers write (see
+            `copra_lab.adapters.single_files`).
+        clip: The CLIP it should fit.
+
+    Raises:
+        AdapterError: If a file is missing, cut off or a pickle, a number is not finite, shapes do
+            not match, a site is unknown, the method is not plain LoRA, or the base is another.
+        OSError: If the hub cannot be asked.
     """
     if str(folder).startswith(PREFIX):
         folder = download_adapter(str(folder).removeprefix(PREFIX), [WEIGHTS, CONFIG])
-    folder = Path(folder)
-    if folder.is_file() and folder.name in (WEIGHTS, CONFIG):
-        folder = folder.parent
+    path = Path(folder)
+    if path.is_file() and path.name in (WEIGHTS, CONFIG):
+        path = path.parent
     try:
-        adapter = (
-            read_file(folder, clip) if folder.is_file() else read_folder(folder, clip is not None)
-        )
+        adapter = read_file(path, clip) if path.is_file() else read_folder(path, clip is not None)
         if clip is not None:
             check_fits(adapter, clip.sites, clip.hash)
     except AdapterError:
         raise
     except ValueError as e:
-        raise AdapterError(f"{folder}: {e}") from e
+        raise AdapterError(f"{path}: {e}") from e
     return adapter

@@ -1,7 +1,8 @@
-"""Adapters in one file: this project's own, and those of tools that do not write peft's folders.
+"""Adapters in a single file: this project's own, and those of tools other than peft.
 
 - CLIP-LoRA's ``.pt`` (`copra_lab.adapters.clip_lora`), and
-- the LoRA on a CLIP's text tower that kohya's scripts and diffusers write for Stable Diffusion (`copra_lab.adapters.diffusion_lora`).
+- the LoRA on a CLIP's text tower that kohya's scripts and diffusers write for Stable Diffusion
+  (`copra_lab.adapters.diffusion_lora`).
 
 A ``.pt`` is read as weights alone (``torch.load(weights_only=True)``): nothing in it is run.
 """
@@ -16,23 +17,29 @@ from torch import Tensor
 from copra_lab.adapters import clip_lora, diffusion_lora
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.factor_pairs import AdapterError, read_safetensors
-from copra_lab.adapters.peft_folder import CONFIG, PEFT_ROOT, WEIGHTS, own_adapter
+from copra_lab.adapters.peft_folder import CONFIG, PEFT_ROOT, WEIGHTS, from_own_file
 from copra_lab.models.clip import Clip
 
 
 def read_file(file: Path, clip: Clip | None = None) -> Adapter:
-    """The adapter in a file; `clip` tells how deep its towers are, and which of several text towers is meant.
+    """Read an adapter from a file.
 
-    Raises AdapterError, one sentence that names the fix, for a format that is not read.
+    Args:
+        file: In any of the formats above.
+        clip: Tells how deep the towers are, and which of several text towers is meant.
+
+    Raises:
+        AdapterError: If the format is not supported.
     """
     metadata: dict[str, str] = {}
     if zipfile.is_zipfile(file) or file.suffix in (".pt", ".pth", ".bin"):
-        found = _unpacked(file)
-        if clip_lora.is_one(found):
+        found = _load(file)
+        if clip_lora.is_clip_lora(found):
             return clip_lora.read(file, found, clip)
         if isinstance(found, dict) and any(str(k).startswith(PEFT_ROOT) for k in found):
             raise AdapterError(
-                f"{file} is a peft adapter in a pickle; save it anew with safe_serialization=True, and give the folder"
+                f"{file} is a peft adapter in a pickle; save it again with "
+                "safe_serialization=True, and give the folder"
             )
     else:
         found, metadata = read_safetensors(file)
@@ -40,23 +47,26 @@ def read_file(file: Path, clip: Clip | None = None) -> Adapter:
         isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()
     ):
         raise AdapterError(
-            f"{file} holds {type(found).__name__} of another layout than CLIP-LoRA's; give a file of CLIP-LoRA's, or peft's folder"
+            f"{file} holds {type(found).__name__} of another layout than CLIP-LoRA's; give a file "
+            "of CLIP-LoRA's, or peft's folder"
         )
     if header := metadata.get("copra_lab"):
-        return own_adapter(file, found, header)
+        return from_own_file(file, found, header)
     if any(k.startswith(PEFT_ROOT) for k in found):
         raise AdapterError(
-            f"{file} is the weights of a peft adapter, whose scale stands in another file: put it as {WEIGHTS} into a folder with its {CONFIG}, "
-            "and give the folder"
+            f"{file} has the weights of a peft adapter, whose scale is in another file: put it as "
+            f"{WEIGHTS} into a folder with its {CONFIG}, and give the folder"
         )
     return diffusion_lora.read(file, found, metadata, clip)
 
 
-def _unpacked(file: Path) -> Any:
+def _load(file: Path) -> Any:
+    """What a ``.pt`` holds, read as weights alone."""
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as e:  # of a damaged or foreign file torch raises a dozen kinds
-        reason = str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__
+    except Exception as e:  # torch raises a dozen kinds for damaged or foreign files
+        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise AdapterError(
-            f"{file} is not a whole file of weights alone ({reason:.200}); copy it anew, or save the tensors and nothing else"
+            f"{file} is not a whole file of weights alone ({reason:.200}); copy it again, or save "
+            "only the tensors"
         ) from e

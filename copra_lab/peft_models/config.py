@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from copra_lab.adapters.peft_folder import for_module
+from copra_lab.adapters.peft_folder import pattern_matches
 
 Config = Mapping[str, Any]
 
@@ -151,7 +151,7 @@ def targets(config: Config, modules: Iterable[str], others: Iterable[str] = ()) 
         k: {
             pattern: v
             for pattern, v in config[k].items()
-            if any(for_module(pattern, n) for n in names)
+            if any(pattern_matches(pattern, n) for n in names)
         }
         for k in ("rank_pattern", "alpha_pattern")
         if config.get(k)

@@ -491,7 +491,7 @@ CASES = {
     "half": (lambda t: t.pop(next(iter(t))), "only one of A and B"),
     "integers": (
         lambda t: t.update({k: v.to(torch.int32) for k, v in t.items()}),
-        "no matrix of floating point",
+        "not a matrix of floating-point numbers",
     ),
     "empty": (lambda t: t.clear(), "holds no LoRA weights"),
     "unknown": (rename, "only one of A and B|has no site"),
@@ -536,7 +536,7 @@ def test_a_pickle_is_never_loaded(saved):
 def test_a_cut_off_file_is_refused(saved, share):
     data = (saved / WEIGHTS).read_bytes()
     (saved / WEIGHTS).write_bytes(data[: int(len(data) * share)])
-    with pytest.raises(AdapterError, match="copy it anew"):
+    with pytest.raises(AdapterError, match="copy it again"):
         load_adapter(saved)
 
 
@@ -567,7 +567,10 @@ REFUSED = (
     ({"bias": "lora_only"}, "changed biases too"),
     ({"lora_bias": True}, "changed biases too"),
     ({"modules_to_save": ["visual_projection"]}, "whole modules beside it .*visual_projection"),
-    ({"init_lora_weights": "pissa_niter_4"}, "begun with pissa_niter_4, which moves the base"),
+    (
+        {"init_lora_weights": "pissa_niter_4"},
+        "initialised with pissa_niter_4, which changes the base",
+    ),
     ({"use_qalora": True}, "use_qalora"),
     ({"lora_alpha": None}, "not a peft configuration"),
     ({"alpha_pattern": {"(": 1}}, "not a peft configuration"),
@@ -639,8 +642,8 @@ def test_a_configuration_that_is_nested_or_endless_is_refused(tmp_path):
 def test_numbers_that_torch_cannot_compare_are_read_or_refused(tmp_path):
     key = "base_model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_A.weight"
     for tensor, says in (
-        (torch.zeros(0, 4), "no matrix"),
-        (torch.zeros(4), "no matrix"),
+        (torch.zeros(0, 4), "not a matrix"),
+        (torch.zeros(4), "not a matrix"),
         (torch.zeros(2, 4).to(torch.float8_e4m3fn), "only one of A and B"),
     ):
         (tmp_path / WEIGHTS).write_bytes(to_bytes({key: tensor}, {"format": "pt"}))

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from huggingface_hub import ModelCard
 from small_hub import TOKEN, SmallHub
 from tiny import random_adapter, save_siglip, tiny_clip
 
-import copra_lab
 from copra_lab.adapters import Adapter, LowRank, load_adapter, model_card, push_to_hub, save_adapter
 from copra_lab.models import load_clip
 
@@ -95,9 +93,8 @@ CLIENT = """
 import json, os, sys
 from pathlib import Path
 import huggingface_hub.constants as constants
-import copra_lab.models.loading
-from copra_lab.models import load_clip
 from copra_lab.adapters import load_adapter, push_to_hub
+from copra_lab.models import load_clip, loading
 
 def refused(what, *args, **more):
     try:
@@ -117,7 +114,7 @@ said["nowhere"] = refused(load_clip, "hf-hub:me/nowhere")
 said["nothing"] = refused(load_clip, "hf-hub:me/nothing")
 said["fetched"] = sorted(p.name for p in Path(os.environ["HF_HOME"]).glob("hub/models--me--open-clip/snapshots/*/*"))
 constants.HF_HUB_OFFLINE = True
-copra_lab.models.loading._loaded.clear()
+loading._loaded.clear()
 said["offline"] = [load_clip(n).hash for n in names]
 print(json.dumps(said))
 """
@@ -128,11 +125,12 @@ def test_what_is_published_can_be_fetched(tmp_path):
     siglip = load_clip(tmp_path / "siglip")
     adapter = random_adapter(siglip, rank=2)
     save_adapter(adapter, tmp_path / "adapter")
-    folder = Path(copra_lab.__file__).parent / "assets" / "clip"
     import io
+    from importlib.resources import files
 
     from safetensors.torch import load_file
 
+    folder = files("copra_lab") / "assets" / "clip"
     pickled = io.BytesIO()
     torch.save(
         {k: v.clone() for k, v in load_file(folder / "open_clip_model.safetensors").items()},

@@ -391,7 +391,7 @@ REFUSED = {
     ),
     "another format": (
         A_PAIR | {"vision_model.lora_A.weight": torch.ones(2, 2)},
-        "'vision_model.lora_A.weight', which no format",
+        "'vision_model.lora_A.weight', which no supported format",
     ),
     "depth": (
         {k.replace("layers_0", "layers_11"): t for k, t in A_PAIR.items()},
