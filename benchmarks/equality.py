@@ -1,6 +1,10 @@
-"""Is it the same model, whatever it comes from? ``python benchmarks/equality.py`` saves randomly initialised CLIPs of the real
-architectures in every format, loads them, and prints how far the outputs are from the libraries' own: of images and texts without an
-adapter, and of logits with random ones on every site, against peft on transformers. A number is the largest difference of any entry."""
+"""Checks that a model is the same from every source: ``python benchmarks/equality.py``.
+
+It saves randomly initialised CLIPs of the real architectures in every format, loads them, and
+prints how far the outputs are from those of the original libraries: features of images and texts
+without an adapter, and logits with random adapters on every site, against peft on transformers.
+Each number is the largest difference of any entry.
+"""
 
 import argparse
 import json
@@ -28,11 +32,14 @@ LIBRARIES = ("torch", "open_clip_torch", "timm", "transformers", "peft")
 
 
 def saved(name: str, model: nn.Module, folder: Path) -> Iterator[tuple[str, str]]:
-    """What a format is called, and what `load_clip` is given for it."""
+    """A format's name, and what `load_clip` is given for it."""
     weights, siglip, cfg = model.state_dict(), "SigLIP" in name, open_clip.get_model_config(name)
 
     def tokenizer(at: Path) -> None:
-        """SigLIP's comes from the hub; any that tells words apart will do here, since both sides get the same numbers."""
+        """SigLIP's tokenizer comes from the hub; any that tells words apart works here.
+
+        Both sides get the same numbers.
+        """
         if siglip:
             vocabulary = ["<unk>", "</s>", *"a photo of the cat dog red green blue thing".split()]
             words = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
@@ -74,7 +81,7 @@ def saved(name: str, model: nn.Module, folder: Path) -> Iterator[tuple[str, str]
 
 @torch.no_grad()
 def compared(name: str, source: str, clip: Clip, model: nn.Module, folder: Path) -> str:
-    """A row of the table: `clip` against open_clip's `model` and the transformers model with the same weights."""
+    """One row: `clip` against open_clip's `model` and the same weights in transformers."""
     g = torch.Generator().manual_seed(1)
     x = torch.randn(4, 3, clip.side, clip.side, generator=g)
     context, words = model.context_length, model.vocab_size
@@ -130,7 +137,8 @@ def main() -> None:
     a = p.parse_args()
     print(", ".join(f"{name} {version(name)}" for name in LIBRARIES), end="\n\n")
     print(
-        "| model | source | images, open_clip | texts, open_clip | logits, transformers | logits with adapters, peft |\n|---|---|---|---|---|---|"
+        "| model | source | images, open_clip | texts, open_clip | logits, transformers | logits "
+        "with adapters, peft |\n|---|---|---|---|---|---|"
     )
     for name in a.models:
         torch.manual_seed(0)

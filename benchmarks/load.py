@@ -1,9 +1,14 @@
-"""How the page bears visitors: ``python benchmarks/load.py`` serves it on this machine, lets one visitor drag λ in the Blend view, then ten at
-once, and says how long they waited, whether each saw the numbers of their own model, and how the server's memory went.
+"""How the page handles visitors: ``python benchmarks/load.py``.
 
-``--visitors 10 --seconds 30`` are the defaults; ``--json FILE`` writes what was measured. What is aimed at on two idle cores: one
-visitor's first number within 250 ms and all images within a second; ten visitors' first numbers within 1.5 s (p95); memory that stays. The
-visitors share the cores with the server. The exit code is 1 if a number was wrong or missing."""
+It serves the page on this machine and lets one visitor drag λ in the Blend view, then ten at once.
+It reports how long they waited, whether each saw the numbers of their own model, and how the
+server's memory changed. ``--visitors 10 --seconds 30`` are the defaults; ``--json FILE`` writes the
+measurements.
+
+The targets on two idle cores: one visitor's first number within 250 ms and all images within a
+second; ten visitors' first numbers within 1.5 s (p95); stable memory. The visitors share the cores
+with the server. The exit code is 1 if a number was wrong or missing.
+"""
 
 import argparse
 import asyncio
@@ -31,12 +36,18 @@ from copra_lab.tasks import load_task  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402
 
 TIE = {"float32": 1e-3, "bfloat16": 0.1}
-"""An image whose two best logits are as close as this may fall either way: sums are rounded in another order when it is run among others."""
+"""An image whose two best logits are this close may count either way.
+
+Sums are rounded in another order when it is computed in a different batch.
+"""
 
 
 @dataclass(frozen=True)
 class Result:
-    """Seconds from a thumb's position to its first number, and from where it stopped to the number of all images; megabytes of the server."""
+    """Seconds to the first number and to the number of all images; megabytes of the server.
+
+    The first is from a thumb position, the second from where the thumb stopped.
+    """
 
     visitors: int
     seconds: float
@@ -58,7 +69,10 @@ class Result:
 
 
 def pairs(lab: Lab) -> list[Blended]:
-    """A pair of adapters for each visitor, so that a number that went to the wrong one shows: every pair of every task in turn."""
+    """A pair of adapters for each visitor, so that a number sent to the wrong visitor shows.
+
+    It goes through every pair of every task in turn.
+    """
     found = []
     keys = {task: [key for _, key in lab.adapters(task)] for task in lab.tasks()}
     for step in range(1, max(map(len, keys.values()))):
@@ -74,7 +88,7 @@ def pairs(lab: Lab) -> list[Blended]:
 async def crowd(
     url: str, server: psutil.Process, places: Sequence[Blended], seconds: float
 ) -> tuple[list[Visitor], float, float]:
-    """The visitors after they have gone, and the server's megabytes when all had come and at the end."""
+    """The visitors after they left, and the server's megabytes when all had come and at the end."""
     limits = httpx.Limits(
         max_connections=None, max_keepalive_connections=None, keepalive_expiry=2
     )  # sooner than the server closes them
@@ -97,7 +111,7 @@ def memory(server: psutil.Process) -> float:
 
 
 class Truth:
-    """What the numbers should have been, computed by a bench of our own, alone and on all images at once."""
+    """The right numbers, computed by a separate bench, alone and on all images at once."""
 
     def __init__(self, lab: Lab, precision: str):
         self.lab, self.precision = lab, precision
@@ -158,7 +172,8 @@ def run(
 
 def table(results: Sequence[Result]) -> str:
     rows = [
-        "| visitors | first number, p50 / p95 | all images, p50 / p95 | numbers shown | wrong | missing | server, MB |",
+        "| visitors | first number, p50 / p95 | all images, p50 / p95 | numbers shown | wrong | "
+        "missing | server, MB |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in results:
@@ -167,7 +182,8 @@ def table(results: Sequence[Result]) -> str:
             for p50, p95 in ((r.first_p50, r.first_p95), (r.whole_p50, r.whole_p95))
         )
         rows.append(
-            f"| {r.visitors} | {first} | {whole} | {r.shown} | {r.mismatches} | {r.lost} | {r.memory_start:.0f} → {r.memory_end:.0f} |"
+            f"| {r.visitors} | {first} | {whole} | {r.shown} | {r.mismatches} | {r.lost} | "
+            f"{r.memory_start:.0f} → {r.memory_end:.0f} |"
         )
     return "\n".join(rows)
 
@@ -180,23 +196,23 @@ def main() -> int:
         "--visitors",
         type=int,
         default=10,
-        help="how many drag at once in the second round (default: %(default)s)",
+        help="visitors who drag at once in the second round (default: %(default)s)",
     )
     p.add_argument(
         "--seconds",
         type=float,
         default=30,
-        help="for how long each round drags (default: %(default)s)",
+        help="seconds of each round (default: %(default)s)",
     )
     p.add_argument(
         "--precision",
         choices=TIE,
-        help="arithmetic of the page's bench (default: the faster one here)",
+        help="precision of the page's bench (default: the faster one on this machine)",
     )
-    p.add_argument("--json", type=Path, help="write what was measured to this file")
+    p.add_argument("--json", type=Path, help="write the measurements to this file")
     a = p.parse_args()
     if not 1 <= a.visitors <= 50 or not a.seconds > 0:
-        p.error("give 1 to 50 visitors, who stay for more than no time")
+        p.error("--visitors must be 1 to 50, and --seconds above 0")
     lab = Lab()
     precision = a.precision or str(lab.bench(next(iter(lab.tasks()))).dtype).removeprefix("torch.")
     found = pairs(lab)

@@ -1,5 +1,8 @@
-"""How much memory one side takes, in a process of its own: ``python benchmarks/memory.py ours evaluate 400`` prints the MiB that the
-process held at most while ViT-B-32 was measured or trained, its weights included."""
+"""Memory of one side, in its own process: ``python benchmarks/memory.py ours evaluate 400``.
+
+It prints the largest number of MiB that the process held while ViT-B-32 was measured or trained,
+weights included.
+"""
 
 import gc
 import sys
@@ -21,7 +24,7 @@ from copra_lab.training import fit
 
 
 def peak(run: Callable[[], object]) -> float:
-    """MiB of this process at most while `run` runs, looked at every five milliseconds."""
+    """The most MiB that this process holds during `run`, sampled every five milliseconds."""
     process, most, done = psutil.Process(), 0, threading.Event()
 
     def watch() -> None:
@@ -40,7 +43,7 @@ def peak(run: Callable[[], object]) -> float:
 
 
 class _Scale(nn.Module):
-    """All of a model that the other side's loop asks ours for."""
+    """The part of a model that the other side's loop asks ours for."""
 
     def __init__(self, logit_scale: nn.Parameter):
         super().__init__()
@@ -48,7 +51,7 @@ class _Scale(nn.Module):
 
 
 def prepared(side: str, what: str, images: int) -> Callable[[], object]:
-    """What is to be measured; of the other side's, nothing of ours stays but the preprocessing."""
+    """What to measure; for the other side, only the preprocessing is ours."""
     clip, task = random_vit_b_32(), first(load_task("digits"), images)
     if side == "ours":
         if what == "train":

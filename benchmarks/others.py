@@ -1,5 +1,8 @@
-"""The other side at its best: the same weights in the libraries' own modules, inference mode, texts encoded once, pixels
-prepared once, and the batch size that is fastest for them."""
+"""The other libraries at their best.
+
+They get the same weights in their own modules, inference mode, texts encoded once, pixels prepared
+once, and the batch size that is fastest for them.
+"""
 
 import copy
 import tempfile
@@ -22,12 +25,12 @@ from copra_lab.tasks import Task
 
 
 def first(task: Task, images: int) -> Task:
-    """The task with only so many test images, drawn evenly from all of them."""
+    """The task with only this many test images, spread evenly over all of them."""
     return replace(task, test=task.test.pick([i * len(task.test) // images for i in range(images)]))
 
 
 def fastest(images: int, run: Callable[[int], object]) -> int:
-    """Of a few batch sizes the one at which `run` is quickest over so many images."""
+    """The batch size, of a few, at which `run` is fastest over this many images."""
     return min(
         {min(b, images) for b in (16, 32, 64, 128, 400)},
         key=lambda b: min(seconds(lambda: run(b)) for _ in range(3)),
@@ -35,8 +38,11 @@ def fastest(images: int, run: Callable[[int], object]) -> int:
 
 
 class FullForward:
-    """The layer game as one writes it: for each coalition its layers' weights are put into open_clip's model, which then runs
-    over all images. Only layers that differ from the coalition before are exchanged."""
+    """The layer game in the obvious way, with open_clip's model.
+
+    For each coalition its layers' weights go into the model, which then runs over all images. Only
+    layers that differ from the previous coalition are exchanged.
+    """
 
     def __init__(self, bench: Bench, adapter: Adapter, dtype: torch.dtype = torch.float32):
         clip = bench.clip
@@ -75,7 +81,10 @@ class FullForward:
 
 
 class PeftPath:
-    """A line between two adapters by peft's `add_weighted_adapter` ("cat", which sums ΔW exactly) on the Hugging Face twin."""
+    """A line between two adapters with peft's `add_weighted_adapter`, on the Hugging Face model.
+
+    Its "cat" sums ΔW exactly.
+    """
 
     def __init__(self, bench: Bench, a: Adapter, b: Adapter):
         from peft import PeftModel
@@ -109,7 +118,7 @@ class PeftPath:
         )
 
     def look_at(self, bench: Bench) -> "PeftPath":
-        """The images of another bench of the same task, at the batch size that was chosen."""
+        """The images of another bench of the same task, at the chosen batch size."""
         self.labels, self.pixels = bench.labels, bench.clip.pixels(bench.split.images[bench.order])
         return self
 
@@ -125,8 +134,10 @@ class PeftPath:
 
 
 class PeftFit:
-    """LoRA of the same rank on the same matrices by peft on the Hugging Face twin: the same augmented batches, optimiser, and
-    texts encoded once."""
+    """LoRA of the same rank on the same matrices with peft, on the Hugging Face model.
+
+    It uses the same augmented batches and optimiser, and texts encoded once.
+    """
 
     def __init__(self, clip: Clip, task: Task, batch: int):
         from peft import LoraConfig, get_peft_model
@@ -157,7 +168,7 @@ class PeftFit:
 
 
 def random_vit_b_32() -> Clip:
-    """open_clip's ViT-B-32 with random weights and the tokenizer that it comes with: for its speed alone."""
+    """open_clip's ViT-B-32 with random weights and its own tokenizer: only for its speed."""
     import open_clip
 
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""Two ways of doing the same thing take turns, so that whatever else the machine does slows both alike."""
+"""Two implementations take turns, so that other load on the machine slows both alike."""
 
 import statistics
 import time
@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `ours` and `theirs` are medians in `unit`; ``ratio`` = theirs / ours, the median of those of
-    each turn, from `low` to `high`. Where there is no other side, `theirs` and what follows from it is None."""
+    """One line of the table.
+
+    `ours` and `theirs` are medians in `unit`; ``ratio`` = theirs / ours is the median over turns,
+    from `low` to `high`. Without another side, `theirs` and the numbers that depend on it are None.
+    """
 
     what: str
     ours: float
@@ -37,7 +40,7 @@ def race(
     per: float = 1.0,
     clock: Callable[[Callable], float] = seconds,
 ) -> Row:
-    """Seconds of each, divided by `per`; one turn before the first that counts. ``clock``: how a turn is timed."""
+    """Seconds of each, divided by `per`, after one warm-up turn; ``clock`` times a turn."""
     ours(), theirs()
     turns = []
     for i in range(repeats):
@@ -52,7 +55,7 @@ def race(
 
 
 def alone(what: str, ours: Callable[[], object], repeats: int, precision: str = "float32") -> Row:
-    """Seconds of ours, where there is no other side."""
+    """Seconds of ours, if there is no other side."""
     ours()
     return Row(
         what,

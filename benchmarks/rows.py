@@ -1,4 +1,4 @@
-"""The rows of ``results.json`` as a table. Nothing heavy is imported: the README shows some of them too."""
+"""The rows of ``results.json`` as a table. It imports nothing heavy, as the README uses it too."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +24,8 @@ def line(row: dict[str, Any]) -> str:
         else f"{row['ratio']:.2f}"
         + (f" ({row['low']:.2f} to {row['high']:.2f})" if row["low"] else "")
     )
-    return f"| {row['what']} | {number(row['ours'], row['unit'])} | {theirs} | {ratio} | {row['precision']} |"
+    ours = number(row["ours"], row["unit"])
+    return f"| {row['what']} | {ours} | {theirs} | {ratio} | {row['precision']} |"
 
 
 def number(x: float, unit: str) -> str:

@@ -1,7 +1,9 @@
-"""How fast, side by side with the libraries one would use instead, in one run: ``python benchmarks/run.py`` writes
-``results.json`` and the table in ``benchmarks/README.md``; ``--sections`` measures a part again on the same machine; ``--quick`` looks at everything once and writes nothing.
+"""Speed compared with other libraries, in one run: ``python benchmarks/run.py``.
 
-Both sides get the same threads and the same precision, and take turns. What is compared with what is in ``others.py``."""
+It writes ``results.json`` and the table in ``benchmarks/README.md``. ``--sections`` measures some
+parts again on the same machine; ``--quick`` tries everything once and writes nothing. Both sides
+get the same threads and the same precision, and take turns; ``others.py`` has the other side.
+"""
 
 import argparse
 import json
@@ -39,7 +41,7 @@ TASK = "digits"
 
 
 class Setting:
-    """What everything is measured on: the bundled CLIP, two of its adapters, and how long to look."""
+    """What is measured: the bundled CLIP, two of its adapters, and for how long."""
 
     def __init__(self, quick: bool, repeats: int):
         self.quick, self.repeats = quick, 1 if quick else repeats
@@ -63,7 +65,8 @@ def games(s: Setting) -> Iterator[Row]:
     n = len(layers_of(adapter))
     bench, auto = s.bench(images), s.bench(images, "auto")
     other = FullForward(bench, adapter)
-    what = f"exact Shapley values, {n} layers, {images} images, against shapiq's ExactComputer on full forwards"
+    what = f"exact Shapley values, {n} layers, {images} images, against shapiq's "
+    what += "ExactComputer on full forwards"
 
     def theirs(game: Callable = other) -> None:
         ExactComputer(game, n_players=n)("SV", order=1)
@@ -156,14 +159,16 @@ def prompts(s: Setting) -> Iterator[Row]:
     def run(penalty: Nemesis | None = None) -> None:
         fit(s.clip, s.task, CoOp(), penalty=penalty, views=16, progress=False, **options)
 
-    what = f"a CoOp run, {s.task.shots} shots, {len(s.task.classes)} classes, {options.get('steps', DEFAULTS[CoOp]['steps'])} steps, against the same with"
+    steps = options.get("steps", DEFAULTS[CoOp]["steps"])
+    what = f"a CoOp run, {s.task.shots} shots, {len(s.task.classes)} classes, {steps} steps, "
+    what += "against the same with"
     yield race(f"{what} PUN", run, lambda: run(Nemesis(1.0)), s.repeats)
     for n in (1, 16):
         yield race(f"{what} PAN, N = {n}", run, lambda n=n: run(Nemesis(0.0, samples=n)), s.repeats)
 
 
 def forward(s: Setting) -> Iterator[Row]:
-    """One adapter on 400 images, and how much of the processor that takes."""
+    """One adapter on 400 images, and how much of the processor's speed that uses."""
     bench, auto = s.bench(400), s.bench(400, "auto")
     other = FullForward(bench, s.a)
     other.put([True] * 12)
@@ -196,7 +201,7 @@ def forward(s: Setting) -> Iterator[Row]:
 
 
 def flops(clip: Clip) -> float:
-    """Of one image's matrix products in the image tower (2 a multiplication and addition); the last block reads one token."""
+    """Floating-point operations of one image's matrix products; the last block reads one token."""
     visual = clip.model.visual
     d, t = visual.class_embedding.shape[0], visual.positional_embedding.shape[0]
     blocks, attention = len(visual.transformer.resblocks), 2 * 2 * t * d
@@ -206,7 +211,7 @@ def flops(clip: Clip) -> float:
 
 
 def peak_flops(side: int = 768) -> float:
-    """Matrix products of all cores together, one a worker, at a size that fits their caches."""
+    """Matrix products on all cores at once, one per worker, of a size that fits their caches."""
     xs = [torch.randn(side, side) for _ in range(workers()._max_workers)]
 
     def run(x: torch.Tensor) -> None:
@@ -292,7 +297,7 @@ def larger_training(s: Setting) -> Iterator[Row]:
     steps, trained = (3 if s.quick else 20), PeftFit(clip, s.task, 8)
 
     def a_step(dropping: Dropping) -> float:
-        """Seconds; setting up, and validation at the end, are not steps."""
+        """Seconds; setup, and validation at the end, do not count as steps."""
         ends: list[float] = []
         fit(
             clip,
@@ -320,7 +325,7 @@ def larger_training(s: Setting) -> Iterator[Row]:
 
 
 def memories(s: Setting) -> Iterator[Row]:
-    """What the same CLIP takes of memory."""
+    """Memory that the same CLIP takes."""
     for what, images in (("evaluate", 16 if s.quick else 400), ("train", 8)):
         ours, theirs = (memory(side, what, images) for side in ("ours", "peft"))
         doing = (
@@ -339,7 +344,7 @@ def memories(s: Setting) -> Iterator[Row]:
 
 
 def memory(side: str, what: str, images: int) -> float:
-    """MiB, measured in a process of its own."""
+    """MiB, measured in a separate process."""
     command = [sys.executable, str(HERE / "memory.py"), side, what, str(images)]
     return float(
         subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1]
@@ -347,9 +352,17 @@ def memory(side: str, what: str, images: int) -> float:
 
 
 SECTIONS: dict[str, Callable[[Setting], Iterator[Row]]] = {
-    "games": games, "paths": paths, "training": training, "prompts": prompts, "forward": forward, "growth": growth, "imports": imports, "larger": larger,
-    "larger training": larger_training, "memory": memories,
-}  # fmt: skip
+    "games": games,
+    "paths": paths,
+    "training": training,
+    "prompts": prompts,
+    "forward": forward,
+    "growth": growth,
+    "imports": imports,
+    "larger": larger,
+    "larger training": larger_training,
+    "memory": memories,
+}
 
 
 def machine() -> str:
@@ -363,7 +376,8 @@ def machine() -> str:
             ),
             name,
         )
-    return f"{cores()} cores of {name} ({torch.backends.cpu.get_cpu_capability()}), torch {torch.__version__}"
+    capability = torch.backends.cpu.get_cpu_capability()
+    return f"{cores()} cores of {name} ({capability}), torch {torch.__version__}"
 
 
 def main() -> None:
@@ -371,7 +385,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     p.add_argument(
-        "--quick", action="store_true", help="everything once, on little; writes nothing"
+        "--quick", action="store_true", help="try everything once on little data; write nothing"
     )
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument(
@@ -379,7 +393,7 @@ def main() -> None:
         nargs="+",
         choices=SECTIONS,
         default=list(SECTIONS),
-        help="only these; the others stay as they were measured",
+        help="only these; the others keep their measurements",
     )
     a = p.parse_args()
     where = {"machine": machine(), "threads": torch.get_num_threads()}
@@ -398,13 +412,17 @@ def main() -> None:
 
 
 def others_of(sections: Sequence[str], where: dict) -> list[dict]:
-    """Rows of other sections that were measured already. Exits where that was on another machine: a table is of one."""
+    """Rows of other sections that were measured before.
+
+    Exits if that was on another machine: one table is from one machine.
+    """
     if set(sections) == set(SECTIONS):
         return []
     before = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
     if {k: before.get(k) for k in where} != where:
         raise SystemExit(
-            f"{RESULTS.name} was measured elsewhere ({before.get('machine', 'nowhere yet')}): run all sections, or look with --quick"
+            f"{RESULTS.name} is from another machine ({before.get('machine', 'none yet')}): run "
+            "all sections, or try them with --quick"
         )
     return [r for r in before["rows"] if r["section"] not in sections]
 

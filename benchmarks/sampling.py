@@ -1,9 +1,13 @@
-"""How far sampled Shapley values are off, against how many coalitions were asked and against time; ours, shapiq's and captum's on
-the same game: ``python benchmarks/sampling.py`` writes ``sampling.csv`` and ``sampling.png``. Needs captum (``pip install captum``).
+"""The error of sampled Shapley values: ``python benchmarks/sampling.py``.
 
-The game is that of an adapter's twelve layers on 128 images, solved exactly first; samplers then ask its table, so that only
-what they ask for counts. Time is what a coalition costs: one by one in full forwards for the others, in batches that share what
-they can for ours; and all of them, exactly, on the tree."""
+Against the number of coalitions and against time, for our samplers, shapiq's and captum's on the
+same game. Writes ``sampling.csv`` and ``sampling.png``. Needs captum (``pip install captum``).
+
+The game is that of an adapter's twelve layers on 128 images. It is solved exactly first; samplers
+then look values up in its table, so that only the coalitions they ask for count. Time is what a
+coalition costs: one by one in full forward passes for the others, in batches that share computation
+for ours, and for all of them, exactly, on the tree.
+"""
 
 import time
 from collections.abc import Callable
@@ -28,7 +32,7 @@ Game = Callable[[np.ndarray], np.ndarray]
 
 
 class Table:
-    """A solved game that counts what it is asked."""
+    """A solved game that counts the coalitions it is asked for."""
 
     def __init__(self, worth: np.ndarray):
         self.worth, self.n, self.asked = worth, int(worth.size).bit_length() - 1, 0

@@ -1,9 +1,14 @@
-"""What ten visitors cost who do the worst that the page allows: ``python benchmarks/strangers.py`` serves it on this machine and lets each of them open
-all views, upload the largest zip, train as long as one can, drag, and use the API in a loop, all at once, while one more visitor drags politely.
+"""What ten visitors cost who do the worst that the page allows: ``python benchmarks/strangers.py``.
 
-It prints how the server's memory went, what was answered and what refused, and how long the polite visitor waited, alone and among the others.
-``--visitors 10 --seconds 120`` are the defaults. The exit code is 1 if the server grew by more than `copra_lab.page.server.limits.TEN_MB`, if a
-number that the polite visitor saw was wrong, or if one never came."""
+It serves the page on this machine. Each visitor opens all views, uploads the largest zip, trains as
+long as possible, drags, and uses the API in a loop, all at once, while one more visitor drags
+politely.
+
+It prints how the server's memory changed, what was answered and what was refused, and how long the
+polite visitor waited, alone and among the others. ``--visitors 10 --seconds 120`` are the defaults.
+The exit code is 1 if the server grew by more than `copra_lab.page.server.limits.TEN_MB`, if a
+number that the polite visitor saw was wrong, or if one never came.
+"""
 
 import argparse
 import asyncio
@@ -41,18 +46,18 @@ from copra_lab.tasks.zip_upload import ALL_MEGAPIXELS, IMAGES, MEGABYTES, UNPACK
 from copra_lab.utils.files import write_atomically  # noqa: E402
 
 EXAMINED = 0.1
-"""Seconds between two looks at the server's memory."""
+"""Seconds between two measurements of the server's memory."""
 
 
 def picture(megapixels: float, kind: str = "PNG", mode: str = "RGBA") -> bytes:
-    """A flat picture, which takes few bytes and much memory."""
+    """A flat image, which takes few bytes and much memory."""
     side, file = int((1e6 * megapixels) ** 0.5), io.BytesIO()
     Image.new(mode, (side, side), "red").save(file, kind)
     return file.getvalue()
 
 
 def largest_zip() -> bytes:
-    """As many images, megapixels and megabytes, packed and unpacked, as a zip may have."""
+    """A zip with as many images, megapixels and megabytes, packed and unpacked, as allowed."""
     data, big = io.BytesIO(), (ALL_MEGAPIXELS - MEGAPIXELS) // MEGAPIXELS
     small = IMAGES - big
     each = 0.95 * min((ALL_MEGAPIXELS - big * MEGAPIXELS) / small, UNPACKED / 3 / small)
@@ -69,7 +74,7 @@ def largest_zip() -> bytes:
 
 @dataclass(frozen=True)
 class Doors:
-    """The numbers under which the server knows its handlers."""
+    """The server's numbers of its handlers."""
 
     zip_begins: int
     zip_runs: int
@@ -77,7 +82,7 @@ class Doors:
     fetch: int
     named: dict[str, int]
     opens: tuple[tuple[int, int], ...]
-    """(handler, values that it takes) of what opens a view."""
+    """(handler, its input values) of what opens a view."""
 
     @staticmethod
     def of(config: dict[str, Any]) -> "Doors":
@@ -106,7 +111,7 @@ class Doors:
 
 
 class Stranger(Visitor):
-    """Does all at once, again and again, and counts what came of it."""
+    """Does everything at once, again and again, and counts the outcomes."""
 
     def __init__(
         self,
@@ -146,7 +151,7 @@ class Stranger(Visitor):
 
     @contextlib.asynccontextmanager
     async def _page(self) -> AsyncIterator[None]:
-        """The connection by which an open page says that it is there."""
+        """The connection with which an open page tells the server that it is there."""
 
         async def beat() -> None:
             async with self.client.stream("GET", f"/gradio_api/heartbeat/{self.session}") as stream:
@@ -254,7 +259,7 @@ class Stranger(Visitor):
 
 @dataclass(frozen=True)
 class Result:
-    """Megabytes of the server, and seconds that the polite visitor waited for a first number."""
+    """Megabytes of the server, and the polite visitor's seconds until a first number."""
 
     visitors: int
     seconds: float
@@ -330,22 +335,25 @@ def main() -> int:
         "--visitors",
         type=int,
         default=10,
-        help="how many do the worst they can (default: %(default)s)",
+        help="visitors who do the worst they can (default: %(default)s)",
     )
-    p.add_argument("--seconds", type=float, default=120, help="for how long (default: %(default)s)")
-    p.add_argument("--json", type=Path, help="write what was measured to this file")
+    p.add_argument("--seconds", type=float, default=120, help="seconds (default: %(default)s)")
+    p.add_argument("--json", type=Path, help="write the measurements to this file")
     a = p.parse_args()
     if not 1 <= a.visitors <= 50 or not a.seconds > 0:
-        p.error("give 1 to 50 visitors, who stay for more than no time")
+        p.error("--visitors must be 1 to 50, and --seconds above 0")
     lab = Lab()
     with served("--precision", "float32") as (url, pid):
         result, polite = asyncio.run(crowd(url, psutil.Process(pid), a.visitors, a.seconds, lab))
     truth = Truth(lab, "float32")
     result = Result(**asdict(result) | {"wrong": sum(not truth.fits(s) for s in polite.shown)})
     print(
-        f"{result.visitors} visitors for {result.seconds:g} s. Memory: {result.memory_start:.0f} MB before, {result.memory_peak:.0f} MB at most, "
-        f"{result.memory_end:.0f} MB after.\nFirst number of a polite visitor, p50 / p95: {1000 * result.alone_p50:.0f} / {1000 * result.alone_p95:.0f} ms alone, "
-        f"{1000 * result.among_p50:.0f} / {1000 * result.among_p95:.0f} ms among them; {len(polite.shown)} numbers shown, {result.wrong} wrong, {result.lost} missing."
+        f"{result.visitors} visitors for {result.seconds:g} s. Memory: {result.memory_start:.0f} "
+        f"MB before, {result.memory_peak:.0f} MB at most, {result.memory_end:.0f} MB after.\n"
+        "First number of a polite visitor, p50 / p95: "
+        f"{1000 * result.alone_p50:.0f} / {1000 * result.alone_p95:.0f} ms alone, "
+        f"{1000 * result.among_p50:.0f} / {1000 * result.among_p95:.0f} ms among them; "
+        f"{len(polite.shown)} numbers shown, {result.wrong} wrong, {result.lost} missing."
     )
     print("\n".join(f"  {what}: {count}" for what, count in result.said.items()))
     if a.json:

@@ -1,4 +1,4 @@
-"""Visitors of the page without a browser: they speak its protocol as the browser does, and drag the slider of the Blend view."""
+"""Visitors without a browser: they speak the page's protocol and drag the Blend view's slider."""
 
 import asyncio
 import json
@@ -17,15 +17,15 @@ from gradio_client.utils import apply_diff
 from copra_lab.page.state.view_states import HIGH, LOW, STEP, Blended
 
 STRIDE, PAUSE, STRIDES = 0.07, 0.3, 8
-"""Seconds between two positions of the thumb and between two drags, and positions a drag."""
+"""Seconds between two thumb positions and between two drags, and positions per drag."""
 
 PATIENCE = 60
-"""Seconds after which a visitor who waits for a number gives up."""
+"""Seconds after which a visitor stops waiting for a number."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A number that a visitor saw for `place`: so many of the first `n` of `total` images are right."""
+    """A number that a visitor saw: of the first `n` of `total` images, how many are right."""
 
     place: Blended
     correct: int
@@ -35,7 +35,7 @@ class Shown:
 
 @dataclass(frozen=True)
 class Handlers:
-    """The numbers under which the server knows the Blend view's handlers, by what they follow."""
+    """The server's numbers of the Blend view's handlers, by what triggers them."""
 
     move: int
     rest: int
@@ -62,10 +62,11 @@ class Handlers:
 
 
 class Visitor:
-    """Drags between two adapters, and keeps what was shown (`shown`) and how many seconds it took (`firsts`, `wholes`).
+    """Drags between two adapters and records what was shown.
 
-    Like the browser: while a position is asked for, of all further ones the newest waits; when its number is there, the
-    remaining images are asked for, then the positions that were passed by.
+    `shown` are the numbers, `firsts` and `wholes` the seconds they took. As in the browser, while a
+    position is being computed only the newest of the later ones waits. When its number has come,
+    the remaining images are asked for, then the positions that were skipped.
     """
 
     def __init__(self, client: httpx.AsyncClient, handlers: Handlers, place: Blended, seed: int):
@@ -96,7 +97,7 @@ class Visitor:
             raise RuntimeError("the page gave no first number within five minutes")
 
     async def stay(self, seconds: float) -> None:
-        """Drag to and fro for so long."""
+        """Drag back and forth for this long."""
         self.firsts, self.wholes, end = [], [], time.monotonic() + seconds
         while time.monotonic() < end:
             async for _ in self._call(
@@ -162,7 +163,7 @@ class Visitor:
             self._idle.set()
 
     async def _fill(self) -> None:
-        """Curves are filled in beside all else, which does not wait for them."""
+        """Curves are filled in meanwhile; nothing waits for them."""
         while True:
             await self._idle.wait()
             self._idle.clear()
@@ -170,7 +171,7 @@ class Visitor:
                 pass
 
     def _saw(self, output: list[Any]) -> float | None:
-        """The λ of the number among what a handler gave, which is kept; None if there is none."""
+        """The λ of the number in a handler's output, which is recorded; None if there is none."""
         html = next((o for o in output if isinstance(o, str) and "data-weight=" in o), None)
         if html is None:
             return None
@@ -181,7 +182,7 @@ class Visitor:
         return weight
 
     async def _call(self, handler: int, data: list[Any]) -> AsyncIterator[list[Any]]:
-        """What the server answers, each time whole. Raises RuntimeError for a refusal or an error."""
+        """The server's complete messages. Raises RuntimeError for a refusal or an error."""
         body = {
             "data": data,
             "fn_index": handler,

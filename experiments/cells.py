@@ -1,4 +1,4 @@
-"""What the parts of the report share: accuracies by method and column, their means, their differences, and the table of both."""
+"""Shared parts of the report: accuracies by method and column, their means, and tables of both."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from copra_lab.methods.registry import METHODS
 
 NAMES = {name: m.label for name, m in METHODS.items()}
-"""Method → what tables call it, in their order."""
+"""Method → its name in tables, in their order."""
 
 Cells = dict[tuple[str, str], dict[str, list[float]]]
-"""(method, column) → task → one accuracy (0…1) a seed (or pair of seeds)."""
+"""(method, column) → task → one accuracy (0…1) per seed or pair of seeds."""
 
 Save = Callable[[str, Figure], str]
 """(name, figure) → the Markdown that shows it."""
@@ -22,7 +22,7 @@ def gather(
     rows: Iterable[dict[str, str]],
     column: Callable[[dict[str, str]], str | None] = lambda r: r["setting"],
 ) -> Cells:
-    """The accuracies of `rows`; those for which `column` is None are left out."""
+    """The accuracies of `rows`; rows for which `column` is None are left out."""
     out: Cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
         if (c := column(r)) is not None:
@@ -31,19 +31,19 @@ def gather(
 
 
 def mean(cell: dict[str, list[float]]) -> float:
-    """Over tasks of the mean over seeds."""
+    """The mean over tasks of the mean over seeds."""
     return float(np.mean([np.mean(v) for v in cell.values()]))
 
 
 def interval(values: Sequence[float], draws: int = 10000) -> tuple[float, float]:
-    """95 % of a mean over tasks, by resampling tasks."""
+    """95 % interval of a mean over tasks, by resampling tasks."""
     x = np.array(values)
     means = x[np.random.default_rng(0).integers(len(x), size=(draws, len(x)))].mean(1)
     return float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))
 
 
 def difference(cells: Cells, column: str, one: str, other: str) -> str:
-    """How far a method is from another in points, with its interval over tasks."""
+    """The difference of two methods in points, with its interval over tasks."""
     a, b = cells[one, column], cells[other, column]
     gaps = [100 * (np.mean(a[t]) - np.mean(b[t])) for t in a if t in b]
     low, high = interval(gaps)
@@ -56,7 +56,7 @@ def table(
     heads: Sequence[str] | None = None,
     differences: Iterable[tuple[str, str]] = (("copra", "lora"),),
 ) -> str:
-    """Means over tasks, a row a method, and how far the first is from the second of each pair of `differences` that is there."""
+    """Means over tasks, one row per method, and the `differences` of pairs of methods."""
     methods = [m for m in NAMES if (m, columns[0]) in cells]
     lines = [
         "| " + " | ".join(("mean over tasks, %", *(heads or columns))) + " |",

@@ -1,7 +1,8 @@
-"""What the experiments share: methods, tasks, chosen settings, and tidy files.
+"""What the experiments share: methods, tasks, chosen settings, and result files.
 
-Settings were chosen on the validation images of `DEVELOPMENT` (``regimes.py``) and frozen before any test image was
-scored; the other tasks are reported on test images, with seeds that the choice never saw.
+Settings were chosen on the validation images of `DEVELOPMENT` (``regimes.py``) and frozen before
+any test image was scored. The other tasks are reported on test images, with seeds that were not
+used for the choice.
 """
 
 import argparse
@@ -26,13 +27,13 @@ from copra_lab.utils.statistics import Accuracy
 RESULTS = Path(__file__).parent / "results"
 
 DEVELOPMENT = ("things-mosaic", "known-groups", "digits")
-"""Settings were chosen on the validation images of these, from near to far; they are in no table of results."""
+"""Tasks whose validation images settings were chosen on, from near to far; no table has them."""
 
 NOT_REPORTED = (*DEVELOPMENT, "same-drawings")
-"""And one task on which nothing can move: the base gets all of it right."""
+"""Also one task where nothing can improve: the base model gets all of it right."""
 
 SEEDS = {"lora": 5, "copra": 5}
-"""How many seeds a method has; three where nothing is said."""
+"""Seeds of a method; other methods have three."""
 
 METHODS = {name: REGISTRY[name].parts().dropping for name in names("adapter")}
 """What each method drops while LoRA is trained."""
@@ -48,11 +49,15 @@ WRITTEN = {
     "trainer.py": ("trainer.csv",),
     "shapley.py": ("shapley.csv", "sizes.csv", "ranked.csv"),
     "nemesis.py": (
-        "nemesis.csv", "nemesis_noise.csv", "nemesis_new.csv", "nemesis_epochs.csv", "lownorm.csv", "nemesis_visual.csv", "nemesis_tuning.csv",
+        "nemesis.csv", "nemesis_noise.csv", "nemesis_new.csv", "nemesis_epochs.csv", "lownorm.csv",
+        "nemesis_visual.csv", "nemesis_tuning.csv",
     ),
     "federated/run.py": ("federated.csv",),
 }  # fmt: skip
-"""Script → the files that it writes under ``results/``; beside them there is only `tasks.csv`, which ``recipes/adapters.py`` writes."""
+"""Script → the files that it writes under ``results/``.
+
+The only other file there is `tasks.csv`, which ``recipes/adapters.py`` writes.
+"""
 
 
 def headline(
@@ -68,12 +73,15 @@ def headline(
 
 
 def reported() -> list[str]:
-    """The tasks of the tables."""
+    """The tasks in the tables."""
     return [t for t in task_names() if t not in NOT_REPORTED]
 
 
 def pairs(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
-    """Two seeds of the same training: 0 and 1, 1 and 2, … and the last and 0, so that each seed counts twice."""
+    """Pairs of seeds of the same training: 0 and 1, 1 and 2, …, the last and 0.
+
+    Each seed is in two pairs.
+    """
     groups: dict[Run, list[Run]] = {}
     for r in runs:
         groups.setdefault(r.changed(seed=0), []).append(r)
@@ -83,7 +91,7 @@ def pairs(runs: Iterable[Run]) -> list[tuple[Run, Run]]:
 def arguments(
     about: str, tasks: bool = True, methods: Collection[str] = (), jobs: bool = True
 ) -> argparse.ArgumentParser:
-    """The options that an experiment takes of those that several have; ``methods``: those of which it can be asked for some."""
+    """The options that several experiments share; `methods` are the ones to choose from."""
     p = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -91,17 +99,17 @@ def arguments(
         "--work",
         type=Path,
         default=user_cache_path("copra-lab") / "experiments",
-        help="where what was trained is kept",
+        help="folder of stored trainings",
     )
     if tasks:
-        p.add_argument("--tasks", nargs="+", help="only these (and print, write nothing)")
+        p.add_argument("--tasks", nargs="+", help="only these (prints, and writes nothing)")
     if methods:
         p.add_argument(
-            "--methods", nargs="+", choices=methods, help="only these (and print, write nothing)"
+            "--methods", nargs="+", choices=methods, help="only these (prints, and writes nothing)"
         )
     if jobs:
         p.add_argument(
-            "--jobs", type=int, default=cores(), help="trainings side by side, one core each"
+            "--jobs", type=int, default=cores(), help="trainings in parallel, one core each"
         )
     return p
 
@@ -109,7 +117,7 @@ def arguments(
 def adapters(
     runs: Sequence[Run], work: Path, jobs: int
 ) -> tuple[Clip, dict[Run, Adapter], dict[Run, float]]:
-    """Every run trained, from `work` where it is there already: the CLIP, the adapters, and the seconds each took."""
+    """The CLIP, the adapter of every run, trained or from `work`, and the seconds each took."""
     train(runs, work, jobs)
     clip = load_clip()
     found = {r: trained(r, clip, work) for r in runs}
@@ -122,8 +130,10 @@ def train(runs: Iterable[Run], work: Path, jobs: int) -> None:
 
 
 def write(name: str, columns: Sequence[str], rows: Iterable[dict], base: str | None = None) -> None:
-    """A tidy file under ``results/``, all at once; its last column names the weights that it was measured on, those of the
-    bundled CLIP if nothing else is said."""
+    """Write a result file under ``results/``, atomically.
+
+    Its last column names the weights that were measured, by default the bundled CLIP's.
+    """
     write_atomically(RESULTS / name, tidy(columns, rows, base))
 
 
@@ -133,7 +143,7 @@ def tidy(columns: Sequence[str], rows: Iterable[dict], base: str | None) -> byte
 
 
 NARROWING = ("tasks", "methods", "seeds", "quick")
-"""Options that leave a part of an experiment out."""
+"""Options that restrict an experiment."""
 
 
 def finish(
@@ -143,7 +153,7 @@ def finish(
     rows: Iterable[dict],
     base: str | None = None,
 ) -> None:
-    """`write`, or print where an option left anything out: what is under ``results/`` is whole."""
+    """`write`, or print if an option restricted the experiment: ``results/`` has only full ones."""
     if any(getattr(a, option, None) for option in NARROWING):
         print(name, file=sys.stderr)
         print(tidy(columns, rows, base).decode(), end="")

@@ -1,6 +1,9 @@
-"""Beyond the training distribution: from the first half of the classes to the second (with the harmonic mean), and under
-corruptions that neither pretraining nor fine-tuning had: ``python experiments/generalisation.py`` writes
-``generalisation.csv``. (From one drawing style to the other is a task, ``style-shift``, and stands in every other table.)"""
+"""Generalisation beyond the training distribution: ``python experiments/generalisation.py``.
+
+From the first half of the classes to the second (with the harmonic mean), and under corruptions
+that neither pretraining nor fine-tuning had. Writes ``generalisation.csv``. (From one drawing style
+to the other is a task, ``style-shift``, and is in every other table.)
+"""
 
 from dataclasses import replace
 
@@ -22,7 +25,7 @@ CORRUPTIONS = {
 
 
 def corrupted(task: Task, how: str) -> Task:
-    """`task` with its test images corrupted, each by its own seed."""
+    """The task with its test images corrupted, each with its own seed."""
     images = task.test.images.permute(0, 3, 1, 2).float() / 255
     return replace(
         task,

@@ -1,5 +1,8 @@
-"""Linear mode connectivity: accuracy along the line between two seeds, in the deltas and in the factors, for LoRA, CopRA
-and the baselines (of these the ends and the middle): ``python experiments/lines.py`` writes ``results/lines.csv``."""
+"""Linear mode connectivity: ``python experiments/lines.py`` writes ``results/lines.csv``.
+
+Accuracy along the line between two seeds, in ΔW and in the factors, for LoRA, CopRA and the
+baselines (of these only the ends and the middle).
+"""
 
 from common import METHODS, adapters, arguments, bench, finish, headline, pairs, reported, row
 from tqdm.auto import tqdm

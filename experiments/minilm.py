@@ -1,8 +1,11 @@
-"""The same on a truly pretrained base: MiniLM (all-MiniLM-L6-v2, 6 layers) learns which of the kinds an emoji belongs to
-from its name: ``python experiments/minilm.py`` writes ``minilm.csv``, with lines, pruning, sparsity and rates in one.
+"""The same on a base with real pretraining: ``python experiments/minilm.py`` writes ``minilm.csv``.
 
-Text in place of images, a kind's name in place of a class prompt, cosine similarity as in CLIP. What a small CLIP that saw
-few images may blur should show here. Rates are compared on validation names; the tables are of test names."""
+MiniLM (all-MiniLM-L6-v2, 6 layers) learns to tell the kind of an emoji from its name. Lines,
+pruning, sparsity and rates are in one file. There is text in place of images, a kind's name in
+place of a class prompt, and cosine similarity as in CLIP. Effects that a small CLIP trained on few
+images may blur should show here. Rates are compared on validation names; the tables are on test
+names.
+"""
 
 import hashlib
 import json
@@ -63,7 +66,7 @@ def encoder() -> Encoder:
 
 
 def sites(model: nn.Module) -> tuple[Site, ...]:
-    """q, k and v of every layer, under the names that the tools for pruning know."""
+    """q, k and v of every layer, under the names that the pruning tools know."""
     found = []
     for name, module in model.named_modules():
         kind = {"query": "q", "key": "k", "value": "v"}.get(name.rpartition(".")[2])
@@ -93,7 +96,10 @@ class Names:
 
 @cache
 def data() -> tuple[dict[str, Names], Names]:
-    """Names of concepts of each part (of a kind five train, up to three validate, the others test), and the kinds' own."""
+    """Names of concepts in each part, and the kinds' names.
+
+    Of each kind five names train, up to three validate, and the others test.
+    """
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder())
@@ -136,7 +142,7 @@ def accuracy(adapter: Adapter, split: str = "test") -> Accuracy:
 
 
 def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
-    """Cross-entropy over the kinds' names, both encoded by the model that learns."""
+    """Cross-entropy over the kinds' names, which the model in training encodes as well."""
     key = hashlib.blake2b(
         json.dumps([method, seed, lr, SHOTS, BATCH, STEPS, LORA_RANK, SCALE]).encode(),
         digest_size=6,
@@ -181,7 +187,7 @@ def fit(method: str, seed: int, lr: float, work: Path) -> Adapter:
 
 
 def measured(method: str, lr: float, found: dict[int, Adapter]) -> list[dict]:
-    """Rows of one method at one rate; `found` by seed."""
+    """Rows of one method at one rate; `found` is by seed."""
     torch.set_num_threads(1)
 
     def row(seed: object, setting: str, a: Accuracy, split: str = "test") -> dict:

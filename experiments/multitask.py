@@ -1,5 +1,8 @@
-"""Several tasks in one adapter: every merge method, for LoRA and CopRA: ``python experiments/multitask.py`` writes
-``multitask.csv``. A method's scale is chosen on the tasks' validation images, its accuracy measured on their test images."""
+"""Several tasks in one adapter: ``python experiments/multitask.py`` writes ``multitask.csv``.
+
+Every merge method, for LoRA and CopRA. A method's scale is chosen on the tasks' validation images,
+and its accuracy is measured on their test images.
+"""
 
 from collections.abc import Callable, Sequence
 
@@ -35,7 +38,7 @@ MERGES: dict[str, Callable[[Sequence[Adapter], float], Adapter]] = {
     "task arithmetic at rank 4": lambda xs, scale: truncate(task_arithmetic(xs, scale), 4),
     "factors": lambda xs, scale: average_factors(xs, [scale**0.5] * len(xs)),
 }
-"""(adapters, scale) → one adapter. Scales are those of a sum of all tasks' deltas."""
+"""(adapters, scale) → one adapter. The scale is that of the sum of all tasks' deltas."""
 
 
 def main() -> None:

@@ -1,15 +1,18 @@
-"""CoOp against Nemesis, and the Low-Norm Effect, on the bundled CLIP: ``python experiments/nemesis.py``. Parts (``--parts``):
+"""CoOp against Nemesis, and the Low-Norm Effect: ``python experiments/nemesis.py``.
 
-tune       ten settings of each method on the validation images of the development tasks, and how
-           the vectors may begin                                                          → nemesis_tuning.csv
-few-shot   1, 2, 4, 8 and 16 shots, test images                                           → nemesis.csv
-noise      sixteen shots again, the vectors sixteen and noise at first, as the paper's    → nemesis_noise.csv
-new        trained on the first half of the classes, tested on either half                → nemesis_new.csv
-epochs     accuracy and mean norm while training                                          → nemesis_epochs.csv
-survey     every vector of CoOp's prompts corrupted in turn                               → lownorm.csv
-visual     the same penalties on tokens of the image tower                                → nemesis_visual.csv
+On the bundled CLIP, in parts (``--parts``):
 
-From one style of drawing to another is a task, ``style-shift``, and stands in every table.
+- tune: ten settings of each method on validation images of the development tasks, and
+  initialisations of the vectors → nemesis_tuning.csv
+- few-shot: 1, 2, 4, 8 and 16 shots, test images → nemesis.csv
+- noise: sixteen shots with sixteen vectors initialised as noise, as in the paper
+  → nemesis_noise.csv
+- new: trained on the first half of the classes, tested on both halves → nemesis_new.csv
+- epochs: accuracy and mean norm during training → nemesis_epochs.csv
+- survey: every vector of CoOp's prompts corrupted in turn → lownorm.csv
+- visual: the same penalties on tokens of the image tower → nemesis_visual.csv
+
+From one drawing style to the other is a task, ``style-shift``, and is in every table.
 """
 
 from collections.abc import Iterator, Sequence
@@ -36,7 +39,10 @@ METHODS = ("coop", "pun", "pan", "pun+pan")
 
 WORDS = CoOp(words="a drawing of a")
 NOISE = CoOp()
-"""Sixteen vectors that begin as noise: what CoOp and Nemesis are tested with in their papers. CoOp's best rate is another for them."""
+"""Sixteen vectors initialised as noise, as in the papers of CoOp and Nemesis.
+
+CoOp's best rate is different for them.
+"""
 
 BEGINNINGS = {"words": WORDS, "noise, 4": CoOp(4), "noise, 16": NOISE}
 
@@ -47,7 +53,7 @@ GRID: dict[str, list[dict]] = {
     "pan": [{"lr": lr, "penalty": Nemesis(0.0, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
     "pun+pan": [{"lr": lr, "penalty": Nemesis(0.5, w)} for lr in (1e-2, 5e-2) for w in WEIGHTS],
 }
-"""As many settings for each. What is not said is `Run.of`'s."""
+"""The same number of settings for each method; the rest is `Run.of`'s default."""
 
 FINER: dict[str, list[dict]] = {
     "coop": [{"lr": lr} for lr in (2e-2, 3e-2, 7e-2, 1e-1)],
@@ -61,7 +67,7 @@ FINER: dict[str, list[dict]] = {
         for b, t, n in ((0.25, 0.5, 1), (0.75, 0.5, 1), (0.5, 0.1, 1), (0.5, 0.5, 4))
     ],
 }
-"""As many again around the best of `GRID`: rates and A, and then τ, N and β."""
+"""The same number again around the best of `GRID`: first rates and A, then τ, N and β."""
 
 CHOSEN: dict[str, dict] = {
     "coop": {"lr": 5e-2},
@@ -69,10 +75,10 @@ CHOSEN: dict[str, dict] = {
     "pan": {"lr": 1e-2, "penalty": Nemesis(0.0, 2.0, tau=0.1, samples=4)},
     "pun+pan": {"lr": 1e-2, "penalty": Nemesis(0.25, 2.0)},
 }
-"""By method, the best of `GRID` and `FINER` on validation images of the development tasks (``--parts tune``)."""
+"""The best of `GRID` and `FINER` on the development tasks (``--parts tune``), by method."""
 
 VISUAL = ("people-occluded", "faces-noise", "things-sketch", "count")
-"""Where tokens of the image tower are learned: every step of theirs runs the whole tower."""
+"""Tasks for tokens of the image tower, where every step runs the whole tower."""
 
 TAUS, SIGMAS = (0.001, 0.1, 0.5, 2.0), (0.0, 0.01)
 
@@ -94,18 +100,28 @@ def row(run: Run, prompt: SoftPrompt, accuracy: Accuracy, **more: object) -> dic
 def settings(run: Run) -> dict:
     p = run.penalty
     return {
-        "lr": run.settings.lr, "steps": run.settings.steps, "beta": p.beta if p else "", "weight": p.weight if p else "", "tau": p.tau if p else "",
-        "samples": p.samples if p else "", "begins": next(name for name, b in BEGINNINGS.items() if b == run.method),
-    }  # fmt: skip
+        "lr": run.settings.lr,
+        "steps": run.settings.steps,
+        "beta": p.beta if p else "",
+        "weight": p.weight if p else "",
+        "tau": p.tau if p else "",
+        "samples": p.samples if p else "",
+        "begins": next(name for name, b in BEGINNINGS.items() if b == run.method),
+    }
 
 
 def tune() -> list[Run]:
     return [
         Run.of(task, seed, method=prompt, shots=shots, **grid)
-        for task in DEVELOPMENT for shots in (4, 16) for seed in (100, 101)
-        for prompt, grids in [*((WORDS, GRID[m] + FINER[m]) for m in METHODS), *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS)]
+        for task in DEVELOPMENT
+        for shots in (4, 16)
+        for seed in (100, 101)
+        for prompt, grids in [
+            *((WORDS, GRID[m] + FINER[m]) for m in METHODS),
+            *((b, GRID["coop"]) for b in BEGINNINGS.values() if b != WORDS),
+        ]
         for grid in grids
-    ]  # fmt: skip
+    ]
 
 
 def chosen(task: str, name: str, seed: int, **more: Any) -> Run:
@@ -123,7 +139,7 @@ def noise(tasks: list[str]) -> list[Run]:
 
 
 def few_shot(tasks: list[str]) -> list[Run]:
-    """A task that has fewer drawings of a class than shots gives what it has."""
+    """A task with fewer drawings of a class than shots uses what it has."""
     return [r for shots in SHOTS for r in runs(tasks, shots=shots)]
 
 
@@ -141,7 +157,10 @@ def both_halves(
 
 
 def followed(run: Run) -> list[dict]:
-    """Accuracy on test images and mean norm after every twentieth of a training, which sees neither."""
+    """Accuracy on test images and mean norm after every twentieth of a training.
+
+    The training sees neither.
+    """
     task, rows = run.load_task(), []
 
     def look(step: Step) -> None:
@@ -162,9 +181,15 @@ def followed(run: Run) -> list[dict]:
             )
 
     fit(
-        load_clip(), replace(task, val=task.test), run.method, penalty=run.penalty, settings=run.settings,
-        validate_every=run.settings.steps // 20, progress=False, on_step=look,
-    )  # fmt: skip
+        load_clip(),
+        replace(task, val=task.test),
+        run.method,
+        penalty=run.penalty,
+        settings=run.settings,
+        validate_every=run.settings.steps // 20,
+        progress=False,
+        on_step=look,
+    )
     return rows
 
 
@@ -173,9 +198,18 @@ def corrupted(run: Run, prompt: SoftPrompt, benches: dict[str, Bench]) -> Iterat
     for split, b in benches.items():
         for c in survey(b, prompt, TAUS, SIGMAS, seed=run.seed):
             yield {
-                "task": run.task, "shots": run.options.shots, "seed": run.seed, "kind": c.kind, "position": c.position, "factor": c.factor, "split": split,
-                "begins": begins, "norm": f"{c.norm:.4g}", "delta": f"{c.delta:.4g}", "p": f"{c.p:.3g}",
-            }  # fmt: skip
+                "task": run.task,
+                "shots": run.options.shots,
+                "seed": run.seed,
+                "kind": c.kind,
+                "position": c.position,
+                "factor": c.factor,
+                "split": split,
+                "begins": begins,
+                "norm": f"{c.norm:.4g}",
+                "delta": f"{c.delta:.4g}",
+                "p": f"{c.p:.3g}",
+            }
 
 
 def found(runs: list[Run], clip: Clip, a) -> list[tuple[Run, SoftPrompt]]:

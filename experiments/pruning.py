@@ -1,5 +1,8 @@
-"""Pruning after training: whole layers and kinds of matrix (``structured.csv``), and entries by magnitude
-(``unstructured.csv``), for LoRA, CopRA and the baselines: ``python experiments/pruning.py`` writes both."""
+"""Pruning after training: ``python experiments/pruning.py``.
+
+Whole layers and kinds of matrix (``structured.csv``), and entries by magnitude
+(``unstructured.csv``), for LoRA, CopRA and the baselines.
+"""
 
 from common import METHODS, adapters, arguments, bench, finish, headline, reported, row
 from tqdm.auto import tqdm

@@ -1,5 +1,8 @@
-"""How far the learning rate decides: accuracy alone, in the middle of two seeds and pruned, from timid to wild rates, for LoRA
-and CopRA, and where the adapters lie (t-SNE): ``python experiments/rates.py`` writes ``rates.csv`` and ``rates_tsne.csv``."""
+"""The influence of the learning rate: ``python experiments/rates.py``.
+
+Accuracy alone, in the middle of two seeds and pruned, at low to high rates, for LoRA and CopRA
+(``rates.csv``), and a map of the adapters by t-SNE (``rates_tsne.csv``).
+"""
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "lr")
 
 
 def vector(adapter: Adapter) -> np.ndarray:
-    """All numbers of A and B, one after the other."""
+    """All numbers of A and B in one vector."""
     return torch.cat([t.flatten() for d in adapter.deltas.values() for t in (d.A, d.B)]).numpy()
 
 

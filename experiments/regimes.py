@@ -1,6 +1,9 @@
-"""From timid to wild: how LoRA, CopRA and the baselines behave over learning rates, and LoRA and CopRA over steps, ranks,
-sites and schedules of the rate too, on the *validation* images of the development tasks:
-``python experiments/regimes.py``. What a run leaves out (``--parts``, ``--methods``) stays in the file as it was."""
+"""The map of training regimes: ``python experiments/regimes.py``.
+
+LoRA, CopRA and the baselines at several learning rates; LoRA and CopRA also with other steps,
+ranks, sites and schedules. All on *validation* images of the development tasks. What a run leaves
+out (``--parts``, ``--methods``) stays in the file as it was.
+"""
 
 import itertools
 from collections import defaultdict
@@ -41,9 +44,12 @@ COLUMNS = (
 
 
 def runs(part: str, methods: Sequence[str]) -> dict[Run, str]:
-    """Runs with the name of their shape. "rates": every method at rank 4 on q, k, v. "steps": LoRA and CopRA with half as many steps
-    of twice the batch. "shapes": LoRA and CopRA of other ranks and sites. "cosine": LoRA and CopRA with the usual
-    schedule, for half as many images and half as many again."""
+    """Runs with the name of their shape.
+
+    "rates": every method at rank 4 on q, k and v. "steps": LoRA and CopRA with half as many steps
+    of twice the batch. "shapes": LoRA and CopRA at other ranks and sites. "cosine": LoRA and CopRA
+    with the usual schedule, for half as many images and half as many again.
+    """
     methods = methods if part == "rates" else [m for m in methods if m in ("lora", "copra")]
     regimes: list[tuple[str, LoRA, dict, Sequence[float]]] = {
         "rates": [("rank 4", LoRA(), {}, RATES)],
@@ -91,9 +97,12 @@ def main() -> None:
         b = benches[run.task]
         more = {**_settings(run, shapes[run]), "seconds": round(seconds[run], 1)}
         for setting, variant in (
-            ("alone", adapter), ("even", keep(adapter, "even")), ("odd", keep(adapter, "odd")), ("80 % sparse", sparsify(adapter, 0.8)),
+            ("alone", adapter),
+            ("even", keep(adapter, "even")),
+            ("odd", keep(adapter, "odd")),
+            ("80 % sparse", sparsify(adapter, 0.8)),
             ("90 % sparse", sparsify(adapter, 0.9)),
-        ):  # fmt: skip
+        ):
             rows.append(row(run, setting, b.accuracy(variant), **more))
         pairs[run.changed(seed=0), shapes[run]].append((run, adapter, more))
     for (run, x, more), (_, y, _) in pairs.values():
@@ -112,7 +121,7 @@ def main() -> None:
 
 
 def others(rows: list[dict], base: str) -> list[dict]:
-    """What the file holds of the whole plan and `rows` do not."""
+    """Rows of the file that belong to the whole plan but are not in `rows`."""
     if not (RESULTS / "regimes.csv").exists():
         return []
     planned = {
@@ -151,7 +160,7 @@ def _regime(row: dict) -> tuple:
 
 
 def summary(rows: list[dict]) -> str:
-    """A line a regime and method: means over the tasks, in percent."""
+    """One line per regime and method: means over the tasks, in percent."""
     cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
         cells[

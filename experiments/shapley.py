@@ -1,8 +1,11 @@
-"""What each layer is worth: exact Shapley values of the twelve layers, LoRA against CopRA, and pruning by them against
-pruning by magnitude and by position: ``python experiments/shapley.py`` writes ``shapley.csv``, ``sizes.csv`` and ``ranked.csv``.
+"""What each layer contributes: ``python experiments/shapley.py``.
 
-Of the adapters that ship, two seeds of each method on six tasks, so nothing is trained. Games are played on validation images,
-value = accuracy, all 4,096 coalitions of each; what is pruned by them is measured on test images."""
+Exact Shapley values of the twelve layers, LoRA against CopRA, and pruning by them against pruning
+by magnitude and by position. Writes ``shapley.csv``, ``sizes.csv`` and ``ranked.csv``. It uses the
+adapters that ship, two seeds of each method on six tasks, so nothing is trained. The value of a
+coalition is its accuracy on validation images, for all 4,096 coalitions; pruned adapters are
+measured on test images.
+"""
 
 import io
 from pathlib import Path
@@ -25,7 +28,7 @@ COLUMNS = ("task", "method", "seed", "setting", "n")
 
 
 def solved(run: Run, adapter: Adapter, val: Bench, clip: Clip, work: Path) -> Exact:
-    """The game of a run's layers, from `work` or played now and kept there."""
+    """The game of a run's layers, loaded from `work` or computed and stored there."""
     file = run.folder(clip, work) / "game.npy"
     if file.exists():
         return Exact(np.load(file, allow_pickle=False))
@@ -38,7 +41,7 @@ def solved(run: Run, adapter: Adapter, val: Bench, clip: Clip, work: Path) -> Ex
 
 
 def pruned(adapter: Adapter, values: np.ndarray) -> dict[tuple[str, int], Adapter]:
-    """(by what, how many layers are left) → the adapter."""
+    """(ranking, number of layers kept) → the adapter."""
     layers = layers_of(adapter)
     worth = dict(zip(layers, values.tolist(), strict=True))
     by = {

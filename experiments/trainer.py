@@ -1,9 +1,11 @@
-"""CopRA in training that is not ours: transformers' Trainer and peft, on a text classifier and an image classifier. ``python
-experiments/trainer.py`` writes ``trainer.csv``.
+"""CopRA in transformers' Trainer with peft: ``python experiments/trainer.py``.
 
-`emoji-groups`: which of Unicode's eight groups an emoji belongs to, from its name; MiniLM (all-MiniLM-L6-v2). `digits`: the library's
-task of that name; the bundled CLIP's image tower as transformers' CLIPForImageClassification. Heads are new, begin with the same
-random numbers in every training, and are trained along. A method's rate is the best of three for seed 0 on validation data."""
+It writes ``trainer.csv``. `emoji-groups`, a text task: tell which of Unicode's eight groups an
+emoji belongs to from its name, with MiniLM (all-MiniLM-L6-v2). `digits`, an image task: the
+library's task of that name, with the bundled CLIP's image tower as transformers'
+CLIPForImageClassification. Heads are new, start from the same random numbers in every training, and
+are trained too. A method's rate is the best of three for seed 0 on validation data.
+"""
 
 import copy
 import shutil
@@ -50,7 +52,11 @@ Batch = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Work:
-    """``base()``: a fresh model with a new head. ``parts``: rows to train, validate and test on. ``collate(rows, training)``: a batch of them."""
+    """A task for the Trainer.
+
+    ``base()`` makes a fresh model with a new head, ``parts`` are rows to train, validate and test
+    on, and ``collate(rows, training)`` makes a batch of rows.
+    """
 
     name: str
     base: Callable[[], nn.Module]
@@ -143,7 +149,7 @@ def seeded(build: Callable[[], nn.Module]) -> nn.Module:
 def train(
     work: Work, method: str, seed: int, lr: float, place: Path, steps: int = STEPS
 ) -> PeftAdapter:
-    """A training in the Trainer; from `place` if it is there already, or as far as it got."""
+    """A training in the Trainer, loaded from `place` or continued from where it stopped there."""
     place = (
         place / f"trainer-{work.name}-{method}-{seed}-{lr:g}-{steps}-{BATCH}-{LORA_RANK}-{SHOTS}"
     )
@@ -157,11 +163,24 @@ def train(
         modules_to_save=["classifier"],
     )
     settings = TrainingArguments(
-        str(place / "checkpoints"), max_steps=steps, per_device_train_batch_size=BATCH, learning_rate=lr, weight_decay=1e-2,
-        lr_scheduler_type="warmup_stable_decay", lr_scheduler_kwargs={"num_decay_steps": steps // 4, "decay_type": "linear"},
-        seed=seed, save_steps=100, save_total_limit=1, remove_unused_columns=False, label_names=["labels"], report_to=[],
-        logging_strategy="no", disable_tqdm=True, use_cpu=True, dataloader_pin_memory=False,
-    )  # fmt: skip
+        str(place / "checkpoints"),
+        max_steps=steps,
+        per_device_train_batch_size=BATCH,
+        learning_rate=lr,
+        weight_decay=1e-2,
+        lr_scheduler_type="warmup_stable_decay",
+        lr_scheduler_kwargs={"num_decay_steps": steps // 4, "decay_type": "linear"},
+        seed=seed,
+        save_steps=100,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        label_names=["labels"],
+        report_to=[],
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=True,
+        dataloader_pin_memory=False,
+    )
     trainer = Trainer(
         model=get_peft_model(work.base(), lora),
         args=settings,
@@ -196,7 +215,7 @@ def accuracy(work: Work, part: str, model: nn.Module) -> Accuracy:
 
 
 def head_alone(work: Work) -> Accuracy:
-    """Logistic regression on what the head sees of the base; its penalty, too, is chosen on validation data."""
+    """Logistic regression on the base's features; its penalty is also chosen on validation data."""
     model, seen = work.base().eval(), []
     model.classifier.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     data = {}
@@ -213,7 +232,7 @@ def head_alone(work: Work) -> Accuracy:
 
 
 def best_half(work: Work, adapter: PeftAdapter) -> PeftAdapter:
-    """The half of the blocks that is worth most by sampled Shapley values, on validation data."""
+    """The half of the blocks with the highest sampled Shapley values, on validation data."""
     game = SwitchGame(loaded(work, adapter), lambda m: accuracy(work, "val", m).value)
     worth = dict(
         zip(game.names, estimate(game, game.n_players, budget=EVALUATIONS).values, strict=True)
@@ -278,7 +297,7 @@ def main() -> None:
     p.add_argument(
         "--quick",
         action="store_true",
-        help="few steps, to see that it runs (and print, write nothing)",
+        help="few steps, to see that it runs (prints, and writes nothing)",
     )
     a = p.parse_args()
     tasks, steps = (emoji_groups(), digits()), STEPS

@@ -1,7 +1,8 @@
-"""Make the notebooks from the lessons' sources: ``python lessons/build.py``, or ``--check`` that they are up to date.
+"""Make the notebooks from the lessons' sources: ``python lessons/build.py``.
 
-A source ``NN_name.py`` (percent format) becomes ``NN_name.ipynb``, solved and executed, and ``exercises/NN_name.ipynb``,
-with blanks to fill and no outputs. It only ever goes this way. What the source can say is in ``lessons/README.md``.
+``--check`` checks that they are up to date. A source ``NN_name.py`` (percent format) becomes
+``NN_name.ipynb``, solved and executed, and ``exercises/NN_name.ipynb``, with blanks to fill and no
+outputs. It never goes the other way. ``lessons/README.md`` explains what a source can contain.
 """
 
 import argparse
@@ -39,14 +40,14 @@ TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.DOTALL)
 
 
 class BuildError(Exception):
-    """One line that says which lesson could not be made, and why."""
+    """A lesson could not be made; the message is one line that says which and why."""
 
 
 # --- from a source to two notebooks without outputs
 
 
 def read(source: Path) -> NotebookNode:
-    """The source as a notebook: cells with ids by place, and the settings of its header in ``metadata["copra_lab"]``."""
+    """The source as a notebook: numbered cells, and its header in ``metadata["copra_lab"]``."""
     try:
         nb = jupytext.read(source, fmt="py:percent")
     except yaml.YAMLError as e:
@@ -63,7 +64,8 @@ def read(source: Path) -> NotebookNode:
         whole = len(BLANK.findall(cell.source + "\n"))
         if not blanks == ends == whole or bool(whole) != ("exercise" in tags(cell)):
             raise BuildError(
-                f"{source.name}, cell {i}: a cell tagged exercise, and no other, has pairs of # BLANK and # END, equally indented"
+                f"{source.name}, cell {i}: cells tagged exercise, and no others, need pairs of "
+                "# BLANK and # END with equal indentation"
             )
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     nb.metadata = NotebookNode(kernelspec=kernel, copra_lab=nb.metadata.get("copra_lab", {}))
@@ -75,7 +77,7 @@ def tags(cell: NotebookNode) -> list[str]:
 
 
 def solved(source: Path, seconds: float = 0) -> NotebookNode:
-    """The notebook to read: solutions folded."""
+    """The notebook to read, with solutions folded."""
     nb = read(source)
     for cell in nb.cells:
         if "exercise" in tags(cell):
@@ -89,18 +91,21 @@ def solved(source: Path, seconds: float = 0) -> NotebookNode:
 
 
 def sheet(source: Path, seconds: float) -> NotebookNode:
-    """The notebook to work in: blanks for solutions."""
+    """The notebook to work in, with blanks instead of solutions."""
     nb = read(source)
     nb.cells = [cell for cell in nb.cells if "solution" not in tags(cell)]
     for cell in nb.cells:
         if "exercise" in tags(cell):
             cell.source = BLANK.sub(_blank, cell.source + "\n").rstrip("\n")
-    text = f"Exercise sheet: your code goes where a cell raises `NotImplementedError`. Every cell but the exercises runs without them. [Solutions](../{source.stem}.ipynb)."
+    text = (
+        "Exercise sheet: your code goes where a cell raises `NotImplementedError`. Every cell but "
+        f"the exercises runs without them. [Solutions](../{source.stem}.ipynb)."
+    )
     return _opened(nb, text, seconds)
 
 
 def _fold(cell: NotebookNode) -> None:
-    """JupyterLab folds by the setting, a rendered site by the tag."""
+    """JupyterLab folds cells by the setting, a rendered site by the tag."""
     cell.metadata |= {"jupyter": {"source_hidden": True}, "tags": [*tags(cell), "hide-input"]}
 
 
@@ -134,7 +139,7 @@ def digest(*files: Path) -> str:
 
 
 def made_from(source: Path) -> dict:
-    """Hashes of the source and of the shipped assets that its header names (the bundled CLIP, unless it says more)."""
+    """Hashes of the source and of the assets that its header names, by default the bundled CLIP."""
     assets = {}
     for name in read(source).metadata.copra_lab.get("assets", ["clip"]):
         files = sorted(
@@ -154,7 +159,10 @@ def made_from(source: Path) -> dict:
 
 
 def execute(nb: NotebookNode, folder: Path, label: str) -> float:
-    """Run all cells in a fresh kernel, outputs into `nb`; the seconds it took. Raises BuildError naming the cell."""
+    """Run all cells in a fresh kernel and put the outputs into `nb`; returns the seconds it took.
+
+    Raises BuildError, which names the cell.
+    """
     from nbclient import NotebookClient
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
@@ -165,9 +173,15 @@ def execute(nb: NotebookNode, folder: Path, label: str) -> float:
         leave=False,
     )
     client = NotebookClient(
-        nb, timeout=900, kernel_name="python3", resources={"metadata": {"path": str(folder)}}, record_timing=False, store_widget_state=False,
-        extra_arguments=["--IPKernelApp.log_level=40"], on_cell_executed=lambda **_: bar.update(),
-    )  # fmt: skip
+        nb,
+        timeout=900,
+        kernel_name="python3",
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+        extra_arguments=["--IPKernelApp.log_level=40"],
+        on_cell_executed=lambda **_: bar.update(),
+    )
     start = time.perf_counter()
     try:
         client.execute()
@@ -180,7 +194,7 @@ def execute(nb: NotebookNode, folder: Path, label: str) -> float:
 
 
 def tidy(nb: NotebookNode) -> None:
-    """Keep what a page can show: a widget's still picture, but no widget, since no kernel runs, and no progress bars."""
+    """Keep what a page can show: a widget's still image, no live widgets, no progress bars."""
     for cell in nb.cells:
         for out in cell.get("outputs", []):
             live = out.get("data", {}).pop(WIDGET, None)
@@ -193,7 +207,10 @@ def tidy(nb: NotebookNode) -> None:
 
 
 def build(source: Path) -> float:
-    """Make both notebooks of `source`, or raise BuildError and write neither. Returns the seconds it ran."""
+    """Make both notebooks of `source` and return the seconds it ran, or raise BuildError.
+
+    On an error neither notebook is written.
+    """
     nb, made = solved(source), made_from(source)
     seconds = execute(nb, source.parent, source.stem)
     tidy(nb)
@@ -215,12 +232,12 @@ def build(source: Path) -> float:
 
 
 def picture_of(source: Path) -> str:
-    """Where the index finds a lesson's first picture: what one has at its end."""
+    """Where the index finds a lesson's first image, which shows its end result."""
     return f"pictures/{source.stem}.png"
 
 
 def first_picture(nb: NotebookNode, width: int = 320) -> bytes:
-    """The first picture among the outputs, small; nothing where there is none."""
+    """The first image among the outputs, small; nothing if there is none."""
     from PIL import Image
 
     for out in (o for c in nb.cells if c.cell_type == "code" for o in c.outputs):
@@ -246,7 +263,7 @@ def write(nb: NotebookNode, path: Path) -> None:
 
 
 def replace(path: Path, content: bytes) -> None:
-    """All of it or none of it."""
+    """Write all of it or nothing."""
     path.parent.mkdir(exist_ok=True)
     part = path.with_name(f".{path.name}.part")
     part.write_bytes(content)
@@ -257,7 +274,7 @@ def replace(path: Path, content: bytes) -> None:
 
 
 def problems(source: Path) -> list[str]:
-    """What is wrong with the notebooks of `source`, a line each; nothing if they are up to date."""
+    """What is wrong with the notebooks of `source`, one line each; empty if they are up to date."""
     name, path, blank = (
         source.stem,
         source.with_suffix(".ipynb"),
@@ -307,7 +324,7 @@ def strays(folder: Path) -> list[str]:
 
 
 def index(folder: Path) -> str:
-    """The README, its table of lessons made anew."""
+    """The README with its table of lessons made again."""
     rows = ["| | Lesson | asks | runs in | exercises |", "|---|---|---|---|---|"]
     for source in sources(folder):
         name, nb = source.stem, read(source)
@@ -317,7 +334,8 @@ def index(folder: Path) -> str:
         question, seconds = nb.metadata.copra_lab.get("question", ""), about.get("seconds", 0)
         picture = f"![]({picture_of(source)})" if (folder / picture_of(source)).exists() else ""
         rows.append(
-            f"| {picture} | [{title}]({name}.ipynb) | {question} | {seconds:.0f} s | [{count}](exercises/{name}.ipynb) |"
+            f"| {picture} | [{title}]({name}.ipynb) | {question} | {seconds:.0f} s | "
+            f"[{count}](exercises/{name}.ipynb) |"
         )
     readme = (folder / "README.md").read_text(encoding="utf-8")
     return TABLE.sub(lambda m: m[1] + "\n".join(rows) + "\n" + m[2], readme)
@@ -345,10 +363,10 @@ def main(argv: "list[str] | None" = None, folder: Path = LESSONS) -> int:
     parser.add_argument(
         "--check",
         action="store_true",
-        help="run nothing; say what is not up to date, and fail if anything is",
+        help="run nothing; list what is out of date, and fail if anything is",
     )
-    parser.add_argument("--stale", action="store_true", help="make only what is not up to date")
-    parser.add_argument("--only", metavar="NN", default="", help="only this lesson, e.g. 01")
+    parser.add_argument("--stale", action="store_true", help="make only what is out of date")
+    parser.add_argument("--only", metavar="NN", default="", help="only this lesson, such as 01")
     args = parser.parse_args(argv)
     if args.only and not sources(folder, args.only):
         parser.error(
@@ -358,7 +376,7 @@ def main(argv: "list[str] | None" = None, folder: Path = LESSONS) -> int:
         found = check(folder, args.only)
         print(
             "\n".join(
-                [*found, "make them anew with: python lessons/build.py --stale"]
+                [*found, "make them again with: python lessons/build.py --stale"]
                 if found
                 else ["the notebooks are up to date"]
             )

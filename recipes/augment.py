@@ -1,4 +1,4 @@
-"""Random crops, turns and colours for a batch of images, on whatever device it lies."""
+"""Random crops, rotations and colours for a batch of images, on any device."""
 
 import math
 
@@ -13,7 +13,10 @@ def uniform(g: torch.Generator, low: float, high: float, *shape: int) -> Tensor:
 
 
 def jitter(x: Tensor, g: torch.Generator, grey: float) -> Tensor:
-    """Brightness, contrast, saturation and a mild mixing of the channels of (n, 3, h, w) in 0…1; a share `grey` loses its colour."""
+    """Brightness, contrast, saturation and mild channel mixing of (n, 3, h, w) in 0…1.
+
+    A share `grey` loses its colour.
+    """
     n = len(x)
     luma = (x * torch.tensor([0.299, 0.587, 0.114], device=x.device).view(1, 3, 1, 1)).sum(
         1, keepdim=True
@@ -39,10 +42,10 @@ def warp(
     outside: str = "zeros",
     side: int = 64,
 ) -> Tensor:
-    """Random zoom, turn (degrees), shift and flip of (n, c, h, w) → (n, c, side, side).
+    """Random zoom, rotation (degrees), shift and flip of (n, c, h, w) → (n, c, side, side).
 
-    ``shift``: at most so much of half an image, or None for as much as leaves the crop inside the image. ``outside``: what lies beyond
-    the image, in the words of ``grid_sample``.
+    ``shift`` is the largest one, in units of half an image; None allows any that keeps the crop
+    inside the image. ``outside`` is the padding, in the terms of ``grid_sample``.
     """
     n = len(x)
     angle = uniform(g, -math.radians(turn), math.radians(turn), n)

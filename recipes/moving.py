@@ -1,5 +1,8 @@
-"""The moving picture at the top of the README: ``python recipes/moving.py`` opens the page in a browser, drags λ from one adapter to the
-other and beyond, and keeps what was on the screen as ``docs/drag.gif``. Nothing is staged: each number was computed while the thumb moved."""
+"""The animation at the top of the README: ``python recipes/moving.py`` writes ``docs/drag.gif``.
+
+It opens the page in a browser, drags λ from one adapter to the other and beyond, and records the
+screen. Nothing is staged: each number was computed while the thumb moved.
+"""
 
 import argparse
 import io
@@ -18,7 +21,7 @@ from copra_lab.utils.files import write_atomically
 ROOT = Path(__file__).parents[1]
 WIDTH, HEIGHT = 1180, 1010
 FRAMES, EVERY = 48, 0.11
-"""How many pictures, and the seconds between two."""
+"""The number of frames, and the seconds between two."""
 
 COLOURS = 200
 
@@ -32,7 +35,8 @@ def path(share: float) -> float:
 def recorded(page: Page) -> list[Image.Image]:
     thumb = page.locator("#blend-weight input[type=range]")
     page.wait_for_function(
-        "(n => n && n.dataset.n && n.dataset.n === n.dataset.total)(document.querySelector('#blend-number .now'))",
+        "(n => n && n.dataset.n && n.dataset.n === n.dataset.total)"
+        "(document.querySelector('#blend-number .now'))",
         timeout=120_000,
     )
     page.locator("#blend-clear").click()

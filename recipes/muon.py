@@ -1,7 +1,7 @@
-"""Muon (Jordan et al. 2024), in the precision of its surroundings and for all matrices of one shape at once.
+"""Muon (Jordan et al. 2024), in the surrounding precision, for all matrices of a shape at once.
 
-torch's own works in bfloat16 and matrix by matrix: on a processor without instructions for bfloat16 that took 1.9 s of a step of
-3.6 s, where this takes a tenth of that.
+torch's own version works in bfloat16, one matrix at a time. On a processor without bfloat16
+instructions that took 1.9 s of a 3.6 s step; this takes a tenth of that.
 """
 
 from collections.abc import Iterable
@@ -13,8 +13,11 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
 class Muon(torch.optim.Optimizer):
-    """Momentum (Nesterov's) whose direction is made orthogonal before each step, for matrices; weight decay is decoupled. The rate is
-    AdamW's: a step has the root mean square that AdamW's has (Liu et al., arXiv:2502.16982, equation 4)."""
+    """Nesterov momentum whose direction is orthogonalised before each step, for matrices.
+
+    Weight decay is decoupled. The learning rate is AdamW's: a step has the same root mean square as
+    AdamW's (Liu et al., arXiv:2502.16982, equation 4).
+    """
 
     def __init__(
         self,
@@ -45,7 +48,10 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(x: Tensor, steps: int = 5) -> Tensor:
-    """Matrices (n, rows, columns) with all singular values near 1 and the same singular vectors, by Newton and Schulz's iteration."""
+    """Make all singular values of matrices (n, rows, columns) about 1, by Newton–Schulz iteration.
+
+    The singular vectors stay the same.
+    """
     a, b, c = COEFFICIENTS
     tall = x.shape[1] > x.shape[2]
     y = x.mT if tall else x

@@ -1,4 +1,4 @@
-"""Photographs for pretraining, from wherever the user has them. None ever enters the repository or the package."""
+"""Photographs for pretraining, provided by the user. None is ever in the repository or package."""
 
 import hashlib
 import io
@@ -14,14 +14,19 @@ from copra_lab.tasks.emoji.concepts import plain
 
 SIDE = 64
 CARD, CHOICE = 50, 20
-"""Photographs a class, the last ones of a file, that are never trained on: the very last for the model card, unless the data
-set has a file of its own for that, and before them those by which every decision is made."""
+"""Photographs per class, the last ones of a file, that are never trained on.
+
+The very last are for the model card, unless the data set has a separate file for that; those before
+them are used for all decisions.
+"""
 
 
 @dataclass(frozen=True, eq=False)
 class Photos:
-    """One data set: ``images`` uint8 (n, 64, 64, 3), ``labels`` (n,) into ``names``, and the ``part`` (n,) that each image
-    belongs to: "train", "choice" or "card" (see `CARD`)."""
+    """One data set: ``images`` uint8 (n, 64, 64, 3), ``labels`` (n,) into ``names``, ``part`` (n,).
+
+    A part is "train", "choice" or "card" (see `CARD`).
+    """
 
     name: str
     images: np.ndarray
@@ -35,14 +40,15 @@ class Photos:
 
 
 def load_photos(source: str, card: int = CARD) -> Photos:
-    """Photographs at 64 pixels, their middle squares, from
+    """Photographs at 64 pixels, their middle squares. The source is
 
     - an ``.npz`` with the bytes of image files (keys ``jpeg``, ``offsets``, ``labels``, ``names``),
     - Tiny ImageNet's archive, unpacked (a folder with ``words.txt`` and ``train/``),
     - a folder of class folders,
     - or else CIFAR-100, which torchvision downloads into the folder ``source``.
 
-    ``card``: images a class to keep for the model card, 0 where another file serves for it.
+    ``card`` is the number of images per class to keep for the model card; 0 if another file serves
+    for it.
     """
     path = Path(source)
     labels: Sequence[int] | np.ndarray

@@ -1,17 +1,22 @@
-"""Pretrain the bundled CLIP, in stages that resume: ``python recipes/pretrain.py --photos tiny-imagenet-200 --photos cifar``.
+"""Pretrain the bundled CLIP, in stages that can be resumed.
+
+``python recipes/pretrain.py --photos tiny-imagenet-200 --photos cifar`` runs three of them:
 
 1. The vocabulary: the part of CLIP's byte pairs that captions and prompts need.
-2. The text tower learns from a sentence encoder which names are close; then it is locked.
-3. The image tower learns by contrast: an image against every seen name at once (besides its kind, its medium and its
-   background), and from an ImageNet network's features of the same drawing or photograph.
+2. The text tower learns from a sentence encoder which names are close, and is then locked.
+3. The image tower learns by contrasting each image with every known name at once (and with kinds,
+   media and backgrounds), and from an ImageNet network's features of the same image.
 
-``--photos`` may be given several times: Tiny ImageNet's archive, CIFAR-100 (a folder that torchvision downloads it into), any folder of
-class folders, or an .npz (see `photos.load_photos`). Everything is kept in ``--work``; a stage that is done is not done again.
+``--photos`` can be given several times: Tiny ImageNet's archive, CIFAR-100 (a folder that
+torchvision downloads it into), any folder of class folders, or an .npz (see `photos.load_photos`).
+Everything is stored in ``--work``; a finished stage is not repeated.
 
-The learning rate warms up, stays, and decays over the last part of the images (warm-up, stable, decay). While it stays, half of an
-image's tokens are left out; in the decay all are there. A run stops where ``--images``, ``--minutes`` or Ctrl-C says, saves what it has,
-and goes on when it is started again; ``--decay`` starts the last part now, from whatever the stable part came to. ``--hand-on FOLDER`` writes
-the stable part's state in half precision, for another machine's ``--start-from``.
+The learning rate warms up, stays constant, and decays over the last part of the images (warm-up,
+stable, decay). In the stable part half of an image's tokens are left out; in the decay all are
+there. A run stops at ``--images``, ``--minutes`` or Ctrl-C, saves its state, and continues when it
+is started again. ``--decay`` starts the last part now, from the current state of the stable part.
+``--hand-on FOLDER`` writes the state of the stable part in half precision, for another machine's
+``--start-from``.
 """
 
 import argparse
@@ -44,20 +49,23 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 DROPPED = 0.5
-"""Share of the image tokens that is left out in the stable part."""
+"""Share of the image tokens that are left out in the stable part."""
 
 WEIGHTS = {"name": 1.0, "kind": 0.5, "ground": 0.1, "medium": 0.1, "teacher": 2.0}
-"""Of the losses."""
+"""Weights of the losses."""
 
 WARM_UP, AVERAGED = 300, 0.999
-"""Steps; and how much of the running average of the weights, which is what is measured and adopted, stays at each step."""
+"""Warm-up steps, and the decay of the running average of the weights.
+
+The running average is what is measured and exported.
+"""
 
 STATE = ("state.safetensors", "merges.txt.gz", "log.jsonl")
-"""What is handed on."""
+"""The state to hand on."""
 
 
 class Run:
-    """Stage 3: the student, its running average, its optimisers and how many images it has seen."""
+    """Stage 3: the student, its running average, its optimisers, and its count of images."""
 
     def __init__(self, work: Path, data: Data, sources: Sequence[Photos], a: argparse.Namespace):
         self.work, self.data, self.sources, self.a = work, data, sources, a
@@ -95,12 +103,15 @@ class Run:
             self.average.module.load_state_dict(weights)
 
     def save(self) -> None:
-        """Whole or not at all, like everything here."""
+        """Write the state atomically, like everything here."""
         part = self.work / "run.part"
         saved = {
-            "student": self.student.state_dict(), "average": self.average.state_dict(), "optimisers": [o.state_dict() for o in self.opts],
-            "images": self.images, "decay_from": self.decay_from,
-        }  # fmt: skip
+            "student": self.student.state_dict(),
+            "average": self.average.state_dict(),
+            "optimisers": [o.state_dict() for o in self.opts],
+            "images": self.images,
+            "decay_from": self.decay_from,
+        }
         torch.save(saved, part)
         os.replace(part, self.work / "run.pt")
         averaged = self.average.module
@@ -115,7 +126,7 @@ class Run:
             atomic(halves, self.work / "state.safetensors", {"images": str(self.images)})
 
     def rate(self) -> float:
-        """Of the learning rate, at this image."""
+        """The factor of the learning rate at this image."""
         warm = min(1.0, (self.images - self.began) / (WARM_UP * self.a.batch) + 1 / WARM_UP)
         if self.decay_from is None:
             return warm
@@ -133,7 +144,7 @@ class Run:
         )
 
     def step(self, batches: list[dict[str, Tensor]]) -> dict[str, float]:
-        """One step of the optimisers on a batch in as many parts as there are threads."""
+        """One optimiser step on a batch, in as many parts as there are threads."""
         rate = self.rate()
         for o in self.opts:
             for group in o.param_groups:
@@ -156,7 +167,7 @@ class Run:
     def loss(
         self, b: dict[str, Tensor], rng: np.random.Generator
     ) -> tuple[Tensor, dict[str, float]]:
-        """Of a part of a batch, and what it is made of."""
+        """The loss of one part of a batch, and its terms."""
         f, taught, scale = self.student(b["image"])
         with torch.autocast(
             self.replicas.device, enabled=False
@@ -189,7 +200,10 @@ class Run:
 
     @torch.no_grad()
     def choice(self) -> dict[str, float]:
-        """The running average's zero-shot accuracy on the photographs set aside for decisions, by source, seen and held out."""
+        """The running average's zero-shot accuracy on the photographs for decisions.
+
+        By source, for known and held-out classes.
+        """
         model, found = copy.deepcopy(self.average.module).eval(), {}
         for source in self.sources:
             texts = [t.format(n) for n in source.names for t in TEMPLATES["photo"]]
@@ -219,7 +233,7 @@ class Run:
         return found
 
     def train(self) -> None:
-        """Until the images, the minutes or the patience of whoever presses Ctrl-C are over."""
+        """Train until the images or minutes are used up, or Ctrl-C."""
         stopped: list[int] = []
         for s in (signal.SIGINT, signal.SIGTERM):
             signal.signal(s, lambda *got: stopped.append(got[0]))
@@ -265,7 +279,7 @@ class Run:
             log.write(json.dumps({"images": self.images, "choice": self.choice()}) + "\n")
 
     def batches(self) -> Generator[list[dict[str, Tensor]], None, None]:
-        """Batches in parts, the next made while the last is learned from."""
+        """Batches in parts; the next is made while the last is trained on."""
         size = self.a.batch // self.a.threads
         make = lambda images: [self.data.batch(size, [images, i]) for i in range(self.a.threads)]  # noqa: E731
         with ThreadPoolExecutor(1) as ahead:
@@ -278,7 +292,7 @@ class Run:
 
 
 def begin_from(folder: Path, work: Path) -> None:
-    """Take over what another machine handed on."""
+    """Take over the state that another machine handed on."""
     for name in STATE:
         shutil.copyfile(folder / name, work / name)
     state = load_file(work / "state.safetensors")
@@ -297,51 +311,55 @@ def main() -> None:
         action="append",
         required=True,
         metavar="SOURCE",
-        help="photographs; several times for several sources",
+        help="photographs; repeat it for several sources",
     )
     p.add_argument(
         "--all-of",
         action="append",
         default=[],
         metavar="SOURCE",
-        help="one of them that keeps none for the model card",
+        help="one of these that keeps none for the model card",
     )
     p.add_argument(
         "--work",
         type=Path,
         default=Path.home() / ".cache" / "copra-lab-pretrain",
-        help="where stages and checkpoints are kept",
+        help="folder of stages and checkpoints",
     )
     p.add_argument("--text-epochs", type=int, default=8)
     p.add_argument(
         "--images",
         type=lambda x: int(float(x)),
         default=15_000_000,
-        help="that the image tower sees, in all (default 15e6)",
+        help="total images that the image tower sees (default 15e6)",
     )
     p.add_argument("--batch", type=int, default=512)
     p.add_argument("--lr", type=float, default=1.5e-3)
     p.add_argument(
-        "--decay", action="store_true", help="let the learning rate decay from here to --images"
+        "--decay", action="store_true", help="let the learning rate decay from now to --images"
     )
     p.add_argument(
-        "--minutes", type=float, default=math.inf, help="stop after this time (it resumes)"
+        "--minutes", type=float, default=math.inf, help="stop after this time (it can be resumed)"
     )
     p.add_argument(
         "--threads",
         type=int,
         default=os.cpu_count() or 1,
-        help="parts of a batch, each on a core; 1 on a GPU",
+        help="parts of a batch, one core each; 1 on a GPU",
     )
     p.add_argument("--device", default="cpu")
-    p.add_argument("--start-from", type=Path, metavar="FOLDER", help="that --hand-on wrote")
+    p.add_argument("--start-from", type=Path, metavar="FOLDER", help="what --hand-on wrote")
     p.add_argument(
-        "--hand-on", type=Path, metavar="FOLDER", help="write the stable part's state there and end"
+        "--hand-on",
+        type=Path,
+        metavar="FOLDER",
+        help="write the stable part's state there and stop",
     )
     a = p.parse_args()
     if a.batch % a.threads:
         p.error(
-            f"a batch of {a.batch} does not divide into {a.threads} parts; choose --threads that divides it"
+            f"a batch of {a.batch} does not divide into {a.threads} parts; choose --threads that "
+            "divides it"
         )
     torch.set_num_threads(1)
     a.work.mkdir(parents=True, exist_ok=True)

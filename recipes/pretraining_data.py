@@ -1,4 +1,4 @@
-"""What the image tower of the bundled CLIP is trained on: drawings, icons and photographs with their names, drawn in random batches."""
+"""Training data of the bundled CLIP's image tower: named drawings, icons and photographs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ from copra_lab.tasks.emoji.drawings import drawings
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 SHARES = {"drawing": 0.32, "icon": 0.12, "photo": 0.56}
-"""Of a batch."""
+"""Shares of a batch."""
 
 TEACHER = 192
 """Principal axes of the image teacher's features that are learned."""
@@ -30,8 +30,9 @@ NOT_MIRRORED = {"Symbols", "Flags"}
 class Data:
     """Every image that pretraining sees, with its names, its kind and the teacher's features.
 
-    ``names``, ``kinds``: what the loss contrasts an image against. A drawing or photograph has several names (a tabby is a cat too): one
-    of them is its caption in a batch, the others are neither right nor wrong there.
+    The loss contrasts an image with all ``names`` and ``kinds``. A drawing or photograph has
+    several names (a tabby is also a cat): in a batch one of them is its caption, and the others
+    count neither as right nor as wrong.
     """
 
     def __init__(
@@ -117,8 +118,11 @@ class Data:
         )  # between raw and white
 
     def batch(self, n: int, seed: Sequence[int]) -> dict[str, Tensor]:
-        """`n` augmented images (n, 3, 64, 64), normalised, and for each the rows of its name, kind, medium and background (-1: none)
-        and of the teacher's features; ``hide``, (m, 2): images, and names that they have too."""
+        """`n` augmented images (n, 3, 64, 64), normalised, and what the loss needs for each.
+
+        That is the rows of its name, kind, medium and background (-1 for none), the teacher's
+        features, and ``hide`` (m, 2): images, and other names of theirs.
+        """
         rng = np.random.default_rng(seed)
         g = torch.Generator(self.device).manual_seed(int(rng.integers(1 << 62)))
         n_photo, n_icon = round(n * SHARES["photo"]), round(n * SHARES["icon"])
@@ -155,7 +159,7 @@ class Data:
         rng: np.random.Generator,
         g: torch.Generator,
     ) -> tuple[Tensor, np.ndarray, np.ndarray]:
-        """The images; whether each drawing and icon stands before a photograph, and else on which colour."""
+        """The images, and the background of each drawing and icon: a photograph or a colour."""
         at = lambda rows: torch.as_tensor(rows, device=self.device)  # noqa: E731
         photo = planes(self.photos[at(p)])
         photo = warp(photo, g, (1.0, 2.0), 10, uniform(g, 0, 1, len(p)) < 0.5, outside="reflection")
@@ -198,13 +202,13 @@ def planes(pixels: Tensor) -> Tensor:
 
 
 def normalised(x: Tensor) -> Tensor:
-    """What CLIP reads of (n, 3, h, w) in 0…1."""
+    """CLIP's input from (n, 3, h, w) in 0…1."""
     mean, std = (torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (MEAN, STD))
     return (x - mean) / std
 
 
 def kept_features(work: Path, images: np.ndarray, threads: int, device: str) -> Tensor:
-    """The image teacher's features, computed once and kept in the folder `work`."""
+    """The image teacher's features, computed once and stored in the folder `work`."""
     file = work / f"teacher-{fingerprint(images)}.safetensors"
     if not file.exists():
         part = file.with_suffix(".part")

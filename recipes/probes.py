@@ -1,4 +1,7 @@
-"""Measuring features: linear probes, and zero-shot accuracy where n counts drawings, not augmented copies."""
+"""Measures of features: linear probes, and zero-shot accuracy where n counts drawings.
+
+Augmented copies of a drawing do not count separately.
+"""
 
 import numpy as np
 import torch
@@ -18,7 +21,7 @@ def features(clip: Clip, split: Split) -> np.ndarray:
 
 
 def raw_pixels(split: Split, side: int = 16) -> np.ndarray:
-    """Images as plain numbers, shrunk to `side` pixels: what a probe can do without a network."""
+    """Images as plain numbers, shrunk to `side` pixels: a baseline without a network."""
     x = F.interpolate(
         split.images.permute(0, 3, 1, 2).float() / 255, size=(side, side), mode="area"
     )
@@ -26,8 +29,10 @@ def raw_pixels(split: Split, side: int = 16) -> np.ndarray:
 
 
 def linear_probe(task: Task, of) -> Accuracy:
-    """Logistic regression on the features `of` (Split → (n, d)) of the training images; its strength chosen on the
-    validation images, its accuracy measured on the test images."""
+    """Logistic regression on features `of` (Split → (n, d)) of the training images.
+
+    Its strength is chosen on validation images, its accuracy measured on test images.
+    """
     scaler = StandardScaler().fit(of(task.train))
     train, val, test = (scaler.transform(of(s)) for s in (task.train, task.val, task.test))
     models = [
@@ -42,7 +47,7 @@ def linear_probe(task: Task, of) -> Accuracy:
 def zero_shot(
     clip: Clip, images: torch.Tensor, labels: torch.Tensor, prompts: list[str], sources: list[str]
 ) -> tuple[float, tuple[float, float], int]:
-    """Accuracy, its bootstrap interval over sources, and how many sources there are."""
+    """Accuracy, its bootstrap interval over sources, and the number of sources."""
     hits = (clip.image_features(images) @ clip.text_features(prompts).T).argmax(-1) == labels
     return (
         hits.float().mean().item(),

@@ -1,4 +1,4 @@
-"""The page in a process of its own, for what looks at it from outside."""
+"""The page in a separate process, for scripts that look at it from outside."""
 
 import socket
 import subprocess
@@ -18,8 +18,11 @@ PATIENCE = 300
 
 @contextmanager
 def served(*options: str, log: IO[bytes] | None = None) -> Iterator[tuple[str, int]]:
-    """``app.py`` with `options` on a free port of this machine: its address once it answers, and the number of its process. What it says goes
-    to `log`; exits with that if it does not start."""
+    """Start ``app.py`` with `options` on a free port; returns its address and process id.
+
+    It waits until the page answers. The output goes to `log`; if the page does not start, this
+    exits with that output.
+    """
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]

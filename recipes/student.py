@@ -1,4 +1,4 @@
-"""The bundled CLIP's architecture, and how its two towers are trained: gradients on several threads, Muon beside AdamW."""
+"""The bundled CLIP's architecture and how it is trained: threads for gradients, Muon and AdamW."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -18,16 +18,32 @@ WIDTH, LAYERS, HEADS, EMBED, CONTEXT, SIDE = 128, 12, 4, 128, 32, 64
 
 
 def config(vocab_size: int) -> dict:
-    """The model in open_clip's own words."""
+    """The model's configuration in open_clip's terms."""
     return {
         "embed_dim": EMBED,
-        "vision_cfg": {"image_size": SIDE, "patch_size": 16, "width": WIDTH, "layers": LAYERS, "head_width": WIDTH // HEADS, "mlp_ratio": 3.0},
-        "text_cfg": {"context_length": CONTEXT, "vocab_size": vocab_size, "width": WIDTH, "heads": HEADS, "layers": 4},
-    }  # fmt: skip
+        "vision_cfg": {
+            "image_size": SIDE,
+            "patch_size": 16,
+            "width": WIDTH,
+            "layers": LAYERS,
+            "head_width": WIDTH // HEADS,
+            "mlp_ratio": 3.0,
+        },
+        "text_cfg": {
+            "context_length": CONTEXT,
+            "vocab_size": vocab_size,
+            "width": WIDTH,
+            "heads": HEADS,
+            "layers": 4,
+        },
+    }
 
 
 def build(vocab_size: int, dropped: float = 0.0) -> nn.Module:
-    """Random weights. ``dropped``: the share of an image's tokens that is left out while training (FLIP, arXiv:2212.00794)."""
+    """A model with random weights.
+
+    ``dropped`` is the share of image tokens left out in training (FLIP, arXiv:2212.00794).
+    """
     from open_clip.model import CLIP
 
     torch.manual_seed(0)
@@ -51,7 +67,7 @@ class Student(nn.Module):
         self.scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (n, 3, 64, 64) → normalised features (n, EMBED), the head's (n, teacher), the scale."""
+        """Images (n, 3, 64, 64) → normalised features (n, EMBED), the head's, and the scale."""
         f = self.visual(x)
         return (
             F.normalize(f.float(), dim=-1),
@@ -61,7 +77,10 @@ class Student(nn.Module):
 
 
 class Replicas:
-    """Gradients of a batch cut into as many parts as there are threads, in bfloat16 where the device has it; the weights are float32."""
+    """Gradients of a batch, split into as many parts as there are threads.
+
+    They are computed in bfloat16 if the device supports it; the weights are float32.
+    """
 
     def __init__(self, named: Mapping[str, nn.Parameter], threads: int, device: str):
         self.params, self.threads, self.device = (
@@ -75,7 +94,10 @@ class Replicas:
     def gradients(
         self, loss_of: Callable[[int], tuple[Tensor, dict[str, float]]]
     ) -> dict[str, float]:
-        """Sets ``.grad`` of every parameter. `loss_of(i)`: loss of part i, and numbers to report, whose means come back."""
+        """Set ``.grad`` of every parameter.
+
+        `loss_of(i)` gives the loss of part i and numbers to report; their means are returned.
+        """
 
         def part(i: int) -> tuple[tuple[Tensor, ...], dict[str, float]]:
             # On a CPU the fused kernel's backward pass is several times slower than plain products.
@@ -103,7 +125,7 @@ def optimisers(named: Mapping[str, nn.Parameter], lr: float) -> list[torch.optim
 def atomic(
     tensors: Mapping[str, Tensor], path: Path, metadata: dict[str, str] | None = None
 ) -> None:
-    """Write safetensors whole or not at all."""
+    """Write safetensors atomically."""
     part = path.with_suffix(".part")
     save_file(
         {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}, part, metadata

@@ -1,5 +1,7 @@
-"""Fill the tables of README, ``docs/results.md`` and the model card from the results: ``python recipes/tables.py``. A table stands
-between two comments."""
+"""Fill the tables of README, ``docs/results.md`` and the model card: ``python recipes/tables.py``.
+
+They come from the results; each table is between two comments.
+"""
 
 import csv
 import json
@@ -23,14 +25,17 @@ def tasks_table() -> str:
         return f"{100 * float(x):.1f}"
 
     lines = [
-        "| task | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds (mean ± sd) | seconds to fit |",
+        "| task | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds "
+        "(mean ± sd) | seconds to fit |",
         "|---|---|---|---|---|---|---|",
     ]
     for r in rows:
-        zero = f"{percent(r['zero_shot'])} ({percent(r['zero_shot_low'])} to {percent(r['zero_shot_high'])})"
+        low, high = percent(r["zero_shot_low"]), percent(r["zero_shot_high"])
+        zero = f"{percent(r['zero_shot'])} ({low} to {high})"
         lora = f"{percent(r['lora_mean'])} ± {percent(r['lora_sd'])}"
         lines.append(
-            f"| {r['task']} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | {lora} | {float(r['seconds']):.0f} |"
+            f"| {r['task']} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | "
+            f"{lora} | {float(r['seconds']):.0f} |"
         )
     return "\n".join(lines)
 
@@ -60,7 +65,8 @@ def card_table() -> str:
     )
     lines = ["| measure | accuracy | 95 % interval | n |", "|---|---|---|---|"]
     lines += [
-        f"| {r['what']} | {100 * r['value']:.1f} | {100 * r['low']:.1f} to {100 * r['high']:.1f} | {r['n']:,} |"
+        f"| {r['what']} | {100 * r['value']:.1f} | "
+        f"{100 * r['low']:.1f} to {100 * r['high']:.1f} | {r['n']:,} |"
         for r in card["rows"]
     ]
     lines += [
@@ -69,7 +75,8 @@ def card_table() -> str:
         "|---|---|---|---|",
     ]
     lines += [
-        f"| {s['processor']} | {s['precision']} | {s['ms for 400 images']:.0f} ms | {100 * s['agreement with float32']:.1f} % |"
+        f"| {s['processor']} | {s['precision']} | {s['ms for 400 images']:.0f} ms | "
+        f"{100 * s['agreement with float32']:.1f} % |"
         for s in card["speed"]
     ]
     return "\n".join(lines)
@@ -101,7 +108,8 @@ def speed_table() -> str:
     }
     if absent := [what for what in SPEED if what not in measured]:
         raise ValueError(
-            f"benchmarks/{RESULTS.name} has no row {absent[0]!r}: run benchmarks/run.py, or change SPEED in recipes/tables.py"
+            f"benchmarks/{RESULTS.name} has no row {absent[0]!r}: run benchmarks/run.py, or change "
+            "SPEED in recipes/tables.py"
         )
     return table([measured[what] for what in SPEED])
 
@@ -115,7 +123,7 @@ TABLES = {
 
 
 def filled(text: str) -> str:
-    """`text` with every ``<!-- table:name -->…<!-- end -->`` filled anew."""
+    """`text` with every ``<!-- table:name -->…<!-- end -->`` filled again."""
     return re.sub(
         r"<!-- table:(\w+) -->.*?<!-- end -->",
         lambda m: f"<!-- table:{m[1]} -->\n{TABLES[m[1]]()}\n<!-- end -->",

@@ -1,5 +1,8 @@
-"""The two teachers that stand behind pretraining, and nowhere else: a sentence encoder for the text tower's idea of
-which names are close, and an ImageNet network for the image tower's first features."""
+"""The two teachers of pretraining, which are used nowhere else.
+
+A sentence encoder tells the text tower which names are close, and an ImageNet network gives the
+image tower its first features.
+"""
 
 from concurrent.futures import ThreadPoolExecutor
 
@@ -57,8 +60,11 @@ def imagenet_network() -> torch.nn.Module:
 def image_features(
     images: np.ndarray, side: int = 160, batch: int = 50, threads: int = 1, device: str = "cpu"
 ) -> torch.Tensor:
-    """EfficientNet-Lite0's features of uint8 images (n, h, w, 3): float16 (n, 1280). ``side``: the network was made for 224
-    pixels, and what it sees in a photograph of 64 grows with the side that this is enlarged to."""
+    """EfficientNet-Lite0's features of uint8 images (n, h, w, 3): float16 (n, 1280).
+
+    The network was made for 224 pixels; what it sees in a photograph of 64 improves with the
+    ``side`` that it is enlarged to.
+    """
     network = imagenet_network().to(device, precision(device))
     out = torch.empty(len(images), 1280, dtype=torch.float16)
 
@@ -79,7 +85,10 @@ def image_features(
 
 
 def precision(device: str) -> torch.dtype:
-    """bfloat16 where it is fast, else float32: a processor without instructions for it takes seven times as long."""
+    """bfloat16 if it is fast, else float32.
+
+    Without instructions for it, bfloat16 takes seven times as long.
+    """
     fast = (
         device != "cpu"
         or torch.cpu._is_avx512_bf16_supported()
@@ -89,7 +98,7 @@ def precision(device: str) -> torch.dtype:
 
 
 def principal(features: torch.Tensor, d: int) -> torch.Tensor:
-    """Features centred and turned to their first `d` principal axes, float32."""
+    """Features centred and rotated to their first `d` principal axes, float32."""
     x = features.float()
     mean = x.mean(0)
     _, _, v = torch.linalg.svd(

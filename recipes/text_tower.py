@@ -1,5 +1,8 @@
-"""The text tower of the bundled CLIP: it learns from a sentence encoder which names are close, and is then locked (locked-text tuning,
-LiT, arXiv:2111.07991), so that every caption is encoded once."""
+"""The text tower of the bundled CLIP.
+
+It learns from a sentence encoder which names are close, and is then locked (locked-text tuning,
+LiT, arXiv:2111.07991), so that every caption is encoded once.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +20,10 @@ from tqdm.auto import tqdm
 
 
 def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
-    """Text features (n, EMBED), not normalised. Cuts the padding: attention is causal, so this changes nothing."""
+    """Text features (n, EMBED), not normalised.
+
+    Padding is cut off; attention is causal, so this changes nothing.
+    """
     n = int(tokens.argmax(-1).max()) + 1
     x = model.token_embedding(tokens[:, :n]) + model.positional_embedding[:n]
     x = model.transformer(x, attn_mask=model.attn_mask[:n, :n].to(x.dtype))
@@ -26,7 +32,7 @@ def encode_text(model: nn.Module, tokens: Tensor) -> Tensor:
 
 
 def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: str) -> None:
-    """Writes ``text.safetensors`` into the folder `work`."""
+    """Write ``text.safetensors`` into the folder `work`."""
     teacher_file = work / "sentence.safetensors"
     if not teacher_file.exists():
         save_file({"features": sentence_features(texts).half()}, teacher_file)
@@ -79,7 +85,7 @@ def train_text(work: Path, texts: list[str], epochs: int, threads: int, device: 
 
 @torch.no_grad()
 def encoded(model: nn.Module, work: Path, texts: Sequence[str]) -> Tensor:
-    """The locked tower's normalised features (n, EMBED) of texts, kept in the folder `work`."""
+    """The locked tower's normalised features (n, EMBED) of texts, stored in the folder `work`."""
     own = (
         p for n, p in model.named_parameters() if not n.startswith("visual") and n != "logit_scale"
     )
@@ -102,7 +108,7 @@ def encoded(model: nn.Module, work: Path, texts: Sequence[str]) -> Tensor:
 def tables(
     model: nn.Module, work: Path, names: list[str], kinds: list[str], device: str
 ) -> dict[str, list[Tensor]]:
-    """The features of every caption that the loss contrasts an image against, one table a template."""
+    """Features of every caption that the loss contrasts an image with, one table per template."""
     templates = sorted({t for ts in TEMPLATES.values() for t in ts})
     texts = {
         "name": [[t.format(n) for n in names] for t in templates],

@@ -1,4 +1,4 @@
-"""A client as Flower runs it: take the server's adapter, train on, send back what came of it."""
+"""A client, as Flower runs it: take the server's adapter, train it, send back the result."""
 
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
@@ -13,7 +13,10 @@ app = ClientApp()
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One round on this client's images. Threads are one, so that the same round gives the same bytes anywhere."""
+    """One round on this client's images.
+
+    It uses one thread, so that the same round gives the same bytes anywhere.
+    """
     torch.set_num_threads(1)
     config = message.content["config"]
     federation, clip = Federation.of(config), load_clip()
@@ -31,7 +34,7 @@ def train(message: Message, context: Context) -> Message:
 
 
 def images(context: Context, federation: Federation) -> Task:
-    """What this node was started with (``folder``, a folder of images), or else its share of the federation's task."""
+    """The node's own ``folder`` of images, or else its share of the federation's task."""
     if "folder" in context.node_config:
         return load_task(str(context.node_config["folder"]), shots=federation.shots)
     return client_task(

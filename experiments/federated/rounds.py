@@ -1,8 +1,8 @@
-"""Federated averaging of adapters: who holds which images, what a client does in a round, and how the server makes one
-adapter of many (FedAvg, McMahan et al., arXiv:1602.05629).
+"""Federated averaging of adapters (FedAvg, McMahan et al., arXiv:1602.05629).
 
-Nothing here knows of a network. The Flower apps beside this file carry the arrays of these functions to and fro, and
-`rounds` does the same in one process, which is what their result is held against.
+Who holds which images, what a client does in a round, and how the server averages adapters. Nothing
+here knows about a network. The Flower apps next to this file send the arrays of these functions
+back and forth; `rounds` does the same in one process, and their results are compared with it.
 """
 
 import copy
@@ -28,11 +28,12 @@ METHODS = {"lora": PLAIN, "copra": CopRA()}
 
 @dataclass(frozen=True)
 class Federation:
-    """All that decides a federation's result, in numbers and words that a Flower configuration can hold.
+    """All settings of a federation, as numbers and strings that a Flower configuration can hold.
 
-    ``aggregation``: one of `AGGREGATIONS`. ``split``: "style", every client has the drawings of another style, or
-    "classes", every client has other classes. ``steps`` and ``lr`` are those of one client in one round: the learning
-    rate decays to 0, and CopRA's schedule runs from start to end, in every round.
+    ``aggregation`` is one of `AGGREGATIONS`. With the ``split`` "style" every client has drawings
+    of another style, with "classes" every client has other classes. ``steps`` and ``lr`` are those
+    of one client in one round: in every round the learning rate decays to 0, and CopRA's schedule
+    runs from start to end.
     """
 
     task: str
@@ -61,7 +62,8 @@ class Federation:
                 )
         if self.clients < 1 or self.rounds < 1:
             raise ValueError(
-                f"clients and rounds must be at least 1, got clients={self.clients}, rounds={self.rounds}"
+                f"clients and rounds must be at least 1, got clients={self.clients}, "
+                f"rounds={self.rounds}"
             )
 
     @property
@@ -73,20 +75,21 @@ class Federation:
 
     @staticmethod
     def of(settings: Mapping[str, Any]) -> "Federation":
-        """From a configuration, which may hold other things as well."""
+        """From a configuration, which may contain other keys as well."""
         return Federation(
             **{f.name: settings[f.name] for f in fields(Federation) if f.name in settings}
         )
 
 
-# --- the clients' images ---------------------------------------------------------------------------------------------
+# --- the clients' images
 
 
 def client_task(task: Task, federation: Federation, client: int) -> Task:
-    """The task as client number `client` knows it: all class names, and of the images for training and validation its
-    own. The parts of all clients are disjoint and together complete.
+    """The task as client number `client` sees it: all class names, but only its own images.
 
-    Raises ValueError where the task cannot be split so, or where a client would have nothing to train on.
+    That is for training and validation; the clients' parts are disjoint and together complete.
+    Raises ValueError if the task cannot be split this way, or if a client would have nothing to
+    train on.
     """
     owner = (_by_style if federation.split == "style" else _by_class)(task, federation)
 
@@ -102,7 +105,8 @@ def client_task(task: Task, federation: Federation, client: int) -> Task:
     part = replace(task, train=own(task.train), val=own(task.val))
     if not len(part.train):
         raise ValueError(
-            f"client {client} of {federation.clients} has no training image of {task.name}; choose fewer clients"
+            f"client {client} of {federation.clients} has no training image of {task.name}; choose "
+            "fewer clients"
         )
     return part
 
@@ -111,24 +115,25 @@ def _by_style(task: Task, federation: Federation) -> Callable[[str, int], int]:
     styles = sorted({s.split(":")[0] for s in task.train.sources})
     if len(styles) != federation.clients:
         raise ValueError(
-            f"{task.name} has the drawing styles {', '.join(styles)}; a split by style needs as many clients, not {federation.clients}"
+            f"{task.name} has the drawing styles {', '.join(styles)}; a split by style needs as "
+            f"many clients, not {federation.clients}"
         )
     return lambda source, label: styles.index(source.split(":")[0])
 
 
 def _by_class(task: Task, federation: Federation) -> Callable[[str, int], int]:
-    """Classes are dealt in turn, in an order that the seed draws."""
+    """Classes are assigned in turn, in an order drawn from the seed."""
     dealt = torch.randperm(
         len(task.classes), generator=torch.Generator().manual_seed(federation.seed)
     ).tolist()
     return lambda source, label: dealt.index(label) % federation.clients
 
 
-# --- a round ---------------------------------------------------------------------------------------------------------
+# --- a round
 
 
 def initial(clip: Clip, federation: Federation) -> Adapter:
-    """What the server sends first: A drawn from the seed, as `fit` draws it, and B zero, so that the delta is zero."""
+    """What the server sends first: A drawn from the seed, as in `fit`, and B zero."""
     attached = Attached(
         copy.deepcopy(clip.model), federation.lora, generator(federation.seed, 0, "init")
     )
@@ -136,30 +141,41 @@ def initial(clip: Clip, federation: Federation) -> Adapter:
 
 
 def local_seed(federation: Federation, client: int, round: int) -> int:
-    """Other batches and masks for every client and round."""
+    """Different batches and masks for every client and round."""
     return so.rank(f"{federation.seed} {client} {round}")
 
 
 def local_training(
     clip: Clip, part: Task, federation: Federation, client: int, round: int, server: Adapter
 ) -> Adapter:
-    """What a client makes of the server's adapter, with its own images alone."""
+    """The adapter that a client makes of the server's, with its own images alone."""
     return fit(
-        clip, part, federation.lora, METHODS[federation.method], seed=local_seed(federation, client, round), steps=federation.steps,
-        lr=federation.lr, batch=federation.batch, precision=federation.precision, start_from=server, progress=False,
-    )  # fmt: skip
+        clip,
+        part,
+        federation.lora,
+        METHODS[federation.method],
+        seed=local_seed(federation, client, round),
+        steps=federation.steps,
+        lr=federation.lr,
+        batch=federation.batch,
+        precision=federation.precision,
+        start_from=server,
+        progress=False,
+    )
 
 
 def aggregate(
     federation: Federation, adapters: Sequence[Adapter], images: Sequence[int], start: Adapter
 ) -> Adapter:
-    """The server's next adapter: the clients' average, weighted by their numbers of images. `start` is what the server
-    sent first (`initial`)."""
+    """The server's next adapter: the clients' average, weighted by their numbers of images.
+
+    `start` is what the server sent first (`initial`).
+    """
     return AGGREGATIONS[federation.aggregation](adapters, [n / sum(images) for n in images], start)
 
 
 def rounds(clip: Clip, task: Task, federation: Federation) -> Iterator[Adapter]:
-    """The server's adapter before the first round and after each."""
+    """The server's adapter before the first round and after each round."""
     server = start = initial(clip, federation)
     yield server
     parts = [client_task(task, federation, c) for c in range(federation.clients)]
@@ -171,21 +187,22 @@ def rounds(clip: Clip, task: Task, federation: Federation) -> Iterator[Adapter]:
         yield server
 
 
-# --- averages --------------------------------------------------------------------------------------------------------
+# --- averages
 
 
 def average_deltas(
     adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter
 ) -> Adapter:
-    """The average of ΔW, which has up to clients × rank directions, cut back to the rank that the clients train."""
+    """The average of ΔW, of rank up to clients × rank, truncated to the rank that clients train."""
     return going_on(truncate(weighted_sum(adapters, weights), start.rank), start)
 
 
 def going_on(adapter: Adapter, start: Adapter) -> Adapter:
-    """An adapter of the same deltas, to the last bits, with the sites, ranks and scales of `start`, as `fit` needs it.
+    """The same deltas, up to rounding, with the sites, ranks and scales of `start`, as `fit` needs.
 
-    A direction in which A and B are both zero would never learn again, as each one's gradient is a multiple of the other:
-    one that is missing, or of no size beside the largest, takes A from `start`, and B zero.
+    A direction in which A and B are both zero could never learn again, since the gradient of each
+    is a multiple of the other. So a direction that is missing, or negligible next to the largest,
+    takes A from `start`, and B zero.
     """
     deltas = {}
     for name, first in start.deltas.items():
@@ -203,20 +220,24 @@ def going_on(adapter: Adapter, start: Adapter) -> Adapter:
 def average_both_factors(
     adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter
 ) -> Adapter:
-    """A and B averaged by themselves, which is what FedAvg does to a LoRA: not the average of ΔW."""
+    """Average A and B separately, as FedAvg does with LoRA: this is not the average of ΔW."""
     return average_factors(adapters, weights)
 
 
 def average_b(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
-    """FFA-LoRA (Sun et al., arXiv:2403.12313): A is frozen and everybody's, so the average of B gives that of ΔW, exactly.
-    Raises ValueError if a client has another A."""
+    """FFA-LoRA (Sun et al., arXiv:2403.12313): A is frozen and shared.
+
+    So the average of B gives the average of ΔW exactly. Raises ValueError if a client has another
+    A.
+    """
     if any(
         not torch.equal(d.A, start.deltas[name].A)
         for adapter in adapters
         for name, d in adapter.deltas.items()
     ):
         raise ValueError(
-            "FFA-LoRA averages adapters that share A; train with LoRA(train_a=False), from the server's adapter"
+            "FFA-LoRA averages adapters that share A; train with LoRA(train_a=False), from the "
+            "server's adapter"
         )
     mean = average_factors(adapters, weights)  # its A is off by a rounding error
     return Adapter(
@@ -231,14 +252,14 @@ AGGREGATIONS: dict[str, Callable[[Sequence[Adapter], Sequence[float], Adapter], 
     "factors": average_both_factors,
     "ffa": average_b,
 }
-"""(the clients' adapters, weights, what the server sent first) → the server's next adapter."""
+"""(clients' adapters, weights, what the server sent first) → the server's next adapter."""
 
 
-# --- what travels ----------------------------------------------------------------------------------------------------
+# --- what travels
 
 
 def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
-    """A and B of every site. The scale does not travel: in a federation it is always that of its settings."""
+    """A and B of every site. The scale is not sent: a federation's settings determine it."""
     return {
         f"{name}.{half}": getattr(d, half).numpy()
         for name, d in adapter.deltas.items()
@@ -249,7 +270,10 @@ def to_arrays(adapter: Adapter) -> dict[str, np.ndarray]:
 def from_arrays(
     arrays: Mapping[str, np.ndarray], base: str, clip: Clip, federation: Federation
 ) -> Adapter:
-    """Back again. Raises ValueError for an adapter of another base, of other sites or with numbers that are not finite."""
+    """The adapter of such arrays.
+
+    Raises ValueError for another base or other sites, or numbers that are not finite.
+    """
     names = dict.fromkeys(key.rpartition(".")[0] for key in arrays)
     if wrong := set(arrays) ^ {f"{name}.{half}" for name in names for half in "AB"}:
         raise ValueError(

@@ -1,8 +1,9 @@
-"""Federated averaging on Flower's simulation: ΔW, factors or FFA-LoRA, for LoRA and CopRA, over clients that hold other
-drawing styles or other classes: ``python experiments/federated/run.py`` writes ``results/federated.csv``.
+"""Federated averaging in Flower's simulation: ``python experiments/federated/run.py``.
 
-A federation is computed once and kept; an interrupted run goes on where it stopped. ``--check`` writes nothing and holds
-small federations against the same rounds without Flower.
+It averages ΔW, factors, or B with A frozen (FFA-LoRA), for LoRA and CopRA, over clients that hold
+different drawing styles or different classes, and writes ``results/federated.csv``. A federation is
+computed once and stored; an interrupted run continues where it stopped. ``--check`` writes nothing
+and compares small federations with the same rounds without Flower.
 """
 
 import hashlib
@@ -30,8 +31,8 @@ from common import arguments, finish
 
 from copra_lab.training import RATES
 
-# Nothing is reported to anyone. Read when Flower and Ray are imported, which is why `simulate` does that; the last one takes
-# the other of two ways to say that there is no GPU, without a warning.
+# No telemetry. Flower and Ray read these when they are imported, so `simulate` imports them. The
+# last one selects the way to say that there is no GPU that gives no warning.
 os.environ |= {
     "FLWR_TELEMETRY_ENABLED": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,18 +44,21 @@ PLAN = {
     "travel-solarised": (("style", 2),),
     "digits": (("classes", 4),),
 }
-"""How many clients hold what of a task. Of these the CLIP moves far in few steps; digits have one style, but a thousand test images."""
+"""How many clients share a task, and how it is split.
+
+On these tasks CLIP learns much in few steps. Digits have only one style, but a thousand test
+images.
+"""
 
 SEEDS = 3
 COLUMNS = ("task", "method", "seed", "setting", "clients", "split", "round", "n", "accuracy")
 
 Served = list[tuple[Adapter, Accuracy]]
-"""The server's adapter and its accuracy, before the first round and after each."""
+"""The server's adapter and its accuracy, before the first round and after each round."""
 
 
 def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
-    """For each task one client that holds everything, which is no federation but what one is held against, and then those of
-    the plan."""
+    """For each task a single client with all the data, for comparison, and then the plan."""
     return [
         Federation(task, method, aggregation, split, clients, seed, lr=RATES[method])
         for task in tasks
@@ -68,7 +72,7 @@ def federations(tasks: Sequence[str], seeds: int) -> list[Federation]:
 def simulate(
     todo: Sequence[Federation], clip: Clip, cores: int, done: Callable[[Federation, Served], object]
 ) -> None:
-    """Run federations of the same number of clients, one after another, in one simulation; `done` is told of each."""
+    """Run federations with the same number of clients in one simulation; `done` is told of each."""
     from client_app import app as client_app
     from flwr.serverapp import Grid, ServerApp
     from flwr.simulation import run_simulation
@@ -93,7 +97,8 @@ def simulate(
                     )
                 done(f, serve(grid, benches[f.task], f, bar.update))
 
-    # Of this function and of ``flwr run`` Flower prefers the second, which leaves a service behind; the README shows it.
+    # Flower prefers ``flwr run`` to this function, but that leaves a service behind; the README
+    # shows it.
     machine, client = {"num_cpus": cores, "log_to_driver": False}, {"num_cpus": 1, "num_gpus": 0}
     run_simulation(
         server_app,
@@ -111,19 +116,20 @@ def simulate_all(
 
 
 def kept(federation: Federation, clip: Clip, work: Path) -> Path:
-    """Where a federation's accuracies are kept: one file for each base and each choice of settings."""
+    """Where a federation's accuracies are stored: one file for each base and choice of settings."""
     key = hashlib.blake2b(
         json.dumps([clip.hash, federation.settings()], sort_keys=True).encode(), digest_size=6
     ).hexdigest()
     return (
         work
         / "federated"
-        / f"{Path(federation.task).name}-{federation.method}-{federation.aggregation}-{federation.seed}-{key}.json"
+        / f"{Path(federation.task).name}-{federation.method}-{federation.aggregation}"
+        f"-{federation.seed}-{key}.json"
     )
 
 
 def rows(federation: Federation, file: Path) -> list[dict]:
-    """A row a round; round 0 is before the first."""
+    """One row per round; round 0 is before the first."""
     f = federation
     about = {
         "task": f.task,
@@ -157,7 +163,7 @@ def run(a: Namespace) -> None:
 
 
 def check(a: Namespace) -> None:
-    """Exits with an error if any adapter of any round differs from the one that the loop without Flower makes."""
+    """Exit with an error if any adapter differs from that of the loop without Flower."""
     clip, task = load_clip(), "people-occluded"
     small = {"rounds": 2, "steps": 3, "shots": 4}
     wanted = [
@@ -177,7 +183,8 @@ def check(a: Namespace) -> None:
         worst = max(worst, *far)
         what = f"{f.method:5} {f.aggregation:7} by {f.split:7} of {f.clients}"
         print(
-            f"{what}: {sum(same)} of {len(same)} adapters the same to the byte, ΔW at most {max(far):.1g} apart"
+            f"{what}: {sum(same)} of {len(same)} adapters are byte-identical; ΔW differs by at "
+            f"most {max(far):.1g}"
         )
     if worst > 1e-5:
         sys.exit(f"Flower's simulation and the loop without it differ by {worst:.1g} in ΔW")
@@ -194,12 +201,14 @@ def distance(one: Adapter, other: Adapter) -> float:
 def main() -> None:
     p = arguments(__doc__)
     p.add_argument(
-        "--seeds", type=int, help=f"so many (and print, write nothing; default: all {SEEDS})"
+        "--seeds",
+        type=int,
+        help=f"number of seeds (prints, and writes nothing; default: all {SEEDS})",
     )
     p.add_argument(
         "--check",
         action="store_true",
-        help="hold small federations against the same rounds without Flower",
+        help="compare small federations with the same rounds without Flower",
     )
     a = p.parse_args()
     if unknown := set(a.tasks or ()) - set(PLAN):
@@ -207,7 +216,7 @@ def main() -> None:
     try:
         (check if a.check else run)(a)
     except KeyboardInterrupt:
-        print("interrupted; finished federations are kept", file=sys.stderr)
+        print("interrupted; finished federations are stored", file=sys.stderr)
         os._exit(
             130
         )  # a plain exit waits for Flower's server, and that one up to an hour for its clients

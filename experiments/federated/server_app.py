@@ -1,4 +1,4 @@
-"""The server as Flower runs it: send the adapter, average what comes back, measure it on the test images."""
+"""The server, as Flower runs it: send the adapter, average the results, measure on test images."""
 
 from collections.abc import Callable, Iterable
 
@@ -19,7 +19,10 @@ app = ServerApp()
 
 @app.main()
 def main(grid: Grid, context: Context) -> None:
-    """One federation, as the run's configuration says; Flower logs the accuracies. ``save``: a folder for the adapter."""
+    """One federation with the run's configuration; Flower logs the accuracies.
+
+    ``save`` is a folder for the adapter.
+    """
     torch.set_num_threads(1)
     federation, clip = Federation.of(context.run_config), load_clip()
     bench = Bench(
@@ -36,7 +39,7 @@ def serve(
     federation: Federation,
     after_round: Callable[[], object] = lambda: None,
 ) -> list[tuple[Adapter, Accuracy]]:
-    """The server's adapter and its accuracy, before the first round and after each."""
+    """The server's adapter and its accuracy, before the first round and after each round."""
     clip, found = bench.clip, list[tuple[Adapter, Accuracy]]()
 
     def evaluate(server_round: int, arrays: ArrayRecord) -> MetricRecord:
@@ -46,15 +49,21 @@ def serve(
         return MetricRecord({"accuracy": found[-1][1].value, "images": found[-1][1].n})
 
     AdapterAverage(clip, federation).start(
-        grid, sent(initial(clip, federation)), num_rounds=federation.rounds,
-        train_config=ConfigRecord(federation.settings() | {"base": clip.hash}), evaluate_fn=evaluate,
-    )  # fmt: skip
+        grid,
+        sent(initial(clip, federation)),
+        num_rounds=federation.rounds,
+        train_config=ConfigRecord(federation.settings() | {"base": clip.hash}),
+        evaluate_fn=evaluate,
+    )
     return found
 
 
 class AdapterAverage(FedAvg):
-    """Flower's FedAvg with the averages of `rounds`. All clients take part in every round, and one that fails stops the
-    run: an average without its images would pass for one with them."""
+    """Flower's FedAvg with the averages of `rounds`.
+
+    All clients take part in every round, and one that fails stops the run: an average without its
+    images would look like one with them.
+    """
 
     def __init__(self, clip: Clip, federation: Federation):
         super().__init__(
