@@ -9,9 +9,8 @@ import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.adapters import Adapter, LowRank
-from copra_lab.sweeps.runs import RATES
 from copra_lab.tasks import Task
-from copra_lab.training import fit
+from copra_lab.training import RATES, fit
 from experiments.federated import rounds as fed
 from experiments.federated.rounds import (
     METHODS,
