@@ -2,7 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
-from copra_lab.peft_models.adapter import PeftAdapter, average, keep
+from copra_lab.peft_models.adapter import PeftAdapter
+from copra_lab.peft_models.averaging import average
+from copra_lab.peft_models.keeping import keep
 from copra_lab.peft_models.layers import Switches, block_of, tuner_layers
 from copra_lab.peft_models.progressive import Progressive
 

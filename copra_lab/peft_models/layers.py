@@ -1,8 +1,8 @@
 """The adapter layers of any model that peft has adapted, switched on and off.
 
-peft calls the modules that it puts around a base's own *tuner layers*: of LoRA, DoRA, LoHa, VeRA, RandLoRA, IA³ and some
-thirty more methods. Each has ``enable_adapters``; one that is off shows the base. Here they are grouped by transformer
-block, found from their names.
+peft calls the modules that it puts around those of the base *tuner layers*: for LoRA, DoRA, LoHa,
+VeRA, RandLoRA, IA³ and some thirty more methods. Each has ``enable_adapters``; one that is off
+shows the base. Here they are grouped by transformer block, which is found from their names.
 """
 
 import re
@@ -24,10 +24,13 @@ _WRAPPERS = re.compile(r"^(?:(?:_orig_mod|module|_fsdp_wrapped_module|base_model
 
 
 def block_of(name: str) -> str:
-    """The transformer block that a module belongs to, from its name: up to the number of the innermost ``block``
-    (``swin.encoder.layers.0.blocks.1``, T5's ``encoder.block.0``), else of the outermost ``layer``
-    (``bert.encoder.layer.3``, ``vision_model.encoder.layers.3``), else up to the first number (``transformer.h.3``). A module
-    that is in no block is one by itself."""
+    """The transformer block that a module belongs to, found from its name.
+
+    The name is cut after the number of the innermost ``block`` (``swin.encoder.layers.0.blocks.1``,
+    T5's ``encoder.block.0``), else of the outermost ``layer`` (``bert.encoder.layer.3``,
+    ``vision_model.encoder.layers.3``), else after the first number (``transformer.h.3``). A module
+    outside of all blocks is a block by itself.
+    """
     if inner := list(_BLOCK.finditer(name)):
         return name[: inner[-1].end()]
     m = _LAYER.search(name) or _NUMBER.search(name)
@@ -46,37 +49,37 @@ _REFUSED = {
 def tuner_layers(
     model: nn.Module, unit: str = "layer", block_of: BlockOf = block_of
 ) -> dict[str, tuple[Any, ...]]:
-    """The tuner layers of `model` that are switched together, in order of depth. ``unit``: "layer", by `block_of`, or "module", each
-    by itself. Heads and tokens that are trained beside the adapter (``modules_to_save``) are no units: they stay on.
+    """Group the tuner layers of a model into the units that are switched together.
 
-    Raises ValueError where there are none, for a method that cannot be taken apart, and for an adapter whose "off" is not the
-    base: one that is merged into it, that began by moving a part of it (PiSSA and its like), or that trained its biases.
+    Heads and tokens that are trained beside the adapter (``modules_to_save``) are not units: they
+    stay on.
+
+    Args:
+        model: The model that peft adapted.
+        unit: "layer" to group by `block_of`, or "module" for each by itself.
+        block_of: How modules are grouped, from their names.
+
+    Returns:
+        Name of a unit → its tuner layers, from the first layer to the last.
+
+    Raises:
+        ValueError: If there are none, the method cannot be taken apart, or a layer that is off
+            would not show the base: the adapter is merged into it, moved it at the start (PiSSA
+            and similar methods), or trained its biases.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
     if unit not in ("layer", "module"):
         raise ValueError(f"unit must be 'layer' or 'module', got {unit!r}")
-    configs = next(
-        (c for m in model.modules() if isinstance(c := getattr(m, "peft_config", None), dict)), {}
-    )
-    for config in configs.values():
-        if config.is_prompt_learning:
-            continue  # which has no layers at all
-        if (kind := method(config.to_dict())) in _REFUSED:
-            raise ValueError(
-                f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or another method with layers"
-            )
-        if why := off_is_not_base(config.to_dict()):
-            raise ValueError(why)
+    _check_methods(model)
     out: dict[str, tuple[Any, ...]] = {}
-    aside = outer = (
-        ""  # paths that others may be inside of: of a head, and of a tuner layer (attention around its output projection)
-    )
+    # Paths that others may lie in: of a head, and of a tuner layer (attention around its output).
+    head = outer = ""
     for path, module in model.named_modules():
         if isinstance(module, AuxiliaryTrainingWrapper):
-            aside = path
-        elif isinstance(module, BaseTunerLayer) and not (aside and path.startswith(f"{aside}.")):
+            head = path
+        elif isinstance(module, BaseTunerLayer) and not (head and path.startswith(f"{head}.")):
             outer = outer if outer and path.startswith(f"{outer}.") else path
             name = _WRAPPERS.sub("", outer)
             if module.merged:
@@ -87,19 +90,44 @@ def tuner_layers(
             out[key] = (*out.get(key, ()), module)
     if not out:
         raise ValueError(
-            f"{type(model).__name__} has no adapter layers; make it with peft.get_peft_model and a method that has (prompt tuning has none)"
+            f"{type(model).__name__} has no adapter layers; make it with peft.get_peft_model and a "
+            "method that has layers (prompt tuning has none)"
         )
     return out
 
 
-class Switches:
-    """The units of `tuner_layers`, and which of them are on. What peft changes beside that when it switches a layer, which
-    parameters learn, is put back: an optimiser made at any time sees them all.
+def _check_methods(model: nn.Module) -> None:
+    """Raise ValueError if an adapter's layers cannot be switched one by one."""
+    found = (getattr(m, "peft_config", None) for m in model.modules())
+    for config in next((c for c in found if isinstance(c, dict)), {}).values():
+        if config.is_prompt_learning:  # without layers
+            continue
+        if (kind := method(config.to_dict())) in _REFUSED:
+            raise ValueError(
+                f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or "
+                "another method with layers"
+            )
+        if reason := off_is_not_base(config.to_dict()):
+            raise ValueError(reason)
 
-    ``names``: of the units, in order of depth.
+
+class Switches:
+    """The units of `tuner_layers`, and which of them are on.
+
+    When peft switches a layer, it also changes which parameters are trainable. That is undone, so
+    that an optimiser made at any time sees them all.
+
+    Args:
+        model: The model that peft adapted.
+        unit: "layer" or "module".
+        block_of: How modules are grouped, from their names.
+
+    Attributes:
+        names: Names of the units, from the first layer to the last.
+        units: The tuner layers of each.
     """
 
-    def __init__(self, model: nn.Module, unit: str = "layer", block_of: BlockOf = block_of):
+    def __init__(self, model: nn.Module, unit: str = "layer", block_of: BlockOf = block_of) -> None:
         units = tuner_layers(model, unit, block_of)
         self.model, self.names, self.units = model, tuple(units), tuple(units.values())
 
@@ -113,39 +141,37 @@ class Switches:
 
     def set(self, on: Sequence[bool]) -> None:
         """Switch each unit on or off."""
-        learns = [(p, p.requires_grad) for p in self.model.parameters()]
+        trainable = [(p, p.requires_grad) for p in self.model.parameters()]
         for unit, is_on in zip(self.units, on, strict=True):
             for layer in unit:
                 if layer.disable_adapters == is_on:
                     layer.enable_adapters(bool(is_on))
-        for p, did in learns:
-            if p.requires_grad != did:
-                p.requires_grad_(did)
+        for p, was in trainable:
+            if p.requires_grad != was:
+                p.requires_grad_(was)
 
     @contextmanager
     def kept(self) -> Iterator[None]:
-        """Afterwards every unit is as it was, after an exception too."""
+        """Afterwards every unit is as it was, even after an exception."""
         before = self.on
         try:
             yield
         finally:
             self.set(before)
 
+    def layers(self, on: Sequence[bool]) -> list[Any]:
+        """The tuner layers of these units."""
+        return [x for unit, is_on in zip(self.units, on, strict=True) if is_on for x in unit]
+
     def parameters(self, on: Sequence[bool]) -> list[nn.Parameter]:
-        """The adapters' parameters in these units and in no other: some methods share theirs between layers."""
+        """The adapter's parameters in these units and no other; some methods share theirs."""
         inside, outside = (
-            {
-                p: None
-                for unit, is_on in zip(self.units, on, strict=True)
-                if is_on == side
-                for layer in unit
-                for p in _own(layer)
-            }
-            for side in (True, False)
+            dict.fromkeys(p for layer in self.layers(units) for p in _parameters(layer))
+            for units in (on, [not x for x in on])
         )
         return [p for p in inside if p not in outside]
 
 
-def _own(layer: nn.Module) -> Iterator[nn.Parameter]:
+def _parameters(layer: nn.Module) -> Iterator[nn.Parameter]:
     """Parameters of a tuner layer, without those of the layer that it wraps."""
     return (p for name, p in layer.named_parameters() if not name.startswith("base_layer."))

@@ -218,7 +218,7 @@ def test_every_beginning_and_bias_is_followed_or_refused(init, bias):
     close(logits(reloaded(average(plain, [0.25, 0.75]))), by_hand(summed(models, [0.25, 0.75])))
     if init in AGAIN:
         close(logits(reloaded(adapters[0].as_lora(base()))), logits(models[0]))
-        refused(lambda: adapters[0].as_lora(models[0]), "load it anew")
+        refused(lambda: adapters[0].as_lora(models[0]), "load it again")
     else:
         refused(lambda: adapters[0].as_lora(base()), "cannot be computed again")
 
