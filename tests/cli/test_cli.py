@@ -188,7 +188,7 @@ def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
         "no place",
         code=1,
     ).stderr
-    assert "a template holds {} once" in wrong
+    assert "a template must contain {} once" in wrong
     assert (
         "digits has its own prompt and split"
         in run("fit", "digits", "-o", tmp_path / "b", "--template", "a {}", code=1).stderr
@@ -236,7 +236,7 @@ def test_classes_may_be_called_like_splits(home, tmp_path):
         "--batch",
         2,
     )
-    assert "test holds 'train', and train does not" in run(*fit, code=1).stderr
+    assert "test has 'train' but train does not" in run(*fit, code=1).stderr
     assert (
         told(*fit, "--no-splits")["provenance"] | {"classes": 2, "task options": {"splits": False}}
         == load_adapter(tmp_path / "a").provenance

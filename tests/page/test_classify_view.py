@@ -291,7 +291,7 @@ def test_a_picture_that_is_refused_says_why(tmp_path):
     file = tmp_path / "deep.tif"
     Image.fromarray(np.zeros((20, 20), np.int32)).save(file)
     answer = own.given(LAB, "colours", str(file))[2]
-    assert "none is known to be white: save it with 8 or 16 bits" in answer
+    assert "it is unknown which one is white: save it with 8 or 16 bits" in answer
     assert "choose a PNG" in answer
 
 

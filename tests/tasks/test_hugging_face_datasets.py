@@ -26,7 +26,7 @@ class ClassLabel:
 
 
 class Table:
-    """What `hf_datasets` asks of a ``datasets.Dataset``."""
+    """What `hugging_face` asks of a ``datasets.Dataset``."""
 
     def __init__(self, features, columns, name="pets"):
         self.features, self._columns, self.info = (
