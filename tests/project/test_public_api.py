@@ -31,7 +31,7 @@ PUBLIC = {
     "engine": "Encoder encode_texts Tower TextTower plain_tower plain_text",
     "merging": """weighted_sum Weight interpolate plane task_arithmetic ties dare keep_largest truncate
         average_factors interpolate_factors SPACES barrier highest_barrier""",
-    "methods": "LoRA Attached InputDropout",
+    "methods": "LoRA Attached InputDropout METHODS",
     "models": """load_clip Clip check_base to_hugging_face save_hugging_face Site find_sites choose hf_name site_of
         KINDS TOWERS""",
     "peft_models": """CopRACallback Progressive Switches tuner_layers block_of PeftAdapter keep average""",
@@ -41,14 +41,14 @@ PUBLIC = {
     "pruning": "keep PRESETS preset layers_of keep_best magnitudes sparsify sparsity",
     "shapley": """LayerGame SwitchGame players_of Game solve exact Exact Curve all_coalitions sharpen Progress
         estimate Estimate SAMPLERS permutations owen stratified""",
-    "sweeps": "read_grid grid Grid METHODS Run PromptRun trained run_all rows_of",
+    "sweeps": "read_grid grid Grid Run TaskOptions trained run_all rows_of",
     "tasks": """load_task task_names Task Split image_folder photo data_folder TASKS SETS IMAGE_FILES MEGAPIXELS""",
     "tasks.hugging_face": "listing",
-    "training": """fit DEFAULTS RATES Step CopRA Dropout ProgressiveDropout StochasticDepth PLAIN DROPPINGS Dropping
-        Draw masks drawn ramp group""",
+    "training": """fit fit_steps TrainingSettings Execution DEFAULTS RATES Step CopRA Dropout ProgressiveDropout
+        StochasticDepth PLAIN Dropping Draw masks drawn ramp group""",
     "utils.rng": "generator",
     "utils.statistics": "Accuracy bootstrap_interval paired_bootstrap",
-    "zoo": "shipped Shipped shipped_prompts ShippedPrompt",
+    "zoo": "shipped Shipped shipped_prompts",
 }
 """Package, or the one module of a package that is public by itself → its names."""
 
