@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import torch
@@ -23,25 +23,24 @@ from copra_lab.page.api.schemas import (
     Task,
 )
 from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
-from copra_lab.page.server.limits import UPLOAD_MB
+from copra_lab.page.server.limits import ASKED_SECONDS, UPLOAD_MB
 from copra_lab.page.state.adapter_size import left
 from copra_lab.page.state.classification import Picture, opinions
-from copra_lab.page.state.controls import switches_of
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import onward, solving
 from copra_lab.page.state.measurement import FIRST, PATIENCE, firsts, traffic
-from copra_lab.page.state.validation import (
-    adapter_of,
-    duration,
-    percentage,
-    position,
-    prompt_of,
-    shares_of,
-    switched_on,
-)
-from copra_lab.page.state.view_states import Base, Bent, Blended, Place, Pruned
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.fields import within
+from copra_lab.page.state.schemas.measured import Base, Measured
+from copra_lab.page.state.schemas.prompt import PromptState
+from copra_lab.page.state.schemas.prune import ALL, PruneState, Switches
+from copra_lab.page.state.schemas.reading import Reading, read
+from copra_lab.page.state.schemas.shapley import ShapleyState
+from copra_lab.page.state.switches import switches_of
 from copra_lab.tasks.task import MEGAPIXELS, photo
 from copra_lab.utils.statistics import Accuracy
+
+S = TypeVar("S")
 
 LARGEST = 1_000_000 * UPLOAD_MB
 """Bytes that a picture may have."""
@@ -141,10 +140,8 @@ class Api:
             b: key of another one
             weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line goes on
         """
-        place = Blended(
-            task, self._key(task, a, base=True), self._key(task, b, base=True), position(weight)
-        )
-        return BlendAnswer(**self._measured(place), weight=place.weight)
+        state = self._read(BlendState, {"task": task, "a": a, "b": b, "weight": weight})
+        return BlendAnswer(**self._measured(state), weight=state.weight)
 
     @in_words
     def prune(
@@ -164,21 +161,22 @@ class Api:
             kinds: the matrices that keep theirs, out of those that "adapters" lists, such as q, k and v; without it all do
             sparsity: percent of what is left that is set to zero, from 0 to 100
         """
-        key = self._key(task, adapter)
-        have = switches_of(self.lab.adapter(task, key))
-        on = [
-            None if s is None else switched_on(s, h, name)
-            for s, h, name in zip((layers, kinds), have, ("layer", "kind"), strict=True)
-        ]
-        place = Pruned(task, key, on[0], on[1], percentage(sparsity))
-        kept = [list(h if s is None else s) for s, h in zip(on, have, strict=True)]
-        number = self._measured(place)
+        switches = Switches(*(ALL if on is None else on for on in (layers, kinds)))
+        values = {
+            "task": task,
+            "key": adapter,
+            "kept": switches,
+            "percent": sparsity,
+        }
+        state = self._read(PruneState, values)
+        all_layers, all_kinds = switches_of(self.lab.adapter(task, adapter))
+        number = self._measured(state)
         return PruneAnswer(
             **number,
-            layers=kept[0],
-            kinds=kept[1],
-            sparsity=place.percent,
-            left=left(self.lab, place).share,
+            layers=[i for i in all_layers if layers is None or i in layers],
+            kinds=[k for k in all_kinds if kinds is None or k in kinds],
+            sparsity=state.percent,
+            left=left(self.lab, state).share,
         )
 
     @in_words
@@ -191,9 +189,9 @@ class Api:
             adapter: key of an adapter, as "adapters" lists them
             seconds: for how long to go on sharpening, from 0 to 60
         """
-        key = self._key(task, adapter)
-        until = time.monotonic() + duration(seconds)
-        game = solving(self.lab, task, key)
+        state = self._read(ShapleyState, {"task": task, "key": adapter})
+        until = time.monotonic() + within(seconds, 0, ASKED_SECONDS, "seconds")
+        game = solving(self.lab, task, state.key)
         values = game.advance()
         while not values.exact and time.monotonic() < until:
             values = onward(game)
@@ -212,12 +210,14 @@ class Api:
             prompt: key of a soft prompt, as "prompts" lists them
             percents: for each of its vectors the percent of its learned length, from 0 to 200; without it all stay as learned
         """
-        self.lab.check(task)
-        length = self.lab.prompt(task, prompt_of(self.lab, task, prompt)).length
-        place = Bent(task, prompt, None if percents is None else shares_of(percents, length))
+        values: dict[str, Any] = {"task": task, "key": prompt}
+        if percents is not None:
+            values["percents"] = percents
+        state = self._read(PromptState, values)
+        length = self.lab.prompt(task, prompt).length
         return PromptAnswer(
-            **self._measured(place),
-            percents=[100] * length if place.percents is None else list(place.percents),
+            **self._measured(state),
+            percents=[100] * length if state.percents is None else list(state.percents),
         )
 
     @in_words
@@ -252,13 +252,12 @@ class Api:
             )
         return found
 
-    def _key(self, task: str, key: object, base: bool = False) -> str:
-        self.lab.check(task)
-        return adapter_of(self.lab, task, key, base)
+    def _read(self, state: type[S], values: dict[str, Any]) -> S:
+        return read(state, Reading(self.lab), values)
 
-    def _measured(self, place: Place) -> Number:
+    def _measured(self, state: Measured) -> Number:
         """The model at `place`, run on all test images; the first numbers of visitors go before."""
-        bench, model = self.lab.bench(place.task), place.model(self.lab)
+        bench, model = self.lab.bench(state.task), state.model(self.lab)
         found = []
         with traffic:
             for start in range(0, len(bench), FIRST):

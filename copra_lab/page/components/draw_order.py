@@ -1,8 +1,6 @@
 """What is drawn carries the number of its turn, and the browser shows nothing of an older turn after a newer one: several
 handlers draw for one visitor, and what they give can overtake each other on the way."""
 
-from typing import Any
-
 import gradio as gr
 
 from copra_lab.page.components.panels import html
@@ -18,6 +16,6 @@ def newest(value: str, elem_id: str) -> gr.HTML:
     return html(value, elem_id=elem_id, html_template=_NEWEST.replace("HOLDER", elem_id))
 
 
-def stamped(turn: int, pieces: list[str], asked: Asked | None = None) -> list[Any]:
-    """The pieces of HTML as drawn in `turn`, one of `copra_lab.page.state.session.Walk.turns`, for what was `asked`."""
-    return [f"<!--{turn}-->{piece if asked is None else of(asked, piece)}" for piece in pieces]
+def stamped(version: int, piece: str, asked: Asked | None = None) -> str:
+    """A piece of HTML as drawn for a `version` of the visitor's history, and for what was `asked`."""
+    return f"<!--{version}-->{piece if asked is None else of(asked, piece)}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from copra_lab.bench.bench import Bench
 from copra_lab.page.components.numbers import percent
-from copra_lab.page.state.session import Change, Point, Walk, changes
+from copra_lab.page.state.session import Change, History, Point, changes
 from copra_lab.utils.statistics import Accuracy
 
 TILES = 10
@@ -24,21 +24,23 @@ def html(value: str, **options: Any) -> gr.HTML:
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-def number(walk: Walk, recipe: str, data: Mapping[str, object], measuring: str) -> str:
+def number(history: History, recipe: str, data: Mapping[str, object], measuring: str) -> str:
     """The accuracy where the visitor stands, with its interval. `recipe`: what the model is made of, as HTML; `data`:
     the same for programs."""
-    if walk.here is None:
+    if history.here is None:
         doing = (
             f"{measuring} A very first start also draws all images: about a minute."
-            if walk.place
+            if history.state
             else "Waking the model."
         )
         return _now("…", "", recipe, doing, "", "waiting")
-    a = walk.here.accuracy
+    a = history.here.accuracy
     low, high = (f"{100 * end:.1f}" for end in a.interval)
-    part = a.n < walk.total
-    images = f"first {a.n} of {walk.total} images" if part else f"{a.correct} of {a.n} images right"
-    held = {**data, "correct": a.correct, "n": a.n, "total": walk.total}
+    part = a.n < history.total
+    images = (
+        f"first {a.n} of {history.total} images" if part else f"{a.correct} of {a.n} images right"
+    )
+    held = {**data, "correct": a.correct, "n": a.n, "total": history.total}
     words = f'95\u202f% <span class="long">interval</span> <b>{low} to {high}</b><br>{images}'
     attributes = "".join(f' data-{name}="{escape(str(value))}"' for name, value in held.items())
     return _now(f"{100 * a.value:.1f}", "%", recipe, words, attributes, "first" if part else "")

@@ -12,9 +12,9 @@ from torch import Tensor
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.peft_folder import WEIGHTS, weights_file
 from copra_lab.models.sites import site_of
-from copra_lab.page.state.controls import switches_of
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.view_states import Pruned
+from copra_lab.page.state.schemas.prune import PruneState
+from copra_lab.page.state.switches import switches_of
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,11 @@ class Left:
 
 
 @lru_cache(1024)
-def left(lab: Lab, place: Pruned) -> Left:
+def left(lab: Lab, state: PruneState) -> Left:
     """What is left of the adapter at `place`."""
-    whole = lab.adapter(place.task, place.key)
+    whole = lab.adapter(state.task, state.key)
     of = _entries(whole, Tensor.numel)
-    kept = place.adapter(lab)
+    kept = state.adapter(lab)
     count = _entries(kept, lambda t: int(t.count_nonzero()))
     layers = tuple(
         (layer, count["vision", layer] / of["vision", layer]) for layer in switches_of(whole)[0]

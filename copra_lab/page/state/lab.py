@@ -49,7 +49,7 @@ class Own:
     """An adapter that a visitor trained on this page, in training number `number`; ``steps`` of those that were asked for are done.
 
     ``key`` cannot be guessed and never comes again, so what was measured under it is never another adapter's. Every lab finds the
-    adapter by it as long as its visitor keeps it; only that visitor's menus show it (see `Walk.lab`).
+    adapter by it as long as its visitor keeps it; only that visitor's menus show it (see `History.lab`).
     """
 
     task: str

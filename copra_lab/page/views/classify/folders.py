@@ -16,6 +16,7 @@ from copra_lab.page.components.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.staleness import of
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.server.limits import WATCHED_SECONDS
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import traffic
@@ -72,15 +73,16 @@ def fill(lab: Lab) -> None:
             '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>',
         )
 
-    def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
-        yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
-        for pieces in classified(lab, file, lambda: zips.overtaken(number)):
-            yield [
-                of(Asked(at=number, part=PART), piece) if isinstance(piece, str) else piece
-                for piece in pieces
-            ]
+    components = {"result": result, "table": table}
+
+    def run(file: Any, zips: Requests, number: Any) -> Iterator[Shows]:
+        yield gr.skip()  # a generator that gives nothing would empty its outputs
+        asked = Asked(at=number, part=PART)
+        for updates in classified(lab, file, lambda: zips.overtaken(number)):
+            pieces = {name: of(asked, piece) for name, piece in updates.items()}
+            yield by_component(components, pieces)
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
-            yield [gr.skip()] * 2
+            yield gr.skip()
 
     # It counts before it waits for a place, so that the zip before it ends and leaves its own.
     waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)
@@ -89,7 +91,7 @@ def fill(lab: Lab) -> None:
 
 def classified(
     lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False
-) -> Iterator[list[Any]]:
+) -> Iterator[Updates]:
     """What is shown and the table, again and again, as one task's adapters after the other are asked; nothing more once another zip has
     ``overtaken`` this one."""
     try:
@@ -103,7 +105,7 @@ def classified(
         )
     except (ValueError, OSError) as e:
         if not overtaken():
-            yield [panels.trouble(e), gr.skip()]
+            yield {"result": panels.trouble(e)}
         return
     found, until = (
         [Answer("", "No adapter (the base)", bench.predictions(NONE))],
@@ -112,7 +114,7 @@ def classified(
     for task, title in lab.tasks().items():
         if overtaken():
             return
-        yield [drawn(bench, found), table(bench, found)]
+        yield {"result": drawn(bench, found), "table": table(bench, found)}
         for label, key in lab.adapters(task):
             traffic.give_way()
             in_time = time.monotonic() < until
@@ -120,7 +122,7 @@ def classified(
                 Answer(title, label, _asked(lab, bench, task, key) if in_time else TOO_LONG)
             )
     if not overtaken():
-        yield [drawn(bench, found, done=True), table(bench, found)]
+        yield {"result": drawn(bench, found, done=True), "table": table(bench, found)}
 
 
 def _asked(lab: Lab, bench: Bench, task: str, key: str) -> "Tensor | str":

@@ -8,15 +8,15 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.bench.prompt_survey import SIGMAS
-from copra_lab.page.components.live import EVENT, MODEL, Shown, Stage, bench_of, follow, panel
+from copra_lab.page.components.live import EVENT, MODEL, LiveView, Shown, Stage, bench_of, panel
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
+from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
-from copra_lab.page.state.controls import corrupted
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Walk
-from copra_lab.page.state.validation import noise, stretched, switched_on
-from copra_lab.page.state.view_states import MOST_PERCENT, Bent
+from copra_lab.page.state.schemas.prompt import MOST_PERCENT, PromptState, Switched, stretched
+from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.session import History
 from copra_lab.page.views.prompt import comparison
 from copra_lab.page.views.prompt import html as draw
 
@@ -90,7 +90,9 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 }
                 clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prompt-changed")
+            changed = panel(
+                lambda history: draw.changed(history, bench_of(lab, history)), "prompt-changed"
+            )
     with gr.Column(elem_classes="card"):
         beside = html(comparison.drawn(lab, first, None), elem_id="prompt-against")
         copy_button("prompt-against")
@@ -99,12 +101,19 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         table = panel(partial(draw.table, lab), "prompt-table")
         copy_button("prompt-table")
 
-    stage = Stage(Bent, number, chart, changed, table, partial(arrives, longest))
-    inputs, controls = (
-        [task, key, replaced, sigma, *sliders],
-        [about, key, replaced, *sliders, beside, task, sigma],
-    )
-    rested = follow(lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear)
+    stage = Stage(PromptState, number, chart, changed, table, partial(arrives, longest))
+    inputs = {"task": task, "key": key, "replaced": replaced, "sigma": sigma}
+    inputs |= {f"vector {i}": slider for i, slider in enumerate(sliders, 1)}
+    rested = LiveView(
+        lab,
+        session,
+        stage,
+        partial(ask, lab),
+        entrance,
+        list(inputs.values()),
+        {"about": about} | inputs | {"beside": beside},
+        clear,
+    ).bind()
     rested.success(partial(comparison.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
         button.click(
@@ -113,79 +122,78 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
 
 def ask(
-    lab: Lab, walk: Walk, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any
+    lab: Lab, history: History, task: Any, key: Any, replaced: Any, sigma: Any, *percents: Any
 ) -> Shown | None:
     """See `copra_lab.page.components.live.Ask`."""
     lab.check(task)
     if any(p is None for p in percents):  # an empty field is somebody typing
         return None
-    here, key_ = walk.place, lab.one_prompt(task, key)
-    length = lab.prompt(task, key_).length
-    vectors = tuple(range(1, length + 1))
-    updates: list[Any] = [gr.skip()] * (4 + len(percents))
-    stays = isinstance(here, Bent) and here.learned == Bent(task, key_)
-    came_back = (
-        not isinstance(here, Bent) and Bent(task, key_) in walk.points
-    )  # from another view: the controls are as they were left
-    chosen = switched_on(replaced, vectors, "vector", others=not stays, whose="prompt")
-    shares, noised = (
-        stretched(percents, length),
-        [i - 1 for i in (vectors if chosen is None else chosen)],
-    )
-    place = (
-        Bent(task, key_, *corrupted(shares, noised, noise(sigma), length))
-        if stays or came_back
-        else Bent(task, key_)
-    )
-    if not stays:
-        left = (shares, noised) if came_back else (None, [])
-        known = came_back or (isinstance(here, Bent) and here.task == task)
-        updates = [
-            *_controls(lab, place, len(percents), *left),
-            gr.skip() if known else comparison.drawn(lab, task, None),
-        ]
-    return place, updates
+    here, learned = history.state, PromptState(task, lab.one_prompt(task, key))
+    length = lab.prompt(task, learned.key).length
+    stays = isinstance(here, PromptState) and here.learned == learned
+    values = {
+        "task": task,
+        "key": key,
+        "percents": percents,
+        "replaced": Switched(replaced, others=not stays),
+        "sigma": sigma,
+    }
+    asked = read(PromptState, Reading(lab, Source.CONTROLS), values)
+    if stays:
+        return asked, {}
+    if not isinstance(here, PromptState) and learned in history.points:
+        # Back from another view: the controls are as they were left.
+        noised = [i - 1 for i in range(1, length + 1) if i in replaced]
+        return asked, _controls(lab, asked, len(percents), stretched(percents, length), noised)
+    updates = _controls(lab, learned, len(percents), None, [])
+    if not (isinstance(here, PromptState) and here.task == task):
+        updates["beside"] = comparison.drawn(lab, task, None)
+    return learned, updates
 
 
-def arrives(sliders: int, lab: Lab, place: Bent) -> Shown:
+def arrives(sliders: int, lab: Lab, state: PromptState) -> Shown:
     """See `copra_lab.page.components.live.Stage`."""
-    controls = _controls(lab, place, sliders, place.percents, place.replaced)
-    return place, [
-        *controls,
-        comparison.drawn(lab, place.task, None),
-        place.task,
-        place.sigma or SIGMAS[-1],
-    ]
+    return state, _controls(lab, state, sliders, state.percents, state.replaced) | {
+        "beside": comparison.drawn(lab, state.task, None),
+        "task": state.task,
+        "sigma": state.sigma or SIGMAS[-1],
+    }
 
 
 def pressed(lab: Lab, percent: int, task: Any, key: Any) -> Any:
     """The address of a prompt all of whose vectors are at so many percent of their learned length."""
     try:
         lab.check(task)
-        place = Bent(task, lab.one_prompt(task, key))
-        length = lab.prompt(task, place.key).length
+        state = PromptState(task, lab.one_prompt(task, key))
+        length = lab.prompt(task, state.key).length
     except (ValueError, OSError):  # said in place of the number
         return gr.skip()
-    return going(address.write(lab, replace(place, percents=stretched([percent] * length, length))))
+    return going(address.write(lab, replace(state, percents=stretched([percent] * length, length))))
 
 
 def _controls(
-    lab: Lab, place: Bent, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]
-) -> list[Any]:
-    """An update for the words about the task, the menu, the switches and the sliders: with these ``shares`` in percent, and the vectors
-    ``noised`` switched on."""
-    length = lab.prompt(place.task, place.key).length
+    lab: Lab,
+    state: PromptState,
+    sliders: int,
+    shares: Sequence[int] | None,
+    noised: Sequence[int],
+) -> Updates:
+    """Updates of the words about the task, the menu, the switches and the sliders.
+
+    With these ``shares`` in percent (None: 100 of each), and the vectors at the positions ``noised`` switched on.
+    """
+    length = lab.prompt(state.task, state.key).length
     values = [*(shares or [100] * length), *[100] * (sliders - length)]
-    menu = gr.update(choices=lab.prompt_menu(place.task), value=place.key)
-    replaced = gr.update(
-        choices=[(str(i), i) for i in range(1, length + 1)], value=[i + 1 for i in noised]
-    )
-    return [
-        lab.about(place.task),
-        menu,
-        replaced,
-        *(gr.update(visible=i < length, value=p) for i, p in enumerate(values)),
-    ]
+    updates = {
+        f"vector {i}": gr.update(visible=i <= length, value=p) for i, p in enumerate(values, 1)
+    }
+    return updates | {
+        "about": lab.about(state.task),
+        "key": gr.update(choices=lab.prompt_menu(state.task), value=state.key),
+        "replaced": gr.update(
+            choices=[(str(i), i) for i in range(1, length + 1)], value=[i + 1 for i in noised]
+        ),
+    }
 
 
 VIEW = View(

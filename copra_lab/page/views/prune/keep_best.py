@@ -7,16 +7,18 @@ from typing import Any
 
 import gradio as gr
 
+from copra_lab.adapters.adapter import Adapter
 from copra_lab.page.components.live import EVENT, NUMBERED, WATCHING, moved_by_hand
 from copra_lab.page.components.numbers import signed
 from copra_lab.page.components.staleness import of, values
 from copra_lab.page.components.tabs import Entrance, going
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Values, sharpened, solving
+from copra_lab.page.state.schemas.fields import within
+from copra_lab.page.state.schemas.prune import PruneState
 from copra_lab.page.state.session import Asked, Requests, Session
-from copra_lab.page.state.validation import whole_number
-from copra_lab.page.state.view_states import Pruned
 from copra_lab.pruning import keep_best, layers_of
 
 
@@ -36,12 +38,15 @@ def keeping(
         gr.Number(visible=False),
     )  # counted apart: moving the switches counts in the session
 
+    components = {"said": said, "go": entrance.go}
+
     def watch(
         wish: Any, task: Any, key: Any, session: Session, wishes: Requests, number: Any
-    ) -> Iterator[list[Any]]:
+    ) -> Iterator[Shows]:
         asked = Asked(values([count, *whose], [wish, task, key], {}))
-        for told, to in best(lab, task, key, wish, session, wishes, number):
-            yield [of(asked, told) if isinstance(told, str) else told, to]
+        for updates in best(lab, task, key, wish, session, wishes, number):
+            told = {"said": of(asked, updates["said"])} if "said" in updates else {}
+            yield by_component(components, updates | told)
 
     gr.on(
         moved_by_hand(count),
@@ -69,70 +74,67 @@ def overtaken(wishes: Requests, number: Any) -> Any:
 
 def best(
     lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any
-) -> Iterator[list[Any]]:
+) -> Iterator[Updates]:
     """The words, and once the address of the adapter with only these layers kept, until the game is exact or the visitor wants something else.
 
     The layers are chosen once, when all that is to be sampled of the game is known, or all of it; what is learned after that is said,
     but changes no switch: a number must not move by itself.
     """
-    stays = [gr.skip()] * 2
-    yield stays  # a generator that gives nothing would empty its outputs
+    yield {}  # a generator that gives nothing would empty its outputs
     if not wishes.take(number) or count is None:  # an empty field is somebody typing
         return
-    lab = session.walk.lab(lab)
+    lab = session.history.lab(lab)
     try:
         lab.check(task)
-        whole = Pruned(task, lab.one(task, key))
+        whole = PruneState(task, lab.one(task, key))
         adapter = lab.adapter(task, whole.key)
         have = layers_of(adapter)
-        wanted_count = whole_number(count, len(have), "how many layers to keep")
+        wanted_count = round(within(count, 0, len(have), "how many layers to keep"))
 
         def wanted() -> bool:
-            here = session.walk.place
-            return not wishes.overtaken(number) and isinstance(here, Pruned) and here.whole == whole
-
-        def only(layers: Sequence[int]) -> str:
-            here = session.walk.place
-            assert isinstance(here, Pruned)
-            return going(
-                address.write(
-                    lab,
-                    replace(
-                        here, layers=None if len(layers) == len(have) else tuple(layers), off=()
-                    ),
-                )
-            )
-
-        def ranked(v: Values) -> list[int]:
-            return list(
-                layers_of(
-                    keep_best(
-                        adapter, dict(zip(v.layers, v.values.tolist(), strict=True)), wanted_count
-                    )
-                )
+            here = session.history.state
+            return (
+                not wishes.overtaken(number)
+                and isinstance(here, PruneState)
+                and here.whole == whole
             )
 
         if wanted_count in (0, len(have)):
-            yield [
-                words(None, wanted_count, len(have)),
-                only(have[:wanted_count]) if wanted() else gr.skip(),
-            ]
+            told: Updates = {"said": words(None, wanted_count, len(have))}
+            if wanted():
+                told["go"] = _only(lab, session, have[:wanted_count], len(have))
+            yield told
             return
         game = solving(lab, task, whole.key)
         if not wanted():  # making the game of a task that is new takes a minute
             return
-        yield [words(game.state, wanted_count, len(have), None), stays[1]]
+        yield {"said": words(game.state, wanted_count, len(have), None)}
         kept: list[int] | None = None
         for now in sharpened(game, wanted):
-            to = gr.skip()
+            told = {}
             if kept is None and game.sampled:
-                kept = ranked(now)
-                to = only(kept)
-            yield [words(now, wanted_count, len(have), kept), to]
+                kept = _ranked(adapter, now, wanted_count)
+                told["go"] = _only(lab, session, kept, len(have))
+            yield told | {"said": words(now, wanted_count, len(have), kept)}
         if not wanted():  # Gradio gives what came last once more at the end
-            yield stays
+            yield {}
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
-        yield [f'<p class="said" role="alert">{escape(str(e))}</p>', stays[1]]
+        yield {"said": f'<p class="said" role="alert">{escape(str(e))}</p>'}
+
+
+def _only(lab: Lab, session: Session, layers: Sequence[int], of: int) -> str:
+    """The address of where the visitor stands, with only these of the `of` layers kept."""
+    here = session.history.state
+    assert isinstance(here, PruneState)
+    on = None if len(layers) == of else tuple(layers)
+    kept = here.kept._replace(layers=on, off=())
+    return going(address.write(lab, replace(here, kept=kept)))
+
+
+def _ranked(adapter: Adapter, v: Values, count: int) -> list[int]:
+    """The `count` layers of highest value."""
+    values = dict(zip(v.layers, v.values.tolist(), strict=True))
+    return list(layers_of(keep_best(adapter, values, count)))
 
 
 def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None = None) -> str:

@@ -6,15 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components.live import EVENT, Shown, Stage, bench_of, follow, panel
+from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, bench_of, panel
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
+from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
-from copra_lab.page.state.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.validation import percentage, switched_on
-from copra_lab.page.state.view_states import Pruned
+from copra_lab.page.state.schemas.prune import PruneState, Switches
+from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.session import History, Session
+from copra_lab.page.state.switches import matrices_of, named, switches_of
 from copra_lab.page.views.prune import html as draw
 from copra_lab.page.views.prune import keep_best
 from copra_lab.pruning import preset
@@ -94,20 +95,34 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 "Clear", size="sm", min_width=80, elem_id="prune-clear", elem_classes="clear"
             )
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(lambda walk: draw.changed(walk, bench_of(lab, walk)), "prune-changed")
+            changed = panel(
+                lambda history: draw.changed(history, bench_of(lab, history)), "prune-changed"
+            )
     html(HOW_TO_READ)
     with gr.Accordion("All settings of this adapter in numbers", open=False, elem_id="prune-more"):
         table = panel(partial(draw.table, lab), "prune-table")
         copy_button("prune-table")
 
-    stage = Stage(Pruned, number, chart, changed, table, arrives)
-    inputs, controls = (
-        [task, adapter, layers, kinds, sparsity, single],
-        [about, adapter, layers, kinds, sparsity, single, count, said, task],
-    )
-    follow(
-        lab, session, stage, partial(ask, lab), entrance, inputs, controls, clear, led={count: kept}
-    )
+    stage = Stage(PruneState, number, chart, changed, table, arrives)
+    inputs = {
+        "task": task,
+        "adapter": adapter,
+        "layers": layers,
+        "kinds": kinds,
+        "sparsity": sparsity,
+        "single": single,
+    }
+    LiveView(
+        lab,
+        session,
+        stage,
+        partial(ask, lab),
+        entrance,
+        list(inputs.values()),
+        {"about": about} | inputs | {"count": count, "said": said},
+        clear,
+        follows={count: kept},
+    ).bind()
     for name, button in buttons.items():
         button.click(
             partial(pressed, lab, name),
@@ -121,96 +136,97 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
 
 def ask(
-    lab: Lab, walk: Walk, task: Any, key: Any, layers: Any, kinds: Any, percent: Any, single: Any
+    lab: Lab,
+    history: History,
+    task: Any,
+    key: Any,
+    layers: Any,
+    kinds: Any,
+    percent: Any,
+    single: Any,
 ) -> Shown | None:
     """See `copra_lab.page.components.live.Ask`."""
-    lab = walk.lab(lab)
+    lab = history.lab(lab)
     lab.check(task)
     if percent is None:  # an empty field is somebody typing
         return None
-    here, whole = walk.place, Pruned(task, lab.one(task, key))
-    stays = isinstance(here, Pruned) and here.whole == whole
-    adapter = lab.adapter(task, whole.key)
-    have, matrices = switches_of(adapter), {named(m): m for m in matrices_of(adapter)}
-    groups = zip(
-        (layers, kinds, single), (*have, tuple(matrices)), ("layer", "kind", "matrix"), strict=True
-    )
-    on = [switched_on(given, own, name, others=not stays) for given, own, name in groups]
-    if whole not in walk.points:  # a new adapter comes with something on
-        on = [some or None for some in on]
-    rows, columns, off = kept_sites(
-        list(matrices.values()),
-        on[0],
-        on[1],
-        None if on[2] is None else [matrices[m] for m in on[2]],
-    )
-    place = Pruned(task, whole.key, rows, columns, percentage(percent), off)
-    updates = [gr.skip()] * 8 if stays else _controls(lab, place, on)
-    if stays and isinstance(here, Pruned) and here.layers != rows:
-        updates[6] = gr.update(value=kept(lab, place))
-    updates[4] = gr.skip() if place.percent == percent else gr.update(value=place.percent)
-    return place, updates
+    here, whole = history.state, PruneState(task, lab.one(task, key))
+    stays = isinstance(here, PruneState) and here.whole == whole
+    # A new adapter comes with something on.
+    switches = Switches(layers, kinds, single, others=not stays, first=whole not in history.points)
+    values = {"task": task, "key": key, "kept": switches, "percent": percent}
+    state = read(PruneState, Reading(lab, Source.CONTROLS), values)
+    updates: Updates = {}
+    if not stays:
+        updates |= _controls(lab, state, switches.on(lab.adapter(task, state.key)))
+    elif isinstance(here, PruneState) and here.kept.layers != state.kept.layers:
+        updates["count"] = gr.update(value=kept(lab, state))
+    if state.percent == percent:
+        updates.pop("sparsity", None)
+    else:
+        updates["sparsity"] = gr.update(value=state.percent)
+    return state, updates
 
 
-def kept(lab: Lab, place: Pruned) -> int:
+def kept(lab: Lab, state: PruneState) -> int:
     """Of how many layers something is left."""
     return len(
-        switches_of(lab.adapter(place.task, place.key))[0] if place.layers is None else place.layers
+        switches_of(lab.adapter(state.task, state.key))[0]
+        if state.kept.layers is None
+        else state.kept.layers
     )
 
 
-def arrives(lab: Lab, place: Pruned) -> Shown:
+def arrives(lab: Lab, state: PruneState) -> Shown:
     """See `copra_lab.page.components.live.Stage`."""
-    matrices = matrices_of(lab.adapter(place.task, place.key))
-    on = [place.layers, place.kinds, [named(m) for m in matrices if m not in place.off]]
-    updates = _controls(lab, place, on)
-    updates[7] = gr.skip()  # what is said of the best layers is dimmed where it is not of these
-    return place, [*updates, place.task]
+    matrices = matrices_of(lab.adapter(state.task, state.key))
+    layers, kinds, off = state.kept
+    updates = _controls(lab, state, [layers, kinds, [named(m) for m in matrices if m not in off]])
+    del updates["said"]  # what is said of the best layers is dimmed where it is not of these
+    return state, updates | {"task": state.task}
 
 
-def _controls(lab: Lab, place: Pruned, on: Sequence[Sequence[Any] | None]) -> list[Any]:
-    """An update for every control but the task, with these layers, kinds and single matrices ``on`` (None: all)."""
-    adapter = lab.adapter(place.task, place.key)
+def _controls(lab: Lab, state: PruneState, on: Sequence[Sequence[Any] | None]) -> Updates:
+    """Updates of all controls but the task, with these layers, kinds and single matrices ``on`` (None: all)."""
+    adapter = lab.adapter(state.task, state.key)
     layers, kinds, single = map(
         _switches, (*switches_of(adapter), tuple(map(named, matrices_of(adapter)))), on
     )
-    count = gr.update(maximum=max(1, len(layers["choices"])), value=kept(lab, place))
-    menu = gr.update(choices=lab.adapters(place.task), value=place.key)
-    return [
-        lab.about(place.task),
-        menu,
-        layers,
-        kinds,
-        place.percent,
-        single,
-        count,
-        keep_best.words(None, 0),
-    ]
+    return {
+        "about": lab.about(state.task),
+        "adapter": gr.update(choices=lab.adapters(state.task), value=state.key),
+        "layers": layers,
+        "kinds": kinds,
+        "sparsity": state.percent,
+        "single": single,
+        "count": gr.update(maximum=max(1, len(layers["choices"])), value=kept(lab, state)),
+        "said": keep_best.words(None, 0),
+    }
 
 
 def pressed(
     lab: Lab, name: str, task: Any, key: Any, kinds: Any, percent: Any, session: Session
 ) -> Any:
     """The address of an adapter of which the button `name` chooses the layers, each with all its matrices of these `kinds`."""
-    lab = session.walk.lab(lab)
+    lab = session.history.lab(lab)
     try:
         lab.check(task)
         key = lab.one(task, key)
         adapter = lab.adapter(task, key)
-        have, matrices = switches_of(adapter), matrices_of(adapter)
-        layers = (
-            have[0]
-            if name == "all" or not have[0]
-            else ()
-            if name == "none"
-            else preset(name, max(have[0]) + 1)
-        )
-        rows, columns, off = kept_sites(
-            matrices, layers, switched_on(kinds, have[1], "kind", others=True), None
-        )
-        return going(address.write(lab, Pruned(task, key, rows, columns, percentage(percent), off)))
+        have = switches_of(adapter)[0]
+        layers = _preset(name, have)
+        switches = Switches(layers, kinds, others=True)
+        values = {"task": task, "key": key, "kept": switches, "percent": percent}
+        return going(address.write(lab, read(PruneState, Reading(lab), values)))
     except (ValueError, OSError):  # said in place of the number
         return gr.skip()
+
+
+def _preset(name: str, have: tuple[int, ...]) -> Sequence[int]:
+    """The layers that a button chooses, of those that an adapter has."""
+    if name == "none":
+        return ()
+    return have if name == "all" or not have else preset(name, max(have) + 1)
 
 
 def _switches(have: Sequence[Any], on: Sequence[Any] | None) -> dict[str, Any]:

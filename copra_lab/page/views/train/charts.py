@@ -11,7 +11,7 @@ from PIL import Image
 from copra_lab.page.components.axes import QUARTERS, Axes
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.state.lab import METHODS
-from copra_lab.page.state.training_request import DROPPING
+from copra_lab.page.state.schemas.train import DROPPING
 from copra_lab.page.views.train.session import Course
 from copra_lab.training.dropping import CopRA
 from copra_lab.utils.statistics import Accuracy

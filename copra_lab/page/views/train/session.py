@@ -13,8 +13,8 @@ from copra_lab.page.server.fair_queue import asking
 from copra_lab.page.server.limits import TRAINING_SECONDS
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.measurement import FIRST, traffic
+from copra_lab.page.state.schemas.train import DROPPING, TrainState
 from copra_lab.page.state.session import Session
-from copra_lab.page.state.training_request import DROPPING, Order
 from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Ticket, Waiting
 from copra_lab.tasks.task import Task
@@ -57,7 +57,7 @@ class Progress:
     """What is known of a training. ``state``: "waking" of the model, "waiting", "training", "done", "stopped" by the visitor, or "ended",
     when it took too long. ``ahead``: trainings that come before. ``seconds``: about how long until it begins, or ends; None as long as nobody knows."""
 
-    order: Order
+    order: TrainState
     state: str
     courses: tuple[Course, ...] = ()
     base: Accuracy | None = None
@@ -70,7 +70,7 @@ class Progress:
         return max((c.steps for c in self.courses), default=0)
 
 
-def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator[Progress]:
+def trained(lab: Lab, session: Session, order: TrainState, line: Waiting) -> Iterator[Progress]:
     """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own. The last report tells how it ended.
 
     Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if there is no place.
@@ -101,7 +101,7 @@ def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator
         line.leave(ticket)
 
 
-def _begun(bench: Bench, task: Task, order: Order, method: str) -> Stepwise:
+def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Stepwise:
     """`fit` with what was ordered, before its first step. Both methods see the same images in the same order, and begin with the same A."""
     settings = {
         "seed": order.seed,
@@ -180,11 +180,11 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
     return bench.score(torch.cat(found))
 
 
-def _keep(session: Session, order: Order, runs: dict[str, Stepwise]) -> None:
-    number = 1 + max((o.number for o in session.walk.own), default=0)
+def _keep(session: Session, order: TrainState, runs: dict[str, Stepwise]) -> None:
+    number = 1 + max((o.number for o in session.history.own), default=0)
     learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
     session.change(
-        lambda walk: walk.keep(
+        lambda history: history.keep(
             *(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)
         )
     )

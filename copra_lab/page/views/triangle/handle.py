@@ -4,7 +4,7 @@ again, so that what redraws the landscape does not take it out of one's hand."""
 import json
 from html import escape
 
-from copra_lab.page.state.view_states import BEYOND, UNITS
+from copra_lab.page.state.schemas.triangle import BEYOND, UNITS
 from copra_lab.page.views.triangle.html import BOTTOM, CELLS, HEIGHT, LEFT, OUTSIDE, SIDE, WIDTH
 
 _GEOMETRY = {

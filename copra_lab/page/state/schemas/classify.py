@@ -1,0 +1,15 @@
+"""The state of the Try view: a picture is not part of an address, but whose names there are to choose from is."""
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+from copra_lab.page.state.schemas.fields import TaskName
+
+
+@dataclass(frozen=True)
+class TryState:
+    """The task whose names a picture is given."""
+
+    view: ClassVar = "try"
+
+    task: Annotated[str, TaskName()]
