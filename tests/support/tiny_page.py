@@ -27,6 +27,9 @@ class TinyLab(Lab):
     def tasks(self):
         return {"colours": "Colours"}
 
+    def offers(self, task):
+        return task in self.tasks()
+
     def menu(self, task):
         return [("One", "0/one"), ("Two", "0/two"), ("No adapter", BASE)]
 

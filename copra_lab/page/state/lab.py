@@ -111,7 +111,11 @@ class Lab:
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
         order = sorted(TASKS, key=lambda name: name != OPENING)
-        return {name: TASKS[name].title for name in order if self.shelf(name)}
+        return {name: TASKS[name].title for name in order if self.offers(name)}
+
+    def offers(self, task: str) -> bool:
+        """Whether there are adapters of `task`."""
+        return task in TASKS and bool(self.shelf(task))
 
     def titles(self) -> list[tuple[str, str]]:
         """(title, name) of each task, as a menu takes them."""
@@ -119,7 +123,7 @@ class Lab:
 
     def check(self, task: object) -> None:
         """Raises ValueError if `task`, which may be anything, is not one of the tasks."""
-        if not isinstance(task, str) or task not in self.tasks():
+        if not isinstance(task, str) or not self.offers(task):
             raise ValueError("choose one of the tasks in the list")
 
     def about(self, task: str) -> str:
