@@ -2,7 +2,6 @@
 
 import gc
 import json
-import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -37,7 +36,6 @@ from copra_lab.page.views.train import html as train_parts
 from copra_lab.page.views.train import session as tr
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.train.session import Course, Progress, trained
-from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Waiting
 from copra_lab.training import RATES, CopRA, fit, masks
 from copra_lab.utils.statistics import Accuracy
@@ -154,22 +152,19 @@ def test_a_training_that_takes_too_long_ends_by_itself(monkeypatch):
 
 
 def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
-    def breaks(report):
-        def report_two(s):
-            if s.step >= 3:
-                raise ValueError("lower the learning rate")
-            report(s)
-
-        return direct(ORDER, "copra", on_step=report_two)
-
     begun = tr._begun
-    monkeypatch.setattr(
-        tr,
-        "_begun",
-        lambda bench, task, order, method: (
-            Stepwise(breaks) if method == "copra" else begun(bench, task, order, method)
-        ),
-    )
+
+    def diverging(bench, task, order, method):
+        run = begun(bench, task, order, method)
+
+        def steps():
+            yield run.step()
+            yield run.step()
+            raise ValueError("lower the learning rate")
+
+        return tr.Run(steps()) if method == "copra" else run
+
+    monkeypatch.setattr(tr, "_begun", diverging)
     session, reports = finished()
     lora, copra = reports[-1].courses
     assert reports[-1].state == "done"
@@ -180,35 +175,19 @@ def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
     assert "lower the learning rate" in train_parts.race(reports[-1])
 
 
-def test_a_visitor_who_leaves_frees_the_place_and_ends_the_thread(monkeypatch):
+def test_a_visitor_who_leaves_frees_the_place_and_ends_the_training(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
+    runs, begun = [], tr._begun
+    monkeypatch.setattr(tr, "_begun", lambda *given: runs.append(begun(*given)) or runs[-1])
     line, session = Waiting(), Session()
     watched = trained(LAB, session, replace(ORDER, steps=1200), line)
     while next(watched).steps < 3:
         pass
-    running = [t for t in threading.enumerate() if t.name == "copra-lab-training"]
-    assert running
+    assert [run.done for run in runs] == [False, False]
     watched.close()
-    for thread in running:
-        thread.join(20)
-        assert not thread.is_alive()
+    assert [run.step() for run in runs] == [None, None]
     assert line.ahead(line.join(Session(), 1)) == 0
     assert session.history.own == ()
-
-
-def test_a_thread_that_nobody_asks_ends_by_itself():
-    run = Stepwise(lambda report: direct(ORDER, "lora", on_step=report), patience=0.05)
-    before = run.step()
-    assert before
-    assert before.step == 1
-    deadline = time.monotonic() + 20
-    while (
-        any(t.name == "copra-lab-training" for t in threading.enumerate())
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    assert run.step() is None
-    assert run.done
 
 
 # --- the line ----------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
-"""Training while somebody watches: LoRA and CopRA step by step in turn, each by `fit`, with what is known of both so far."""
+"""Training while somebody watches: LoRA and CopRA in turn, a step each, with what is known of both so far."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -15,10 +15,9 @@ from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.measurement import FIRST, traffic
 from copra_lab.page.state.schemas.train import DROPPING, TrainState
 from copra_lab.page.state.session import Session
-from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Ticket, Waiting
 from copra_lab.tasks.task import Task
-from copra_lab.training.fitting import Step, fit
+from copra_lab.training.fitting import Step, fit_steps
 from copra_lab.utils.statistics import Accuracy
 
 LOOKS = 10
@@ -81,7 +80,7 @@ def trained(lab: Lab, session: Session, order: TrainState, line: Waiting) -> Ite
         order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes)
     )
     ticket = line.join(session, order.work, asking())
-    runs: dict[str, Stepwise] = {}
+    runs: dict[str, Run] = {}
     try:
         while ahead := line.ahead(ticket, REDRAWN):
             if ticket.stopped:
@@ -101,24 +100,72 @@ def trained(lab: Lab, session: Session, order: TrainState, line: Waiting) -> Ite
         line.leave(ticket)
 
 
-def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Stepwise:
-    """`fit` with what was ordered, before its first step. Both methods see the same images in the same order, and begin with the same A."""
-    settings = {
-        "seed": order.seed,
-        "steps": order.steps,
-        "lr": order.rate(method),
-        "batch": order.batch,
-    }
-    lora = LoRA(order.rank, sites=order.sites)
-    return Stepwise(
-        lambda report: fit(
-            bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings
+class Run:
+    """A training that does one step when it is asked to.
+
+    Attributes:
+        last: the newest step; None before the first.
+        done: whether there is nothing left to do.
+    """
+
+    def __init__(self, steps: Generator[Step, None, Adapter]):
+        self._steps = steps
+        self._result: Adapter | None = None
+        self._failed = False
+        self.last: Step | None = None
+        self.done = False
+
+    def step(self) -> Step | None:
+        """Do one more; None after the last one. Raises ValueError as `fit` does, and is over then."""
+        torch.set_num_threads(1)  # Gradio may ask for each report in another thread
+        try:
+            self.last = next(self._steps)
+            return self.last
+        except StopIteration as end:
+            self._result, self.done = self._result or end.value, True
+            return None
+        except ValueError:
+            self._failed = self.done = True
+            raise
+
+    def learned(self) -> Adapter | None:
+        """The result, or what has been learned so far; None before the first step and after a failure."""
+        if self._result or self._failed or not self.last or not self.last.learned:
+            return self._result
+        found = self.last.learned()
+        assert isinstance(found, Adapter)
+        return found
+
+    def end(self) -> None:
+        """Give up what is left to do."""
+        self._steps.close()
+
+
+def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Run:
+    """The training of one method, before its first step.
+
+    Both methods see the same images in the same order, and begin with the same A.
+    """
+
+    def steps() -> Generator[Step, None, Adapter]:
+        found = yield from fit_steps(
+            bench.clip,
+            task,
+            LoRA(order.rank, sites=order.sites),
+            DROPPING[method],
+            seed=order.seed,
+            steps=order.steps,
+            lr=order.rate(method),
+            batch=order.batch,
         )
-    )
+        assert isinstance(found, Adapter)
+        return found
+
+    return Run(steps())
 
 
 def _watched(
-    bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Waiting
+    bench: Bench, runs: dict[str, Run], progress: Progress, ticket: Ticket, line: Waiting
 ) -> Iterator[Progress]:
     """The runs in turn, a step each, until all are over or the visitor has had enough."""
     order, start = progress.order, time.monotonic()
@@ -180,7 +227,7 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
     return bench.score(torch.cat(found))
 
 
-def _keep(session: Session, order: TrainState, runs: dict[str, Stepwise]) -> None:
+def _keep(session: Session, order: TrainState, runs: dict[str, Run]) -> None:
     number = 1 + max((o.number for o in session.history.own), default=0)
     learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
     session.change(

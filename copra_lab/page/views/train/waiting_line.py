@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 
 from copra_lab.page.server.limits import ADDRESS_TRAININGS, MOST_WAITING
 from copra_lab.page.server.visitors import in_turns
-from copra_lab.page.views.train.stepping import GONE
+
+GONE = 30.0
+"""Seconds without a question after which a visitor counts as gone."""
 
 
 @dataclass(eq=False)
