@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 from dataclasses import dataclass, replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import gradio as gr
@@ -18,6 +19,7 @@ from copra_lab.page.state.schemas import BlendState, PruneState, TriangleState
 from copra_lab.page.state.schemas.prune import Kept
 from copra_lab.page.state.session import Session
 from copra_lab.prompts import PromptError, SoftPrompt
+from copra_lab.zoo import Shipped
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,13 @@ SHIPPED = [Own("colours", 0, replace(a, provenance={"method": "lora"}), 0) for a
 @dataclass(frozen=True)
 class SeedsLab(TinyLab):
     """Two seeds of LoRA and of CopRA, and one of each that lacks its counterpart."""
+
+    def shelf(self, task):
+        return {
+            label: Shipped(task, label.partition(",")[0].lower(), int(label[-1]), Path(label), None)
+            for label, key in self.menu(task)
+            if key != BASE
+        }
 
     def menu(self, task):
         labels = (

@@ -2,6 +2,7 @@
 
 import secrets
 import threading
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,6 +15,7 @@ from copra_lab.adapters.adapter import NONE, Adapter
 from copra_lab.adapters.factor_pairs import AdapterError
 from copra_lab.adapters.loading import load_adapter
 from copra_lab.bench.bench import Bench
+from copra_lab.methods.registry import label_of
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
 from copra_lab.prompts.soft_prompt import FILE, PromptError, SoftPrompt
@@ -62,8 +64,19 @@ class Own:
         _trained[self.key] = self
 
     @property
+    def method(self) -> str:
+        """The name of its method."""
+        return self.adapter.provenance["method"]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its training."""
+        return self.adapter.provenance.get("seed")
+
+    @property
     def label(self) -> str:
-        return f"Your {METHODS[self.adapter.provenance['method']]} {self.number}"
+        """What a menu shows."""
+        return f"Your {METHODS[self.method]} {self.number}"
 
     def load(self, clip: Clip) -> Adapter:
         return self.adapter
@@ -74,8 +87,8 @@ def trained(key: str) -> Own | None:
     return _trained.get(key)
 
 
-METHODS = {"lora": "LoRA", "copra": "CopRA"}
-"""How a menu names the methods."""
+METHODS = {name: label_of(name) for name in ("lora", "copra")}
+"""The methods that can be trained here and compared, and how a menu names them."""
 
 
 @dataclass(frozen=True)
@@ -240,6 +253,25 @@ class Lab:
         whole = self.bench(task)
         with _making:
             return _few(whole, images, self.precision)
+
+
+def counterpart(shelf: "dict[str, Shipped[Adapter] | Own]", key: str, method: str) -> str | None:
+    """The key of what `method` made with the same seed as the adapter of that `key`; None if there is none.
+
+    What comes with the page is compared with what lies in the same folder, and what a visitor trained with what the same
+    training made.
+    """
+
+    def origin(entry: "Shipped[Adapter] | Own") -> Hashable:
+        return entry.number if isinstance(entry, Own) else entry.folder.parent
+
+    entry = shelf[key]
+    same = (
+        k
+        for k, s in shelf.items()
+        if (s.method, s.seed, origin(s)) == (method, entry.seed, origin(entry))
+    )
+    return next(same, None)
 
 
 @cache

@@ -11,7 +11,7 @@ from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
-from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.lab import METHODS, Lab, counterpart
 from copra_lab.page.state.schemas.blend import HIGH, LOW, SPACES, STEP, Beside, BlendState
 from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.schemas.reading import Reading, Source, read
@@ -30,8 +30,8 @@ of LoRA do not: let both be drawn and see. While you rest, all lines are filled 
 
 CHOICES = [("ΔW", "delta"), ("the factors", "factors")]
 
-METHODS = (("LoRA", "CopRA"), ("CopRA", "LoRA"))
-"""Each with the one that it is compared with."""
+COMPARED = {"lora": "copra", "copra": "lora"}
+"""Each method with the one that it is compared with."""
 
 GRID = tuple(round(LOW + i / 10, 1) + 0.0 for i in range(round(10 * (HIGH - LOW)) + 1))
 """Where lines are measured while the visitor rests."""
@@ -182,14 +182,15 @@ class Rival(NamedTuple):
 
 
 def rival(lab: Lab, task: str, a: str, b: str) -> Rival | None:
-    """None where `a` and `b` are not of one method, as the menu names them, or one of theirs is missing."""
-    labels = {key: label for label, key in lab.menu(task)}  # "LoRA, seed 0"
-    keys = {label: key for key, label in labels.items()}
-    for method, other in METHODS:
-        if all(method in labels[key] for key in (a, b)):
-            found = [keys.get(labels[key].replace(method, other, 1)) for key in (a, b)]
-            return Rival(other, found[0], found[1]) if found[0] and found[1] else None
-    return None
+    """None where `a` and `b` are not of one method, or one of the other's is missing."""
+    shelf = lab.shelf(task)
+    if a not in shelf or b not in shelf or shelf[a].method != shelf[b].method:
+        return None
+    other = COMPARED.get(shelf[a].method)
+    if other is None:
+        return None
+    found = [counterpart(shelf, key, other) for key in (a, b)]
+    return Rival(METHODS[other], found[0], found[1]) if found[0] and found[1] else None
 
 
 def _offer(other: Rival | None) -> str:
