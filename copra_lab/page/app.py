@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 from starlette.middleware import Middleware
 
 from copra_lab.page.api import endpoints
@@ -11,6 +12,7 @@ from copra_lab.page.components import tour
 from copra_lab.page.components.panels import html
 from copra_lab.page.components.scripts import STATIC, on_load
 from copra_lab.page.components.tabs import add, gate, header
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.theme import THEME
 from copra_lab.page.server import gradio_sessions, limits
 from copra_lab.page.server.fair_queue import fair
@@ -30,10 +32,6 @@ TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
 VIEWS = (blend.VIEW, triangle.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
 
-FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
-(CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
-<a href="https://fontawesome.com">Font Awesome</a> (CC BY 4.0); digits by E. Alpaydin and C. Kaynak (CC BY 4.0).</p><p>{model}</p></footer>"""
-
 
 def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     """The page over `lab`. Nothing is loaded or drawn until a visitor comes.
@@ -49,13 +47,13 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         session, go = gr.State(Session()), gate()
         for view in VIEWS:
             add(view, lab, session, go)
-        footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
+        footer = html(render("footer", model=Markup("&nbsp;")), elem_id="footer")
         page.load(
             None,
             js=on_load(),
         )
         page.load(
-            lambda: FOOTER.format(model=model_line(lab)),
+            lambda: render("footer", model=model_line(lab)),
             None,
             footer,
             show_progress="hidden",
@@ -65,9 +63,10 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     return page.queue(max_size=limits.QUEUE)
 
 
-def model_line(lab: Lab) -> str:
+def model_line(lab: Lab) -> Markup:
+    """What the page says of its model, as HTML."""
     clip = lab.clip
-    return f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
+    return Markup(render("model", name=clip.name, layers=clip.layers, hash=clip.hash))
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:

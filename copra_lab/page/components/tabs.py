@@ -13,16 +13,15 @@ as long as its controls are as they were then; else as the address says.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
+from markupsafe import Markup
 
 from copra_lab.page.components.panels import html
+from copra_lab.page.components.templates import render
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Asked
-
-SHARE = '<button type="button" id="link-copy" title="Copy the address of what you see here" aria-live="polite">Copy link</button>'
 
 
 class Entrance(NamedTuple):
@@ -58,8 +57,7 @@ def refusal(refused: Sequence[str]) -> str:
     """What of an address could not be used, as HTML; it may hold pieces of the address."""
     if not refused:
         return ""
-    said = escape("; ".join(refused))
-    return f'<p class="refused" role="status">Part of this link could not be used, so the default is shown instead: {said}.</p>'
+    return render("refused", sentences=refused)
 
 
 class View(NamedTuple):
@@ -74,14 +72,7 @@ class View(NamedTuple):
 
 def header(views: tuple[View, ...], beside: str = "") -> None:
     """The tabs, and what stands `beside` them, as HTML."""
-    links = "".join(
-        f'<a href="?view={v.name}" data-view="{v.name}" title="{v.title}">{v.tab}</a>'
-        for v in views
-    )
-    html(
-        f'<header><p class="brand">copra-lab</p><nav aria-label="Views">{links}</nav>{SHARE}{beside}</header>',
-        elem_id="header",
-    )
+    html(render("header", views=views, beside=Markup(beside)), elem_id="header")
 
 
 def gate() -> gr.Textbox:
@@ -94,7 +85,7 @@ def gate() -> gr.Textbox:
 def add(view: View, lab: Lab, session: gr.State, go: gr.Textbox) -> None:
     """Add `view` to the page that is being built; `go`: its `gate`."""
     with gr.Column(elem_id=f"view-{view.name}", elem_classes="view"):
-        html(f'<h1>{view.title}</h1><p class="lead">{view.lead}</p>', elem_classes="title")
+        html(render("title", view=view), elem_classes="title")
         refused = html("", elem_id=f"refused-{view.name}")
         opened = gr.Button("Open", visible="hidden", elem_id=f"open-{view.name}")
         link = gr.Textbox(visible="hidden", elem_id=f"link-{view.name}")

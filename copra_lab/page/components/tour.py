@@ -7,8 +7,9 @@ it goes through the views as they were left; at its end the visitor is back wher
 
 import json
 from collections.abc import Sequence
-from html import escape
 from typing import NamedTuple
+
+from copra_lab.page.components.templates import render
 
 
 class Step(NamedTuple):
@@ -32,12 +33,4 @@ STEPS = (
 
 def html(steps: Sequence[Step]) -> str:
     """The button that opens the tour, the invitation to it and the tour itself, both closed."""
-    return (
-        '<button type="button" id="tour-open">Tour</button>'
-        '<aside id="tour-invitation" aria-label="Invitation" hidden><p>First time here? The tour shows in a minute what you can move.</p>'
-        '<button type="button" data-tour="start">Show me</button><button type="button" data-tour="never">No, thanks</button></aside>'
-        f'<dialog id="tour" aria-labelledby="tour-title" aria-describedby="tour-words" data-steps="{escape(json.dumps([s._asdict() for s in steps]))}">'
-        '<div class="ring" aria-hidden="true"></div><div class="step"><button type="button" data-tour="close" aria-label="Close the tour">×</button>'
-        '<div aria-live="polite"><h2 id="tour-title"></h2><p id="tour-words"></p></div><div class="moves"><span id="tour-at"></span>'
-        '<button type="button" data-tour="back">Back</button><button type="button" data-tour="next">Next</button></div></div></dialog>'
-    )
+    return render("tour", steps=json.dumps([step._asdict() for step in steps]))

@@ -9,6 +9,7 @@ import gradio as gr
 from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, bench_of, panel
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import METHODS, Lab, counterpart
@@ -17,16 +18,6 @@ from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import html as draw
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> At every stop the weights of A and B are mixed, ΔW = (1 − λ)·ΔW<sub>A</sub> + λ·ΔW<sub>B</sub>,
-and this new model is run on test images that neither adapter saw in training; nothing is looked up. Bars are 95&#8202;% intervals: wide and pale
-after the first images, narrower once all were run. Where the path sinks below the dotted line from A to B there is a <b>barrier</b>: the two lie in
-different valleys. Outside of the shaded part λ goes on beyond A and B.</p>
-<p class="how"><b>Ask which line.</b> An adapter keeps ΔW = s·BA as two thin matrices, its factors. To mix the factors, A with A and B with B, is another thing than to mix ΔW:
-halfway, what belongs to one adapter comes out at <b>half</b> of its size, and beside it stand <b>cross terms</b>, the B of one reading through the A of the other. Both lines have the same
-ends; the one that you are not on is drawn paler. <b>CopRA</b> trains LoRA with layers switched off at random, ever fewer as training goes on, and its authors report that two seeds of it connect where two
-of LoRA do not: let both be drawn and see. While you rest, all lines are filled in. More in lessons 3 (<i>Walk the line between two fine-tuned models</i>) and 4, and in
-<a href="https://arxiv.org/abs/2410.22911">the paper</a>.</p>"""
 
 CHOICES = [("ΔW", "delta"), ("the factors", "factors")]
 
@@ -94,7 +85,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             changed = panel(
                 lambda history: draw.changed(history, bench_of(lab, history)), "blend-changed"
             )
-    html(HOW_TO_READ)
+    html(render("how_to_read/blend"))
     with gr.Accordion("The curve in numbers", open=False, elem_id="blend-more"):
         table = panel(draw.table, "blend-table")
         copy_button("blend-table")

@@ -16,6 +16,7 @@ from copra_lab.page.components.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.staleness import of
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.server.limits import WATCHED_SECONDS
 from copra_lab.page.state.lab import Lab
@@ -29,12 +30,6 @@ TILES = 12
 
 ROW = 18
 """Pixels: the height of a row's picture."""
-
-ABOUT = f"""<h2>Your own task</h2><p class="how">A zip of up to {MEGABYTES} MB with a folder for each class, named like it: <code>cats/1.png</code>,
-<code>dogs/1.png</code> and so on, 2 to {CLASSES} classes, {IMAGES} images at most. Nothing is trained: each image goes to the class whose name, in
-<i>a photo of a …</i>, is nearest, with the base and with every adapter that was made for another task. Does what they learned help here, or harm?
-Open a model to see the images that it gets wrong. The zip is read in memory, never unpacked, and deleted within about an hour.</p>"""
-
 
 TOO_LONG = "was not asked: your zip took too long; give fewer images"
 
@@ -52,7 +47,7 @@ class Answer(NamedTuple):
 
 def fill(lab: Lab) -> None:
     with gr.Column(elem_classes="card", elem_id="try-own"):
-        html(ABOUT)
+        html(render("own_zip", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
         file = gr.File(
             label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip"
         )

@@ -11,6 +11,7 @@ from copra_lab.page.components.live import EVENT, MODEL, NUMBERED, PICTURES
 from copra_lab.page.components.panels import html
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, refusal
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.classification import Picture, opinions
@@ -20,11 +21,6 @@ from copra_lab.page.state.session import Asked, History, Requests, Session
 from copra_lab.page.views.classify import folders
 from copra_lab.page.views.classify import html as draw
 from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, photo
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
-one model, and its bars are the names that it finds likeliest: given that <i>one</i> of the task’s names fits, how likely is each? A model has no way to say “none of these”, so a picture of
-something else gets a name too. Your file stays on the machine that serves this page, which deletes it within about an hour.</p>"""
-
 
 PART = "view-try"
 """Where answers grow old when another picture is given."""
@@ -55,7 +51,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             seen = html(draw.seen(None), elem_id="try-seen")
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             answers = html(draw.answers([]), elem_id="try-answers")
-    html(HOW_TO_READ)
+    html(render("how_to_read/classify"))
     folders.fill(lab)
     picture, shown_so_far = gr.State(None), gr.State(0)
     # Counted apart from the session's: what is asked here is shown on coming back, though the visitor is in another view by then.

@@ -11,6 +11,7 @@ from copra_lab.bench.prompt_survey import SIGMAS
 from copra_lab.page.components.live import EVENT, MODEL, LiveView, Shown, Stage, bench_of, panel
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
@@ -22,13 +23,6 @@ from copra_lab.page.views.prompt import html as draw
 
 BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
 """What they set every slider to, in percent."""
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> A soft prompt is a row of learned vectors that stand before each class name, where <i>a drawing of a</i>
-stood; those of CoOp are mostly longer than a word’s embedding. Each slider sets one vector to a share of its learned length (<b>RESCALE</b>), each switch below puts noise of
-standard deviation σ in its place, always the same draw (<b>REPLACE</b>; with σ = 0 the vector is gone), and the CLIP with this new prompt is run on test images that
-training did not see. That a <b>shorter vector</b> now and then classifies better is the <b>Low-Norm Effect</b>;
-PUN and PAN (<b>Nemesis</b>) make length cost something while the prompt is learned; what you do to this prompt is done to theirs too, below. RESCALE takes the same share of
-each, but noise of one σ is more to a short vector than to a long one. An image more or less means nothing: look at the interval.</p>"""
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
@@ -96,7 +90,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     with gr.Column(elem_classes="card"):
         beside = html(comparison.drawn(lab, first, None), elem_id="prompt-against")
         copy_button("prompt-against")
-    html(HOW_TO_READ)
+    html(render("how_to_read/prompt"))
     with gr.Accordion("All settings of this prompt in numbers", open=False, elem_id="prompt-more"):
         table = panel(partial(draw.table, lab), "prompt-table")
         copy_button("prompt-table")

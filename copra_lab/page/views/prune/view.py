@@ -9,6 +9,7 @@ import gradio as gr
 from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, bench_of, panel
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
@@ -32,13 +33,6 @@ BUTTONS = {
 
 LAYERS = 12
 """Of the bundled CLIP; another number comes with the adapter."""
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> At each of its matrices (q, k, v of every layer) the adapter adds ΔW = s·B·A. First the switches choose which
-layers and kinds keep theirs; the others show the base again. Then the slider acts on what is left: it sets the entries of A, and those of B, that are
-smallest in magnitude to zero, ranked over all that is kept together, so some layers lose more than others. A file with zeros in it is as long as before, but
-zips better. “Keep the best” plays the layer game of the Shapley view on a hundred of the test images, so what it keeps is chosen with some of the images that then
-judge it. Every setting is a new model, run on test images that the adapter did not see in training. Bars are 95&#8202;% intervals: wide and pale after the first images, narrower once all were run.
-As long as the curve stays near the dotted line, what was cut away <b>was not needed</b>.</p>"""
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
@@ -98,7 +92,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             changed = panel(
                 lambda history: draw.changed(history, bench_of(lab, history)), "prune-changed"
             )
-    html(HOW_TO_READ)
+    html(render("how_to_read/prune"))
     with gr.Accordion("All settings of this adapter in numbers", open=False, elem_id="prune-more"):
         table = panel(partial(draw.table, lab), "prune-table")
         copy_button("prune-table")

@@ -12,6 +12,7 @@ from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.live import EVENT, WATCHING
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, refusal
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address as link
 from copra_lab.page.state.lab import Lab
@@ -21,13 +22,6 @@ from copra_lab.page.state.schemas.shapley import ShapleyState
 from copra_lab.page.state.session import Asked, History, Session
 from copra_lab.page.views.shapley import html as draw
 from copra_lab.pruning import layers_of
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Let the layers join one after another, in every possible order: a layer’s <b>Shapley value</b> is what accuracy
-rises by when it joins, on average over all orders. The values of all layers add up to what the whole adapter adds. A coalition is a set of layers whose ΔW is switched on; its
-worth is the share of these test images that the CLIP then gets right, measured, not estimated. At first some orders are drawn (each with its reverse) and the
-bars have <b>95&#8202;% intervals</b>; they are about the drawing of orders, not about other images. When all coalitions are known the values are exact <b>for these images</b>; on others
-they would differ by a few points. The curve below shows the mean accuracy when each layer is on with probability p: its slope, averaged, is the sum of the values, and its
-area is what CopRA’s ramp trains.</p>"""
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
@@ -58,7 +52,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             curve = newest(draw.curve(None), "worth-curve")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
             decided = newest(draw.decided(None, None, 0), "worth-decided")
-    html(HOW_TO_READ)
+    html(render("how_to_read/shapley"))
     with gr.Accordion("The values in numbers", open=False, elem_id="worth-more"):
         table = newest(draw.table(None), "worth-table")
         copy_button("worth-table")

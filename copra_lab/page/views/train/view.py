@@ -18,6 +18,7 @@ from copra_lab.page.components.live import EVENT
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, going, refusal
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.server.limits import MOST_WAITING
 from copra_lab.page.state import address as link
@@ -46,12 +47,6 @@ from copra_lab.training.settings import RATES
 
 TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Value its layers", "try": "Try it"}
 """Views that a result can be taken to, by name."""
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Both methods train the same low-rank matrices A and B, from the same A, on the same images in the same order. <b>LoRA</b> has every
-layer on in every step; <b>CopRA</b> draws for each step which layers are on, each with a chance p that rises from 0 to 1 over the first three quarters, and only those
-learn. After the same number of steps CopRA has learned less, and its curve lags at first; what it gains by that shows when you blend or prune it (lessons 3, 4 and 6). The accuracy is that of the whole adapter on
-<b>test images</b>, with 95&#8202;% intervals: they are here to be looked at, and nothing is chosen by them. The learning rates that are called tuned were chosen on validation images, for 1,200
-steps.</p>"""
 
 
 class Settings(NamedTuple):
@@ -88,7 +83,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
             }
     with gr.Column(elem_classes="card", elem_id="train-results"):
         results, file = _results()
-    html(HOW_TO_READ)
+    html(render("how_to_read/train"))
     with gr.Accordion("The looks at the test images in numbers", open=False, elem_id="train-more"):
         pieces["table"] = html(draw.table(None), elem_id="train-table")
         copy_button("train-table")

@@ -10,6 +10,7 @@ from copra_lab.page.components.live import LiveView, Shown, Stage, bench_of, pan
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.scripts import script
 from copra_lab.page.components.tabs import Entrance, View
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.measured import Measured
@@ -18,13 +19,6 @@ from copra_lab.page.state.schemas.triangle import BEYOND, MIDDLE, UNITS, Triangl
 from copra_lab.page.state.session import History
 from copra_lab.page.views.triangle import html as draw
 from copra_lab.page.views.triangle.handle import HANDS
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Three adapters span a plane. Each place in it is a model of its own, ΔW = w<sub>A</sub>·ΔW<sub>A</sub> + w<sub>B</sub>·ΔW<sub>B</sub> +
-w<sub>C</sub>·ΔW<sub>C</sub>, whose weights add up to 1; it is run on test images that none of the three saw in training. At a corner stands one adapter, on an edge a blend of two, in the middle
-the mean of all three; outside of the triangle one of them counts less than nothing. The fuller a cell, the more images are right; cells are paler after the first images, and while you rest the
-landscape is coloured in, coarse and then finer. <b>Three islands, or one hill?</b> The dip is how far the landscape sinks below the plane through its corners. Do not pick the highest cell and be proud: it would
-be chosen among many, on test images. The mean of adapters of <i>one task</i> is a small ensemble in a single model (<a href="https://arxiv.org/abs/2203.05482">model soups</a>); lesson 3
-(<i>Walk the line between two fine-tuned models</i>) draws this plane, lesson 7 (<i>Merge seeds, tasks and clients</i>) averages further.</p>"""
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
@@ -60,7 +54,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             changed = panel(
                 lambda history: draw.changed(history, bench_of(lab, history)), "triangle-changed"
             )
-    html(HOW_TO_READ)
+    html(render("how_to_read/triangle"))
     with gr.Accordion("The landscape in numbers", open=False, elem_id="triangle-more"):
         table = panel(draw.table, "triangle-table")
         copy_button("triangle-table")
