@@ -26,7 +26,8 @@ def main(
     lab as it is without options; ``example``: a command for the help."""
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their prompts, and watch their accuracy.",
+        description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their "
+        "prompts, and watch their accuracy.",
         epilog=f"Example: {example}" if example else None,
     )
     parser.add_argument(
@@ -36,7 +37,8 @@ def main(
     )
     parser.add_argument(
         "--host",
-        help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer alone)",
+        help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer "
+        "alone)",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument(
@@ -57,7 +59,8 @@ def main(
         "--clip",
         "--model",
         metavar="NAME",
-        help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from it with --adapters",
+        help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from "
+        "it with --adapters",
     )
     parser.add_argument(
         "--mcp",
@@ -89,7 +92,8 @@ def main(
     except OSError as e:
         parser.exit(
             1,
-            f"The page could not be served: {e}\nChoose another port with --port, or another address with --host.\n",
+            f"The page could not be served: {e}\nChoose another port with --port, or another "
+            "address with --host.\n",
         )
     print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
     if mcp:
@@ -105,7 +109,8 @@ def check(lab: Lab, parser: argparse.ArgumentParser) -> None:
         parser.error(str(e))
     if not lab.tasks():
         parser.error(
-            f"no adapter was made from {clip.name} (weights {clip.hash}); make one with copra_lab.fit, save it as FOLDER/task/label, "
+            f"no adapter was made from {clip.name} (weights {clip.hash}); make one with "
+            "copra_lab.fit, save it as FOLDER/task/label, "
             "where task is the name of one of copra-lab's, and give --adapters FOLDER"
         )
 

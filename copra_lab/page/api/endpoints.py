@@ -234,7 +234,8 @@ class Api:
             pixels = photo(io.BytesIO(_decoded(image)), side, fit=self.lab.clip.fit)
         except ValueError as e:
             raise ValueError(
-                f"image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded"
+                "image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB "
+                f"and {MEGAPIXELS} megapixels, base64-encoded"
             ) from e
         found = []
         for label, p, names in opinions(self.lab, task, Picture(pixels)):

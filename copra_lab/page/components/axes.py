@@ -30,7 +30,10 @@ class Axes(NamedTuple):
         return f"{self.height * (top - number) / (top - bottom):.1f}"
 
     def line(self, kind: str, x1: float, y1: float, x2: float, y2: float, style: str = "") -> str:
-        return f'<line class="{kind}" x1="{self.x(x1)}" y1="{self.y(y1)}" x2="{self.x(x2)}" y2="{self.y(y2)}"{_styled(style)}/>'
+        return (
+            f'<line class="{kind}" x1="{self.x(x1)}" y1="{self.y(y1)}" x2="{self.x(x2)}" '
+            f'y2="{self.y(y2)}"{_styled(style)}/>'
+        )
 
     def level(self, kind: str, y: float) -> str:
         """A line from edge to edge."""
@@ -56,7 +59,10 @@ class Axes(NamedTuple):
     ) -> str:
         """``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of the words is at x."""
         moved = "".join(f' {name}="{by:g}"' for name, by in (("dx", dx), ("dy", dy)) if by)
-        return f'<text class="{kind}" x="{self.x(x)}" y="{self.y(y)}"{moved} text-anchor="{anchor}">{escape(words)}</text>'
+        return (
+            f'<text class="{kind}" x="{self.x(x)}" y="{self.y(y)}"{moved} '
+            f'text-anchor="{anchor}">{escape(words)}</text>'
+        )
 
     def tick(self, y: float, words: str, kind: str = "grid") -> list[str]:
         """A line across with its number at the left."""
@@ -79,7 +85,10 @@ class Axes(NamedTuple):
         """A bar between two heights, at `least` so many pixels high, so that nothing can still be seen."""
         top, bottom = sorted(float(self.y(y)) for y in (y1, y2))
         wide = 100 * width / (self.across[1] - self.across[0])
-        return f'<rect class="{kind}" x="{self.x(x)}" width="{wide:.2f}%" y="{top:.1f}" height="{max(least, bottom - top):.1f}"/>'
+        return (
+            f'<rect class="{kind}" x="{self.x(x)}" width="{wide:.2f}%" y="{top:.1f}" '
+            f'height="{max(least, bottom - top):.1f}"/>'
+        )
 
     def point(
         self, kind: str, name: str, x: float, accuracy: Accuracy, radius: float, style: str = ""
@@ -87,14 +96,17 @@ class Axes(NamedTuple):
         """An accuracy on its 95 % interval, which says itself when pointed at."""
         start, stop = accuracy.interval
         return (
-            f'<g class="{" ".join(["point", *kind.split()])}"{_styled(style)}><title>{escape(name)}: {escape(str(accuracy))}</title>{self.line("bar", x, start, x, stop)}'
+            f'<g class="{" ".join(["point", *kind.split()])}"{_styled(style)}>'
+            f"<title>{escape(name)}: "
+            f"{escape(str(accuracy))}</title>{self.line('bar', x, start, x, stop)}"
             f'<circle cx="{self.x(x)}" cy="{self.y(accuracy.value)}" r="{radius:g}"/></g>'
         )
 
     def svg(self, label: str, parts: Iterable[str] = (), said: str = "", style: str = "") -> str:
         """The drawing; ``label`` says what it shows and ``said`` what is in it, to those who do not see it."""
         return (
-            f'<svg class="path" role="img" aria-label="{label}" width="100%" height="{self.height}"{_styled(style)}>'
+            f'<svg class="path" role="img" aria-label="{label}" width="100%" '
+            f'height="{self.height}"{_styled(style)}>'
             f"{f'<desc>{escape(said)}</desc>' if said else ''}{''.join(parts)}</svg>"
         )
 

@@ -53,7 +53,8 @@ def trouble(error: Exception) -> str:
 
 def _now(figure: str, unit: str, recipe: str, words: str, data: str, kind: str) -> str:
     return (
-        f'<div class="now {kind}" role="status"{data}><div class="figure">{figure}<small>{unit}</small></div>'
+        f'<div class="now {kind}" role="status"{data}><div '
+        f'class="figure">{figure}<small>{unit}</small></div>'
         f'<div class="words"><div class="recipe">{recipe}</div>{words}</div></div>'
     )
 
@@ -133,7 +134,8 @@ def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
     return section(
         "Changed",
         head,
-        f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}',
+        f'<p class="tally">{tally}</p><ul '
+        f'class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}',
     )
 
 
@@ -151,8 +153,10 @@ def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:
     )
     sign, words = VERDICTS[verdict]
     return (
-        f'<li class="{verdict}" title="{truth}: {before} → {after}, {words}"><img src="{thumbnail(bench, change.image)}" alt="{truth}" width="56" height="56">'
-        f'<div><b>{truth}</b><s>{before}</s><em><i aria-label="{words}">{sign}</i> {after}</em></div></li>'
+        f'<li class="{verdict}" title="{truth}: {before} → {after}, {words}"><img '
+        f'src="{thumbnail(bench, change.image)}" alt="{truth}" width="56" height="56">'
+        f'<div><b>{truth}</b><s>{before}</s><em><i aria-label="{words}">{sign}</i> {after}</em>'
+        "</div></li>"
     )
 
 
@@ -163,11 +167,16 @@ def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) 
         for h in (*heads, "accuracy %", "from %", "to %", "right", "images")
     )
     body = "".join(
-        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}<td>{100 * a.value:.2f}</td>"
-        f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td><td>{a.n}</td></tr>"
+        "<tr><th "
+        f"scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}<td>{100 * a.value:.2f}</td>"
+        f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td>"
+        f"<td>{a.n}</td></tr>"
         for (first, *others), a in rows
     )
-    return f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def spans(numbers: Sequence[int]) -> str:

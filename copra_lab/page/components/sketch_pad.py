@@ -35,7 +35,8 @@ KEYS = "Arrows move the pen, the space bar puts it down and lifts it."
 
 def _choices(name: str, options: dict[str, Any], chosen: str, looks: str) -> str:
     return "".join(
-        f'<label title="{word}" style="{looks.format(value)}"><input type="radio" name="{name}" value="{value}" aria-label="{word}"'
+        f'<label title="{word}" style="{looks.format(value)}"><input type="radio" name="{name}" '
+        f'value="{value}" aria-label="{word}"'
         f"{' checked' if word == chosen else ''}></label>"
         for word, value in options.items()
     )

@@ -18,7 +18,10 @@ from copra_lab.page.state.session import Asked
 def of(asked: Asked, piece: str) -> str:
     """`piece`, HTML, as computed for what was `asked`."""
     at = f' data-at="{asked.at!r}"' if isinstance(asked.at, int | float) else ""
-    return f'<div class="of" data-of="{escape(json.dumps(dict(asked.of)))}"{at} data-part="{escape(asked.part)}">{piece}</div>'
+    return (
+        f'<div class="of" data-of="{escape(json.dumps(dict(asked.of)))}"{at} '
+        f'data-part="{escape(asked.part)}">{piece}</div>'
+    )
 
 
 def values(

@@ -22,12 +22,21 @@ class Step(NamedTuple):
 
 
 STEPS = (
-    Step("blend", "blend-weight", "Drag λ from A to B", "Two adapters taught one small CLIP the same task. Every stop between them, and beyond, is a new model, tested on real images as you arrive."),
-    Step("blend", "blend-changed", "See what that changed", "The images whose label the last move changed: those now right before those now wrong. The number counts all test images."),
-    Step("prune", "prune-layers", "Switch layers off", "The adapter sits on every layer of the image tower. Switch some off, or drag the sparsity up, and see how little of it was needed, and for which images."),
-    Step("shapley", "worth-layer", "Ask what a layer is worth", "Shapley values sharpen from samples until they are exact. Choose a layer to see the images that it decides."),
-    Step("prompt", "prompt-bank", "Bend a learned prompt", "In place of a prompt’s words stand learned vectors. Make one shorter: sometimes that classifies better."),
-    Step("try", "try-file", "Show it a picture of your own", "Every adapter says what it takes it for, side by side with the CLIP that was never tuned."),
+    Step("blend", "blend-weight", "Drag λ from A to B", "Two adapters taught one small CLIP the same task. Every "
+                                                        "stop between them, and beyond, is a new model, tested "
+                                                        "on real images as you arrive."),
+    Step("blend", "blend-changed", "See what that changed", "The images whose label the last move changed: those now "
+                                                            "right before those now wrong. The number counts all "
+                                                            "test images."),
+    Step("prune", "prune-layers", "Switch layers off", "The adapter sits on every layer of the image tower. "
+                                                       "Switch some off, or drag the sparsity up, and see how "
+                                                       "little of it was needed, and for which images."),
+    Step("shapley", "worth-layer", "Ask what a layer is worth", "Shapley values sharpen from samples until they are "
+                                                                "exact. Choose a layer to see the images that it decides."),
+    Step("prompt", "prompt-bank", "Bend a learned prompt", "In place of a prompt’s words stand learned vectors. "
+                                                           "Make one shorter: sometimes that classifies better."),
+    Step("try", "try-file", "Show it a picture of your own", "Every adapter says what it takes it for, side by side "
+                                                             "with the CLIP that was never tuned."),
 )  # fmt: skip
 
 

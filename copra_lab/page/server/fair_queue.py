@@ -94,11 +94,13 @@ class FairQueue(Queue):
             and sum(e.session_hash == session for e in (*waiting, *at_work)) >= self.waiting
         ):
             raise TooMuch(
-                f"{self.waiting} of your requests wait for an answer already; ask again when some of them are answered"
+                f"{self.waiting} of your requests wait for an answer already; ask again when some "
+                "of them are answered"
             )
         if sum(address_of(e.request) == address for e in (*waiting, *at_work)) >= self.of_address:
             raise TooMuch(
-                f"{self.of_address} requests from your network address wait already; try again in a minute"
+                f"{self.of_address} requests from your network address wait already; try again in "
+                "a minute"
             )
         full = self.max_size is not None and len(waiting) >= self.max_size
         if (
@@ -107,7 +109,8 @@ class FairQueue(Queue):
             > self.megabytes
         ):
             raise TooMuch(
-                "the page has more questions than it can answer at the moment; try again in a minute"
+                "the page has more questions than it can answer at the moment; try again in a "
+                "minute"
             )
 
     # --- being answered

@@ -76,11 +76,13 @@ class Visitors:
         if session not in self._known:
             if len(self._known) >= self.most:
                 raise TooMuch(
-                    f"the page is full: {self.most} visitors are here already; try again in a few minutes"
+                    f"the page is full: {self.most} visitors are here already; try again in a few "
+                    "minutes"
                 )
             if sum(v.address == address for v in self._known.values()) >= self.of_address:
                 raise TooMuch(
-                    f"{self.of_address} pages are open at your network address already; close some, or try again in a few minutes"
+                    f"{self.of_address} pages are open at your network address already; close "
+                    "some, or try again in a few minutes"
                 )
             self._known[session] = Visitor(address, keeps=self.idle)
         self._known[session].seen = time.monotonic()

@@ -62,7 +62,10 @@ def number(history: History) -> str:
 def _recipe(at: float) -> str:
     """What the model at λ is made of: ``λ = 0.30: 0.70 A + 0.30 B``."""
     sign = "−" if at < 0 else "+"
-    return f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} {signed(abs(at))} <i class="b">B</i></span>'
+    return (
+        f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} '
+        f'{signed(abs(at))} <i class="b">B</i></span>'
+    )
 
 
 def _facts(history: History) -> str:
@@ -117,10 +120,17 @@ def _legend(history: History) -> str:
         value = "…" if a is None else percent(a.value)
         part = "" if a is None or a.n >= history.total else ' class="first"'
         rows.append(
-            f'<tr class="{kind}"><th scope="row">{_sample(kind)}{escape(name)}</th><td{part}>{value}</td><td>{_barrier(points, history.total)}</td></tr>'
+            f'<tr class="{kind}"><th scope="row">{_sample(kind)}{escape(name)}</th>'
+            f"<td{part}>{value}</td><td>{_barrier(points, history.total)}</td></tr>"
         )
-    heads = f'<th scope="col">lines from A to B</th><th scope="col">at λ = {signed(history.position)}</th><th scope="col">barrier</th>'
-    return f'<table class="legend"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    heads = (
+        '<th scope="col">lines from A to B</th><th scope="col">at λ = '
+        f'{signed(history.position)}</th><th scope="col">barrier</th>'
+    )
+    return (
+        f'<table class="legend"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        "</table>"
+    )
 
 
 def _sample(kind: str) -> str:
@@ -131,7 +141,10 @@ def _sample(kind: str) -> str:
         "rival": '<rect class="mark rival" x="14" y="4" width="6" height="6"/>',
     }
     line = "curve" if kind == "own" else f"other {kind}"
-    return f'<svg class="path" width="34" height="14" aria-hidden="true"><line class="{line}" x1="0" x2="34" y1="7" y2="7"/>{marks[kind]}</svg>'
+    return (
+        f'<svg class="path" width="34" height="14" aria-hidden="true"><line class="{line}" '
+        f'x1="0" x2="34" y1="7" y2="7"/>{marks[kind]}</svg>'
+    )
 
 
 def changed(history: History, bench: Bench | None) -> str:
@@ -159,7 +172,10 @@ def _where(state: Measured | None, other: Measured | None) -> str:
     """λ, and what is mixed if that is something else at the `other` place."""
     if not isinstance(state, BlendState) or not isinstance(other, BlendState):
         return ""
-    return f"λ = {signed(state.weight)}{'' if state.space == other.space else ' ' + NAMES[state.space]}"
+    return (
+        "λ = "
+        f"{signed(state.weight)}{'' if state.space == other.space else ' ' + NAMES[state.space]}"
+    )
 
 
 def table(history: History) -> str:

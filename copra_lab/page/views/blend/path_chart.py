@@ -49,7 +49,10 @@ def path_svg(
     def dot(kind: str, weight: float, share: float) -> str:
         x, y = axes.x(weight), axes.y(share)
         if kind == "rival":
-            return f'<rect class="mark {kind}" x="{x}" y="{y}" width="6" height="6" transform="translate(-3 -3)"/>'
+            return (
+                f'<rect class="mark {kind}" x="{x}" y="{y}" width="6" height="6" '
+                'transform="translate(-3 -3)"/>'
+            )
         return f'<circle class="mark {kind}" cx="{x}" cy="{y}" r="3"/>'
 
     points = sorted(points, key=lambda p: p[0])

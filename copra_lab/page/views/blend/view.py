@@ -253,5 +253,6 @@ def swapped(history: History) -> History:
 
 VIEW = View(
     "blend", "Blend", "Blend two fine‑tuned CLIPs",
-    "Two adapters taught one small CLIP the same task. Drag λ along the line between them: every stop is a new model, tested as you arrive.", fill,
+    "Two adapters taught one small CLIP the same task. Drag λ along the line between them: every "
+    "stop is a new model, tested as you arrive.", fill,
 )  # fmt: skip

@@ -132,7 +132,8 @@ def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     task = bench.task
     progress = "" if done else " <i>asking the adapters …</i>"
     out = [
-        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>'
+        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} '
+        f"<span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>"
         + (f'<p class="about">{escape(task.about)}</p>' if task.about else "")
     ]
     addresses: dict[int, str] = {}
@@ -166,7 +167,8 @@ def _model(
     )
     low, high = (f"{100 * end:.1f}" for end in a.interval)
     line = (
-        f'<b>{escape(answer.label)}</b>{_bar(a)}<span data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'
+        f"<b>{escape(answer.label)}</b>{_bar(a)}<span "
+        f'data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'
         f'<span class="less" title="Images right, more or fewer than the base">{less}</span>'
     )
     wrong = (answer.predictions != bench.labels).nonzero().flatten().tolist()
@@ -174,22 +176,30 @@ def _model(
         return f'<div class="model">{line}</div>'
     tiles = "".join(_tile(bench, i, int(answer.predictions[i]), addresses) for i in wrong[:TILES])
     more = f"<p>and {len(wrong) - TILES} more</p>" if len(wrong) > TILES else ""
-    return f'<details><summary class="model">{line}</summary><ul class="wrongs">{tiles}</ul>{more}</details>'
+    return (
+        f'<details><summary class="model">{line}</summary><ul '
+        f'class="wrongs">{tiles}</ul>{more}</details>'
+    )
 
 
 def _tile(bench: Bench, image: int, predicted: int, addresses: dict[int, str]) -> str:
     if image not in addresses:  # not `parts.thumbnail`, which would remember a visitor's images
         addresses[image] = panels.address(bench.split.images[bench.order[image]])
     truth, taken = (escape(bench.task.classes[c]) for c in (int(bench.labels[image]), predicted))
-    return f'<li><img src="{addresses[image]}" alt="{truth}" width="48" height="48"><span>{truth}</span><em><i aria-label="taken for">✗</i> {taken}</em></li>'
+    return (
+        f'<li><img src="{addresses[image]}" alt="{truth}" width="48" height="48">'
+        f'<span>{truth}</span><em><i aria-label="taken for">✗</i> {taken}</em></li>'
+    )
 
 
 def _bar(a: Accuracy) -> str:
     low, high = (f"{100 * end:.2f}%" for end in a.interval)
     y = ROW / 2
     return (
-        f'<svg role="img" aria-label="{a}" width="100%" height="{ROW}"><line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        f'<line class="span" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="4"/></svg>'
+        f'<svg role="img" aria-label="{a}" width="100%" height="{ROW}"><line class="grid" x1="0" '
+        f'x2="100%" y1="{y}" y2="{y}"/>'
+        f'<line class="span" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle '
+        f'cx="{100 * a.value:.2f}%" cy="{y}" r="4"/></svg>'
     )
 
 

@@ -22,14 +22,20 @@ def seen(pixels: Tensor | None) -> str:
     address = base64.b64encode(file.getvalue()).decode()
     side = len(pixels)
     words = f"What the CLIP sees: {side} × {side} pixels"
-    return f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
+    return (
+        f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" '
+        f'height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
+    )
 
 
 def answers(
     models: Sequence[tuple[str, Tensor | str, Sequence[str]]], truth: int | None = None
 ) -> str:
     if not models:
-        return '<div class="asked waiting">Waking the model. A very first start also draws all images: about a minute.</div>'
+        return (
+            '<div class="asked waiting">Waking the model. A very first start also draws all '
+            "images: about a minute.</div>"
+        )
     head = (
         f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
     )
@@ -42,7 +48,8 @@ def answers(
             continue
         top = p.argsort(descending=True)[:TOP].tolist()
         bars = "".join(
-            f'<li class="{"right" if i == truth else "wrong" if truth is not None and k == 0 else ""}" style="--p:{100 * float(p[i]):.1f}%"><span>'
+            "<li "
+            f'class="{"right" if i == truth else "wrong" if truth is not None and k == 0 else ""}" style="--p:{100 * float(p[i]):.1f}%"><span>'
             f"{'✓ ' if i == truth else '✗ ' if truth is not None and k == 0 else ''}{escape(names[i])}</span><i>{percent(float(p[i]))}</i></li>"
             for k, i in enumerate(top)
         )

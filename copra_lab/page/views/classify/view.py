@@ -181,7 +181,8 @@ def uploaded(lab: Lab, task: Any, file: Any) -> Updates:
         except ValueError as e:
             kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
             raise ValueError(
-                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels"
+                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most "
+                f"{MEGAPIXELS} megapixels"
             ) from e
     except ValueError as e:
         return no_picture(e)
@@ -234,5 +235,6 @@ def shown(lab: Lab, task: str, picture: Picture) -> Updates:
 
 VIEW = View(
     "try", "Try", "Show it a picture of your own",
-    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, side by side with the one that was never tuned.", fill,
+    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, "
+    "side by side with the one that was never tuned.", fill,
 )  # fmt: skip

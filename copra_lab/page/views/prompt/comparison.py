@@ -74,8 +74,10 @@ def drawn(lab: Lab, task: str, state: PromptState | None) -> str:
         for h in ("prompt", "mean norm", "as learned", "now", "difference")
     )
     return (
-        f'<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}'
-        f'<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead><tbody>{"".join(rows)}</tbody></table></section>'
+        '<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp '
+        f"against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}"
+        '<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></section>"
     )
 
 
@@ -114,7 +116,8 @@ def _dots(found: Reaction) -> str:
     for kind, a, y in (("was", found.learned, ROW / 2 - 4), ("is", found.now, ROW / 2 + 4)):
         low, high = (f"{100 * end:.2f}%" for end in a.interval)
         out.append(
-            f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>'
+            f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle '
+            f'cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>'
         )
     said = f"As learned {found.learned}, now {found.now}."
     return f'<svg role="img" aria-label="{said}" width="100%" height="{ROW}">{"".join(out)}</svg>'

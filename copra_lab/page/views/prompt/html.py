@@ -55,7 +55,10 @@ def number(history: History) -> str:
     recipe, data = "&nbsp;", {}
     if here:
         n, m = len(bent(here)), len(here.replaced)
-        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{f' <span>{m} replaced</span>' if m else ''}"
+        recipe = (
+            f"<b>{n or 'no'} vector{'s' * (n != 1)} "
+            f"bent</b>{f' <span>{m} replaced</span>' if m else ''}"
+        )
         data = {
             "percents": " ".join(map(str, here.percents or ())),
             "replaced": " ".join(str(i + 1) for i in here.replaced),
@@ -99,7 +102,10 @@ def chart(lab: Lab, history: History) -> str:
         with suppress(PromptError, OSError):  # said below, beside the others
             if key != here.key:
                 others.append((label, norms(lab, alike(lab, here, key))))
-    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)}</div>'
+    return (
+        '<div class="chart '
+        f'norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)}</div>'
+    )
 
 
 def alike(lab: Lab, state: PromptState, key: str) -> PromptState:
@@ -131,10 +137,14 @@ def norms_svg(
     out = [part for v in (0, top / 2, top) for part in axes.tick(v, f"{v:.1f}")]
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
         out.append(
-            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
+            f"<g><title>vector {i + 1}: norm {a:.2f}, learned "
+            f"{b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
             f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
         )
-    legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
+    legend = (
+        f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, "
+        f"{word:.2f}"
+    )
     out += [axes.level("base", word), axes.legend(legend, dy=-14)]
     said = ", ".join(f"{a:.2f}" for a in now) + "".join(
         f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others
@@ -145,7 +155,8 @@ def norms_svg(
 def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
     width = f"{80 / axes.across[1]:.2f}%"
     return (
-        f'<rect class="other" x="{axes.x(i + 0.1)}" width="{width}" y="{axes.y(min(norm, axes.up[1]))}" height="3" transform="translate(0 -1.5)">'
+        f'<rect class="other" x="{axes.x(i + 0.1)}" width="{width}" '
+        f'y="{axes.y(min(norm, axes.up[1]))}" height="3" transform="translate(0 -1.5)">'
         f"<title>{escape(label)}: norm {norm:.2f}</title></rect>"
     )
 

@@ -29,7 +29,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     tasks = lab.prompt_tasks()
     if not tasks:
         html(
-            '<p class="about">There is no soft prompt to show; make some with <code>recipes/prompts.py</code>.</p>'
+            '<p class="about">There is no soft prompt to show; make some with '
+            "<code>recipes/prompts.py</code>.</p>"
         )
         return
     first = tasks[0][1]
@@ -192,5 +193,6 @@ def _controls(
 
 VIEW = View(
     "prompt", "Prompt", "Bend a learned prompt",
-    "Four vectors were learned in place of a prompt’s words. Make any of them shorter or longer, and watch which images still find their class.", fill,
+    "Four vectors were learned in place of a prompt’s words. Make any of them shorter or longer, "
+    "and watch which images still find their class.", fill,
 )  # fmt: skip

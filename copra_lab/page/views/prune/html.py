@@ -28,7 +28,10 @@ def number(lab: Lab, history: History) -> str:
             "off": " ".join(map(named, here.kept.off)),
         }
         single = f" · {len(here.kept.off)} off" if here.kept.off else ""
-        recipe = f"<b>{_how_many(lab, here)}</b> <span>{_kinds(lab, here)}{single} · {here.percent}\u202f% sparse</span>"
+        recipe = (
+            f"<b>{_how_many(lab, here)}</b> <span>{_kinds(lab, here)}{single} · "
+            f"{here.percent}\u202f% sparse</span>"
+        )
     return panels.number(
         history, recipe, data, "Measuring the base and the whole adapter."
     ) + _facts(lab, history, here)
@@ -104,10 +107,14 @@ def chart(lab: Lab, history: History) -> str:
 
 def _strip(layers: Sequence[tuple[int, float]]) -> str:
     cells = "".join(
-        f'<li style="--left:{share:.1%}" title="layer {layer}: {percent(share)} left">{100 * share:.0f}</li>'
+        f'<li style="--left:{share:.1%}" title="layer {layer}: {percent(share)} '
+        f'left">{100 * share:.0f}</li>'
         for layer, share in layers
     )
-    return f'<div class="strip"><ol aria-label="Left in each layer, in percent">{cells}</ol><p>left in each layer, %</p></div>'
+    return (
+        f'<div class="strip"><ol aria-label="Left in each layer, in percent">{cells}</ol>'
+        "<p>left in each layer, %</p></div>"
+    )
 
 
 def changed(history: History, bench: Bench | None) -> str:

@@ -146,7 +146,10 @@ def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None 
         said = "By Shapley value: how much each layer adds, on average over all orders of joining."
     elif v is None or kept is None:
         known = f": {v.asked:,} of {v.every:,} coalitions so far" if v else ""
-        said = f"Measuring what each layer is worth{known}. The best {count} are kept once enough is known."
+        said = (
+            f"Measuring what each layer is worth{known}. The best {count} are kept once "
+            "enough is known."
+        )
     else:
         worth = dict(zip(v.layers, v.values.tolist(), strict=True))
         first = sorted(worth, key=lambda layer: -worth[layer])[:count]
@@ -155,8 +158,14 @@ def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None 
             "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
         )
         total, points = sum(worth[layer] for layer in kept), v.full - v.empty
-        said = f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of {signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
+        said = (
+            f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of "
+            f"{signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
+        )
         if sum(worth[layer] for layer in first) > total + 1e-9:
-            said = f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} first; move the slider to keep those."
+            said = (
+                f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} "
+                "first; move the slider to keep those."
+            )
     state = "" if v is None else ' data-exact="1"' if v.exact else ' data-exact="0"'
     return f'<p class="said" role="status"{state}>{said}</p>'

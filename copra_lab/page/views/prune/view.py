@@ -229,5 +229,6 @@ def _switches(have: Sequence[Any], on: Sequence[Any] | None) -> dict[str, Any]:
 
 VIEW = View(
     "prune", "Prune", "Prune a fine‑tuned CLIP",
-    "An adapter sits on every layer of the image tower. Switch layers off, or cut away its smallest numbers, and see how much of it was needed.", fill,
+    "An adapter sits on every layer of the image tower. Switch layers off, or cut away its "
+    "smallest numbers, and see how much of it was needed.", fill,
 )  # fmt: skip

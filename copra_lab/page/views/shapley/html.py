@@ -19,7 +19,8 @@ def number(v: Values | None) -> str:
     """What all layers together are worth, and how far the game is."""
     if v is None:
         return (
-            '<div class="now waiting" role="status"><div class="figure">…</div><div class="words">Asking what the first layers are worth.'
+            '<div class="now waiting" role="status"><div class="figure">…</div><div '
+            'class="words">Asking what the first layers are worth.'
             " A very first start also draws all images: about a minute.</div></div>"
         ) + _facts(None)
     total = 100 * (v.full - v.empty)
@@ -31,9 +32,11 @@ def number(v: Values | None) -> str:
     )
     kind = "" if v.exact else "first"
     return (
-        f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" data-total="{total:.6f}">'
+        f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" '
+        f'data-total="{total:.6f}">'
         f'<div class="figure">{_points(total, 0)}<small>pt</small></div>'
-        f'<div class="words"><div class="recipe">what {len(v.layers)} layers add together, on {n} images</div>{how}<br>'
+        f'<div class="words"><div class="recipe">what {len(v.layers)} layers add together, on {n} '
+        f"images</div>{how}<br>"
         f"{v.asked:,} of {v.every:,} coalitions</div></div>"
     ) + _facts(v)
 
@@ -112,7 +115,8 @@ def bars(v: Values | None, layer: int) -> str:
             axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
         )
         out.append(
-            f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} points</title>'
+            f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} '
+            "points</title>"
             f"{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
         )
     even = 100 * (v.full - v.empty) / n
@@ -169,7 +173,8 @@ def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
             "Decided", head, '<p class="empty">No image depends on this layer.</p>'
         )
     tally = (
-        f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ {len(harmed)} harmed</span>'
+        f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ '
+        f"{len(harmed)} harmed</span>"
         f'<span class="still">○ {len(own) - len(helped) - len(harmed)} as they were</span></p>'
     )
     tiles = "".join(_tile(bench, i, kind, float(own[i])) for i, kind in picked)
@@ -181,8 +186,10 @@ def _tile(bench: Bench, image: int, kind: str, value: float) -> str:
     sign, words = ("✓", "right more often") if kind == "right" else ("✗", "wrong more often")
     said = f"{_points(100 * value, 0)}\u202f%"
     return (
-        f'<li class="{kind}" title="{truth}: the layer’s own share in getting this image right, {said}"><img src="{panels.thumbnail(bench, image)}" alt="{truth}" '
-        f'width="56" height="56"><div><b>{truth}</b><span>{words}</span><em><i aria-label="{words}">{sign}</i> {said}</em></div></li>'
+        f'<li class="{kind}" title="{truth}: the layer’s own share in getting this image right, '
+        f'{said}"><img src="{panels.thumbnail(bench, image)}" alt="{truth}" '
+        f'width="56" height="56"><div><b>{truth}</b><span>{words}</span><em><i '
+        f'aria-label="{words}">{sign}</i> {said}</em></div></li>'
     )
 
 
@@ -199,4 +206,7 @@ def table(v: Values | None) -> str:
         f"<tr><th scope=row>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>"
         for first, *rest in rows
     )
-    return f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -269,5 +269,6 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Updat
 
 VIEW = View(
     "shapley", "Shapley", "Ask what a layer is worth",
-    "An adapter’s layers share what it adds. Watch how much of it is each one’s, first from samples and then exactly, and which images each of them decides.", fill,
+    "An adapter’s layers share what it adds. Watch how much of it is each one’s, first from "
+    "samples and then exactly, and which images each of them decides.", fill,
 )  # fmt: skip

@@ -119,9 +119,14 @@ def layers_html(course: Course | None, steps: int) -> str:
         address = f"url(data:image/png;base64,{base64.b64encode(file.getvalue()).decode()})"
         picture = f'<i style="-webkit-mask-image:{address};mask-image:{address}"></i>'
         said = f"In step {course.steps} {sum(course.on[-1])} of {len(course.on[-1])} layers were on"
-    ramp = f'<line class="ramp" x1="0" y1="{100 * (1 - copra.start):.0f}%" x2="{copra.ramp:.0%}" y2="0"/>'
+    ramp = (
+        f'<line class="ramp" x1="0" y1="{100 * (1 - copra.start):.0f}%" x2="{copra.ramp:.0%}" '
+        'y2="0"/>'
+    )
     return (
-        f'<div class="layers"><div role="img" aria-label="Layers that CopRA had on, against steps. {said}.">{picture}'
+        '<div class="layers"><div role="img" aria-label="Layers that CopRA had on, against '
+        f'steps. {said}.">{picture}'
         f'<svg width="100%" height="100%" aria-hidden="true">{ramp}</svg></div>'
-        "<p>CopRA’s layers, the first on top: coloured where on; the line is the chance p, which rises to 1</p></div>"
+        "<p>CopRA’s layers, the first on top: coloured where on; the line is the chance p, which "
+        "rises to 1</p></div>"
     )

@@ -385,5 +385,6 @@ def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
 
 VIEW = View(
     "train", "Train", "Train one of your own",
-    "A few images of each class, a minute of one processor core: watch LoRA and CopRA learn side by side, then take what they learned into the other views.", fill,
+    "A few images of each class, a minute of one processor core: watch LoRA and CopRA learn side "
+    "by side, then take what they learned into the other views.", fill,
 )  # fmt: skip

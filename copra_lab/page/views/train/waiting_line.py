@@ -50,7 +50,8 @@ class Waiting:
                 )
             if address and sum(t.address == address for t in self._tickets) >= self.of_address:
                 raise ValueError(
-                    f"{self.of_address} visitors from your network address train or wait already; try again in a few minutes"
+                    f"{self.of_address} visitors from your network address train or wait already; "
+                    "try again in a few minutes"
                 )
             ticket = Ticket(who, work, address)
             if self._tickets:  # the first is at work

@@ -17,14 +17,18 @@ _GEOMETRY = {
 }
 
 _FIELDS = "".join(
-    f'<label><i class="{name.lower()}">{name}</i><input type="number" step="0.05" min="{-BEYOND / UNITS:.2f}" max="{1 + 2 * BEYOND / UNITS:.2f}" '
+    f'<label><i class="{name.lower()}">{name}</i><input type="number" step="0.05" '
+    f'min="{-BEYOND / UNITS:.2f}" max="{1 + 2 * BEYOND / UNITS:.2f}" '
     f'aria-label="weight of {name}"></label>'
     for name in "ABC"
 )
 
 HANDS = (
-    f'<svg class="hands" viewBox="0 0 {WIDTH} {HEIGHT}" data-geometry="{escape(json.dumps(_GEOMETRY))}"><polygon class="ground" points="{OUTSIDE}"/>'
-    '<g class="hand" tabindex="0" role="slider" aria-roledescription="point in a triangle" aria-label="Weights of A, B and C; arrow keys move it" '
-    f'aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><circle class="grip" r="14"/><circle class="dot" r="3.5"/></g></svg>'
+    f'<svg class="hands" viewBox="0 0 {WIDTH} {HEIGHT}" '
+    f'data-geometry="{escape(json.dumps(_GEOMETRY))}"><polygon class="ground" points="{OUTSIDE}"/>'
+    '<g class="hand" tabindex="0" role="slider" aria-roledescription="point in a triangle" '
+    'aria-label="Weights of A, B and C; arrow keys move it" '
+    'aria-valuemin="0" aria-valuemax="100" aria-valuenow="0"><circle class="grip" r="14"/>'
+    '<circle class="dot" r="3.5"/></g></svg>'
     f'<div class="weights">{_FIELDS}</div>'
 )

@@ -130,7 +130,8 @@ def chart(history: History) -> str:
         first = " first" if point.accuracy.n < history.total else ""
         standing = " at" if state == history.state else ""
         cells[level].append(
-            f'<use href="#cell-{level}" class="cell{first}{standing}" x="{x:.1f}" y="{y:.1f}" style="--v:{100 * share:.0f}%"/>'
+            f'<use href="#cell-{level}" class="cell{first}{standing}" x="{x:.1f}" y="{y:.1f}" '
+            f'style="--v:{100 * share:.0f}%"/>'
         )
         if (
             level == 0 and not standing and state not in state.corners
@@ -142,9 +143,12 @@ def chart(history: History) -> str:
         f'<polygon id="cell-{i}" points="{_hexagon(step)}"/>' for i, step in enumerate(CELLS)
     )
     return (
-        f'<svg class="landscape" role="img" aria-label="Accuracy over the triangle of three adapters" viewBox="0 0 {WIDTH} {HEIGHT}">'
-        f"<desc>{escape(_in_words(history))}</desc><defs>{shapes}</defs>{_key(low, high)}{''.join(c for level in cells for c in level)}"
-        f'<polygon class="edge" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in _corners())}"/>{"".join(words)}{_badges()}</svg>'
+        '<svg class="landscape" role="img" aria-label="Accuracy over the triangle of three '
+        f'adapters" viewBox="0 0 {WIDTH} {HEIGHT}">'
+        f"<desc>{escape(_in_words(history))}</desc>"
+        f"<defs>{shapes}</defs>{_key(low, high)}{''.join(c for level in cells for c in level)}"
+        '<polygon class="edge" '
+        f'points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in _corners())}"/>{"".join(words)}{_badges()}</svg>'
     )
 
 
@@ -163,7 +167,8 @@ def _corners() -> list[tuple[float, float]]:
 
 def _badges() -> str:
     return "".join(
-        f'<circle class="badge {name.lower()}" cx="{x:.1f}" cy="{y:.1f}" r="11"/><text class="badge-name" x="{x:.1f}" y="{y + 4.5:.1f}">{name}</text>'
+        f'<circle class="badge {name.lower()}" cx="{x:.1f}" cy="{y:.1f}" r="11"/><text '
+        f'class="badge-name" x="{x:.1f}" y="{y + 4.5:.1f}">{name}</text>'
         for name, (x, y) in zip("ABC", _corners(), strict=True)
     )
 
@@ -172,11 +177,13 @@ def _key(low: int, high: int) -> str:
     """What the colours say."""
     steps = 5
     boxes = "".join(
-        f'<rect class="cell" x="6" y="{16 + 18 * i}" width="16" height="18" style="--v:{100 - 25 * i}%"/>'
+        f'<rect class="cell" x="6" y="{16 + 18 * i}" width="16" height="18" '
+        f'style="--v:{100 - 25 * i}%"/>'
         for i in range(steps)
     )
     names = "".join(
-        f'<text class="tick" x="28" y="{29 + 18 * i}">{"≤ " if i == 4 and low > 0 else ""}{high - (high - low) * i / 4:.0f}\u202f%</text>'
+        '<text class="tick" x="28" '
+        f'y="{29 + 18 * i}">{"≤ " if i == 4 and low > 0 else ""}{high - (high - low) * i / 4:.0f}\u202f%</text>'
         for i in (0, 2, 4)
     )
     return boxes + names

@@ -131,5 +131,6 @@ def ahead(history: History) -> list[list[Measured]]:
 
 VIEW = View(
     "triangle", "Triangle", "Walk between three fine‑tuned CLIPs",
-    "Three adapters taught one small CLIP the same task. Drag the point over the plane that they span: every place is a new model, tested as you arrive.", fill,
+    "Three adapters taught one small CLIP the same task. Drag the point over the plane that they "
+    "span: every place is a new model, tested as you arrive.", fill,
 )  # fmt: skip
