@@ -70,12 +70,25 @@ def model_line(lab: Lab) -> Markup:
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
-    """`gr.Blocks.launch` with the page's look and its limits, and without what would reach for other hosts. Does not block."""
+    """`gr.Blocks.launch` with the page's look and its limits. Does not block.
+
+    It leaves out what would contact other hosts.
+    """
     gradio_sessions.bound()
     visitors = Visitors(partial(gradio_sessions.forget, page))
     fair(page, visitors)
     return page.launch(
-        theme=THEME, css_paths=STATIC / "page.css", footer_links=[], share=False, ssr_mode=False, pwa=False,
-        run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,
-        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]}, **options,
-    )  # fmt: skip
+        theme=THEME,
+        css_paths=STATIC / "page.css",
+        footer_links=[],
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        run_history=False,
+        state_session_capacity=2 * limits.SESSIONS,
+        max_file_size=f"{limits.UPLOAD_MB}mb",
+        quiet=True,
+        prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]},
+        **options,
+    )

@@ -22,8 +22,11 @@ def main(
     page: gr.Blocks | None = None,
     example: str = "",
 ) -> None:
-    """Serve until interrupted. ``arguments``: of the command line, if not this process's own; ``page``: one that is built already, over the
-    lab as it is without options; ``example``: a command for the help."""
+    """Serve until interrupted.
+
+    ``arguments``: of the command line, if not this process's own; ``page``: one that is built
+    already, over the lab as it is without options; ``example``: a command for the help.
+    """
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their "
@@ -77,7 +80,8 @@ def main(
         check(lab, parser)
     if page is None or args.adapters or args.clip or args.precision != "auto":
         page = build(lab)
-    # Wake the first task while the server starts; a first rendering of the drawings shows its progress here.
+    # Wake the first task while the server starts, in a thread of its own; a first rendering of the
+    # drawings shows its progress here.
     threading.Thread(target=wake, args=(lab,), daemon=True).start()
     hosted = "SPACE_ID" in os.environ
     mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
@@ -102,7 +106,7 @@ def main(
 
 
 def check(lab: Lab, parser: argparse.ArgumentParser) -> None:
-    """Ends the program, in a sentence, where the model cannot be loaded or no adapter was made from it."""
+    """End the program, with a sentence, if there is no model or no adapter of it."""
     try:
         clip = lab.clip
     except (OSError, ValueError) as e:
@@ -116,6 +120,7 @@ def check(lab: Lab, parser: argparse.ArgumentParser) -> None:
 
 
 def wake(lab: Lab) -> None:
+    """Prepare the first task, so that the first visitor does not wait for it."""
     try:
         lab.bench(next(iter(lab.tasks())))
     except (OSError, ValueError) as e:  # the page says it too, to each visitor

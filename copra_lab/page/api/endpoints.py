@@ -1,4 +1,7 @@
-"""What the page measures, for programs: named, typed endpoints of plain JSON, which are also the tools of the MCP server."""
+"""What the page measures, for programs: typed endpoints of plain JSON.
+
+They are also the tools of the MCP server.
+"""
 
 import base64
 import io
@@ -61,8 +64,12 @@ def in_words(f: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Api:
-    """The endpoints over a lab. Every method answers for itself: nothing is kept for a caller, and a call takes seconds at most
-    (the first one of a task prepares its images). What it is given is checked as the page's controls are."""
+    """The endpoints over a lab.
+
+    Every method answers for itself: nothing is kept for a caller, and a call takes seconds at most
+    (the first one of a task prepares its images). What it is given is checked as the page's
+    controls are.
+    """
 
     lab: Lab
 
@@ -76,7 +83,9 @@ class Api:
 
     @in_words
     def adapters(self, task: str) -> list[AdapterEntry]:
-        """The fine-tuned adapters of a task: their keys, which the other tools take, and on which layers and matrices they sit.
+        """The fine-tuned adapters of a task: their keys, layers and matrices.
+
+        The other tools take the keys.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -99,7 +108,9 @@ class Api:
 
     @in_words
     def prompts(self, task: str) -> list[PromptEntry]:
-        """The soft prompts of a task: their keys, which "prompt" takes, and how many learned vectors each has. Not all tasks have some.
+        """The soft prompts of a task: their keys, and how many learned vectors each has.
+
+        "prompt" takes the keys. Not all tasks have some.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -122,7 +133,9 @@ class Api:
 
     @in_words
     def base(self, task: str) -> Number:
-        """Accuracy of the CLIP on a task's test images without any adapter: what the others are held against.
+        """Accuracy of the CLIP on a task's test images without any adapter.
+
+        This is what the others are held against.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -132,13 +145,14 @@ class Api:
 
     @in_words
     def blend(self, task: str, a: str, b: str, weight: float) -> BlendAnswer:
-        """Accuracy of a blend of two adapters, whose weights are mixed: (1 − weight)·ΔW of a + weight·ΔW of b.
+        """Accuracy of a blend of two adapters: (1 − weight)·ΔW of a + weight·ΔW of b.
 
         Args:
             task: name of a task, as "tasks" lists them
             a: key of an adapter, as "adapters" lists them, or "base" for none
             b: key of another one
-            weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line goes on
+            weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line
+                goes on
         """
         state = self._read(BlendState, {"task": task, "a": a, "b": b, "weight": weight})
         return BlendAnswer(**self._measured(state), weight=state.weight)
@@ -152,13 +166,17 @@ class Api:
         kinds: list[str] | None = None,
         sparsity: float = 0,
     ) -> PruneAnswer:
-        """Accuracy of an adapter of which only some layers and matrices are kept, and then the smallest of its numbers set to zero.
+        """Accuracy of an adapter of which only some layers and matrices are kept.
+
+        Then the smallest of its numbers are set to zero.
 
         Args:
             task: name of a task, as "tasks" lists them
             adapter: key of an adapter, as "adapters" lists them
-            layers: the layers of the image tower that keep theirs, counted from 0; without it all do
-            kinds: the matrices that keep theirs, out of those that "adapters" lists, such as q, k and v; without it all do
+            layers: the layers of the image tower that keep theirs, counted from 0; without it all
+                do
+            kinds: the matrices that keep theirs, out of those that "adapters" lists, such as q, k
+                and v; without it all do
             sparsity: percent of what is left that is set to zero, from 0 to 100
         """
         switches = Switches(*(ALL if on is None else on for on in (layers, kinds)))
@@ -181,8 +199,10 @@ class Api:
 
     @in_words
     def shapley(self, task: str, adapter: str, seconds: float = 5) -> ShapleyAnswer:
-        """What each layer of an adapter is worth: its Shapley value in accuracy on a sample of the test images. Values are sampled at
-        first and exact once all coalitions were measured; ask again to go on from where this call stopped.
+        """What each layer of an adapter is worth: its Shapley value in accuracy.
+
+        Measured on a sample of the test images. Values are sampled at first and exact once all
+        coalitions were measured; ask again to go on from where this call stopped.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -197,18 +217,26 @@ class Api:
             values = onward(game)
         halves = [float(h) if h < float("inf") else None for h in values.halves]
         return ShapleyAnswer(
-            layers=list(values.layers), values=values.values.tolist(), halves=halves, none=values.empty, all=values.full,
-            images=values.of_images.shape[1], coalitions=values.asked, of_coalitions=values.every, exact=values.exact,
-        )  # fmt: skip
+            layers=list(values.layers),
+            values=values.values.tolist(),
+            halves=halves,
+            none=values.empty,
+            all=values.full,
+            images=values.of_images.shape[1],
+            coalitions=values.asked,
+            of_coalitions=values.every,
+            exact=values.exact,
+        )
 
     @in_words
     def prompt(self, task: str, prompt: str, percents: list[int] | None = None) -> PromptAnswer:
-        """Accuracy of a learned soft prompt whose vectors are each set to a share of their learned length.
+        """Accuracy of a learned soft prompt, each vector set to a share of its learned length.
 
         Args:
             task: name of a task, as "tasks" lists them
             prompt: key of a soft prompt, as "prompts" lists them
-            percents: for each of its vectors the percent of its learned length, from 0 to 200; without it all stay as learned
+            percents: for each of its vectors the percent of its learned length, from 0 to 200;
+                without it all stay as learned
         """
         values: dict[str, Any] = {"task": task, "key": prompt}
         if percents is not None:
@@ -222,11 +250,14 @@ class Api:
 
     @in_words
     def classify(self, task: str, image: str) -> list[Opinion]:
-        """What the CLIP without an adapter, and with each adapter of a task, takes a picture for: the task's names, likeliest first.
+        """What every model of a task takes a picture for: the task's names, likeliest first.
+
+        The CLIP without an adapter comes first, then each of the task's adapters.
 
         Args:
             task: name of a task, whose names there are to choose from
-            image: a picture (PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB), base64-encoded, with or without "data:image/png;base64," before it
+            image: a picture (PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB), base64-encoded,
+                with or without "data:image/png;base64," before it
         """
         self.lab.check(task)
         side = self.lab.bench(task).split.images.shape[1]
@@ -292,7 +323,10 @@ ENDPOINTS = (
 
 
 def serve(lab: Lab) -> None:
-    """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
+    """Add the endpoints to the page that is being built.
+
+    They wait in its queue and share its limits.
+    """
     api = Api(lab)
     for name in ENDPOINTS:
         limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)

@@ -1,4 +1,7 @@
-"""What every live view does: follow the controls, show a first number at once, then all images, then fill in the curve."""
+"""What every live view does: follow its controls.
+
+It shows a first number at once, then that of all images, and then fills in the curve.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -31,10 +34,12 @@ MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "benc
 """Everything that runs the model shares one small limit."""
 
 PICTURES: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "pictures"}
-"""What reads a visitor's picture: one at a time, since a large one takes half a gigabyte, and apart, since nobody's number shall wait for that."""
+"""What reads a visitor's picture: one at a time, since a large one takes half a gigabyte, and
+apart, since nobody's number shall wait for that."""
 
 PROGRAMS: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "programs"}
-"""What programs ask: one at a time, and apart, so that no visitor waits for a program that asks in a loop."""
+"""What programs ask: one at a time, and apart, so that no visitor waits for a program that asks in
+a loop."""
 
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
 """Apart, so that no first number waits in the queue behind all images of others."""
@@ -44,8 +49,9 @@ WATCHING: dict[str, Any] = EVENT | {
     "concurrency_limit": 8,
     "concurrency_id": "watching",
 }
-"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and several at once, since another question of
-the same visitor's must not wait until this one has ended by itself."""
+"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and
+several at once, since another question of the same visitor's must not wait until this one has ended
+by itself."""
 
 BACKGROUND: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "background"}
 """What takes minutes, or nobody waits for: one at a time."""
@@ -62,6 +68,7 @@ class Panel(NamedTuple):
 
 
 def panel(draw: Callable[[History], str], elem_id: str) -> Panel:
+    """A piece that `draw` draws, as it is before anything was measured."""
     return Panel(newest(draw(History()), elem_id), draw)
 
 
@@ -113,24 +120,22 @@ class Stage:
 
 
 Ask = Callable[..., Shown | None]
-"""(history, *values of the inputs) → the state asked for and updates of controls; None for nothing to do.
-
-Raises ValueError, which is shown in place of the number.
-"""
+"""(history, *values of the inputs) → the state asked for and updates of controls; None for nothing
+to do. Raises ValueError, which is shown in place of the number."""
 
 
 def moved_by_hand(control: Any) -> list[Callable[..., Any]]:
     """The events of a visitor who moves `control`.
 
-    Not `change`: a handler that sets controls also says what they show, and a request that left between the first
-    and the last of them would ask for neither the old state nor the new one.
+    Not `change`: a handler that sets controls also says what they show, and a request that left
+    between the first and the last of them would ask for neither the old state nor the new one.
     """
     return [control.input, *([control.release] if isinstance(control, gr.Slider) else [])]
 
 
 @dataclass(frozen=True, eq=False)
 class LiveView:
-    """A view that follows its controls: whenever a visitor moves one, it shows the number of the state they ask for.
+    """A view that shows the accuracy of the state that its controls ask for, as they move.
 
     Attributes:
         lab: what all visitors share.
@@ -162,10 +167,14 @@ class LiveView:
         return [*self.inputs, *self.follows]
 
     def bind(self) -> Any:
-        """Listen to the controls. Returns the event after which the state is known on all images, if the visitor stayed."""
+        """Listen to the controls.
+
+        Returns the event after which the state is known on all images, if the visitor stayed.
+        """
         stage, entrance = self.stage, self.entrance
         staleness.watch(self._spoken)
-        # What controls send is checked by `ask`, in words: a Gradio error would also lose the request that waits behind it.
+        # What controls send is checked by `ask`, in words: a Gradio error would also lose the
+        # request that waits behind it.
         triggers = [event for control in self.inputs for event in moved_by_hand(control)]
         moved = gr.on(
             [entrance.opened, *triggers, *self.events],
@@ -196,7 +205,10 @@ class LiveView:
         return {p.where: stamped(history.version, p.draw(history), history.asked) for p in panels}
 
     def _arrived(self, session: Session, query: Any, values: Sequence[Any]) -> Shown | None:
-        """Where to go, with an update for each control and, as "refused", for what of the address could not be used."""
+        """Where to go, with an update for each control.
+
+        "refused" is what of the address could not be used.
+        """
         refused, found = {}, None
         if query:
             own = session.change(lambda history: address.adopt(history, query)).lab(self.lab)
@@ -224,7 +236,10 @@ class LiveView:
         return self.entrance.asked(staleness.values(self._spoken, values, changed), number)
 
     def move(self, *values: Any) -> Iterator[Shows]:
-        """The first numbers. It always yields: a generator that does not would empty its outputs."""
+        """The first numbers.
+
+        It always yields: a generator that does not would empty its outputs.
+        """
         *values_, session, query, number = values
         outputs = {**self.controls, "refused": self.entrance.refused}
         state, said = None, False
@@ -248,7 +263,7 @@ class LiveView:
             yield gr.skip()
 
     def _trouble(self, session: Session, error: Exception, asked: Asked) -> Shows:
-        """Why there is no number, and neither a number nor a chart and images of the state before."""
+        """Why there is no number; the chart and images of the state before go, too."""
         history = session.change(History.nowhere)
         number, *others = self.stage.live
         shows = {number.where: stamped(history.version, parts.trouble(error), asked)}

@@ -21,12 +21,15 @@ TILES = 10
 
 
 def html(value: str, **options: Any) -> gr.HTML:
+    """A piece of HTML without Gradio's own styles."""
     return gr.HTML(value, apply_default_css=False, **options)
 
 
 def number(history: History, recipe: str, data: Mapping[str, object], measuring: str) -> str:
-    """The accuracy where the visitor stands, with its interval. `recipe`: what the model is made of, as HTML; `data`:
-    the same for programs."""
+    """The accuracy where the visitor stands, with its interval.
+
+    `recipe`: what the model is made of, as HTML; `data`: the same for programs.
+    """
     if history.here is None:
         doing = (
             f"{measuring} A very first start also draws all images: about a minute."
@@ -60,10 +63,12 @@ def _now(figure: str, unit: str, recipe: str, words: str, data: str, kind: str) 
 
 
 def facts(*cells: str) -> str:
+    """A row of facts."""
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 def fact(name: str, value: str, kind: str, title: str = "") -> str:
+    """A name and its value, as HTML; `title` is shown when it is pointed at."""
     return f'<div class="{kind}" title="{escape(title)}"><dt>{name}</dt><dd>{value}</dd></div>'
 
 
@@ -102,7 +107,10 @@ VERDICTS = {
 
 
 def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
-    """The images whose prediction differs between two places, the gained before the lost. `head`: between which."""
+    """The images whose prediction differs between two places, the gained before the lost.
+
+    `head`: between which.
+    """
     found = changes(before, after)
     labels = [int(bench.labels[c.image]) for c in found]
     order = list(VERDICTS)
@@ -140,10 +148,12 @@ def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
 
 
 def nothing_changed(head: str, words: str) -> str:
+    """The section of changed images, without any."""
     return section("Changed", head, f'<p class="empty">{words}</p>')
 
 
 def section(title: str, head: str, body: str) -> str:
+    """A section of images with its heads."""
     return f'<section class="changed"><h2>{title} <span>{head}</span></h2>{body}</section>'
 
 
@@ -168,7 +178,8 @@ def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) 
     )
     body = "".join(
         "<tr><th "
-        f"scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}<td>{100 * a.value:.2f}</td>"
+        f"scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}"
+        f"<td>{100 * a.value:.2f}</td>"
         f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td>"
         f"<td>{a.n}</td></tr>"
         for (first, *others), a in rows

@@ -1,13 +1,15 @@
-"""The page's views: each has a tab and an address of its own, and only the one that is open asks for numbers.
+"""The page's views: each has a tab and an address; only the open one asks for numbers.
 
-``static/tabs.js`` shows the view that the address names, or the first, and presses the button that tells the server so. The tabs
-are links, so that they can be opened elsewhere, and all views stay in the document, so that nothing that the server sends is
-lost: reasons not to use gr.Tabs. The address follows what the server says is its link, once no other came for a moment:
-browsers allow so many changes of it a second.
+``static/tabs.js`` shows the view that the address names, or the first, and presses the button that
+tells the server so. The tabs are links, so that they can be opened elsewhere, and all views stay in
+the document, so that nothing that the server sends is lost: reasons not to use gr.Tabs. The address
+follows what the server says is its link, once no other came for a moment: browsers allow so many
+changes of it a second.
 
-A tab shows its view as it was left. An address sets all controls of its view and its number in one answer, so every handler that
-sends the visitor elsewhere, or sets several controls, gives one (see `going`). Back and Forward show a view as it was left, too,
-as long as its controls are as they were then; else as the address says.
+A tab shows its view as it was left. An address sets all controls of its view and its number in one
+answer, so every handler that sends the visitor elsewhere, or sets several controls, gives one (see
+`going`). Back and Forward show a view as it was left, too, as long as its controls are as they were
+then; else as the address says.
 """
 
 import json
@@ -25,10 +27,15 @@ from copra_lab.page.state.session import Asked
 
 
 class Entrance(NamedTuple):
-    """How a view is entered. ``opened``: the event of its being shown. Handlers that listen to it take ``request`` as their last inputs,
-    with the JavaScript of `leaves`: what the address asks for when the view opens ("" at all other times, see `copra_lab.page.state.address.read`),
-    and the number of the request (see `Requests.take`). They give the view's address to ``link``, and to ``refused`` what of one could not
-    be used. What they give to ``go`` (see `going`) is opened at once, in this view or another one."""
+    """How a view is entered.
+
+    ``opened``: the event of its being shown. Handlers that listen to it take ``request`` as their
+    last inputs, with the JavaScript of `leaves`: what the address asks for when the view opens (""
+    at all other times, see `copra_lab.page.state.address.read`), and the number of the request (see
+    `Requests.take`). They give the view's address to ``link``, and to ``refused`` what of one could
+    not be used. What they give to ``go`` (see `going`) is opened at once, in this view or another
+    one.
+    """
 
     name: str
     opened: Callable[..., Any]

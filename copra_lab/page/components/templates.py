@@ -1,4 +1,4 @@
-"""HTML of the page that is not drawn from numbers: files in ``templates/``, whose values are escaped."""
+"""HTML that does not depend on numbers: files in ``templates/``, whose values are escaped."""
 
 from pathlib import Path
 from typing import Any
@@ -15,5 +15,8 @@ _templates = Environment(
 
 
 def render(name: str, /, **values: Any) -> str:
-    """The HTML of ``templates/name.html``. Values are escaped, but for those that are `markupsafe.Markup`."""
+    """The HTML of ``templates/name.html``.
+
+    Values are escaped, but for those that are `markupsafe.Markup`.
+    """
     return _templates.get_template(f"{name}.html").render(**values)

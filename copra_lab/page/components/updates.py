@@ -9,7 +9,8 @@ Updates = dict[str, Any]
 """Updates by the names that a view gives its controls and pieces."""
 
 Shows = Any
-"""What Gradio takes: a dictionary of updates by component, or `gr.skip()` where all stay as they are."""
+"""What Gradio takes: a dictionary of updates by component, or `gr.skip()` where all stay as they
+are."""
 
 
 def by_component(components: Mapping[str, Any], updates: Mapping[str, Any]) -> Shows:

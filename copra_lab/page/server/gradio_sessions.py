@@ -1,10 +1,17 @@
-"""What Gradio holds of a visitor stays as large as the page, however long one drags, and is dropped when the visitor is gone.
+"""Gradio keeps no more of a visitor than the page is large, and forgets who is gone.
 
-An update, and `gr.skip()` is one, makes a component anew. Gradio keeps it in the place of the old one, but with a number of its own, by which it
-is not found when its value is next asked for; so it is kept once more, under that number, until the session ends: a few components for
-each position of a slider. Here what takes a component's place takes its number, too.
+An update, and `gr.skip()` is one, makes a component anew. Gradio keeps it in the place of the old
+one, but with a number of its own, by which it is not found when its value is next asked for; so it
+is kept once more, under that number, until the session ends: a few components for each position of
+a slider. Here what takes a component's place takes its number, too.
 
-A session ends, for Gradio, when hundreds of newer ones have come, however long ago the page was closed. Here it can be forgotten.
+An update, and `gr.skip()` is one, makes a component anew. Gradio keeps it in the place of the old
+one, but with a number of its own, by which it is not found when its value is next asked for; so it
+is kept once more, under that number, until the session ends: a few components for each position of
+a slider. Here what takes a component's place takes its number, too.
+
+A session ends, for Gradio, when hundreds of newer ones have come, however long ago the page was
+closed. Here it can be forgotten.
 """
 
 from typing import Any

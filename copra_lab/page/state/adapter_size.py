@@ -19,8 +19,12 @@ from copra_lab.page.state.switches import switches_of
 
 @dataclass(frozen=True)
 class Left:
-    """How many entries of A and B are not zero, of how many that the whole adapter has, the share in each layer of the image tower,
-    and the bytes of the file that it would be saved as, as it is and zipped; 0 where nothing is to be saved."""
+    """What is left of an adapter, in numbers and in bytes.
+
+    How many entries of A and B are not zero, ``of`` how many that the whole adapter has, the share
+    in each layer of the image tower, and the bytes of the file that it would be saved as, as it is
+    and zipped; 0 where nothing is to be saved.
+    """
 
     count: int
     of: int
@@ -30,6 +34,7 @@ class Left:
 
     @property
     def share(self) -> float:
+        """How many of the entries are left, as a share of 1."""
         return self.count / self.of
 
 

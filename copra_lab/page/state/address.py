@@ -1,7 +1,8 @@
 """What a visitor has set, as an address to share, and back.
 
-For example ``?view=prune&task=digits&adapter=copra-seed-0&off=0,q,v7&sparsity=80``. What is as the view opens with it is left
-out. An address may be anything: its values are checked one by one, and the default takes the place of what cannot be used.
+For example ``?view=prune&task=digits&adapter=copra-seed-0&off=0,q,v7&sparsity=80``. What is as the
+view opens with it is left out. An address may be anything: its values are checked one by one, and
+the default takes the place of what cannot be used.
 """
 
 from typing import Any
@@ -27,9 +28,13 @@ def write(lab: Lab, state: Any) -> str:
 
 
 def read(lab: Lab, view: str, query: Any) -> tuple[Any, list[str]]:
-    """The state that an address asks `view` for, and a sentence for each value that could not be used.
+    """The state that an address asks `view` for, and a sentence for each value refused.
 
-    None if it says nothing of the view; an address that names the view says all of it, the default where it is silent.
+    None if it says nothing of the view; an address that names the view says all of it, the default
+    where it is silent.
+
+    None if it says nothing of the view; an address that names the view says all of it, the default
+    where it is silent.
     """
     kind = STATES[view]
     try:

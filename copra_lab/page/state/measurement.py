@@ -1,4 +1,7 @@
-"""Measuring where a visitor stands: a first number at once, all images when the slider rests, the rest of the curve meanwhile."""
+"""Measuring where a visitor stands.
+
+A first number at once, all images when the slider rests, and the rest of the curve meanwhile.
+"""
 
 import threading
 import time
@@ -14,13 +17,16 @@ from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.session import Asked, History, Point, Session
 
 FIRST, FEWEST = 100, 40
-"""Images between two looks at whether the visitor has gone on, and for the first number; on a slow machine fewer for this."""
+"""Images between two looks at whether the visitor has gone on, and for the first number; on a slow
+machine fewer for this."""
 
 QUICK = 0.06
-"""Seconds that the model may take for the first number. The way there and back takes two or three times as long."""
+"""Seconds that the model may take for the first number. The way there and back takes two or three
+times as long."""
 
 PAUSE = 0.06
-"""Seconds that a slider or switch must rest before all images are run: one that is still moving soon asks for another position."""
+"""Seconds that a slider or switch must rest before all images are run: one that is still moving
+soon asks for another position."""
 
 
 PATIENCE = 0.2
@@ -49,12 +55,16 @@ class Traffic:
 
 
 traffic, firsts = Traffic(), Traffic()
-"""Those who wait for any number, and those of them who wait for a first one: all images of another visitor give way to these."""
+"""Those who wait for any number, and those of them who wait for a first one: all images of another
+visitor give way to these."""
 
 
 @cache
 def first_images(bench: Bench) -> int:
-    """How many images the first number rests on: as many as run in `QUICK` seconds here, from `FEWEST` to `FIRST`."""
+    """How many images the first number rests on.
+
+    As many as run in `QUICK` seconds here, from `FEWEST` to `FIRST`.
+    """
 
     def seconds() -> float:
         start = time.perf_counter()
@@ -71,9 +81,12 @@ def _point(bench: Bench, predictions: Tensor) -> Point:
 def first_numbers(
     lab: Lab, session: Session, state: Measured, asked: Asked | None = None
 ) -> Iterator[History]:
-    """Go to `place`, which was `asked` for, and measure it on the first images; what it is held against comes before it, on all.
+    """Go to `state` and measure it on the first images.
 
-    Yields the history whenever there is something new to see. Stops early if the visitor has gone elsewhere.
+    What it is compared with comes before it, on all images.
+
+    Yields the history whenever there is something new to see. Stops early if the visitor has gone
+    elsewhere.
     """
     history = session.visit(state, asked)
     missing = [r for r in state.references if r not in history.points]
@@ -95,7 +108,10 @@ def first_numbers(
 
 
 def remaining(lab: Lab, session: Session) -> History | None:
-    """Measure the place where the visitor stands on the remaining images. None if the visitor left meanwhile."""
+    """Measure the place where the visitor stands on the remaining images.
+
+    None if the visitor left meanwhile.
+    """
     history = session.history
     state = history.state
     if (
@@ -115,12 +131,16 @@ def remaining(lab: Lab, session: Session) -> History | None:
 
 
 Ahead = Callable[[History], Sequence[Sequence[Measured]]]
-"""What is worth measuring while the visitor rests, beyond what the slider passed by: several rounds of places."""
+"""What is worth measuring while the visitor rests, beyond what the slider passed by: several rounds
+of places."""
 
 
 def filled_in(lab: Lab, session: Session, ahead: Ahead = lambda history: ()) -> Iterator[History]:
-    """While the visitor rests, measure what the slider passed by on the remaining images, what is near first, and then
-    what lies `ahead`: each round of places on the first images, and then on all."""
+    """While the visitor rests, measure the rest of the curve.
+
+    First what the slider passed by, on the remaining images, what is near first; then what lies
+    `ahead`: each round of states on the first images, and then on all.
+    """
     history = session.history
     stood = history.state
     if stood is None or not history.total:

@@ -1,4 +1,4 @@
-"""A visitor's history from place to place: what was measured where, and where the visitor stands."""
+"""A visitor's history: what was measured where, and where the visitor stands."""
 
 import math
 import threading
@@ -17,8 +17,12 @@ from copra_lab.utils.statistics import Accuracy
 
 @dataclass(frozen=True)
 class Asked:
-    """What a request asked for. ``of``: the values of the controls by their ids; ``at``: the request's number, None if it has none;
-    ``part``: the part of the page that asked, whose older answers are out of date once it asks for all anew (see `asks`)."""
+    """What a request asked for.
+
+    ``of``: the values of the controls by their ids; ``at``: the request's number, None if it has
+    none; ``part``: the part of the page that asked, whose older answers are out of date once it
+    asks for all anew (see `asks`).
+    """
 
     of: Mapping[str, Any] = field(default_factory=dict)
     at: object = None
@@ -27,7 +31,10 @@ class Asked:
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """A measured place: the classes predicted for the first images of the bench's order, (k,), and how many are right."""
+    """What was measured of a state.
+
+    The classes predicted for the first images of the bench's order, (k,), and how many are right.
+    """
 
     predictions: Tensor
     accuracy: Accuracy
@@ -35,9 +42,14 @@ class Point:
 
 @dataclass(frozen=True)
 class History:
-    """``place`` is where the visitor stands, ``since`` the place of the same subject that it is compared with: the last one
-    that was measured on all images before the slider left it. ``turns`` counts how often the visitor went on or cleared
-    what was there: work in the background that was begun before is then over, and what was drawn before is old. ``own`` is what the visitor trained, the last first. ``asked``: what the controls said on coming to ``place``."""
+    """Where a visitor was and is, and what was measured there.
+
+    ``state`` is where the visitor stands, ``since`` the state of the same subject that it is
+    compared with: the last one that was measured on all images before the slider left it.
+    ``version`` counts how often the visitor went on or cleared what was there: work in the
+    background that was begun before is then over, and what was drawn before is old. ``own`` is what
+    the visitor trained, the last first. ``asked``: what the controls said on coming to ``state``.
+    """
 
     state: Measured | None = None
     since: Measured | None = None
@@ -48,6 +60,7 @@ class History:
 
     @property
     def position(self) -> float:
+        """Where the slider is."""
         return self.state.position if self.state else 0.0
 
     @property
@@ -92,7 +105,10 @@ class History:
         return replace(lab, own=self.own) if self.own else lab
 
     def keep(self, *trained: Own) -> "History":
-        """With these adapters of one's own too. Beyond `OWN` the oldest go, but none of the place where the visitor stands."""
+        """With these adapters of one's own too.
+
+        Beyond `OWN` the oldest go, but none of the place where the visitor stands.
+        """
         here = repr(self.state)  # which names every key, however deep
         going = sorted(self.own, key=lambda o: o.key in here, reverse=True)[OWN - len(trained) :]
         return replace(self, own=(*trained, *(o for o in self.own if o not in going)))
@@ -137,7 +153,10 @@ class History:
 
 @dataclass(frozen=True)
 class Change:
-    """Image number `image` of the bench's order was taken for class `before`, now for class `after`."""
+    """Image number `image` was classified as `before`, and is now classified as `after`.
+
+    Counted in the bench's order.
+    """
 
     image: int
     before: int
@@ -145,7 +164,10 @@ class Change:
 
 
 def changes(before: Point | None, after: Point | None) -> list[Change]:
-    """In the bench's order, among the images measured at both. Nothing if one of the two was not measured."""
+    """In the bench's order, among the images measured at both.
+
+    Nothing if one of the two was not measured.
+    """
     if before is None or after is None:
         return []
     n = min(len(before.predictions), len(after.predictions))
@@ -154,8 +176,11 @@ def changes(before: Point | None, after: Point | None) -> list[Change]:
 
 
 class Requests:
-    """The numbers of the requests that a visitor made: the browser numbers them as they leave, since two that are sent at once may be
-    handled in any order."""
+    """The numbers of the requests that a visitor made.
+
+    The browser numbers them as they leave, since two that are sent at once may be handled in any
+    order, in two threads: hence the lock.
+    """
 
     def __init__(self) -> None:
         self.newest, self._lock = -math.inf, threading.Lock()
@@ -164,7 +189,10 @@ class Requests:
         return Requests()  # Gradio copies a state's first value for each visitor
 
     def take(self, number: object) -> bool:
-        """Whether the request of this number is the newest so far. Requests without a number count as newest."""
+        """Whether the request of this number is the newest so far.
+
+        Requests without a number count as newest.
+        """
         with self._lock:
             if self.overtaken(number):
                 return False
@@ -172,7 +200,10 @@ class Requests:
             return True
 
     def overtaken(self, number: object) -> bool:
-        """Whether a newer one than the request of this number was taken; never of one without a number."""
+        """Whether a newer request than the one of this number was taken.
+
+        Never of one without a number.
+        """
         return _counts(number) and number < self.newest
 
 
@@ -181,11 +212,15 @@ def _counts(number: object) -> TypeGuard[float]:
 
 
 class Session:
-    """What one visitor has walked, through all views. Values inside are never changed, only replaced: of two handlers
-    that run for the same visitor at once, each sees a whole `History`."""
+    """What one visitor has walked, through all views.
+
+    Values inside are never changed, only replaced: of two handlers that run for the same visitor at
+    once, each sees a whole `History`.
+    """
 
     def __init__(self) -> None:
-        # Turns are counted on from the clock: a visitor's page may outlive the server, and with it the session.
+        # Versions are counted on from the clock: a visitor's page may outlive the server, and with
+        # it the session.
         self.history, self.requests = History(version=time.time_ns() // 1_000_000), Requests()
         self._lock = threading.Condition()
 
@@ -193,12 +228,14 @@ class Session:
         return Session()  # Gradio copies a state's first value for each visitor
 
     def change(self, how: Callable[[History], History]) -> History:
+        """Replace the history, and wake those who wait: handlers run in several threads."""
         with self._lock:
             self.history = how(self.history)
             self._lock.notify_all()
             return self.history
 
     def visit(self, state: Measured, asked: Asked | None = None) -> History:
+        """Go to `state`, which was `asked` for."""
         return self.change(lambda history: history.step(state, asked))
 
     def add(self, state: Measured, point: Point, version: int | None = None) -> None:
@@ -210,6 +247,7 @@ class Session:
         )
 
     def stands(self, state: Measured | None) -> bool:
+        """Whether the visitor is at `state`."""
         return self.history.state == state
 
     def rests(self, seconds: float) -> bool:

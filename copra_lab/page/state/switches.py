@@ -1,4 +1,4 @@
-"""What the switches of an adapter say together, in one way only: equal models become equal states."""
+"""What the switches of an adapter say together: equal models become equal states."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -33,10 +33,14 @@ def kept_sites(
     kinds: Sequence[str] | None,
     single: Sequence[tuple[int, str]] | None,
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None, tuple[tuple[int, str], ...]]:
-    """The layers, kinds and single matrices off, where three groups of switches keep these (None: all).
+    """The layers and kinds that are kept, and the single matrices that are off.
 
-    A matrix stays if all three agree. Equal selections give equal answers, however they were switched: what has lost its
-    last matrix counts as off.
+    Of three groups of switches that keep these (None: all). A matrix stays if all three agree.
+    Equal selections give equal answers, however they were switched: what has lost its last matrix
+    counts as off.
+
+    A matrix stays if all three agree. Equal selections give equal answers, however they were
+    switched: what has lost its last matrix counts as off.
     """
     kept = [
         m

@@ -1,4 +1,4 @@
-"""The state of each view, as one schema that its address, its controls and the API are readings of."""
+"""The state of each view: one schema, of which address, controls and API are readings."""
 
 from copra_lab.page.state.schemas.blend import BlendState
 from copra_lab.page.state.schemas.classify import TryState

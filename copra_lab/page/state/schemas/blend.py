@@ -35,7 +35,10 @@ class Space(Field):
 
 
 class Compare(Field):
-    """Whether another method's line is wanted: yes or no in an address, a box to tick among the controls."""
+    """Whether another method's line is wanted.
+
+    Yes or no in an address, a box to tick among the controls.
+    """
 
     @override
     def read(self, value: Any, reading: Reading, known: Known) -> bool:
@@ -70,10 +73,13 @@ class Beside(NamedTuple):
 
 @dataclass(frozen=True)
 class BlendState:
-    """The point λ = ``weight`` on the line between the adapters ``a`` and ``b``, in one of `SPACES`.
+    """The point λ = ``weight`` on the line between two adapters, in one of `SPACES`.
 
-    ``beside`` are lines to be drawn beside this one, and ``compare`` whether another method's is wanted there: neither is
-    part of the model.
+    ``beside`` are lines to be drawn beside this one, and ``compare`` whether another method's is
+    wanted there: neither is part of the model.
+
+    ``beside`` are lines to be drawn beside this one, and ``compare`` whether another method's is
+    wanted there: neither is part of the model.
     """
 
     view: ClassVar = "blend"

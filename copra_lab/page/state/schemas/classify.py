@@ -1,4 +1,7 @@
-"""The state of the Try view: a picture is not part of an address, but whose names there are to choose from is."""
+"""The state of the Try view: the task whose names there are to choose from.
+
+A picture is not part of an address.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

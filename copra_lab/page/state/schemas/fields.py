@@ -127,7 +127,8 @@ def switched_on(
         chosen: the switches that are on.
         have: all switches that there are.
         name: of one of them, in sentences.
-        others: the switches may still be those of another adapter, so what this one lacks is left out.
+        others: the switches may still be those of another adapter, so what this one lacks is left
+            out.
         whose: what has them, in sentences.
 
     Raises:

@@ -25,7 +25,10 @@ class Model:
 
 
 class Measured(Protocol):
-    """A state with a model. Equal states are the same model, so that what was measured is found again."""
+    """A state with a model.
+
+    Equal states are the same model, so that what was measured is found again.
+    """
 
     @property
     def task(self) -> str:

@@ -62,8 +62,8 @@ def _length(reading: Reading, known: Known) -> int:
 class Percents(Field):
     """The share of its learned length that each vector has, in whole percent; None for 100 of each.
 
-    A list of one for each vector from a program, ``100,50`` in an address, and from the controls one for each slider, of
-    which there are as many as the longest prompt has vectors.
+    A list of one for each vector from a program, ``100,50`` in an address, and from the controls
+    one for each slider, of which there are as many as the longest prompt has vectors.
     """
 
     needs: ClassVar[tuple[str, ...]] = ("task", "key")
@@ -102,14 +102,20 @@ def stretched(values: Sequence[object], length: int) -> tuple[int, ...] | None:
 
 @dataclass(frozen=True)
 class Switched:
-    """The vectors, counted from 1, that are switched to noise; ``others``: the switches may be those of another prompt."""
+    """The vectors, counted from 1, that are switched to noise.
+
+    ``others``: the switches may be those of another prompt.
+    """
 
     on: object
     others: bool = field(default=False, kw_only=True)
 
 
 class Replaced(Field):
-    """The positions, counted from 0, of vectors that noise replaces: ``1,3``, counted from 1, in an address."""
+    """The positions, counted from 0, of vectors that noise replaces.
+
+    ``1,3``, counted from 1, in an address.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("task", "key")
 
@@ -156,8 +162,8 @@ class Sigma(Field):
 class PromptState:
     """A soft prompt whose vectors have these ``percents`` of their learned length, or are noise.
 
-    The vectors at the positions ``replaced``, counted from 0, are noise of standard deviation ``sigma``. ``percents`` None: all
-    are 100.
+    The vectors at the positions ``replaced``, counted from 0, are noise of standard deviation
+    ``sigma``. ``percents`` None: all are 100.
     """
 
     view: ClassVar = "prompt"
@@ -207,7 +213,10 @@ class PromptState:
 def corrupted(
     percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int
 ) -> dict[str, Any]:
-    """The last three fields of `PromptState` for a prompt of `length` vectors, said in one way only.
+    """The last three fields of `PromptState`, said in one way only.
+
+    For a prompt of `length` vectors. Noise of σ = 0 is a share of 0 percent, and no share matters
+    where there is noise.
 
     Noise of σ = 0 is a share of 0 percent, and no share matters where there is noise.
     """

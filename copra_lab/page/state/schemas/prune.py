@@ -22,7 +22,8 @@ class Kept(NamedTuple):
     Attributes:
         layers: the layers that are kept; None for all.
         kinds: the kinds of site that are kept; None for all.
-        off: single matrices, (layer, kind) each, that are off although their layer and kind are kept.
+        off: single matrices, (layer, kind) each, that are off although their layer and kind are
+            kept.
 
     See `copra_lab.page.state.switches.kept_sites` for how to say that in one way only.
     """
@@ -70,7 +71,10 @@ class Switches:
 
 
 class KeptField(Field):
-    """`Kept`, of `Switches`, or in an address what is off: ``0,q,v7``, the layer 0, the kind q, and of layer 7 the v."""
+    """`Kept`, of `Switches`; an address says what is off.
+
+    ``0,q,v7``: the layer 0, the kind q, and of layer 7 the v.
+    """
 
     needs: ClassVar[tuple[str, ...]] = ("task", "key")
 
@@ -121,7 +125,10 @@ def _without(adapter: Adapter, text: str) -> tuple[list[int], list[str], list[tu
 
 @dataclass(frozen=True)
 class PruneState:
-    """An adapter of which some is ``kept``; the smallest ``percent`` of A's and of B's entries left are zero."""
+    """An adapter of which some is ``kept``, ``percent`` of whose entries are zero.
+
+    The smallest of A's and of B's entries that are left.
+    """
 
     view: ClassVar = "prune"
 
@@ -159,7 +166,8 @@ class PruneState:
     def adapter(self, lab: Lab) -> Adapter:
         """What is left of the adapter."""
         adapter = lab.adapter(self.task, self.key)
-        # An adapter without sites in the image tower has nothing to choose from, but can be made sparse.
+        # An adapter without sites in the image tower has nothing to choose from, but can be made
+        # sparse.
         kept = keep(adapter, self.kept.layers, self.kept.kinds) if layers_of(adapter) else adapter
         if self.kept.off:
             gone = {("vision", *matrix) for matrix in self.kept.off}

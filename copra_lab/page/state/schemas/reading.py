@@ -1,9 +1,10 @@
-"""How the state of a view is read: one schema for an address, a program's arguments and the controls.
+"""How a view's state is read: one schema for an address, a program and the controls.
 
-A state is a frozen dataclass, so that it is cheap to make, compare and look up in a frame. Each of its fields is
-annotated with a `Field`, which pydantic calls to validate what comes from outside. A field says once what it may be,
-what it is by default, and how an address names it. What is offered depends on the lab and on the fields before it (the
-task, the adapter): the lab comes in as pydantic's validation context, a `Reading`.
+A state is a frozen dataclass, so that it is cheap to make, compare and look up in a frame. Each of
+its fields is annotated with a `Field`, which pydantic calls to validate what comes from outside. A
+field says once what it may be, what it is by default, and how an address names it. What is offered
+depends on the lab and on the fields before it (the task, the adapter): the lab comes in as
+pydantic's validation context, a `Reading`.
 """
 
 from collections.abc import Callable, Mapping
@@ -29,9 +30,9 @@ S = TypeVar("S")
 class Source(Enum):
     """Where values come from, which decides what happens to those that cannot be used.
 
-    An address must say what is meant: a number beyond its bounds is refused, not moved to the nearest, and
-    the default takes its place. A program is told what is wrong. The menus of a visitor may still be those of another task:
-    what is not offered is replaced by the default.
+    An address must say what is meant: a number beyond its bounds is refused, not moved to the
+    nearest, and the default takes its place. A program is told what is wrong. The menus of a
+    visitor may still be those of another task: what is not offered is replaced by the default.
     """
 
     ADDRESS = "address"
@@ -73,7 +74,10 @@ class Field:
     """Fields before this one that it is checked against."""
 
     def read(self, value: Any, reading: Reading, known: Known) -> Any:
-        """The field of what came from outside. Raises ValueError, one sentence, for what cannot be used."""
+        """The field of what came from outside.
+
+        Raises ValueError, one sentence, for what cannot be used.
+        """
         raise NotImplementedError
 
     def default(self, reading: Reading, known: Known) -> Any:
@@ -123,7 +127,8 @@ def read(state: type[S], reading: Reading, values: Mapping[str, Any]) -> S:
     """The state that `values`, by the fields' names, say.
 
     Raises:
-        ValueError: one sentence, for the first value that cannot be used; an address gets the default instead.
+        ValueError: one sentence, for the first value that cannot be used; an address gets the
+            default instead.
     """
     kind: Any = state
     given = {name: values.get(name, MISSING) for name in schema(kind)}

@@ -1,4 +1,4 @@
-"""The state of the Shapley view: an adapter whose layers are valued, and the layer that is looked at."""
+"""The state of the Shapley view: an adapter, and the layer that is looked at."""
 
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Layer(Field):
 
 @dataclass(frozen=True)
 class ShapleyState:
-    """An adapter whose layers are valued, and the layer that is looked at; −1 as long as none is."""
+    """An adapter whose layers are valued, and the layer that is looked at; −1 for none yet."""
 
     view: ClassVar = "shapley"
 

@@ -1,4 +1,7 @@
-"""The state of the Train view: what a visitor can have trained, bounded so that nobody waits for it long."""
+"""The state of the Train view: what a visitor can have trained.
+
+It is bounded, so that nobody waits for it long.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,7 +38,10 @@ LEARNING_RATES = {
 
 @dataclass(frozen=True)
 class Setting(Field):
-    """A setting of a training, called `name` in sentences. `control` is its default, as the control says it."""
+    """A setting of a training, called `name` in sentences.
+
+    `control` is its default, as the control says it.
+    """
 
     name: str = ""
     control: Any = None
@@ -127,7 +133,10 @@ class TrainState:
 
     @classmethod
     def from_controls(cls, lab: Lab, task: Any, *settings: Any) -> "TrainState":
-        """What the controls say, the settings in the order of `SETTINGS`. Raises ValueError for what is not offered."""
+        """What the controls say, the settings in the order of `SETTINGS`.
+
+        Raises ValueError for what is not offered.
+        """
         values = {"task": task} | dict(zip(SETTINGS, settings, strict=True))
         return read(cls, Reading(lab, Source.CONTROLS), values)
 

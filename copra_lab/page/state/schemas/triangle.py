@@ -24,7 +24,10 @@ BEYOND = 20
 
 
 class Point(Field):
-    """The weights of B and of C, in `UNITS`: ``0.333 0.25`` from the page, ``0.333,0.25`` in an address."""
+    """The weights of B and of C, in `UNITS`.
+
+    ``0.333 0.25`` from the page, ``0.333,0.25`` in an address.
+    """
 
     @override
     def read(self, value: Any, reading: Reading, known: Known) -> tuple[int, int]:

@@ -19,7 +19,10 @@ ENDS = {0.0: "A", 1.0: "B"}
 
 
 def curve(history: History, line: BlendState | None = None) -> dict[float, Point]:
-    """What was measured on `line`, or else where the visitor stands, by λ. In the factors too it ends at the two adapters."""
+    """What was measured on `line`, or else where the visitor stands, by λ.
+
+    In the factors too it ends at the two adapters.
+    """
     line = line or _here(history)
     if line is None:
         return {}
@@ -33,6 +36,7 @@ def curve(history: History, line: BlendState | None = None) -> dict[float, Point
 
 
 def accuracies(history: History, line: BlendState | None = None) -> list[tuple[float, Accuracy]]:
+    """(λ, accuracy) of what was measured on `line`, in order."""
     return [(w, p.accuracy) for w, p in curve(history, line).items()]
 
 
@@ -94,6 +98,7 @@ def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "
 
 
 def chart(history: History) -> str:
+    """The curve, with a legend of all lines."""
     base = history.base.accuracy if history.base else None
     drawing = path_svg(
         accuracies(history),
@@ -179,7 +184,10 @@ def _where(state: Measured | None, other: Measured | None) -> str:
 
 
 def table(history: History) -> str:
-    """The curve's numbers, those of the base first, and those of the lines beside it last; in the other space the ends are the same."""
+    """The curve's numbers, the base first, and the lines beside it last.
+
+    In the other space the ends are the same.
+    """
     rows = [(("base", ""), history.base.accuracy)] if history.base else []
     rows += [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(history)]
     for line in _beside(history):

@@ -13,8 +13,11 @@ HEIGHT = 270
 
 
 class Line(NamedTuple):
-    """A line drawn beside the one that `path_svg` is about. ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares);
-    ``points``: (λ, accuracy), in order."""
+    """A line drawn beside the one that `path_svg` is about.
+
+    ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares); ``points``:
+    (λ, accuracy), in order.
+    """
 
     kind: str
     name: str
@@ -22,7 +25,10 @@ class Line(NamedTuple):
 
 
 def barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | None:
-    """The barrier of a path and the λ where it is, see `copra_lab.merging.barriers.highest_barrier`; None as long as an end is missing."""
+    """The barrier of a path and the λ where it is; None as long as an end is missing.
+
+    See `copra_lab.merging.barriers.highest_barrier`.
+    """
     weights, values = [w for w, _ in points], [a.value for _, a in points]
     return highest_barrier(weights, values) if {0.0, 1.0} <= set(weights) else None
 
@@ -39,10 +45,11 @@ def path_svg(
 ) -> str:
     """Accuracy along the line between two adapters, as an inline SVG that fills its parent's width.
 
-    ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn wide and pale.
-    ``base``: the accuracy without an adapter, a dashed line. ``at``: where the visitor stands. With both ends known,
-    the chord between them and the barrier below it are drawn. ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to 100 %,
-    always, so that two drawings can be compared.
+    ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn
+    wide and pale. ``base``: the accuracy without an adapter, a dashed line. ``at``: where the
+    visitor stands. With both ends known, the chord between them and the barrier below it are drawn.
+    ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to
+    100 %, always, so that two drawings can be compared.
     """
     axes = Axes(HEIGHT, (low, high))
 

@@ -29,6 +29,7 @@ GRID = tuple(round(LOW + i / 10, 1) + 0.0 for i in range(round(10 * (HIGH - LOW)
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     menu = lab.menu(first)
     with gr.Row(elem_classes="choice", equal_height=False):
@@ -222,7 +223,10 @@ def _can_be_made(lab: Lab, state: BlendState) -> bool:
 
 
 def ahead(history: History) -> list[list[Measured]]:
-    """See `copra_lab.page.state.measurement.Ahead`: the other lines at the visitor's λ and at their ends, then all lines from there on."""
+    """The other lines at the visitor's λ and at their ends, then all lines from there on.
+
+    See `copra_lab.page.state.measurement.Ahead`.
+    """
     here = history.state
     if not isinstance(here, BlendState):
         return []
@@ -252,7 +256,10 @@ def swapped(history: History) -> History:
 
 
 VIEW = View(
-    "blend", "Blend", "Blend two fine‑tuned CLIPs",
+    "blend",
+    "Blend",
+    "Blend two fine‑tuned CLIPs",
     "Two adapters taught one small CLIP the same task. Drag λ along the line between them: every "
-    "stop is a new model, tested as you arrive.", fill,
-)  # fmt: skip
+    "stop is a new model, tested as you arrive.",
+    fill,
+)

@@ -1,4 +1,7 @@
-"""A task of the visitor's own in the Try view: a zip of class folders, classified by the base and by every adapter on the shelf."""
+"""A visitor's own task in the Try view: a zip of class folders.
+
+The base and every adapter that comes with the page classify it.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -38,7 +41,10 @@ PART = "try-own"
 
 
 class Answer(NamedTuple):
-    """What one model predicts, (n,) in the bench's order; or why it cannot be asked. ``group``: the task it was made for."""
+    """What one model predicts, (n,) in the bench's order; or why it cannot be asked.
+
+    ``group``: the task it was made for.
+    """
 
     group: str
     label: str
@@ -46,6 +52,7 @@ class Answer(NamedTuple):
 
 
 def fill(lab: Lab) -> None:
+    """Lay out what asks for a zip."""
     with gr.Column(elem_classes="card", elem_id="try-own"):
         html(render("own_zip", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
         file = gr.File(
@@ -87,8 +94,10 @@ def fill(lab: Lab) -> None:
 def classified(
     lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False
 ) -> Iterator[Updates]:
-    """What is shown and the table, again and again, as one task's adapters after the other are asked; nothing more once another zip has
-    ``overtaken`` this one."""
+    """What is shown and the table, as one task's adapters after the other are asked.
+
+    Nothing more once another zip has ``overtaken`` this one.
+    """
     try:
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
@@ -204,6 +213,7 @@ def _bar(a: Accuracy) -> str:
 
 
 def table(bench: Bench, found: list[Answer]) -> str:
+    """The accuracies of all models."""
     return panels.table(
         ("task", "model"),
         [

@@ -1,4 +1,4 @@
-"""The Try view: a picture of one's own, classified by the base and by every adapter of a task side by side."""
+"""The Try view: a visitor's picture, classified by every model of a task side by side."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,6 +27,7 @@ PART = "view-try"
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(
@@ -54,7 +55,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     html(render("how_to_read/classify"))
     folders.fill(lab)
     picture, shown_so_far = gr.State(None), gr.State(0)
-    # Counted apart from the session's: what is asked here is shown on coming back, though the visitor is in another view by then.
+    # Counted apart from the session's: what is asked here is shown on coming back, though the
+    # visitor is in another view by then.
     pictures, number = gr.State(Requests()), gr.Number(visible=False)
     components = {
         "about": about,
@@ -68,7 +70,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     answered = [about, seen, answers, picture]
 
     def theirs(handle: Callable[..., Updates]) -> Callable[..., Shows]:
-        """`handle`, which is asked about the adapters of the visitor's own too, and answers only the newest request."""
+        """`handle`, over the visitor's own adapters too; it answers only the newest request."""
 
         def answer(*values: Any) -> Shows:
             *inputs, session, pictures, number = values
@@ -135,7 +137,10 @@ def marked(updates: Updates, task: Any, number: Any) -> Updates:
 
 
 def in_turn(pictures: Requests, number: Any, answer: Callable[[], Updates]) -> Updates:
-    """The `answer` to the request of this number, if none newer came before it or while it was found."""
+    """The `answer` to the request of this number, unless a newer one came.
+
+    Before it, or while it was found.
+    """
     found = answer() if pictures.take(number) else {}
     return {} if pictures.overtaken(number) else found
 
@@ -148,7 +153,10 @@ def opening(
     query: Any = "",
     number: Any = None,
 ) -> Updates:
-    """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
+    """What is shown when the view opens, perhaps with the task of an address.
+
+    What was there before, or else the first picture of the test set.
+    """
     if not session.requests.take(number):
         return {}
     session.change(History.nowhere)  # what other views were measuring is not looked at
@@ -213,11 +221,12 @@ def drawn(lab: Lab, task: Any, shown_so_far: Any) -> Updates:
 
 
 def no_picture(error: Exception) -> Updates:
-    """Why there are no answers, and no picture beside that: what was seen before was another one."""
+    """Why there are no answers, and no picture: what was seen before was another one."""
     return {"seen": draw.seen(None), "answers": parts.trouble(error), "picture": None}
 
 
 def from_test_set(lab: Lab, task: str, number: int) -> Picture:
+    """A picture of the task's test set, by its number in the bench's order."""
     bench = lab.bench(task)
     i = int(bench.order[number % len(bench)])
     return Picture(bench.split.images[i], int(bench.split.labels[i]))
@@ -234,7 +243,10 @@ def shown(lab: Lab, task: str, picture: Picture) -> Updates:
 
 
 VIEW = View(
-    "try", "Try", "Show it a picture of your own",
+    "try",
+    "Try",
+    "Show it a picture of your own",
     "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, "
-    "side by side with the one that was never tuned.", fill,
-)  # fmt: skip
+    "side by side with the one that was never tuned.",
+    fill,
+)

@@ -1,4 +1,4 @@
-"""CoOp against Nemesis: every prompt of a task, as it was learned and with the same done to its vectors."""
+"""CoOp against Nemesis: every prompt of a task, with the same done to its vectors."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +37,10 @@ def accuracy(lab: Lab, state: Measured) -> Accuracy:
 
 
 def reaction(lab: Lab, state: PromptState, key: str) -> "Reaction | str":
-    """How the prompt `key` takes what is done at `place`; why it cannot be told, if its file is broken."""
+    """How the prompt `key` takes what is done in `state`.
+
+    Why it cannot be told, if its file is broken.
+    """
     try:
         there = alike(lab, state, key)
         means = [sum(n) / len(n) for n in (norms(lab, there.learned), norms(lab, there))]

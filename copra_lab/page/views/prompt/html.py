@@ -39,7 +39,10 @@ def bent(state: PromptState) -> list[tuple[int, int]]:
 
 
 def in_words(state: PromptState) -> str:
-    """Which vectors are at what percent, and which are noise: ``1–3, 7 at 50 %; 4 noise of σ = 0.01``."""
+    """Which vectors are at what percent, and which are noise.
+
+    ``1–3, 7 at 50 %; 4 noise of σ = 0.01``.
+    """
     by: dict[int, list[int]] = {}
     for i, p in bent(state):
         by.setdefault(p, []).append(i)
@@ -87,13 +90,15 @@ def _difference(history: History) -> str:
     learned = history.points.get(here.learned) if isinstance(here, PromptState) else None
     if learned is None or history.here is None or history.here.accuracy.n < learned.accuracy.n:
         return "…"
-    return f"{history.here.accuracy.correct - learned.accuracy.correct:+d} images <span>of {history.here.accuracy.n}</span>".replace(
-        "-", "−"
-    )
+    gained = history.here.accuracy.correct - learned.accuracy.correct
+    return f"{gained:+d} images <span>of {history.here.accuracy.n}</span>".replace("-", "−")
 
 
 def chart(lab: Lab, history: History) -> str:
-    """The norm of each vector now, and as it was learned; and those of the task's other prompts, with the same done to them."""
+    """The norm of each vector now, and as it was learned.
+
+    And those of the task's other prompts, with the same done to them.
+    """
     here = history.state if isinstance(history.state, PromptState) else None
     if here is None:
         return f'<div class="chart norms">{Axes(HEIGHT).svg("Norms")}</div>'
@@ -102,14 +107,15 @@ def chart(lab: Lab, history: History) -> str:
         with suppress(PromptError, OSError):  # said below, beside the others
             if key != here.key:
                 others.append((label, norms(lab, alike(lab, here, key))))
-    return (
-        '<div class="chart '
-        f'norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)}</div>'
-    )
+    drawing = norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)
+    return f'<div class="chart norms">{drawing}</div>'
 
 
 def alike(lab: Lab, state: PromptState, key: str) -> PromptState:
-    """Another prompt of the task with the same done to its vectors, as far as it has them. Raises PromptError for one that is broken."""
+    """Another prompt of the task with the same done to its vectors, as far as it has them.
+
+    Raises PromptError for one that is broken.
+    """
     length = lab.prompt(state.task, key).length
     shares = (
         None
@@ -129,17 +135,22 @@ def norms_svg(
     word: float,
     others: Sequence[tuple[str, tuple[float, ...]]] = (),
 ) -> str:
-    """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
-    the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
-    do not jump when one is dragged; noise that is longer ends at its top."""
+    """Bars of norms as an inline SVG that fills its parent's width.
+
+    Filled as they are, outlined as they were learned; a dash for each of the `others`, (label,
+    norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was
+    learned, so that bars do not jump when one is dragged; noise that is longer ends at its top.
+    """
     top = 1.02 * max(MOST_PERCENT / 100 * max(learned), word)
     axes = Axes(HEIGHT, (0, len(now)), (0, top))
     out = [part for v in (0, top / 2, top) for part in axes.tick(v, f"{v:.1f}")]
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
         out.append(
             f"<g><title>vector {i + 1}: norm {a:.2f}, learned "
-            f"{b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
-            f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
+            f"{b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}"
+            f"{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
+            f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}"
+            f"{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
         )
     legend = (
         f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, "

@@ -26,6 +26,7 @@ BUTTONS = {"As learned": 100, "All halved": 50, "All gone": 0}
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     tasks = lab.prompt_tasks()
     if not tasks:
         html(
@@ -156,7 +157,7 @@ def arrives(sliders: int, lab: Lab, state: PromptState) -> Shown:
 
 
 def pressed(lab: Lab, percent: int, task: Any, key: Any) -> Any:
-    """The address of a prompt all of whose vectors are at so many percent of their learned length."""
+    """The address of a prompt whose vectors all have so many percent of their learned length."""
     try:
         lab.check(task)
         state = PromptState(task, lab.one_prompt(task, key))
@@ -175,7 +176,8 @@ def _controls(
 ) -> Updates:
     """Updates of the words about the task, the menu, the switches and the sliders.
 
-    With these ``shares`` in percent (None: 100 of each), and the vectors at the positions ``noised`` switched on.
+    With these ``shares`` in percent (None: 100 of each), and the vectors at the positions
+    ``noised`` switched on.
     """
     length = lab.prompt(state.task, state.key).length
     values = [*(shares or [100] * length), *[100] * (sliders - length)]
@@ -192,7 +194,10 @@ def _controls(
 
 
 VIEW = View(
-    "prompt", "Prompt", "Bend a learned prompt",
+    "prompt",
+    "Prompt",
+    "Bend a learned prompt",
     "Four vectors were learned in place of a prompt’s words. Make any of them shorter or longer, "
-    "and watch which images still find their class.", fill,
-)  # fmt: skip
+    "and watch which images still find their class.",
+    fill,
+)

@@ -135,7 +135,7 @@ def changed(history: History, bench: Bench | None) -> str:
 
 
 def table(lab: Lab, history: History) -> str:
-    """Every setting of this adapter that was measured, those of one curve together, after the base."""
+    """Every setting of this adapter that was measured, by curves, after the base."""
     heads, here = (
         ("layers", "kinds", "without", "sparsity %", "left %", "kB", "zipped kB"),
         history.state,

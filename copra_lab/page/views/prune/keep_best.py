@@ -1,4 +1,7 @@
-"""Keep the best layers by Shapley value: the layer game is solved while one watches, and once enough of it is known the layers are kept."""
+"""Keep the best layers by Shapley value.
+
+The layer game is solved while one watches, and once enough of it is known the layers are kept.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -31,8 +34,11 @@ def keeping(
     entrance: Entrance,
     by_hand: Sequence[Callable[..., Any]],
 ) -> None:
-    """Whenever a visitor moves the slider `count`, keep so many of the best layers of the adapter that `whose` tells, unless the visitor
-    sets them otherwise `by_hand` meanwhile. What is known of them is `said`."""
+    """Keep so many of the best layers whenever a visitor moves the slider `count`.
+
+    Of the adapter that `whose` tells, unless the visitor sets them otherwise `by_hand` meanwhile.
+    What is known of them is `said`.
+    """
     wishes, number = (
         gr.State(Requests()),
         gr.Number(visible=False),
@@ -68,17 +74,19 @@ def keeping(
 
 
 def overtaken(wishes: Requests, number: Any) -> Any:
-    """The visitor went on by hand: what was wished for before is not any more, and the words say nothing of it."""
+    """The visitor set a switch by hand: the last wish is over, and the words are neutral."""
     return words(None, 0) if wishes.take(number) else gr.skip()
 
 
 def best(
     lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any
 ) -> Iterator[Updates]:
-    """The words, and once the address of the adapter with only these layers kept, until the game is exact or the visitor wants something else.
+    """The words, and once the address of the adapter with only these layers kept.
 
-    The layers are chosen once, when all that is to be sampled of the game is known, or all of it; what is learned after that is said,
-    but changes no switch: a number must not move by itself.
+    Until the game is exact or the visitor wants something else.
+
+    The layers are chosen once, when all that is to be sampled of the game is known, or all of it;
+    what is learned after that is said, but changes no switch: a number must not move by itself.
     """
     yield {}  # a generator that gives nothing would empty its outputs
     if not wishes.take(number) or count is None:  # an empty field is somebody typing
@@ -138,8 +146,11 @@ def _ranked(adapter: Adapter, v: Values, count: int) -> list[int]:
 
 
 def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None = None) -> str:
-    """Which layers are worth most, and how surely that is known. ``of``: how many there are; 0 before anything was asked. ``kept``: those
-    that were chosen, None as long as too little is known for that."""
+    """Which layers are worth most, and how surely that is known.
+
+    ``of``: how many there are; 0 before anything was asked. ``kept``: those that were chosen, None
+    as long as too little is known for that.
+    """
     if of and count in (0, of):
         said = f"{'All' if count else 'None'} of {of} layers: nothing to choose."
     elif not of:

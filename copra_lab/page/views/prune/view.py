@@ -1,4 +1,4 @@
-"""The Prune view: one adapter, a switch for each layer and kind of site, a slider of sparsity, and accuracy that follows."""
+"""The Prune view: one adapter, switches, a slider of sparsity, and accuracy that follows."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -36,6 +36,7 @@ LAYERS = 12
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(
@@ -181,7 +182,10 @@ def arrives(lab: Lab, state: PruneState) -> Shown:
 
 
 def _controls(lab: Lab, state: PruneState, on: Sequence[Sequence[Any] | None]) -> Updates:
-    """Updates of all controls but the task, with these layers, kinds and single matrices ``on`` (None: all)."""
+    """Updates of all controls but the task.
+
+    With these layers, kinds and single matrices ``on`` (None: all).
+    """
     adapter = lab.adapter(state.task, state.key)
     layers, kinds, single = map(
         _switches, (*switches_of(adapter), tuple(map(named, matrices_of(adapter)))), on
@@ -201,7 +205,10 @@ def _controls(lab: Lab, state: PruneState, on: Sequence[Sequence[Any] | None]) -
 def pressed(
     lab: Lab, name: str, task: Any, key: Any, kinds: Any, percent: Any, session: Session
 ) -> Any:
-    """The address of an adapter of which the button `name` chooses the layers, each with all its matrices of these `kinds`."""
+    """The address of an adapter of which the button `name` chooses the layers.
+
+    Each with all its matrices of these `kinds`.
+    """
     lab = session.history.lab(lab)
     try:
         lab.check(task)
@@ -228,7 +235,10 @@ def _switches(have: Sequence[Any], on: Sequence[Any] | None) -> dict[str, Any]:
 
 
 VIEW = View(
-    "prune", "Prune", "Prune a fine‑tuned CLIP",
+    "prune",
+    "Prune",
+    "Prune a fine‑tuned CLIP",
     "An adapter sits on every layer of the image tower. Switch layers off, or cut away its "
-    "smallest numbers, and see how much of it was needed.", fill,
-)  # fmt: skip
+    "smallest numbers, and see how much of it was needed.",
+    fill,
+)

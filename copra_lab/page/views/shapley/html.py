@@ -90,7 +90,10 @@ def _points(x: float, digits: int = 1) -> str:
 
 
 def _span(v: Values) -> tuple[float, float]:
-    """The axis in points: multiples of five around everything that is drawn, so that it seldom moves."""
+    """The axis in points: multiples of five around all that is drawn.
+
+    So it seldom moves.
+    """
     half = np.where(np.isfinite(v.halves), v.halves, 0)
     low, high = 100 * min(0, (v.values - half).min()), 100 * max(0, (v.values + half).max())
     return 5 * math.floor(low / 5 - 1e-9) if low < -0.5 else 0.0, max(5, 5 * math.ceil(high / 5))

@@ -1,4 +1,4 @@
-"""The Shapley view: what each layer of an adapter is worth, sharpening while one watches until it is exact."""
+"""The Shapley view: the value of each layer, sharpening until it is exact."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -25,6 +25,7 @@ from copra_lab.pruning import layers_of
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(
@@ -101,7 +102,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 def watching(
     lab: Lab, task: Any, key: Any, layer: Any, session: Session, number: Any, query: Any = ""
 ) -> Iterator[Updates]:
-    """The pieces, controls and address, again and again, until the game is exact or the visitor looks at something else.
+    """The pieces, controls and address, until the game is exact or the visitor goes on.
 
     Args:
         lab: what all visitors share.
@@ -133,7 +134,8 @@ def watching(
         version = session.visit(state).version
         updates = pieces(version, game.state, game, state, number) | {
             "about": lab.about(whole.task),
-            # What came from the menus is there already, and by now the visitor may have chosen something else.
+            # What came from the menus is there already, and by now the visitor may have chosen
+            # something else.
             "adapter": gr.update(
                 choices=lab.adapters(whole.task),
                 **({} if key == whole.key and not asked else {"value": whole.key}),
@@ -166,7 +168,8 @@ def _sharpening(
 
     for values in sharpened(game, wanted):
         updates: Updates = {}
-        # The first that is known chooses the layer that is looked at, unless the visitor did meanwhile.
+        # The first that is known chooses the layer that is looked at, unless the visitor did
+        # meanwhile.
         if state.layer < 0:
             state = replace(state, layer=_best(game))
             if session.change(partial(_led, to=state)).state == state:
@@ -221,7 +224,10 @@ def of_menus(task: Any, key: Any, layer: Any = None, number: Any = None) -> Aske
 def pieces(
     version: int, values: Values | None, game: Solving, state: ShapleyState, number: Any
 ) -> Updates:
-    """The pieces, each as of the controls that it depends on: the bars and the images on the layer that is looked at, too."""
+    """The pieces, each as of the controls that it depends on.
+
+    The bars and the images depend on the layer that is looked at, too.
+    """
     whole = of_menus(state.task, state.key, number=number)
     one = of_menus(state.task, state.key, state.layer, number)
     return {
@@ -268,7 +274,10 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Updat
 
 
 VIEW = View(
-    "shapley", "Shapley", "Ask what a layer is worth",
+    "shapley",
+    "Shapley",
+    "Ask what a layer is worth",
     "An adapter’s layers share what it adds. Watch how much of it is each one’s, first from "
-    "samples and then exactly, and which images each of them decides.", fill,
-)  # fmt: skip
+    "samples and then exactly, and which images each of them decides.",
+    fill,
+)

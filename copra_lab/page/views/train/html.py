@@ -90,9 +90,11 @@ def charts(progress: Progress | None) -> str:
     accuracy = accuracy_svg(courses, steps, progress.base if progress else None)
     loss = loss_svg(courses, steps, progress.classes if progress else 0)
     copra = next((c for c in courses if c.method == "copra"), None)
-    key = "".join(f'<span class="{name}"><svg width="26" height="8" aria-hidden="true"><line '
-                  f'class="course {name}" x1="1" x2="25" y1="4" y2="4"/></svg> {label}</span>'
-                  for name, label in METHODS.items())  # fmt: skip
+    key = "".join(
+        f'<span class="{name}"><svg width="26" height="8" aria-hidden="true"><line '
+        f'class="course {name}" x1="1" x2="25" y1="4" y2="4"/></svg> {label}</span>'
+        for name, label in METHODS.items()
+    )
     return (
         f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3><div '
         f'class="chart">{accuracy}</div>'

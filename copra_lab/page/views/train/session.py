@@ -1,4 +1,7 @@
-"""Training while somebody watches: LoRA and CopRA in turn, a step each, with what is known of both so far."""
+"""Training while somebody watches: LoRA and CopRA in turn, a step each.
+
+All of it runs in the thread that asks for the next report.
+"""
 
 import time
 from collections.abc import Generator, Iterator
@@ -32,8 +35,11 @@ PATIENCE = 1.0
 
 @dataclass(frozen=True)
 class Course:
-    """How one method fared so far, an entry a step: ``losses``, None where nothing was on, and which layers were ``on``;
-    ``measured``: (step, accuracy on the test images). ``trouble``: why it ended early, if it did by itself."""
+    """How one method fared so far, an entry a step.
+
+    ``losses``, None where nothing was on, and which layers were ``on``; ``measured``: (step,
+    accuracy on the test images). ``trouble``: why it ended early, if it did by itself.
+    """
 
     method: str
     losses: tuple[float | None, ...] = ()
@@ -43,9 +49,11 @@ class Course:
 
     @property
     def steps(self) -> int:
+        """How many are done."""
         return len(self.losses)
 
     def after(self, step: Step) -> "Course":
+        """The same, one step later."""
         return replace(
             self, losses=(*self.losses, step.loss), on=(*self.on, tuple(step.units.values()))
         )
@@ -53,8 +61,12 @@ class Course:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a training. ``state``: "waking" of the model, "waiting", "training", "done", "stopped" by the visitor, or "ended",
-    when it took too long. ``ahead``: trainings that come before. ``seconds``: about how long until it begins, or ends; None as long as nobody knows."""
+    """What is known of a training.
+
+    ``state``: "waking" of the model, "waiting", "training", "done", "stopped" by the visitor, or
+    "ended", when it took too long. ``ahead``: trainings that come before. ``seconds``: about how
+    long until it begins, or ends; None as long as nobody knows.
+    """
 
     order: TrainState
     state: str
@@ -66,13 +78,17 @@ class Progress:
 
     @property
     def steps(self) -> int:
+        """How many are done."""
         return max((c.steps for c in self.courses), default=0)
 
 
 def trained(lab: Lab, session: Session, order: TrainState, line: Waiting) -> Iterator[Progress]:
-    """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own. The last report tells how it ended.
+    """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own.
 
-    Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if there is no place.
+    The last report tells how it ended.
+
+    Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if
+    there is no place.
     """
     yield Progress(order, "waking")
     bench, task = lab.bench(order.task), lab.few_shot(order.task, order.shots)
@@ -108,7 +124,7 @@ class Run:
         done: whether there is nothing left to do.
     """
 
-    def __init__(self, steps: Generator[Step, None, Adapter]):
+    def __init__(self, steps: Generator[Step, None, Adapter]) -> None:
         self._steps = steps
         self._result: Adapter | None = None
         self._failed = False
@@ -116,7 +132,10 @@ class Run:
         self.done = False
 
     def step(self) -> Step | None:
-        """Do one more; None after the last one. Raises ValueError as `fit` does, and is over then."""
+        """Do one more; None after the last one.
+
+        Raises ValueError as `fit` does, and is over then.
+        """
         torch.set_num_threads(1)  # Gradio may ask for each report in another thread
         try:
             self.last = next(self._steps)
@@ -129,7 +148,10 @@ class Run:
             raise
 
     def learned(self) -> Adapter | None:
-        """The result, or what has been learned so far; None before the first step and after a failure."""
+        """The result, or what has been learned so far.
+
+        None before the first step and after a failure.
+        """
         if self._result or self._failed or not self.last or not self.last.learned:
             return self._result
         found = self.last.learned()
@@ -148,6 +170,7 @@ def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Run:
     """
 
     def steps() -> Generator[Step, None, Adapter]:
+        """How many are done."""
         found = yield from fit_steps(
             bench.clip,
             task,

@@ -1,4 +1,7 @@
-"""The Train view: LoRA and CopRA train side by side while one watches; the result goes on into the other views, or home as a PEFT folder."""
+"""The Train view: LoRA and CopRA train side by side while one watches.
+
+The result goes on into the other views, or home as a PEFT folder.
+"""
 
 import io
 import zipfile
@@ -313,7 +316,10 @@ def drawn(progress: Progress) -> dict[str, str]:
 
 
 def shelf(lab: Lab, own: tuple[Own, ...], one: Own | None = None, number: Any = None) -> Updates:
-    """The visitor's own adapters to choose from, `one` of them or the newest chosen, and the buttons that need one."""
+    """The visitor's own adapters to choose from, and the buttons that need one.
+
+    `one` of them is chosen, or the newest.
+    """
     one = one or (own[0] if own else None)
     choices = [(o.label, o.key) for o in own]
     return {
@@ -339,12 +345,16 @@ def mine(session: Session, key: Any) -> Own | None:
 
 
 def described(lab: Lab, own: Own | None, number: Any = None) -> str:
+    """What an adapter was trained with, as of the request of this number."""
     asked = Asked({"train-own": own.key} if own else {}, number, "view-train")
     return of(asked, draw.described(own, lab.tasks()[own.task]) if own else draw.described(None))
 
 
 def packed(folder: str, key: Any, session: Session) -> Any:
-    """The adapter as a zip in gradio's own `folder` of files to serve; nothing that a visitor wrote is in its name."""
+    """The adapter as a zip in gradio's own `folder` of files to serve.
+
+    Nothing that a visitor wrote is in its name.
+    """
     own = mine(session, key)
     if own is None:
         return gr.skip()
@@ -368,7 +378,10 @@ def peft_zip(adapter: Adapter) -> bytes:
 
 
 def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
-    """The address of `view` with an adapter of the visitor's own: in Blend against the last other one of its task."""
+    """The address of `view` with an adapter of the visitor's own.
+
+    In Blend against the last other one of its task.
+    """
     own = mine(session, key)
     if own is None:
         return gr.skip()
@@ -384,7 +397,10 @@ def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
 
 
 VIEW = View(
-    "train", "Train", "Train one of your own",
+    "train",
+    "Train",
+    "Train one of your own",
     "A few images of each class, a minute of one processor core: watch LoRA and CopRA learn side "
-    "by side, then take what they learned into the other views.", fill,
-)  # fmt: skip
+    "by side, then take what they learned into the other views.",
+    fill,
+)

@@ -1,5 +1,8 @@
-"""What one holds in the Triangle view: a point to drag over the landscape, and a field for each weight. It never comes from the server
-again, so that what redraws the landscape does not take it out of one's hand."""
+"""What one holds in the Triangle view: a point to drag, and a field for each weight.
+
+It never comes from the server again, so that what redraws the landscape does not take it out of
+one's hand.
+"""
 
 import json
 from html import escape

@@ -18,7 +18,8 @@ SIDE, LEFT, BOTTOM = 240.0, 90.0, 307.4
 """From A to B, and where A is."""
 
 CELLS = (20, 10, 5)
-"""Steps of the lattices that places lie on, in `UNITS`, the coarsest first: a cell is as large as its lattice is coarse."""
+"""Steps of the lattices that places lie on, in `UNITS`, the coarsest first: a cell is as large as
+its lattice is coarse."""
 
 
 def xy(b: float, c: float) -> tuple[float, float]:
@@ -37,8 +38,10 @@ def landscape(history: History) -> dict[TriangleState, Point]:
 
 
 def dip(history: History) -> tuple[float, TriangleState] | None:
-    """How far the landscape falls below the plane through its three corners, at most, and where; None as long as a corner
-    is missing. Places outside of the triangle do not count."""
+    """How far the landscape falls below the plane through its three corners, and where.
+
+    At most; None as long as a corner is missing. Points outside of the triangle do not count.
+    """
     here = _here(history)
     if here is None or not all(history.whole(corner) for corner in here.corners):
         return None
@@ -65,7 +68,7 @@ def number(history: History) -> str:
 
 
 def recipe(state: TriangleState) -> str:
-    """``0.50 A + 0.25 B + 0.25 C``"""
+    """What a point is made of: ``0.50 A + 0.25 B + 0.25 C``."""
     words = [
         f'{"−" if w < 0 else "+"} {signed(abs(w))} <i class="{name.lower()}">{name}</i>'
         for w, name in zip(state.weights, "ABC", strict=True)
@@ -96,7 +99,10 @@ def _facts(history: History) -> str:
 
 
 def scale(history: History) -> tuple[int, int]:
-    """The accuracies, in percent, of the palest and the fullest colour. They depend on the corners alone, so that colours stay while one drags."""
+    """The accuracies, in percent, of the palest and the fullest colour.
+
+    They depend on the corners alone, so that colours stay while one drags.
+    """
     here = _here(history)
     values = [
         100 * history.points[p].accuracy.value
@@ -110,7 +116,10 @@ def scale(history: History) -> tuple[int, int]:
 
 
 def chart(history: History) -> str:
-    """The landscape: a cell for each place that was measured, fuller where accuracy is higher, the finer lattices over the coarser ones."""
+    """The landscape: a cell for each point that was measured.
+
+    Fuller where accuracy is higher, the finer lattices over the coarser ones.
+    """
     low, high = scale(history)
     points = landscape(history)
     cells: list[list[str]] = [[] for _ in CELLS]
@@ -148,7 +157,8 @@ def chart(history: History) -> str:
         f"<desc>{escape(_in_words(history))}</desc>"
         f"<defs>{shapes}</defs>{_key(low, high)}{''.join(c for level in cells for c in level)}"
         '<polygon class="edge" '
-        f'points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in _corners())}"/>{"".join(words)}{_badges()}</svg>'
+        f'points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in _corners())}"/>'
+        f"{''.join(words)}{_badges()}</svg>"
     )
 
 
@@ -183,7 +193,8 @@ def _key(low: int, high: int) -> str:
     )
     names = "".join(
         '<text class="tick" x="28" '
-        f'y="{29 + 18 * i}">{"≤ " if i == 4 and low > 0 else ""}{high - (high - low) * i / 4:.0f}\u202f%</text>'
+        f'y="{29 + 18 * i}">{"≤ " if i == 4 and low > 0 else ""}'
+        f"{high - (high - low) * i / 4:.0f}\u202f%</text>"
         for i in (0, 2, 4)
     )
     return boxes + names

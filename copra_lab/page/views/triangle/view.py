@@ -1,4 +1,4 @@
-"""The Triangle view: three adapters, a point to drag between and a little beyond them, and the landscape that it lies in."""
+"""The Triangle view: three adapters, a point to drag, and the landscape that it lies in."""
 
 from dataclasses import replace
 from functools import partial
@@ -22,6 +22,7 @@ from copra_lab.page.views.triangle.handle import HANDS
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.three(first, None, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
@@ -102,12 +103,15 @@ def _menus(lab: Lab, state: TriangleState) -> Updates:
 
 
 def _text(*units: int) -> str:
-    """A point as the text box has it, and as `copra_lab.page.state.validation.point_of` reads it."""
+    """A point as the text box has it, and as `point_of` reads it."""
     return " ".join(f"{n / UNITS:.3f}" for n in units)
 
 
 def lattice(state: TriangleState, step: int) -> list[TriangleState]:
-    """The places of a triangular lattice of so many `UNITS`, those inside of the triangle first, and of them what is near to `place`."""
+    """The points of a triangular lattice of so many `UNITS`.
+
+    Those inside of the triangle first, and of them what is near to `state`.
+    """
     side = range(-BEYOND, UNITS + 2 * BEYOND + 1, step)
     found = [replace(state, point=(b, c)) for b in side for c in side if b + c <= UNITS + BEYOND]
 
@@ -130,7 +134,10 @@ def ahead(history: History) -> list[list[Measured]]:
 
 
 VIEW = View(
-    "triangle", "Triangle", "Walk between three fine‑tuned CLIPs",
+    "triangle",
+    "Triangle",
+    "Walk between three fine‑tuned CLIPs",
     "Three adapters taught one small CLIP the same task. Drag the point over the plane that they "
-    "span: every place is a new model, tested as you arrive.", fill,
-)  # fmt: skip
+    "span: every place is a new model, tested as you arrive.",
+    fill,
+)
