@@ -27,6 +27,43 @@ def main(
     ``arguments``: of the command line, if not this process's own; ``page``: one that is built
     already, over the lab as it is without options; ``example``: a command for the help.
     """
+    parser = _parser(prog, example)
+    args = parser.parse_args(arguments)
+    if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
+        parser.error(f"no folder {missing[0]}")
+    if args.mcp and not find_spec("mcp"):
+        parser.error(sentence("mcp", "mcp"))
+    lab = Lab((FOLDER, *args.adapters), args.precision, clip_name=args.clip)
+    if args.clip:
+        check(lab, parser)
+    if page is None or args.adapters or args.clip or args.precision != "auto":
+        page = build(lab)
+    # Wake the first task while the server starts, in a thread of its own; a first rendering of the
+    # drawings shows its progress here.
+    threading.Thread(target=wake, args=(lab,), daemon=True).start()
+    hosted = "SPACE_ID" in os.environ
+    mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
+    try:
+        _, url, _ = launch(
+            page,
+            server_name=args.host,
+            server_port=args.port,
+            inbrowser=not (args.no_browser or hosted),
+            mcp_server=mcp or None,
+        )
+    except OSError as e:
+        parser.exit(
+            1,
+            f"The page could not be served: {e}\nChoose another port with --port, or another "
+            "address with --host.\n",
+        )
+    print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
+    if mcp:
+        print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)
+    page.block_thread()
+
+
+def _parser(prog: str, example: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
         description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their "
@@ -70,39 +107,7 @@ def main(
         action="store_true",
         help="let assistants use what the page measures, too, as tools (Model Context Protocol)",
     )
-    args = parser.parse_args(arguments)
-    if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
-        parser.error(f"no folder {missing[0]}")
-    if args.mcp and not find_spec("mcp"):
-        parser.error(sentence("mcp", "mcp"))
-    lab = Lab((FOLDER, *args.adapters), args.precision, clip_name=args.clip)
-    if args.clip:
-        check(lab, parser)
-    if page is None or args.adapters or args.clip or args.precision != "auto":
-        page = build(lab)
-    # Wake the first task while the server starts, in a thread of its own; a first rendering of the
-    # drawings shows its progress here.
-    threading.Thread(target=wake, args=(lab,), daemon=True).start()
-    hosted = "SPACE_ID" in os.environ
-    mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
-    try:
-        _, url, _ = launch(
-            page,
-            server_name=args.host,
-            server_port=args.port,
-            inbrowser=not (args.no_browser or hosted),
-            mcp_server=mcp or None,
-        )
-    except OSError as e:
-        parser.exit(
-            1,
-            f"The page could not be served: {e}\nChoose another port with --port, or another "
-            "address with --host.\n",
-        )
-    print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
-    if mcp:
-        print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)
-    page.block_thread()
+    return parser
 
 
 def check(lab: Lab, parser: argparse.ArgumentParser) -> None:

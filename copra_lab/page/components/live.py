@@ -72,6 +72,11 @@ def panel(draw: Callable[[History], str], elem_id: str) -> Panel:
     return Panel(newest(draw(History()), elem_id), draw)
 
 
+def changed_panel(lab: Lab, draw: Callable[[History, Bench | None], str], elem_id: str) -> Panel:
+    """The piece of the images that changed, which stand in the bench."""
+    return panel(lambda history: draw(history, bench_of(lab, history)), elem_id)
+
+
 def bench_of(lab: Lab, history: History) -> Bench | None:
     """The bench that `history` was measured on; None as long as nothing was."""
     return lab.bench(history.state.task) if history.state and history.base else None
@@ -143,8 +148,8 @@ class LiveView:
         stage: what is shown.
         ask: the state that the inputs ask for.
         entrance: how the view is entered.
-        inputs: the controls that ask for a state.
-        controls: what the view sets, by the names that `ask` uses.
+        inputs: the controls that ask for a state, by the names that `ask` uses.
+        others: what else the view sets, by its names.
         clear: the button that clears what was measured.
         follows: controls that ask for no state, and what each says of a state that is shown.
         events: more events that ask.
@@ -155,16 +160,21 @@ class LiveView:
     stage: Stage
     ask: Ask
     entrance: Entrance
-    inputs: Sequence[Any]
-    controls: Mapping[str, Any]
+    inputs: Mapping[str, Any]
+    others: Mapping[str, Any]
     clear: gr.Button
     follows: Mapping[Any, Callable[[Lab, Any], Any]] = field(default_factory=dict)
     events: Sequence[Callable[..., Any]] = ()
 
     @property
+    def controls(self) -> dict[str, Any]:
+        """All that the view sets."""
+        return {**self.inputs, **self.others}
+
+    @property
     def _spoken(self) -> list[Any]:
         """The controls whose values say what is shown."""
-        return [*self.inputs, *self.follows]
+        return [*self.inputs.values(), *self.follows]
 
     def bind(self) -> Any:
         """Listen to the controls.
@@ -175,7 +185,7 @@ class LiveView:
         staleness.watch(self._spoken)
         # What controls send is checked by `ask`, in words: a Gradio error would also lose the
         # request that waits behind it.
-        triggers = [event for control in self.inputs for event in moved_by_hand(control)]
+        triggers = [event for control in self.inputs.values() for event in moved_by_hand(control)]
         moved = gr.on(
             [entrance.opened, *triggers, *self.events],
             self.move,

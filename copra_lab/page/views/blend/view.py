@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, bench_of, panel
+from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.menus import menu, task_menu
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
 from copra_lab.page.components.templates import render
@@ -31,46 +32,20 @@ GRID = tuple(round(LOW + i / 10, 1) + 0.0 for i in range(round(10 * (HIGH - LOW)
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    menu = lab.menu(first)
+    a, b = lab.pair(first, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="blend-task"
-        )
-        a = gr.Dropdown(
-            menu,
-            value=lab.pair(first, None, None)[0],
-            label="A",
-            scale=2,
-            min_width=150,
-            elem_id="blend-a",
-        )
-        b = gr.Dropdown(
-            menu,
-            value=lab.pair(first, None, None)[1],
-            label="B",
-            scale=2,
-            min_width=150,
-            elem_id="blend-b",
-        )
+        task = task_menu(lab, "blend-task")
+        ends = {
+            name: menu(lab.menu(first), key, name.upper(), f"blend-{name}")
+            for name, key in (("a", a), ("b", b))
+        }
         swap = gr.Button("⇄ Swap", elem_id="blend-swap", min_width=90, scale=0)
     about = html(lab.about(first), elem_id="blend-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             number = panel(draw.number, "blend-number")
             with gr.Row(elem_id="blend-how", equal_height=True):
-                space = gr.Radio(
-                    CHOICES,
-                    value="delta",
-                    label="What is mixed",
-                    min_width=200,
-                    elem_id="blend-space",
-                    elem_classes="switches one",
-                )
-                compare = gr.Checkbox(
-                    label=_offer(rival(lab, first, *lab.pair(first, None, None))),
-                    min_width=150,
-                    elem_id="blend-compare",
-                )
+                space, compare = _how(_offer(rival(lab, first, a, b)))
             chart = panel(draw.chart, "blend-chart")
             weight = gr.Slider(
                 LOW, HIGH, 0, step=STEP, label="λ", elem_id="blend-weight", elem_classes="dial"
@@ -83,42 +58,46 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 elem_classes="clear",
             )
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(
-                lambda history: draw.changed(history, bench_of(lab, history)), "blend-changed"
-            )
+            changed = changed_panel(lab, draw.changed, "blend-changed")
     html(render("how_to_read/blend"))
     with gr.Accordion("The curve in numbers", open=False, elem_id="blend-more"):
         table = panel(draw.table, "blend-table")
         copy_button("blend-table")
 
-    def turned(session: Session) -> Any:
-        history = session.change(swapped)
-        return (
-            going(address.write(history.lab(lab), history.state))
-            if isinstance(history.state, BlendState)
-            else gr.skip()
-        )
-
     stage = Stage(BlendState, number, chart, changed, table, arrives, ahead)
-    inputs = {
-        "task": task,
-        "a": a,
-        "b": b,
-        "weight": weight,
-        "space": space,
-        "compare": compare,
-    }
+    inputs = {"task": task, **ends, "weight": weight, "space": space, "compare": compare}
     LiveView(
         lab,
         session,
         stage,
         partial(ask, lab),
         entrance,
-        list(inputs.values()),
-        {"about": about} | inputs,
+        inputs,
+        {"about": about},
         clear,
     ).bind()
-    swap.click(turned, session, entrance.go, **EVENT)
+    swap.click(partial(turned, lab), session, entrance.go, **EVENT)
+
+
+def _how(offer: str) -> tuple[gr.Radio, gr.Checkbox]:
+    """What is mixed, and whether another method is drawn beside it, as the `offer` says."""
+    space = gr.Radio(
+        CHOICES,
+        value="delta",
+        label="What is mixed",
+        min_width=200,
+        elem_id="blend-space",
+        elem_classes="switches one",
+    )
+    return space, gr.Checkbox(label=offer, min_width=150, elem_id="blend-compare")
+
+
+def turned(lab: Lab, session: Session) -> Any:
+    """The address of the same model, seen from the other end."""
+    history = session.change(swapped)
+    if not isinstance(history.state, BlendState):
+        return gr.skip()
+    return going(address.write(history.lab(lab), history.state))
 
 
 def ask(

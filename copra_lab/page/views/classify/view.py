@@ -1,6 +1,7 @@
 """The Try view: a visitor's picture, classified by every model of a task side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -54,20 +55,41 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             answers = html(draw.answers([]), elem_id="try-answers")
     html(render("how_to_read/classify"))
     folders.fill(lab)
-    picture, shown_so_far = gr.State(None), gr.State(0)
-    # Counted apart from the session's: what is asked here is shown on coming back, though the
-    # visitor is in another view by then.
-    pictures, number = gr.State(Requests()), gr.Number(visible=False)
     components = {
         "about": about,
         "seen": seen,
         "answers": answers,
-        "picture": picture,
-        "shown so far": shown_so_far,
+        "picture": gr.State(None),
+        "shown so far": gr.State(0),
         "task": task,
         "refused": entrance.refused,
     }
-    answered = [about, seen, answers, picture]
+    staleness.watch([task])
+    gr.on(
+        [file.upload, file.clear, paper.change, another.click],
+        None,
+        None,
+        None,
+        js=staleness.asks(PART),
+        show_progress="hidden",
+    )
+    _answer(lab, session, entrance, components, (paper, file, another))
+
+
+def _answer(
+    lab: Lab,
+    session: gr.State,
+    entrance: Entrance,
+    components: Mapping[str, Any],
+    sources: tuple[gr.HTML, gr.File, gr.Button],
+) -> None:
+    """Answer whenever there is another picture or task."""
+    paper, file, another = sources
+    task, picture, so_far = (components[name] for name in ("task", "picture", "shown so far"))
+    answered = [components[name] for name in ("about", "seen", "answers", "picture")]
+    # Counted apart from the session's: what is asked here is shown on coming back, though the
+    # visitor is in another view by then.
+    pictures, number = gr.State(Requests()), gr.Number(visible=False)
 
     def theirs(handle: Callable[..., Updates]) -> Callable[..., Shows]:
         """`handle`, over the visitor's own adapters too; it answers only the newest request."""
@@ -85,33 +107,9 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     def strokes(*values: Any) -> Shows:
         return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
 
-    def enter(
-        task: Any,
-        picture: Picture | None,
-        session: Session,
-        pictures: Requests,
-        query: Any,
-        number: Any,
-    ) -> Shows:
-        updates = opening(lab, task, picture, session, query, number)
-        updates = marked(updates, updates.get("task", task), number)
-        if pictures.overtaken(number):
-            updates = {name: u for name, u in updates.items() if name == "refused"}
-        return by_component(components, updates)
+    def enter(*values: Any) -> Shows:
+        return by_component(components, entered(lab, *values))
 
-    def told(task: Any) -> Any:
-        known = isinstance(task, str) and task in lab.tasks()
-        return address.write(lab, TryState(task)) if known else gr.skip()
-
-    staleness.watch([task])
-    gr.on(
-        [file.upload, file.clear, paper.change, another.click],
-        None,
-        None,
-        None,
-        js=staleness.asks(PART),
-        show_progress="hidden",
-    )
     entrance.opened(
         enter,
         [task, picture, session, pictures, *entrance.request],
@@ -120,13 +118,35 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         preprocess=False,
         **MODEL,
     )
-    task.change(told, task, entrance.link, preprocess=False, **EVENT)
+    task.change(partial(told, lab), task, entrance.link, preprocess=False, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
     task.input(theirs(chosen), [task, picture, *asking], answered, preprocess=False, **mine)
     file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES)
     paper.change(strokes, [task, paper, *asking], answered, preprocess=False, **mine)
-    another.click(theirs(drawn), [task, shown_so_far, *asking], [*answered, shown_so_far], **mine)
+    another.click(theirs(drawn), [task, so_far, *asking], [*answered, so_far], **mine)
+
+
+def entered(
+    lab: Lab,
+    task: Any,
+    picture: Picture | None,
+    session: Session,
+    pictures: Requests,
+    query: Any,
+    number: Any,
+) -> Updates:
+    """What `opening` shows, unless a picture came meanwhile."""
+    updates = opening(lab, task, picture, session, query, number)
+    if pictures.overtaken(number):
+        return {name: update for name, update in updates.items() if name == "refused"}
+    return marked(updates, updates.get("task", task), number)
+
+
+def told(lab: Lab, task: Any) -> Any:
+    """The address of a task that was chosen."""
+    known = isinstance(task, str) and task in lab.tasks()
+    return address.write(lab, TryState(task)) if known else gr.skip()
 
 
 def marked(updates: Updates, task: Any, number: Any) -> Updates:

@@ -8,7 +8,16 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.bench.prompt_survey import SIGMAS
-from copra_lab.page.components.live import EVENT, MODEL, LiveView, Shown, Stage, bench_of, panel
+from copra_lab.page.components.live import (
+    EVENT,
+    MODEL,
+    LiveView,
+    Shown,
+    Stage,
+    changed_panel,
+    panel,
+)
+from copra_lab.page.components.menus import menu
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
 from copra_lab.page.components.templates import render
@@ -40,45 +49,13 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         task = gr.Dropdown(
             tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task"
         )
-        key = gr.Dropdown(
-            lab.prompt_menu(first),
-            value=lab.one_prompt(first, None),
-            label="Prompt",
-            scale=2,
-            min_width=150,
-            elem_id="prompt-key",
-        )
+        key = menu(lab.prompt_menu(first), lab.one_prompt(first, None), "Prompt", "prompt-key")
     about = html(lab.about(first), elem_id="prompt-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             number = panel(draw.number, "prompt-number")
             chart = panel(partial(draw.chart, lab), "prompt-chart")
-            with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
-                sliders = [
-                    gr.Slider(
-                        0,
-                        MOST_PERCENT,
-                        100,
-                        step=5,
-                        label=f"vector {i}, %",
-                        min_width=10,
-                        elem_id=f"prompt-{i}",
-                    )
-                    for i in range(1, longest + 1)
-                ]
-            replaced = gr.CheckboxGroup(
-                [],
-                label="REPLACE by noise",
-                elem_id="prompt-replaced",
-                elem_classes="switches plain",
-            )
-            sigma = gr.Radio(
-                [(f"{s:g}", s) for s in SIGMAS],
-                value=SIGMAS[-1],
-                label="σ of the noise",
-                elem_id="prompt-sigma",
-                elem_classes="switches one",
-            )
+            sliders, replaced, sigma = _vectors(longest)
             with gr.Row(elem_id="prompt-presets"):
                 buttons = {
                     percent: gr.Button(label, size="sm", min_width=20)
@@ -86,9 +63,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 }
                 clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(
-                lambda history: draw.changed(history, bench_of(lab, history)), "prompt-changed"
-            )
+            changed = changed_panel(lab, draw.changed, "prompt-changed")
     with gr.Column(elem_classes="card"):
         beside = html(comparison.drawn(lab, first, None), elem_id="prompt-against")
         copy_button("prompt-against")
@@ -106,8 +81,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         stage,
         partial(ask, lab),
         entrance,
-        list(inputs.values()),
-        {"about": about} | inputs | {"beside": beside},
+        inputs,
+        {"about": about, "beside": beside},
         clear,
     ).bind()
     rested.success(partial(comparison.measured, lab), session, beside, **MODEL)
@@ -115,6 +90,34 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         button.click(
             partial(pressed, lab, percent), [task, key], entrance.go, preprocess=False, **EVENT
         )
+
+
+def _vectors(longest: int) -> tuple[list[gr.Slider], gr.CheckboxGroup, gr.Radio]:
+    """A slider and a switch for each vector, and the size of the noise."""
+    with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
+        sliders = [
+            gr.Slider(
+                0,
+                MOST_PERCENT,
+                100,
+                step=5,
+                label=f"vector {i}, %",
+                min_width=10,
+                elem_id=f"prompt-{i}",
+            )
+            for i in range(1, longest + 1)
+        ]
+    replaced = gr.CheckboxGroup(
+        [], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain"
+    )
+    sigma = gr.Radio(
+        [(f"{s:g}", s) for s in SIGMAS],
+        value=SIGMAS[-1],
+        label="σ of the noise",
+        elem_id="prompt-sigma",
+        elem_classes="switches one",
+    )
+    return sliders, replaced, sigma
 
 
 def ask(

@@ -13,6 +13,7 @@ import gradio as gr
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.page.components.live import EVENT, NUMBERED, WATCHING, moved_by_hand
 from copra_lab.page.components.numbers import signed
+from copra_lab.page.components.panels import html
 from copra_lab.page.components.staleness import of, values
 from copra_lab.page.components.tabs import Entrance, going
 from copra_lab.page.components.updates import Shows, Updates, by_component
@@ -23,6 +24,12 @@ from copra_lab.page.state.schemas.fields import within
 from copra_lab.page.state.schemas.prune import PruneState
 from copra_lab.page.state.session import Asked, Requests, Session
 from copra_lab.pruning import keep_best, layers_of
+
+
+def slider(layers: int) -> tuple[gr.Slider, gr.HTML]:
+    """How many of so many `layers` to keep, and the words about them."""
+    count = gr.Slider(0, layers, layers, step=1, label="keep the best", elem_id="prune-count")
+    return count, html(words(None, 0), elem_id="prune-said")
 
 
 def keeping(

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, bench_of, panel
+from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.menus import menu, task_menu
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, going
 from copra_lab.page.components.templates import render
@@ -39,49 +40,15 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="prune-task"
-        )
-        adapter = gr.Dropdown(
-            lab.adapters(first),
-            value=lab.one(first, None),
-            label="Adapter",
-            scale=2,
-            min_width=150,
-            elem_id="prune-adapter",
-        )
+        task = task_menu(lab, "prune-task")
+        adapter = menu(lab.adapters(first), lab.one(first, None), "Adapter", "prune-adapter")
     about = html(lab.about(first), elem_id="prune-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
             number = panel(partial(draw.number, lab), "prune-number")
-            # Which switches there are, the adapter tells when a visitor comes.
-            with gr.Row(elem_id="prune-quick", equal_height=True):
-                kinds = gr.CheckboxGroup(
-                    [], label="Kinds", min_width=90, elem_id="prune-kinds", elem_classes="switches"
-                )
-                with gr.Row(elem_id="prune-presets"):
-                    buttons = {
-                        name: gr.Button(label, size="sm", min_width=20)
-                        for label, name in BUTTONS.items()
-                    }
-            layers = gr.CheckboxGroup(
-                [],
-                label="Layers, from the image on",
-                elem_id="prune-layers",
-                elem_classes="switches",
-            )
-            with gr.Accordion("Single matrices", open=False, elem_id="prune-more-switches"):
-                single = gr.CheckboxGroup(
-                    [],
-                    label="A matrix stays if its layer, its kind and its own switch here are on",
-                    elem_id="prune-single",
-                    elem_classes="switches",
-                )
+            switches, buttons = _switchboard()
             with gr.Group(elem_id="prune-best"):
-                count = gr.Slider(
-                    0, LAYERS, LAYERS, step=1, label="keep the best", elem_id="prune-count"
-                )
-                said = html(keep_best.words(None, 0), elem_id="prune-said")
+                count, said = keep_best.slider(LAYERS)
             chart = panel(partial(draw.chart, lab), "prune-chart")
             sparsity = gr.Slider(
                 0, 100, 0, step=1, label="sparsity %", elem_id="prune-sparsity", elem_classes="dial"
@@ -90,15 +57,14 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 "Clear", size="sm", min_width=80, elem_id="prune-clear", elem_classes="clear"
             )
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(
-                lambda history: draw.changed(history, bench_of(lab, history)), "prune-changed"
-            )
+            changed = changed_panel(lab, draw.changed, "prune-changed")
     html(render("how_to_read/prune"))
     with gr.Accordion("All settings of this adapter in numbers", open=False, elem_id="prune-more"):
         table = panel(partial(draw.table, lab), "prune-table")
         copy_button("prune-table")
 
     stage = Stage(PruneState, number, chart, changed, table, arrives)
+    layers, kinds, single = switches.values()
     inputs = {
         "task": task,
         "adapter": adapter,
@@ -113,8 +79,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         stage,
         partial(ask, lab),
         entrance,
-        list(inputs.values()),
-        {"about": about} | inputs | {"count": count, "said": said},
+        inputs,
+        {"about": about, "count": count, "said": said},
         clear,
         follows={count: kept},
     ).bind()
@@ -126,8 +92,32 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             preprocess=False,
             **EVENT,
         )
-    by_hand = [layers.input, single.input, *(b.click for b in buttons.values())]
+    by_hand = [layers.input, single.input]
+    by_hand += [button.click for button in buttons.values()]
     keep_best.keeping(lab, session, count, [task, adapter], said, entrance, by_hand)
+
+
+def _switchboard() -> tuple[dict[str, gr.CheckboxGroup], dict[str, gr.Button]]:
+    """Groups of switches, and buttons that set them; which there are, the adapter tells later."""
+    with gr.Row(elem_id="prune-quick", equal_height=True):
+        kinds = gr.CheckboxGroup(
+            [], label="Kinds", min_width=90, elem_id="prune-kinds", elem_classes="switches"
+        )
+        with gr.Row(elem_id="prune-presets"):
+            buttons = {
+                name: gr.Button(label, size="sm", min_width=20) for label, name in BUTTONS.items()
+            }
+    layers = gr.CheckboxGroup(
+        [], label="Layers, from the image on", elem_id="prune-layers", elem_classes="switches"
+    )
+    with gr.Accordion("Single matrices", open=False, elem_id="prune-more-switches"):
+        single = gr.CheckboxGroup(
+            [],
+            label="A matrix stays if its layer, its kind and its own switch here are on",
+            elem_id="prune-single",
+            elem_classes="switches",
+        )
+    return {"layers": layers, "kinds": kinds, "single": single}, buttons
 
 
 def ask(

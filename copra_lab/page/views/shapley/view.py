@@ -10,6 +10,7 @@ import gradio as gr
 from copra_lab.page.components import panels, staleness
 from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.live import EVENT, WATCHING
+from copra_lab.page.components.menus import menu, task_menu
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.tabs import Entrance, View, refusal
 from copra_lab.page.components.templates import render
@@ -28,42 +29,29 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="worth-task"
-        )
-        adapter = gr.Dropdown(
-            lab.adapters(first),
-            value=lab.one(first, None),
-            label="Adapter",
-            scale=2,
-            min_width=150,
-            elem_id="worth-adapter",
-        )
+        task = task_menu(lab, "worth-task")
+        adapter = menu(lab.adapters(first), lab.one(first, None), "Adapter", "worth-adapter")
     about = html(lab.about(first), elem_id="worth-about", elem_classes="about")
+    shown: dict[str, gr.HTML] = {}
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
-            number = newest(draw.number(None), "worth-number")
-            bars = newest(draw.bars(None, 0), "worth-bars")
+            shown["number"] = newest(draw.number(None), "worth-number")
+            shown["bars"] = newest(draw.bars(None, 0), "worth-bars")
             layer = gr.Radio(
                 [],
                 label="Layers, from the image on: choose one to see the images that it decides",
                 elem_id="worth-layer",
                 elem_classes="switches one",
             )
-            curve = newest(draw.curve(None), "worth-curve")
+            shown["curve"] = newest(draw.curve(None), "worth-curve")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            decided = newest(draw.decided(None, None, 0), "worth-decided")
+            shown["decided"] = newest(draw.decided(None, None, 0), "worth-decided")
     html(render("how_to_read/shapley"))
     with gr.Accordion("The values in numbers", open=False, elem_id="worth-more"):
-        table = newest(draw.table(None), "worth-table")
+        shown["table"] = newest(draw.table(None), "worth-table")
         copy_button("worth-table")
 
-    components = {
-        "number": number,
-        "bars": bars,
-        "curve": curve,
-        "decided": decided,
-        "table": table,
+    components = shown | {
         "about": about,
         "adapter": adapter,
         "layer": layer,
@@ -81,9 +69,6 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     def look(task: Any, key: Any, layer: Any, session: Session) -> Shows:
         return by_component(components, looked(lab, task, key, layer, session))
 
-    def told(task: Any, key: Any, layer: Any, session: Session) -> Any:
-        return address(lab, task, key, layer, session)
-
     menus = [task, adapter, layer]
     staleness.watch(menus)
     gr.on(
@@ -95,8 +80,10 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         preprocess=False,
         **WATCHING,
     )
-    layer.input(look, [*menus, session], [bars, decided], preprocess=False, **EVENT)
-    layer.input(told, [*menus, session], entrance.link, preprocess=False, **EVENT)
+    layer.input(
+        look, [*menus, session], [shown["bars"], shown["decided"]], preprocess=False, **EVENT
+    )
+    layer.input(partial(address, lab), [*menus, session], entrance.link, preprocess=False, **EVENT)
 
 
 def watching(

@@ -194,51 +194,58 @@ def _watched(
     order, start = progress.order, time.monotonic()
     looks = {round(order.steps * i / LOOKS) for i in range(1, LOOKS + 1)}
     courses = {c.method: c for c in progress.courses}
-    shown, images, state = start, 0, "training"
-
-    def look(method: str) -> None:
-        adapter = runs[method].learned()
-        if adapter and (
-            not courses[method].measured or courses[method].measured[-1][0] != courses[method].steps
-        ):
-            measured = (courses[method].steps, _accuracy(bench, adapter))
-            courses[method] = replace(
-                courses[method], measured=(*courses[method].measured, measured)
-            )
+    shown, images = start, 0
 
     def report(state: str) -> Progress:
-        return replace(
-            progress,
-            state=state,
-            courses=tuple(courses.values()),
-            seconds=line.seconds(ticket, own=True),
-        )
+        left = line.seconds(ticket, own=True)
+        return replace(progress, state=state, courses=tuple(courses.values()), seconds=left)
 
-    while state == "training":
+    while True:
         line.ahead(ticket)  # still here
         traffic.give_way(PATIENCE)
         for method, run in runs.items():
-            try:
-                if step := run.step():
-                    courses[method], images = courses[method].after(step), images + order.batch
-            except ValueError as e:
-                courses[method] = replace(courses[method], trouble=str(e))
-            if courses[method].steps in looks:
-                look(method)
-        if all(run.done for run in runs.values()):
-            state = "done"
-        elif ticket.stopped:
-            state = "stopped"
-        elif time.monotonic() - start > TRAINING_SECONDS:
-            state = "ended"
+            before = courses[method]
+            courses[method] = after = _stepped(before, run)
+            images += order.batch * (after.steps - before.steps)
+            if after.steps in looks:
+                courses[method] = _looked(bench, after, run)
+        state = _state(runs, ticket, start)
         if images and (state != "training" or time.monotonic() - shown >= REDRAWN):
             line.worked(ticket, images, time.monotonic() - shown)
             shown, images = time.monotonic(), 0
             if state == "training":
                 yield report(state)
-    for method in runs:
-        look(method)
+        if state != "training":
+            break
+    courses = {method: _looked(bench, courses[method], run) for method, run in runs.items()}
     yield report(state)
+
+
+def _stepped(course: Course, run: Run) -> Course:
+    """The course after one more step, if there is one, or with why there is none."""
+    try:
+        step = run.step()
+    except ValueError as e:
+        return replace(course, trouble=str(e))
+    return course.after(step) if step else course
+
+
+def _looked(bench: Bench, course: Course, run: Run) -> Course:
+    """The course with the accuracy of what was learned by now, unless that is known."""
+    adapter = run.learned()
+    if adapter is None or (course.measured and course.measured[-1][0] == course.steps):
+        return course
+    measured = (course.steps, _accuracy(bench, adapter))
+    return replace(course, measured=(*course.measured, measured))
+
+
+def _state(runs: dict[str, Run], ticket: Ticket, start: float) -> str:
+    """What goes on after a step of each run; see `Progress`."""
+    if all(run.done for run in runs.values()):
+        return "done"
+    if ticket.stopped:
+        return "stopped"
+    return "ended" if time.monotonic() - start > TRAINING_SECONDS else "training"
 
 
 def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:

@@ -93,19 +93,9 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
 
     settings = Settings(task, method, rank, lr, steps, batch, sites, shots, seed)
     hands = {"start": go, "stop": stop}
-    controls = {"about": about} | settings._asdict()
+    own, controls = results["own"], {"about": about} | settings._asdict()
     links = {"link": entrance.link, "refused": entrance.refused}
     components = pieces | hands | results | controls | links
-
-    def run(*values: Any) -> Iterator[Shows]:
-        *said, session = values
-        asked = Asked(staleness.values(settings, said, {}))
-        for updates in training(lab, line, session, *said):
-            drawn = {name: of(asked, updates[name]) for name in pieces if name in updates}
-            yield by_component(components, updates | drawn)
-
-    def enough(session: Session) -> None:
-        line.stop(session)
 
     def enter(key: Any, session: Session, query: Any, number: Any) -> Shows:
         return by_component(components, entered(lab, session, query, number, key))
@@ -113,7 +103,6 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     def choose(task: Any) -> Shows:
         return by_component(components, chosen(lab, task))
 
-    own = results["own"]
     staleness.watch([*settings, own])
     entrance.opened(
         enter,
@@ -132,20 +121,45 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
         **EVENT,
     )
     task.change(choose, task, [about, pieces["status"]], preprocess=False, **EVENT)
+    _train(lab, session, line, settings, pieces, hands, results)
+    _hand_on(lab, session, entrance, results, file)
+
+
+def _train(
+    lab: Lab,
+    session: gr.State,
+    line: Waiting,
+    settings: Settings,
+    pieces: Mapping[str, Any],
+    hands: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> None:
+    """Begin a training, and stop it.
+
+    Each training that goes on or waits keeps a thread of Gradio's until it is over, so there are
+    as many places as the line has, and a few for those who are told that it is full.
+    """
+    components = {**pieces, **hands, **results}
+
+    def run(*values: Any) -> Iterator[Shows]:
+        *said, session = values
+        asked = Asked(staleness.values(settings, said, {}))
+        for updates in training(lab, line, session, *said):
+            drawn = {name: of(asked, updates[name]) for name in pieces if name in updates}
+            yield by_component(components, updates | drawn)
+
+    def enough(session: Session) -> None:
+        line.stop(session)
+
     everyone: dict[str, Any] = EVENT | {
         "trigger_mode": "once",
         "concurrency_limit": MOST_WAITING + 4,
         "concurrency_id": "training",
     }
-    go.click(
-        run,
-        [*settings, session],
-        [*pieces.values(), *hands.values(), *results.values()],
-        preprocess=False,
-        **everyone,
+    hands["start"].click(
+        run, [*settings, session], list(components.values()), preprocess=False, **everyone
     )
-    stop.click(enough, session, None, **EVENT)
-    _hand_on(lab, session, entrance, results, file)
+    hands["stop"].click(enough, session, None, **EVENT)
 
 
 def _choice(lab: Lab) -> tuple[gr.Dropdown, gr.Dropdown]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components.live import LiveView, Shown, Stage, bench_of, panel
+from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.menus import task_menu
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.scripts import script
 from copra_lab.page.components.tabs import Entrance, View
@@ -26,9 +27,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.three(first, None, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(), value=first, label="Task", scale=3, min_width=260, elem_id="triangle-task"
-        )
+        task = task_menu(lab, "triangle-task", 260)
         corners = [
             gr.Dropdown(
                 menu,
@@ -52,9 +51,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 )
             point = gr.Textbox(_text(*MIDDLE), visible="hidden", elem_id="triangle-point")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(
-                lambda history: draw.changed(history, bench_of(lab, history)), "triangle-changed"
-            )
+            changed = changed_panel(lab, draw.changed, "triangle-changed")
     html(render("how_to_read/triangle"))
     with gr.Accordion("The landscape in numbers", open=False, elem_id="triangle-more"):
         table = panel(draw.table, "triangle-table")
@@ -68,8 +65,8 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         stage,
         partial(ask, lab),
         entrance,
-        list(inputs.values()),
-        {"about": about} | inputs,
+        inputs,
+        {"about": about},
         clear,
         events=[hands.input],
     ).bind()
