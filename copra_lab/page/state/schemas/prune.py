@@ -33,6 +33,8 @@ class Kept(NamedTuple):
     off: tuple[tuple[int, str], ...] = ()
 
 
+WHOLE = Kept()
+
 ALL: Any = object()
 """All of a group of switches."""
 
@@ -94,7 +96,7 @@ class KeptField(Field):
 
     @override
     def default(self, reading: Reading, known: Known) -> Kept:
-        return Kept()
+        return WHOLE
 
     @override
     def text(self, value: Kept, state: Any, lab: Lab) -> str:
@@ -134,7 +136,7 @@ class PruneState:
 
     task: Annotated[str, TaskName()]
     key: Annotated[str, AdapterKey("adapter")]
-    kept: Annotated[Kept, KeptField("off")] = Kept()
+    kept: Annotated[Kept, KeptField("off")] = WHOLE
     percent: Annotated[int, Number("sparsity", "the sparsity", 0, 100)] = 0
 
     @property
