@@ -21,16 +21,24 @@ from copra_lab.page.server.visitors import Visitors
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Session
 from copra_lab.page.views.blend import view as blend
-from copra_lab.page.views.classify import view as own
+from copra_lab.page.views.classify import view as classify
 from copra_lab.page.views.prompt import view as prompt
 from copra_lab.page.views.prune import view as prune
-from copra_lab.page.views.shapley import view as worth
+from copra_lab.page.views.shapley import view as shapley
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.triangle import view as triangle
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-VIEWS = (blend.VIEW, triangle.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
+VIEWS = (
+    blend.VIEW,
+    triangle.VIEW,
+    prune.VIEW,
+    shapley.VIEW,
+    prompt.VIEW,
+    train.VIEW,
+    classify.VIEW,
+)
 
 
 def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)

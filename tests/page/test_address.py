@@ -559,9 +559,9 @@ def test_links_to_layers_settings_and_tasks(browser, url):
     visitor = Visitor(browser, url, "shapley&task=faces-noise&adapter=copra-seed-1&layer=3")
     page = visitor.page
     page.wait_for_function(
-        "document.querySelector('#worth-decided h2')?.innerText.includes('layer 3')"
+        "document.querySelector('#shapley-decided h2')?.innerText.includes('layer 3')"
     )
-    page.locator("#worth-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator(
+    page.locator("#shapley-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator(
         "input"
     ).check()
     page.wait_for_url("**/?view=shapley&task=faces-noise&adapter=copra-seed-1&layer=5")

@@ -205,24 +205,38 @@ def test_what_was_cleared_is_not_filled_in():
     assert list(session.history.curve()) == [0.0, 0.6, 1.0]
 
 
+async def components_kept() -> tuple[int, int]:
+    """How many components Gradio keeps of a visitor, before and after a few updates."""
+    with gr.Blocks() as page:
+        words, said = gr.Textbox(), gr.HTML()
+        words.change(lambda x: (gr.skip(), x), words, [words, said])
+        words.submit(lambda x: (x, gr.skip()), words, [words, said])
+    state = SessionState(page)
+    before = len(state.blocks_config.blocks)
+    for text in "abcde":
+        for event in page.fns.values():
+            assert text in (await page.process_api(event, [text], state=state))["data"]
+    return before, len(state.blocks_config.blocks)
+
+
 def test_what_gradio_holds_of_a_visitor_does_not_grow(monkeypatch):
     monkeypatch.setattr(SessionState, "__setitem__", SessionState.__setitem__)
     gradio_sessions.bound()
-
-    async def drag() -> tuple[int, int]:
-        with gr.Blocks() as page:
-            words, said = gr.Textbox(), gr.HTML()
-            words.change(lambda x: (gr.skip(), x), words, [words, said])
-            words.submit(lambda x: (x, gr.skip()), words, [words, said])
-        state = SessionState(page)
-        before = len(state.blocks_config.blocks)
-        for text in "abcde":
-            for event in page.fns.values():
-                assert text in (await page.process_api(event, [text], state=state))["data"]
-        return before, len(state.blocks_config.blocks)
-
-    before, after = asyncio.run(drag())
+    before, after = asyncio.run(components_kept())
     assert after == before
+
+
+def test_gradio_still_keeps_copies_by_itself(monkeypatch):
+    """Once it does not, `gradio_sessions.bound` is no longer needed: its docstring says what to do."""
+    monkeypatch.setattr(SessionState, "__setitem__", gradio_sessions._store)
+    before, after = asyncio.run(components_kept())
+    assert after > before
+
+
+def test_another_way_of_keeping_components_is_said(monkeypatch):
+    monkeypatch.setattr(gradio_sessions, "_store", lambda self, key: None)
+    with pytest.raises(RuntimeError, match="how Gradio"):
+        gradio_sessions.bound()
 
 
 def test_visitors_share_nothing():

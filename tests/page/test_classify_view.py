@@ -25,7 +25,7 @@ from copra_lab.page.state.classification import Picture
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.measured import Base
 from copra_lab.page.state.session import Requests, Session
-from copra_lab.page.views.classify import folders
+from copra_lab.page.views.classify import uploaded_task
 from copra_lab.page.views.classify import view as classify
 from copra_lab.tasks import Split, Task, photo
 from copra_lab.tasks.zip_upload import zip_task
@@ -249,7 +249,7 @@ def png_of(colour, i: int) -> bytes:
 
 
 def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
-    steps = list(folders.classified(LAB, own_zip[0]))
+    steps = list(uploaded_task.classified(LAB, own_zip[0]))
     assert 'data-done="0"' in steps[0]["result"]
     assert "<img" not in steps[0]["result"]
     html, table = steps[-1]["result"], steps[-1]["table"]
@@ -273,7 +273,7 @@ def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
     ]
     assert html.count("<li>") == sum(len(bench) - n for n in right)
     assert html.count("<details>") == sum(n < len(bench) for n in right)
-    broken = list(folders.classified(BrokenLab(), own_zip[0]))[-1]
+    broken = list(uploaded_task.classified(BrokenLab(), own_zip[0]))[-1]
     assert "copy it anew" in broken["result"]
     assert len(cells(broken["table"])) == 2
 
@@ -282,7 +282,7 @@ def test_a_zip_says_what_was_passed_over(own_zip):
     with zipfile.ZipFile(own_zip[0], "a") as z:
         z.writestr("red thing/<b>.heic", b"x")
         z.writestr("red thing/9.png", b"x")
-    html = list(folders.classified(LAB, own_zip[0]))[-1]["result"]
+    html = list(uploaded_task.classified(LAB, own_zip[0]))[-1]["result"]
     assert "8 images of 2 classes" in html
     assert "<b>.heic" not in html
     assert "&lt;b&gt;.heic" in html
@@ -326,11 +326,11 @@ def test_many_wrong_images_are_counted_and_names_are_text():
         True,
     )
     bench = Bench(tiny_clip(), task, precision="float32")
-    html = folders.drawn(
-        bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True
+    html = uploaded_task.drawn(
+        bench, [uploaded_task.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True
     )
-    assert html.count("<li>") == folders.TILES
-    assert f"and {40 - folders.TILES} more" in html
+    assert html.count("<li>") == uploaded_task.TILES
+    assert f"and {40 - uploaded_task.TILES} more" in html
     assert "<b>x" not in html
     assert "&lt;b&gt;x" in html
 
@@ -338,8 +338,9 @@ def test_many_wrong_images_are_counted_and_names_are_text():
 def test_what_a_zip_says_of_itself_is_shown():
     """Such as which of its files were passed over."""
     task = replace(tiny_task(), about="Passed over: 1 file, <first>.png.")
-    html = folders.drawn(
-        Bench(tiny_clip(), task, precision="float32"), [folders.Answer("", "base", TINY.labels)]
+    html = uploaded_task.drawn(
+        Bench(tiny_clip(), task, precision="float32"),
+        [uploaded_task.Answer("", "base", TINY.labels)],
     )
     assert "Passed over: 1 file, &lt;first&gt;.png." in html
 
@@ -351,7 +352,7 @@ def test_a_bad_zip_is_answered_in_words(tmp_path, data, words):
     file = None if data is None else tmp_path / "bad.zip"
     if file:
         file.write_bytes(data)
-    shown, *more = folders.classified(LAB, file and str(file))
+    shown, *more = uploaded_task.classified(LAB, file and str(file))
     answer = shown["result"]
     assert 'role="alert"' in answer
     assert words in answer

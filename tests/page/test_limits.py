@@ -36,7 +36,7 @@ from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.layer_game import Solving, sharpened
 from copra_lab.page.state.schemas.triangle import MIDDLE
 from copra_lab.page.state.session import Point, Session
-from copra_lab.page.views.classify import folders
+from copra_lab.page.views.classify import uploaded_task
 from copra_lab.page.views.train.waiting_line import Waiting
 
 ROOT = Path(__file__).parents[2]
@@ -502,12 +502,12 @@ def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
 
     from PIL import Image
 
-    monkeypatch.setattr(folders, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(uploaded_task, "WATCHED_SECONDS", 0.0)
     with zipfile.ZipFile(tmp_path / "mine.zip", "w") as z:
         for name in ("red thing", "blue thing"):
             Image.new("RGB", (32, 32), name.split()[0]).save(data := io.BytesIO(), "PNG")
             z.writestr(f"{name}/1.png", data.getvalue())
-    last = list(folders.classified(LAB, str(tmp_path / "mine.zip")))[-1]
+    last = list(uploaded_task.classified(LAB, str(tmp_path / "mine.zip")))[-1]
     shown, table = last["result"], last["table"]
     assert shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours"))
     assert "No adapter" in table

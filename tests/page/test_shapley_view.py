@@ -275,8 +275,8 @@ def test_junk_is_answered_in_words(values):
     assert (
         "has no layer" in shapley.looked(LAB, "colours", KEY, values[2] or 99, Session())["decided"]
     )
-    assert handler(LAB, "watch", "worth")
-    assert handler(LAB, "look", "worth")
+    assert handler(LAB, "watch", "shapley")
+    assert handler(LAB, "look", "shapley")
 
 
 def test_another_layer_shows_other_images():
@@ -301,7 +301,7 @@ def test_what_is_drawn():
     assert ">+12<" in shapley_parts.number(over).replace("+13", "+12")
     svg = ElementTree.fromstring(
         shapley_parts.bars(sampled, 3)
-        .replace('<div class="chart worth">', "")
+        .replace('<div class="chart shapley">', "")
         .removesuffix("</div>")
     )
     heights = [float(e.get("height")) for e in svg.iter("rect")]
@@ -330,31 +330,31 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
     visitor = Visitor(browser, url, "shapley", width=width, height=900)
     page = visitor.page
     page.wait_for_function(
-        "() => document.querySelector('#worth-number .now')?.dataset.asked", timeout=120_000
+        "() => document.querySelector('#shapley-number .now')?.dataset.asked", timeout=120_000
     )
-    layers = "#worth-layer input"
+    layers = "#shapley-layer input"
     page.wait_for_function("n => document.querySelectorAll(n).length === 12", arg=layers)
-    tops = """() => ['#worth-bars', '#worth-layer', '#worth-curve', '#worth-decided', '#footer'].map(id => {
+    tops = """() => ['#shapley-bars', '#shapley-layer', '#shapley-curve', '#shapley-decided', '#footer'].map(id => {
       const box = document.querySelector(id).getBoundingClientRect(); return box.top + scrollY; })"""
     before = page.evaluate(tops)
     page.locator(layers).nth(2).check(force=True)
     page.wait_for_function(
-        "() => document.querySelector('#worth-decided h2').innerText.includes('layer 2')"
+        "() => document.querySelector('#shapley-decided h2').innerText.includes('layer 2')"
     )
     asked, every = page.evaluate(
-        "() => { const d = document.querySelector('#worth-number .now').dataset; return [Number(d.asked), Number(d.every)]; }"
+        "() => { const d = document.querySelector('#shapley-number .now').dataset; return [Number(d.asked), Number(d.every)]; }"
     )
     if asked < every:  # the game may have been solved for a visitor before
         page.wait_for_function(
-            "old => Number(document.querySelector('#worth-number .now')?.dataset.asked) > old",
+            "old => Number(document.querySelector('#shapley-number .now')?.dataset.asked) > old",
             arg=asked,
             timeout=120_000,
         )
-    assert "layer 2" in page.inner_text("#worth-decided h2")  # the stream keeps the choice
+    assert "layer 2" in page.inner_text("#shapley-decided h2")  # the stream keeps the choice
     assert page.evaluate(tops) == pytest.approx(before, abs=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.wait_for_function(
-        "() => { const d = document.querySelector('#worth-number .now')?.dataset; return d && d.asked === d.every; }",
+        "() => { const d = document.querySelector('#shapley-number .now')?.dataset; return d && d.asked === d.every; }",
         timeout=300_000,
     )
     lab = Lab(precision="float32")
@@ -362,12 +362,12 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
     bench = lab.few(task, so.IMAGES)
     whole = bench.accuracy(lab.adapter(task, lab.one(task, None))).value - bench.accuracy().value
     assert float(
-        page.evaluate("() => document.querySelector('#worth-number .now')?.dataset.total")
+        page.evaluate("() => document.querySelector('#shapley-number .now')?.dataset.total")
     ) == pytest.approx(100 * whole, abs=1.01)
     page.locator(layers).nth(2).focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     page.wait_for_function(
-        "() => document.querySelector('#worth-decided h2').innerText.includes('layer 3')"
+        "() => document.querySelector('#shapley-decided h2').innerText.includes('layer 3')"
     )
     visitor.leave()

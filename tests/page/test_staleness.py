@@ -236,18 +236,18 @@ def test_no_control_moves_without_its_number(guest, view, patient):
 def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
     visitor = guest("?view=shapley")
     dimmed = "id => !!document.querySelector(`#${id} .stale`)"
-    at = visitor.page.locator("#worth-layer input:checked").input_value()
-    visitor.check("worth-layer", "1" if at == "2" else "2")
-    assert visitor.page.evaluate(dimmed, "worth-decided")
-    assert not visitor.page.evaluate(dimmed, "worth-number")
-    visitor.choose("worth-adapter", "Two")
-    assert visitor.page.evaluate(dimmed, "worth-number")
-    assert visitor.page.evaluate(dimmed, "worth-bars")
-    visitor.choose("worth-task", "Shapes")
+    at = visitor.page.locator("#shapley-layer input:checked").input_value()
+    visitor.check("shapley-layer", "1" if at == "2" else "2")
+    assert visitor.page.evaluate(dimmed, "shapley-decided")
+    assert not visitor.page.evaluate(dimmed, "shapley-number")
+    visitor.choose("shapley-adapter", "Two")
+    assert visitor.page.evaluate(dimmed, "shapley-number")
+    assert visitor.page.evaluate(dimmed, "shapley-bars")
+    visitor.choose("shapley-task", "Shapes")
     visitor.page.wait_for_function(
-        "() => document.querySelector('#worth-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
+        "() => document.querySelector('#shapley-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
     )
-    shown = float(visitor.page.locator("#worth-number .now").get_attribute("data-total"))
+    shown = float(visitor.page.locator("#shapley-number .now").get_attribute("data-total"))
     right = TINY.accuracy(LAB.adapter("shapes", "0/two")).value - TINY.accuracy().value
     assert shown == pytest.approx(100 * right, abs=1e-4)
 
@@ -308,8 +308,8 @@ def test_what_was_trained_is_taken_elsewhere_in_one_piece(guest, view, hurry):
         visitor.page.wait_for_timeout(200)
         visitor.tab(view)
     visitor.quiet()
-    menu = {"blend": "blend-a", "prune": "prune-adapter", "shapley": "worth-adapter"}.get(view)
-    task = {"shapley": "worth-task"}.get(view, f"{view}-task")
+    menu = {"blend": "blend-a", "prune": "prune-adapter", "shapley": "shapley-adapter"}.get(view)
+    task = {"shapley": "shapley-task"}.get(view, f"{view}-task")
     assert visitor.page.locator(f"#{task} input").input_value() == "Shapes"
     if menu:
         assert visitor.page.locator(f"#{menu} input").input_value() == "Your LoRA 1"

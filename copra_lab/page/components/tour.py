@@ -46,7 +46,7 @@ STEPS = (
     ),
     Step(
         "shapley",
-        "worth-layer",
+        "shapley-layer",
         "Ask what a layer is worth",
         "Shapley values sharpen from samples until they are exact. Choose a layer to see the "
         "images that it decides.",

@@ -19,8 +19,8 @@ from copra_lab.page.state.classification import Picture, opinions
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.classify import TryState
 from copra_lab.page.state.session import Asked, History, Requests, Session
-from copra_lab.page.views.classify import folders
 from copra_lab.page.views.classify import html as draw
+from copra_lab.page.views.classify import uploaded_task
 from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, photo
 
 PART = "view-try"
@@ -54,7 +54,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             answers = html(draw.answers([]), elem_id="try-answers")
     html(render("how_to_read/classify"))
-    folders.fill(lab)
+    uploaded_task.fill(lab)
     components = {
         "about": about,
         "seen": seen,

@@ -169,18 +169,18 @@ def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None 
             "enough is known."
         )
     else:
-        worth = dict(zip(v.layers, v.values.tolist(), strict=True))
-        first = sorted(worth, key=lambda layer: -worth[layer])[:count]
-        names = ", ".join(map(str, sorted(kept, key=lambda layer: -worth[layer])))
+        shapley = dict(zip(v.layers, v.values.tolist(), strict=True))
+        first = sorted(shapley, key=lambda layer: -shapley[layer])[:count]
+        names = ", ".join(map(str, sorted(kept, key=lambda layer: -shapley[layer])))
         how = (
             "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
         )
-        total, points = sum(worth[layer] for layer in kept), v.full - v.empty
+        total, points = sum(shapley[layer] for layer in kept), v.full - v.empty
         said = (
             f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of "
             f"{signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
         )
-        if sum(worth[layer] for layer in first) > total + 1e-9:
+        if sum(shapley[layer] for layer in first) > total + 1e-9:
             said = (
                 f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} "
                 "first; move the slider to keep those."

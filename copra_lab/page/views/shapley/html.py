@@ -102,7 +102,7 @@ def _span(v: Values) -> tuple[float, float]:
 def bars(v: Values | None, layer: int) -> str:
     """The value of each layer with its interval, in points of accuracy."""
     if v is None:
-        return f'<div class="chart worth">{Axes(HEIGHT).svg("Values")}</div>'
+        return f'<div class="chart shapley">{Axes(HEIGHT).svg("Values")}</div>'
     (low, high), n = _span(v), len(v.layers)
     axes = Axes(HEIGHT, (0, n), (low, high))
     out = []
@@ -118,7 +118,7 @@ def bars(v: Values | None, layer: int) -> str:
             axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
         )
         out.append(
-            f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} '
+            f'<g class="shapley{chosen}"><title>layer {name}: {_points(value)}{interval} '
             "points</title>"
             f"{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
         )
@@ -130,16 +130,15 @@ def bars(v: Values | None, layer: int) -> str:
     said = ", ".join(
         f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True)
     )
-    return (
-        f'<div class="chart worth">{axes.svg("Shapley value of each layer", out, f"{said}.")}</div>'
-    )
+    drawing = axes.svg("Shapley value of each layer", out, f"{said}.")
+    return f'<div class="chart shapley">{drawing}</div>'
 
 
 def curve(v: Values | None) -> str:
     """The multilinear curve: mean accuracy when each layer is on with probability p."""
     axes = Axes(LOW_HEIGHT)
     if v is None:
-        return f'<div class="chart worth low">{axes.svg("Curve")}</div>'
+        return f'<div class="chart shapley low">{axes.svg("Curve")}</div>'
     out = [part for share in (0, 0.5, 1) for part in axes.tick(share, f"{share:.0%}")]
     out += [axes.below(p, f"{p:g}") for p in QUARTERS]
     ps = np.linspace(0, 1, 41)
@@ -150,7 +149,7 @@ def curve(v: Values | None) -> str:
     ]
     said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in QUARTERS)
     return (
-        f'<div class="chart worth low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
+        f'<div class="chart shapley low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
     )
 
 

@@ -29,27 +29,27 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = task_menu(lab, "worth-task")
-        adapter = menu(lab.adapters(first), lab.one(first, None), "Adapter", "worth-adapter")
-    about = html(lab.about(first), elem_id="worth-about", elem_classes="about")
+        task = task_menu(lab, "shapley-task")
+        adapter = menu(lab.adapters(first), lab.one(first, None), "Adapter", "shapley-adapter")
+    about = html(lab.about(first), elem_id="shapley-about", elem_classes="about")
     shown: dict[str, gr.HTML] = {}
     with gr.Row(equal_height=True):
         with gr.Column(scale=6, min_width=320, elem_classes="card"):
-            shown["number"] = newest(draw.number(None), "worth-number")
-            shown["bars"] = newest(draw.bars(None, 0), "worth-bars")
+            shown["number"] = newest(draw.number(None), "shapley-number")
+            shown["bars"] = newest(draw.bars(None, 0), "shapley-bars")
             layer = gr.Radio(
                 [],
                 label="Layers, from the image on: choose one to see the images that it decides",
-                elem_id="worth-layer",
+                elem_id="shapley-layer",
                 elem_classes="switches one",
             )
-            shown["curve"] = newest(draw.curve(None), "worth-curve")
+            shown["curve"] = newest(draw.curve(None), "shapley-curve")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            shown["decided"] = newest(draw.decided(None, None, 0), "worth-decided")
+            shown["decided"] = newest(draw.decided(None, None, 0), "shapley-decided")
     html(render("how_to_read/shapley"))
-    with gr.Accordion("The values in numbers", open=False, elem_id="worth-more"):
-        shown["table"] = newest(draw.table(None), "worth-table")
-        copy_button("worth-table")
+    with gr.Accordion("The values in numbers", open=False, elem_id="shapley-more"):
+        shown["table"] = newest(draw.table(None), "shapley-table")
+        copy_button("shapley-table")
 
     components = shown | {
         "about": about,
@@ -202,8 +202,8 @@ def _led(history: History, to: ShapleyState) -> History:
 
 def of_menus(task: Any, key: Any, layer: Any = None, number: Any = None) -> Asked:
     """What the menus say; with a ``layer``, the switches too."""
-    said = {"worth-task": task, "worth-adapter": key} | (
-        {} if layer is None else {"worth-layer": layer}
+    said = {"shapley-task": task, "shapley-adapter": key} | (
+        {} if layer is None else {"shapley-layer": layer}
     )
     return Asked(said, number, "view-shapley")
 

@@ -54,7 +54,7 @@ class Answer(NamedTuple):
 def fill(lab: Lab) -> None:
     """Lay out what asks for a zip."""
     with gr.Column(elem_classes="card", elem_id="try-own"):
-        html(render("own_zip", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
+        html(render("uploaded_task", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
         file = gr.File(
             label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip"
         )
