@@ -31,7 +31,7 @@ from visitors import Handlers, Shown, Visitor  # noqa: E402
 from copra_lab.bench import Bench  # noqa: E402
 from copra_lab.models import load_clip  # noqa: E402
 from copra_lab.page.state.lab import Lab  # noqa: E402
-from copra_lab.page.state.view_states import Blended  # noqa: E402
+from copra_lab.page.state.schemas import BlendState  # noqa: E402
 from copra_lab.tasks import load_task  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402
 
@@ -68,7 +68,7 @@ class Result:
         return not self.mismatches and not self.lost
 
 
-def pairs(lab: Lab) -> list[Blended]:
+def pairs(lab: Lab) -> list[BlendState]:
     """A pair of adapters for each visitor, so that a number sent to the wrong visitor shows.
 
     It goes through every pair of every task in turn.
@@ -77,7 +77,7 @@ def pairs(lab: Lab) -> list[Blended]:
     keys = {task: [key for _, key in lab.adapters(task)] for task in lab.tasks()}
     for step in range(1, max(map(len, keys.values()))):
         found += [
-            Blended(task, own[i], own[i + step])
+            BlendState(task, own[i], own[i + step])
             for i in range(max(map(len, keys.values())))
             for task, own in keys.items()
             if i + step < len(own)
@@ -86,7 +86,7 @@ def pairs(lab: Lab) -> list[Blended]:
 
 
 async def crowd(
-    url: str, server: psutil.Process, places: Sequence[Blended], seconds: float
+    url: str, server: psutil.Process, places: Sequence[BlendState], seconds: float
 ) -> tuple[list[Visitor], float, float]:
     """The visitors after they left, and the server's megabytes when all had come and at the end."""
     limits = httpx.Limits(
@@ -117,7 +117,7 @@ class Truth:
         self.lab, self.precision = lab, precision
         self.clip = load_clip()
         self.benches: dict[str, Bench] = {}
-        self.known: dict[Blended, tuple[np.ndarray, np.ndarray]] = {}
+        self.known: dict[BlendState, tuple[np.ndarray, np.ndarray]] = {}
 
     def fits(self, shown: Shown) -> bool:
         if shown.place not in self.known:
@@ -141,7 +141,7 @@ class Truth:
 
 
 def run(
-    url: str, server: psutil.Process, places: Sequence[Blended], seconds: float, truth: Truth
+    url: str, server: psutil.Process, places: Sequence[BlendState], seconds: float, truth: Truth
 ) -> Result:
     all_, start, end = asyncio.run(crowd(url, server, places, seconds))
     firsts, wholes = ([s for v in all_ for s in getattr(v, name)] for name in ("firsts", "wholes"))

@@ -40,7 +40,7 @@ from visitors import Handlers, Visitor  # noqa: E402
 
 from copra_lab.page.server import limits  # noqa: E402
 from copra_lab.page.state.lab import Lab  # noqa: E402
-from copra_lab.page.state.training_request import BATCHES, BOTH, MOST_RANK, SHOTS, STEPS, TUNED  # noqa: E402
+from copra_lab.page.state.schemas.train import BATCHES, BOTH, MOST_RANK, SHOTS, STEPS, TUNED  # noqa: E402
 from copra_lab.tasks import MEGAPIXELS  # noqa: E402
 from copra_lab.tasks.zip_upload import ALL_MEGAPIXELS, IMAGES, MEGABYTES, UNPACKED  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402

@@ -14,7 +14,7 @@ from typing import Any
 import httpx
 from gradio_client.utils import apply_diff
 
-from copra_lab.page.state.view_states import HIGH, LOW, STEP, Blended
+from copra_lab.page.state.schemas.blend import HIGH, LOW, STEP, BlendState
 
 STRIDE, PAUSE, STRIDES = 0.07, 0.3, 8
 """Seconds between two thumb positions and between two drags, and positions per drag."""
@@ -27,7 +27,7 @@ PATIENCE = 60
 class Shown:
     """A number that a visitor saw: of the first `n` of `total` images, how many are right."""
 
-    place: Blended
+    place: BlendState
     correct: int
     n: int
     total: int
@@ -69,7 +69,7 @@ class Visitor:
     the remaining images are asked for, then the positions that were skipped.
     """
 
-    def __init__(self, client: httpx.AsyncClient, handlers: Handlers, place: Blended, seed: int):
+    def __init__(self, client: httpx.AsyncClient, handlers: Handlers, place: BlendState, seed: int):
         self.client, self.handlers, self.place, self.random = (
             client,
             handlers,
@@ -177,7 +177,7 @@ class Visitor:
             return None
         found = dict(re.findall(r' data-(weight|correct|n|total)="([^"]*)"', html))
         weight = float(found["weight"])
-        place = Blended(self.place.task, self.place.a, self.place.b, weight)
+        place = BlendState(self.place.task, self.place.a, self.place.b, weight)
         self.shown.append(Shown(place, int(found["correct"]), int(found["n"]), int(found["total"])))
         return weight
 

@@ -4,7 +4,8 @@ import os
 
 # Read when gradio is imported: nothing is called elsewhere.
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-# Read when torch is imported: threads that wait for each other must not keep the cores busy that a number waits for.
+# Read when torch is imported: threads that wait for each other must not keep the cores busy that
+# a number waits for.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from copra_lab.utils.extras import needs

@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 import gradio as gr
+from markupsafe import Markup
 from starlette.middleware import Middleware
 
 from copra_lab.page.api import endpoints
@@ -11,6 +12,7 @@ from copra_lab.page.components import tour
 from copra_lab.page.components.panels import html
 from copra_lab.page.components.scripts import STATIC, on_load
 from copra_lab.page.components.tabs import add, gate, header
+from copra_lab.page.components.templates import render
 from copra_lab.page.components.theme import THEME
 from copra_lab.page.server import gradio_sessions, limits
 from copra_lab.page.server.fair_queue import fair
@@ -19,20 +21,24 @@ from copra_lab.page.server.visitors import Visitors
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Session
 from copra_lab.page.views.blend import view as blend
-from copra_lab.page.views.classify import view as own
+from copra_lab.page.views.classify import view as classify
 from copra_lab.page.views.prompt import view as prompt
 from copra_lab.page.views.prune import view as prune
-from copra_lab.page.views.shapley import view as worth
+from copra_lab.page.views.shapley import view as shapley
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.triangle import view as triangle
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-VIEWS = (blend.VIEW, triangle.VIEW, prune.VIEW, worth.VIEW, prompt.VIEW, train.VIEW, own.VIEW)
-
-FOOTER = """<footer><p>Drawings by <a href="https://openmoji.org">OpenMoji</a> (CC BY-SA 4.0) and <a href="https://github.com/jdecked/twemoji">Twemoji</a>
-(CC BY 4.0, © Twitter, Inc and other contributors), scaled, turned and recoloured here; icons by <a href="https://pictogrammers.com">Pictogrammers</a> (Apache 2.0) and
-<a href="https://fontawesome.com">Font Awesome</a> (CC BY 4.0); digits by E. Alpaydin and C. Kaynak (CC BY 4.0).</p><p>{model}</p></footer>"""
+VIEWS = (
+    blend.VIEW,
+    triangle.VIEW,
+    prune.VIEW,
+    shapley.VIEW,
+    prompt.VIEW,
+    train.VIEW,
+    classify.VIEW,
+)
 
 
 def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
@@ -49,13 +55,13 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         session, go = gr.State(Session()), gate()
         for view in VIEWS:
             add(view, lab, session, go)
-        footer = html(FOOTER.format(model="&nbsp;"), elem_id="footer")
+        footer = html(render("footer", model=Markup("&nbsp;")), elem_id="footer")
         page.load(
             None,
             js=on_load(),
         )
         page.load(
-            lambda: FOOTER.format(model=model_line(lab)),
+            lambda: render("footer", model=model_line(lab)),
             None,
             footer,
             show_progress="hidden",
@@ -65,18 +71,32 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
     return page.queue(max_size=limits.QUEUE)
 
 
-def model_line(lab: Lab) -> str:
+def model_line(lab: Lab) -> Markup:
+    """What the page says of its model, as HTML."""
     clip = lab.clip
-    return f"Model: {clip.name}, {clip.layers} layers, weights <code>{clip.hash}</code>. Everything is computed here, on the CPU that serves this page."
+    return Markup(render("model", name=clip.name, layers=clip.layers, hash=clip.hash))
 
 
 def launch(page: gr.Blocks, **options: Any) -> Any:
-    """`gr.Blocks.launch` with the page's look and its limits, and without what would reach for other hosts. Does not block."""
+    """`gr.Blocks.launch` with the page's look and its limits. Does not block.
+
+    It leaves out what would contact other hosts.
+    """
     gradio_sessions.bound()
     visitors = Visitors(partial(gradio_sessions.forget, page))
     fair(page, visitors)
     return page.launch(
-        theme=THEME, css_paths=STATIC / "page.css", footer_links=[], share=False, ssr_mode=False, pwa=False,
-        run_history=False, state_session_capacity=2 * limits.SESSIONS, max_file_size=f"{limits.UPLOAD_MB}mb", quiet=True, prevent_thread_lock=True,
-        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]}, **options,
-    )  # fmt: skip
+        theme=THEME,
+        css_paths=STATIC / "page.css",
+        footer_links=[],
+        share=False,
+        ssr_mode=False,
+        pwa=False,
+        run_history=False,
+        state_session_capacity=2 * limits.SESSIONS,
+        max_file_size=f"{limits.UPLOAD_MB}mb",
+        quiet=True,
+        prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(Guard, visitors=visitors)]},
+        **options,
+    )

@@ -22,11 +22,52 @@ def main(
     page: gr.Blocks | None = None,
     example: str = "",
 ) -> None:
-    """Serve until interrupted. ``arguments``: of the command line, if not this process's own; ``page``: one that is built already, over the
-    lab as it is without options; ``example``: a command for the help."""
+    """Serve until interrupted.
+
+    ``arguments``: of the command line, if not this process's own; ``page``: one that is built
+    already, over the lab as it is without options; ``example``: a command for the help.
+    """
+    parser = _parser(prog, example)
+    args = parser.parse_args(arguments)
+    if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
+        parser.error(f"no folder {missing[0]}")
+    if args.mcp and not find_spec("mcp"):
+        parser.error(sentence("mcp", "mcp"))
+    lab = Lab((FOLDER, *args.adapters), args.precision, clip_name=args.clip)
+    if args.clip:
+        check(lab, parser)
+    if page is None or args.adapters or args.clip or args.precision != "auto":
+        page = build(lab)
+    # Wake the first task while the server starts, in a thread of its own; a first rendering of the
+    # drawings shows its progress here.
+    threading.Thread(target=wake, args=(lab,), daemon=True).start()
+    hosted = "SPACE_ID" in os.environ
+    mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
+    try:
+        _, url, _ = launch(
+            page,
+            server_name=args.host,
+            server_port=args.port,
+            inbrowser=not (args.no_browser or hosted),
+            mcp_server=mcp or None,
+        )
+    except OSError as e:
+        parser.exit(
+            1,
+            f"The page could not be served: {e}\nChoose another port with --port, or another "
+            "address with --host.\n",
+        )
+    print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
+    if mcp:
+        print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)
+    page.block_thread()
+
+
+def _parser(prog: str, example: str) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=prog,
-        description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their prompts, and watch their accuracy.",
+        description="Opens a page on which you blend and prune fine-tuned CLIPs, bend their "
+        "prompts, and watch their accuracy.",
         epilog=f"Example: {example}" if example else None,
     )
     parser.add_argument(
@@ -36,7 +77,8 @@ def main(
     )
     parser.add_argument(
         "--host",
-        help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer alone)",
+        help="address to serve on (default: $GRADIO_SERVER_NAME, or 127.0.0.1: this computer "
+        "alone)",
     )
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     parser.add_argument(
@@ -57,60 +99,33 @@ def main(
         "--clip",
         "--model",
         metavar="NAME",
-        help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from it with --adapters",
+        help="the CLIP, as load_clip takes it (default: the bundled one); give adapters made from "
+        "it with --adapters",
     )
     parser.add_argument(
         "--mcp",
         action="store_true",
         help="let assistants use what the page measures, too, as tools (Model Context Protocol)",
     )
-    args = parser.parse_args(arguments)
-    if missing := [str(folder) for folder in args.adapters if not folder.is_dir()]:
-        parser.error(f"no folder {missing[0]}")
-    if args.mcp and not find_spec("mcp"):
-        parser.error(sentence("mcp", "mcp"))
-    lab = Lab((FOLDER, *args.adapters), args.precision, clip_name=args.clip)
-    if args.clip:
-        check(lab, parser)
-    if page is None or args.adapters or args.clip or args.precision != "auto":
-        page = build(lab)
-    # Wake the first task while the server starts; a first rendering of the drawings shows its progress here.
-    threading.Thread(target=wake, args=(lab,), daemon=True).start()
-    hosted = "SPACE_ID" in os.environ
-    mcp = args.mcp or (hosted and find_spec("mcp") is not None)  # a Space comes with it
-    try:
-        _, url, _ = launch(
-            page,
-            server_name=args.host,
-            server_port=args.port,
-            inbrowser=not (args.no_browser or hosted),
-            mcp_server=mcp or None,
-        )
-    except OSError as e:
-        parser.exit(
-            1,
-            f"The page could not be served: {e}\nChoose another port with --port, or another address with --host.\n",
-        )
-    print(f"copra-lab is open at {url} (Ctrl+C closes it)", flush=True)
-    if mcp:
-        print(page.mcp_error or f"Its tools are at {url}gradio_api/mcp/", flush=True)
-    page.block_thread()
+    return parser
 
 
 def check(lab: Lab, parser: argparse.ArgumentParser) -> None:
-    """Ends the program, in a sentence, where the model cannot be loaded or no adapter was made from it."""
+    """End the program, with a sentence, if there is no model or no adapter of it."""
     try:
         clip = lab.clip
     except (OSError, ValueError) as e:
         parser.error(str(e))
     if not lab.tasks():
         parser.error(
-            f"no adapter was made from {clip.name} (weights {clip.hash}); make one with copra_lab.fit, save it as FOLDER/task/label, "
+            f"no adapter was made from {clip.name} (weights {clip.hash}); make one with "
+            "copra_lab.fit, save it as FOLDER/task/label, "
             "where task is the name of one of copra-lab's, and give --adapters FOLDER"
         )
 
 
 def wake(lab: Lab) -> None:
+    """Prepare the first task, so that the first visitor does not wait for it."""
     try:
         lab.bench(next(iter(lab.tasks())))
     except (OSError, ValueError) as e:  # the page says it too, to each visitor

@@ -9,18 +9,32 @@ import pytest
 from by_hand import close_to
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_page import ONE, SEEDS, TINY, BrokenLab, PromptLab, TrainLab, at, handler, walked
+from tiny_page import (
+    ONE,
+    SEEDS,
+    TINY,
+    BrokenLab,
+    PromptLab,
+    TrainLab,
+    at,
+    handler,
+    prune_state,
+    triangle_state,
+    walked,
+)
 from visitor import Visitor
 
 from copra_lab.bench.prompt_survey import SIGMAS
 from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.tabs import refusal
 from copra_lab.page.state import address as link
-from copra_lab.page.state.controls import corrupted, kept_sites, matrices_of
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers
-from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.training_request import (
+from copra_lab.page.state.schemas.blend import HIGH, LOW, STEP, BlendState
+from copra_lab.page.state.schemas.classify import TryState
+from copra_lab.page.state.schemas.prompt import MOST_PERCENT, PromptState, corrupted
+from copra_lab.page.state.schemas.shapley import ShapleyState
+from copra_lab.page.state.schemas.train import (
     BATCHES,
     DROPPING,
     LEARNING_RATES,
@@ -29,24 +43,14 @@ from copra_lab.page.state.training_request import (
     SHOTS,
     SITES,
     STEPS,
-    Order,
+    TrainState,
 )
-from copra_lab.page.state.view_states import (
-    BEYOND,
-    HIGH,
-    LOW,
-    MOST_PERCENT,
-    STEP,
-    UNITS,
-    Bent,
-    Blended,
-    Mixed,
-    Pruned,
-    Valued,
-)
+from copra_lab.page.state.schemas.triangle import BEYOND, UNITS
+from copra_lab.page.state.session import History, Session
+from copra_lab.page.state.switches import kept_sites, matrices_of
 from copra_lab.page.views.blend import view as blend
-from copra_lab.page.views.classify import view as own
-from copra_lab.page.views.shapley import view as worth
+from copra_lab.page.views.classify import view as classify
+from copra_lab.page.views.shapley import view as shapley
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.triangle.view import lattice
 from copra_lab.pruning import layers_of
@@ -77,7 +81,7 @@ def pruned(draw):
         for have in (layers, kinds, MATRICES)
     ]
     rows, columns, off = kept_sites(MATRICES, *on)
-    return Pruned(
+    return prune_state(
         draw(TASKS),
         draw(KEYS.filter(lambda k: k != BASE)),
         rows,
@@ -92,7 +96,9 @@ def bent(draw):
     key, length = draw(st.sampled_from([("four", 4), ("three", 3)]))
     shares = draw(st.none() | st.tuples(*[st.integers(0, MOST_PERCENT)] * length))
     noised = sorted(draw(st.sets(st.integers(0, length - 1))))
-    return Bent(draw(TASKS), key, *corrupted(shares, noised, draw(st.sampled_from(SIGMAS)), length))
+    return PromptState(
+        draw(TASKS), key, **corrupted(shares, noised, draw(st.sampled_from(SIGMAS)), length)
+    )
 
 
 @st.composite
@@ -109,20 +115,20 @@ def orders(draw):
         st.sampled_from(SHOTS),
         st.integers(0, MOST_SEED),
     ]
-    return Order(draw(TASKS), methods, *(draw(s) for s in (*whole, *rest)))
+    return TrainState(draw(TASKS), methods, *(draw(s) for s in (*whole, *rest)))
 
 
 GRID = st.integers(round(LOW / STEP), round(HIGH / STEP)).map(lambda i: round(i * STEP, 2) + 0.0)
 STATES = st.one_of(
-    st.builds(Blended, TASKS, KEYS, KEYS, GRID, st.sampled_from(["delta", "factors"]), st.just(()), st.booleans()),
-    st.builds(lambda p, task, keys: replace(p, task=task, keys=keys), st.sampled_from(lattice(Mixed("", ("", "", "")), 1)), TASKS, st.tuples(KEYS, KEYS, KEYS)),
-    pruned(), bent(), orders(), st.builds(link.Tried, TASKS),
-    st.builds(Valued, TASKS, st.sampled_from(["0/one", "0/two"]), st.sampled_from([-1, *layers_of(ONE)])),
+    st.builds(BlendState, TASKS, KEYS, KEYS, GRID, st.sampled_from(["delta", "factors"]), st.just(()), st.booleans()),
+    st.builds(lambda p, task, keys: triangle_state(task, keys, *p.point), st.sampled_from(lattice(triangle_state("", ("", "", "")), 1)), TASKS, st.tuples(KEYS, KEYS, KEYS)),
+    pruned(), bent(), orders(), st.builds(TryState, TASKS),
+    st.builds(ShapleyState, TASKS, st.sampled_from(["0/one", "0/two"]), st.sampled_from([-1, *layers_of(ONE)])),
 )  # fmt: skip
 
 
 def view_of(state) -> str:
-    return next(view for view, code in link.CODES.items() if isinstance(state, code.kind))
+    return state.view
 
 
 @settings(max_examples=400)
@@ -139,12 +145,12 @@ def test_what_is_written_is_read_again(state):
 
 def test_every_number_of_a_triangle_is_read_again():
     ends = range(-BEYOND, UNITS + 2 * BEYOND + 1)
-    for place in [
-        Mixed("colours", ("0/one", "0/two", "0/one"), *point)
+    for state in [
+        triangle_state("colours", ("0/one", "0/two", "0/one"), *point)
         for x in ends
         for point in ((x, -BEYOND), (-BEYOND, x))
     ]:
-        assert link.read(LAB, "triangle", link.write(LAB, place)) == (place, [])
+        assert link.read(LAB, "triangle", link.write(LAB, state)) == (state, [])
 
 
 ANY = st.text(max_size=60) | st.lists(st.tuples(st.sampled_from(WORDS), st.text(max_size=12) | st.sampled_from(["one", "0,q", "1e9", "nan", "-1", "own/x"]))).map(
@@ -153,10 +159,10 @@ ANY = st.text(max_size=60) | st.lists(st.tuples(st.sampled_from(WORDS), st.text(
 
 
 @settings(max_examples=400)
-@given(st.sampled_from(list(link.CODES)), ANY)
+@given(st.sampled_from(list(link.STATES)), ANY)
 def test_any_text_is_a_state_or_none_and_its_address_says_the_same(view, text):
     state, refused = link.read(LAB, view, text)
-    assert state is None or isinstance(state, link.CODES[view].kind)
+    assert state is None or isinstance(state, link.STATES[view])
     assert all(0 < len(sentence) < 300 for sentence in refused)
     assert not re.search("<(?!p |/p>)", refusal(refused))
     if state is not None:
@@ -179,30 +185,30 @@ def test_an_address_that_only_names_its_view_says_that_all_is_as_usual():
 @pytest.mark.parametrize(
     ("state", "query"),
     [
-        (Blended("colours", "0/one", "0/two"), "?view=blend"),
+        (BlendState("colours", "0/one", "0/two"), "?view=blend"),
         (
-            Blended("shapes", "0/two", BASE, 0.3, "factors", compare=True),
+            BlendState("shapes", "0/two", BASE, 0.3, "factors", compare=True),
             "?view=blend&task=shapes&a=two&b=base&weight=0.3&mix=factors&compare=yes",
         ),
         (
-            Mixed("colours", ("0/one", "0/two", BASE), UNITS // 4, UNITS // 2),
+            triangle_state("colours", ("0/one", "0/two", BASE), UNITS // 4, UNITS // 2),
             "?view=triangle&point=0.25,0.5",
         ),
         (
-            Pruned("colours", "0/two", (1,), ("q", "k", "v"), 80, ((1, "q"),)),
+            prune_state("colours", "0/two", (1,), ("q", "k", "v"), 80, ((1, "q"),)),
             "?view=prune&adapter=two&off=0,2,out,fc1,fc2,q1&sparsity=80",
         ),
-        (Pruned("colours", "0/one", ()), "?view=prune&off=0,1,2"),
-        (Valued("colours", "0/two", 2), "?view=shapley&adapter=two&layer=2"),
+        (prune_state("colours", "0/one", ()), "?view=prune&off=0,1,2"),
+        (ShapleyState("colours", "0/two", 2), "?view=shapley&adapter=two&layer=2"),
         (
-            Bent("colours", "three", (100, 50, 0), (0,), 0.01),
+            PromptState("colours", "three", (100, 50, 0), (0,), 0.01),
             "?view=prompt&prompt=three&percents=100,50,0&replaced=1&sigma=0.01",
         ),
         (
-            Order("colours", ("copra",), 8, 4e-3, sites=SITES["all six"]),
+            TrainState("colours", ("copra",), 8, 4e-3, sites=SITES["all six"]),
             "?view=train&method=copra&rank=8&lr=0.004&sites=all+six",
         ),
-        (link.Tried("shapes"), "?view=try&task=shapes"),
+        (TryState("shapes"), "?view=try&task=shapes"),
     ],
 )
 def test_addresses_are_short_and_can_be_read(state, query):
@@ -210,13 +216,13 @@ def test_addresses_are_short_and_can_be_read(state, query):
 
 
 def test_a_folder_that_does_not_come_with_the_page_is_named():
-    place = Blended("colours", "1/mine", "0/one")
-    assert link.write(LAB, place) == "?view=blend&a=1/mine&b=one"
+    state = BlendState("colours", "1/mine", "0/one")
+    assert link.write(LAB, state) == "?view=blend&a=1/mine&b=one"
 
 
-USUAL = {"blend": Blended("colours", "0/one", "0/two"), "triangle": Mixed("colours", ("0/one", "0/two", BASE), UNITS // 3, UNITS // 3),
-         "prune": Pruned("colours", "0/one"), "shapley": Valued("colours", "0/one"), "prompt": Bent("colours", "four"),
-         "train": Order("colours"), "try": link.Tried("colours")}  # fmt: skip
+USUAL = {"blend": BlendState("colours", "0/one", "0/two"), "triangle": triangle_state("colours", ("0/one", "0/two", BASE), UNITS // 3, UNITS // 3),
+         "prune": prune_state("colours", "0/one"), "shapley": ShapleyState("colours", "0/one"), "prompt": PromptState("colours", "four"),
+         "train": TrainState("colours"), "try": TryState("colours")}  # fmt: skip
 REFUSED = [
     ("blend", "task=elsewhere", "choose one of the tasks"), ("blend", "a=three", "the task has no adapter '0/three'"), ("blend", "weight=9", "λ must be a number from -0.5 to 1.5"),
     ("blend", "weight=much", "λ must be a number"), ("blend", "mix=all", "what is mixed must be one of delta or factors"), ("blend", "compare=1", "compare must be yes or no"),
@@ -258,22 +264,25 @@ def test_what_is_too_long_or_for_another_view_is_not_read():
 
 def test_a_file_that_is_broken_is_refused_too():
     state, (sentence,) = link.read(BrokenLab(), "prune", "?adapter=two&off=1")
-    assert state == Pruned("colours", "0/one", (0, 2))
+    assert state == prune_state("colours", "0/one", (0, 2))
     assert "copy it anew" in sentence
 
 
 def test_what_a_visitor_trained_opens_where_it_is_kept():
     mine = Own("colours", 1, replace(ONE, provenance={"method": "lora"}), 50)
-    query = link.write(replace(LAB, own=(mine,)), Pruned("colours", mine.key, (0,)))
+    query = link.write(replace(LAB, own=(mine,)), prune_state("colours", mine.key, (0,)))
     assert query == f"?view=prune&adapter={mine.key}&off=1,2"
-    walk = link.adopt(Walk(), query)
-    assert walk.own == (mine,)
-    assert link.adopt(walk, query) is walk
-    assert link.read(walk.lab(LAB), "prune", query) == (Pruned("colours", mine.key, (0,)), [])
+    history = link.adopt(History(), query)
+    assert history.own == (mine,)
+    assert link.adopt(history, query) is history
+    assert link.read(history.lab(LAB), "prune", query) == (
+        prune_state("colours", mine.key, (0,)),
+        [],
+    )
     assert (
-        link.adopt(Walk(), "?a=own/other&" + "x" * link.LONGEST)
-        == link.adopt(Walk(), None)
-        == Walk()
+        link.adopt(History(), "?a=own/other&" + "x" * link.LONGEST)
+        == link.adopt(History(), None)
+        == History()
     )
 
 
@@ -287,27 +296,26 @@ def handles(name: str, view: str):
 
 ALL = [f"{kind}{layer}" for layer, kind in MATRICES]
 ENTERED = [
-    ("blend", ("colours", "0/one", "0/two", 0, "delta", False), "?view=blend&task=shapes&a=two&b=one&weight=0.3&mix=factors", Blended("shapes", "0/two", "0/one", 0.3, "factors")),
-    ("triangle", ("colours", "0/one", "0/two", BASE, "0 0"), "?view=triangle&a=two&point=0.25,0.5", Mixed("colours", ("0/two", "0/two", BASE), 30, 60)),
-    ("prune", ("colours", "0/one", [], [], 0, [], 12), "?view=prune&task=shapes&adapter=two&off=0,q1&sparsity=30", Pruned("shapes", "0/two", (1, 2), None, 30, ((1, "q"),))),
-    ("prune", ("colours", "0/one", [], [], 0, [], 12), "?view=prune&off=0,1,2", Pruned("colours", "0/one", ())),
+    ("blend", ("colours", "0/one", "0/two", 0, "delta", False), "?view=blend&task=shapes&a=two&b=one&weight=0.3&mix=factors", BlendState("shapes", "0/two", "0/one", 0.3, "factors")),
+    ("triangle", ("colours", "0/one", "0/two", BASE, "0 0"), "?view=triangle&a=two&point=0.25,0.5", triangle_state("colours", ("0/two", "0/two", BASE), 30, 60)),
+    ("prune", ("colours", "0/one", [], [], 0, [], 12), "?view=prune&task=shapes&adapter=two&off=0,q1&sparsity=30", prune_state("shapes", "0/two", (1, 2), None, 30, ((1, "q"),))),
+    ("prune", ("colours", "0/one", [], [], 0, [], 12), "?view=prune&off=0,1,2", prune_state("colours", "0/one", ())),
     ("prompt", ("colours", "four", [], 0.1, 100, 100, 100, 100), "?view=prompt&prompt=three&percents=50,100,0&replaced=2&sigma=0.01",
-     Bent("colours", "three", (50, 100, 0), (1,), 0.01)),
+     PromptState("colours", "three", (50, 100, 0), (1,), 0.01)),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("view", "controls", "query", "place"), ENTERED)
-def test_a_view_arrives_at_the_place_of_its_address_and_says_it(view, controls, query, place):
+@pytest.mark.parametrize(("view", "controls", "query", "state"), ENTERED)
+def test_a_view_arrives_at_the_place_of_its_address_and_says_it(view, controls, query, state):
     session = Session()
     first, *_ = handles("move", view)(*controls, session, query, None)
-    *_, told = first
-    assert session.walk.place == place
-    assert session.walk.here
-    assert told == ""
-    assert place.task in first
-    *panels, said = handles("rest", view)(session)
-    assert said == query
-    assert f'data-n="{len(TINY)}"' in panels[0]
+    assert session.history.state == state
+    assert session.history.here
+    assert first[f"refused-{view}"] == ""
+    assert first[f"{view}-task"] == state.task
+    rest = handles("rest", view)(session)
+    assert rest[f"link-{view}"] == query
+    assert f'data-n="{len(TINY)}"' in rest[f"{view}-number"]
 
 
 def test_the_controls_that_an_address_sets_say_the_same_place():
@@ -323,8 +331,10 @@ def test_the_controls_that_an_address_sets_say_the_same_place():
         "?adapter=two&off=0,q1&sparsity=30",
         None,
     )
-    _, adapter, layers, kinds, percent, single, count, _, task, _ = first[3:]
-    values = [task, adapter["value"], layers["value"], kinds["value"], percent, single["value"]]
+    groups = [first[f"prune-{name}"]["value"] for name in ("adapter", "layers", "kinds", "single")]
+    adapter, layers, kinds, single = groups
+    values = [first["prune-task"], adapter, layers, kinds, first["prune-sparsity"], single]
+    count = first["prune-count"]
     assert values == [
         "colours",
         "0/two",
@@ -335,19 +345,19 @@ def test_the_controls_that_an_address_sets_say_the_same_place():
     ]
     assert count["value"] == 2
     list(handles("move", "prune")(*values, count["value"], session, "", None))
-    assert session.walk.place == Pruned("colours", "0/two", (1, 2), None, 30, ((1, "q"),))
+    assert session.history.state == prune_state("colours", "0/two", (1, 2), None, 30, ((1, "q"),))
 
 
 def test_a_line_of_another_method_is_drawn_beside_where_an_address_wants_it():
-    place, updates = blend.arrives(
-        SEEDS, Blended("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True)
+    state, updates = blend.arrives(
+        SEEDS, BlendState("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True)
     )
-    assert [b.kind for b in place.beside] == ["space", "rival"]
-    assert updates[4]["value"] is True
-    assert updates[4]["label"] == "compare with CopRA"
-    place, updates = blend.arrives(SEEDS, Blended("colours", "LoRA, seed 0", BASE, compare=True))
-    assert place.beside == ()
-    assert not updates[4]["interactive"]
+    assert [b.kind for b in state.beside] == ["space", "rival"]
+    assert updates["compare"]["value"] is True
+    assert updates["compare"]["label"] == "compare with CopRA"
+    state, updates = blend.arrives(SEEDS, BlendState("colours", "LoRA, seed 0", BASE, compare=True))
+    assert state.beside == ()
+    assert not updates["compare"]["interactive"]
 
 
 def test_what_cannot_be_had_is_told_and_an_address_that_asks_for_nothing_leaves_the_controls():
@@ -355,83 +365,84 @@ def test_what_cannot_be_had_is_told_and_an_address_that_asks_for_nothing_leaves_
     first, *_ = handles("move", "prune")(
         *controls, session, "?view=prune&adapter=<i>x</i>&off=1", None
     )
-    assert session.walk.place == Pruned("colours", "0/one", (0, 2))
-    assert "has no adapter" in first[-1]
-    assert "<i>" not in first[-1]
-    first, *_ = handles("move", "prune")(*controls, walked(Pruned("shapes", "0/two")), "?", None)
-    assert first[-1] == ""
-    assert 'data-layers="1"' in first[0]
+    assert session.history.state == prune_state("colours", "0/one", (0, 2))
+    assert "has no adapter" in first["refused-prune"]
+    assert "<i>" not in first["refused-prune"]
+    first, *_ = handles("move", "prune")(
+        *controls, walked(prune_state("shapes", "0/two")), "?", None
+    )
+    assert first["refused-prune"] == ""
+    assert 'data-layers="1"' in first["prune-number"]
 
 
 def test_layers_settings_and_tasks_arrive_too():
     session = Session()
-    first, *_ = worth.watching(
+    first, *_ = shapley.watching(
         LAB, "colours", "0/one", None, session, 1, "?view=shapley&task=shapes&adapter=two&layer=1"
     )
-    assert session.walk.place == Valued("shapes", "0/two", 1)
-    assert first[8:] == [
-        "shapes",
-        "?view=shapley&task=shapes&adapter=two&layer=1",
-        "",
-    ]
-    assert worth.address(LAB, "shapes", "0/two", 2, session).endswith("&layer=2")
+    assert session.history.state == ShapleyState("shapes", "0/two", 1)
+    assert first["task"] == "shapes"
+    assert first["link"] == "?view=shapley&task=shapes&adapter=two&layer=1"
+    assert first["refused"] == ""
+    assert shapley.address(LAB, "shapes", "0/two", 2, session).endswith("&layer=2")
     assert (
-        worth.address(LAB, "shapes", "0/one", 2, session)
-        == worth.address(LAB, "shapes", "0/two", {}, session)
+        shapley.address(LAB, "shapes", "0/one", 2, session)
+        == shapley.address(LAB, "shapes", "0/two", {}, session)
         == gr.skip()
     )
     entered = train.entered(
         LAB, session, "?view=train&task=shapes&method=copra&steps=50&lr=0.5", None
     )
-    assert entered[8:17] == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0]
-    assert "the learning rate must be" in entered[-1]
-    assert (
-        entered[-2]
-        == train.address(LAB, *entered[8:17])
-        == "?view=train&task=shapes&method=copra&steps=50"
+    values = [entered[name] for name in train.Settings._fields]
+    assert values == ["shapes", "copra", 4, "tuned", 50, 8, "q, k, v", 16, 0]
+    assert "the learning rate must be" in entered["refused"]
+    said = "?view=train&task=shapes&method=copra&steps=50"
+    assert entered["link"] == train.address(LAB, *values) == said
+    assert not {"about", "link", *train.Settings._fields} & set(
+        train.entered(LAB, session, "?", None)
     )
-    assert train.entered(LAB, session, "?", None)[7:18] == [gr.skip()] * 11
     assert train.address(LAB, "shapes", "sgd", *[1] * 7) == gr.skip()
-    *_, task, told = own.opening(LAB, "colours", None, session, "?view=try&task=shapes")
-    assert (task, told) == ("shapes", "")
-    assert own.opening(LAB, "colours", None, session, "?")[4] == gr.skip()
-    assert "no view" in own.opening(LAB, "colours", None, session, "?view=tr&task=shapes")[-1]
+    opened = classify.opening(LAB, "colours", None, session, "?view=try&task=shapes")
+    assert (opened["task"], opened["refused"]) == ("shapes", "")
+    assert "task" not in classify.opening(LAB, "colours", None, session, "?")
+    opened = classify.opening(LAB, "colours", None, session, "?view=tr&task=shapes")
+    assert "no view" in opened["refused"]
 
 
-# --- turns --------------------------------------------------------------------------------------------------------------
+# --- versions -------------------------------------------------------------------------------------------------------------
 
 
-def turn_of(piece) -> int:
+def version_of(piece) -> int:
     return int(re.match(r"<!--(\d+)-->", piece)[1])
 
 
 def test_what_is_drawn_carries_its_turn_and_later_ones_are_greater():
     session, move = Session(), handles("move", "prune")
     assert (
-        session.walk.turns > Session().walk.turns - 60_000 > 1e12
+        session.history.version > Session().history.version - 60_000 > 1e12
     )  # from the clock, so that a server that starts anew goes on
     first, *_ = move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
     *_, words = move("elsewhere", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
     *_, after = move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", None)
-    turns = [turn_of(answer[0]) for answer in (first, words, after)]
-    assert "alert" in words[0]
-    assert turns == sorted(set(turns))
-    assert turn_of(handles("rest", "prune")(session)[3]) == turns[-1]
-    assert blend.swapped(walk := walked(at(0.3)).walk).turns > walk.turns
+    versions = [version_of(answer["prune-number"]) for answer in (first, words, after)]
+    assert "alert" in words["prune-number"]
+    assert versions == sorted(set(versions))
+    assert version_of(handles("rest", "prune")(session)["prune-table"]) == versions[-1]
+    assert blend.swapped(history := walked(at(0.3)).history).version > history.version
 
 
 def test_nothing_of_a_turn_that_is_over_is_given():
     session, move = Session(), handles("move", "prune")
     asked = move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", None)
-    assert turn_of(next(asked)[0]) == session.walk.turns
-    session.change(Walk.nowhere)  # the visitor asked for what is not there
-    assert all(piece == gr.skip() for answer in asked for piece in answer)
-    session = walked(Pruned("colours", "0/one"))
-    late = session.walk
-    session.visit(Pruned("colours", "0/two"))
-    list(first_numbers(LAB, session, Pruned("colours", "0/two")))
-    assert late.turns < session.walk.turns
-    assert stamped(late.turns, ["x"]) < stamped(session.walk.turns, ["x"])
+    assert version_of(next(asked)["prune-number"]) == session.history.version
+    session.change(History.nowhere)  # the visitor asked for what is not there
+    assert not any(asked)
+    session = walked(prune_state("colours", "0/one"))
+    late = session.history
+    session.visit(prune_state("colours", "0/two"))
+    list(first_numbers(LAB, session, prune_state("colours", "0/two")))
+    assert late.version < session.history.version
+    assert stamped(late.version, "x") < stamped(session.history.version, "x")
 
 
 # --- in a browser -------------------------------------------------------------------------------------------------------
@@ -443,15 +454,15 @@ def test_a_late_piece_never_hides_a_newer_one(browser):
         shown = newest("<p>begin</p>", "piece")
         with gr.Accordion("More", open=False):  # first shown after it was drawn
             other = newest("<p>begin</p>", "other")
-        for turn in (4, 5, 5.5, 6):
-            gr.Button(f"Turn {turn}").click(
-                lambda t=turn: stamped(int(t), [f"<p>turn {t}</p>"])[0],
+        for version in (4, 5, 5.5, 6):
+            gr.Button(f"Turn {version}").click(
+                lambda t=version: stamped(int(t), f"<p>turn {t}</p>"),
                 None,
                 shown,
                 show_progress="hidden",
             )
         gr.Button("Both").click(
-            lambda: ["<p>no number</p>", *stamped(1, ["<p>its own</p>"])],
+            lambda: ["<p>no number</p>", stamped(1, "<p>its own</p>")],
             None,
             [shown, other],
             show_progress="hidden",
@@ -516,9 +527,9 @@ WHOLE = """view => { const now = document.querySelector(`#${view}-number .now`);
 @pytest.mark.parametrize(("view", "query"), LIVE)
 def test_a_link_opens_what_was_shared_computed_anew(browser, url, view, query):
     lab = Lab(precision="float32")
-    place, refused = link.read(lab, view, query)
-    bench = lab.bench(place.task)
-    right = bench.score(place.model(lab).predictions(bench)).correct
+    state, refused = link.read(lab, view, query)
+    bench = lab.bench(state.task)
+    right = bench.score(state.model(lab).predictions(bench)).correct
     visitor = Visitor(browser, url, query.removeprefix("?view="))
     for again in (False, True):
         if again:
@@ -548,9 +559,9 @@ def test_links_to_layers_settings_and_tasks(browser, url):
     visitor = Visitor(browser, url, "shapley&task=faces-noise&adapter=copra-seed-1&layer=3")
     page = visitor.page
     page.wait_for_function(
-        "document.querySelector('#worth-decided h2')?.innerText.includes('layer 3')"
+        "document.querySelector('#shapley-decided h2')?.innerText.includes('layer 3')"
     )
-    page.locator("#worth-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator(
+    page.locator("#shapley-layer label").filter(has_text=re.compile(r"^\s*5\s*$")).locator(
         "input"
     ).check()
     page.wait_for_url("**/?view=shapley&task=faces-noise&adapter=copra-seed-1&layer=5")

@@ -259,15 +259,15 @@ def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(ur
     import load
 
     lab = Lab()
-    places = load.pairs(lab)[:2]
-    visitors, *_ = asyncio.run(load.crowd(url, psutil.Process(), places, 1))
+    states = load.pairs(lab)[:2]
+    visitors, *_ = asyncio.run(load.crowd(url, psutil.Process(), states, 1))
     truth = load.Truth(lab, "float32")
-    for visitor, place in zip(visitors, places, strict=True):
+    for visitor, state in zip(visitors, states, strict=True):
         assert visitor.firsts
         assert visitor.wholes
         assert not visitor.lost
-        assert all(s.place.line == place.line and truth.fits(s) for s in visitor.shown)
-        assert visitor.shown[-1].n == len(load_task(place.task).test)
+        assert all(s.place.line == state.line and truth.fits(s) for s in visitor.shown)
+        assert visitor.shown[-1].n == len(load_task(state.task).test)
     wrong = replace(visitors[0].shown[-1], correct=visitors[0].shown[-1].correct - 9)
     assert not truth.fits(wrong)
 

@@ -13,8 +13,8 @@ from copra_lab.merging import interpolate, interpolate_factors
 from copra_lab.models import load_clip
 from copra_lab.page.state.lab import BASE, Lab
 from copra_lab.page.state.measurement import filled_in, first_numbers
-from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.view_states import Blended, mirror
+from copra_lab.page.state.schemas.blend import BlendState, mirror
+from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import html as blend_parts
 from copra_lab.page.views.blend import view as blend
 from copra_lab.page.views.blend.path_chart import Line, barrier, path_svg
@@ -22,9 +22,9 @@ from copra_lab.page.views.blend.view import Rival
 from copra_lab.utils.statistics import Accuracy
 
 
-def bent(weight: float) -> Blended:
+def bent(weight: float) -> BlendState:
     """A point of the line in the factors."""
-    return Blended("colours", "0/one", "0/two", weight, "factors")
+    return BlendState("colours", "0/one", "0/two", weight, "factors")
 
 
 def by_hand(a: Adapter, b: Adapter, weight: float) -> Adapter:
@@ -39,8 +39,8 @@ def by_hand(a: Adapter, b: Adapter, weight: float) -> Adapter:
     return Adapter(mixed, a.base)
 
 
-def asked(*values, lab=SEEDS, walk: Walk = Walk()):  # noqa: B008 (frozen)
-    return blend.ask(lab, walk, "colours", *values)
+def asked(*values, lab=SEEDS, history: History = History()):  # noqa: B008 (frozen)
+    return blend.ask(lab, history, "colours", *values)
 
 
 # --- the factors -------------------------------------------------------------------------------------------------------
@@ -48,47 +48,47 @@ def asked(*values, lab=SEEDS, walk: Walk = Walk()):  # noqa: B008 (frozen)
 
 @pytest.mark.parametrize("weight", [-0.5, 0.3, 0.5, 1.5])
 def test_a_point_in_the_factors_is_that_of_an_independent_forward_pass(weight):
-    walk = walked(bent(weight)).walk
-    assert walk.here.accuracy == Accuracy(
+    history = walked(bent(weight)).history
+    assert history.here.accuracy == Accuracy(
         independent(tiny_clip(), tiny_task(), (by_hand(ONE, TWO, weight), 1)), len(TINY)
     )
     straight = TINY.predictions(interpolate(ONE, TWO, weight))
-    assert (walk.here.predictions != straight).any()
+    assert (history.here.predictions != straight).any()
 
 
 def test_both_lines_end_at_the_same_adapters_measured_once():
-    walk = walked(bent(0.5)).walk
-    assert at(0.0) in walk.points
-    assert bent(0.0) not in walk.points
-    assert [p.accuracy for w, p in blend_parts.curve(walk).items() if w in (0.0, 1.0)] == [
+    history = walked(bent(0.5)).history
+    assert at(0.0) in history.points
+    assert bent(0.0) not in history.points
+    assert [p.accuracy for w, p in blend_parts.curve(history).items() if w in (0.0, 1.0)] == [
         TINY.accuracy(ONE),
         TINY.accuracy(TWO),
     ]
     for weight in (0.0, 1.0):
-        assert walked(bent(weight)).walk.here.predictions.equal(
-            walked(at(weight)).walk.here.predictions
+        assert walked(bent(weight)).history.here.predictions.equal(
+            walked(at(weight)).history.here.predictions
         )
 
 
 def test_going_from_one_line_to_the_other_shows_what_that_changed():
-    walk = walked(at(0.5), bent(0.5)).walk
-    assert walk.since == at(0.5)
-    assert list(walk.curve()) == [0.5]
-    html = blend_parts.changed(walk, TINY)
+    history = walked(at(0.5), bent(0.5)).history
+    assert history.since == at(0.5)
+    assert list(history.curve()) == [0.5]
+    html = blend_parts.changed(history, TINY)
     assert "from λ = 0.50 in ΔW to λ = 0.50 in the factors" in html
     assert "<li class=" in html
 
 
 def test_clearing_clears_both_lines_but_no_other_adapters():
-    other = Blended("colours", "0/two", BASE, 0.5)
-    walk = walked(other, at(0.3), bent(0.3), at(0.6)).change(Walk.cleared)
-    assert not {at(0.3), bent(0.3)} & set(walk.points)
+    other = BlendState("colours", "0/two", BASE, 0.5)
+    history = walked(other, at(0.3), bent(0.3), at(0.6)).change(History.cleared)
+    assert not {at(0.3), bent(0.3)} & set(history.points)
     assert {
         other,
         at(0.0),
         at(0.6),
         at(1.0),
-    } <= set(walk.points)
+    } <= set(history.points)
 
 
 @pytest.mark.parametrize("space", [None, "", "Delta", ["delta"], 1])
@@ -99,11 +99,11 @@ def test_a_space_that_there_is_not_is_answered_in_words(space):
 
 def test_factors_that_do_not_line_up_are_no_line_beside_and_said_in_words_when_asked_for():
     for b in (BASE, "LoRA, seed 7"):
-        place, _ = asked("LoRA, seed 0", b, 0.5, "delta", True)
-        assert place.beside == ()
-        place, _ = asked("LoRA, seed 0", b, 0.5, "factors", False)
+        state, _ = asked("LoRA, seed 0", b, 0.5, "delta", True)
+        assert state.beside == ()
+        state, _ = asked("LoRA, seed 0", b, 0.5, "factors", False)
         with pytest.raises(ValueError, match="interpolate the deltas"):
-            list(first_numbers(SEEDS, Session(), place))
+            list(first_numbers(SEEDS, Session(), state))
 
 
 # --- another method ----------------------------------------------------------------------------------------------------
@@ -132,35 +132,35 @@ def test_the_shipped_adapters_have_rivals_in_every_task():
 
 
 def test_what_is_drawn_beside_is_asked_for_and_no_part_of_the_model():
-    place, updates = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", True)
-    assert [(b.kind, b.line.a, b.line.space) for b in place.beside] == [
+    state, updates = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", True)
+    assert [(b.kind, b.line.a, b.line.space) for b in state.beside] == [
         ("space", "LoRA, seed 0", "factors"),
         ("rival", "CopRA, seed 0", "delta"),
     ]
-    assert updates[4]["label"] == "compare with CopRA"
-    assert updates[4]["interactive"]
+    assert updates["compare"]["label"] == "compare with CopRA"
+    assert updates["compare"]["interactive"]
     alone, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", "yes")
-    assert alone == place
-    assert hash(alone) == hash(place)
+    assert alone == state
+    assert hash(alone) == hash(state)
     assert [b.kind for b in alone.beside] == ["space"]
     _, updates = asked("LoRA, seed 0", BASE, 0.3, "delta", True)
-    assert not updates[4]["interactive"]
+    assert not updates["compare"]["interactive"]
 
 
 @pytest.fixture(scope="module")
-def rested() -> Walk:
+def rested() -> History:
     """A visitor who compares, and rests at λ = 0.26 until every line is filled in."""
-    place, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.26, "delta", True)
-    session = walked(place, lab=SEEDS)
+    state, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.26, "delta", True)
+    session = walked(state, lab=SEEDS)
     assert len(list(filled_in(SEEDS, session, blend.ahead))) > 2 * len(blend.GRID)
     assert list(filled_in(SEEDS, session, blend.ahead)) == []
-    return session.walk
+    return session.history
 
 
 def test_all_lines_are_filled_in_while_the_visitor_rests(rested):
     one, two, *_ = (SEEDS.adapter("colours", key) for _, key in SEEDS.menu("colours"))
     three, four = (SEEDS.adapter("colours", f"CopRA, seed {i}") for i in range(2))
-    lines = rested.place, *(b.line for b in rested.place.beside)
+    lines = rested.state, *(b.line for b in rested.state.beside)
     for line, a, b, mix in zip(
         lines,
         (one, one, three),
@@ -175,21 +175,21 @@ def test_all_lines_are_filled_in_while_the_visitor_rests(rested):
 
 
 def test_a_visitor_who_moves_or_clears_ends_what_is_filled_in():
-    for how in (lambda walk: walk.step(at(0.5)), Walk.cleared):
+    for how in (lambda history: history.step(at(0.5)), History.cleared):
         session = walked(at(0.4))
-        walks = filled_in(LAB, session, blend.ahead)
-        next(walks)
+        histories = filled_in(LAB, session, blend.ahead)
+        next(histories)
         session.change(how)
-        known = len(session.walk.points)
-        assert list(walks) == []
-        assert len(session.walk.points) == known
+        known = len(session.history.points)
+        assert list(histories) == []
+        assert len(session.history.points) == known
 
 
 def test_swapping_turns_every_line_round(rested):
     turned = blend.swapped(rested)
-    assert turned.place.a == rested.place.b
-    assert turned.place.weight == 0.74
-    for before, after in zip(rested.place.beside, turned.place.beside, strict=True):
+    assert turned.state.a == rested.state.b
+    assert turned.state.weight == 0.74
+    for before, after in zip(rested.state.beside, turned.state.beside, strict=True):
         assert (before.kind, before.name) == (after.kind, after.name)
         mirrored = {mirror(w): p for w, p in blend_parts.curve(rested, before.line).items()}
         assert blend_parts.curve(turned, after.line) == mirrored != {}
@@ -208,7 +208,7 @@ def test_the_legend_says_what_each_line_is_and_its_number_where_the_visitor_is(r
         "CopRA’s, in ΔW",
     ]
     for row, line in zip(
-        rows[1:], (rested.place, *(b.line for b in rested.place.beside)), strict=True
+        rows[1:], (rested.state, *(b.line for b in rested.state.beside)), strict=True
     ):
         curve = blend_parts.curve(rested, line)
         assert row[1] == f"{100 * curve[0.26].accuracy.value:.1f}\u202f%"
@@ -216,7 +216,7 @@ def test_the_legend_says_what_each_line_is_and_its_number_where_the_visitor_is(r
         assert row[2] == (
             f"{100 * depth:.1f} at {weight:.2f}" if depth * len(TINY) >= 1 else "none so far"
         )
-    assert "…" in blend_parts.chart(Walk(rested.place))
+    assert "…" in blend_parts.chart(History(rested.state))
 
 
 def test_lines_beside_are_told_apart_without_colour_and_in_words():
@@ -253,19 +253,19 @@ def test_the_table_has_the_numbers_of_every_line(rested):
     assert [row[0] for row in rows if row[0] not in ("", "A", "B", "base")] == [
         "in the factors"
     ] * (n - 2) + ["CopRA’s, in ΔW"] * n
-    bent = blend_parts.curve(rested, replace(rested.place, space="factors"))
+    bent = blend_parts.curve(rested, replace(rested.state, space="factors"))
     assert [int(row[5]) for row in rows if row[0] == "in the factors"] == [
         p.accuracy.correct for w, p in bent.items() if w not in (0.0, 1.0)
     ]
 
 
 def test_two_ends_are_no_line_beside(rested):
-    walk = rested.cleared()
-    beside = ElementTree.fromstring(blend_parts.chart(walk)).iter("circle")
+    history = rested.cleared()
+    beside = ElementTree.fromstring(blend_parts.chart(history)).iter("circle")
     assert not [
         e for e in beside if e.get("class") == "mark space" and e.get("cx") != "17"
     ]  # that one is the legend's
-    assert "in the factors" not in [row[0] for row in cells(blend_parts.table(walk))]
+    assert "in the factors" not in [row[0] for row in cells(blend_parts.table(history))]
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------------

@@ -5,9 +5,7 @@ import io
 import re
 import zipfile
 from dataclasses import replace
-from unittest.mock import ANY
 
-import gradio as gr
 import numpy as np
 import pytest
 import torch
@@ -25,10 +23,10 @@ from copra_lab.models import load_clip
 from copra_lab.page.components import sketch_pad
 from copra_lab.page.state.classification import Picture
 from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.schemas.measured import Base
 from copra_lab.page.state.session import Requests, Session
-from copra_lab.page.state.view_states import Base
-from copra_lab.page.views.classify import folders
-from copra_lab.page.views.classify import view as own
+from copra_lab.page.views.classify import uploaded_task
+from copra_lab.page.views.classify import view as classify
 from copra_lab.tasks import Split, Task, photo
 from copra_lab.tasks.zip_upload import zip_task
 
@@ -70,7 +68,8 @@ def test_what_is_no_picture_is_refused_in_words_that_name_no_path(tmp_path, name
     file.write_bytes(BAD[name])
     with pytest.raises(ValueError, match="cannot be read as an image"):
         photo(file)
-    _, _, answer, kept = own.given(LAB, "colours", str(file))
+    shown = classify.uploaded(LAB, "colours", str(file))
+    answer, kept = shown["answers"], shown["picture"]
     assert 'role="alert"' in answer
     assert "choose a PNG" in answer
     assert str(tmp_path) not in answer
@@ -78,13 +77,14 @@ def test_what_is_no_picture_is_refused_in_words_that_name_no_path(tmp_path, name
 
 
 def test_every_model_is_asked_and_answers_as_an_independent_forward_pass(red):
-    about, seen, answers, picture = own.given(LAB, "colours", red)
-    assert about == LAB.about("colours")
-    assert 'src="data:image/png' in seen
+    shown = classify.uploaded(LAB, "colours", red)
+    answers, picture = shown["answers"], shown["picture"]
+    assert shown["about"] == LAB.about("colours")
+    assert 'src="data:image/png' in shown["seen"]
     assert picture.truth is None
     assert "Your picture" in answers
     clip, task = tiny_clip(), tiny_task()
-    models = own.opinions(LAB, "colours", picture)
+    models = classify.opinions(LAB, "colours", picture)
     assert [label for label, *_ in models] == ["No adapter", "One", "Two"]
     text = clip.text_features(task.prompts)
     for (label, p, names), key in zip(models, ("base", "0/one", "0/two"), strict=True):
@@ -112,26 +112,27 @@ class _Image(torch.nn.Module):
 
 def test_test_pictures_come_in_order_and_say_what_they_show():
     seen = []
-    for turn in range(3):
-        *_, picture, turn_after = own.drawn(LAB, "colours", turn)
-        assert turn_after == turn + 1
-        assert picture.truth == int(TINY.labels[(turn + 1) % len(TINY)])
+    for number in range(3):
+        shown = classify.drawn(LAB, "colours", number)
+        picture = shown["picture"]
+        assert shown["shown so far"] == number + 1
+        assert picture.truth == int(TINY.labels[(number + 1) % len(TINY)])
         seen.append(picture.pixels)
     assert not seen[0].equal(seen[1])
-    _, _, answers, _ = own.shown(LAB, "colours", picture)
+    answers = classify.shown(LAB, "colours", picture)["answers"]
     assert f"It shows: <b>{tiny_task().classes[picture.truth]}</b>" in answers
     assert answers.count("<ol>") == 3
     assert answers.count('class="right"') + answers.count("✗") >= 3  # each model is right or wrong
 
 
 def test_another_task_keeps_ones_own_picture_and_opening_leaves_the_other_views(red):
-    *_, mine = own.given(LAB, "colours", red)
+    mine = classify.uploaded(LAB, "colours", red)["picture"]
     session = Session()
     session.visit(Base("colours"))
-    *_, kept, _, _ = own.opening(LAB, "colours", mine, session)
-    assert kept is mine
-    assert session.walk.place is None
-    *_, fresh_one = own.chosen(LAB, "colours", Picture(mine.pixels, truth=2))
+    assert classify.opening(LAB, "colours", mine, session)["picture"] is mine
+    assert session.history.state is None
+    other = Picture(mine.pixels, truth=2)
+    fresh_one = classify.chosen(LAB, "colours", other)["picture"]
     assert fresh_one.truth is not None
     assert not fresh_one.pixels.equal(mine.pixels)
 
@@ -145,39 +146,38 @@ def test_the_newest_request_wins_however_long_the_others_take(red):
 
     def slow():
         pictures.take(3.0)  # a picture from the test set
-        return own.given(LAB, "colours", red)
+        return classify.uploaded(LAB, "colours", red)
 
-    assert (
-        own.in_turn(pictures, 2.0, slow)
-        == gr.skip()
-        == answer("colours", None, Session(), pictures, 2.5)
-    )
-    assert answer("colours", None, Session(), pictures, 4.0)[3].truth is not None
-    *late, refused = enter("colours", None, Session(), pictures, "?view=try&task=none", 1.0)
-    assert late == [gr.skip()] * 5
-    assert "choose one of the tasks" in refused
-    assert enter("colours", None, Session(), pictures, "?", 5.0)[3:5] == [
-        ANY,
-        gr.skip(),
-    ]  # and it sets no menu that it was not asked to
-    assert handler(LAB, "strokes", "try")("colours", "", Session(), pictures, 6.0) == gr.skip()
+    assert classify.in_turn(pictures, 2.0, slow) == {}
+    assert answer("colours", None, Session(), pictures, 2.5) == {}
+    assert "It shows" in answer("colours", None, Session(), pictures, 4.0)["try-answers"]
+    late = enter("colours", None, Session(), pictures, "?view=try&task=none", 1.0)
+    assert list(late) == ["refused-try"]
+    assert "choose one of the tasks" in late["refused-try"]
+    # And it sets no menu that it was not asked to.
+    assert "try-task" not in enter("colours", None, Session(), pictures, "?", 5.0)
+    assert handler(LAB, "strokes", "try")("colours", "", Session(), pictures, 6.0) == {}
     assert not pictures.overtaken(5.0)
 
 
 def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
-    *_, picture = own.given(LAB, "colours", red)
-    _, _, answers, _ = own.shown(BrokenLab(), "colours", picture)
+    picture = classify.uploaded(LAB, "colours", red)["picture"]
+    answers = classify.shown(BrokenLab(), "colours", picture)["answers"]
     assert answers.count("<ol>") == 2
     assert "copy it anew" in answers
 
 
 @pytest.mark.parametrize("task", ["elsewhere", None, [], {"x": 1}])
 def test_junk_is_answered_in_words(task, red):
-    for row in (own.chosen(LAB, task, None), own.given(LAB, task, red), own.drawn(LAB, task, 0)):
-        assert "choose one of the tasks" in row[2]
-        assert "<img" not in row[1]
-        assert row[3] is None
-    assert "choose a picture first" in own.given(LAB, "colours", None)[2]
+    for row in (
+        classify.chosen(LAB, task, None),
+        classify.uploaded(LAB, task, red),
+        classify.drawn(LAB, task, 0),
+    ):
+        assert "choose one of the tasks" in row["answers"]
+        assert "<img" not in row["seen"]
+        assert row["picture"] is None
+    assert "choose a picture first" in classify.uploaded(LAB, "colours", None)["answers"]
 
 
 # --- a drawing ---------------------------------------------------------------------------------------------------------
@@ -193,16 +193,17 @@ def drawing(colour=(220, 30, 30), side: int = 256) -> str:
 
 
 def test_a_drawing_is_asked_like_a_picture():
-    about, _, answers, picture = own.sketched(LAB, "colours", drawing())
-    assert about == LAB.about("colours")
+    shown = classify.sketched(LAB, "colours", drawing())
+    answers, picture = shown["answers"], shown["picture"]
+    assert shown["about"] == LAB.about("colours")
     assert "Your picture" in answers
     assert answers.count("<ol>") == 3
     assert picture.truth is None
     assert picture.pixels.shape == (32, 32, 3)
     assert picture.pixels[15, 15].tolist() == [220, 30, 30]
     assert picture.pixels[0, 0].tolist() == [255, 255, 255]
-    assert "value" not in own.sketched(LAB, "colours", "")[2]
-    assert "value" not in own.sketched(LAB, "colours", None)[3]
+    assert classify.sketched(LAB, "colours", "") == {}
+    assert classify.sketched(LAB, "colours", None) == {}
 
 
 BAD_DRAWINGS = [
@@ -215,7 +216,8 @@ BAD_DRAWINGS = [
 def test_what_is_no_drawing_is_answered_in_words(sent):
     with pytest.raises(ValueError, match="draw it anew"):
         sketch_pad.pixels(sent, 32)
-    _, _, answer, kept = own.sketched(LAB, "colours", sent)
+    shown = classify.sketched(LAB, "colours", sent)
+    answer, kept = shown["answers"], shown["picture"]
     assert 'role="alert"' in answer
     assert "draw it anew" in answer
     assert kept is None
@@ -247,10 +249,10 @@ def png_of(colour, i: int) -> bytes:
 
 
 def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
-    steps = list(folders.classified(LAB, own_zip[0]))
-    assert 'data-done="0"' in steps[0][0]
-    assert "<img" not in steps[0][0]
-    html, table = steps[-1]
+    steps = list(uploaded_task.classified(LAB, own_zip[0]))
+    assert 'data-done="0"' in steps[0]["result"]
+    assert "<img" not in steps[0]["result"]
+    html, table = steps[-1]["result"], steps[-1]["table"]
     bench = Bench(tiny_clip(), zip_task(own_zip[0], 32), precision="float32")
     assert bench.task.classes == ("blue thing", "red thing")
     right = [
@@ -271,16 +273,16 @@ def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
     ]
     assert html.count("<li>") == sum(len(bench) - n for n in right)
     assert html.count("<details>") == sum(n < len(bench) for n in right)
-    broken = list(folders.classified(BrokenLab(), own_zip[0]))[-1]
-    assert "copy it anew" in broken[0]
-    assert len(cells(broken[1])) == 2
+    broken = list(uploaded_task.classified(BrokenLab(), own_zip[0]))[-1]
+    assert "copy it anew" in broken["result"]
+    assert len(cells(broken["table"])) == 2
 
 
 def test_a_zip_says_what_was_passed_over(own_zip):
     with zipfile.ZipFile(own_zip[0], "a") as z:
         z.writestr("red thing/<b>.heic", b"x")
         z.writestr("red thing/9.png", b"x")
-    html = list(folders.classified(LAB, own_zip[0]))[-1][0]
+    html = list(uploaded_task.classified(LAB, own_zip[0]))[-1]["result"]
     assert "8 images of 2 classes" in html
     assert "<b>.heic" not in html
     assert "&lt;b&gt;.heic" in html
@@ -290,7 +292,7 @@ def test_a_zip_says_what_was_passed_over(own_zip):
 def test_a_picture_that_is_refused_says_why(tmp_path):
     file = tmp_path / "deep.tif"
     Image.fromarray(np.zeros((20, 20), np.int32)).save(file)
-    answer = own.given(LAB, "colours", str(file))[2]
+    answer = classify.uploaded(LAB, "colours", str(file))["answers"]
     assert "it is unknown which one is white: save it with 8 or 16 bits" in answer
     assert "choose a PNG" in answer
 
@@ -299,12 +301,12 @@ def test_another_zip_ends_the_one_before(own_zip):
     zips, begins, run = Requests(), handler(LAB, "begins", "try"), handler(LAB, "run", "try")
     assert "Waiting" in begins(zips, 1.0)
     steps = run(own_zip[0], zips, 1.1)
-    assert next(steps) == [gr.skip()] * 2
-    assert 'data-done="0"' in next(steps)[0]
+    assert next(steps) == {}
+    assert 'data-done="0"' in next(steps)["try-models"]
     begins(zips, 2.0)
-    assert list(steps) == [[gr.skip()] * 2]
-    assert list(run(None, zips, 1.1)) == [[gr.skip()] * 2] * 2
-    assert 'data-done="1"' in list(run(own_zip[0], zips, 2.1))[-1][0]
+    assert list(steps) == [{}]
+    assert list(run(None, zips, 1.1)) == [{}] * 2
+    assert 'data-done="1"' in list(run(own_zip[0], zips, 2.1))[-1]["try-models"]
 
 
 def test_many_wrong_images_are_counted_and_names_are_text():
@@ -324,11 +326,11 @@ def test_many_wrong_images_are_counted_and_names_are_text():
         True,
     )
     bench = Bench(tiny_clip(), task, precision="float32")
-    html = folders.drawn(
-        bench, [folders.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True
+    html = uploaded_task.drawn(
+        bench, [uploaded_task.Answer("", "base", torch.ones(40, dtype=torch.int64))], done=True
     )
-    assert html.count("<li>") == folders.TILES
-    assert f"and {40 - folders.TILES} more" in html
+    assert html.count("<li>") == uploaded_task.TILES
+    assert f"and {40 - uploaded_task.TILES} more" in html
     assert "<b>x" not in html
     assert "&lt;b&gt;x" in html
 
@@ -336,8 +338,9 @@ def test_many_wrong_images_are_counted_and_names_are_text():
 def test_what_a_zip_says_of_itself_is_shown():
     """Such as which of its files were passed over."""
     task = replace(tiny_task(), about="Passed over: 1 file, <first>.png.")
-    html = folders.drawn(
-        Bench(tiny_clip(), task, precision="float32"), [folders.Answer("", "base", TINY.labels)]
+    html = uploaded_task.drawn(
+        Bench(tiny_clip(), task, precision="float32"),
+        [uploaded_task.Answer("", "base", TINY.labels)],
     )
     assert "Passed over: 1 file, &lt;first&gt;.png." in html
 
@@ -349,7 +352,8 @@ def test_a_bad_zip_is_answered_in_words(tmp_path, data, words):
     file = None if data is None else tmp_path / "bad.zip"
     if file:
         file.write_bytes(data)
-    (answer, _), *more = folders.classified(LAB, file and str(file))
+    shown, *more = uploaded_task.classified(LAB, file and str(file))
+    answer = shown["result"]
     assert 'role="alert"' in answer
     assert words in answer
     assert str(tmp_path) not in answer
@@ -368,8 +372,8 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
         "() => document.querySelector('#try-answers').getBoundingClientRect().top + scrollY"
     )
 
-    def stroke(*places) -> None:
-        for i, (x, y) in enumerate(places):
+    def stroke(*states) -> None:
+        for i, (x, y) in enumerate(states):
             page.mouse.move(box["x"] + x * box["width"], box["y"] + y * box["height"], steps=3)
             if i == 0:
                 page.mouse.down()
@@ -385,7 +389,7 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
         )
         lab = Lab(precision="float32")
         task = next(iter(lab.tasks()))
-        label, p, names = own.opinions(lab, task, Picture(seen))[0]
+        label, p, names = classify.opinions(lab, task, Picture(seen))[0]
         first = (
             page.locator("#try-answers tr").filter(has_text=label).locator("li").first.inner_text()
         )

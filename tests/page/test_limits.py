@@ -23,7 +23,7 @@ from gradio.state_holder import SessionState
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny import random_adapter
-from tiny_page import LAB, TINY, walked
+from tiny_page import LAB, TINY, triangle_state, walked
 
 from copra_lab.models import load_clip
 from copra_lab.page import build
@@ -34,9 +34,9 @@ from copra_lab.page.server.visitors import TooMuch, Visitors, in_turns
 from copra_lab.page.state import layer_game as so
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.layer_game import Solving, sharpened
+from copra_lab.page.state.schemas.triangle import MIDDLE
 from copra_lab.page.state.session import Point, Session
-from copra_lab.page.state.view_states import MIDDLE, Mixed
-from copra_lab.page.views.classify import folders
+from copra_lab.page.views.classify import uploaded_task
 from copra_lab.page.views.train.waiting_line import Waiting
 
 ROOT = Path(__file__).parents[2]
@@ -462,12 +462,12 @@ def test_a_triangle_does_not_fill_the_memory_either(monkeypatch):
     from copra_lab.page.state import session as w
 
     monkeypatch.setattr(w, "ALL_MEASUREMENTS", 40)
-    here = Mixed("colours", ("0/one", "0/two", "base"), MIDDLE, MIDDLE)
-    walk = walked(here).walk
+    here = triangle_state("colours", ("0/one", "0/two", "base"), *MIDDLE)
+    history = walked(here).history
     for b in range(100):
-        walk = walk.add(replace(here, b=b), walk.here)
-    assert len(walk.points) == 40
-    assert {here, *here.references} <= set(walk.points)
+        history = history.add(replace(here, b=b), history.here)
+    assert len(history.points) == 40
+    assert {here, *here.references} <= set(history.points)
 
 
 def test_games_are_a_few_and_those_of_visitors_who_left_go(monkeypatch):
@@ -502,12 +502,13 @@ def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
 
     from PIL import Image
 
-    monkeypatch.setattr(folders, "WATCHED_SECONDS", 0.0)
+    monkeypatch.setattr(uploaded_task, "WATCHED_SECONDS", 0.0)
     with zipfile.ZipFile(tmp_path / "mine.zip", "w") as z:
         for name in ("red thing", "blue thing"):
             Image.new("RGB", (32, 32), name.split()[0]).save(data := io.BytesIO(), "PNG")
             z.writestr(f"{name}/1.png", data.getvalue())
-    shown, table = list(folders.classified(LAB, str(tmp_path / "mine.zip")))[-1]
+    last = list(uploaded_task.classified(LAB, str(tmp_path / "mine.zip")))[-1]
+    shown, table = last["result"], last["table"]
     assert shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours"))
     assert "No adapter" in table
 
@@ -525,7 +526,7 @@ def test_a_visitor_who_did_everything_fits_into_the_memory_that_is_promised():
         held = []
         for _ in range(n):
             session = Session()
-            here = Mixed("digits", ("0/a", "0/b", "0/c"))
+            here = triangle_state("digits", ("0/a", "0/b", "0/c"))
             points = {
                 replace(here, b=i % 120, c=i // 120): Point(
                     torch.zeros(largest, dtype=torch.int16), right
@@ -533,13 +534,15 @@ def test_a_visitor_who_did_everything_fits_into_the_memory_that_is_promised():
                 for i in range(limits.ALL_MEASUREMENTS)
             }
             session.change(
-                lambda walk, points=points, here=here: replace(walk, place=here, points=points)
+                lambda history, points=points, here=here: replace(
+                    history, state=here, points=points
+                )
             )
             own = [
                 Own("digits", i, replace(a, provenance={"method": "lora"}), 5)
                 for i, a in enumerate(adapters)
             ]
-            session.change(lambda walk, own=own: walk.keep(*own))
+            session.change(lambda history, own=own: history.keep(*own))
             held.append((session, SessionState(page)))
         traced = (tracemalloc.get_traced_memory()[0] - before) / n / 1e6
     finally:

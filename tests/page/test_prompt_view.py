@@ -18,9 +18,9 @@ from visitor import Visitor
 
 from copra_lab.models import load_clip
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.validation import stretched
-from copra_lab.page.state.view_states import Base, Bent, Model
+from copra_lab.page.state.schemas.measured import Base, Model
+from copra_lab.page.state.schemas.prompt import PromptState, stretched
+from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.prompt import comparison
 from copra_lab.page.views.prompt import html as prompt_parts
 from copra_lab.page.views.prompt import view as prompt
@@ -30,11 +30,11 @@ from copra_lab.utils.statistics import Accuracy
 from copra_lab.zoo import shipped_prompts
 
 LAB = PromptLab()
-LEARNED = Bent("colours", "four")
+LEARNED = PromptState("colours", "four")
 
 
-def bent(*percents) -> Bent:
-    return Bent("colours", "four", percents or None)
+def bent(*percents) -> PromptState:
+    return PromptState("colours", "four", percents or None)
 
 
 walked = partial(walked_in, lab=LAB)
@@ -61,40 +61,39 @@ def right(p: SoftPrompt) -> int:
 
 
 @pytest.mark.parametrize(
-    "place", [bent(), bent(100, 50, 100, 0), bent(0, 0, 0, 0), bent(200, 200, 5, 100)]
+    "state", [bent(), bent(100, 50, 100, 0), bent(0, 0, 0, 0), bent(200, 200, 5, 100)]
 )
-def test_the_number_is_that_of_an_independent_forward_pass(place):
-    walk = walked(place).walk
-    factors = [p / 100 for p in place.percents or [100] * 4]
+def test_the_number_is_that_of_an_independent_forward_pass(state):
+    history = walked(state).history
+    factors = [p / 100 for p in state.percents or [100] * 4]
     expected = SoftPrompt(LAB.prompt("colours", "four").context * torch.tensor(factors)[:, None])
-    assert walk.place == place
-    assert walk.whole(place)
-    assert walk.here.accuracy == Accuracy(right(expected), len(TINY))
-    assert list(walk.points) == list(dict.fromkeys([Base("colours"), LEARNED, place]))
-    assert walk.base.accuracy == TINY.accuracy()
+    assert history.state == state
+    assert history.whole(state)
+    assert history.here.accuracy == Accuracy(right(expected), len(TINY))
+    assert list(history.points) == list(dict.fromkeys([Base("colours"), LEARNED, state]))
+    assert history.base.accuracy == TINY.accuracy()
 
 
-def ask(walk, task, key, *percents, replaced=(), sigma=0.1):
-    return prompt.ask(LAB, walk, task, key, list(replaced), sigma, *percents)
+def ask(history, task, key, *percents, replaced=(), sigma=0.1):
+    return prompt.ask(LAB, history, task, key, list(replaced), sigma, *percents)
 
 
 def test_sliders_say_where_to_go():
-    walk = walked(LEARNED).walk
-    place, updates = ask(walk, "colours", "four", 100, 50, "100", 0)
-    assert place == bent(100, 50, 100, 0)
-    assert len(updates) == 8
-    assert all("value" not in u for u in updates)
-    assert ask(walk, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
-    assert ask(walk, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
-    assert ask(walk, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
+    history = walked(LEARNED).history
+    state, updates = ask(history, "colours", "four", 100, 50, "100", 0)
+    assert state == bent(100, 50, 100, 0)
+    assert updates == {}
+    assert ask(history, "colours", "four", 100, 100, 100.2, 100)[0] == LEARNED
+    assert ask(history, "colours", "four", 1e9, -3, 100, 100)[0] == bent(200, 0, 100, 100)
+    assert ask(history, "colours", "four", None, 1, 1, 1) is None  # somebody is typing
     assert stretched([100, 100, 30], 2) is None
 
 
 def test_noise_takes_the_place_of_vectors():
-    walk = walked(LEARNED).walk
-    place, _ = ask(walk, "colours", "four", 100, 50, 100, 30, replaced=[4, 1], sigma=0.01)
-    assert place == Bent("colours", "four", (100, 50, 100, 100), (0, 3), 0.01)
-    context = place.model(LAB).prompt.context
+    history = walked(LEARNED).history
+    state, _ = ask(history, "colours", "four", 100, 50, 100, 30, replaced=[4, 1], sigma=0.01)
+    assert state == PromptState("colours", "four", (100, 50, 100, 100), (0, 3), 0.01)
+    context = state.model(LAB).prompt.context
     learned, noise = (
         LAB.prompt("colours", "four").context,
         torch.randn(2, 32, generator=torch.Generator().manual_seed(0)),
@@ -102,19 +101,19 @@ def test_noise_takes_the_place_of_vectors():
     torch.testing.assert_close(
         context, torch.stack([0.01 * noise[0], learned[1] / 2, learned[2], 0.01 * noise[1]])
     )
-    found = walked(place).walk
+    found = walked(state).history
     assert found.here.accuracy == Accuracy(right(SoftPrompt(context)), len(TINY))
     html = prompt_parts.number(found)
     assert 'data-replaced="1 4"' in html
     assert 'data-sigma="0.01"' in html
     assert "1 vector bent" in html
     assert "2 replaced" in html
-    assert prompt_parts.in_words(place) == "2 at 50\u202f%; 1, 4 noise of σ = 0.01"
+    assert prompt_parts.in_words(state) == "2 at 50\u202f%; 1, 4 noise of σ = 0.01"
 
 
 def test_noise_of_sigma_nought_is_rescale_by_nought():
-    walk = walked(LEARNED).walk
-    assert ask(walk, "colours", "four", 100, 100, 70, 100, replaced=[2, 3], sigma=0)[0] == bent(
+    history = walked(LEARNED).history
+    assert ask(history, "colours", "four", 100, 100, 70, 100, replaced=[2, 3], sigma=0)[0] == bent(
         100, 0, 0, 100
     )
     gone, none = (
@@ -123,10 +122,12 @@ def test_noise_of_sigma_nought_is_rescale_by_nought():
     )
     assert gone.context.equal(none.context)
     assert gone.context.equal(bent(100, 0, 0, 100).model(LAB).prompt.context)
-    assert ask(walk, "colours", "four", 100, 100, 100, 100, replaced=[], sigma=0.01)[0] == LEARNED
     assert (
-        ask(walk, "colours", "four", 0, 100, 100, 100, replaced=[1, 2, 3, 4])[0]
-        == ask(walk, "colours", "four", 9, 8, 7, 6, replaced=[4, 3, 2, 1])[0]
+        ask(history, "colours", "four", 100, 100, 100, 100, replaced=[], sigma=0.01)[0] == LEARNED
+    )
+    assert (
+        ask(history, "colours", "four", 0, 100, 100, 100, replaced=[1, 2, 3, 4])[0]
+        == ask(history, "colours", "four", 9, 8, 7, 6, replaced=[4, 3, 2, 1])[0]
     )
 
 
@@ -135,23 +136,25 @@ def test_noise_of_sigma_nought_is_rescale_by_nought():
 def test_junk_noise_is_answered_in_words(replaced, sigma, words):
     with pytest.raises(ValueError, match=words):
         prompt.ask(
-            LAB, walked(LEARNED).walk, "colours", "four", replaced, sigma, 100, 100, 100, 100
+            LAB, walked(LEARNED).history, "colours", "four", replaced, sigma, 100, 100, 100, 100
         )
 
 
 def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
-    place = Bent("colours", "four", (100, 50, 0, 100), (3,), 0.1)
-    assert prompt_parts.alike(LAB, place, "four") == place
-    three = prompt_parts.alike(LAB, place, "three")
-    assert three == Bent("colours", "three", (100, 50, 0))
-    assert prompt_parts.alike(LAB, three, "four") == Bent("colours", "four", (100, 50, 0, 100))
-    found = comparison.reaction(LAB, place, "three")
+    state = PromptState("colours", "four", (100, 50, 0, 100), (3,), 0.1)
+    assert prompt_parts.alike(LAB, state, "four") == state
+    three = prompt_parts.alike(LAB, state, "three")
+    assert three == PromptState("colours", "three", (100, 50, 0))
+    assert prompt_parts.alike(LAB, three, "four") == PromptState(
+        "colours", "four", (100, 50, 0, 100)
+    )
+    found = comparison.reaction(LAB, state, "three")
     learned = LAB.prompt("colours", "three")
     assert found.learned == Accuracy(right(learned), len(TINY))
     assert found.now == Accuracy(right(rescale(learned, [1, 2], [0.5, 0])), len(TINY))
     assert found.norm == pytest.approx(learned.norms().mean().item())
     assert found.norm_now < found.norm
-    html = comparison.measured(LAB, walked(place))
+    html = comparison.measured(LAB, walked(state))
     root = ElementTree.fromstring(
         re.sub(
             r"(scope|class)=(\w+)", r'\1="\2"', html.replace('class="here"', "class=here")
@@ -167,10 +170,10 @@ def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
     monkeypatch.setattr(
         PromptLab, "prompt_menu", lambda self, task: [("Four", "four"), ("Broken", "broken")]
     )
-    assert "copy it anew" in comparison.measured(LAB, walked(place))
+    assert "copy it anew" in comparison.measured(LAB, walked(state))
     assert comparison.drawn(LAB, "colours", None).count("…") == 8
     session = Session()
-    session.visit(place)
+    session.visit(state)
     assert "value" not in comparison.measured(LAB, session)  # not known on all images yet
 
 
@@ -179,16 +182,16 @@ def test_rows_of_another_task_go_at_once_and_late_ones_do_not_come(monkeypatch):
         def tasks(self):
             return {"colours": "Colours", "shapes": "Shapes"}
 
-    lab, walk = Two(), walked(LEARNED).walk
-    *_, rows = prompt.ask(lab, walk, "shapes", "four", [], 0.1, 100, 100, 100, 100)[1]
+    lab, history = Two(), walked(LEARNED).history
+    _, updates = prompt.ask(lab, history, "shapes", "four", [], 0.1, 100, 100, 100, 100)
     assert (
-        rows
+        updates["beside"]
         == comparison.drawn(lab, "shapes", None)
-        == prompt.arrives(4, lab, Bent("shapes", "four"))[1][7]
+        == prompt.arrives(4, lab, PromptState("shapes", "four"))[1]["beside"]
     )
     assert all(
-        prompt.ask(lab, w, "colours", "three", [], 0.1, *[100] * 4)[1][-1] == gr.skip()
-        for w in (walk, walked(Bent("colours", "three"), Base("colours")).walk)
+        "beside" not in prompt.ask(lab, w, "colours", "three", [], 0.1, *[100] * 4)[1]
+        for w in (history, walked(PromptState("colours", "three"), Base("colours")).history)
     )
     session, drawn = walked(bent(100, 50, 100, 0)), comparison.drawn
 
@@ -206,32 +209,33 @@ def test_a_word_is_one_of_the_labs_own_clip():
 
     for lab in (LAB, Other()):
         assert f"dashed: a word, {word_norm(lab.clip):.2f}" in prompt_parts.chart(
-            lab, walked(LEARNED).walk
+            lab, walked(LEARNED).history
         )
     assert f"{word_norm(tiny_clip()):.2f}" != f"{word_norm(load_clip()):.2f}"
 
 
 def test_norms_of_other_prompts_stand_in_the_picture():
-    svg = prompt_parts.chart(LAB, walked(Bent("colours", "four", (100, 50, 0, 100))).walk)
+    svg = prompt_parts.chart(LAB, walked(PromptState("colours", "four", (100, 50, 0, 100))).history)
     root = ElementTree.fromstring(svg)
     assert [e.get("class") for e in root.iter("rect")].count("other") == 3
     assert "of Three: " in root.find(".//desc").text
-    norms = prompt_parts.norms(LAB, Bent("colours", "three", (100, 50, 0)))
+    norms = prompt_parts.norms(LAB, PromptState("colours", "three", (100, 50, 0)))
     assert ", ".join(f"{n:.2f}" for n in norms) in root.find(".//desc").text
 
 
 def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
-    walk = walked(bent(100, 50, 100, 0)).walk
-    place, updates = ask(walk, "colours", "three", 100, 50, 100, 0)
-    assert place == Bent("colours", "three")
-    assert updates[1]["value"] == "three"
-    assert [u["visible"] for u in updates[3:-1]] == [True, True, True, False]
-    assert {u["value"] for u in updates[3:-1]} == {100}
-    assert ask(walk, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
+    history = walked(bent(100, 50, 100, 0)).history
+    state, updates = ask(history, "colours", "three", 100, 50, 100, 0)
+    assert state == PromptState("colours", "three")
+    assert updates["key"]["value"] == "three"
+    sliders = [updates[f"vector {i}"] for i in range(1, 5)]
+    assert [u["visible"] for u in sliders] == [True, True, True, False]
+    assert {u["value"] for u in sliders} == {100}
+    assert ask(history, "colours", "../etc", 100, 100, 100, 100)[0] == LEARNED
     # Coming from another view, what the sliders show is what was left.
-    there = walked(bent(100, 50, 100, 0), Base("colours")).walk
+    there = walked(bent(100, 50, 100, 0), Base("colours")).history
     assert ask(there, "colours", "four", 100, 50, 100, 0)[0] == bent(100, 50, 100, 0)
-    back = walked(bent(100, 50, 100, 0), Bent("colours", "three", (10, 20, 30))).walk
+    back = walked(bent(100, 50, 100, 0), PromptState("colours", "three", (10, 20, 30))).history
     assert ask(back, "colours", "four", 10, 20, 30, 100)[0] == LEARNED
 
 
@@ -245,7 +249,7 @@ JUNK = [
 @pytest.mark.parametrize(("values", "words"), JUNK)
 def test_junk_is_answered_in_words(values, words):
     with pytest.raises(ValueError, match=words):
-        ask(walked(LEARNED).walk, *values)
+        ask(walked(LEARNED).history, *values)
 
 
 def test_a_lab_without_prompts_says_how_to_make_some(tmp_path):
@@ -265,11 +269,11 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     assert lab.longest_prompt() == length
     move, session = handler(lab, "move", "prompt"), Session()
     *_, last = move("digits", "coop-seed-0", [], 0.1, *[100] * length, session, "", None)
-    assert 'role="alert"' in last[0]
-    assert "copy or save it anew" in last[0]
+    assert 'role="alert"' in last["prompt-number"]
+    assert "copy or save it anew" in last["prompt-number"]
     *_, last = move("digits", "pun-seed-0", [], 0.1, *[100] * length, session, "", None)
-    assert "as learned" in last[0]
-    assert "alert" not in last[0]
+    assert "as learned" in last["prompt-number"]
+    assert "alert" not in last["prompt-number"]
 
 
 def test_the_page_goes_on_after_junk():
@@ -277,25 +281,25 @@ def test_the_page_goes_on_after_junk():
     assert inspect.isgeneratorfunction(move)
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values[:2], [], 0.1, *values[2:], walked(LEARNED), "", None)
-        assert 'role="alert"' in last[0]
-        assert len(last) == 3 + 8 + 3
+        assert 'role="alert"' in last["prompt-number"]
+        assert len(last) == 3
     session = Session()
     *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, "", None)
     *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, "", None)
-    assert 'data-percents="100 50 100 0"' in last[0]
-    assert "2 vectors bent" in last[0]
-    assert f'data-n="{len(TINY)}"' in rest(session)[0]
+    assert 'data-percents="100 50 100 0"' in last["prompt-number"]
+    assert "2 vectors bent" in last["prompt-number"]
+    assert f'data-n="{len(TINY)}"' in rest(session)["prompt-number"]
 
 
 def test_what_is_drawn():
-    place = bent(100, 50, 100, 0)
-    walk = walked(place).walk
-    difference = walk.here.accuracy.correct - walk.points[LEARNED].accuracy.correct
-    html = prompt_parts.number(walk)
+    state = bent(100, 50, 100, 0)
+    history = walked(state).history
+    difference = history.here.accuracy.correct - history.points[LEARNED].accuracy.correct
+    html = prompt_parts.number(history)
     assert f"{difference:+d} images".replace("-", "−") in html
-    assert "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).walk)
+    assert "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).history)
     svg = ElementTree.fromstring(
-        prompt_parts.chart(LAB, walk)
+        prompt_parts.chart(LAB, history)
         .removeprefix('<div class="chart norms">')
         .removesuffix("</div>")
     )
@@ -321,18 +325,18 @@ def test_what_is_drawn():
         and float(e.get("y")) + float(e.get("height")) <= prompt_parts.HEIGHT + 0.01
         for e in loud.iter("rect")
     )
-    rows = cells(prompt_parts.table(LAB, walk))
+    rows = cells(prompt_parts.table(LAB, history))
     assert [r[0] for r in rows] == ["plain words", "as learned", "4 at 0\u202f%; 2 at 50\u202f%"]
     assert float(rows[1][1]) == pytest.approx(
         LAB.prompt("colours", "four").norms().mean().item(), abs=1e-3
     )
-    moved = int((walk.here.predictions != walk.points[LEARNED].predictions).sum())
-    assert ("No prediction changed" in prompt_parts.changed(walk, TINY)) == (moved == 0)
-    assert "appear here" in prompt_parts.changed(walked(LEARNED).walk, TINY)
-    assert "appear here" in prompt_parts.changed(Walk(), None)
-    assert "Waking" in prompt_parts.number(Walk())
-    assert "<svg" in prompt_parts.chart(LAB, Walk())
-    assert "<tbody></tbody>" in prompt_parts.table(LAB, Walk())
+    moved = int((history.here.predictions != history.points[LEARNED].predictions).sum())
+    assert ("No prediction changed" in prompt_parts.changed(history, TINY)) == (moved == 0)
+    assert "appear here" in prompt_parts.changed(walked(LEARNED).history, TINY)
+    assert "appear here" in prompt_parts.changed(History(), None)
+    assert "Waking" in prompt_parts.number(History())
+    assert "<svg" in prompt_parts.chart(LAB, History())
+    assert "<tbody></tbody>" in prompt_parts.table(LAB, History())
 
 
 def test_what_ships_fits_and_is_measured_as_was_said():
@@ -349,7 +353,7 @@ def test_what_ships_fits_and_is_measured_as_was_said():
         assert loaded.provenance["task"] == s.task
     bench = lab.bench("digits")
     first = lab.prompt("digits", lab.one_prompt("digits", None))
-    half = Bent("digits", lab.one_prompt("digits", None), (50,) * first.length)
+    half = PromptState("digits", lab.one_prompt("digits", None), (50,) * first.length)
     assert (
         Model(prompt=rescale(first, range(first.length), 0.5))
         .predictions(bench)

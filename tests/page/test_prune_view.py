@@ -13,20 +13,35 @@ from by_hand import close_to, cut, independent
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import random_adapter, tiny_clip, tiny_task
-from tiny_page import ALL, EVERY, LAB, ONE, TINY, TWO, BrokenLab, cells, handler, walked
+from tiny_page import (
+    ALL,
+    EVERY,
+    LAB,
+    ONE,
+    TINY,
+    TWO,
+    BrokenLab,
+    cells,
+    handler,
+    prune_state,
+    walked,
+)
 
 from copra_lab.adapters import Adapter, save_adapter
 from copra_lab.adapters.peft_folder import WEIGHTS
 from copra_lab.models import load_clip, site_of
 from copra_lab.page.components import panels
 from copra_lab.page.state import address as link
-from copra_lab.page.state.controls import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Solving, Values
 from copra_lab.page.state.measurement import FIRST, filled_in, first_numbers, remaining
-from copra_lab.page.state.session import Requests, Session, Walk
-from copra_lab.page.state.validation import percentage, switched_on
-from copra_lab.page.state.view_states import Base, Blended, Pruned
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.fields import switched_on
+from copra_lab.page.state.schemas.measured import Base
+from copra_lab.page.state.schemas.prune import PruneState
+from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.session import History, Requests, Session
+from copra_lab.page.state.switches import kept_sites, matrices_of, named, switches_of
 from copra_lab.page.views.prune import html as prune_parts
 from copra_lab.page.views.prune import keep_best
 from copra_lab.page.views.prune import view as prune
@@ -34,22 +49,22 @@ from copra_lab.page.views.prune.sparsity_chart import sparsity_svg
 from copra_lab.shapley import LayerGame, exact
 from copra_lab.utils.statistics import Accuracy
 
-WHOLE = Pruned("colours", "0/one")
+WHOLE = prune_state("colours", "0/one")
 
 
-def pruned(layers=None, kinds=None, percent=0) -> Pruned:
-    return Pruned("colours", "0/one", layers, kinds, percent)
+def pruned(layers=None, kinds=None, percent=0) -> PruneState:
+    return prune_state("colours", "0/one", layers, kinds, percent)
 
 
-def by_hand(adapter: Adapter, place: Pruned) -> Adapter:
-    return cut(adapter, place.layers, place.kinds, place.percent)
+def by_hand(adapter: Adapter, state: PruneState) -> Adapter:
+    return cut(adapter, state.kept.layers, state.kept.kinds, state.percent)
 
 
 # --- places ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "place",
+    "state",
     [
         pruned(),
         pruned((0, 2)),
@@ -60,23 +75,23 @@ def by_hand(adapter: Adapter, place: Pruned) -> Adapter:
         pruned((), None, 50),
     ],
 )
-def test_the_number_is_that_of_an_independent_forward_pass(place):
-    walk = walked(place).walk
-    assert walk.place == place
-    assert walk.whole(place)
-    assert walk.here.accuracy == Accuracy(
-        independent(tiny_clip(), tiny_task(), (by_hand(ONE, place), 1)), len(TINY)
+def test_the_number_is_that_of_an_independent_forward_pass(state):
+    history = walked(state).history
+    assert history.state == state
+    assert history.whole(state)
+    assert history.here.accuracy == Accuracy(
+        independent(tiny_clip(), tiny_task(), (by_hand(ONE, state), 1)), len(TINY)
     )
 
 
 def test_everything_on_and_dense_is_the_whole_adapter():
     assert WHOLE.adapter(LAB) == ONE
     assert WHOLE.whole == WHOLE == pruned(percent=50).line
-    assert walked(WHOLE).walk.here.accuracy == TINY.accuracy(ONE)
+    assert walked(WHOLE).history.here.accuracy == TINY.accuracy(ONE)
 
 
 @pytest.mark.parametrize(
-    "place",
+    "state",
     [
         pruned(()),
         pruned(None, ()),
@@ -85,73 +100,71 @@ def test_everything_on_and_dense_is_the_whole_adapter():
         pruned((1,), ("v",), 100),
     ],
 )
-def test_nothing_on_or_nothing_left_is_the_base(place):
-    walk = walked(place).walk
-    assert torch.equal(walk.here.predictions, walk.base.predictions)
-    assert walk.here.accuracy == TINY.accuracy()
-    assert prune_parts.left(LAB, place).count == 0
+def test_nothing_on_or_nothing_left_is_the_base(state):
+    history = walked(state).history
+    assert torch.equal(history.here.predictions, history.base.predictions)
+    assert history.here.accuracy == TINY.accuracy()
+    assert prune_parts.left(LAB, state).count == 0
 
 
 def test_a_visitor_comes_to_the_base_and_the_whole_adapter_first_and_once():
     session = Session()
-    walks = list(first_numbers(LAB, session, pruned((0,), None, 20)))
-    assert walks[0].points == {}
-    assert walks[0].base is None
-    assert list(walks[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)]
-    assert walks[-1].here.accuracy.n == FIRST
+    histories = list(first_numbers(LAB, session, pruned((0,), None, 20)))
+    assert histories[0].points == {}
+    assert histories[0].base is None
+    assert list(histories[-1].points) == [Base("colours"), WHOLE, pruned((0,), None, 20)]
+    assert histories[-1].here.accuracy.n == FIRST
     again = list(first_numbers(LAB, session, pruned((0, 1), None, 20)))
     assert len(again) == 1
-    assert again[0].points[WHOLE] is walks[-1].points[WHOLE]
+    assert again[0].points[WHOLE] is histories[-1].points[WHOLE]
 
 
 def test_a_curve_belongs_to_its_switches_and_the_slider_fills_it_in():
     session = walked(pruned((0,), None, 10))
     for percent in (20, 40, 60):
         list(first_numbers(LAB, session, pruned((0, 1), None, percent)))
-    assert list(session.walk.curve()) == [20, 40, 60]
+    assert list(session.history.curve()) == [20, 40, 60]
     assert remaining(LAB, session)
     assert [w.whole(pruned((0, 1), None, 20)) for w in filled_in(LAB, session)] == [False, True]
     list(first_numbers(LAB, session, pruned((0,), None, 30)))
-    assert list(session.walk.curve()) == [10, 30]
+    assert list(session.history.curve()) == [10, 30]
 
 
 def test_two_visitors_get_their_own_numbers():
-    one, two = walked(pruned((0,))), walked(Pruned("colours", "0/two", (0,)))
-    assert one.walk.here.accuracy == TINY.accuracy(by_hand(ONE, pruned((0,))))
-    assert two.walk.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
-    assert not set(one.walk.points) & set(two.walk.points) - {Base("colours")}
+    one, two = walked(pruned((0,))), walked(prune_state("colours", "0/two", (0,)))
+    assert one.history.here.accuracy == TINY.accuracy(by_hand(ONE, pruned((0,))))
+    assert two.history.here.accuracy == TINY.accuracy(by_hand(TWO, pruned((0,))))
+    assert not set(one.history.points) & set(two.history.points) - {Base("colours")}
 
 
 def test_going_to_another_view_abandons_what_this_one_waits_for():
     session = Session()
     list(first_numbers(LAB, session, pruned((0,))))
-    elsewhere = Blended("colours", "0/one", "0/two", 0.5)
+    elsewhere = BlendState("colours", "0/one", "0/two", 0.5)
     session.visit(elsewhere)
     assert remaining(LAB, session) is None
-    assert not session.walk.whole(pruned((0,)))
-    assert session.walk.base
-    assert session.walk.since == elsewhere
+    assert not session.history.whole(pruned((0,)))
+    assert session.history.base
+    assert session.history.since == elsewhere
 
 
 # --- what controls send ------------------------------------------------------------------------------------------------
 
 
-def asked(walk: Walk, *values, single=ALL):
-    place, updates = prune.ask(LAB, walk, *values, single)
-    return place, [u.get("value", ...) if isinstance(u, dict) else u for u in updates]
+def asked(history: History, *values, single=ALL):
+    state, updates = prune.ask(LAB, history, *values, single)
+    return state, {n: u["value"] if isinstance(u, dict) else u for n, u in updates.items()}
 
 
 def test_a_new_visitor_finds_everything_switched_on():
-    place, (_, key, layers, kinds, percent, single, count, _) = asked(
-        Walk(), "colours", "0/one", [], [], 0, single=[]
-    )
-    assert place == WHOLE
-    assert key == "0/one"
-    assert layers == [0, 1, 2]
-    assert kinds == list(EVERY)
-    assert percent is ...
-    assert single == ALL
-    assert count == 3
+    state, updates = asked(History(), "colours", "0/one", [], [], 0, single=[])
+    assert state == WHOLE
+    assert updates["adapter"] == "0/one"
+    assert updates["layers"] == [0, 1, 2]
+    assert updates["kinds"] == list(EVERY)
+    assert "sparsity" not in updates
+    assert updates["single"] == ALL
+    assert updates["count"] == 3
     assert switches_of(random_adapter(tiny_clip(), kinds=("q", "v"), towers=("vision",))) == (
         (0, 1, 2),
         ("q", "v"),
@@ -159,34 +172,26 @@ def test_a_new_visitor_finds_everything_switched_on():
 
 
 def test_switches_and_slider_say_where_to_go():
-    walk = walked(WHOLE).walk
-    place, updates = asked(walk, "colours", "0/one", [2, 0], ["v", "q"], 30)
-    assert place == pruned((0, 2), ("q", "v"), 30)
-    assert updates == [
-        *[...] * 6,
-        2,
-        ...,
-    ]
+    history = walked(WHOLE).history
+    state, updates = asked(history, "colours", "0/one", [2, 0], ["v", "q"], 30)
+    assert state == pruned((0, 2), ("q", "v"), 30)
+    assert updates == {"count": 2}
+    stays = walked(pruned((0, 2))).history
+    assert asked(stays, "colours", "0/one", [2, 0], list(EVERY), 30)[1] == {}
+    assert asked(history, "colours", "0/one", [], list(EVERY), 0)[0] == pruned(())
+    assert asked(history, "colours", "0/one", [2, 1, 0], list(EVERY), "7")[0] == pruned(percent=7)
     assert (
-        asked(walked(pruned((0, 2))).walk, "colours", "0/one", [2, 0], list(EVERY), 30)[1]
-        == [...] * 8
-    )
-    assert asked(walk, "colours", "0/one", [], list(EVERY), 0)[0] == pruned(())
-    assert asked(walk, "colours", "0/one", [2, 1, 0], list(EVERY), "7")[0] == pruned(percent=7)
-    assert (
-        prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], None, ALL) is None
+        prune.ask(LAB, history, "colours", "0/one", [0], ["q"], None, ALL) is None
     )  # somebody is typing
 
 
 def test_another_adapter_keeps_the_switches_that_it_has():
-    walk = walked(pruned((0, 2), ("q",))).walk
-    place, updates = asked(walk, "colours", "0/two", [0, 2, 7], ["q", "k"], 40)
-    assert place == Pruned("colours", "0/two", (0, 2), ("q", "k"), 40)
-    assert updates[2:4] == [
-        [0, 2],
-        ["q", "k"],
-    ]
-    assert asked(walk, "colours", "../../etc", [0], ["q"], 0)[0].key == "0/one"
+    history = walked(pruned((0, 2), ("q",))).history
+    state, updates = asked(history, "colours", "0/two", [0, 2, 7], ["q", "k"], 40)
+    assert state == prune_state("colours", "0/two", (0, 2), ("q", "k"), 40)
+    assert updates["layers"] == [0, 2]
+    assert updates["kinds"] == ["q", "k"]
+    assert asked(history, "colours", "../../etc", [0], ["q"], 0)[0].key == "0/one"
 
 
 @pytest.mark.parametrize(
@@ -194,7 +199,9 @@ def test_another_adapter_keeps_the_switches_that_it_has():
     [(0, 0), (99.6, 100), ("12", 12), (1e9, 100), (-5, 0), (float("inf"), 100)],
 )
 def test_any_number_becomes_whole_percent(value, percent):
-    assert percentage(value) == percent
+    controls = {"task": "colours", "key": "0/one", "percent": value}
+    state = read(PruneState, Reading(LAB, Source.CONTROLS), controls)
+    assert state.percent == percent
 
 
 JUNK = [
@@ -209,7 +216,7 @@ JUNK = [
 @pytest.mark.parametrize(("values", "words"), JUNK)
 def test_junk_is_answered_in_words(values, words):
     with pytest.raises(ValueError, match=words):
-        prune.ask(LAB, walked(WHOLE).walk, *values, ALL)
+        prune.ask(LAB, walked(WHOLE).history, *values, ALL)
 
 
 def test_a_selection_is_in_order_and_complete_or_not():
@@ -220,34 +227,39 @@ def test_a_selection_is_in_order_and_complete_or_not():
 
 
 def test_single_matrices_are_switched_and_equal_models_are_equal_places():
-    walk, without = walked(WHOLE).walk, lambda *gone: [name for name in ALL if name not in gone]
-    place, _ = asked(
-        walk, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22")
+    history, without = (
+        walked(WHOLE).history,
+        lambda *gone: [name for name in ALL if name not in gone],
     )
-    assert place == Pruned("colours", "0/one", None, None, 20, ((0, "q"), (2, "fc2")))
+    state, _ = asked(
+        history, "colours", "0/one", [0, 1, 2], list(EVERY), 20, single=without("q0", "fc22")
+    )
+    assert state == prune_state("colours", "0/one", None, None, 20, ((0, "q"), (2, "fc2")))
     gone = {("vision", 0, "q"), ("vision", 2, "fc2")}
     hand = ONE.keep([name for name in ONE.deltas if site_of(name) not in gone])
-    assert place.adapter(LAB) == cut(hand, percent=20)
+    assert state.adapter(LAB) == cut(hand, percent=20)
     # A layer that lost its last matrix is off, however it was switched; and where a whole group is off, nothing is on.
     every_0 = [f"{kind}0" for kind in EVERY]
-    one_way = asked(walk, "colours", "0/one", [0, 1, 2], list(EVERY), 0, single=without(*every_0))[
-        0
-    ]
-    assert one_way == asked(walk, "colours", "0/one", [1, 2], list(EVERY), 0)[0] == pruned((1, 2))
-    other = asked(
-        walk, "colours", "0/one", [1, 2], ["q", "k"], 0, single=without("q1", "v1", "q0")
+    one_way = asked(
+        history, "colours", "0/one", [0, 1, 2], list(EVERY), 0, single=without(*every_0)
     )[0]
-    assert other == Pruned("colours", "0/one", (1, 2), ("q", "k"), 0, ((1, "q"),))
     assert (
-        asked(walk, "colours", "0/one", [1], ["q"], 0, single=without("q1"))[0]
-        == asked(walk, "colours", "0/one", [2], [], 0)[0]
+        one_way == asked(history, "colours", "0/one", [1, 2], list(EVERY), 0)[0] == pruned((1, 2))
+    )
+    other = asked(
+        history, "colours", "0/one", [1, 2], ["q", "k"], 0, single=without("q1", "v1", "q0")
+    )[0]
+    assert other == prune_state("colours", "0/one", (1, 2), ("q", "k"), 0, ((1, "q"),))
+    assert (
+        asked(history, "colours", "0/one", [1], ["q"], 0, single=without("q1"))[0]
+        == asked(history, "colours", "0/one", [2], [], 0)[0]
         == pruned(())
     )
-    html = prune_parts.number(LAB, walked(other).walk)
+    html = prune_parts.number(LAB, walked(other).history)
     assert 'data-off="q1"' in html
     assert "q k · 1 off" in html
     with pytest.raises(ValueError, match="no matrix 'q9'"):
-        prune.ask(LAB, walk, "colours", "0/one", [0], ["q"], 0, ["q9"])
+        prune.ask(LAB, history, "colours", "0/one", [0], ["q"], 0, ["q9"])
 
 
 SELECTIONS = st.tuples(
@@ -272,7 +284,8 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
     )
     assert (one == two) == (kept(*first) == kept(*second))
     assert {
-        site_of(n)[1:] for n in Pruned("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas
+        site_of(n)[1:]
+        for n in prune_state("colours", "0/one", *one[:2], 0, one[2]).adapter(LAB).deltas
     } == kept(*first)
 
 
@@ -290,11 +303,11 @@ def test_two_selections_are_one_place_exactly_if_they_keep_the_same_matrices(fir
 )
 def test_buttons_choose_layers(name, layers):
     address = prune.pressed(LAB, name, "colours", "0/one", ["q", "v"], 30, Session())
-    place, refused = link.read(LAB, "prune", address.partition("#")[0])
+    state, refused = link.read(LAB, "prune", address.partition("#")[0])
     expected = pruned(
         None if len(layers) == 3 else tuple(layers), ("q", "v") if layers else None, 30
     )
-    assert (place, refused) == (expected, [])
+    assert (state, refused) == (expected, [])
     assert name in prune.BUTTONS.values()
     assert prune.pressed(LAB, name, "elsewhere", "0/one", [], 30, Session()) == gr.skip()
 
@@ -305,32 +318,34 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     session = Session()
     for values in [values for values, _ in JUNK]:
         *_, last = move(*values, ALL, 3, walked(WHOLE), "", None)
-        assert 'role="alert"' in last[0]
-        assert "<b>" not in last[0].replace("<b>No number here.</b>", "")
-        assert len(last) == 13
+        assert 'role="alert"' in last["prune-number"]
+        assert "<b>" not in last["prune-number"].replace("<b>No number here.</b>", "")
+        assert len(last) == 3
         assert "<circle" not in last[1]
         assert "appear here" in last[2]
     *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, 1, session, "", None)
-    assert "copy it anew" in last[0]
-    assert session.walk.place is None
+    assert "copy it anew" in last["prune-number"]
+    assert session.history.state is None
     assert all("value" not in r for r in rest(session))  # nothing is drawn over the words
     *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, 1, session, "", None)
-    assert 'data-layers="1"' in last[0]
-    assert 'data-sparsity="25"' in last[0]
-    assert f'data-n="{len(TINY)}"' in rest(session)[0]
+    assert 'data-layers="1"' in last["prune-number"]
+    assert 'data-sparsity="25"' in last["prune-number"]
+    assert f'data-n="{len(TINY)}"' in rest(session)["prune-number"]
 
 
 def test_a_view_draws_no_place_of_another():
     rest = handler(LAB, "rest", "blend")
     assert all("value" not in r for r in rest(walked(WHOLE)))
-    assert "data-weight" in rest(walked(Blended("colours", "0/one", "0/two", 0.5)))[0]
+    assert (
+        "data-weight" in rest(walked(BlendState("colours", "0/one", "0/two", 0.5)))["blend-number"]
+    )
 
 
 def test_a_request_that_was_overtaken_is_dropped():
     move, session = handler(LAB, "move", "prune"), Session()
     list(move("colours", "0/one", [0], ["q"], 5, ALL, 1, session, "", 20.0))
     assert len(list(move("colours", "0/one", [1], ["q"], 5, ALL, 1, session, "", 10.0))) == 1
-    assert session.walk.place.layers == (0,)
+    assert session.history.state.kept.layers == (0,)
 
 
 # --- the best layers ---------------------------------------------------------------------------------------------------
@@ -343,7 +358,7 @@ def kept_best(count, lab=LAB, key="0/one", session=None, wishes=None, number=1.0
             "colours",
             key,
             count,
-            session or walked(Pruned("colours", key)),
+            session or walked(prune_state("colours", key)),
             wishes or Requests(),
             number,
         )
@@ -360,10 +375,10 @@ def game(monkeypatch):
 
 def kept_by(to: str) -> tuple[int, ...] | None:
     """The layers that an address keeps."""
-    place, refused = link.read(LAB, "prune", to.partition("#")[0])
+    state, refused = link.read(LAB, "prune", to.partition("#")[0])
     assert refused == []
-    assert isinstance(place, Pruned)
-    return place.layers
+    assert isinstance(state, PruneState)
+    return state.kept.layers
 
 
 def test_the_best_layers_are_those_of_highest_exact_value(game):
@@ -371,13 +386,15 @@ def test_the_best_layers_are_those_of_highest_exact_value(game):
     values = exact(LayerGame(TINY, ONE, held), 3).values
     while not game.done:
         game.advance()
-    *_, (words, to) = kept_best(1)
+    steps = kept_best(1)
+    words, to = steps[-1]["said"], steps[-1]["go"]
     assert 'data-exact="1"' in words
     assert f"Best 1: <b>{values.argmax()}</b>" in words
     assert f"{len(TINY)} images" in words
     assert kept_by(to) == (int(values.argmax()),)
     asked_before = game.state
-    *_, (words, to) = kept_best(2)
+    steps = kept_best(2)
+    words, to = steps[-1]["said"], steps[-1]["go"]
     assert game.state is asked_before
     assert kept_by(to) == tuple(sorted(np.argsort(-values)[:2].tolist()))
     assert "of 8 coalitions" not in words
@@ -388,15 +405,17 @@ def test_layers_are_chosen_once_and_what_is_learned_later_is_only_said(game, mon
     monkeypatch.setattr("copra_lab.page.state.layer_game.REDRAWN", 0)
     monkeypatch.setattr("copra_lab.page.state.layer_game.ORDERS", orders)
     steps = kept_best(1)
-    assert "Measuring" in steps[1][0]
+    assert "Measuring" in steps[1]["said"]
     assert game.done
-    assert 'data-exact="1"' in steps[-1][0]
-    chosen = [kept_by(to) for _, to in steps if isinstance(to, str)]
+    assert 'data-exact="1"' in steps[-1]["said"]
+    chosen = [kept_by(step["go"]) for step in steps if "go" in step]
     assert len(chosen) == 1
     assert len(chosen[0]) == 1
     worth = dict(zip(game.state.layers, game.state.values.tolist(), strict=True))
     ranked_first = worth[chosen[0][0]] == pytest.approx(max(worth.values()))
-    assert (f"Best 1: <b>{chosen[0][0]}</b>" if ranked_first else "Kept by samples") in steps[-1][0]
+    assert (f"Best 1: <b>{chosen[0][0]}</b>" if ranked_first else "Kept by samples") in steps[-1][
+        "said"
+    ]
 
 
 def test_words_about_what_is_kept():
@@ -427,7 +446,7 @@ def test_words_about_what_is_kept():
 @pytest.mark.parametrize(("count", "layers"), [(0, ()), (3, None), ("99", None), (-4, ())])
 def test_all_or_none_needs_no_values(game, count, layers):
     *_, last = kept_best(count)
-    assert kept_by(last[1]) == layers
+    assert kept_by(last["go"]) == layers
     assert game.state is None
 
 
@@ -438,15 +457,15 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
     assert keep_best.overtaken(wishes, 2.0) == keep_best.words(
         None, 0
     )  # a switch was set by hand: the words are no longer of the layers that are on
-    assert list(steps) == [[gr.skip()] * 2]
+    assert list(steps) == [{}]
     assert not game.done
     assert keep_best.overtaken(wishes, 1.7) == gr.skip()
     assert handler(LAB, "overtaken", "prune")
-    assert kept_best(1, wishes=wishes, number=1.5) == [[gr.skip()] * 2]  # came late
+    assert kept_best(1, wishes=wishes, number=1.5) == [{}]  # came late
     steps = keep_best.best(LAB, "colours", "0/one", 1, session, Requests(), 3.0)
     next(steps), next(steps)
-    session.visit(Pruned("colours", "0/two"))
-    assert list(steps) == [[gr.skip()] * 2]
+    session.visit(prune_state("colours", "0/two"))
+    assert list(steps) == [{}]
     assert not game.done
 
 
@@ -456,14 +475,14 @@ def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatc
 
     def advance():
         keep_best.overtaken(wishes, 2.0) if goes == "hand" else session.visit(
-            Pruned("colours", "0/two")
+            prune_state("colours", "0/two")
         )
         return more()
 
     monkeypatch.setattr(game, "advance", advance)
     steps = kept_best(1, session=session, wishes=wishes)
-    assert "Measuring" in steps[1][0]
-    assert steps[2:] == [[gr.skip()] * 2]
+    assert "Measuring" in steps[1]["said"]
+    assert steps[2:] == [{}]
     assert game.state is not None
 
 
@@ -475,7 +494,7 @@ def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
         return Solving(TINY, ONE)
 
     monkeypatch.setattr(keep_best, "solving", slow)
-    assert kept_best(1, wishes=wishes) == [[gr.skip()] * 2]
+    assert kept_best(1, wishes=wishes) == [{}]
 
 
 @pytest.mark.parametrize(("values", "words"), [(("elsewhere", "0/one", 1), "choose one of the tasks"), (("colours", "0/one", "much"), "how many layers"),
@@ -483,8 +502,8 @@ def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
 def test_junk_wishes_are_answered_in_words(values, words):
     task, key, count = values
     *_, last = keep_best.best(BrokenLab(), task, key, count, walked(WHOLE), Requests(), 1.0)
-    assert 'role="alert"' in last[0]
-    assert words in last[0]
+    assert 'role="alert"' in last["said"]
+    assert words in last["said"]
 
 
 # --- what is drawn -----------------------------------------------------------------------------------------------------
@@ -495,25 +514,25 @@ def test_what_is_left_counts_entries_that_are_not_zero():
     assert whole.count == whole.of == ONE.parameters
     assert whole.layers == ((0, 1.0), (1, 1.0), (2, 1.0))
     assert whole.share == 1
-    place = pruned((0, 2), ("q", "v"), 60)
-    hand = by_hand(ONE, place)
-    kept = prune_parts.left(LAB, place)
+    state = pruned((0, 2), ("q", "v"), 60)
+    hand = by_hand(ONE, state)
+    kept = prune_parts.left(LAB, state)
     assert kept.count == sum(int((t != 0).sum()) for d in hand.deltas.values() for t in (d.A, d.B))
     assert kept.of == ONE.parameters
     assert dict(kept.layers)[1] == 0
     assert 0 < dict(kept.layers)[0] < 0.4
-    html = prune_parts.number(LAB, walked(place).walk)
+    html = prune_parts.number(LAB, walked(state).history)
     assert "2 of 3 layers" in html
     assert "q v · 60" in html
     assert f"{kept.count:,} of {kept.of:,}" in html
-    assert prune_parts.chart(LAB, walked(place).walk).count("<li ") == 3
+    assert prune_parts.chart(LAB, walked(state).history).count("<li ") == 3
 
 
 def test_the_size_is_that_of_the_file_as_it_is_saved(tmp_path):
-    for i, place in enumerate([WHOLE, pruned((0, 2), ("q",)), pruned(percent=90)]):
-        save_adapter(place.adapter(LAB), tmp_path / str(i))
+    for i, state in enumerate([WHOLE, pruned((0, 2), ("q",)), pruned(percent=90)]):
+        save_adapter(state.adapter(LAB), tmp_path / str(i))
         file = tmp_path / str(i) / WEIGHTS
-        kept = prune_parts.left(LAB, place)
+        kept = prune_parts.left(LAB, state)
         assert kept.bytes == file.stat().st_size
         with zipfile.ZipFile(tmp_path / f"{i}.zip", "w", zipfile.ZIP_DEFLATED) as z:
             z.write(file, WEIGHTS)
@@ -523,7 +542,7 @@ def test_the_size_is_that_of_the_file_as_it_is_saved(tmp_path):
         sparse.bytes >= whole.bytes > 3 * sparse.zipped
     )  # zeros take their room, but not in a zip
     assert prune_parts.left(LAB, pruned(())).bytes == 0
-    assert "nothing" in prune_parts.number(LAB, walked(pruned(())).walk)
+    assert "nothing" in prune_parts.number(LAB, walked(pruned(())).history)
     assert [
         prune_parts.kilobytes(n).replace("\u202f", " ") for n in (0, 941, 9990, 42_300, 159_872)
     ] == [
@@ -590,23 +609,23 @@ def test_the_table_has_every_setting_of_the_adapter():
         WHOLE,
         pruned((0, 1), ("q",), 50),
         pruned(percent=30),
-        Pruned("colours", "0/two"),
+        prune_state("colours", "0/two"),
         pruned((0, 1), ("q",), 20),
         pruned(()),
     )
-    rows = cells(prune_parts.table(LAB, session.walk))
+    rows = cells(prune_parts.table(LAB, session.history))
     assert [row[:2] + row[3:4] for row in rows] == [
         ["base", "", ""], ["all", " ".join(EVERY), "0"], ["all", " ".join(EVERY), "30"], ["0–1", "q", "20"], ["0–1", "q", "50"], ["none", " ".join(EVERY), "0"],
     ]  # fmt: skip
     assert int(rows[1][10]) == TINY.accuracy(ONE).correct
     assert float(rows[2][4]) == pytest.approx(70, abs=0.1)
-    session.change(Walk.cleared)
-    assert [row[0] for row in cells(prune_parts.table(LAB, session.walk))] == [
+    session.change(History.cleared)
+    assert [row[0] for row in cells(prune_parts.table(LAB, session.history))] == [
         "base",
         "all",
         "none",
     ]
-    assert Pruned("colours", "0/two") in session.walk.points
+    assert prune_state("colours", "0/two") in session.history.points
 
 
 @pytest.mark.parametrize(
@@ -617,22 +636,22 @@ def test_layers_are_named_in_spans(layers, words):
 
 
 def test_images_are_held_against_the_whole_adapter():
-    place = pruned((0,))
-    walk = walked(pruned((1,)), place).walk
-    html = prune_parts.changed(walk, TINY)
-    moved = int((TINY.predictions(ONE) != TINY.predictions(by_hand(ONE, place))).sum())
+    state = pruned((0,))
+    history = walked(pruned((1,)), state).history
+    html = prune_parts.changed(history, TINY)
+    moved = int((TINY.predictions(ONE) != TINY.predictions(by_hand(ONE, state))).sum())
     hidden = int(found[1]) if (found := re.search(r"and (\d+) more", html)) else 0
     assert "against the whole adapter" in html
     assert html.count("<li class=") + hidden == moved > 0
-    assert "appear here" in prune_parts.changed(walked(WHOLE).walk, TINY)
+    assert "appear here" in prune_parts.changed(walked(WHOLE).history, TINY)
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in prune_parts.number(LAB, Walk())
-    assert "Measuring" in prune_parts.number(LAB, Walk(pruned((0,))))
-    assert "<svg" in prune_parts.chart(LAB, Walk())
-    assert "<tbody></tbody>" in prune_parts.table(LAB, Walk())
-    assert "appear here" in prune_parts.changed(Walk(), None)
+    assert "Waking" in prune_parts.number(LAB, History())
+    assert "Measuring" in prune_parts.number(LAB, History(pruned((0,))))
+    assert "<svg" in prune_parts.chart(LAB, History())
+    assert "<tbody></tbody>" in prune_parts.table(LAB, History())
+    assert "appear here" in prune_parts.changed(History(), None)
 
 
 @pytest.mark.browser

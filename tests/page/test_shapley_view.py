@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from xml.etree import ElementTree
 
-import gradio as gr
 import numpy as np
 import pytest
 from tiny import random_adapter, tiny_clip, tiny_task
@@ -23,10 +22,11 @@ from copra_lab.models import site_of
 from copra_lab.page.state import layer_game as so
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.layer_game import Solving, Values
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.shapley import ShapleyState
 from copra_lab.page.state.session import Session
-from copra_lab.page.state.view_states import Blended, Valued
-from copra_lab.page.views.shapley import html as worth_parts
-from copra_lab.page.views.shapley import view as worth
+from copra_lab.page.views.shapley import html as shapley_parts
+from copra_lab.page.views.shapley import view as shapley
 from copra_lab.pruning import layers_of
 from copra_lab.shapley import Exact, LayerGame, all_coalitions, exact
 
@@ -189,34 +189,32 @@ def test_an_adapter_without_layers_there_is_refused_in_words():
 def test_watching_ends_when_exact_or_when_the_visitor_leaves():
     so._games.clear()
     session = Session()
-    frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert all(len(f) == 11 for f in frames)
-    assert 'data-asked="8"' in frames[-1][0]
-    assert "exact" in frames[-1][0]
-    looked_at = session.walk.place.layer
+    frames = list(shapley.watching(LAB, "colours", KEY, None, session, 1))
+    assert 'data-asked="8"' in frames[-1]["number"]
+    assert "exact" in frames[-1]["number"]
+    looked_at = session.history.state.layer
     assert looked_at in layers_of(ADAPTER)
-    assert f"by layer {looked_at}" in frames[-1][3]
-    again = list(worth.watching(LAB, "colours", KEY, 0, session, 2))
-    assert session.walk.place.layer == 0
-    assert "exact" in again[-1][0]
+    assert f"by layer {looked_at}" in frames[-1]["decided"]
+    again = list(shapley.watching(LAB, "colours", KEY, 0, session, 2))
+    assert session.history.state.layer == 0
+    assert "exact" in again[-1]["number"]
 
     so._games.clear()
-    watching = worth.watching(LAB, "colours", KEY, None, session, 3)
+    watching = shapley.watching(LAB, "colours", KEY, None, session, 3)
     next(watching)
     session.requests.take(4)  # asked for something else
-    assert list(watching) == [[gr.skip()] * 11]  # the last comes to the page twice
-    late = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert len(late) == 1
-    assert len(late[0]) == 11
+    assert list(watching) == [{}]  # the last comes to the page twice
+    late = list(shapley.watching(LAB, "colours", KEY, None, session, 1))
+    assert late == [{}]
 
 
-ELSEWHERE = Blended("colours", "0/one", "0/two", 0.5)
+ELSEWHERE = BlendState("colours", "0/one", "0/two", 0.5)
 
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_a_game_that_is_late_moves_nobody_who_has_gone_on(monkeypatch, breaks):
     """That of a task that is new takes a minute to make: meanwhile the visitor asks for something else."""
-    session, made = Session(), worth.solving
+    session, made = Session(), shapley.solving
 
     def slow(lab, task, key):
         session.requests.take(2)
@@ -225,12 +223,14 @@ def test_a_game_that_is_late_moves_nobody_who_has_gone_on(monkeypatch, breaks):
             raise ValueError("copy it anew")
         return made(lab, task, key)
 
-    monkeypatch.setattr(worth, "solving", slow)
-    assert list(worth.watching(LAB, "colours", KEY, None, session, 1)) == [[gr.skip()] * 11]
-    assert session.walk.place == ELSEWHERE
+    monkeypatch.setattr(shapley, "solving", slow)
+    assert list(shapley.watching(LAB, "colours", KEY, None, session, 1)) == [{}]
+    assert session.history.state == ELSEWHERE
 
 
-@pytest.mark.parametrize("to", [ELSEWHERE, Valued("colours", KEY, 0), Valued("colours", KEY, 2)])
+@pytest.mark.parametrize(
+    "to", [ELSEWHERE, ShapleyState("colours", KEY, 0), ShapleyState("colours", KEY, 2)]
+)
 def test_who_leaves_or_chooses_a_layer_before_the_first_values_is_let(monkeypatch, to):
     session = Session()
 
@@ -241,27 +241,23 @@ def test_who_leaves_or_chooses_a_layer_before_the_first_values_is_let(monkeypatc
             return super().advance()
 
     game = Game(TINY, ADAPTER)
-    monkeypatch.setattr(worth, "solving", lambda lab, task, key: game)
-    frames = list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    assert session.walk.place == to
+    monkeypatch.setattr(shapley, "solving", lambda lab, task, key: game)
+    frames = list(shapley.watching(LAB, "colours", KEY, None, session, 1))
+    assert session.history.state == to
     assert game.done == (to != ELSEWHERE)
-    assert (
-        frames[1:] == [[gr.skip()] * 11]
-        if to == ELSEWHERE
-        else f"by layer {to.layer}" in frames[1][3]
-    )
+    assert frames[1:] == [{}] if to == ELSEWHERE else f"by layer {to.layer}" in frames[1]["decided"]
 
 
 def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
     session = Session()
-    list(worth.watching(LAB, "colours", KEY, None, session, 1))
-    layer = next(i for i in layers_of(ADAPTER) if i != session.walk.place.layer)
-    worth.looked(LAB, "colours", KEY, layer, session)
+    list(shapley.watching(LAB, "colours", KEY, None, session, 1))
+    layer = next(i for i in layers_of(ADAPTER) if i != session.history.state.layer)
+    shapley.looked(LAB, "colours", KEY, layer, session)
     session.visit(ELSEWHERE)
-    first, *_ = worth.watching(LAB, "colours", KEY, layer, session, 2, "?")
-    assert session.walk.place == Valued("colours", KEY, layer)
-    assert first[9] == f"?view=shapley&layer={layer}"
-    assert first[7]["value"] == layer
+    first, *_ = shapley.watching(LAB, "colours", KEY, layer, session, 2, "?")
+    assert session.history.state == ShapleyState("colours", KEY, layer)
+    assert first["link"] == f"?view=shapley&layer={layer}"
+    assert first["layer"]["value"] == layer
 
 
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
@@ -269,28 +265,29 @@ JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 
 @pytest.mark.parametrize("values", JUNK)
 def test_junk_is_answered_in_words(values):
-    *_, last = worth.watching(LAB, *values, Session(), None)
-    assert 'role="alert"' in last[0]
-    assert "choose one of the tasks" in last[0]
-    assert len(last) == 11
-    assert "<rect" not in last[1]
-    assert "appear here" in last[3]
-    assert cells(re.sub("<!--.*?-->", "", last[4])) == []
-    assert "choose one of the tasks" in worth.looked(LAB, *values[:2], 0, Session())[1]
-    assert "has no layer" in worth.looked(LAB, "colours", KEY, values[2] or 99, Session())[1]
-    assert handler(LAB, "watch", "worth")
-    assert handler(LAB, "look", "worth")
+    *_, last = shapley.watching(LAB, *values, Session(), None)
+    assert 'role="alert"' in last["number"]
+    assert "choose one of the tasks" in last["number"]
+    assert "<rect" not in last["bars"]
+    assert "appear here" in last["decided"]
+    assert cells(re.sub("<!--.*?-->", "", last["table"])) == []
+    assert "choose one of the tasks" in shapley.looked(LAB, *values[:2], 0, Session())["decided"]
+    assert (
+        "has no layer" in shapley.looked(LAB, "colours", KEY, values[2] or 99, Session())["decided"]
+    )
+    assert handler(LAB, "watch", "shapley")
+    assert handler(LAB, "look", "shapley")
 
 
 def test_another_layer_shows_other_images():
     so._games.clear()
     session = Session()
-    list(worth.watching(LAB, "colours", KEY, None, session, 1))
+    list(shapley.watching(LAB, "colours", KEY, None, session, 1))
     for layer in layers_of(ADAPTER):
-        bars, decided = worth.looked(LAB, "colours", KEY, layer, session)
-        assert session.walk.place.layer == layer
-        assert f"by layer {layer}" in decided
-        assert bars.count("chosen") == 1
+        pieces = shapley.looked(LAB, "colours", KEY, layer, session)
+        assert session.history.state.layer == layer
+        assert f"by layer {layer}" in pieces["decided"]
+        assert pieces["bars"].count("chosen") == 1
 
 
 def test_what_is_drawn():
@@ -299,30 +296,32 @@ def test_what_is_drawn():
         (3, 7), of_images, np.array([0.05, math.inf]), np.array([0.25, 0.3, 0.375]), 4, 16
     )
     over = Values((3, 7), of_images, np.zeros(2), np.array([0.25, 0.3, 0.375]), 16, 16, exact=True)
-    assert "sampled" in worth_parts.number(sampled)
-    assert "<b>exact</b>" in worth_parts.number(over)
-    assert ">+12<" in worth_parts.number(over).replace("+13", "+12")
+    assert "sampled" in shapley_parts.number(sampled)
+    assert "<b>exact</b>" in shapley_parts.number(over)
+    assert ">+12<" in shapley_parts.number(over).replace("+13", "+12")
     svg = ElementTree.fromstring(
-        worth_parts.bars(sampled, 3).replace('<div class="chart worth">', "").removesuffix("</div>")
+        shapley_parts.bars(sampled, 3)
+        .replace('<div class="chart shapley">', "")
+        .removesuffix("</div>")
     )
     heights = [float(e.get("height")) for e in svg.iter("rect")]
     assert heights[0] > 20
     assert heights[1] == 1
     assert sum(e.get("class") == "whisker" for e in svg.iter("line")) == 1
-    assert "whisker" not in worth_parts.bars(over, 3)
-    tiles = worth_parts.decided(over, TINY, 3)
+    assert "whisker" not in shapley_parts.bars(over, 3)
+    tiles = shapley_parts.decided(over, TINY, 3)
     assert "✓ 2 helped" in tiles
     assert "✗ 1 harmed" in tiles
     assert "○ 1 as they were" in tiles
     assert tiles.index("+50") < tiles.index("+25") < tiles.index("−25")
-    assert "No image depends" in worth_parts.decided(over, TINY, 7)
-    assert "appear here" in worth_parts.decided(None, None, -1)
-    rows = cells(worth_parts.table(over))
+    assert "No image depends" in shapley_parts.decided(over, TINY, 7)
+    assert "appear here" in shapley_parts.decided(None, None, -1)
+    rows = cells(shapley_parts.table(over))
     assert rows[0] == ["3", "12.50", "12.50", "12.50"]
     assert rows[-1][:2] == ["all", "12.50"]
-    assert cells(worth_parts.table(sampled))[1][2] == ""
-    assert "25 % at p = 0" in worth_parts.curve(over)
-    assert "38 % at p = 1" in worth_parts.curve(over)
+    assert cells(shapley_parts.table(sampled))[1][2] == ""
+    assert "25 % at p = 0" in shapley_parts.curve(over)
+    assert "38 % at p = 1" in shapley_parts.curve(over)
 
 
 @pytest.mark.browser
@@ -331,31 +330,31 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
     visitor = Visitor(browser, url, "shapley", width=width, height=900)
     page = visitor.page
     page.wait_for_function(
-        "() => document.querySelector('#worth-number .now')?.dataset.asked", timeout=120_000
+        "() => document.querySelector('#shapley-number .now')?.dataset.asked", timeout=120_000
     )
-    layers = "#worth-layer input"
+    layers = "#shapley-layer input"
     page.wait_for_function("n => document.querySelectorAll(n).length === 12", arg=layers)
-    tops = """() => ['#worth-bars', '#worth-layer', '#worth-curve', '#worth-decided', '#footer'].map(id => {
+    tops = """() => ['#shapley-bars', '#shapley-layer', '#shapley-curve', '#shapley-decided', '#footer'].map(id => {
       const box = document.querySelector(id).getBoundingClientRect(); return box.top + scrollY; })"""
     before = page.evaluate(tops)
     page.locator(layers).nth(2).check(force=True)
     page.wait_for_function(
-        "() => document.querySelector('#worth-decided h2').innerText.includes('layer 2')"
+        "() => document.querySelector('#shapley-decided h2').innerText.includes('layer 2')"
     )
     asked, every = page.evaluate(
-        "() => { const d = document.querySelector('#worth-number .now').dataset; return [Number(d.asked), Number(d.every)]; }"
+        "() => { const d = document.querySelector('#shapley-number .now').dataset; return [Number(d.asked), Number(d.every)]; }"
     )
     if asked < every:  # the game may have been solved for a visitor before
         page.wait_for_function(
-            "old => Number(document.querySelector('#worth-number .now')?.dataset.asked) > old",
+            "old => Number(document.querySelector('#shapley-number .now')?.dataset.asked) > old",
             arg=asked,
             timeout=120_000,
         )
-    assert "layer 2" in page.inner_text("#worth-decided h2")  # the stream keeps the choice
+    assert "layer 2" in page.inner_text("#shapley-decided h2")  # the stream keeps the choice
     assert page.evaluate(tops) == pytest.approx(before, abs=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.wait_for_function(
-        "() => { const d = document.querySelector('#worth-number .now')?.dataset; return d && d.asked === d.every; }",
+        "() => { const d = document.querySelector('#shapley-number .now')?.dataset; return d && d.asked === d.every; }",
         timeout=300_000,
     )
     lab = Lab(precision="float32")
@@ -363,12 +362,12 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
     bench = lab.few(task, so.IMAGES)
     whole = bench.accuracy(lab.adapter(task, lab.one(task, None))).value - bench.accuracy().value
     assert float(
-        page.evaluate("() => document.querySelector('#worth-number .now')?.dataset.total")
+        page.evaluate("() => document.querySelector('#shapley-number .now')?.dataset.total")
     ) == pytest.approx(100 * whole, abs=1.01)
     page.locator(layers).nth(2).focus()
     page.keyboard.press("Tab")
     page.keyboard.press("Space")
     page.wait_for_function(
-        "() => document.querySelector('#worth-decided h2').innerText.includes('layer 3')"
+        "() => document.querySelector('#shapley-decided h2').innerText.includes('layer 3')"
     )
     visitor.leave()

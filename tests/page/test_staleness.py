@@ -8,13 +8,15 @@ from xml.etree import ElementTree
 import gradio as gr
 import pytest
 from slow_page import FRAMES, LAB, SHIPPED, TASKS, served
-from tiny_page import TINY
+from tiny_page import TINY, prune_state, triangle_state
 
 from copra_lab.bench.prompt_survey import SIGMAS
 from copra_lab.page.components import staleness
-from copra_lab.page.state.controls import corrupted, kept_sites, matrices_of, named
 from copra_lab.page.state.lab import BASE, trained
-from copra_lab.page.state.view_states import UNITS, Bent, Blended, Mixed, Pruned
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.prompt import PromptState, corrupted
+from copra_lab.page.state.schemas.triangle import UNITS
+from copra_lab.page.state.switches import kept_sites, matrices_of, named
 from copra_lab.page.views.prune import view as prune
 
 pytestmark = [
@@ -122,14 +124,14 @@ def task_of(label: str) -> str:
     return next(name for name, title in TASKS.items() if title == label)
 
 
-def place(view: str, c: dict):
+def state(view: str, c: dict):
     """What the controls of a frame ask for."""
     if view == "blend":
         space = "delta" if c["space"] == ["ΔW"] else "factors"
-        return Blended(task_of(c["task"]), key_of(c["a"]), key_of(c["b"]), c["weight"], space)
+        return BlendState(task_of(c["task"]), key_of(c["a"]), key_of(c["b"]), c["weight"], space)
     if view == "triangle":
         b, d = (round(UNITS * float(x)) for x in c["point"].split())
-        return Mixed(task_of(c["task"]), tuple(key_of(c[x]) for x in "abc"), b, d)
+        return triangle_state(task_of(c["task"]), tuple(key_of(c[x]) for x in "abc"), b, d)
     if view == "prune":
         task, key = task_of(c["task"]), key_of(c["adapter"])
         have = matrices_of(LAB.adapter(task, key))
@@ -137,15 +139,15 @@ def place(view: str, c: dict):
             m for m in have if "single" not in c or not c["single"] or named(m) in c["single"]
         ]
         rows, columns, off = kept_sites(have, [int(x) for x in c["layers"]], c["kinds"], single)
-        return Pruned(task, key, rows, columns, c["sparsity"], off)
+        return prune_state(task, key, rows, columns, c["sparsity"], off)
     task, key = task_of(c["task"]), c["key"].lower()
     length = LAB.prompt(task, key).length
     noised = [int(x) - 1 for x in c["replaced"]]
     percents = tuple(c[str(i)] for i in range(1, length + 1))
-    return Bent(
+    return PromptState(
         task,
         key,
-        *corrupted(percents, noised, float(c["sigma"][0]) if c["sigma"] else SIGMAS[-1], length),
+        **corrupted(percents, noised, float(c["sigma"][0]) if c["sigma"] else SIGMAS[-1], length),
     )
 
 
@@ -154,7 +156,7 @@ def honest(frame: dict) -> bool:
     for number in frame["numbers"]:
         if number["stale"] or "n" not in number or not number["kind"].startswith("now"):
             continue
-        found = place(frame["view"], frame["controls"])
+        found = state(frame["view"], frame["controls"])
         predictions = found.model(LAB).predictions(TINY)[: int(number["n"])]
         if int(number["correct"]) != TINY.score(predictions).correct:
             return False
@@ -234,18 +236,18 @@ def test_no_control_moves_without_its_number(guest, view, patient):
 def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
     visitor = guest("?view=shapley")
     dimmed = "id => !!document.querySelector(`#${id} .stale`)"
-    at = visitor.page.locator("#worth-layer input:checked").input_value()
-    visitor.check("worth-layer", "1" if at == "2" else "2")
-    assert visitor.page.evaluate(dimmed, "worth-decided")
-    assert not visitor.page.evaluate(dimmed, "worth-number")
-    visitor.choose("worth-adapter", "Two")
-    assert visitor.page.evaluate(dimmed, "worth-number")
-    assert visitor.page.evaluate(dimmed, "worth-bars")
-    visitor.choose("worth-task", "Shapes")
+    at = visitor.page.locator("#shapley-layer input:checked").input_value()
+    visitor.check("shapley-layer", "1" if at == "2" else "2")
+    assert visitor.page.evaluate(dimmed, "shapley-decided")
+    assert not visitor.page.evaluate(dimmed, "shapley-number")
+    visitor.choose("shapley-adapter", "Two")
+    assert visitor.page.evaluate(dimmed, "shapley-number")
+    assert visitor.page.evaluate(dimmed, "shapley-bars")
+    visitor.choose("shapley-task", "Shapes")
     visitor.page.wait_for_function(
-        "() => document.querySelector('#worth-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
+        "() => document.querySelector('#shapley-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
     )
-    shown = float(visitor.page.locator("#worth-number .now").get_attribute("data-total"))
+    shown = float(visitor.page.locator("#shapley-number .now").get_attribute("data-total"))
     right = TINY.accuracy(LAB.adapter("shapes", "0/two")).value - TINY.accuracy().value
     assert shown == pytest.approx(100 * right, abs=1e-4)
 
@@ -306,8 +308,8 @@ def test_what_was_trained_is_taken_elsewhere_in_one_piece(guest, view, hurry):
         visitor.page.wait_for_timeout(200)
         visitor.tab(view)
     visitor.quiet()
-    menu = {"blend": "blend-a", "prune": "prune-adapter", "shapley": "worth-adapter"}.get(view)
-    task = {"shapley": "worth-task"}.get(view, f"{view}-task")
+    menu = {"blend": "blend-a", "prune": "prune-adapter", "shapley": "shapley-adapter"}.get(view)
+    task = {"shapley": "shapley-task"}.get(view, f"{view}-task")
     assert visitor.page.locator(f"#{task} input").input_value() == "Shapes"
     if menu:
         assert visitor.page.locator(f"#{menu} input").input_value() == "Your LoRA 1"

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from tiny import one_thread, tiny_clip, tiny_task
-from tiny_page import ALL, TINY, TrainLab, cells, handler
+from tiny_page import ALL, TINY, TrainLab, cells, handler, prune_state
 from visitor import Visitor
 
 from copra_lab.adapters import AdapterError
@@ -23,36 +22,37 @@ from copra_lab.page.server.limits import OWN
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers, remaining
-from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.training_request import Order, ordered
-from copra_lab.page.state.view_states import Blended, Pruned, Valued
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.classify import TryState
+from copra_lab.page.state.schemas.shapley import ShapleyState
+from copra_lab.page.state.schemas.train import TrainState
+from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import view as blend
-from copra_lab.page.views.classify import view as own
+from copra_lab.page.views.classify import view as classify
 from copra_lab.page.views.prune import view as prune
-from copra_lab.page.views.shapley import view as worth
+from copra_lab.page.views.shapley import view as shapley
 from copra_lab.page.views.train import charts as train_charts
 from copra_lab.page.views.train import html as train_parts
 from copra_lab.page.views.train import session as tr
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.train.session import Course, Progress, trained
-from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Waiting
 from copra_lab.training import RATES, CopRA, fit, masks
 from copra_lab.utils.statistics import Accuracy
 
 LAB = TrainLab()
-ORDER = Order("colours", steps=20, rank=2, batch=4)
+ORDER = TrainState("colours", steps=20, rank=2, batch=4)
 VALUES = ("colours", "both", 2, "tuned", 50, 4, "q, k, v", 16, 0)
 
 
 def finished(
-    order: Order = ORDER, session: Session | None = None, line: Waiting | None = None
+    order: TrainState = ORDER, session: Session | None = None, line: Waiting | None = None
 ) -> tuple[Session, list[Progress]]:
     session = session or Session()
     return session, list(trained(LAB, session, order, line or Waiting()))
 
 
-def direct(order: Order, method: str, **more):
+def direct(order: TrainState, method: str, **more):
     dropping = {"copra": {"dropping": CopRA()}}.get(method, {})
     settings = {
         "seed": order.seed,
@@ -90,8 +90,8 @@ def test_a_training_that_is_watched_ends_as_fit_does(order):
     last = reports[-1]
     assert last.state == "done"
     assert [c.steps for c in last.courses] == [order.steps] * len(order.methods)
-    assert [o.adapter.provenance["method"] for o in session.walk.own] == list(order.methods)
-    for course, mine in zip(last.courses, session.walk.own, strict=True):
+    assert [o.adapter.provenance["method"] for o in session.history.own] == list(order.methods)
+    for course, mine in zip(last.courses, session.history.own, strict=True):
         steps = []
         alone = direct(order, course.method, on_step=steps.append)
         assert mine.adapter.hash == alone.hash
@@ -135,7 +135,7 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
 
     with pytest.raises(Enough):
         direct(replace(ORDER, steps=1200), "lora", on_step=until)
-    mine = session.walk.own[0]
+    mine = session.history.own[0]
     assert mine.adapter == kept[0]
     assert mine.steps == n
     assert mine.adapter.provenance["steps done"] == n
@@ -148,65 +148,46 @@ def test_a_training_that_takes_too_long_ends_by_itself(monkeypatch):
     session, reports = finished()
     assert reports[-1].state == "ended"
     assert reports[-1].steps == 1
-    assert len(session.walk.own) == 2
+    assert len(session.history.own) == 2
 
 
 def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
-    def breaks(report):
-        def report_two(s):
-            if s.step >= 3:
-                raise ValueError("lower the learning rate")
-            report(s)
-
-        return direct(ORDER, "copra", on_step=report_two)
-
     begun = tr._begun
-    monkeypatch.setattr(
-        tr,
-        "_begun",
-        lambda bench, task, order, method: (
-            Stepwise(breaks) if method == "copra" else begun(bench, task, order, method)
-        ),
-    )
+
+    def diverging(bench, task, order, method):
+        run = begun(bench, task, order, method)
+
+        def steps():
+            yield run.step()
+            yield run.step()
+            raise ValueError("lower the learning rate")
+
+        return tr.Run(steps()) if method == "copra" else run
+
+    monkeypatch.setattr(tr, "_begun", diverging)
     session, reports = finished()
     lora, copra = reports[-1].courses
     assert reports[-1].state == "done"
     assert lora.steps == 20
     assert copra.steps == 2
     assert copra.trouble == "lower the learning rate"
-    assert [o.label for o in session.walk.own] == ["Your LoRA 1"]
+    assert [o.label for o in session.history.own] == ["Your LoRA 1"]
     assert "lower the learning rate" in train_parts.race(reports[-1])
 
 
-def test_a_visitor_who_leaves_frees_the_place_and_ends_the_thread(monkeypatch):
+def test_a_visitor_who_leaves_frees_the_place_and_ends_the_training(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
+    runs, begun = [], tr._begun
+    monkeypatch.setattr(tr, "_begun", lambda *given: runs.append(begun(*given)) or runs[-1])
     line, session = Waiting(), Session()
     watched = trained(LAB, session, replace(ORDER, steps=1200), line)
     while next(watched).steps < 3:
         pass
-    running = [t for t in threading.enumerate() if t.name == "copra-lab-training"]
-    assert running
+    assert [run.done for run in runs] == [False, False]
     watched.close()
-    for thread in running:
-        thread.join(20)
-        assert not thread.is_alive()
+    assert [run.step() for run in runs] == [None, None]
     assert line.ahead(line.join(Session(), 1)) == 0
-    assert session.walk.own == ()
-
-
-def test_a_thread_that_nobody_asks_ends_by_itself():
-    run = Stepwise(lambda report: direct(ORDER, "lora", on_step=report), patience=0.05)
-    before = run.step()
-    assert before
-    assert before.step == 1
-    deadline = time.monotonic() + 20
-    while (
-        any(t.name == "copra-lab-training" for t in threading.enumerate())
-        and time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    assert run.step() is None
-    assert run.done
+    assert session.history.own == ()
 
 
 # --- the line ----------------------------------------------------------------------------------------------------------
@@ -263,11 +244,11 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
     assert "2 trainings come" in train_parts.status(waiting[1])
     line.stop(three)
     assert [p.state for p in watched[2]] == ["stopped"]
-    assert three.walk.own == ()
+    assert three.history.own == ()
     assert list(watched[0])[-1].state == "done"
     assert list(watched[1])[-1].state == "done"
-    assert [o.adapter for o in one.walk.own] == [
-        o.adapter for o in two.walk.own
+    assert [o.adapter for o in one.history.own] == [
+        o.adapter for o in two.history.own
     ]  # the same order gives the same numbers
 
 
@@ -275,11 +256,15 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
 
 
 def test_controls_make_an_order():
-    assert ordered(LAB, *VALUES) == Order("colours", rank=2, steps=50, batch=4)
-    assert Order("colours").rate("lora") == RATES["lora"]
-    assert Order("colours").rate("copra") == RATES["copra"]
-    order = ordered(LAB, "colours", "copra", 8.0, "0.008", 1200, 16, "all six", 1, 999)
-    assert order == Order(
+    assert TrainState.from_controls(LAB, *VALUES) == TrainState(
+        "colours", rank=2, steps=50, batch=4
+    )
+    assert TrainState("colours").rate("lora") == RATES["lora"]
+    assert TrainState("colours").rate("copra") == RATES["copra"]
+    order = TrainState.from_controls(
+        LAB, "colours", "copra", 8.0, "0.008", 1200, 16, "all six", 1, 999
+    )
+    assert order == TrainState(
         "colours", ("copra",), 8, 8e-3, 1200, 16, ("q", "k", "v", "out", "fc1", "fc2"), 1, 999
     )
     assert order.work == 1200 * 16
@@ -299,44 +284,45 @@ JUNK = [
 def test_junk_is_answered_in_a_sentence_and_nothing_is_trained(at, value, words):
     values = [*VALUES[:at], value, *VALUES[at + 1 :]]
     with pytest.raises(ValueError, match=words):
-        ordered(LAB, *values)
+        TrainState.from_controls(LAB, *values)
     session = Session()
     (answer,) = train.training(LAB, Waiting(), session, *values)
-    assert 'role="alert"' in answer[0]
-    assert words.split()[1] in answer[0]
-    assert "<b>" not in answer[0].replace("<b>No number here.</b>", "")
-    assert session.walk.own == ()
+    assert 'role="alert"' in answer["status"]
+    assert words.split()[1] in answer["status"]
+    assert "<b>" not in answer["status"].replace("<b>No number here.</b>", "")
+    assert session.history.own == ()
 
 
 def test_a_second_press_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
     line, session = Waiting(), Session()
     first = train.training(LAB, line, session, *VALUES)
-    assert ["Waking" in next(first)[0], next(first)[4]["interactive"]] == [True, False]
+    assert "Waking" in next(first)["status"]
+    assert not next(first)["start"]["interactive"]
     _, answer = train.training(LAB, line, session, *VALUES)
-    assert "interactive" not in answer[4]
-    assert "your last training is not over" in answer[0]
+    assert "start" not in answer
+    assert "your last training is not over" in answer["status"]
     *_, end = first
-    assert 'data-state="done"' in end[0]
-    assert len(session.walk.own) == 2
+    assert 'data-state="done"' in end["status"]
+    assert len(session.history.own) == 2
 
 
 def test_the_page_trains_and_gives_buttons_back():
     run = handler(LAB, "run", "train")
     answers = list(run(*VALUES, Session()))
-    assert all(len(a) == len(answers[0]) for a in answers)
-    (go, stop), (_, stopped) = answers[1][4:6], answers[-1][4:6]
-    assert not go["interactive"]
-    assert stop["interactive"]
-    assert not stopped["interactive"]
-    own_, described, *buttons = answers[-1][6:]
+    assert not answers[1]["train-start"]["interactive"]
+    assert answers[1]["train-stop"]["interactive"]
+    last = answers[-1]
+    assert not last["train-stop"]["interactive"]
+    own_, described = last["train-own"], last["train-described"]
+    buttons = [last[f"train-{name}"] for name in (*(f"to-{view}" for view in train.TO), "fetch")]
     assert [label for label, _ in own_["choices"]] == ["Your LoRA 1", "Your CopRA 1"]
     assert own_["value"] == own_["choices"][0][1]
     assert "Colours · rank 2 on q, k, v" in described
     assert "50 of 50 steps of 4" in described
     assert all(b["interactive"] for b in buttons)
-    assert f'data-n="{len(TINY)}"' in answers[-1][1]
-    assert [row[:2] for row in cells(answers[-1][3])][:2] == [["base", ""], ["LoRA", "5"]]
+    assert f'data-n="{len(TINY)}"' in last["train-race"]
+    assert [row[:2] for row in cells(last["train-table"])][:2] == [["base", ""], ["LoRA", "5"]]
 
 
 # --- the visitor's own -------------------------------------------------------------------------------------------------
@@ -344,40 +330,45 @@ def test_the_page_trains_and_gives_buttons_back():
 
 def test_results_are_in_the_visitors_own_menus_and_in_nobody_elses():
     one, two = finished()[0], Session()
-    mine = [o.key for o in one.walk.own]
-    assert [key for _, key in one.walk.lab(LAB).menu("colours")] == ["0/one", "0/two", *mine, BASE]
-    assert one.walk.lab(LAB).menu("colours")[2][0] == "Your LoRA 1"
-    assert two.walk.lab(LAB) is LAB
-    assert not {key for _, key in two.walk.lab(LAB).menu("colours")} & set(mine)
+    mine = [o.key for o in one.history.own]
+    assert [key for _, key in one.history.lab(LAB).menu("colours")] == [
+        "0/one",
+        "0/two",
+        *mine,
+        BASE,
+    ]
+    assert one.history.lab(LAB).menu("colours")[2][0] == "Your LoRA 1"
+    assert two.history.lab(LAB) is LAB
+    assert not {key for _, key in two.history.lab(LAB).menu("colours")} & set(mine)
     switches = ("colours", mine[0], [0], ["q"], 0, ALL)
-    assert prune.ask(LAB, one.walk, *switches)[0].key == mine[0]
-    assert prune.ask(LAB, two.walk, *switches)[0].key == "0/one"
-    assert blend.ask(LAB, one.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended(
+    assert prune.ask(LAB, one.history, *switches)[0].key == mine[0]
+    assert prune.ask(LAB, two.history, *switches)[0].key == "0/one"
+    assert blend.ask(LAB, one.history, "colours", *mine, 0.5, "delta", False)[0] == BlendState(
         "colours", *mine, 0.5
     )
-    assert blend.ask(LAB, two.walk, "colours", *mine, 0.5, "delta", False)[0] == Blended(
+    assert blend.ask(LAB, two.history, "colours", *mine, 0.5, "delta", False)[0] == BlendState(
         "colours", "0/one", "0/two", 0.5
     )
 
 
 def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
     session, _ = finished()
-    lora, copra = (o for o in session.walk.own)
-    for place in (
-        Pruned("colours", lora.key, (0, 2)),
-        Blended("colours", lora.key, copra.key, 0.0),
+    lora, copra = (o for o in session.history.own)
+    for state in (
+        prune_state("colours", lora.key, (0, 2)),
+        BlendState("colours", lora.key, copra.key, 0.0),
     ):
-        list(first_numbers(LAB, session, place))
-        assert remaining(LAB, session).whole(place)
-    assert session.walk.here.accuracy == TINY.accuracy(lora.adapter)
-    first = next(worth.watching(replace(LAB), "colours", copra.key, -1, session, None))
-    assert session.walk.place.key == copra.key
-    assert "value" not in first[6]
-    assert copra.key in first[0]  # the panel says whose layers it shows
+        list(first_numbers(LAB, session, state))
+        assert remaining(LAB, session).whole(state)
+    assert session.history.here.accuracy == TINY.accuracy(lora.adapter)
+    first = next(shapley.watching(replace(LAB), "colours", copra.key, -1, session, None))
+    assert session.history.state.key == copra.key
+    assert "value" not in first["adapter"]
+    assert copra.key in first["number"]  # the panel says whose layers it shows
     labels = [
         label
-        for label, _, _ in own.opinions(
-            session.walk.lab(LAB), "colours", own.from_test_set(LAB, "colours", 0)
+        for label, _, _ in classify.opinions(
+            session.history.lab(LAB), "colours", classify.from_test_set(LAB, "colours", 0)
         )
     ]
     assert labels[-2:] == ["Your LoRA 1", "Your CopRA 1"]
@@ -386,15 +377,15 @@ def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
 def test_only_the_last_are_kept_and_never_the_one_in_use_is_lost():
     adapters = [direct(replace(ORDER, steps=1, seed=i), "lora") for i in range(OWN + 2)]
     own_ = [Own("colours", i, a, 1) for i, a in enumerate(adapters)]
-    walk = Walk()
+    history = History()
     for o in own_[:OWN]:
-        walk = walk.keep(o)
-    assert [o.number for o in walk.own] == list(range(OWN))[::-1]
-    assert [o.number for o in walk.keep(*own_[OWN:]).own] == [
+        history = history.keep(o)
+    assert [o.number for o in history.own] == list(range(OWN))[::-1]
+    assert [o.number for o in history.keep(*own_[OWN:]).own] == [
         *range(OWN, OWN + 2),
         *range(2, OWN)[::-1],
     ]
-    standing = replace(walk, place=Pruned("colours", own_[0].key))
+    standing = replace(history, state=prune_state("colours", own_[0].key))
     assert [o.number for o in standing.keep(*own_[OWN:]).own] == [
         *range(OWN, OWN + 2),
         *range(3, OWN)[::-1],
@@ -403,8 +394,8 @@ def test_only_the_last_are_kept_and_never_the_one_in_use_is_lost():
 
 
 def test_a_key_is_never_used_again_and_copies_of_a_lab_share_what_was_computed():
-    (lora, copra), lab = finished()[0].walk.own, TrainLab()
-    again = finished()[0].walk.own[0]
+    (lora, copra), lab = finished()[0].history.own, TrainLab()
+    again = finished()[0].history.own[0]
     assert again.adapter == lora.adapter
     assert len({lora.key, copra.key, again.key}) == 3
     assert replace(lab, own=(lora,)) == lab == replace(lab, own=(copra,))
@@ -413,9 +404,9 @@ def test_a_key_is_never_used_again_and_copies_of_a_lab_share_what_was_computed()
 
 def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
     session, _ = finished(replace(ORDER, methods=("lora",)))
-    key = session.walk.own[0].key
-    assert Lab().adapter("colours", key) == session.walk.own[0].adapter
-    session.change(lambda walk: replace(walk, own=()))
+    key = session.history.own[0].key
+    assert Lab().adapter("colours", key) == session.history.own[0].adapter
+    session.change(lambda history: replace(history, own=()))
     gc.collect()
     with pytest.raises(AdapterError, match="no longer kept"):
         Lab().adapter("colours", key)
@@ -424,22 +415,22 @@ def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
 def opened(view: str, key: str, session: Session):
     """What an address that a result is taken to shows."""
     link, _, _ = train.take(LAB, view, key, session).partition("#")
-    place, refused = address.read(session.walk.lab(LAB), view, link)
+    state, refused = address.read(session.history.lab(LAB), view, link)
     assert refused == []
-    return place
+    return state
 
 
 def test_a_result_is_taken_to_an_address_of_another_view():
     session, _ = finished()
-    lora, copra = session.walk.own
-    assert opened("blend", copra.key, session) == Blended(
+    lora, copra = session.history.own
+    assert opened("blend", copra.key, session) == BlendState(
         "colours", copra.key, lora.key
     )  # against the last other one
-    assert opened("prune", lora.key, session) == Pruned("colours", lora.key)
-    assert opened("shapley", lora.key, session) == Valued(
+    assert opened("prune", lora.key, session) == prune_state("colours", lora.key)
+    assert opened("shapley", lora.key, session) == ShapleyState(
         "colours", lora.key
     )  # no layer of the adapter before
-    assert opened("try", lora.key, session) == address.Tried("colours")
+    assert opened("try", lora.key, session) == TryState("colours")
     assert train.take(LAB, "shapley", lora.key, Session()) == gr.skip()  # somebody else's key
     assert train.take(LAB, "prune", lora.key, session) != train.take(
         LAB, "prune", lora.key, session
@@ -452,7 +443,7 @@ def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
     from peft import PeftModel
 
     session, _ = finished(replace(ORDER, methods=("lora",)))
-    mine = session.walk.own[0]
+    mine = session.history.own[0]
     file = train.packed(str(tmp_path / "served"), mine.key, session)
     assert file == train.packed(str(tmp_path / "served"), mine.key, session)
     assert file.endswith("colours-lora-rank-2.zip")

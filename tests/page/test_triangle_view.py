@@ -6,16 +6,16 @@ import pytest
 import torch
 from by_hand import close_to, independent
 from tiny import tiny_clip, tiny_task
-from tiny_page import LAB, ONE, TINY, TWO, at, cells, handler, walked
+from tiny_page import LAB, ONE, TINY, TWO, at, cells, handler, triangle_state, walked
 from visitor import Visitor
 
 from copra_lab.models import load_clip
 from copra_lab.page.components.numbers import signed
 from copra_lab.page.state.lab import BASE, Lab
 from copra_lab.page.state.measurement import filled_in, first_images
-from copra_lab.page.state.session import Point, Session, Walk
-from copra_lab.page.state.validation import point_of
-from copra_lab.page.state.view_states import BEYOND, UNITS, Base, Mixed
+from copra_lab.page.state.schemas.measured import Base
+from copra_lab.page.state.schemas.triangle import BEYOND, UNITS, TriangleState, point_of
+from copra_lab.page.state.session import History, Point, Session
 from copra_lab.page.views.triangle import html as triangle_parts
 from copra_lab.page.views.triangle import view as triangle
 from copra_lab.utils.statistics import Accuracy
@@ -24,8 +24,8 @@ KEYS = ("0/one", "0/two", BASE)
 HALF, THIRD = UNITS // 2, UNITS // 3
 
 
-def mixed(b: int, c: int, keys=KEYS) -> Mixed:
-    return Mixed("colours", keys, b, c)
+def mixed(b: int, c: int, keys=KEYS) -> TriangleState:
+    return triangle_state("colours", keys, b, c)
 
 
 # --- places ------------------------------------------------------------------------------------------------------------
@@ -36,21 +36,23 @@ def mixed(b: int, c: int, keys=KEYS) -> Mixed:
     [(THIRD, THIRD), (HALF, 0), (30, 60), (-BEYOND, UNITS), (UNITS + 2 * BEYOND, -BEYOND)],
 )
 def test_the_number_is_that_of_an_independent_forward_pass(b, c):
-    walk = walked(mixed(b, c)).walk
+    history = walked(mixed(b, c)).history
     parts = (ONE, (UNITS - b - c) / UNITS), (TWO, b / UNITS)  # the base adds nothing
-    assert walk.here.accuracy == Accuracy(independent(tiny_clip(), tiny_task(), *parts), len(TINY))
+    assert history.here.accuracy == Accuracy(
+        independent(tiny_clip(), tiny_task(), *parts), len(TINY)
+    )
 
 
 def test_a_corner_is_its_adapter_and_an_edge_is_a_blend():
     keys = ("0/two", BASE, "0/one")
-    walk = walked(mixed(THIRD, 0, keys), mixed(0, UNITS // 4, keys)).walk
-    two, base, one = (walk.points[corner].predictions for corner in mixed(0, 0, keys).corners)
+    history = walked(mixed(THIRD, 0, keys), mixed(0, UNITS // 4, keys)).history
+    two, base, one = (history.points[corner].predictions for corner in mixed(0, 0, keys).corners)
     assert two.equal(TINY.predictions(TWO).short())
     assert one.equal(TINY.predictions(ONE).short())
-    assert base.equal(walk.base.predictions)
-    blended = walked(at(0.75)).walk.here  # from one to two
-    assert walk.here.accuracy == blended.accuracy
-    assert walk.here.predictions.equal(blended.predictions)
+    assert base.equal(history.base.predictions)
+    blended = walked(at(0.75)).history.here  # from one to two
+    assert history.here.accuracy == blended.accuracy
+    assert history.here.predictions.equal(blended.predictions)
     assert mixed(0, 0, keys).adapter(LAB) == TWO
     assert mixed(UNITS, 0, KEYS).adapter(LAB) == TWO
 
@@ -62,7 +64,7 @@ def test_a_visitor_comes_to_the_base_and_the_corners_first():
         mixed(UNITS, 0),
         mixed(0, UNITS),
     )
-    assert list(walked(mixed(10, 20)).walk.points) == [*mixed(10, 20).references, mixed(10, 20)]
+    assert list(walked(mixed(10, 20)).history.points) == [*mixed(10, 20).references, mixed(10, 20)]
 
 
 @pytest.mark.parametrize(
@@ -102,23 +104,23 @@ def test_a_weight_is_rounded_as_the_field_beside_it(units, words):
 
 
 def test_every_place_that_can_be_dragged_to_survives_the_way_through_the_text_box():
-    for place in triangle.lattice(mixed(0, 0), triangle_parts.CELLS[-1]):
-        assert point_of(" ".join(f"{w:.3f}" for w in place.weights[1:])) == (place.b, place.c)
+    for state in triangle.lattice(mixed(0, 0), triangle_parts.CELLS[-1]):
+        assert point_of(" ".join(f"{w:.3f}" for w in state.weights[1:])) == state.point
 
 
 # --- what controls send ------------------------------------------------------------------------------------------------
 
 
 def test_controls_say_where_to_go():
-    place, updates = triangle.ask(LAB, Walk(), "colours", "0/one", "0/two", BASE, "0.25 0.5")
-    assert place == mixed(30, 60)
-    assert [u["value"] for u in updates[1:4]] == list(KEYS)
-    assert "value" not in updates[4]
-    place, updates = triangle.ask(LAB, walked(mixed(30, 60)).walk, "colours", *KEYS, "0.25 3")
-    assert place == mixed(19, 121)
-    assert point_of(updates[4]["value"]) == (place.b, place.c)
-    place, _ = triangle.ask(LAB, Walk(), "colours", "../../etc", ["0/two"], None, "0 0")
-    assert place.keys == KEYS
+    state, updates = triangle.ask(LAB, History(), "colours", "0/one", "0/two", BASE, "0.25 0.5")
+    assert state == mixed(30, 60)
+    assert [updates[name]["value"] for name in "abc"] == list(KEYS)
+    assert "point" not in updates
+    state, updates = triangle.ask(LAB, walked(mixed(30, 60)).history, "colours", *KEYS, "0.25 3")
+    assert state == mixed(19, 121)
+    assert point_of(updates["point"]["value"]) == state.point
+    state, _ = triangle.ask(LAB, History(), "colours", "../../etc", ["0/two"], None, "0 0")
+    assert state.keys == KEYS
 
 
 def test_a_task_with_few_adapters_has_three_corners_too():
@@ -138,18 +140,18 @@ def test_the_page_answers_junk_in_words_and_goes_on():
         ("colours", *KEYS, None),
     ]:
         *_, last = move(*values, session, "", None)
-        assert 'role="alert"' in last[0]
-        assert "<b> 0" not in last[0]
+        assert 'role="alert"' in last["triangle-number"]
+        assert "<b> 0" not in last["triangle-number"]
     *_, last = move("colours", *KEYS, "0.5 0", session, "", None)
-    assert 'data-b="0.5000"' in last[0]
-    assert f'data-n="{len(TINY)}"' in rest(session)[0]
+    assert 'data-b="0.5000"' in last["triangle-number"]
+    assert f'data-n="{len(TINY)}"' in rest(session)["triangle-number"]
 
 
 # --- the landscape -----------------------------------------------------------------------------------------------------
 
 
 def test_lattices_hold_corners_middles_and_thirds_and_what_is_near_comes_first():
-    coarse, fine = triangle.ahead(Walk(mixed(0, 40)))
+    coarse, fine = triangle.ahead(History(mixed(0, 40)))
     assert len(set(coarse)) == len(coarse) == 55
     assert len(set(fine)) == len(fine) == 190
     assert set(coarse) < set(fine)
@@ -168,32 +170,32 @@ def test_lattices_hold_corners_middles_and_thirds_and_what_is_near_comes_first()
 
 def test_the_landscape_is_coloured_in_while_the_visitor_rests_coarse_and_first_images_first():
     session = walked(mixed(THIRD, THIRD))
-    walks = filled_in(LAB, session, triangle.ahead)
-    coarse, fine = (len(places) for places in triangle.ahead(session.walk))
+    histories = filled_in(LAB, session, triangle.ahead)
+    coarse, fine = (len(states) for states in triangle.ahead(session.history))
     known = 4  # corners and middle
-    first = [next(walks) for _ in range(coarse - known)]
+    first = [next(histories) for _ in range(coarse - known)]
     passed = set(triangle_parts.landscape(first[-1])) - {*mixed(0, 0).corners, mixed(THIRD, THIRD)}
     assert len(passed) == coarse - known
     assert not any(map(first[-1].whole, passed))
     assert {p.accuracy.n for p in first[-1].points.values()} == {first_images(TINY), len(TINY)}
-    rest = list(walks)
+    rest = list(histories)
     assert len(rest) == coarse - known + 2 * (fine - coarse)
-    landscape = triangle_parts.landscape(session.walk)
+    landscape = triangle_parts.landscape(session.history)
     assert len(landscape) == fine
-    assert all(map(session.walk.whole, landscape))
+    assert all(map(session.history.whole, landscape))
     some = mixed(80, -20)
     assert landscape[some].accuracy == TINY.accuracy(some.adapter(LAB))
 
 
 def by_hand(
     values: dict[tuple[int, int], int], standing: tuple[int, int] = (0, 0), n: int = 100
-) -> Walk:
-    """A walk where so many of 100 images are right; a negative number stands for a first estimate on half of them."""
+) -> History:
+    """A history where so many of 100 images are right; a negative number stands for a first estimate on half of them."""
     points = {Base("colours"): Point(torch.zeros(n), Accuracy(n // 2, n))}
     for (b, c), right in values.items():
         images = n if right >= 0 else n // 2
         points[mixed(b, c)] = Point(torch.zeros(images), Accuracy(abs(right), images))
-    return Walk(mixed(*standing), points=points)
+    return History(mixed(*standing), points=points)
 
 
 CORNERS = {(0, 0): 60, (UNITS, 0): 70, (0, UNITS): 80}
@@ -202,17 +204,19 @@ CORNERS = {(0, 0): 60, (UNITS, 0): 70, (0, UNITS): 80}
 def test_the_dip_is_held_against_the_plane_through_the_corners():
     assert triangle_parts.dip(by_hand({(0, 0): 60, (UNITS, 0): 70})) is None
     assert triangle_parts.dip(by_hand(CORNERS))[0] == pytest.approx(0)
-    depth, place = triangle_parts.dip(
+    depth, state = triangle_parts.dip(
         by_hand(CORNERS | {(THIRD, THIRD): 64, (HALF, 0): 60, (-20, 0): 1, (0, HALF): -3})
     )
     assert depth == pytest.approx(0.06)
-    assert place == mixed(THIRD, THIRD)
+    assert state == mixed(THIRD, THIRD)
 
 
 def test_the_drawing_is_well_formed_and_says_what_it_shows():
-    walk = by_hand(CORNERS | {(THIRD, THIRD): 64, (10, 20): -40, (5, 0): 62}, standing=(5, 0))
-    walk = walk.add(mixed(0, 0, ("0/two", "0/one", BASE)), walk.here)  # of another triangle
-    svg = ElementTree.fromstring(triangle_parts.chart(walk))
+    history = by_hand(CORNERS | {(THIRD, THIRD): 64, (10, 20): -40, (5, 0): 62}, standing=(5, 0))
+    history = history.add(
+        mixed(0, 0, ("0/two", "0/one", BASE)), history.here
+    )  # of another triangle
+    svg = ElementTree.fromstring(triangle_parts.chart(history))
     assert svg.get("role") == "img"
     assert svg.get("aria-label")
     assert "5 places measured on all images" in svg.find("desc").text
@@ -235,7 +239,7 @@ def test_colours_depend_on_the_corners_alone():
         == triangle_parts.scale(by_hand(CORNERS | {(40, 40): 5, (20, 0): 100}))
         == (45, 85)
     )
-    assert triangle_parts.scale(Walk()) == (0, 100)
+    assert triangle_parts.scale(History()) == (0, 100)
     assert triangle_parts.scale(by_hand({(0, 0): 2, (UNITS, 0): 99})) == (0, 100)
 
 
@@ -248,20 +252,20 @@ def test_the_table_has_every_place():
 
 
 def test_images_are_held_against_where_the_point_was():
-    walk = walked(mixed(0, 0), mixed(UNITS, 0)).walk
+    history = walked(mixed(0, 0), mixed(UNITS, 0)).history
     moved = int((TINY.predictions(ONE) != TINY.predictions(TWO)).sum())
-    html = triangle_parts.changed(walk, TINY)
+    html = triangle_parts.changed(history, TINY)
     assert "by the last move" in html
     assert 0 < html.count("<li class=") <= moved
-    assert "appear here" in triangle_parts.changed(walked(mixed(0, 0)).walk, TINY)
-    assert "appear here" in triangle_parts.changed(Walk(), None)
+    assert "appear here" in triangle_parts.changed(walked(mixed(0, 0)).history, TINY)
+    assert "appear here" in triangle_parts.changed(History(), None)
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in triangle_parts.number(Walk())
-    assert "Measuring" in triangle_parts.number(Walk(mixed(0, 0)))
-    assert ElementTree.fromstring(triangle_parts.chart(Walk())) is not None
-    assert "<tbody></tbody>" in triangle_parts.table(Walk())
+    assert "Waking" in triangle_parts.number(History())
+    assert "Measuring" in triangle_parts.number(History(mixed(0, 0)))
+    assert ElementTree.fromstring(triangle_parts.chart(History())) is not None
+    assert "<tbody></tbody>" in triangle_parts.table(History())
 
 
 # --- in a browser ------------------------------------------------------------------------------------------------------
@@ -316,8 +320,8 @@ def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
 
         visitor.page.mouse.move(*pixel(1 / 3, 1 / 3))
         visitor.page.mouse.down()
-        for place in ((0.9, 0), (0, 0.9), (0.5, 0.5)):
-            visitor.page.mouse.move(*pixel(*place), steps=3)
+        for state in ((0.9, 0), (0, 0.9), (0.5, 0.5)):
+            visitor.page.mouse.move(*pixel(*state), steps=3)
         visitor.page.mouse.up()
         shown = settled(visitor, 0.5, 0.5)
         assert int(shown["correct"]) == truth(shown)

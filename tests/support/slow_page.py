@@ -112,7 +112,7 @@ FRAMES = """() => {
     const input = block.querySelector('input, textarea');
     return input && input.value;
   };
-  const views = {blend: 'blend', triangle: 'triangle', prune: 'prune', shapley: 'worth', prompt: 'prompt', train: 'train', try: 'try'};
+  const views = {blend: 'blend', triangle: 'triangle', prune: 'prune', shapley: 'shapley', prompt: 'prompt', train: 'train', try: 'try'};
   const seen = window.seenFrames = [];
   let last = '';
   window.framesSoFar = () => seen;

@@ -1,9 +1,12 @@
 """A page on a tiny CLIP: what it offers, who is on it, and its handlers as plain functions."""
 
 import asyncio
+import inspect
 from dataclasses import dataclass, replace
+from pathlib import Path
 from xml.etree import ElementTree
 
+import gradio as gr
 import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
@@ -12,9 +15,11 @@ from copra_lab.bench import Bench
 from copra_lab.page import build
 from copra_lab.page.state.lab import BASE, Lab, Own
 from copra_lab.page.state.measurement import first_numbers, remaining
+from copra_lab.page.state.schemas import BlendState, PruneState, TriangleState
+from copra_lab.page.state.schemas.prune import Kept
 from copra_lab.page.state.session import Session
-from copra_lab.page.state.view_states import Blended
 from copra_lab.prompts import PromptError, SoftPrompt
+from copra_lab.zoo import Shipped
 
 
 @dataclass(frozen=True)
@@ -23,6 +28,9 @@ class TinyLab(Lab):
 
     def tasks(self):
         return {"colours": "Colours"}
+
+    def offers(self, task):
+        return task in self.tasks()
 
     def menu(self, task):
         return [("One", "0/one"), ("Two", "0/two"), ("No adapter", BASE)]
@@ -48,14 +56,14 @@ LAB = TinyLab()
 ONE, TWO = (LAB.adapter("colours", key) for key in ("0/one", "0/two"))
 
 
-def at(weight: float) -> Blended:
-    return Blended("colours", "0/one", "0/two", weight)
+def at(weight: float) -> BlendState:
+    return BlendState("colours", "0/one", "0/two", weight)
 
 
-def walked(*places, lab: Lab = LAB) -> Session:
+def walked(*states, lab: Lab = LAB) -> Session:
     session = Session()
-    for place in places:
-        list(first_numbers(lab, session, place))
+    for state in states:
+        list(first_numbers(lab, session, state))
         assert remaining(lab, session)
     return session
 
@@ -71,17 +79,39 @@ class BrokenLab(TinyLab):
 
 
 def handler(lab: TinyLab, name: str, view: str):
-    """A view's handler as the page calls it, found by what it draws on."""
+    """A view's handler as the page calls it, found by what it draws on; its answers by the elements' ids."""
 
     async def built():
         return build(lab)
 
     page = asyncio.run(built())  # outside of a loop gradio makes one and never closes it
-    return next(
+    fn = next(
         f.fn
         for f in page.fns.values()
         if f.name == name and str(f.outputs[0].elem_id).startswith(f"{view}-")
     )
+    if not inspect.isgeneratorfunction(fn):
+        return lambda *values: by_id(fn(*values))
+
+    def answers(*values):
+        yield from map(by_id, fn(*values))
+
+    return answers
+
+
+def by_id(shows) -> dict:
+    """The updates that a handler gives to Gradio, by the elements' ids."""
+    if isinstance(shows, str) or shows == gr.skip():
+        return {} if isinstance(shows, dict) else shows
+    return {c.elem_id: update for c, update in shows.items()}
+
+
+def prune_state(task, key, layers=None, kinds=None, percent=0, off=()) -> PruneState:
+    return PruneState(task, key, Kept(layers, kinds, off), percent)
+
+
+def triangle_state(task, keys, b=0, c=0) -> TriangleState:
+    return TriangleState(task, *keys, (b, c))
 
 
 def cells(table: str) -> list[list[str]]:
@@ -135,6 +165,13 @@ SHIPPED = [Own("colours", 0, replace(a, provenance={"method": "lora"}), 0) for a
 @dataclass(frozen=True)
 class SeedsLab(TinyLab):
     """Two seeds of LoRA and of CopRA, and one of each that lacks its counterpart."""
+
+    def shelf(self, task):
+        return {
+            label: Shipped(task, label.partition(",")[0].lower(), int(label[-1]), Path(label), None)
+            for label, key in self.menu(task)
+            if key != BASE
+        }
 
     def menu(self, task):
         labels = (

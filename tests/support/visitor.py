@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from copra_lab.page.state.view_states import HIGH, LOW
+from copra_lab.page.state.schemas.blend import HIGH, LOW
 
 
 class Visitor:
@@ -43,12 +43,12 @@ class Visitor:
         self.drag(float(self.thumb.input_value()))
         self.page.mouse.down()
 
-    def drag(self, *places: float) -> None:
-        for place in places:
+    def drag(self, *states: float) -> None:
+        for state in states:
             x = (
                 self.track["x"]
                 + 10
-                + (self.track["width"] - 20) * (place - self.low) / (self.high - self.low)
+                + (self.track["width"] - 20) * (state - self.low) / (self.high - self.low)
             )
             self.page.mouse.move(x, self.track["y"] + self.track["height"] / 2, steps=3)
 

@@ -1,4 +1,7 @@
-"""What the page measures, for programs: named, typed endpoints of plain JSON, which are also the tools of the MCP server."""
+"""What the page measures, for programs: typed endpoints of plain JSON.
+
+They are also the tools of the MCP server.
+"""
 
 import base64
 import io
@@ -6,7 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 import torch
@@ -23,25 +26,24 @@ from copra_lab.page.api.schemas import (
     Task,
 )
 from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
-from copra_lab.page.server.limits import UPLOAD_MB
+from copra_lab.page.server.limits import ASKED_SECONDS, UPLOAD_MB
 from copra_lab.page.state.adapter_size import left
 from copra_lab.page.state.classification import Picture, opinions
-from copra_lab.page.state.controls import switches_of
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import onward, solving
 from copra_lab.page.state.measurement import FIRST, PATIENCE, firsts, traffic
-from copra_lab.page.state.validation import (
-    adapter_of,
-    duration,
-    percentage,
-    position,
-    prompt_of,
-    shares_of,
-    switched_on,
-)
-from copra_lab.page.state.view_states import Base, Bent, Blended, Place, Pruned
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.fields import within
+from copra_lab.page.state.schemas.measured import Base, Measured
+from copra_lab.page.state.schemas.prompt import PromptState
+from copra_lab.page.state.schemas.prune import ALL, PruneState, Switches
+from copra_lab.page.state.schemas.reading import Reading, read
+from copra_lab.page.state.schemas.shapley import ShapleyState
+from copra_lab.page.state.switches import switches_of
 from copra_lab.tasks.task import MEGAPIXELS, photo
 from copra_lab.utils.statistics import Accuracy
+
+S = TypeVar("S")
 
 LARGEST = 1_000_000 * UPLOAD_MB
 """Bytes that a picture may have."""
@@ -62,8 +64,12 @@ def in_words(f: Callable[..., Any]) -> Callable[..., Any]:
 
 @dataclass(frozen=True)
 class Api:
-    """The endpoints over a lab. Every method answers for itself: nothing is kept for a caller, and a call takes seconds at most
-    (the first one of a task prepares its images). What it is given is checked as the page's controls are."""
+    """The endpoints over a lab.
+
+    Every method answers for itself: nothing is kept for a caller, and a call takes seconds at most
+    (the first one of a task prepares its images). What it is given is checked as the page's
+    controls are.
+    """
 
     lab: Lab
 
@@ -77,7 +83,9 @@ class Api:
 
     @in_words
     def adapters(self, task: str) -> list[AdapterEntry]:
-        """The fine-tuned adapters of a task: their keys, which the other tools take, and on which layers and matrices they sit.
+        """The fine-tuned adapters of a task: their keys, layers and matrices.
+
+        The other tools take the keys.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -100,7 +108,9 @@ class Api:
 
     @in_words
     def prompts(self, task: str) -> list[PromptEntry]:
-        """The soft prompts of a task: their keys, which "prompt" takes, and how many learned vectors each has. Not all tasks have some.
+        """The soft prompts of a task: their keys, and how many learned vectors each has.
+
+        "prompt" takes the keys. Not all tasks have some.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -123,7 +133,9 @@ class Api:
 
     @in_words
     def base(self, task: str) -> Number:
-        """Accuracy of the CLIP on a task's test images without any adapter: what the others are held against.
+        """Accuracy of the CLIP on a task's test images without any adapter.
+
+        This is what the others are held against.
 
         Args:
             task: name of a task, as "tasks" lists them
@@ -133,18 +145,17 @@ class Api:
 
     @in_words
     def blend(self, task: str, a: str, b: str, weight: float) -> BlendAnswer:
-        """Accuracy of a blend of two adapters, whose weights are mixed: (1 − weight)·ΔW of a + weight·ΔW of b.
+        """Accuracy of a blend of two adapters: (1 − weight)·ΔW of a + weight·ΔW of b.
 
         Args:
             task: name of a task, as "tasks" lists them
             a: key of an adapter, as "adapters" lists them, or "base" for none
             b: key of another one
-            weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line goes on
+            weight: λ from -0.5 to 1.5, in steps of 0.02: 0 is a, 1 is b, and beyond them the line
+                goes on
         """
-        place = Blended(
-            task, self._key(task, a, base=True), self._key(task, b, base=True), position(weight)
-        )
-        return BlendAnswer(**self._measured(place), weight=place.weight)
+        state = self._read(BlendState, {"task": task, "a": a, "b": b, "weight": weight})
+        return BlendAnswer(**self._measured(state), weight=state.weight)
 
     @in_words
     def prune(
@@ -155,78 +166,98 @@ class Api:
         kinds: list[str] | None = None,
         sparsity: float = 0,
     ) -> PruneAnswer:
-        """Accuracy of an adapter of which only some layers and matrices are kept, and then the smallest of its numbers set to zero.
+        """Accuracy of an adapter of which only some layers and matrices are kept.
+
+        Then the smallest of its numbers are set to zero.
 
         Args:
             task: name of a task, as "tasks" lists them
             adapter: key of an adapter, as "adapters" lists them
-            layers: the layers of the image tower that keep theirs, counted from 0; without it all do
-            kinds: the matrices that keep theirs, out of those that "adapters" lists, such as q, k and v; without it all do
+            layers: the layers of the image tower that keep theirs, counted from 0; without it all
+                do
+            kinds: the matrices that keep theirs, out of those that "adapters" lists, such as q, k
+                and v; without it all do
             sparsity: percent of what is left that is set to zero, from 0 to 100
         """
-        key = self._key(task, adapter)
-        have = switches_of(self.lab.adapter(task, key))
-        on = [
-            None if s is None else switched_on(s, h, name)
-            for s, h, name in zip((layers, kinds), have, ("layer", "kind"), strict=True)
-        ]
-        place = Pruned(task, key, on[0], on[1], percentage(sparsity))
-        kept = [list(h if s is None else s) for s, h in zip(on, have, strict=True)]
-        number = self._measured(place)
+        switches = Switches(*(ALL if on is None else on for on in (layers, kinds)))
+        values = {
+            "task": task,
+            "key": adapter,
+            "kept": switches,
+            "percent": sparsity,
+        }
+        state = self._read(PruneState, values)
+        all_layers, all_kinds = switches_of(self.lab.adapter(task, adapter))
+        number = self._measured(state)
         return PruneAnswer(
             **number,
-            layers=kept[0],
-            kinds=kept[1],
-            sparsity=place.percent,
-            left=left(self.lab, place).share,
+            layers=[i for i in all_layers if layers is None or i in layers],
+            kinds=[k for k in all_kinds if kinds is None or k in kinds],
+            sparsity=state.percent,
+            left=left(self.lab, state).share,
         )
 
     @in_words
     def shapley(self, task: str, adapter: str, seconds: float = 5) -> ShapleyAnswer:
-        """What each layer of an adapter is worth: its Shapley value in accuracy on a sample of the test images. Values are sampled at
-        first and exact once all coalitions were measured; ask again to go on from where this call stopped.
+        """What each layer of an adapter is worth: its Shapley value in accuracy.
+
+        Measured on a sample of the test images. Values are sampled at first and exact once all
+        coalitions were measured; ask again to go on from where this call stopped.
 
         Args:
             task: name of a task, as "tasks" lists them
             adapter: key of an adapter, as "adapters" lists them
             seconds: for how long to go on sharpening, from 0 to 60
         """
-        key = self._key(task, adapter)
-        until = time.monotonic() + duration(seconds)
-        game = solving(self.lab, task, key)
+        state = self._read(ShapleyState, {"task": task, "key": adapter})
+        until = time.monotonic() + within(seconds, 0, ASKED_SECONDS, "seconds")
+        game = solving(self.lab, task, state.key)
         values = game.advance()
         while not values.exact and time.monotonic() < until:
             values = onward(game)
         halves = [float(h) if h < float("inf") else None for h in values.halves]
         return ShapleyAnswer(
-            layers=list(values.layers), values=values.values.tolist(), halves=halves, none=values.empty, all=values.full,
-            images=values.of_images.shape[1], coalitions=values.asked, of_coalitions=values.every, exact=values.exact,
-        )  # fmt: skip
+            layers=list(values.layers),
+            values=values.values.tolist(),
+            halves=halves,
+            none=values.empty,
+            all=values.full,
+            images=values.of_images.shape[1],
+            coalitions=values.asked,
+            of_coalitions=values.every,
+            exact=values.exact,
+        )
 
     @in_words
     def prompt(self, task: str, prompt: str, percents: list[int] | None = None) -> PromptAnswer:
-        """Accuracy of a learned soft prompt whose vectors are each set to a share of their learned length.
+        """Accuracy of a learned soft prompt, each vector set to a share of its learned length.
 
         Args:
             task: name of a task, as "tasks" lists them
             prompt: key of a soft prompt, as "prompts" lists them
-            percents: for each of its vectors the percent of its learned length, from 0 to 200; without it all stay as learned
+            percents: for each of its vectors the percent of its learned length, from 0 to 200;
+                without it all stay as learned
         """
-        self.lab.check(task)
-        length = self.lab.prompt(task, prompt_of(self.lab, task, prompt)).length
-        place = Bent(task, prompt, None if percents is None else shares_of(percents, length))
+        values: dict[str, Any] = {"task": task, "key": prompt}
+        if percents is not None:
+            values["percents"] = percents
+        state = self._read(PromptState, values)
+        length = self.lab.prompt(task, prompt).length
         return PromptAnswer(
-            **self._measured(place),
-            percents=[100] * length if place.percents is None else list(place.percents),
+            **self._measured(state),
+            percents=[100] * length if state.percents is None else list(state.percents),
         )
 
     @in_words
     def classify(self, task: str, image: str) -> list[Opinion]:
-        """What the CLIP without an adapter, and with each adapter of a task, takes a picture for: the task's names, likeliest first.
+        """What every model of a task takes a picture for: the task's names, likeliest first.
+
+        The CLIP without an adapter comes first, then each of the task's adapters.
 
         Args:
             task: name of a task, whose names there are to choose from
-            image: a picture (PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB), base64-encoded, with or without "data:image/png;base64," before it
+            image: a picture (PNG, JPEG, WebP, GIF, BMP or TIFF of at most 10 MB), base64-encoded,
+                with or without "data:image/png;base64," before it
         """
         self.lab.check(task)
         side = self.lab.bench(task).split.images.shape[1]
@@ -234,7 +265,8 @@ class Api:
             pixels = photo(io.BytesIO(_decoded(image)), side, fit=self.lab.clip.fit)
         except ValueError as e:
             raise ValueError(
-                f"image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB and {MEGAPIXELS} megapixels, base64-encoded"
+                "image must be a PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF or PPM of at most 10 MB "
+                f"and {MEGAPIXELS} megapixels, base64-encoded"
             ) from e
         found = []
         for label, p, names in opinions(self.lab, task, Picture(pixels)):
@@ -252,13 +284,12 @@ class Api:
             )
         return found
 
-    def _key(self, task: str, key: object, base: bool = False) -> str:
-        self.lab.check(task)
-        return adapter_of(self.lab, task, key, base)
+    def _read(self, state: type[S], values: dict[str, Any]) -> S:
+        return read(state, Reading(self.lab), values)
 
-    def _measured(self, place: Place) -> Number:
+    def _measured(self, state: Measured) -> Number:
         """The model at `place`, run on all test images; the first numbers of visitors go before."""
-        bench, model = self.lab.bench(place.task), place.model(self.lab)
+        bench, model = self.lab.bench(state.task), state.model(self.lab)
         found = []
         with traffic:
             for start in range(0, len(bench), FIRST):
@@ -292,7 +323,10 @@ ENDPOINTS = (
 
 
 def serve(lab: Lab) -> None:
-    """Add the endpoints to the page that is being built: they wait in its queue and share its limits."""
+    """Add the endpoints to the page that is being built.
+
+    They wait in its queue and share its limits.
+    """
     api = Api(lab)
     for name in ENDPOINTS:
         limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)

@@ -1,10 +1,16 @@
-"""What the endpoints answer, as types that become their schemas. Accuracies and values are shares of 1."""
+"""What the endpoints answer, as types that become their schemas.
+
+Accuracies and values are shares of 1.
+"""
 
 from typing import TypedDict
 
 
 class Number(TypedDict):
-    """``correct`` of ``n`` test images are right; the 95 % interval is Wilson's, in shares of 1 like the accuracy."""
+    """An accuracy: ``correct`` of ``n`` test images are right.
+
+    The 95 % interval is Wilson's, in shares of 1 like the accuracy.
+    """
 
     accuracy: float
     correct: int
@@ -13,6 +19,8 @@ class Number(TypedDict):
 
 
 class Task(TypedDict):
+    """A task that there are adapters for."""
+
     name: str
     title: str
     about: str
@@ -29,6 +37,8 @@ class AdapterEntry(TypedDict):
 
 
 class PromptEntry(TypedDict):
+    """A soft prompt; ``trouble``: why its file cannot be used, if that is so."""
+
     key: str
     label: str
     vectors: int
@@ -36,10 +46,14 @@ class PromptEntry(TypedDict):
 
 
 class BlendAnswer(Number):
+    """The accuracy of a blend, and the λ that it was measured at."""
+
     weight: float
 
 
 class PruneAnswer(Number):
+    """The accuracy of what is kept, and the share of entries that are left."""
+
     layers: list[int]
     kinds: list[str]
     sparsity: int
@@ -47,11 +61,16 @@ class PruneAnswer(Number):
 
 
 class PromptAnswer(Number):
+    """The accuracy of a prompt, and the percent of its learned length that each vector has."""
+
     percents: list[int]
 
 
 class ShapleyAnswer(TypedDict):
-    """``values`` and their ``halves`` (of 95 % intervals; null as long as one order was drawn) are shares of 1, one a layer."""
+    """The Shapley value of each layer, in shares of 1.
+
+    ``halves`` are half the widths of their 95 % intervals; null as long as one order was drawn.
+    """
 
     layers: list[int]
     values: list[float]
@@ -65,6 +84,8 @@ class ShapleyAnswer(TypedDict):
 
 
 class Opinion(TypedDict):
+    """What one model takes a picture for, likeliest first; ``trouble``: why it cannot say."""
+
     model: str
     names: list[str]
     probabilities: list[float]

@@ -1,7 +1,8 @@
 """Axes of a drawing that fills its parent's width.
 
-Positions across are percentages and positions down are pixels, so that text keeps its size on a phone. Labels stand outside of
-the plot: the parent needs padding. Colours come from CSS classes (``page.css``), which are what every ``kind`` below names.
+Positions across are percentages and positions down are pixels, so that text keeps its size on a
+phone. Labels stand outside of the plot: the parent needs padding. Colours come from CSS classes
+(``page.css``), which are what every ``kind`` below names.
 """
 
 import itertools
@@ -15,22 +16,31 @@ QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
 
 class Axes(NamedTuple):
-    """A plot `height` pixels high; ``across`` and ``up``: the numbers at its left and right, and at its bottom and top edge."""
+    """A plot `height` pixels high.
+
+    ``across`` and ``up``: the numbers at its left and right, and at its bottom and top edge.
+    """
 
     height: int
     across: tuple[float, float] = (0, 1)
     up: tuple[float, float] = (0, 1)
 
     def x(self, number: float) -> str:
+        """A number across, as the percentage of the width."""
         left, right = self.across
         return f"{100 * (number - left) / (right - left):.2f}%"
 
     def y(self, number: float) -> str:
+        """A number up, as pixels from the top."""
         bottom, top = self.up
         return f"{self.height * (top - number) / (top - bottom):.1f}"
 
     def line(self, kind: str, x1: float, y1: float, x2: float, y2: float, style: str = "") -> str:
-        return f'<line class="{kind}" x1="{self.x(x1)}" y1="{self.y(y1)}" x2="{self.x(x2)}" y2="{self.y(y2)}"{_styled(style)}/>'
+        """A straight line between two points."""
+        return (
+            f'<line class="{kind}" x1="{self.x(x1)}" y1="{self.y(y1)}" x2="{self.x(x2)}" '
+            f'y2="{self.y(y2)}"{_styled(style)}/>'
+        )
 
     def level(self, kind: str, y: float) -> str:
         """A line from edge to edge."""
@@ -54,9 +64,16 @@ class Axes(NamedTuple):
         dy: float = 0,
         anchor: str = "start",
     ) -> str:
-        """``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of the words is at x."""
+        """Words at a point.
+
+        ``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of
+        the words is at x.
+        """
         moved = "".join(f' {name}="{by:g}"' for name, by in (("dx", dx), ("dy", dy)) if by)
-        return f'<text class="{kind}" x="{self.x(x)}" y="{self.y(y)}"{moved} text-anchor="{anchor}">{escape(words)}</text>'
+        return (
+            f'<text class="{kind}" x="{self.x(x)}" y="{self.y(y)}"{moved} '
+            f'text-anchor="{anchor}">{escape(words)}</text>'
+        )
 
     def tick(self, y: float, words: str, kind: str = "grid") -> list[str]:
         """A line across with its number at the left."""
@@ -76,10 +93,16 @@ class Axes(NamedTuple):
     def bar(
         self, kind: str, x: float, width: float, y1: float, y2: float = 0, least: float = 0
     ) -> str:
-        """A bar between two heights, at `least` so many pixels high, so that nothing can still be seen."""
+        """A bar between two heights.
+
+        It is at `least` so many pixels high, so that nothing can still be seen.
+        """
         top, bottom = sorted(float(self.y(y)) for y in (y1, y2))
         wide = 100 * width / (self.across[1] - self.across[0])
-        return f'<rect class="{kind}" x="{self.x(x)}" width="{wide:.2f}%" y="{top:.1f}" height="{max(least, bottom - top):.1f}"/>'
+        return (
+            f'<rect class="{kind}" x="{self.x(x)}" width="{wide:.2f}%" y="{top:.1f}" '
+            f'height="{max(least, bottom - top):.1f}"/>'
+        )
 
     def point(
         self, kind: str, name: str, x: float, accuracy: Accuracy, radius: float, style: str = ""
@@ -87,14 +110,20 @@ class Axes(NamedTuple):
         """An accuracy on its 95 % interval, which says itself when pointed at."""
         start, stop = accuracy.interval
         return (
-            f'<g class="{" ".join(["point", *kind.split()])}"{_styled(style)}><title>{escape(name)}: {escape(str(accuracy))}</title>{self.line("bar", x, start, x, stop)}'
+            f'<g class="{" ".join(["point", *kind.split()])}"{_styled(style)}>'
+            f"<title>{escape(name)}: "
+            f"{escape(str(accuracy))}</title>{self.line('bar', x, start, x, stop)}"
             f'<circle cx="{self.x(x)}" cy="{self.y(accuracy.value)}" r="{radius:g}"/></g>'
         )
 
     def svg(self, label: str, parts: Iterable[str] = (), said: str = "", style: str = "") -> str:
-        """The drawing; ``label`` says what it shows and ``said`` what is in it, to those who do not see it."""
+        """The drawing.
+
+        ``label`` says what it shows and ``said`` what is in it, to those who do not see it.
+        """
         return (
-            f'<svg class="path" role="img" aria-label="{label}" width="100%" height="{self.height}"{_styled(style)}>'
+            f'<svg class="path" role="img" aria-label="{label}" width="100%" '
+            f'height="{self.height}"{_styled(style)}>'
             f"{f'<desc>{escape(said)}</desc>' if said else ''}{''.join(parts)}</svg>"
         )
 

@@ -1,7 +1,8 @@
-"""What is drawn carries the number of its turn, and the browser shows nothing of an older turn after a newer one: several
-handlers draw for one visitor, and what they give can overtake each other on the way."""
+"""Every drawing carries the version of the history that it shows.
 
-from typing import Any
+Several handlers draw for one visitor, and their answers can overtake each other on the way: the
+browser shows nothing of an older version after a newer one.
+"""
 
 import gradio as gr
 
@@ -14,10 +15,13 @@ _NEWEST = f"${{({script('newest')})('HOLDER', value)}}"
 
 
 def newest(value: str, elem_id: str) -> gr.HTML:
-    """A piece of the page that keeps what was `stamped` last: what comes late with a smaller number is not shown."""
+    """A piece of the page that keeps what was `stamped` last.
+
+    What comes late with a smaller number is not shown.
+    """
     return html(value, elem_id=elem_id, html_template=_NEWEST.replace("HOLDER", elem_id))
 
 
-def stamped(turn: int, pieces: list[str], asked: Asked | None = None) -> list[Any]:
-    """The pieces of HTML as drawn in `turn`, one of `copra_lab.page.state.session.Walk.turns`, for what was `asked`."""
-    return [f"<!--{turn}-->{piece if asked is None else of(asked, piece)}" for piece in pieces]
+def stamped(version: int, piece: str, asked: Asked | None = None) -> str:
+    """A piece of HTML as drawn for a `version` of the history, and for what was `asked`."""
+    return f"<!--{version}-->{piece if asked is None else of(asked, piece)}"

@@ -1,8 +1,17 @@
-"""What every live view does: follow the controls, show a first number at once, then all images, then fill in the curve."""
+"""What every live view does: follow its controls.
+
+It shows a first number at once, then that of all images, and then fills in the curve.
+
+Gradio runs a handler, and each part of one that yields, in some thread of its pool: the limits
+below say how many of a kind run at once, and which share one limit. Several handlers may run for
+one visitor. They share only the `Session`, whose history is a value that is replaced under a lock, so
+each sees a whole one, and what it draws carries the version that it saw: the browser shows nothing
+of an older version after a newer one.
+"""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import gradio as gr
@@ -12,11 +21,12 @@ from copra_lab.page.components import panels as parts
 from copra_lab.page.components import staleness
 from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.tabs import Entrance, refusal
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import Ahead, filled_in, first_numbers, remaining
-from copra_lab.page.state.session import Session, Walk
-from copra_lab.page.state.view_states import Place
+from copra_lab.page.state.schemas.measured import Measured
+from copra_lab.page.state.session import Asked, History, Session
 
 NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
 """Numbers a request as it leaves; see `Requests.take`."""
@@ -30,10 +40,12 @@ MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "benc
 """Everything that runs the model shares one small limit."""
 
 PICTURES: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "pictures"}
-"""What reads a visitor's picture: one at a time, since a large one takes half a gigabyte, and apart, since nobody's number shall wait for that."""
+"""What reads a visitor's picture: one at a time, since a large one takes half a gigabyte, and
+apart, since nobody's number shall wait for that."""
 
 PROGRAMS: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "programs"}
-"""What programs ask: one at a time, and apart, so that no visitor waits for a program that asks in a loop."""
+"""What programs ask: one at a time, and apart, so that no visitor waits for a program that asks in
+a loop."""
 
 REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
 """Apart, so that no first number waits in the queue behind all images of others."""
@@ -43,8 +55,9 @@ WATCHING: dict[str, Any] = EVENT | {
     "concurrency_limit": 8,
     "concurrency_id": "watching",
 }
-"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and several at once, since another question of
-the same visitor's must not wait until this one has ended by itself."""
+"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and
+several at once, since another question of the same visitor's must not wait until this one has ended
+by itself."""
 
 BACKGROUND: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "background"}
 """What takes minutes, or nobody waits for: one at a time."""
@@ -54,29 +67,44 @@ REDRAWN = 0.3
 
 
 class Panel(NamedTuple):
-    """A piece of a view that is drawn from a walk."""
+    """A piece of a view that is drawn from a history."""
 
     where: gr.HTML
-    draw: Callable[[Walk], str]
+    draw: Callable[[History], str]
 
 
-def panel(draw: Callable[[Walk], str], elem_id: str) -> Panel:
-    return Panel(newest(draw(Walk()), elem_id), draw)
+def panel(draw: Callable[[History], str], elem_id: str) -> Panel:
+    """A piece that `draw` draws, as it is before anything was measured."""
+    return Panel(newest(draw(History()), elem_id), draw)
 
 
-def bench_of(lab: Lab, walk: Walk) -> Bench | None:
-    """The bench that `walk` was measured on; None as long as nothing was."""
-    return lab.bench(walk.place.task) if walk.place and walk.base else None
+def changed_panel(lab: Lab, draw: Callable[[History, Bench | None], str], elem_id: str) -> Panel:
+    """The piece of the images that changed, which stand in the bench."""
+    return panel(lambda history: draw(history, bench_of(lab, history)), elem_id)
 
 
-Shown = tuple[Place, Sequence[Any]]
-"""A place, and an update for each of a view's controls."""
+def bench_of(lab: Lab, history: History) -> Bench | None:
+    """The bench that `history` was measured on; None as long as nothing was."""
+    return lab.bench(history.state.task) if history.state and history.base else None
+
+
+Shown = tuple[Measured, Updates]
+"""A state, and the updates that make the controls show it."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a view shows what a visitor walks, the class of the places that it can show, what it measures meanwhile, and how it ``arrives``
-    at the place of an address: the place as the view wants it, and its controls as they then stand."""
+    """What a view shows, and what it measures meanwhile.
+
+    Attributes:
+        kind: the class of the states that it can show.
+        number: the piece with the accuracy; the other pieces are beside it and below.
+        chart: the piece with the drawing.
+        changed: the piece with the images that changed.
+        table: the piece with the numbers of the chart.
+        arrives: the state of an address as the view wants it, and the controls as they then stand.
+        ahead: what is worth measuring while the visitor rests.
+    """
 
     kind: type
     number: Panel
@@ -84,129 +112,200 @@ class Stage:
     changed: Panel
     table: Panel
     arrives: Callable[[Lab, Any], Shown]
-    ahead: Ahead = lambda walk: ()
+    ahead: Ahead = lambda history: ()
+
+    @property
+    def live(self) -> list[Panel]:
+        """The pieces that follow the thumb."""
+        return [self.number, self.chart, self.changed]
+
+    @property
+    def growing(self) -> list[Panel]:
+        """The pieces that are drawn anew as the curve is filled in."""
+        return [self.number, self.chart, self.table]
+
+    @property
+    def everything(self) -> list[Panel]:
+        """All pieces."""
+        return [*self.live, self.table]
 
 
 Ask = Callable[..., Shown | None]
-"""(walk, *values of the inputs) → the place asked for and an update for each control, the last of which may be missing; None for nothing
+"""(history, *values of the inputs) → the state asked for and updates of controls; None for nothing
 to do. Raises ValueError, which is shown in place of the number."""
 
 
 def moved_by_hand(control: Any) -> list[Callable[..., Any]]:
-    """The events of a visitor who moves `control`. Not `change`: who sets controls by a handler also says what they show, and a request
-    that left between the first and the last of them would ask for neither the old place nor the new one."""
+    """The events of a visitor who moves `control`.
+
+    Not `change`: a handler that sets controls also says what they show, and a request that left
+    between the first and the last of them would ask for neither the old state nor the new one.
+    """
     return [control.input, *([control.release] if isinstance(control, gr.Slider) else [])]
 
 
-def follow(
-    lab: Lab,
-    session: gr.State,
-    stage: Stage,
-    ask: Ask,
-    entrance: Entrance,
-    inputs: Sequence[Any],
-    controls: Sequence[Any],
-    clear: gr.Button,
-    led: Mapping[Any, Callable[[Lab, Any], Any]] | None = None,
-    by: Sequence[Callable[..., Any]] = (),
-) -> Any:
-    """Whenever the view is entered or a visitor moves one of its `inputs`, go to the place that they, or the address, `ask` for. ``led``:
-    controls that ask for no place, and what each says of a place that is shown; ``by``: more events that ask. Returns the event after which the place is known on all images, if the visitor stayed."""
-    led = led or {}
-    spoken = [*inputs, *led]
-    staleness.watch(spoken)
-    live = [stage.number, stage.chart, stage.changed]
-    everything, growing = [*live, stage.table], [stage.number, stage.chart, stage.table]
-    hands = len(controls) + 1
+@dataclass(frozen=True, eq=False)
+class LiveView:
+    """A view that shows the accuracy of the state that its controls ask for, as they move.
 
-    def draw(session: Session, walk: Walk | None, panels: Sequence[Panel]) -> list[Any]:
+    Attributes:
+        lab: what all visitors share.
+        session: the visitor's.
+        stage: what is shown.
+        ask: the state that the inputs ask for.
+        entrance: how the view is entered.
+        inputs: the controls that ask for a state, by the names that `ask` uses.
+        others: what else the view sets, by its names.
+        clear: the button that clears what was measured.
+        follows: controls that ask for no state, and what each says of a state that is shown.
+        events: more events that ask.
+    """
+
+    lab: Lab
+    session: gr.State
+    stage: Stage
+    ask: Ask
+    entrance: Entrance
+    inputs: Mapping[str, Any]
+    others: Mapping[str, Any]
+    clear: gr.Button
+    follows: Mapping[Any, Callable[[Lab, Any], Any]] = field(default_factory=dict)
+    events: Sequence[Callable[..., Any]] = ()
+
+    @property
+    def controls(self) -> dict[str, Any]:
+        """All that the view sets."""
+        return {**self.inputs, **self.others}
+
+    @property
+    def _spoken(self) -> list[Any]:
+        """The controls whose values say what is shown."""
+        return [*self.inputs.values(), *self.follows]
+
+    def bind(self) -> Any:
+        """Listen to the controls.
+
+        Returns the event after which the state is known on all images, if the visitor stayed.
+        """
+        stage, entrance = self.stage, self.entrance
+        staleness.watch(self._spoken)
+        # What controls send is checked by `ask`, in words: a Gradio error would also lose the
+        # request that waits behind it.
+        triggers = [event for control in self.inputs.values() for event in moved_by_hand(control)]
+        moved = gr.on(
+            [entrance.opened, *triggers, *self.events],
+            self.move,
+            [*self._spoken, self.session, *entrance.request],
+            [*(p.where for p in stage.live), *self.controls.values(), entrance.refused],
+            js=entrance.leaves(self._spoken),
+            preprocess=False,
+            **MODEL,
+        )
+        everything = [p.where for p in stage.everything]
+        rested = moved.success(self.rest, self.session, [*everything, entrance.link], **REST)
+        growing = [p.where for p in stage.growing]
+        rested.success(self.fill, self.session, growing, **BACKGROUND)
+        self.clear.click(self.cleared, self.session, everything, **EVENT)
+        return rested
+
+    def _draw(
+        self, session: Session, history: History | None, panels: Sequence[Panel]
+    ) -> dict[Any, Any]:
         # All views share one session: by now the visitor may be in another one, or have gone on.
         if (
-            walk is None
-            or walk.turns != session.walk.turns
-            or not isinstance(walk.place, stage.kind)
+            history is None
+            or history.version != session.history.version
+            or not isinstance(history.state, self.stage.kind)
         ):
-            return [gr.skip()] * len(panels)
-        return stamped(walk.turns, [p.draw(walk) for p in panels], walk.asked)
+            return {}
+        return {p.where: stamped(history.version, p.draw(history), history.asked) for p in panels}
 
-    def arrived(session: Session, query: Any, given: Sequence[Any]) -> Shown | None:
-        """Where to go, and an update for each control and for what of the address was refused."""
-        refused, found = gr.skip(), None
+    def _arrived(self, session: Session, query: Any, values: Sequence[Any]) -> Shown | None:
+        """Where to go, with an update for each control.
+
+        "refused" is what of the address could not be used.
+        """
+        refused, found = {}, None
         if query:
-            own = session.change(lambda walk: address.adopt(walk, query)).lab(lab)
-            place, sentences = address.read(own, entrance.name, query)
-            refused, found = refusal(sentences), place and stage.arrives(own, place)
-        if found := found or ask(session.walk, *given):
-            place, updates = found
-            missing = [gr.skip()] * (len(controls) - len(updates))
-            return place, [*updates, *missing, refused]
+            own = session.change(lambda history: address.adopt(history, query)).lab(self.lab)
+            state, sentences = address.read(own, self.entrance.name, query)
+            refused, found = (
+                {"refused": refusal(sentences)},
+                state and self.stage.arrives(own, state),
+            )
+        if found := found or self.ask(session.history, *values):
+            state, updates = found
+            return state, updates | refused
         return None
 
-    def move(*values: Any) -> Iterator[list[Any]]:
-        """The first numbers. It always yields: a generator that does not would empty its outputs."""
-        *given, session, query, number = values
-        place, said = None, False
-        asked = entrance.asked(staleness.values(spoken, given, {}), number)
+    def _asked(self, lab: Lab, to: Shown | None, values: Sequence[Any], number: Any) -> Asked:
+        """What the controls say once they show the state that they go `to`."""
+        changed: dict[str, Any] = {}
+        if to is not None:
+            state, updates = to
+            changed = {
+                self.controls[name].elem_id: update
+                for name, update in updates.items()
+                if name in self.controls
+            }
+            changed |= {c.elem_id: says(lab, state) for c, says in self.follows.items()}
+        return self.entrance.asked(staleness.values(self._spoken, values, changed), number)
+
+    def move(self, *values: Any) -> Iterator[Shows]:
+        """The first numbers.
+
+        It always yields: a generator that does not would empty its outputs.
+        """
+        *values_, session, query, number = values
+        outputs = {**self.controls, "refused": self.entrance.refused}
+        state, said = None, False
+        asked = self._asked(self.lab, None, values_, number)
         try:
-            to = (
-                arrived(session, query, given[: len(inputs)])
-                if session.requests.take(number)
-                else None
-            )
+            to = None
+            if session.requests.take(number):
+                to = self._arrived(session, query, values_[: len(self.inputs)])
             if to is not None:
-                place, updates = to
-                new = {c.elem_id: update for c, update in zip(controls, updates, strict=False)}
-                told = {
-                    c.elem_id: of_place(session.walk.lab(lab), place) for c, of_place in led.items()
-                }
-                asked = entrance.asked(staleness.values(spoken, given, new | told), number)
-                for walk in first_numbers(lab, session, place, asked):
-                    yield [*draw(session, walk, live), *updates]
-                    said, updates = True, [gr.skip()] * hands
+                state, updates = to
+                asked = self._asked(session.history.lab(self.lab), to, values_, number)
+                for history in first_numbers(self.lab, session, state, asked):
+                    shows = by_component(outputs, updates) if updates else {}
+                    yield self._draw(session, history, self.stage.live) | shows or gr.skip()
+                    said, updates = True, {}
         except (ValueError, OSError) as e:  # AdapterError is a ValueError
-            if place is None or session.stands(place):
-                walk = session.change(
-                    Walk.nowhere
-                )  # so that no number from before is shown in place of the words
+            if state is None or session.stands(state):
                 said = True
-                pieces = [
-                    parts.trouble(e),
-                    *(p.draw(walk) for p in live[1:]),
-                ]  # nor a chart and images of the place before
-                yield [*stamped(walk.turns, pieces, asked), *[gr.skip()] * hands]
+                yield self._trouble(session, e, asked)
         if not said:
-            yield [gr.skip()] * (len(live) + hands)
+            yield gr.skip()
 
-    def rest(session: Session) -> list[Any]:
-        """All images, and the address of the place: a thumb that moves on does not wait for it."""
-        walk = remaining(lab, session)
-        here = walk.place if walk and isinstance(walk.place, stage.kind) else None
-        return [
-            *draw(session, walk, everything),
-            address.write(session.walk.lab(lab), here) if here else gr.skip(),
-        ]
+    def _trouble(self, session: Session, error: Exception, asked: Asked) -> Shows:
+        """Why there is no number; the chart and images of the state before go, too."""
+        history = session.change(History.nowhere)
+        number, *others = self.stage.live
+        shows = {number.where: stamped(history.version, parts.trouble(error), asked)}
+        return shows | {p.where: stamped(history.version, p.draw(history), asked) for p in others}
 
-    def fill(session: Session) -> Iterator[list[Any]]:
-        yield [gr.skip()] * len(growing)
-        shown, walk = 0.0, None
-        for walk in filled_in(lab, session, stage.ahead):
+    def rest(self, session: Session) -> Shows:
+        """All images, and the address of the state: a thumb that moves on does not wait for it."""
+        history = remaining(self.lab, session)
+        shows = self._draw(session, history, self.stage.everything)
+        if history and isinstance(history.state, self.stage.kind):
+            said = address.write(session.history.lab(self.lab), history.state)
+            shows |= {self.entrance.link: said}
+        return shows or gr.skip()
+
+    def fill(self, session: Session) -> Iterator[Shows]:
+        """The rest of the curve, while the visitor rests."""
+        yield gr.skip()
+        shown, history = 0.0, None
+        for history in filled_in(self.lab, session, self.stage.ahead):
             if time.monotonic() - shown >= REDRAWN:
                 shown = time.monotonic()
-                yield draw(session, walk, growing)
-        if walk:  # the last may have come too soon after the one before
-            yield draw(session, walk, growing)
+                yield self._draw(session, history, self.stage.growing) or gr.skip()
+        if history:  # the last may have come too soon after the one before
+            yield self._draw(session, history, self.stage.growing) or gr.skip()
 
-    def cleared(session: Session) -> list[Any]:
-        return draw(session, session.change(Walk.cleared), everything)
-
-    # What controls send is checked by `ask`, in words: a Gradio error would also lose the request that waits behind it.
-    triggers = [entrance.opened, *(event for i in inputs for event in moved_by_hand(i)), *by]
-    outputs = [*(p.where for p in live), *controls, entrance.refused]
-    asking = [*spoken, session, *entrance.request]
-    moved = gr.on(
-        triggers, move, asking, outputs, js=entrance.leaves(spoken), preprocess=False, **MODEL
-    )
-    rested = moved.success(rest, session, [*(p.where for p in everything), entrance.link], **REST)
-    rested.success(fill, session, [p.where for p in growing], **BACKGROUND)
-    clear.click(cleared, session, [p.where for p in everything], **EVENT)
-    return rested
+    def cleared(self, session: Session) -> Shows:
+        """Only the state itself and what it is compared with."""
+        history = session.change(History.cleared)
+        return self._draw(session, history, self.stage.everything) or gr.skip()

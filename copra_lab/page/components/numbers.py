@@ -9,7 +9,10 @@ def percent(share: float) -> str:
 
 
 def signed(number: float, digits: int = 2) -> str:
-    """A number with a true minus sign, rounded as browsers do: halves away from zero, so that 0.125 is 0.13 here and in a field beside it."""
+    """A number with a true minus sign, rounded as browsers do.
+
+    Halves go away from zero, so that 0.125 is 0.13 here and in a field beside it.
+    """
     return f"{Decimal(number).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP):f}".replace(
         "-", "−"
     )

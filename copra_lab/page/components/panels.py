@@ -13,7 +13,7 @@ from torch import Tensor
 
 from copra_lab.bench.bench import Bench
 from copra_lab.page.components.numbers import percent
-from copra_lab.page.state.session import Change, Point, Walk, changes
+from copra_lab.page.state.session import Change, History, Point, changes
 from copra_lab.utils.statistics import Accuracy
 
 TILES = 10
@@ -21,24 +21,29 @@ TILES = 10
 
 
 def html(value: str, **options: Any) -> gr.HTML:
+    """A piece of HTML without Gradio's own styles."""
     return gr.HTML(value, apply_default_css=False, **options)
 
 
-def number(walk: Walk, recipe: str, data: Mapping[str, object], measuring: str) -> str:
-    """The accuracy where the visitor stands, with its interval. `recipe`: what the model is made of, as HTML; `data`:
-    the same for programs."""
-    if walk.here is None:
+def number(history: History, recipe: str, data: Mapping[str, object], measuring: str) -> str:
+    """The accuracy where the visitor stands, with its interval.
+
+    `recipe`: what the model is made of, as HTML; `data`: the same for programs.
+    """
+    if history.here is None:
         doing = (
             f"{measuring} A very first start also draws all images: about a minute."
-            if walk.place
+            if history.state
             else "Waking the model."
         )
         return _now("…", "", recipe, doing, "", "waiting")
-    a = walk.here.accuracy
+    a = history.here.accuracy
     low, high = (f"{100 * end:.1f}" for end in a.interval)
-    part = a.n < walk.total
-    images = f"first {a.n} of {walk.total} images" if part else f"{a.correct} of {a.n} images right"
-    held = {**data, "correct": a.correct, "n": a.n, "total": walk.total}
+    part = a.n < history.total
+    images = (
+        f"first {a.n} of {history.total} images" if part else f"{a.correct} of {a.n} images right"
+    )
+    held = {**data, "correct": a.correct, "n": a.n, "total": history.total}
     words = f'95\u202f% <span class="long">interval</span> <b>{low} to {high}</b><br>{images}'
     attributes = "".join(f' data-{name}="{escape(str(value))}"' for name, value in held.items())
     return _now(f"{100 * a.value:.1f}", "%", recipe, words, attributes, "first" if part else "")
@@ -51,16 +56,19 @@ def trouble(error: Exception) -> str:
 
 def _now(figure: str, unit: str, recipe: str, words: str, data: str, kind: str) -> str:
     return (
-        f'<div class="now {kind}" role="status"{data}><div class="figure">{figure}<small>{unit}</small></div>'
+        f'<div class="now {kind}" role="status"{data}><div '
+        f'class="figure">{figure}<small>{unit}</small></div>'
         f'<div class="words"><div class="recipe">{recipe}</div>{words}</div></div>'
     )
 
 
 def facts(*cells: str) -> str:
+    """A row of facts."""
     return f'<dl class="facts">{"".join(cells)}</dl>'
 
 
 def fact(name: str, value: str, kind: str, title: str = "") -> str:
+    """A name and its value, as HTML; `title` is shown when it is pointed at."""
     return f'<div class="{kind}" title="{escape(title)}"><dt>{name}</dt><dd>{value}</dd></div>'
 
 
@@ -99,7 +107,10 @@ VERDICTS = {
 
 
 def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
-    """The images whose prediction differs between two places, the gained before the lost. `head`: between which."""
+    """The images whose prediction differs between two places, the gained before the lost.
+
+    `head`: between which.
+    """
     found = changes(before, after)
     labels = [int(bench.labels[c.image]) for c in found]
     order = list(VERDICTS)
@@ -131,15 +142,18 @@ def changed(bench: Bench, before: Point, after: Point, head: str) -> str:
     return section(
         "Changed",
         head,
-        f'<p class="tally">{tally}</p><ul class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}',
+        f'<p class="tally">{tally}</p><ul '
+        f'class="tiles">{"".join(_tile(bench, *s) for s in picked)}</ul>{more}',
     )
 
 
 def nothing_changed(head: str, words: str) -> str:
+    """The section of changed images, without any."""
     return section("Changed", head, f'<p class="empty">{words}</p>')
 
 
 def section(title: str, head: str, body: str) -> str:
+    """A section of images with its heads."""
     return f'<section class="changed"><h2>{title} <span>{head}</span></h2>{body}</section>'
 
 
@@ -149,8 +163,10 @@ def _tile(bench: Bench, verdict: str, change: Change, label: int) -> str:
     )
     sign, words = VERDICTS[verdict]
     return (
-        f'<li class="{verdict}" title="{truth}: {before} → {after}, {words}"><img src="{thumbnail(bench, change.image)}" alt="{truth}" width="56" height="56">'
-        f'<div><b>{truth}</b><s>{before}</s><em><i aria-label="{words}">{sign}</i> {after}</em></div></li>'
+        f'<li class="{verdict}" title="{truth}: {before} → {after}, {words}"><img '
+        f'src="{thumbnail(bench, change.image)}" alt="{truth}" width="56" height="56">'
+        f'<div><b>{truth}</b><s>{before}</s><em><i aria-label="{words}">{sign}</i> {after}</em>'
+        "</div></li>"
     )
 
 
@@ -161,11 +177,17 @@ def table(heads: Sequence[str], rows: Sequence[tuple[Sequence[str], Accuracy]]) 
         for h in (*heads, "accuracy %", "from %", "to %", "right", "images")
     )
     body = "".join(
-        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}<td>{100 * a.value:.2f}</td>"
-        f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td><td>{a.n}</td></tr>"
+        "<tr><th "
+        f"scope=row>{first}</th>{''.join(f'<td>{escape(o)}</td>' for o in others)}"
+        f"<td>{100 * a.value:.2f}</td>"
+        f"<td>{100 * a.interval[0]:.2f}</td><td>{100 * a.interval[1]:.2f}</td><td>{a.correct}</td>"
+        f"<td>{a.n}</td></tr>"
         for (first, *others), a in rows
     )
-    return f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="numbers" tabindex="0"><table><thead><tr>{columns}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def spans(numbers: Sequence[int]) -> str:

@@ -5,7 +5,8 @@ from pathlib import Path
 STATIC = Path(__file__).parents[1] / "static"
 
 ON_LOAD = ("staleness", "clipboard", "tabs", "tour")
-"""Run once when the page is loaded, in this order: the first makes the ``copra`` object that the others use."""
+"""Run once when the page is loaded, in this order: the first makes the ``copra`` object that the
+others use."""
 
 
 def script(name: str) -> str:

@@ -1,8 +1,14 @@
-"""What a number was computed for stands beside it, and the browser dims it as soon as the controls say anything else.
+"""The browser dims a number as soon as the controls say something else.
 
-Each piece of the page that holds numbers carries the values of the controls that it was computed for, by the controls' ids, and the number
-of the request (see `copra_lab.page.state.session.Requests`). staleness.js holds both against what the controls say now, whatever changed them and in
-whatever order the server answers: no view has rules of its own.
+Each piece of the page that holds numbers carries the values of the controls that it was computed
+for, by the controls' ids, and the number of the request (see
+`copra_lab.page.state.session.Requests`). staleness.js compares both with what the controls say now,
+whatever changed them and in whatever order the server answers: no view has rules of its own.
+
+Each piece of the page that holds numbers carries the values of the controls that it was computed
+for, by the controls' ids, and the number of the request (see
+`copra_lab.page.state.session.Requests`). staleness.js holds both against what the controls say now,
+whatever changed them and in whatever order the server answers: no view has rules of its own.
 """
 
 import json
@@ -18,13 +24,19 @@ from copra_lab.page.state.session import Asked
 def of(asked: Asked, piece: str) -> str:
     """`piece`, HTML, as computed for what was `asked`."""
     at = f' data-at="{asked.at!r}"' if isinstance(asked.at, int | float) else ""
-    return f'<div class="of" data-of="{escape(json.dumps(dict(asked.of)))}"{at} data-part="{escape(asked.part)}">{piece}</div>'
+    return (
+        f'<div class="of" data-of="{escape(json.dumps(dict(asked.of)))}"{at} '
+        f'data-part="{escape(asked.part)}">{piece}</div>'
+    )
 
 
 def values(
     controls: Sequence[Any], given: Sequence[Any], updates: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What `controls` say, by their ids: the `given` values, but for those that `updates`, by their ids, change."""
+    """What `controls` say, by their ids.
+
+    The `given` values, but for those that `updates`, by their ids, change.
+    """
     return {
         c.elem_id: _updated(value, updates.get(c.elem_id, gr.skip()))
         for c, value in zip(controls, given, strict=True)
@@ -40,19 +52,25 @@ def _updated(value: Any, update: Any) -> Any:
 
 
 def says(controls: Sequence[Any]) -> str:
-    """JavaScript: takes the values of the `controls`, which come first in its arguments, as what they say now."""
+    """JavaScript that takes the first of its arguments as what the `controls` say now."""
     ids = json.dumps([c.elem_id for c in controls])
     return f"(...x) => {{ globalThis.copra?.says({ids}, x); }}"
 
 
 def asks(part: str) -> str:
-    """JavaScript: whatever `part` of the page shows is out of date, until a request that is made from now on is answered."""
+    """JavaScript: what `part` of the page shows is out of date from now on.
+
+    Until a request that is made after that is answered.
+    """
     return f"() => {{ globalThis.copra?.asks({json.dumps(part)}); }}"
 
 
 def watch(controls: Sequence[Any]) -> None:
-    """Whoever changes one of the `controls`, the visitor or the server, the browser knows at once what they say. To be called before any
-    other handler is given to them, since the browser runs the handlers of an event one after the other."""
+    """Let the browser know at once what the `controls` say, whoever changes them.
+
+    To be called before any other handler is given to them, since the browser runs the handlers of
+    an event one after the other.
+    """
     gr.on(
         [c.change for c in controls],
         None,

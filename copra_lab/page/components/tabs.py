@@ -1,35 +1,41 @@
-"""The page's views: each has a tab and an address of its own, and only the one that is open asks for numbers.
+"""The page's views: each has a tab and an address; only the open one asks for numbers.
 
-``static/tabs.js`` shows the view that the address names, or the first, and presses the button that tells the server so. The tabs
-are links, so that they can be opened elsewhere, and all views stay in the document, so that nothing that the server sends is
-lost: reasons not to use gr.Tabs. The address follows what the server says is its link, once no other came for a moment:
-browsers allow so many changes of it a second.
+``static/tabs.js`` shows the view that the address names, or the first, and presses the button that
+tells the server so. The tabs are links, so that they can be opened elsewhere, and all views stay in
+the document, so that nothing that the server sends is lost: reasons not to use gr.Tabs. The address
+follows what the server says is its link, once no other came for a moment: browsers allow so many
+changes of it a second.
 
-A tab shows its view as it was left. An address sets all controls of its view and its number in one answer, so every handler that
-sends the visitor elsewhere, or sets several controls, gives one (see `going`). Back and Forward show a view as it was left, too,
-as long as its controls are as they were then; else as the address says.
+A tab shows its view as it was left. An address sets all controls of its view and its number in one
+answer, so every handler that sends the visitor elsewhere, or sets several controls, gives one (see
+`going`). Back and Forward show a view as it was left, too, as long as its controls are as they were
+then; else as the address says.
 """
 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
+from markupsafe import Markup
 
 from copra_lab.page.components.panels import html
+from copra_lab.page.components.templates import render
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.session import Asked
 
-SHARE = '<button type="button" id="link-copy" title="Copy the address of what you see here" aria-live="polite">Copy link</button>'
-
 
 class Entrance(NamedTuple):
-    """How a view is entered. ``opened``: the event of its being shown. Handlers that listen to it take ``request`` as their last inputs,
-    with the JavaScript of `leaves`: what the address asks for when the view opens ("" at all other times, see `copra_lab.page.state.address.read`),
-    and the number of the request (see `Requests.take`). They give the view's address to ``link``, and to ``refused`` what of one could not
-    be used. What they give to ``go`` (see `going`) is opened at once, in this view or another one."""
+    """How a view is entered.
+
+    ``opened``: the event of its being shown. Handlers that listen to it take ``request`` as their
+    last inputs, with the JavaScript of `leaves`: what the address asks for when the view opens (""
+    at all other times, see `copra_lab.page.state.address.read`), and the number of the request (see
+    `Requests.take`). They give the view's address to ``link``, and to ``refused`` what of one could
+    not be used. What they give to ``go`` (see `going`) is opened at once, in this view or another
+    one.
+    """
 
     name: str
     opened: Callable[..., Any]
@@ -58,8 +64,7 @@ def refusal(refused: Sequence[str]) -> str:
     """What of an address could not be used, as HTML; it may hold pieces of the address."""
     if not refused:
         return ""
-    said = escape("; ".join(refused))
-    return f'<p class="refused" role="status">Part of this link could not be used, so the default is shown instead: {said}.</p>'
+    return render("refused", sentences=refused)
 
 
 class View(NamedTuple):
@@ -74,14 +79,7 @@ class View(NamedTuple):
 
 def header(views: tuple[View, ...], beside: str = "") -> None:
     """The tabs, and what stands `beside` them, as HTML."""
-    links = "".join(
-        f'<a href="?view={v.name}" data-view="{v.name}" title="{v.title}">{v.tab}</a>'
-        for v in views
-    )
-    html(
-        f'<header><p class="brand">copra-lab</p><nav aria-label="Views">{links}</nav>{SHARE}{beside}</header>',
-        elem_id="header",
-    )
+    html(render("header", views=views, beside=Markup(beside)), elem_id="header")
 
 
 def gate() -> gr.Textbox:
@@ -94,7 +92,7 @@ def gate() -> gr.Textbox:
 def add(view: View, lab: Lab, session: gr.State, go: gr.Textbox) -> None:
     """Add `view` to the page that is being built; `go`: its `gate`."""
     with gr.Column(elem_id=f"view-{view.name}", elem_classes="view"):
-        html(f'<h1>{view.title}</h1><p class="lead">{view.lead}</p>', elem_classes="title")
+        html(render("title", view=view), elem_classes="title")
         refused = html("", elem_id=f"refused-{view.name}")
         opened = gr.Button("Open", visible="hidden", elem_id=f"open-{view.name}")
         link = gr.Textbox(visible="hidden", elem_id=f"link-{view.name}")

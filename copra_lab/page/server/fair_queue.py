@@ -1,4 +1,7 @@
-"""Gradio's queue, in which no visitor takes all places: who waits is answered in turns, and the rest is told to come back."""
+"""Gradio's queue, in which no visitor takes all places.
+
+Those who wait are answered in turns, and whoever is beyond a limit is told to come back.
+"""
 
 import asyncio
 import time
@@ -21,20 +24,31 @@ REMEMBERED = 1000
 
 
 class Answers(asyncio.Queue):
-    """Answers to one visitor, until they are fetched; ``fetched``: when somebody last came for them."""
+    """Answers to one visitor, until they are fetched.
+
+    ``fetched``: when somebody last came for them.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.fetched = time.monotonic()
 
     async def get(self) -> Any:
+        """The next answer."""
         self.fetched = time.monotonic()
         return await super().get()
 
 
 class FairQueue(Queue):
-    """``waiting`` of one visitor, ``of_address``, and ``megabytes`` in all are bounds beside Gradio's own ``max_size``. Answers that nobody
-    fetches for ``unread`` seconds are thrown away, and what was still to be answered with them."""
+    """Gradio's queue with bounds for each visitor and each network address.
+
+    ``waiting`` of one visitor, ``of_address``, and ``megabytes`` in all are bounds beside Gradio's
+    own ``max_size``. Answers that nobody fetches for ``unread`` seconds are thrown away, and what
+    was still to be answered with them.
+
+    It lives on the server's event loop: nothing here is called from another thread, so nothing is
+    locked.
+    """
 
     def __init__(
         self,
@@ -45,7 +59,7 @@ class FairQueue(Queue):
         megabytes: float = limits.WAITING_MB,
         unread: float = limits.UNREAD_SECONDS,
         **options: Any,
-    ):
+    ) -> None:
         super().__init__(**options)
         self.visitors, self.waiting, self.of_address, self.megabytes, self.unread = (
             visitors,
@@ -58,7 +72,7 @@ class FairQueue(Queue):
     # --- coming in
 
     async def push(self, body: Any, request: Any, username: Any) -> Any:
-        """Gradio's, for a request that is within the limits; for others HTTP 429, with a sentence."""
+        """Gradio's, for a request within the limits; for others HTTP 429, with a sentence."""
         address = address_of(request)
         try:
             await self._sweep()
@@ -94,11 +108,13 @@ class FairQueue(Queue):
             and sum(e.session_hash == session for e in (*waiting, *at_work)) >= self.waiting
         ):
             raise TooMuch(
-                f"{self.waiting} of your requests wait for an answer already; ask again when some of them are answered"
+                f"{self.waiting} of your requests wait for an answer already; ask again when some "
+                "of them are answered"
             )
         if sum(address_of(e.request) == address for e in (*waiting, *at_work)) >= self.of_address:
             raise TooMuch(
-                f"{self.of_address} requests from your network address wait already; try again in a minute"
+                f"{self.of_address} requests from your network address wait already; try again in "
+                "a minute"
             )
         full = self.max_size is not None and len(waiting) >= self.max_size
         if (
@@ -107,7 +123,8 @@ class FairQueue(Queue):
             > self.megabytes
         ):
             raise TooMuch(
-                "the page has more questions than it can answer at the moment; try again in a minute"
+                "the page has more questions than it can answer at the moment; try again in a "
+                "minute"
             )
 
     # --- being answered
@@ -160,7 +177,10 @@ class FairQueue(Queue):
                 await self.drop(session)
 
     def _dated(self, session: str) -> None:
-        """Let the answers to a request without a session, which Gradio holds in a queue of its own, be such as are looked after here."""
+        """Replace the queue of answers that Gradio makes for a request without a session.
+
+        Ours knows when somebody last came for them.
+        """
         plain = self.pending_messages_per_session.get(session)
         if plain is not None and not isinstance(plain, Answers):
             self.pending_messages_per_session[session] = answers = Answers()
@@ -175,7 +195,7 @@ class FairQueue(Queue):
 
 
 def fair(page: gr.Blocks, visitors: Visitors, **bounds: Any) -> None:
-    """Give `page`, before it is launched, a `FairQueue` with these ``bounds`` in place of its queue."""
+    """Give `page` a `FairQueue` in place of its queue, before it is launched."""
     options = {
         "live_updates": True,
         "concurrency_count": page.max_threads,
@@ -197,7 +217,10 @@ def asking() -> str:
 
 
 def megabytes_of(request: Any) -> float:
-    """The size of a request's body as it says itself; one that does not say it counts as a large one."""
+    """The size of a request's body as it says itself.
+
+    One that does not say it counts as a large one.
+    """
     try:
         return float(request.headers["content-length"]) / 1e6
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -1,4 +1,7 @@
-"""What stands before the page: it counts connections, megabytes and uploads, and shuts the doors of Gradio's that the page has no use for."""
+"""ASGI middleware that counts connections, megabytes and uploads.
+
+It also closes the routes of Gradio that the page does not use.
+"""
 
 import asyncio
 import json
@@ -22,7 +25,8 @@ _UNUSED = re.compile(
     r"(/gradio_api)?/(deep_link|component_server|process_recording|monitoring|dev/reload|stream/|proxy=|file[=/]\s*https?:)",
     re.I,
 )
-"""Paths that Gradio serves and the page does not use: one writes files, some reach for other hosts, and one sends visitors there."""
+"""Paths that Gradio serves and the page does not use: one writes files, some reach for other hosts,
+and one sends visitors there."""
 
 _OPEN = re.compile(r"/gradio_api/heartbeat/([^/]+)$")
 
@@ -41,7 +45,7 @@ class Uploads:
         of_address: float = limits.ADDRESS_UPLOADS_MB,
         most: float = limits.UPLOADS_MB,
         seconds: float = HOUR,
-    ):
+    ) -> None:
         self.of_address, self.most, self.seconds = of_address, most, seconds
         self._lately: deque[tuple[float, str, float]] = deque()
 
@@ -70,7 +74,7 @@ class Guard:
         seconds: float = limits.REQUEST_SECONDS,
         connections: int = limits.CONNECTIONS,
         of_address: int = limits.ADDRESS_CONNECTIONS,
-    ):
+    ) -> None:
         self.app, self.visitors, self.uploads = app, visitors, uploads or Uploads()
         self.megabytes, self.seconds, self.connections, self.of_address = (
             megabytes,
@@ -81,6 +85,7 @@ class Guard:
         self._open: Counter[str] = Counter()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, or let it through."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return

@@ -1,4 +1,4 @@
-"""Who is on the page: from which address, whether the page is still open, and what is to be forgotten when it is not."""
+"""Who is on the page, from which address, and what to forget once they have left."""
 
 import time
 from collections import Counter
@@ -18,8 +18,10 @@ class TooMuch(Exception):
 def in_turns(
     waiting: Iterable[T], who: Callable[[T], Hashable], busy: Iterable[Hashable] = ()
 ) -> list[T]:
-    """Those who wait, reordered: everybody's first, then everybody's second and so on, each round first come first served. Who is
-    ``busy`` had some already, as often as named."""
+    """Those who wait, reordered: everybody's first, then everybody's second, and so on.
+
+    Each round is first come, first served. Who is ``busy`` had some already, as often as named.
+    """
     had = Counter(busy)
     rounds = []
     for item in waiting:
@@ -30,8 +32,12 @@ def in_turns(
 
 @dataclass
 class Visitor:
-    """``open``: how many of its connections say that the page is still there; ``seen``: when it was last heard of, in seconds of the
-    monotonic clock; ``keeps``: for how many seconds after that it is remembered."""
+    """One who is on the page.
+
+    ``open``: how many of its connections say that the page is still there; ``seen``: when it was
+    last heard of, in seconds of the monotonic clock; ``keeps``: for how many seconds after that it
+    is remembered.
+    """
 
     address: str
     open: int = 0
@@ -40,8 +46,11 @@ class Visitor:
 
 
 class Visitors:
-    """All who are remembered, by their sessions. Used on the server's event loop alone. ``forget`` is called with each session whose time
-    is over."""
+    """All who are remembered, by their sessions.
+
+    Used on the server's event loop alone. ``forget`` is called with each session whose time is
+    over.
+    """
 
     def __init__(
         self,
@@ -50,7 +59,7 @@ class Visitors:
         of_address: int = ADDRESS_SESSIONS,
         closed: float = CLOSED_SECONDS,
         idle: float = IDLE_SECONDS,
-    ):
+    ) -> None:
         self.forget, self.most, self.of_address, self.closed, self.idle = (
             forget,
             most,
@@ -67,7 +76,7 @@ class Visitors:
         return len(self._known)
 
     def address(self, session: str) -> str:
-        """ "" for one who is not known."""
+        """The address of a session; "" for one who is not known."""
         return self._known[session].address if session in self._known else ""
 
     def comes(self, session: str, address: str) -> None:
@@ -76,11 +85,13 @@ class Visitors:
         if session not in self._known:
             if len(self._known) >= self.most:
                 raise TooMuch(
-                    f"the page is full: {self.most} visitors are here already; try again in a few minutes"
+                    f"the page is full: {self.most} visitors are here already; try again in a few "
+                    "minutes"
                 )
             if sum(v.address == address for v in self._known.values()) >= self.of_address:
                 raise TooMuch(
-                    f"{self.of_address} pages are open at your network address already; close some, or try again in a few minutes"
+                    f"{self.of_address} pages are open at your network address already; close "
+                    "some, or try again in a few minutes"
                 )
             self._known[session] = Visitor(address, keeps=self.idle)
         self._known[session].seen = time.monotonic()
@@ -92,6 +103,7 @@ class Visitors:
         visitor.open, visitor.keeps = visitor.open + 1, self.closed
 
     def left(self, session: str) -> None:
+        """A page of this session is gone."""
         if visitor := self._known.get(session):
             visitor.open, visitor.seen = visitor.open - 1, time.monotonic()
 

@@ -12,15 +12,19 @@ from torch import Tensor
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.peft_folder import WEIGHTS, weights_file
 from copra_lab.models.sites import site_of
-from copra_lab.page.state.controls import switches_of
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.view_states import Pruned
+from copra_lab.page.state.schemas.prune import PruneState
+from copra_lab.page.state.switches import switches_of
 
 
 @dataclass(frozen=True)
 class Left:
-    """How many entries of A and B are not zero, of how many that the whole adapter has, the share in each layer of the image tower,
-    and the bytes of the file that it would be saved as, as it is and zipped; 0 where nothing is to be saved."""
+    """What is left of an adapter, in numbers and in bytes.
+
+    How many entries of A and B are not zero, ``of`` how many that the whole adapter has, the share
+    in each layer of the image tower, and the bytes of the file that it would be saved as, as it is
+    and zipped; 0 where nothing is to be saved.
+    """
 
     count: int
     of: int
@@ -30,15 +34,16 @@ class Left:
 
     @property
     def share(self) -> float:
+        """How many of the entries are left, as a share of 1."""
         return self.count / self.of
 
 
 @lru_cache(1024)
-def left(lab: Lab, place: Pruned) -> Left:
+def left(lab: Lab, state: PruneState) -> Left:
     """What is left of the adapter at `place`."""
-    whole = lab.adapter(place.task, place.key)
+    whole = lab.adapter(state.task, state.key)
     of = _entries(whole, Tensor.numel)
-    kept = place.adapter(lab)
+    kept = state.adapter(lab)
     count = _entries(kept, lambda t: int(t.count_nonzero()))
     layers = tuple(
         (layer, count["vision", layer] / of["vision", layer]) for layer in switches_of(whole)[0]

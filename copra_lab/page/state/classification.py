@@ -22,8 +22,11 @@ class Picture:
 def opinions(
     lab: Lab, task: str, picture: Picture
 ) -> list[tuple[str, Tensor | str, Sequence[str]]]:
-    """What each model of the menu makes of it: (label, probabilities (classes,), names), the base first; of an adapter that cannot be
-    read, why not, in place of the probabilities."""
+    """What each model of the menu takes a picture for, the base first.
+
+    (label, probabilities (classes,), names); for an adapter that cannot be read, why not, in place
+    of the probabilities.
+    """
     whole = lab.bench(task)
     one = Split(picture.pixels[None], torch.zeros(1, dtype=torch.int64), ("yours",))
     bench = Bench(whole.clip, replace(whole.task, test=one), precision="float32")

@@ -1,7 +1,8 @@
-"""What all visitors share and nobody changes: the CLIP, the adapters on the shelf, and a bench a task."""
+"""What all visitors share and nobody changes: the CLIP, the adapters, a bench a task."""
 
 import secrets
 import threading
+from collections.abc import Hashable
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -14,6 +15,7 @@ from copra_lab.adapters.adapter import NONE, Adapter
 from copra_lab.adapters.factor_pairs import AdapterError
 from copra_lab.adapters.loading import load_adapter
 from copra_lab.bench.bench import Bench
+from copra_lab.methods.registry import label_of
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
 from copra_lab.prompts.soft_prompt import FILE, PromptError, SoftPrompt
@@ -25,7 +27,8 @@ BASE = "base"
 """The key of "no adapter" in every menu."""
 
 OPENING = "things-mosaic"
-"""The task that the page opens with, if it has adapters: fine-tuning moves much there, two seeds differ, and it has many images."""
+"""The task that the page opens with, if it has adapters: fine-tuning moves much there, two seeds
+differ, and it has many images."""
 
 PROMPT_OPENING = "digits"
 """The task that the Prompt view opens with: words fail there, and a learned prompt does not."""
@@ -46,10 +49,13 @@ _trained: "WeakValueDictionary[str, Own]" = WeakValueDictionary()
 
 @dataclass(frozen=True, eq=False)
 class Own:
-    """An adapter that a visitor trained on this page, in training number `number`; ``steps`` of those that were asked for are done.
+    """An adapter that a visitor trained on this page.
 
-    ``key`` cannot be guessed and never comes again, so what was measured under it is never another adapter's. Every lab finds the
-    adapter by it as long as its visitor keeps it; only that visitor's menus show it (see `Walk.lab`).
+    It came from training number `number`; ``steps`` of those that were asked for are done.
+
+    ``key`` cannot be guessed and never comes again, so what was measured under it is never another
+    adapter's. Every lab finds the adapter by it as long as its visitor keeps it; only that
+    visitor's menus show it (see `History.lab`).
     """
 
     task: str
@@ -62,10 +68,22 @@ class Own:
         _trained[self.key] = self
 
     @property
+    def method(self) -> str:
+        """The name of its method."""
+        return self.adapter.provenance["method"]
+
+    @property
+    def seed(self) -> int | None:
+        """The seed of its training."""
+        return self.adapter.provenance.get("seed")
+
+    @property
     def label(self) -> str:
-        return f"Your {METHODS[self.adapter.provenance['method']]} {self.number}"
+        """What a menu shows."""
+        return f"Your {METHODS[self.method]} {self.number}"
 
     def load(self, clip: Clip) -> Adapter:
+        """The adapter, which was made from this CLIP."""
         return self.adapter
 
 
@@ -74,34 +92,45 @@ def trained(key: str) -> Own | None:
     return _trained.get(key)
 
 
-METHODS = {"lora": "LoRA", "copra": "CopRA"}
-"""How a menu names the methods."""
+METHODS = {name: label_of(name) for name in ("lora", "copra")}
+"""The methods that can be trained here and compared, and how a menu names them."""
 
 
 @dataclass(frozen=True)
 class Lab:
-    """``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is `Bench`'s. ``clip_name``: another CLIP
-    than the bundled one, as `load_clip` takes it; then only what was made from it is shown. ``own``: what one visitor trained, in
-    that visitor's copy alone."""
+    """The models, tasks, adapters and prompts that the page offers.
+
+    ``folders`` hold adapters and ``prompts`` soft prompts as ``task/label/``; ``precision`` is
+    `Bench`'s. ``clip_name``: another CLIP than the bundled one, as `load_clip` takes it; then only
+    what was made from it is shown. ``own``: what one visitor trained, in that visitor's copy alone.
+    """
 
     folders: tuple[Path, ...] = (FOLDER,)
     precision: str = "auto"
     prompts: Path = PROMPTS
     clip_name: str | None = None
-    # Not compared: a key means the same adapter in every copy, so what was computed for one visitor serves all.
+    # Not compared: a key means the same adapter in every copy, so what was computed for one
+    # visitor serves all.
     own: tuple[Own, ...] = field(default=(), compare=False)
 
     @property
     def shared(self) -> "Lab":
-        """What of it all visitors share: what is remembered by this keeps no visitor's own adapters."""
+        """The part that all visitors share.
+
+        What is cached by it keeps no visitor's own adapters alive.
+        """
         return replace(self, own=()) if self.own else self
 
     @property
     def clip(self) -> Clip:
+        """The model; it is loaded once."""
         return load_clip(self.clip_name)
 
     def _ours(self, folder: Path) -> bool:
-        """Whether what is in `folder` may be shown: with the bundled CLIP all, since a misfit is told when it is chosen."""
+        """Whether what is in `folder` may be shown.
+
+        With the bundled CLIP all: a misfit is reported when it is chosen.
+        """
         return self.clip_name is None or _base(folder) in (
             "",
             self.clip.hash,
@@ -109,9 +138,16 @@ class Lab:
         )
 
     def tasks(self) -> dict[str, str]:
-        """The titles of the tasks that have adapters, by name: `OPENING`, then the others in the catalogue's order."""
+        """The titles of the tasks that have adapters, by name.
+
+        `OPENING` comes first, then the others in the catalogue's order.
+        """
         order = sorted(TASKS, key=lambda name: name != OPENING)
-        return {name: TASKS[name].title for name in order if self.shelf(name)}
+        return {name: TASKS[name].title for name in order if self.offers(name)}
+
+    def offers(self, task: str) -> bool:
+        """Whether there are adapters of `task`."""
+        return task in TASKS and bool(self.shelf(task))
 
     def titles(self) -> list[tuple[str, str]]:
         """(title, name) of each task, as a menu takes them."""
@@ -119,10 +155,11 @@ class Lab:
 
     def check(self, task: object) -> None:
         """Raises ValueError if `task`, which may be anything, is not one of the tasks."""
-        if not isinstance(task, str) or task not in self.tasks():
+        if not isinstance(task, str) or not self.offers(task):
             raise ValueError("choose one of the tasks in the list")
 
     def about(self, task: str) -> str:
+        """What a task shows, in words."""
         return TASKS[task].about
 
     def shelf(self, task: str) -> dict[str, Shipped | Own]:
@@ -156,7 +193,10 @@ class Lab:
         return (str(a) if a in keys else keys[0]), (str(b) if b in keys else keys[1])
 
     def three(self, task: str, *wanted: object) -> tuple[str, str, str]:
-        """The three keys `wanted` where `task` has them, or else the first, second and third it has, as far as there are so many."""
+        """The three keys `wanted` where `task` has them, or else the first three it has.
+
+        As far as there are so many.
+        """
         keys = [key for _, key in self.menu(task)]
         a, b, c = (
             str(key) if key in keys else keys[min(i, len(keys) - 1)] for i, key in enumerate(wanted)
@@ -173,7 +213,11 @@ class Lab:
         return str(key) if key in keys else keys[0]
 
     def adapter(self, task: str, key: str) -> Adapter:
-        """Raises AdapterError for one that does not fit the CLIP or is no longer kept, and KeyError for a key that is none."""
+        """An adapter by its key.
+
+        Raises AdapterError for one that does not fit the CLIP or is no longer kept, and KeyError
+        for an unknown key.
+        """
         if key in _trained:
             return _trained[key].adapter
         if key.startswith(OWN):
@@ -199,18 +243,27 @@ class Lab:
         return [(s.label, key) for key, s in self.prompt_shelf(task).items()]
 
     def one_prompt(self, task: str, key: object) -> str:
-        """`key` where `task` has a prompt of that key, or else the key of its first. Raises ValueError if it has none."""
+        """`key` where `task` has a prompt of that key, or else the key of its first.
+
+        Raises ValueError if it has none.
+        """
         keys = list(self.prompt_shelf(task))
         if not keys:
             raise ValueError("this task has no soft prompts; choose another one in the list")
         return str(key) if key in keys else keys[0]
 
     def prompt(self, task: str, key: str) -> SoftPrompt:
-        """Raises PromptError for one that does not fit the CLIP, and KeyError for a key that is none."""
+        """A soft prompt by its key.
+
+        Raises PromptError for one that does not fit the CLIP, and KeyError for an unknown key.
+        """
         return self.prompt_shelf(task)[key].load(self.clip)
 
     def longest_prompt(self) -> int:
-        """How many vectors the longest prompt has; the model is not needed for that, and a file that is broken has none."""
+        """How many vectors the longest prompt has.
+
+        The model is not needed for that, and a file that is broken counts as 0.
+        """
         lengths = [0]
         for s in shipped_prompts(None, self.prompts):
             with suppress(PromptError):
@@ -220,8 +273,9 @@ class Lab:
     def bench(self, task: str) -> Bench:
         """The bench of `task`: made once, however many visitors ask for it at the same time.
 
-        The calling thread works alone from here on: merging small matrices on several threads costs a hundred times
-        more in waiting than it saves as soon as the machine is busy, and the bench spreads images over the cores itself.
+        The calling thread works alone from here on: merging small matrices on several threads costs
+        a hundred times more in waiting than it saves as soon as the machine is busy, and the bench
+        spreads images over the cores itself.
         """
         torch.set_num_threads(1)
         with _making:
@@ -232,15 +286,37 @@ class Lab:
         return load_task(task, self.clip, shots=shots)
 
     def few(self, task: str, images: int) -> Bench:
-        """A bench of the first `images` of the task's test images, in the order of its bench; made once too."""
+        """A bench of the first `images` images in the order of the task's bench; made once."""
         whole = self.bench(task)
         with _making:
             return _few(whole, images, self.precision)
 
 
+def counterpart(shelf: "dict[str, Shipped[Adapter] | Own]", key: str, method: str) -> str | None:
+    """The key of what `method` made with the same seed as the adapter `key`, or None.
+
+    What comes with the page is compared with what lies in the same folder, and what a visitor
+    trained with what the same training made.
+
+    What comes with the page is compared with what lies in the same folder, and what a visitor
+    trained with what the same training made.
+    """
+
+    def origin(entry: "Shipped[Adapter] | Own") -> Hashable:
+        return entry.number if isinstance(entry, Own) else entry.folder.parent
+
+    entry = shelf[key]
+    same = (
+        k
+        for k, s in shelf.items()
+        if (s.method, s.seed, origin(s)) == (method, entry.seed, origin(entry))
+    )
+    return next(same, None)
+
+
 @cache
 def _base(folder: Path) -> str:
-    """The hash of the weights that an adapter or soft prompt was made from; "" where that is not known."""
+    """The hash of the weights that an adapter or soft prompt was made from; "" if unknown."""
     try:
         return (SoftPrompt.load(folder) if (folder / FILE).exists() else load_adapter(folder)).base
     except ValueError:

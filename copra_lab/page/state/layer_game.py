@@ -94,7 +94,7 @@ class Solving:
         ValueError: for an adapter without layers in the image tower.
     """
 
-    def __init__(self, bench: Bench, adapter: Adapter):
+    def __init__(self, bench: Bench, adapter: Adapter) -> None:
         players = players_of(adapter)
         if not players:
             raise ValueError(

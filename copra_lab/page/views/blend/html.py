@@ -1,4 +1,4 @@
-"""The Blend view's pieces of HTML: pure functions of a walk."""
+"""The Blend view's pieces of HTML: pure functions of a history."""
 
 from collections.abc import Sequence
 from html import escape
@@ -6,8 +6,9 @@ from html import escape
 from copra_lab.bench.bench import Bench
 from copra_lab.page.components import panels
 from copra_lab.page.components.numbers import percent, signed
-from copra_lab.page.state.session import Point, Walk
-from copra_lab.page.state.view_states import HIGH, LOW, Blended, Place
+from copra_lab.page.state.schemas.blend import HIGH, LOW, BlendState
+from copra_lab.page.state.schemas.measured import Measured
+from copra_lab.page.state.session import History, Point
 from copra_lab.page.views.blend.path_chart import Line, barrier, path_svg
 from copra_lab.utils.statistics import Accuracy
 
@@ -17,62 +18,69 @@ NAMES = {"delta": "in ΔW", "factors": "in the factors"}
 ENDS = {0.0: "A", 1.0: "B"}
 
 
-def curve(walk: Walk, line: Blended | None = None) -> dict[float, Point]:
-    """What was measured on `line`, or else where the visitor stands, by λ. In the factors too it ends at the two adapters."""
-    line = line or _here(walk)
+def curve(history: History, line: BlendState | None = None) -> dict[float, Point]:
+    """What was measured on `line`, or else where the visitor stands, by λ.
+
+    In the factors too it ends at the two adapters.
+    """
+    line = line or _here(history)
     if line is None:
         return {}
     points = {
         p.weight: point
-        for p, point in walk.points.items()
-        if isinstance(p, Blended) and p.line == line.line
+        for p, point in history.points.items()
+        if isinstance(p, BlendState) and p.line == line.line
     }
-    points |= {w: walk.points[line.at(w)] for w in ENDS if line.at(w) in walk.points}
+    points |= {w: history.points[line.at(w)] for w in ENDS if line.at(w) in history.points}
     return dict(sorted(points.items()))
 
 
-def accuracies(walk: Walk, line: Blended | None = None) -> list[tuple[float, Accuracy]]:
-    return [(w, p.accuracy) for w, p in curve(walk, line).items()]
+def accuracies(history: History, line: BlendState | None = None) -> list[tuple[float, Accuracy]]:
+    """(λ, accuracy) of what was measured on `line`, in order."""
+    return [(w, p.accuracy) for w, p in curve(history, line).items()]
 
 
-def _here(walk: Walk) -> Blended | None:
-    return walk.place if isinstance(walk.place, Blended) else None
+def _here(history: History) -> BlendState | None:
+    return history.state if isinstance(history.state, BlendState) else None
 
 
-def _beside(walk: Walk) -> list[Line]:
+def _beside(history: History) -> list[Line]:
     """The lines beside the visitor's own, as far as they were measured: two ends make none."""
-    here = _here(walk)
-    lines = [Line(b.kind, b.name, accuracies(walk, b.line)) for b in here.beside] if here else []
+    here = _here(history)
+    lines = [Line(b.kind, b.name, accuracies(history, b.line)) for b in here.beside] if here else []
     return [
         line if any(w not in ENDS for w, _ in line.points) else line._replace(points=())
         for line in lines
     ]
 
 
-def number(walk: Walk) -> str:
+def number(history: History) -> str:
     """The accuracy where the thumb is, and the facts to hold it against."""
-    here = _here(walk)
-    data = {"weight": walk.position, "space": here.space if here else ""}
+    here = _here(history)
+    data = {"weight": history.position, "space": here.space if here else ""}
     return panels.number(
-        walk, _recipe(walk.position), data, "Measuring the base and both ends."
-    ) + _facts(walk)
+        history, _recipe(history.position), data, "Measuring the base and both ends."
+    ) + _facts(history)
 
 
 def _recipe(at: float) -> str:
     """What the model at λ is made of: ``λ = 0.30: 0.70 A + 0.30 B``."""
     sign = "−" if at < 0 else "+"
-    return f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} {signed(abs(at))} <i class="b">B</i></span>'
+    return (
+        f'<b>λ = {signed(at)}</b> <span>{signed(1 - at)} <i class="a">A</i> {sign} '
+        f'{signed(abs(at))} <i class="b">B</i></span>'
+    )
 
 
-def _facts(walk: Walk) -> str:
-    known = curve(walk)
+def _facts(history: History) -> str:
+    known = curve(history)
     return panels.facts(
-        panels.measured("base", walk.base, "base"),
+        panels.measured("base", history.base, "base"),
         panels.measured("A", known.get(0.0), "a"),
         panels.measured("B", known.get(1.0), "b"),
         panels.fact(
             "barrier",
-            _barrier(accuracies(walk), walk.total, " points"),
+            _barrier(accuracies(history), history.total, " points"),
             "barrier wide",
             "How far the measured path falls below the straight line from A to B",
         ),
@@ -89,34 +97,45 @@ def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "
     return f"{100 * found[0]:.1f}{unit} <span>at {signed(found[1])}</span>"
 
 
-def chart(walk: Walk) -> str:
-    base = walk.base.accuracy if walk.base else None
+def chart(history: History) -> str:
+    """The curve, with a legend of all lines."""
+    base = history.base.accuracy if history.base else None
     drawing = path_svg(
-        accuracies(walk),
-        total=walk.total,
+        accuracies(history),
+        total=history.total,
         base=base,
-        at=walk.position,
+        at=history.position,
         low=LOW,
         high=HIGH,
-        beside=_beside(walk),
+        beside=_beside(history),
     )
-    return f'<div>{_legend(walk)}<div class="chart">{drawing}</div></div>'
+    return f'<div>{_legend(history)}<div class="chart">{drawing}</div></div>'
 
 
-def _legend(walk: Walk) -> str:
+def _legend(history: History) -> str:
     """What each line is, the accuracy of each where the visitor's λ is, and the barrier of each."""
-    here = _here(walk)
-    lines = [Line("own", NAMES[here.space if here else "delta"], accuracies(walk)), *_beside(walk)]
+    here = _here(history)
+    lines = [
+        Line("own", NAMES[here.space if here else "delta"], accuracies(history)),
+        *_beside(history),
+    ]
     rows = []
     for kind, name, points in lines:
-        a = dict(points).get(walk.position)
+        a = dict(points).get(history.position)
         value = "…" if a is None else percent(a.value)
-        part = "" if a is None or a.n >= walk.total else ' class="first"'
+        part = "" if a is None or a.n >= history.total else ' class="first"'
         rows.append(
-            f'<tr class="{kind}"><th scope="row">{_sample(kind)}{escape(name)}</th><td{part}>{value}</td><td>{_barrier(points, walk.total)}</td></tr>'
+            f'<tr class="{kind}"><th scope="row">{_sample(kind)}{escape(name)}</th>'
+            f"<td{part}>{value}</td><td>{_barrier(points, history.total)}</td></tr>"
         )
-    heads = f'<th scope="col">lines from A to B</th><th scope="col">at λ = {signed(walk.position)}</th><th scope="col">barrier</th>'
-    return f'<table class="legend"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    heads = (
+        '<th scope="col">lines from A to B</th><th scope="col">at λ = '
+        f'{signed(history.position)}</th><th scope="col">barrier</th>'
+    )
+    return (
+        f'<table class="legend"><thead><tr>{heads}</tr></thead><tbody>{"".join(rows)}</tbody>'
+        "</table>"
+    )
 
 
 def _sample(kind: str) -> str:
@@ -127,17 +146,20 @@ def _sample(kind: str) -> str:
         "rival": '<rect class="mark rival" x="14" y="4" width="6" height="6"/>',
     }
     line = "curve" if kind == "own" else f"other {kind}"
-    return f'<svg class="path" width="34" height="14" aria-hidden="true"><line class="{line}" x1="0" x2="34" y1="7" y2="7"/>{marks[kind]}</svg>'
+    return (
+        f'<svg class="path" width="34" height="14" aria-hidden="true"><line class="{line}" '
+        f'x1="0" x2="34" y1="7" y2="7"/>{marks[kind]}</svg>'
+    )
 
 
-def changed(walk: Walk, bench: Bench | None) -> str:
+def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction the last move changed."""
-    before = walk.points.get(walk.since) if walk.since else None
+    before = history.points.get(history.since) if history.since else None
     if (
-        walk.since is None
-        or walk.since == walk.place
+        history.since is None
+        or history.since == history.state
         or before is None
-        or walk.here is None
+        or history.here is None
         or bench is None
     ):
         return panels.nothing_changed(
@@ -146,23 +168,29 @@ def changed(walk: Walk, bench: Bench | None) -> str:
     return panels.changed(
         bench,
         before,
-        walk.here,
-        f"from {_where(walk.since, walk.place)} to {_where(walk.place, walk.since)}",
+        history.here,
+        f"from {_where(history.since, history.state)} to {_where(history.state, history.since)}",
     )
 
 
-def _where(place: Place | None, other: Place | None) -> str:
+def _where(state: Measured | None, other: Measured | None) -> str:
     """λ, and what is mixed if that is something else at the `other` place."""
-    if not isinstance(place, Blended) or not isinstance(other, Blended):
+    if not isinstance(state, BlendState) or not isinstance(other, BlendState):
         return ""
-    return f"λ = {signed(place.weight)}{'' if place.space == other.space else ' ' + NAMES[place.space]}"
+    return (
+        "λ = "
+        f"{signed(state.weight)}{'' if state.space == other.space else ' ' + NAMES[state.space]}"
+    )
 
 
-def table(walk: Walk) -> str:
-    """The curve's numbers, those of the base first, and those of the lines beside it last; in the other space the ends are the same."""
-    rows = [(("base", ""), walk.base.accuracy)] if walk.base else []
-    rows += [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(walk)]
-    for line in _beside(walk):
+def table(history: History) -> str:
+    """The curve's numbers, the base first, and the lines beside it last.
+
+    In the other space the ends are the same.
+    """
+    rows = [(("base", ""), history.base.accuracy)] if history.base else []
+    rows += [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(history)]
+    for line in _beside(history):
         rows += [
             ((escape(line.name), signed(w)), a)
             for w, a in line.points

@@ -13,8 +13,11 @@ HEIGHT = 270
 
 
 class Line(NamedTuple):
-    """A line drawn beside the one that `path_svg` is about. ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares);
-    ``points``: (λ, accuracy), in order."""
+    """A line drawn beside the one that `path_svg` is about.
+
+    ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares); ``points``:
+    (λ, accuracy), in order.
+    """
 
     kind: str
     name: str
@@ -22,7 +25,10 @@ class Line(NamedTuple):
 
 
 def barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | None:
-    """The barrier of a path and the λ where it is, see `copra_lab.merging.barriers.highest_barrier`; None as long as an end is missing."""
+    """The barrier of a path and the λ where it is; None as long as an end is missing.
+
+    See `copra_lab.merging.barriers.highest_barrier`.
+    """
     weights, values = [w for w, _ in points], [a.value for _, a in points]
     return highest_barrier(weights, values) if {0.0, 1.0} <= set(weights) else None
 
@@ -39,25 +45,45 @@ def path_svg(
 ) -> str:
     """Accuracy along the line between two adapters, as an inline SVG that fills its parent's width.
 
-    ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn wide and pale.
-    ``base``: the accuracy without an adapter, a dashed line. ``at``: where the visitor stands. With both ends known,
-    the chord between them and the barrier below it are drawn. ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to 100 %,
-    always, so that two drawings can be compared.
+    ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn
+    wide and pale. ``base``: the accuracy without an adapter, a dashed line. ``at``: where the
+    visitor stands. With both ends known, the chord between them and the barrier below it are drawn.
+    ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to
+    100 %, always, so that two drawings can be compared.
     """
     axes = Axes(HEIGHT, (low, high))
-
-    def dot(kind: str, weight: float, share: float) -> str:
-        x, y = axes.x(weight), axes.y(share)
-        if kind == "rival":
-            return f'<rect class="mark {kind}" x="{x}" y="{y}" width="6" height="6" transform="translate(-3 -3)"/>'
-        return f'<circle class="mark {kind}" cx="{x}" cy="{y}" r="3"/>'
-
     points = sorted(points, key=lambda p: p[0])
     whole = [(w, a) for w, a in points if a.n >= total]
     beside = [
         other._replace(points=[(w, a) for w, a in other.points if a.n >= total]) for other in beside
     ]
     ends = {w: a for w, a in whole if w in (0.0, 1.0)}
+    out = _frame(axes)
+    if base:
+        out.append(axes.level("base", base.value))
+    if len(ends) == 2:
+        out.append(axes.line("chord", 0, ends[0.0].value, 1, ends[1.0].value))
+    for other in beside:
+        out += axes.curve(f"other {other.kind}", [(w, a.value) for w, a in other.points])
+        out += [_mark(axes, other.kind, w, a.value) for w, a in other.points]
+    out += axes.curve("curve", [(w, a.value) for w, a in whole])
+    found = barrier(whole)
+    if found and found[0] * total >= 1:  # at least one image
+        depth, weight = found
+        value = dict(whole)[weight].value
+        out.append(axes.line("barrier", weight, value + depth, weight, value))
+    if at is not None:
+        out.append(axes.upright("here", at))
+    out += [_point(axes, w, a, first=a.n < total, here=w == at) for w, a in points]
+    if base:
+        out.append(_base_name(axes, base))
+    said = _in_words(whole, total, base, beside)
+    return axes.svg("Accuracy along the line from A to B", out, said)
+
+
+def _frame(axes: Axes) -> list[str]:
+    """The axes, and where A and B are."""
+    low, high = axes.across
     out = [axes.bar("between", 0, 1, 1)]
     for share in QUARTERS:
         out += axes.tick(share, f"{share:.0%}")
@@ -70,48 +96,34 @@ def path_svg(
             f'<circle class="badge" cx="{axes.x(weight)}" cy="-14" r="11" style="{style}"/>',
             axes.text("badge-name", weight, 1, name, dy=-9.5, anchor="middle"),
         ]
-    if base:
-        out.append(axes.level("base", base.value))
-    if len(ends) == 2:
-        out.append(axes.line("chord", 0, ends[0.0].value, 1, ends[1.0].value))
-    for other in beside:
-        out += axes.curve(f"other {other.kind}", [(w, a.value) for w, a in other.points])
-        out += [dot(other.kind, w, a.value) for w, a in other.points]
-    out += axes.curve("curve", [(w, a.value) for w, a in whole])
-    found = barrier(whole)
-    if found and found[0] * total >= 1:  # at least one image
-        depth, weight = found
-        value = dict(whole)[weight].value
-        out.append(axes.line("barrier", weight, value + depth, weight, value))
-    if at is not None:
-        out.append(axes.upright("here", at))
-    for weight, accuracy in points:
-        first = " first" if accuracy.n < total else ""
-        standing = " at" if weight == at else ""
-        mark = " mark-end" if weight in ends and not first else ""
-        radius = 7 if standing else 5.5 if mark else 3.2
-        style = f"--mix:{100 * min(max(weight, 0), 1):.0f}%"
-        out.append(
-            axes.point(
-                f"{first}{standing}{mark}", f"λ = {signed(weight)}", weight, accuracy, radius, style
-            )
+    return out
+
+
+def _mark(axes: Axes, kind: str, weight: float, share: float) -> str:
+    """A point of a line beside: a ring or a square."""
+    x, y = axes.x(weight), axes.y(share)
+    if kind == "rival":
+        return (
+            f'<rect class="mark {kind}" x="{x}" y="{y}" width="6" height="6" '
+            'transform="translate(-3 -3)"/>'
         )
-    if base:  # last, so that it stays readable: below the line, where the path seldom is
-        dy = 14 if HEIGHT * (1 - base.value) + 14 < HEIGHT - 2 else -7
-        out.append(
-            axes.text(
-                "base-name",
-                high,
-                base.value,
-                f"base {percent(base.value)}",
-                dx=-4,
-                dy=dy,
-                anchor="end",
-            )
-        )
-    return axes.svg(
-        "Accuracy along the line from A to B", out, _in_words(whole, total, base, beside)
-    )
+    return f'<circle class="mark {kind}" cx="{x}" cy="{y}" r="3"/>'
+
+
+def _point(axes: Axes, weight: float, accuracy: Accuracy, first: bool, here: bool) -> str:
+    """A measured point: an end, or where the visitor stands, is larger than the others."""
+    end = weight in (0.0, 1.0) and not first
+    kind = f"{' first' if first else ''}{' at' if here else ''}{' mark-end' if end else ''}"
+    radius = 7 if here else 5.5 if end else 3.2
+    style = f"--mix:{100 * min(max(weight, 0), 1):.0f}%"
+    return axes.point(kind, f"λ = {signed(weight)}", weight, accuracy, radius, style)
+
+
+def _base_name(axes: Axes, base: Accuracy) -> str:
+    """Below its line, where the path seldom is; drawn last, so that it stays readable."""
+    dy = 14 if HEIGHT * (1 - base.value) + 14 < HEIGHT - 2 else -7
+    name = f"base {percent(base.value)}"
+    return axes.text("base-name", axes.across[1], base.value, name, dx=-4, dy=dy, anchor="end")
 
 
 def _in_words(

@@ -1,6 +1,7 @@
-"""The Try view: a picture of one's own, classified by the base and by every adapter of a task side by side."""
+"""The Try view: a visitor's picture, classified by every model of a task side by side."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -11,25 +12,23 @@ from copra_lab.page.components.live import EVENT, MODEL, NUMBERED, PICTURES
 from copra_lab.page.components.panels import html
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, refusal
+from copra_lab.page.components.templates import render
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
-from copra_lab.page.state.address import Tried
 from copra_lab.page.state.classification import Picture, opinions
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Asked, Requests, Session, Walk
-from copra_lab.page.views.classify import folders
+from copra_lab.page.state.schemas.classify import TryState
+from copra_lab.page.state.session import Asked, History, Requests, Session
 from copra_lab.page.views.classify import html as draw
+from copra_lab.page.views.classify import uploaded_task
 from copra_lab.tasks.task import IMAGE_FILES, MEGAPIXELS, photo
-
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Your drawing or picture is cut to its middle square and made as small as the CLIP’s images are; that is all it gets to see. Each row is
-one model, and its bars are the names that it finds likeliest: given that <i>one</i> of the task’s names fits, how likely is each? A model has no way to say “none of these”, so a picture of
-something else gets a name too. Your file stays on the machine that serves this page, which deletes it within about an hour.</p>"""
-
 
 PART = "view-try"
 """Where answers grow old when another picture is given."""
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     with gr.Row(elem_classes="choice", equal_height=False):
         task = gr.Dropdown(
@@ -54,49 +53,17 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             seen = html(draw.seen(None), elem_id="try-seen")
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
             answers = html(draw.answers([]), elem_id="try-answers")
-    html(HOW_TO_READ)
-    folders.fill(lab)
-    picture, shown_so_far = gr.State(None), gr.State(0)
-    # Counted apart from the session's: what is asked here is shown on coming back, though the visitor is in another view by then.
-    pictures, number = gr.State(Requests()), gr.Number(visible=False)
-    panels = [about, seen, answers]
-
-    def theirs(handle: Callable[..., Any]) -> Callable[..., Any]:
-        """`handle`, which is asked about the adapters of the visitor's own too, and answers only the newest request."""
-
-        def answer(*values: Any) -> Any:
-            *given, session, pictures, number = values
-            return in_turn(
-                pictures,
-                number,
-                lambda: marked(handle(session.walk.lab(lab), *given), given[0], number),
-            )
-
-        return answer
-
-    def strokes(*values: Any) -> Any:
-        return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
-
-    def enter(
-        task: Any,
-        picture: Picture | None,
-        session: Session,
-        pictures: Requests,
-        query: Any,
-        number: Any,
-    ) -> list[Any]:
-        *shown, refused = opening(lab, task, picture, session, query, number)
-        shown = marked(shown, shown[4] if isinstance(shown[4], str) else task, number)
-        return [*([gr.skip()] * len(shown) if pictures.overtaken(number) else shown), refused]
-
-    def told(task: Any) -> Any:
-        return (
-            address.write(lab, Tried(task))
-            if isinstance(task, str) and task in lab.tasks()
-            else gr.skip()
-        )
-
-    outputs = [*panels, picture, task, entrance.refused]
+    html(render("how_to_read/classify"))
+    uploaded_task.fill(lab)
+    components = {
+        "about": about,
+        "seen": seen,
+        "answers": answers,
+        "picture": gr.State(None),
+        "shown so far": gr.State(0),
+        "task": task,
+        "refused": entrance.refused,
+    }
     staleness.watch([task])
     gr.on(
         [file.upload, file.clear, paper.change, another.click],
@@ -106,42 +73,96 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         js=staleness.asks(PART),
         show_progress="hidden",
     )
+    _answer(lab, session, entrance, components, (paper, file, another))
+
+
+def _answer(
+    lab: Lab,
+    session: gr.State,
+    entrance: Entrance,
+    components: Mapping[str, Any],
+    sources: tuple[gr.HTML, gr.File, gr.Button],
+) -> None:
+    """Answer whenever there is another picture or task."""
+    paper, file, another = sources
+    task, picture, so_far = (components[name] for name in ("task", "picture", "shown so far"))
+    answered = [components[name] for name in ("about", "seen", "answers", "picture")]
+    # Counted apart from the session's: what is asked here is shown on coming back, though the
+    # visitor is in another view by then.
+    pictures, number = gr.State(Requests()), gr.Number(visible=False)
+
+    def theirs(handle: Callable[..., Updates]) -> Callable[..., Shows]:
+        """`handle`, over the visitor's own adapters too; it answers only the newest request."""
+
+        def answer(*values: Any) -> Shows:
+            *inputs, session, pictures, number = values
+
+            def found() -> Updates:
+                return marked(handle(session.history.lab(lab), *inputs), inputs[0], number)
+
+            return by_component(components, in_turn(pictures, number, found))
+
+        return answer
+
+    def strokes(*values: Any) -> Shows:
+        return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
+
+    def enter(*values: Any) -> Shows:
+        return by_component(components, entered(lab, *values))
+
     entrance.opened(
         enter,
         [task, picture, session, pictures, *entrance.request],
-        outputs,
+        [*answered, task, entrance.refused],
         js=entrance.leaves([task]),
         preprocess=False,
         **MODEL,
     )
-    task.change(told, task, entrance.link, preprocess=False, **EVENT)
+    task.change(partial(told, lab), task, entrance.link, preprocess=False, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
-    task.input(
-        theirs(chosen), [task, picture, *asking], [*panels, picture], preprocess=False, **mine
-    )
-    file.upload(theirs(given), [task, file, *asking], [*panels, picture], js=NUMBERED, **PICTURES)
-    paper.change(strokes, [task, paper, *asking], [*panels, picture], preprocess=False, **mine)
-    another.click(
-        theirs(drawn), [task, shown_so_far, *asking], [*panels, picture, shown_so_far], **mine
-    )
+    task.input(theirs(chosen), [task, picture, *asking], answered, preprocess=False, **mine)
+    file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES)
+    paper.change(strokes, [task, paper, *asking], answered, preprocess=False, **mine)
+    another.click(theirs(drawn), [task, so_far, *asking], [*answered, so_far], **mine)
 
 
-def marked(found: Any, task: Any, number: Any) -> Any:
-    """What is shown, the picture that is seen and the answers as of this task and request."""
-    if not isinstance(found, list):
-        return found
+def entered(
+    lab: Lab,
+    task: Any,
+    picture: Picture | None,
+    session: Session,
+    pictures: Requests,
+    query: Any,
+    number: Any,
+) -> Updates:
+    """What `opening` shows, unless a picture came meanwhile."""
+    updates = opening(lab, task, picture, session, query, number)
+    if pictures.overtaken(number):
+        return {name: update for name, update in updates.items() if name == "refused"}
+    return marked(updates, updates.get("task", task), number)
+
+
+def told(lab: Lab, task: Any) -> Any:
+    """The address of a task that was chosen."""
+    known = isinstance(task, str) and task in lab.tasks()
+    return address.write(lab, TryState(task)) if known else gr.skip()
+
+
+def marked(updates: Updates, task: Any, number: Any) -> Updates:
+    """The picture that is seen and the answers, marked as of this task and request."""
     asked = Asked({"try-task": task}, number, PART)
-    return [
-        of(asked, piece) if i in (1, 2) and isinstance(piece, str) else piece
-        for i, piece in enumerate(found)
-    ]
+    pieces = {name: updates[name] for name in ("seen", "answers") if name in updates}
+    return updates | {name: of(asked, piece) for name, piece in pieces.items()}
 
 
-def in_turn(pictures: Requests, number: Any, answer: Callable[[], Any]) -> Any:
-    """What is to be shown: the `answer` to the request of this number, if none newer came before it or while it was found."""
-    found = answer() if pictures.take(number) else gr.skip()
-    return gr.skip() if pictures.overtaken(number) else found
+def in_turn(pictures: Requests, number: Any, answer: Callable[[], Updates]) -> Updates:
+    """The `answer` to the request of this number, unless a newer one came.
+
+    Before it, or while it was found.
+    """
+    found = answer() if pictures.take(number) else {}
+    return {} if pictures.overtaken(number) else found
 
 
 def opening(
@@ -151,17 +172,22 @@ def opening(
     session: Session,
     query: Any = "",
     number: Any = None,
-) -> list[Any]:
-    """When the view opens, perhaps with the task of an address: what was there before, or else the first picture of the test set."""
+) -> Updates:
+    """What is shown when the view opens, perhaps with the task of an address.
+
+    What was there before, or else the first picture of the test set.
+    """
     if not session.requests.take(number):
-        return [gr.skip()] * 6
-    session.change(Walk.nowhere)  # what other views were measuring is not looked at
+        return {}
+    session.change(History.nowhere)  # what other views were measuring is not looked at
     asked, refused = address.read(lab, "try", query)
-    said = chosen(session.walk.lab(lab), asked.task if asked else task, picture)
-    return [*said, asked.task if asked else gr.skip(), refusal(refused)]
+    updates = chosen(session.history.lab(lab), asked.task if asked else task, picture)
+    if asked:
+        updates["task"] = asked.task
+    return updates | {"refused": refusal(refused)}
 
 
-def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:
+def chosen(lab: Lab, task: Any, picture: Picture | None) -> Updates:
     """Another task. One's own picture stays; one of the former task's test set is exchanged."""
     try:
         lab.check(task)
@@ -172,7 +198,7 @@ def chosen(lab: Lab, task: Any, picture: Picture | None) -> list[Any]:
     )
 
 
-def given(lab: Lab, task: Any, file: Any) -> list[Any]:
+def uploaded(lab: Lab, task: Any, file: Any) -> Updates:
     """A file of the visitor's."""
     try:
         lab.check(task)
@@ -183,17 +209,18 @@ def given(lab: Lab, task: Any, file: Any) -> list[Any]:
         except ValueError as e:
             kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
             raise ValueError(
-                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most {MEGAPIXELS} megapixels"
+                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most "
+                f"{MEGAPIXELS} megapixels"
             ) from e
     except ValueError as e:
         return no_picture(e)
     return shown(lab, task, Picture(pixels))
 
 
-def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
+def sketched(lab: Lab, task: Any, drawing: Any) -> Updates:
     """The visitor's drawing, after each stroke; white paper is no picture."""
     if drawing in (None, ""):
-        return [gr.skip()] * 4
+        return {}
     try:
         lab.check(task)
         return shown(
@@ -203,36 +230,43 @@ def sketched(lab: Lab, task: Any, drawing: Any) -> list[Any]:
         return no_picture(e)
 
 
-def drawn(lab: Lab, task: Any, shown_so_far: Any) -> list[Any]:
+def drawn(lab: Lab, task: Any, shown_so_far: Any) -> Updates:
     """The next picture of the test set, in its shuffled order."""
     try:
         lab.check(task)
     except ValueError as e:
-        return [*no_picture(e), shown_so_far]
-    return [*shown(lab, task, from_test_set(lab, task, shown_so_far + 1)), shown_so_far + 1]
+        return no_picture(e)
+    picture = from_test_set(lab, task, shown_so_far + 1)
+    return shown(lab, task, picture) | {"shown so far": shown_so_far + 1}
 
 
-def no_picture(error: Exception) -> list[Any]:
-    """Why there are no answers, and no picture beside that: what was seen before was another one."""
-    return [gr.skip(), draw.seen(None), parts.trouble(error), None]
+def no_picture(error: Exception) -> Updates:
+    """Why there are no answers, and no picture: what was seen before was another one."""
+    return {"seen": draw.seen(None), "answers": parts.trouble(error), "picture": None}
 
 
 def from_test_set(lab: Lab, task: str, number: int) -> Picture:
+    """A picture of the task's test set, by its number in the bench's order."""
     bench = lab.bench(task)
     i = int(bench.order[number % len(bench)])
     return Picture(bench.split.images[i], int(bench.split.labels[i]))
 
 
-def shown(lab: Lab, task: str, picture: Picture) -> list[Any]:
-    return [
-        lab.about(task),
-        draw.seen(picture.pixels),
-        draw.answers(opinions(lab, task, picture), picture.truth),
-        picture,
-    ]
+def shown(lab: Lab, task: str, picture: Picture) -> Updates:
+    """What is seen of a picture, and what every model takes it for."""
+    return {
+        "about": lab.about(task),
+        "seen": draw.seen(picture.pixels),
+        "answers": draw.answers(opinions(lab, task, picture), picture.truth),
+        "picture": picture,
+    }
 
 
 VIEW = View(
-    "try", "Try", "Show it a picture of your own",
-    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, side by side with the one that was never tuned.", fill,
-)  # fmt: skip
+    "try",
+    "Try",
+    "Show it a picture of your own",
+    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, "
+    "side by side with the one that was never tuned.",
+    fill,
+)

@@ -1,4 +1,4 @@
-"""CoOp against Nemesis: every prompt of a task, as it was learned and with the same done to its vectors."""
+"""CoOp against Nemesis: every prompt of a task, with the same done to its vectors."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -9,8 +9,9 @@ import gradio as gr
 from copra_lab.page.components.numbers import signed
 from copra_lab.page.components.staleness import of
 from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.schemas.measured import Measured
+from copra_lab.page.state.schemas.prompt import PromptState
 from copra_lab.page.state.session import Session
-from copra_lab.page.state.view_states import Bent, Place
 from copra_lab.page.views.prompt.html import alike, in_words, norms
 from copra_lab.utils.statistics import Accuracy
 
@@ -29,16 +30,19 @@ class Reaction:
 
 
 @lru_cache(1024)
-def accuracy(lab: Lab, place: Place) -> Accuracy:
+def accuracy(lab: Lab, state: Measured) -> Accuracy:
     """On all test images. Raises PromptError for a prompt that is broken."""
-    bench = lab.bench(place.task)
-    return bench.score(place.model(lab).predictions(bench))
+    bench = lab.bench(state.task)
+    return bench.score(state.model(lab).predictions(bench))
 
 
-def reaction(lab: Lab, place: Bent, key: str) -> "Reaction | str":
-    """How the prompt `key` takes what is done at `place`; why it cannot be told, if its file is broken."""
+def reaction(lab: Lab, state: PromptState, key: str) -> "Reaction | str":
+    """How the prompt `key` takes what is done in `state`.
+
+    Why it cannot be told, if its file is broken.
+    """
     try:
-        there = alike(lab, place, key)
+        there = alike(lab, state, key)
         means = [sum(n) / len(n) for n in (norms(lab, there.learned), norms(lab, there))]
         return Reaction(accuracy(lab, there.learned), accuracy(lab, there), *means)
     except (ValueError, OSError) as e:  # PromptError is a ValueError
@@ -47,25 +51,25 @@ def reaction(lab: Lab, place: Bent, key: str) -> "Reaction | str":
 
 def measured(lab: Lab, session: Session) -> object:
     """The table for where the visitor stands, once that is known on all images."""
-    walk = session.walk
-    here = walk.place
-    if not isinstance(here, Bent) or not walk.whole(here):
+    history = session.history
+    here = history.state
+    if not isinstance(here, PromptState) or not history.whole(here):
         return gr.skip()
-    found = of(walk.asked, drawn(lab, here.task, here))
+    found = of(history.asked, drawn(lab, here.task, here))
     return (
         found if session.stands(here) else gr.skip()
     )  # to run every prompt of a task takes seconds
 
 
-def drawn(lab: Lab, task: str, place: Bent | None) -> str:
+def drawn(lab: Lab, task: str, state: PromptState | None) -> str:
     """A row for each prompt of `task`; as long as the visitor stands nowhere, without numbers."""
     rows = [
-        _row(label, reaction(lab, place, key) if place else None, bool(place and place.key == key))
+        _row(label, reaction(lab, state, key) if state else None, bool(state and state.key == key))
         for label, key in lab.prompt_menu(task)
     ]
     head = (
-        f"as learned, and with {escape(in_words(place))}"
-        if place and place != place.learned
+        f"as learned, and with {escape(in_words(state))}"
+        if state and state != state.learned
         else "as learned: bend the prompt above"
     )
     heads = "".join(
@@ -73,8 +77,10 @@ def drawn(lab: Lab, task: str, place: Bent | None) -> str:
         for h in ("prompt", "mean norm", "as learned", "now", "difference")
     )
     return (
-        f'<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}'
-        f'<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead><tbody>{"".join(rows)}</tbody></table></section>'
+        '<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp '
+        f"against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}"
+        '<th scope=col class="dots" aria-hidden="true">0 to 100\u202f%</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></section>"
     )
 
 
@@ -113,7 +119,8 @@ def _dots(found: Reaction) -> str:
     for kind, a, y in (("was", found.learned, ROW / 2 - 4), ("is", found.now, ROW / 2 + 4)):
         low, high = (f"{100 * end:.2f}%" for end in a.interval)
         out.append(
-            f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>'
+            f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle '
+            f'cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>'
         )
     said = f"As learned {found.learned}, now {found.now}."
     return f'<svg role="img" aria-label="{said}" width="100%" height="{ROW}">{"".join(out)}</svg>'

@@ -1,4 +1,4 @@
-"""The Prompt view's pieces of HTML: pure functions of a lab and a walk."""
+"""The Prompt view's pieces of HTML: pure functions of a lab and a history."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,10 +9,9 @@ from copra_lab.bench.bench import Bench
 from copra_lab.models.clip import Clip
 from copra_lab.page.components import panels
 from copra_lab.page.components.axes import Axes
-from copra_lab.page.state.controls import corrupted
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Walk
-from copra_lab.page.state.view_states import MOST_PERCENT, Bent
+from copra_lab.page.state.schemas.prompt import MOST_PERCENT, PromptState, corrupted
+from copra_lab.page.state.session import History
 from copra_lab.prompts.soft_prompt import PromptError, word_norm
 from copra_lab.utils.statistics import Accuracy
 
@@ -22,9 +21,9 @@ HEIGHT = 150
 
 
 @lru_cache(1024)
-def norms(lab: Lab, place: Bent) -> tuple[float, ...]:
+def norms(lab: Lab, state: PromptState) -> tuple[float, ...]:
     """The L2 norm of each vector at `place`."""
-    prompt = place.model(lab).prompt
+    prompt = state.model(lab).prompt
     return tuple(prompt.norms().tolist()) if prompt else ()
 
 
@@ -34,61 +33,73 @@ def word(clip: Clip) -> float:
     return word_norm(clip)
 
 
-def bent(place: Bent) -> list[tuple[int, int]]:
+def bent(state: PromptState) -> list[tuple[int, int]]:
     """(number from 1, percent) of each vector that is not as it was learned."""
-    return [(i, p) for i, p in enumerate(place.percents or (), 1) if p != 100]
+    return [(i, p) for i, p in enumerate(state.percents or (), 1) if p != 100]
 
 
-def in_words(place: Bent) -> str:
-    """Which vectors are at what percent, and which are noise: ``1–3, 7 at 50 %; 4 noise of σ = 0.01``."""
+def in_words(state: PromptState) -> str:
+    """Which vectors are at what percent, and which are noise.
+
+    ``1–3, 7 at 50 %; 4 noise of σ = 0.01``.
+    """
     by: dict[int, list[int]] = {}
-    for i, p in bent(place):
+    for i, p in bent(state):
         by.setdefault(p, []).append(i)
     said = [f"{panels.spans(own)} at {p}\u202f%" for p, own in sorted(by.items())]
-    if place.replaced:
-        said.append(f"{panels.spans([i + 1 for i in place.replaced])} noise of σ = {place.sigma:g}")
+    if state.replaced:
+        said.append(f"{panels.spans([i + 1 for i in state.replaced])} noise of σ = {state.sigma:g}")
     return "; ".join(said) or "as learned"
 
 
-def number(walk: Walk) -> str:
+def number(history: History) -> str:
     """The accuracy with these vectors, and the facts to hold it against."""
-    here = walk.place if isinstance(walk.place, Bent) else None
+    here = history.state if isinstance(history.state, PromptState) else None
     recipe, data = "&nbsp;", {}
     if here:
         n, m = len(bent(here)), len(here.replaced)
-        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{f' <span>{m} replaced</span>' if m else ''}"
+        recipe = (
+            f"<b>{n or 'no'} vector{'s' * (n != 1)} "
+            f"bent</b>{f' <span>{m} replaced</span>' if m else ''}"
+        )
         data = {
             "percents": " ".join(map(str, here.percents or ())),
             "replaced": " ".join(str(i + 1) for i in here.replaced),
             "sigma": f"{here.sigma:g}",
         }
-    learned = walk.points.get(here.learned) if here else None
+    learned = history.points.get(here.learned) if here else None
     facts = panels.facts(
-        panels.measured("plain words", walk.base, "base"),
+        panels.measured("plain words", history.base, "base"),
         panels.measured("as learned", learned, "a"),
         panels.fact(
-            "difference", _difference(walk), "left wide", "Images gained less images lost, of all"
+            "difference",
+            _difference(history),
+            "left wide",
+            "Images gained less images lost, of all",
         ),
     )
     return (
-        panels.number(walk, recipe, data, "Measuring the words and the prompt as learned.") + facts
+        panels.number(history, recipe, data, "Measuring the words and the prompt as learned.")
+        + facts
     )
 
 
-def _difference(walk: Walk) -> str:
+def _difference(history: History) -> str:
     """Images right here less images right as learned, once both are known on all images."""
-    here = walk.place
-    learned = walk.points.get(here.learned) if isinstance(here, Bent) else None
-    if learned is None or walk.here is None or walk.here.accuracy.n < learned.accuracy.n:
+    here = history.state
+    learned = history.points.get(here.learned) if isinstance(here, PromptState) else None
+    if learned is None or history.here is None or history.here.accuracy.n < learned.accuracy.n:
         return "…"
-    return f"{walk.here.accuracy.correct - learned.accuracy.correct:+d} images <span>of {walk.here.accuracy.n}</span>".replace(
-        "-", "−"
-    )
+    gained = history.here.accuracy.correct - learned.accuracy.correct
+    return f"{gained:+d} images <span>of {history.here.accuracy.n}</span>".replace("-", "−")
 
 
-def chart(lab: Lab, walk: Walk) -> str:
-    """The norm of each vector now, and as it was learned; and those of the task's other prompts, with the same done to them."""
-    here = walk.place if isinstance(walk.place, Bent) else None
+def chart(lab: Lab, history: History) -> str:
+    """The norm of each vector now, and as it was learned.
+
+    And those of the task's other prompts, with the same done to them.
+    """
+    here = history.state if isinstance(history.state, PromptState) else None
     if here is None:
         return f'<div class="chart norms">{Axes(HEIGHT).svg("Norms")}</div>'
     others = []
@@ -96,21 +107,25 @@ def chart(lab: Lab, walk: Walk) -> str:
         with suppress(PromptError, OSError):  # said below, beside the others
             if key != here.key:
                 others.append((label, norms(lab, alike(lab, here, key))))
-    return f'<div class="chart norms">{norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)}</div>'
+    drawing = norms_svg(norms(lab, here), norms(lab, here.learned), word(lab.clip), others)
+    return f'<div class="chart norms">{drawing}</div>'
 
 
-def alike(lab: Lab, place: Bent, key: str) -> Bent:
-    """Another prompt of the task with the same done to its vectors, as far as it has them. Raises PromptError for one that is broken."""
-    length = lab.prompt(place.task, key).length
+def alike(lab: Lab, state: PromptState, key: str) -> PromptState:
+    """Another prompt of the task with the same done to its vectors, as far as it has them.
+
+    Raises PromptError for one that is broken.
+    """
+    length = lab.prompt(state.task, key).length
     shares = (
         None
-        if place.percents is None
-        else (*place.percents[:length], *[100] * (length - len(place.percents)))
+        if state.percents is None
+        else (*state.percents[:length], *[100] * (length - len(state.percents)))
     )
-    return Bent(
-        place.task,
+    return PromptState(
+        state.task,
         key,
-        *corrupted(shares, [i for i in place.replaced if i < length], place.sigma, length),
+        **corrupted(shares, [i for i in state.replaced if i < length], state.sigma, length),
     )
 
 
@@ -120,18 +135,27 @@ def norms_svg(
     word: float,
     others: Sequence[tuple[str, tuple[float, ...]]] = (),
 ) -> str:
-    """Bars of norms as an inline SVG that fills its parent's width: filled as they are, outlined as they were learned; a dash for each of
-    the `others`, (label, norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was learned, so that bars
-    do not jump when one is dragged; noise that is longer ends at its top."""
+    """Bars of norms as an inline SVG that fills its parent's width.
+
+    Filled as they are, outlined as they were learned; a dash for each of the `others`, (label,
+    norms); a dashed line at the mean norm of a word's embedding. The axis is fixed by what was
+    learned, so that bars do not jump when one is dragged; noise that is longer ends at its top.
+    """
     top = 1.02 * max(MOST_PERCENT / 100 * max(learned), word)
     axes = Axes(HEIGHT, (0, len(now)), (0, top))
     out = [part for v in (0, top / 2, top) for part in axes.tick(v, f"{v:.1f}")]
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
         out.append(
-            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
-            f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
+            f"<g><title>vector {i + 1}: norm {a:.2f}, learned "
+            f"{b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}"
+            f"{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
+            f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}"
+            f"{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
         )
-    legend = f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, {word:.2f}"
+    legend = (
+        f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, "
+        f"{word:.2f}"
+    )
     out += [axes.level("base", word), axes.legend(legend, dy=-14)]
     said = ", ".join(f"{a:.2f}" for a in now) + "".join(
         f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others
@@ -142,39 +166,40 @@ def norms_svg(
 def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
     width = f"{80 / axes.across[1]:.2f}%"
     return (
-        f'<rect class="other" x="{axes.x(i + 0.1)}" width="{width}" y="{axes.y(min(norm, axes.up[1]))}" height="3" transform="translate(0 -1.5)">'
+        f'<rect class="other" x="{axes.x(i + 0.1)}" width="{width}" '
+        f'y="{axes.y(min(norm, axes.up[1]))}" height="3" transform="translate(0 -1.5)">'
         f"<title>{escape(label)}: norm {norm:.2f}</title></rect>"
     )
 
 
-def changed(walk: Walk, bench: Bench | None) -> str:
+def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction differs from that of the prompt as learned."""
-    here = walk.place
+    here = history.state
     if (
-        not isinstance(here, Bent)
+        not isinstance(here, PromptState)
         or here == here.learned
         or bench is None
-        or walk.here is None
-        or here.learned not in walk.points
+        or history.here is None
+        or here.learned not in history.points
     ):
         return panels.nothing_changed(
             AGAINST, "Move a slider: images that are lost or gained appear here."
         )
-    return panels.changed(bench, walk.points[here.learned], walk.here, AGAINST)
+    return panels.changed(bench, history.points[here.learned], history.here, AGAINST)
 
 
-def table(lab: Lab, walk: Walk) -> str:
+def table(lab: Lab, history: History) -> str:
     """Every setting of this prompt that was measured, after the plain words."""
-    heads, here = ("vectors", "mean norm"), walk.place
-    if not isinstance(here, Bent):
+    heads, here = ("vectors", "mean norm"), history.state
+    if not isinstance(here, PromptState):
         return panels.table(heads, [])
     own = {
         p: point.accuracy
-        for p, point in walk.points.items()
-        if isinstance(p, Bent) and p.subject == here.subject
+        for p, point in history.points.items()
+        if isinstance(p, PromptState) and p.subject == here.subject
     }
     rows: list[tuple[list[str], Accuracy]] = (
-        [(["plain words", ""], walk.base.accuracy)] if walk.base else []
+        [(["plain words", ""], history.base.accuracy)] if history.base else []
     )
     for p, accuracy in own.items():
         found = norms(lab, p)

@@ -1,4 +1,7 @@
-"""Keep the best layers by Shapley value: the layer game is solved while one watches, and once enough of it is known the layers are kept."""
+"""Keep the best layers by Shapley value.
+
+The layer game is solved while one watches, and once enough of it is known the layers are kept.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -7,17 +10,26 @@ from typing import Any
 
 import gradio as gr
 
+from copra_lab.adapters.adapter import Adapter
 from copra_lab.page.components.live import EVENT, NUMBERED, WATCHING, moved_by_hand
 from copra_lab.page.components.numbers import signed
+from copra_lab.page.components.panels import html
 from copra_lab.page.components.staleness import of, values
 from copra_lab.page.components.tabs import Entrance, going
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Values, sharpened, solving
+from copra_lab.page.state.schemas.fields import within
+from copra_lab.page.state.schemas.prune import PruneState
 from copra_lab.page.state.session import Asked, Requests, Session
-from copra_lab.page.state.validation import whole_number
-from copra_lab.page.state.view_states import Pruned
 from copra_lab.pruning import keep_best, layers_of
+
+
+def slider(layers: int) -> tuple[gr.Slider, gr.HTML]:
+    """How many of so many `layers` to keep, and the words about them."""
+    count = gr.Slider(0, layers, layers, step=1, label="keep the best", elem_id="prune-count")
+    return count, html(words(None, 0), elem_id="prune-said")
 
 
 def keeping(
@@ -29,19 +41,25 @@ def keeping(
     entrance: Entrance,
     by_hand: Sequence[Callable[..., Any]],
 ) -> None:
-    """Whenever a visitor moves the slider `count`, keep so many of the best layers of the adapter that `whose` tells, unless the visitor
-    sets them otherwise `by_hand` meanwhile. What is known of them is `said`."""
+    """Keep so many of the best layers whenever a visitor moves the slider `count`.
+
+    Of the adapter that `whose` tells, unless the visitor sets them otherwise `by_hand` meanwhile.
+    What is known of them is `said`.
+    """
     wishes, number = (
         gr.State(Requests()),
         gr.Number(visible=False),
     )  # counted apart: moving the switches counts in the session
 
+    components = {"said": said, "go": entrance.go}
+
     def watch(
         wish: Any, task: Any, key: Any, session: Session, wishes: Requests, number: Any
-    ) -> Iterator[list[Any]]:
+    ) -> Iterator[Shows]:
         asked = Asked(values([count, *whose], [wish, task, key], {}))
-        for told, to in best(lab, task, key, wish, session, wishes, number):
-            yield [of(asked, told) if isinstance(told, str) else told, to]
+        for updates in best(lab, task, key, wish, session, wishes, number):
+            told = {"said": of(asked, updates["said"])} if "said" in updates else {}
+            yield by_component(components, updates | told)
 
     gr.on(
         moved_by_hand(count),
@@ -63,98 +81,109 @@ def keeping(
 
 
 def overtaken(wishes: Requests, number: Any) -> Any:
-    """The visitor went on by hand: what was wished for before is not any more, and the words say nothing of it."""
+    """The visitor set a switch by hand: the last wish is over, and the words are neutral."""
     return words(None, 0) if wishes.take(number) else gr.skip()
 
 
 def best(
     lab: Lab, task: Any, key: Any, count: Any, session: Session, wishes: Requests, number: Any
-) -> Iterator[list[Any]]:
-    """The words, and once the address of the adapter with only these layers kept, until the game is exact or the visitor wants something else.
+) -> Iterator[Updates]:
+    """The words, and once the address of the adapter with only these layers kept.
 
-    The layers are chosen once, when all that is to be sampled of the game is known, or all of it; what is learned after that is said,
-    but changes no switch: a number must not move by itself.
+    Until the game is exact or the visitor wants something else.
+
+    The layers are chosen once, when all that is to be sampled of the game is known, or all of it;
+    what is learned after that is said, but changes no switch: a number must not move by itself.
     """
-    stays = [gr.skip()] * 2
-    yield stays  # a generator that gives nothing would empty its outputs
+    yield {}  # a generator that gives nothing would empty its outputs
     if not wishes.take(number) or count is None:  # an empty field is somebody typing
         return
-    lab = session.walk.lab(lab)
+    lab = session.history.lab(lab)
     try:
         lab.check(task)
-        whole = Pruned(task, lab.one(task, key))
+        whole = PruneState(task, lab.one(task, key))
         adapter = lab.adapter(task, whole.key)
         have = layers_of(adapter)
-        wanted_count = whole_number(count, len(have), "how many layers to keep")
+        wanted_count = round(within(count, 0, len(have), "how many layers to keep"))
 
         def wanted() -> bool:
-            here = session.walk.place
-            return not wishes.overtaken(number) and isinstance(here, Pruned) and here.whole == whole
-
-        def only(layers: Sequence[int]) -> str:
-            here = session.walk.place
-            assert isinstance(here, Pruned)
-            return going(
-                address.write(
-                    lab,
-                    replace(
-                        here, layers=None if len(layers) == len(have) else tuple(layers), off=()
-                    ),
-                )
-            )
-
-        def ranked(v: Values) -> list[int]:
-            return list(
-                layers_of(
-                    keep_best(
-                        adapter, dict(zip(v.layers, v.values.tolist(), strict=True)), wanted_count
-                    )
-                )
+            here = session.history.state
+            return (
+                not wishes.overtaken(number)
+                and isinstance(here, PruneState)
+                and here.whole == whole
             )
 
         if wanted_count in (0, len(have)):
-            yield [
-                words(None, wanted_count, len(have)),
-                only(have[:wanted_count]) if wanted() else gr.skip(),
-            ]
+            told: Updates = {"said": words(None, wanted_count, len(have))}
+            if wanted():
+                told["go"] = _only(lab, session, have[:wanted_count], len(have))
+            yield told
             return
         game = solving(lab, task, whole.key)
         if not wanted():  # making the game of a task that is new takes a minute
             return
-        yield [words(game.state, wanted_count, len(have), None), stays[1]]
+        yield {"said": words(game.state, wanted_count, len(have), None)}
         kept: list[int] | None = None
         for now in sharpened(game, wanted):
-            to = gr.skip()
+            told = {}
             if kept is None and game.sampled:
-                kept = ranked(now)
-                to = only(kept)
-            yield [words(now, wanted_count, len(have), kept), to]
+                kept = _ranked(adapter, now, wanted_count)
+                told["go"] = _only(lab, session, kept, len(have))
+            yield told | {"said": words(now, wanted_count, len(have), kept)}
         if not wanted():  # Gradio gives what came last once more at the end
-            yield stays
+            yield {}
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
-        yield [f'<p class="said" role="alert">{escape(str(e))}</p>', stays[1]]
+        yield {"said": f'<p class="said" role="alert">{escape(str(e))}</p>'}
+
+
+def _only(lab: Lab, session: Session, layers: Sequence[int], of: int) -> str:
+    """The address of where the visitor stands, with only these of the `of` layers kept."""
+    here = session.history.state
+    assert isinstance(here, PruneState)
+    on = None if len(layers) == of else tuple(layers)
+    kept = here.kept._replace(layers=on, off=())
+    return going(address.write(lab, replace(here, kept=kept)))
+
+
+def _ranked(adapter: Adapter, v: Values, count: int) -> list[int]:
+    """The `count` layers of highest value."""
+    values = dict(zip(v.layers, v.values.tolist(), strict=True))
+    return list(layers_of(keep_best(adapter, values, count)))
 
 
 def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None = None) -> str:
-    """Which layers are worth most, and how surely that is known. ``of``: how many there are; 0 before anything was asked. ``kept``: those
-    that were chosen, None as long as too little is known for that."""
+    """Which layers are worth most, and how surely that is known.
+
+    ``of``: how many there are; 0 before anything was asked. ``kept``: those that were chosen, None
+    as long as too little is known for that.
+    """
     if of and count in (0, of):
         said = f"{'All' if count else 'None'} of {of} layers: nothing to choose."
     elif not of:
         said = "By Shapley value: how much each layer adds, on average over all orders of joining."
     elif v is None or kept is None:
         known = f": {v.asked:,} of {v.every:,} coalitions so far" if v else ""
-        said = f"Measuring what each layer is worth{known}. The best {count} are kept once enough is known."
+        said = (
+            f"Measuring what each layer is worth{known}. The best {count} are kept once "
+            "enough is known."
+        )
     else:
-        worth = dict(zip(v.layers, v.values.tolist(), strict=True))
-        first = sorted(worth, key=lambda layer: -worth[layer])[:count]
-        names = ", ".join(map(str, sorted(kept, key=lambda layer: -worth[layer])))
+        shapley = dict(zip(v.layers, v.values.tolist(), strict=True))
+        first = sorted(shapley, key=lambda layer: -shapley[layer])[:count]
+        names = ", ".join(map(str, sorted(kept, key=lambda layer: -shapley[layer])))
         how = (
             "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
         )
-        total, points = sum(worth[layer] for layer in kept), v.full - v.empty
-        said = f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of {signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
-        if sum(worth[layer] for layer in first) > total + 1e-9:
-            said = f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} first; move the slider to keep those."
+        total, points = sum(shapley[layer] for layer in kept), v.full - v.empty
+        said = (
+            f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of "
+            f"{signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
+        )
+        if sum(shapley[layer] for layer in first) > total + 1e-9:
+            said = (
+                f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} "
+                "first; move the slider to keep those."
+            )
     state = "" if v is None else ' data-exact="1"' if v.exact else ' data-exact="0"'
     return f'<p class="said" role="status"{state}>{said}</p>'

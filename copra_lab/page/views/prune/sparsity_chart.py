@@ -18,11 +18,14 @@ def sparsity_svg(
     whole: Accuracy | None = None,
     at: float | None = None,
 ) -> str:
-    """Accuracy against the share of an adapter's entries that is zero, as an inline SVG that fills its parent's width.
+    """Accuracy against the share of an adapter's entries that is zero, as an SVG.
 
-    ``points``: (sparsity, accuracy); those with fewer than `total` images count as first estimates, drawn wide and
-    pale. ``base`` and ``whole``: without the adapter, a dashed line, and with all of it, a dotted one. ``at``: where
-    the visitor stands. See `copra_lab.page.views.blend.path_chart.path_svg`, whose classes it shares.
+    It is inline, and fills its parent's width.
+
+    ``points``: (sparsity, accuracy); those with fewer than `total` images count as first estimates,
+    drawn wide and pale. ``base`` and ``whole``: without the adapter, a dashed line, and with all of
+    it, a dotted one. ``at``: where the visitor stands. See
+    `copra_lab.page.views.blend.path_chart.path_svg`, whose classes it shares.
     """
     points = sorted(points, key=lambda p: p[0])
     out = []
@@ -38,8 +41,8 @@ def sparsity_svg(
     for x, a in points:
         kind = f"{'first' if a.n < total else ''}{' at' if x == at else ''}"
         out.append(AXES.point(kind, f"sparsity {x:.0%}", x, a, 7 if x == at else 3.2))
-    # The names come last, so that they stay readable: each at the side where the curve, which falls from the whole
-    # adapter to the base, is far from it.
+    # The names come last, so that they stay readable: each at the side where the curve, which falls
+    # from the whole adapter to the base, is far from it.
     above = not (base and whole and whole.value < base.value)
     if base:
         out.append(_name(base, "base", 0, above=not above))
@@ -51,7 +54,7 @@ def sparsity_svg(
 
 
 def _name(accuracy: Accuracy, name: str, x: int, above: bool) -> str:
-    """A label at its line, above or below it as long as there is room, at the left (0) or right (1) end."""
+    """A label at its line, above or below it, at the left (0) or right (1) end."""
     above = above if 0.1 < accuracy.value < 0.9 else accuracy.value <= 0.1
     words = f"{name} {percent(accuracy.value)}"
     return AXES.text(

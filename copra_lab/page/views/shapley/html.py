@@ -19,7 +19,8 @@ def number(v: Values | None) -> str:
     """What all layers together are worth, and how far the game is."""
     if v is None:
         return (
-            '<div class="now waiting" role="status"><div class="figure">…</div><div class="words">Asking what the first layers are worth.'
+            '<div class="now waiting" role="status"><div class="figure">…</div><div '
+            'class="words">Asking what the first layers are worth.'
             " A very first start also draws all images: about a minute.</div></div>"
         ) + _facts(None)
     total = 100 * (v.full - v.empty)
@@ -31,9 +32,11 @@ def number(v: Values | None) -> str:
     )
     kind = "" if v.exact else "first"
     return (
-        f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" data-total="{total:.6f}">'
+        f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" '
+        f'data-total="{total:.6f}">'
         f'<div class="figure">{_points(total, 0)}<small>pt</small></div>'
-        f'<div class="words"><div class="recipe">what {len(v.layers)} layers add together, on {n} images</div>{how}<br>'
+        f'<div class="words"><div class="recipe">what {len(v.layers)} layers add together, on {n} '
+        f"images</div>{how}<br>"
         f"{v.asked:,} of {v.every:,} coalitions</div></div>"
     ) + _facts(v)
 
@@ -87,7 +90,10 @@ def _points(x: float, digits: int = 1) -> str:
 
 
 def _span(v: Values) -> tuple[float, float]:
-    """The axis in points: multiples of five around everything that is drawn, so that it seldom moves."""
+    """The axis in points: multiples of five around all that is drawn.
+
+    So it seldom moves.
+    """
     half = np.where(np.isfinite(v.halves), v.halves, 0)
     low, high = 100 * min(0, (v.values - half).min()), 100 * max(0, (v.values + half).max())
     return 5 * math.floor(low / 5 - 1e-9) if low < -0.5 else 0.0, max(5, 5 * math.ceil(high / 5))
@@ -96,7 +102,7 @@ def _span(v: Values) -> tuple[float, float]:
 def bars(v: Values | None, layer: int) -> str:
     """The value of each layer with its interval, in points of accuracy."""
     if v is None:
-        return f'<div class="chart worth">{Axes(HEIGHT).svg("Values")}</div>'
+        return f'<div class="chart shapley">{Axes(HEIGHT).svg("Values")}</div>'
     (low, high), n = _span(v), len(v.layers)
     axes = Axes(HEIGHT, (0, n), (low, high))
     out = []
@@ -112,7 +118,8 @@ def bars(v: Values | None, layer: int) -> str:
             axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
         )
         out.append(
-            f'<g class="worth{chosen}"><title>layer {name}: {_points(value)}{interval} points</title>'
+            f'<g class="shapley{chosen}"><title>layer {name}: {_points(value)}{interval} '
+            "points</title>"
             f"{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
         )
     even = 100 * (v.full - v.empty) / n
@@ -123,16 +130,15 @@ def bars(v: Values | None, layer: int) -> str:
     said = ", ".join(
         f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True)
     )
-    return (
-        f'<div class="chart worth">{axes.svg("Shapley value of each layer", out, f"{said}.")}</div>'
-    )
+    drawing = axes.svg("Shapley value of each layer", out, f"{said}.")
+    return f'<div class="chart shapley">{drawing}</div>'
 
 
 def curve(v: Values | None) -> str:
     """The multilinear curve: mean accuracy when each layer is on with probability p."""
     axes = Axes(LOW_HEIGHT)
     if v is None:
-        return f'<div class="chart worth low">{axes.svg("Curve")}</div>'
+        return f'<div class="chart shapley low">{axes.svg("Curve")}</div>'
     out = [part for share in (0, 0.5, 1) for part in axes.tick(share, f"{share:.0%}")]
     out += [axes.below(p, f"{p:g}") for p in QUARTERS]
     ps = np.linspace(0, 1, 41)
@@ -143,7 +149,7 @@ def curve(v: Values | None) -> str:
     ]
     said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in QUARTERS)
     return (
-        f'<div class="chart worth low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
+        f'<div class="chart shapley low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
     )
 
 
@@ -169,7 +175,8 @@ def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
             "Decided", head, '<p class="empty">No image depends on this layer.</p>'
         )
     tally = (
-        f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ {len(harmed)} harmed</span>'
+        f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ '
+        f"{len(harmed)} harmed</span>"
         f'<span class="still">○ {len(own) - len(helped) - len(harmed)} as they were</span></p>'
     )
     tiles = "".join(_tile(bench, i, kind, float(own[i])) for i, kind in picked)
@@ -181,8 +188,10 @@ def _tile(bench: Bench, image: int, kind: str, value: float) -> str:
     sign, words = ("✓", "right more often") if kind == "right" else ("✗", "wrong more often")
     said = f"{_points(100 * value, 0)}\u202f%"
     return (
-        f'<li class="{kind}" title="{truth}: the layer’s own share in getting this image right, {said}"><img src="{panels.thumbnail(bench, image)}" alt="{truth}" '
-        f'width="56" height="56"><div><b>{truth}</b><span>{words}</span><em><i aria-label="{words}">{sign}</i> {said}</em></div></li>'
+        f'<li class="{kind}" title="{truth}: the layer’s own share in getting this image right, '
+        f'{said}"><img src="{panels.thumbnail(bench, image)}" alt="{truth}" '
+        f'width="56" height="56"><div><b>{truth}</b><span>{words}</span><em><i '
+        f'aria-label="{words}">{sign}</i> {said}</em></div></li>'
     )
 
 
@@ -199,4 +208,7 @@ def table(v: Values | None) -> str:
         f"<tr><th scope=row>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>"
         for first, *rest in rows
     )
-    return f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    return (
+        f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )

@@ -1,4 +1,7 @@
-"""The drawings of the Train view: loss, accuracy on the test images, and which layers were on, each against the steps."""
+"""The drawings of the Train view, against steps.
+
+Loss, accuracy on the test images, and which layers were on.
+"""
 
 import base64
 import io
@@ -11,7 +14,7 @@ from PIL import Image
 from copra_lab.page.components.axes import QUARTERS, Axes
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.state.lab import METHODS
-from copra_lab.page.state.training_request import DROPPING
+from copra_lab.page.state.schemas.train import DROPPING
 from copra_lab.page.views.train.session import Course
 from copra_lab.training.dropping import CopRA
 from copra_lab.utils.statistics import Accuracy
@@ -27,7 +30,10 @@ COLUMNS = 300
 
 
 def losses(course: Course, steps: int) -> list[tuple[float, float]]:
-    """(step, mean loss of the steps around it): as many steps a point as give `POINTS` in all; steps in which nothing was on do not count."""
+    """(step, mean loss of the steps around it).
+
+    As many steps a point as give `POINTS` in all; steps in which nothing was on do not count.
+    """
     size = max(1, steps // POINTS)
     out = []
     for start in range(0, course.steps - size + 1, size):
@@ -38,8 +44,11 @@ def losses(course: Course, steps: int) -> list[tuple[float, float]]:
 
 
 def loss_svg(courses: Sequence[Course], steps: int, classes: int) -> str:
-    """The loss axis runs to one and a half times the loss of guessing evenly, which is drawn dotted; what is beyond is cut. Without
-    ``classes``, 0 as long as the task is not known, neither is told."""
+    """Loss against steps.
+
+    The axis runs to one and a half times the loss of guessing evenly, which is drawn dotted; what
+    is beyond is cut. Without ``classes``, 0 as long as the task is not known, neither is drawn.
+    """
     if not classes:
         axes = Axes(HEIGHT, (0, steps))
         return axes.svg(
@@ -62,7 +71,10 @@ def loss_svg(courses: Sequence[Course], steps: int, classes: int) -> str:
 
 
 def accuracy_svg(courses: Sequence[Course], steps: int, base: Accuracy | None) -> str:
-    """Accuracy on the test images with its 95 % intervals; from 0 to 100 %, always. ``base``: before the first step."""
+    """Accuracy on the test images with its 95 % intervals; from 0 to 100 %, always.
+
+    ``base``: before the first step.
+    """
     axes = Axes(HEIGHT, (0, steps))
     out = _frame(axes, [(share, f"{share:.0%}") for share in QUARTERS])
     said = []
@@ -98,7 +110,10 @@ def _frame(axes: Axes, ticks: Sequence[tuple[float, str]]) -> list[str]:
 
 
 def layers_on(course: Course, steps: int) -> np.ndarray:
-    """(layers, columns): the share of a column's steps in which each layer was on, 0 where none is done yet. At most `COLUMNS`."""
+    """The share of a column's steps in which each layer was on, (layers, columns).
+
+    0 where none is done yet. At most `COLUMNS`.
+    """
     on = np.array(course.on, dtype=float).reshape(course.steps, -1)
     columns = min(steps, COLUMNS)
     column = np.arange(course.steps) * columns // steps
@@ -108,7 +123,10 @@ def layers_on(course: Course, steps: int) -> np.ndarray:
 
 
 def layers_html(course: Course | None, steps: int) -> str:
-    """A row a layer, a column a step, coloured where CopRA had it on, below the chance p that it is."""
+    """A row a layer, a column a step, coloured where CopRA had it on.
+
+    Above it the chance p that it is.
+    """
     copra = DROPPING["copra"]
     assert isinstance(copra, CopRA)
     picture, said = "", "Nothing was trained yet"
@@ -119,9 +137,14 @@ def layers_html(course: Course | None, steps: int) -> str:
         address = f"url(data:image/png;base64,{base64.b64encode(file.getvalue()).decode()})"
         picture = f'<i style="-webkit-mask-image:{address};mask-image:{address}"></i>'
         said = f"In step {course.steps} {sum(course.on[-1])} of {len(course.on[-1])} layers were on"
-    ramp = f'<line class="ramp" x1="0" y1="{100 * (1 - copra.start):.0f}%" x2="{copra.ramp:.0%}" y2="0"/>'
+    ramp = (
+        f'<line class="ramp" x1="0" y1="{100 * (1 - copra.start):.0f}%" x2="{copra.ramp:.0%}" '
+        'y2="0"/>'
+    )
     return (
-        f'<div class="layers"><div role="img" aria-label="Layers that CopRA had on, against steps. {said}.">{picture}'
+        '<div class="layers"><div role="img" aria-label="Layers that CopRA had on, against '
+        f'steps. {said}.">{picture}'
         f'<svg width="100%" height="100%" aria-hidden="true">{ramp}</svg></div>'
-        "<p>CopRA’s layers, the first on top: coloured where on; the line is the chance p, which rises to 1</p></div>"
+        "<p>CopRA’s layers, the first on top: coloured where on; the line is the chance p, which "
+        "rises to 1</p></div>"
     )

@@ -18,15 +18,19 @@ def status(progress: Progress | None) -> str:
     steps, of = progress.steps, progress.order.steps
     words = {
         "waking": "Waking the model. A very first start also draws all images: about a minute.",
-        "waiting": f"Waiting: {progress.ahead} {'training comes' if progress.ahead == 1 else 'trainings come'} before yours{_time(progress, 'it begins')}.",
+        "waiting": f"Waiting: {progress.ahead} "
+        f"{'training comes' if progress.ahead == 1 else 'trainings come'} before "
+        f"yours{_time(progress, 'it begins')}.",
         "training": f"Step {steps:,} of {of:,}{_time(progress, 'it is done')}."
         if steps
         else "Measuring the base, then it begins.",
-        "done": f"Done: {of:,} steps. What was learned is below, and in the menus of the other views.",
+        "done": f"Done: {of:,} steps. What was learned is below, and in the menus of the other "
+        "views.",
         "stopped": f"Stopped after {steps:,} of {of:,} steps. What was learned so far is below."
         if steps
         else "Stopped before it began.",
-        "ended": f"Ended after {TRAINING_SECONDS:.0f} seconds, at step {steps:,} of {of:,}. What was learned so far is below.",
+        "ended": f"Ended after {TRAINING_SECONDS:.0f} seconds, at step {steps:,} of {of:,}. What "
+        "was learned so far is below.",
     }
     return _status(progress.state, words[progress.state], steps, of)
 
@@ -41,7 +45,8 @@ def _time(progress: Progress, until: str) -> str:
 
 def _status(state: str, words: str, steps: int, of: int) -> str:
     return (
-        f'<div class="training" data-state="{state}" data-step="{steps}"><p role="status">{words}</p>'
+        f'<div class="training" data-state="{state}" data-step="{steps}"><p '
+        f'role="status">{words}</p>'
         f'<progress max="{of}" value="{steps}" aria-label="Steps done"></progress></div>'
     )
 
@@ -61,11 +66,15 @@ def _runner(course: Course, progress: Progress | None) -> str:
             f"{100 * a.value:.1f}<small>%</small>",
             f' data-step="{step}" data-correct="{a.correct}" data-n="{a.n}"',
         )
-        words = f"95\u202f% <span class='long'>interval</span> <b>{low} to {high}</b><br>{a.n} test images, step {step:,}"
+        words = (
+            f"95\u202f% <span class='long'>interval</span> <b>{low} to {high}</b><br>{a.n} "
+            f"test images, step {step:,}"
+        )
     if course.trouble:
         words = escape(course.trouble)
     return (
-        f'<section class="{course.method}" data-method="{course.method}"{data}><h2>{METHODS[course.method]}</h2>'
+        f'<section class="{course.method}" data-method="{course.method}"{data}>'
+        f"<h2>{METHODS[course.method]}</h2>"
         f'<div class="figure">{figure}</div><p>{words}<br>{_loss(course, progress)}</p></section>'
     )
 
@@ -81,11 +90,16 @@ def charts(progress: Progress | None) -> str:
     accuracy = accuracy_svg(courses, steps, progress.base if progress else None)
     loss = loss_svg(courses, steps, progress.classes if progress else 0)
     copra = next((c for c in courses if c.method == "copra"), None)
-    key = "".join(f'<span class="{name}"><svg width="26" height="8" aria-hidden="true"><line class="course {name}" x1="1" x2="25" y1="4" y2="4"/></svg> {label}</span>'
-                  for name, label in METHODS.items())  # fmt: skip
+    key = "".join(
+        f'<span class="{name}"><svg width="26" height="8" aria-hidden="true"><line '
+        f'class="course {name}" x1="1" x2="25" y1="4" y2="4"/></svg> {label}</span>'
+        for name, label in METHODS.items()
+    )
     return (
-        f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3><div class="chart">{accuracy}</div>'
-        f'<h3>loss on training images</h3><div class="chart">{loss}</div>{layers_html(copra, steps)}</div>'
+        f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3><div '
+        f'class="chart">{accuracy}</div>'
+        "<h3>loss on training images</h3><div "
+        f'class="chart">{loss}</div>{layers_html(copra, steps)}</div>'
     )
 
 
@@ -104,10 +118,15 @@ def table(progress: Progress | None) -> str:
 def described(own: Own | None, title: str = "") -> str:
     """What an adapter of the visitor's own was made with; `title` is its task's."""
     if own is None:
-        return '<p class="described">What you train appears here, the last eight of them, for as long as this page is open.</p>'
+        return (
+            '<p class="described">What you train appears here, the last eight of them, for as '
+            "long as this page is open.</p>"
+        )
     p = own.adapter.provenance
     kinds = ", ".join(p["lora"]["sites"])
     return (
-        f'<p class="described"><b>{escape(own.label)}</b> {escape(title)} · rank {p["lora"]["rank"]} on {kinds} · learning rate {p["lr"]:g} · {own.steps:,} '
-        f"of {p['steps']:,} steps of {p['batch']} · {p['shots']} shots · seed {p['seed']} · {own.adapter.parameters:,} numbers</p>"
+        f'<p class="described"><b>{escape(own.label)}</b> {escape(title)} · rank '
+        f"{p['lora']['rank']} on {kinds} · learning rate {p['lr']:g} · {own.steps:,} "
+        f"of {p['steps']:,} steps of {p['batch']} · {p['shots']} shots · seed {p['seed']} · "
+        f"{own.adapter.parameters:,} numbers</p>"
     )

@@ -1,7 +1,10 @@
-"""Training while somebody watches: LoRA and CopRA step by step in turn, each by `fit`, with what is known of both so far."""
+"""Training while somebody watches: LoRA and CopRA in turn, a step each.
+
+All of it runs in the thread that asks for the next report.
+"""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,12 +16,11 @@ from copra_lab.page.server.fair_queue import asking
 from copra_lab.page.server.limits import TRAINING_SECONDS
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.measurement import FIRST, traffic
+from copra_lab.page.state.schemas.train import DROPPING, TrainState
 from copra_lab.page.state.session import Session
-from copra_lab.page.state.training_request import DROPPING, Order
-from copra_lab.page.views.train.stepping import Stepwise
 from copra_lab.page.views.train.waiting_line import Ticket, Waiting
 from copra_lab.tasks.task import Task
-from copra_lab.training.fitting import Step, fit
+from copra_lab.training.fitting import Step, fit_steps
 from copra_lab.utils.statistics import Accuracy
 
 LOOKS = 10
@@ -33,8 +35,11 @@ PATIENCE = 1.0
 
 @dataclass(frozen=True)
 class Course:
-    """How one method fared so far, an entry a step: ``losses``, None where nothing was on, and which layers were ``on``;
-    ``measured``: (step, accuracy on the test images). ``trouble``: why it ended early, if it did by itself."""
+    """How one method fared so far, an entry a step.
+
+    ``losses``, None where nothing was on, and which layers were ``on``; ``measured``: (step,
+    accuracy on the test images). ``trouble``: why it ended early, if it did by itself.
+    """
 
     method: str
     losses: tuple[float | None, ...] = ()
@@ -44,9 +49,11 @@ class Course:
 
     @property
     def steps(self) -> int:
+        """How many are done."""
         return len(self.losses)
 
     def after(self, step: Step) -> "Course":
+        """The same, one step later."""
         return replace(
             self, losses=(*self.losses, step.loss), on=(*self.on, tuple(step.units.values()))
         )
@@ -54,10 +61,14 @@ class Course:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known of a training. ``state``: "waking" of the model, "waiting", "training", "done", "stopped" by the visitor, or "ended",
-    when it took too long. ``ahead``: trainings that come before. ``seconds``: about how long until it begins, or ends; None as long as nobody knows."""
+    """What is known of a training.
 
-    order: Order
+    ``state``: "waking" of the model, "waiting", "training", "done", "stopped" by the visitor, or
+    "ended", when it took too long. ``ahead``: trainings that come before. ``seconds``: about how
+    long until it begins, or ends; None as long as nobody knows.
+    """
+
+    order: TrainState
     state: str
     courses: tuple[Course, ...] = ()
     base: Accuracy | None = None
@@ -67,13 +78,17 @@ class Progress:
 
     @property
     def steps(self) -> int:
+        """How many are done."""
         return max((c.steps for c in self.courses), default=0)
 
 
-def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator[Progress]:
-    """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own. The last report tells how it ended.
+def trained(lab: Lab, session: Session, order: TrainState, line: Waiting) -> Iterator[Progress]:
+    """Wait in `line`, train what was ordered, and keep what was learned among the visitor's own.
 
-    Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if there is no place.
+    The last report tells how it ended.
+
+    Whoever no longer asks for reports ends it, and the next one's turn comes. Raises ValueError if
+    there is no place.
     """
     yield Progress(order, "waking")
     bench, task = lab.bench(order.task), lab.few_shot(order.task, order.shots)
@@ -81,7 +96,7 @@ def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator
         order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes)
     )
     ticket = line.join(session, order.work, asking())
-    runs: dict[str, Stepwise] = {}
+    runs: dict[str, Run] = {}
     try:
         while ahead := line.ahead(ticket, REDRAWN):
             if ticket.stopped:
@@ -101,74 +116,136 @@ def trained(lab: Lab, session: Session, order: Order, line: Waiting) -> Iterator
         line.leave(ticket)
 
 
-def _begun(bench: Bench, task: Task, order: Order, method: str) -> Stepwise:
-    """`fit` with what was ordered, before its first step. Both methods see the same images in the same order, and begin with the same A."""
-    settings = {
-        "seed": order.seed,
-        "steps": order.steps,
-        "lr": order.rate(method),
-        "batch": order.batch,
-    }
-    lora = LoRA(order.rank, sites=order.sites)
-    return Stepwise(
-        lambda report: fit(
-            bench.clip, task, lora, DROPPING[method], progress=False, on_step=report, **settings
+class Run:
+    """A training that does one step when it is asked to.
+
+    Attributes:
+        last: the newest step; None before the first.
+        done: whether there is nothing left to do.
+    """
+
+    def __init__(self, steps: Generator[Step, None, Adapter]) -> None:
+        self._steps = steps
+        self._result: Adapter | None = None
+        self._failed = False
+        self.last: Step | None = None
+        self.done = False
+
+    def step(self) -> Step | None:
+        """Do one more; None after the last one.
+
+        Raises ValueError as `fit` does, and is over then.
+        """
+        torch.set_num_threads(1)  # Gradio may ask for each report in another thread
+        try:
+            self.last = next(self._steps)
+            return self.last
+        except StopIteration as end:
+            self._result, self.done = self._result or end.value, True
+            return None
+        except ValueError:
+            self._failed = self.done = True
+            raise
+
+    def learned(self) -> Adapter | None:
+        """The result, or what has been learned so far.
+
+        None before the first step and after a failure.
+        """
+        if self._result or self._failed or not self.last or not self.last.learned:
+            return self._result
+        found = self.last.learned()
+        assert isinstance(found, Adapter)
+        return found
+
+    def end(self) -> None:
+        """Give up what is left to do."""
+        self._steps.close()
+
+
+def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Run:
+    """The training of one method, before its first step.
+
+    Both methods see the same images in the same order, and begin with the same A.
+    """
+
+    def steps() -> Generator[Step, None, Adapter]:
+        """How many are done."""
+        found = yield from fit_steps(
+            bench.clip,
+            task,
+            LoRA(order.rank, sites=order.sites),
+            DROPPING[method],
+            seed=order.seed,
+            steps=order.steps,
+            lr=order.rate(method),
+            batch=order.batch,
         )
-    )
+        assert isinstance(found, Adapter)
+        return found
+
+    return Run(steps())
 
 
 def _watched(
-    bench: Bench, runs: dict[str, Stepwise], progress: Progress, ticket: Ticket, line: Waiting
+    bench: Bench, runs: dict[str, Run], progress: Progress, ticket: Ticket, line: Waiting
 ) -> Iterator[Progress]:
     """The runs in turn, a step each, until all are over or the visitor has had enough."""
     order, start = progress.order, time.monotonic()
     looks = {round(order.steps * i / LOOKS) for i in range(1, LOOKS + 1)}
     courses = {c.method: c for c in progress.courses}
-    shown, images, state = start, 0, "training"
-
-    def look(method: str) -> None:
-        adapter = runs[method].learned()
-        if adapter and (
-            not courses[method].measured or courses[method].measured[-1][0] != courses[method].steps
-        ):
-            measured = (courses[method].steps, _accuracy(bench, adapter))
-            courses[method] = replace(
-                courses[method], measured=(*courses[method].measured, measured)
-            )
+    shown, images = start, 0
 
     def report(state: str) -> Progress:
-        return replace(
-            progress,
-            state=state,
-            courses=tuple(courses.values()),
-            seconds=line.seconds(ticket, own=True),
-        )
+        left = line.seconds(ticket, own=True)
+        return replace(progress, state=state, courses=tuple(courses.values()), seconds=left)
 
-    while state == "training":
+    while True:
         line.ahead(ticket)  # still here
         traffic.give_way(PATIENCE)
         for method, run in runs.items():
-            try:
-                if step := run.step():
-                    courses[method], images = courses[method].after(step), images + order.batch
-            except ValueError as e:
-                courses[method] = replace(courses[method], trouble=str(e))
-            if courses[method].steps in looks:
-                look(method)
-        if all(run.done for run in runs.values()):
-            state = "done"
-        elif ticket.stopped:
-            state = "stopped"
-        elif time.monotonic() - start > TRAINING_SECONDS:
-            state = "ended"
+            before = courses[method]
+            courses[method] = after = _stepped(before, run)
+            images += order.batch * (after.steps - before.steps)
+            if after.steps in looks:
+                courses[method] = _looked(bench, after, run)
+        state = _state(runs, ticket, start)
         if images and (state != "training" or time.monotonic() - shown >= REDRAWN):
             line.worked(ticket, images, time.monotonic() - shown)
             shown, images = time.monotonic(), 0
             if state == "training":
                 yield report(state)
-    for method in runs:
-        look(method)
+        if state != "training":
+            break
+    courses = {method: _looked(bench, courses[method], run) for method, run in runs.items()}
     yield report(state)
+
+
+def _stepped(course: Course, run: Run) -> Course:
+    """The course after one more step, if there is one, or with why there is none."""
+    try:
+        step = run.step()
+    except ValueError as e:
+        return replace(course, trouble=str(e))
+    return course.after(step) if step else course
+
+
+def _looked(bench: Bench, course: Course, run: Run) -> Course:
+    """The course with the accuracy of what was learned by now, unless that is known."""
+    adapter = run.learned()
+    if adapter is None or (course.measured and course.measured[-1][0] == course.steps):
+        return course
+    measured = (course.steps, _accuracy(bench, adapter))
+    return replace(course, measured=(*course.measured, measured))
+
+
+def _state(runs: dict[str, Run], ticket: Ticket, start: float) -> str:
+    """What goes on after a step of each run; see `Progress`."""
+    if all(run.done for run in runs.values()):
+        return "done"
+    if ticket.stopped:
+        return "stopped"
+    return "ended" if time.monotonic() - start > TRAINING_SECONDS else "training"
 
 
 def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
@@ -180,11 +257,11 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
     return bench.score(torch.cat(found))
 
 
-def _keep(session: Session, order: Order, runs: dict[str, Stepwise]) -> None:
-    number = 1 + max((o.number for o in session.walk.own), default=0)
+def _keep(session: Session, order: TrainState, runs: dict[str, Run]) -> None:
+    number = 1 + max((o.number for o in session.history.own), default=0)
     learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
     session.change(
-        lambda walk: walk.keep(
+        lambda history: history.keep(
             *(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)
         )
     )

@@ -1,12 +1,15 @@
-"""The Train view: LoRA and CopRA train side by side while one watches; the result goes on into the other views, or home as a PEFT folder."""
+"""The Train view: LoRA and CopRA train side by side while one watches.
+
+The result goes on into the other views, or home as a PEFT folder.
+"""
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import gradio as gr
 from gradio.processing_utils import save_bytes_to_cache
@@ -18,13 +21,28 @@ from copra_lab.page.components.live import EVENT
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, going, refusal
+from copra_lab.page.components.templates import render
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.server.limits import MOST_WAITING
 from copra_lab.page.state import address as link
-from copra_lab.page.state import training_request as orders
 from copra_lab.page.state.lab import METHODS, Lab, Own
-from copra_lab.page.state.session import Asked, Session, Walk
-from copra_lab.page.state.training_request import BOTH, LEARNING_RATES, TUNED, Order, ordered
-from copra_lab.page.state.view_states import Blended, Pruned, Valued
+from copra_lab.page.state.schemas.blend import BlendState
+from copra_lab.page.state.schemas.classify import TryState
+from copra_lab.page.state.schemas.prune import PruneState
+from copra_lab.page.state.schemas.shapley import ShapleyState
+from copra_lab.page.state.schemas.train import (
+    BATCHES,
+    BOTH,
+    LEARNING_RATES,
+    MOST_RANK,
+    MOST_SEED,
+    SHOTS,
+    SITES,
+    STEPS,
+    TUNED,
+    TrainState,
+)
+from copra_lab.page.state.session import Asked, History, Session
 from copra_lab.page.views.train import html as draw
 from copra_lab.page.views.train.session import Progress, trained
 from copra_lab.page.views.train.waiting_line import Waiting
@@ -33,260 +51,324 @@ from copra_lab.training.settings import RATES
 TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Value its layers", "try": "Try it"}
 """Views that a result can be taken to, by name."""
 
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Both methods train the same low-rank matrices A and B, from the same A, on the same images in the same order. <b>LoRA</b> has every
-layer on in every step; <b>CopRA</b> draws for each step which layers are on, each with a chance p that rises from 0 to 1 over the first three quarters, and only those
-learn. After the same number of steps CopRA has learned less, and its curve lags at first; what it gains by that shows when you blend or prune it (lessons 3, 4 and 6). The accuracy is that of the whole adapter on
-<b>test images</b>, with 95&#8202;% intervals: they are here to be looked at, and nothing is chosen by them. The learning rates that are called tuned were chosen on validation images, for 1,200
-steps.</p>"""
+
+class Settings(NamedTuple):
+    """The controls that say what is trained, in the order of `TrainState`."""
+
+    task: gr.Dropdown
+    method: gr.Dropdown
+    rank: gr.Slider
+    lr: gr.Dropdown
+    steps: gr.Slider
+    batch: gr.Radio
+    sites: gr.Radio
+    shots: gr.Radio
+    seed: gr.Number
 
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None = None) -> None:
-    first, usual, line = next(iter(lab.tasks())), Order(""), line or Waiting()
+    """Lay the view out; ``line``: of those who want to train."""
+    line = line or Waiting()
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(), value=first, label="Task", scale=3, min_width=220, elem_id="train-task"
-        )
-        methods = [
-            ("LoRA and CopRA side by side", BOTH),
-            *((label, name) for name, label in METHODS.items()),
-        ]
-        method = gr.Dropdown(
-            methods, value=BOTH, label="Method", scale=2, min_width=150, elem_id="train-method"
-        )
-    about = html(lab.about(first), elem_id="train-about", elem_classes="about")
+        task, method = _choice(lab)
+    about = html(lab.about(next(iter(lab.tasks()))), elem_id="train-about", elem_classes="about")
     with gr.Row(equal_height=True):
         with gr.Column(scale=4, min_width=320, elem_classes="card", elem_id="train-settings"):
-            rank = gr.Slider(
-                1, orders.MOST_RANK, usual.rank, step=1, label="rank", elem_id="train-rank"
-            )
-            steps = gr.Slider(
-                *orders.STEPS, usual.steps, step=50, label="steps", elem_id="train-steps"
-            )
-            batch = gr.Radio(
-                orders.BATCHES,
-                value=usual.batch,
-                label="images in a step",
-                elem_id="train-batch",
-                elem_classes="switches one",
-            )
-            shots = gr.Radio(
-                orders.SHOTS,
-                value=usual.shots,
-                label="shots: training images a class",
-                elem_id="train-shots",
-                elem_classes="switches one",
-            )
-            sites = gr.Radio(
-                list(orders.SITES),
-                value=next(iter(orders.SITES)),
-                label="matrices of each layer",
-                elem_id="train-sites",
-                elem_classes="switches one",
-            )
-            rates = [
-                (f"tuned: {RATES['lora']:g} for LoRA, {RATES['copra']:g} for CopRA", TUNED),
-                *((f"{r:g}", k) for k, r in LEARNING_RATES.items() if r),
-            ]
-            lr = gr.Dropdown(rates, value=TUNED, label="learning rate", elem_id="train-lr")
-            seed = gr.Number(
-                usual.seed,
-                label=f"seed, 0 to {orders.MOST_SEED}",
-                precision=0,
-                minimum=0,
-                maximum=orders.MOST_SEED,
-                elem_id="train-seed",
-            )
+            rank, steps, batch, shots, sites, lr, seed = _settings()
             with gr.Row(elem_id="train-go"):
                 go = gr.Button("Train", variant="primary", min_width=90, elem_id="train-start")
                 stop = gr.Button("Stop", min_width=90, interactive=False, elem_id="train-stop")
         with gr.Column(scale=7, min_width=320, elem_classes="card"):
-            status = html(draw.status(None), elem_id="train-status")
-            race = html(draw.race(None), elem_id="train-race")
-            charts = html(draw.charts(None), elem_id="train-charts")
+            pieces = {
+                "status": html(draw.status(None), elem_id="train-status"),
+                "race": html(draw.race(None), elem_id="train-race"),
+                "charts": html(draw.charts(None), elem_id="train-charts"),
+            }
     with gr.Column(elem_classes="card", elem_id="train-results"):
-        own = gr.Radio(
-            [],
-            label="What you trained: take it into another view, or home",
-            elem_id="train-own",
-            elem_classes="switches one",
-        )
-        told = html(draw.described(None), elem_id="train-described")
-        with gr.Row(elem_id="train-to"):
-            taking = [
-                gr.Button(
-                    label, size="sm", min_width=60, interactive=False, elem_id=f"train-to-{view}"
-                )
-                for view, label in TO.items()
-            ]
-            fetch = gr.Button(
-                "Download as a PEFT folder (.zip)",
-                size="sm",
-                min_width=60,
-                interactive=False,
-                elem_id="train-fetch",
-            )
-        file = gr.DownloadButton("Save", visible="hidden", elem_id="train-file")
-    html(HOW_TO_READ)
+        results, file = _results()
+    html(render("how_to_read/train"))
     with gr.Accordion("The looks at the test images in numbers", open=False, elem_id="train-more"):
-        table = html(draw.table(None), elem_id="train-table")
+        pieces["table"] = html(draw.table(None), elem_id="train-table")
         copy_button("train-table")
 
-    panels, hands = [status, race, charts, table], [go, stop]
-    results = [own, told, *taking, fetch]
-    everyone: dict[str, Any] = EVENT | {
-        "trigger_mode": "once",
-        "concurrency_limit": MOST_WAITING + 4,
-        "concurrency_id": "training",
-    }
+    settings = Settings(task, method, rank, lr, steps, batch, sites, shots, seed)
+    hands = {"start": go, "stop": stop}
+    own, controls = results["own"], {"about": about} | settings._asdict()
+    links = {"link": entrance.link, "refused": entrance.refused}
+    components = pieces | hands | results | controls | links
 
-    def run(*values: Any) -> Iterator[list[Any]]:
-        asked = Asked(staleness.values(chosen_by_hand, values[:-1], {}))
-        for pieces in training(lab, line, values[-1], *values[:-1]):
-            yield [
-                of(asked, piece) if isinstance(piece, str) else piece
-                for piece in pieces[: len(panels)]
-            ] + pieces[len(panels) :]
+    def enter(key: Any, session: Session, query: Any, number: Any) -> Shows:
+        return by_component(components, entered(lab, session, query, number, key))
 
-    def enough(session: Session) -> None:
-        line.stop(session)
+    def choose(task: Any) -> Shows:
+        return by_component(components, chosen(lab, task))
 
-    def enter(key: Any, session: Session, query: Any, number: Any) -> list[Any]:
-        return entered(lab, session, query, number, key)
-
-    def say(*values: Any) -> Any:
-        return address(lab, *values)
-
-    chosen_by_hand = [task, method, rank, lr, steps, batch, sites, shots, seed]
-    shown = [*results, about, *chosen_by_hand, entrance.link, entrance.refused]
-    staleness.watch([*chosen_by_hand, own])
+    staleness.watch([*settings, own])
     entrance.opened(
         enter,
         [own, session, *entrance.request],
-        shown,
+        [*results.values(), *controls.values(), *links.values()],
         js=entrance.leaves([own]),
         preprocess=False,
         **EVENT,
     )
     gr.on(
-        [c.change for c in chosen_by_hand],
-        say,
-        chosen_by_hand,
+        [c.change for c in settings],
+        partial(address, lab),
+        list(settings),
         entrance.link,
         preprocess=False,
         **EVENT,
     )
-    task.change(partial(chosen, lab), task, [about, status], preprocess=False, **EVENT)
-    go.click(
-        run, [*chosen_by_hand, session], [*panels, *hands, *results], preprocess=False, **everyone
+    task.change(choose, task, [about, pieces["status"]], preprocess=False, **EVENT)
+    _train(lab, session, line, settings, pieces, hands, results)
+    _hand_on(lab, session, entrance, results, file)
+
+
+def _train(
+    lab: Lab,
+    session: gr.State,
+    line: Waiting,
+    settings: Settings,
+    pieces: Mapping[str, Any],
+    hands: Mapping[str, Any],
+    results: Mapping[str, Any],
+) -> None:
+    """Begin a training, and stop it.
+
+    Each training that goes on or waits keeps a thread of Gradio's until it is over, so there are
+    as many places as the line has, and a few for those who are told that it is full.
+    """
+    components = {**pieces, **hands, **results}
+
+    def run(*values: Any) -> Iterator[Shows]:
+        *said, session = values
+        asked = Asked(staleness.values(settings, said, {}))
+        for updates in training(lab, line, session, *said):
+            drawn = {name: of(asked, updates[name]) for name in pieces if name in updates}
+            yield by_component(components, updates | drawn)
+
+    def enough(session: Session) -> None:
+        line.stop(session)
+
+    everyone: dict[str, Any] = EVENT | {
+        "trigger_mode": "once",
+        "concurrency_limit": MOST_WAITING + 4,
+        "concurrency_id": "training",
+    }
+    hands["start"].click(
+        run, [*settings, session], list(components.values()), preprocess=False, **everyone
     )
-    stop.click(enough, session, None, **EVENT)
-    own.input(
-        lambda key, session: described(lab, mine(session, key)),
-        [own, session],
-        told,
-        preprocess=False,
-        **EVENT,
+    hands["stop"].click(enough, session, None, **EVENT)
+
+
+def _choice(lab: Lab) -> tuple[gr.Dropdown, gr.Dropdown]:
+    """The menus of tasks and of methods."""
+    task = gr.Dropdown(
+        lab.titles(),
+        value=next(iter(lab.tasks())),
+        label="Task",
+        scale=3,
+        min_width=220,
+        elem_id="train-task",
     )
-    for view, button in zip(TO, taking, strict=True):
-        button.click(
+    methods = [
+        ("LoRA and CopRA side by side", BOTH),
+        *((label, name) for name, label in METHODS.items()),
+    ]
+    method = gr.Dropdown(
+        methods, value=BOTH, label="Method", scale=2, min_width=150, elem_id="train-method"
+    )
+    return task, method
+
+
+def _settings() -> tuple[Any, ...]:
+    """The other settings, as they stand on the page."""
+    usual = TrainState("")
+    rank = gr.Slider(1, MOST_RANK, usual.rank, step=1, label="rank", elem_id="train-rank")
+    steps = gr.Slider(*STEPS, usual.steps, step=50, label="steps", elem_id="train-steps")
+    batch = gr.Radio(
+        BATCHES,
+        value=usual.batch,
+        label="images in a step",
+        elem_id="train-batch",
+        elem_classes="switches one",
+    )
+    shots = gr.Radio(
+        SHOTS,
+        value=usual.shots,
+        label="shots: training images a class",
+        elem_id="train-shots",
+        elem_classes="switches one",
+    )
+    sites = gr.Radio(
+        list(SITES),
+        value=next(iter(SITES)),
+        label="matrices of each layer",
+        elem_id="train-sites",
+        elem_classes="switches one",
+    )
+    rates = [
+        (f"tuned: {RATES['lora']:g} for LoRA, {RATES['copra']:g} for CopRA", TUNED),
+        *((f"{r:g}", k) for k, r in LEARNING_RATES.items() if r),
+    ]
+    lr = gr.Dropdown(rates, value=TUNED, label="learning rate", elem_id="train-lr")
+    seed = gr.Number(
+        usual.seed,
+        label=f"seed, 0 to {MOST_SEED}",
+        precision=0,
+        minimum=0,
+        maximum=MOST_SEED,
+        elem_id="train-seed",
+    )
+    return rank, steps, batch, shots, sites, lr, seed
+
+
+def _results() -> tuple[dict[str, Any], gr.DownloadButton]:
+    """What was trained, by name, with the buttons that need it, and the file to save."""
+    results: dict[str, Any] = {
+        "own": gr.Radio(
+            [],
+            label="What you trained: take it into another view, or home",
+            elem_id="train-own",
+            elem_classes="switches one",
+        ),
+        "described": html(draw.described(None), elem_id="train-described"),
+    }
+    with gr.Row(elem_id="train-to"):
+        for view, label in TO.items():
+            results[f"to {view}"] = gr.Button(
+                label, size="sm", min_width=60, interactive=False, elem_id=f"train-to-{view}"
+            )
+        results["fetch"] = gr.Button(
+            "Download as a PEFT folder (.zip)",
+            size="sm",
+            min_width=60,
+            interactive=False,
+            elem_id="train-fetch",
+        )
+    return results, gr.DownloadButton("Save", visible="hidden", elem_id="train-file")
+
+
+def _hand_on(
+    lab: Lab,
+    session: gr.State,
+    entrance: Entrance,
+    results: Mapping[str, Any],
+    file: gr.DownloadButton,
+) -> None:
+    """Take what was trained into another view, by its address, or home."""
+    own = results["own"]
+
+    def describe(key: Any, session: Session) -> str:
+        return described(lab, mine(session, key))
+
+    own.input(describe, [own, session], results["described"], preprocess=False, **EVENT)
+    for view in TO:
+        results[f"to {view}"].click(
             partial(take, lab, view), [own, session], entrance.go, preprocess=False, **EVENT
         )
-    fetched = fetch.click(
+    fetched = results["fetch"].click(
         partial(packed, file.GRADIO_CACHE), [own, session], file, preprocess=False, **EVENT
     )
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
 
-def entered(lab: Lab, session: Session, query: Any, number: Any, key: Any = None) -> list[Any]:
-    """What the visitor trained, with `key` chosen, and the controls as the address has them: nothing is trained before Train is pressed."""
-    stays = [gr.skip()] * (2 + len(orders.CHECKS))
+def entered(lab: Lab, session: Session, query: Any, number: Any, key: Any = None) -> Updates:
+    """What the visitor trained, with `key` chosen, and the controls as the address has them.
+
+    Nothing is trained before Train is pressed.
+    """
     if not session.requests.take(number):
-        return [*[gr.skip()] * (3 + len(TO)), *stays, gr.skip(), gr.skip()]
-    order, refused = link.read(lab, "train", query)
-    updates = (
-        stays
-        if order is None
-        else [lab.about(order.task), order.task, *orders.settings(order).values()]
-    )
-    own = session.change(Walk.nowhere).own  # what other views were measuring is not looked at
-    return [
-        *shelf(lab, own, mine(session, key), number),
-        *updates,
-        gr.skip() if order is None else link.write(lab, order),
-        refusal(refused),
-    ]
+        return {}
+    state, refused = link.read(lab, "train", query)
+    own = session.change(History.nowhere).own  # what other views were measuring is not looked at
+    updates = shelf(lab, own, mine(session, key), number) | {"refused": refusal(refused)}
+    if state is not None:
+        updates |= {"about": lab.about(state.task), "task": state.task}
+        updates |= state.controls() | {"link": link.write(lab, state)}
+    return updates
 
 
 def address(lab: Lab, *values: Any) -> Any:
     """Of the controls as they stand, if that can be trained."""
     try:
-        return link.write(lab, ordered(lab, *values))
+        return link.write(lab, TrainState.from_controls(lab, *values))
     except ValueError:
         return gr.skip()
 
 
-def training(lab: Lab, line: Waiting, session: Session, *values: Any) -> Iterator[list[Any]]:
-    """The panels, buttons and results of the view, again and again, until a training is over."""
-    stays, nothing = [gr.skip()] * 5, [gr.skip()] * (3 + len(TO))
+def training(lab: Lab, line: Waiting, session: Session, *values: Any) -> Iterator[Updates]:
+    """The pieces, buttons and results of the view, again and again, until a training is over."""
     joined = False
     try:
-        for progress in trained(lab, session, ordered(lab, *values), line):
+        state = TrainState.from_controls(lab, *values)
+        for progress in trained(lab, session, state, line):
             if progress.state == "waking":
-                yield [draw.status(progress), *stays, *nothing]
+                yield {"status": draw.status(progress)}
                 continue
             joined, over = True, progress.state not in ("waiting", "training")
-            yield [
-                *drawn(progress),
-                *_hands(over),
-                *(shelf(lab, session.walk.own) if over else nothing),
-            ]
+            results = shelf(lab, session.history.own) if over else {}
+            yield drawn(progress) | _hands(over) | results
     except (ValueError, OSError) as e:
-        yield [panels.trouble(e), *stays[:3], *(_hands(True) if joined else stays[3:]), *nothing]
+        yield {"status": panels.trouble(e)} | (_hands(True) if joined else {})
 
 
-def _hands(free: bool) -> list[Any]:
+def _hands(free: bool) -> Updates:
     """Train and Stop, of which one can be pressed."""
-    return [gr.update(interactive=free), gr.update(interactive=not free)]
+    return {"start": gr.update(interactive=free), "stop": gr.update(interactive=not free)}
 
 
-def drawn(progress: Progress) -> list[str]:
-    return [draw.status(progress), draw.race(progress), draw.charts(progress), draw.table(progress)]
+def drawn(progress: Progress) -> dict[str, str]:
+    """The pieces that show how far a training is."""
+    return {
+        "status": draw.status(progress),
+        "race": draw.race(progress),
+        "charts": draw.charts(progress),
+        "table": draw.table(progress),
+    }
 
 
-def shelf(lab: Lab, own: tuple[Own, ...], one: Own | None = None, number: Any = None) -> list[Any]:
-    """The visitor's own adapters to choose from, `one` of them or the newest chosen, and the buttons that need one."""
-    choices = [(o.label, o.key) for o in own]
+def shelf(lab: Lab, own: tuple[Own, ...], one: Own | None = None, number: Any = None) -> Updates:
+    """The visitor's own adapters to choose from, and the buttons that need one.
+
+    `one` of them is chosen, or the newest.
+    """
     one = one or (own[0] if own else None)
-    buttons = [gr.update(interactive=bool(own))] * (len(TO) + 1)
-    return [
-        gr.update(choices=choices, value=one and one.key),
-        described(lab, one, number),
-        *buttons,
-    ]
+    choices = [(o.label, o.key) for o in own]
+    return {
+        "own": gr.update(choices=choices, value=one and one.key),
+        "described": described(lab, one, number),
+        **{name: gr.update(interactive=bool(own)) for name in (*(f"to {v}" for v in TO), "fetch")},
+    }
 
 
-def chosen(lab: Lab, task: Any) -> list[Any]:
+def chosen(lab: Lab, task: Any) -> Updates:
     """Another task in the menu; what is being trained goes on."""
     try:
         lab.check(task)
-        return [lab.about(task), gr.skip()]
+        return {"about": lab.about(task)}
     except ValueError as e:
-        return [gr.skip(), panels.trouble(e)]
+        return {"status": panels.trouble(e)}
 
 
 def mine(session: Session, key: Any) -> Own | None:
     """The visitor's own adapter of that key, or else the newest; None if there is none."""
-    own = session.walk.own
+    own = session.history.own
     return next((o for o in own if o.key == key), own[0] if own else None)
 
 
 def described(lab: Lab, own: Own | None, number: Any = None) -> str:
+    """What an adapter was trained with, as of the request of this number."""
     asked = Asked({"train-own": own.key} if own else {}, number, "view-train")
     return of(asked, draw.described(own, lab.tasks()[own.task]) if own else draw.described(None))
 
 
 def packed(folder: str, key: Any, session: Session) -> Any:
-    """The adapter as a zip in gradio's own `folder` of files to serve; nothing that a visitor wrote is in its name."""
+    """The adapter as a zip in gradio's own `folder` of files to serve.
+
+    Nothing that a visitor wrote is in its name.
+    """
     own = mine(session, key)
     if own is None:
         return gr.skip()
@@ -310,22 +392,29 @@ def peft_zip(adapter: Adapter) -> bytes:
 
 
 def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
-    """The address of `view` with an adapter of the visitor's own: in Blend against the last other one of its task."""
+    """The address of `view` with an adapter of the visitor's own.
+
+    In Blend against the last other one of its task.
+    """
     own = mine(session, key)
     if own is None:
         return gr.skip()
-    lab, task = session.walk.lab(lab), own.task
-    others = [o.key for o in session.walk.own if o.task == task and o is not own]
-    places = {
-        "blend": Blended(task, own.key, others[0] if others else lab.pair(task, None, None)[0]),
-        "prune": Pruned(task, own.key),
-        "shapley": Valued(task, own.key),
-        "try": link.Tried(task),
+    lab, task = session.history.lab(lab), own.task
+    others = [o.key for o in session.history.own if o.task == task and o is not own]
+    states = {
+        "blend": BlendState(task, own.key, others[0] if others else lab.pair(task, None, None)[0]),
+        "prune": PruneState(task, own.key),
+        "shapley": ShapleyState(task, own.key),
+        "try": TryState(task),
     }
-    return going(link.write(lab, places[view]))
+    return going(link.write(lab, states[view]))
 
 
 VIEW = View(
-    "train", "Train", "Train one of your own",
-    "A few images of each class, a minute of one processor core: watch LoRA and CopRA learn side by side, then take what they learned into the other views.", fill,
-)  # fmt: skip
+    "train",
+    "Train",
+    "Train one of your own",
+    "A few images of each class, a minute of one processor core: watch LoRA and CopRA learn side "
+    "by side, then take what they learned into the other views.",
+    fill,
+)

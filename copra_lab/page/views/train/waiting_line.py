@@ -1,4 +1,7 @@
-"""The line of those who want to train: one at a time, each network address in its turn, and each is told how long it takes."""
+"""The line of those who want to train: one at a time, each network address in its turn.
+
+Each is told how long it takes.
+"""
 
 import threading
 import time
@@ -6,13 +9,18 @@ from dataclasses import dataclass, field
 
 from copra_lab.page.server.limits import ADDRESS_TRAININGS, MOST_WAITING
 from copra_lab.page.server.visitors import in_turns
-from copra_lab.page.views.train.stepping import GONE
+
+GONE = 30.0
+"""Seconds without a question after which a visitor counts as gone."""
 
 
 @dataclass(eq=False)
 class Ticket:
-    """A place in the line of `who`. ``work``: training images that are still to be looked at, each as often as it is; ``address``: the
-    network address that it was asked for from."""
+    """A place in the line of `who`.
+
+    ``work``: training images that are still to be looked at, each as often as it is; ``address``:
+    the network address that it was asked for from.
+    """
 
     who: object
     work: int
@@ -22,20 +30,32 @@ class Ticket:
 
 
 class Waiting:
-    """Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody waits for a closed page. At most ``most``
-    are in the line, ``of_address`` of one address. Whose address has nobody in the line yet comes before the second of another address."""
+    """The line of those who want to train.
+
+    Whoever does not ask for so many seconds is ``gone``, and the next one's turn comes: nobody
+    waits for a closed page. At most ``most`` are in the line, ``of_address`` of one address. Whose
+    address has nobody in the line yet comes before the second of another address.
+
+    Each who waits has a thread of Gradio's, so the line is behind one lock, and those who wait are
+    woken by its condition.
+    """
 
     def __init__(
         self, most: int = MOST_WAITING, gone: float = GONE, of_address: int = ADDRESS_TRAININGS
-    ):
+    ) -> None:
         self.most, self.gone, self.of_address = most, gone, of_address
         self.pace: float | None = None
-        """Seconds that a training image took lately, everything counted; None as long as nobody trained."""
+        """Seconds that a training image took lately, everything counted; None as long as nobody
+        trained."""
         self._tickets: list[Ticket] = []
         self._changed = threading.Condition()
 
     def join(self, who: object, work: int, address: str = "") -> Ticket:
-        """Raises ValueError for somebody who is in the line already, and if it is full, or full for this address; "" is none."""
+        """A new place in the line.
+
+        Raises ValueError for somebody who is in the line already, and if it is full, or full for
+        this address; "" is none.
+        """
         with self._changed:
             self._sweep()
             if any(t.who is who for t in self._tickets):
@@ -48,7 +68,8 @@ class Waiting:
                 )
             if address and sum(t.address == address for t in self._tickets) >= self.of_address:
                 raise ValueError(
-                    f"{self.of_address} visitors from your network address train or wait already; try again in a few minutes"
+                    f"{self.of_address} visitors from your network address train or wait already; "
+                    "try again in a few minutes"
                 )
             ticket = Ticket(who, work, address)
             if self._tickets:  # the first is at work
@@ -62,8 +83,10 @@ class Waiting:
             return ticket
 
     def ahead(self, ticket: Ticket, seconds: float = 0) -> int:
-        """How many come before this one, 0 when it is its turn, after waiting so many `seconds` for that. Raises ValueError for one who
-        counted as gone."""
+        """How many come before this one, 0 when it is its turn.
+
+        It waits so many `seconds` for that. Raises ValueError for one who counted as gone.
+        """
         with self._changed:
             self._ask(ticket)
             self._changed.wait_for(lambda: self._ask(ticket) == 0 or ticket.stopped, seconds)
@@ -83,7 +106,10 @@ class Waiting:
         self._tickets = [t for t in self._tickets if now - t.seen < self.gone]
 
     def seconds(self, ticket: Ticket, own: bool = False) -> float | None:
-        """About how long it takes until its turn comes, or, with its `own` work, until it is done; None as long as nobody knows."""
+        """About how long it takes until its turn comes; None as long as nobody knows.
+
+        Or, with its `own` work, until it is done.
+        """
         with self._changed:
             upto = self._tickets.index(ticket) + own if ticket in self._tickets else 0
             return (
@@ -107,6 +133,7 @@ class Waiting:
             return bool(found)
 
     def leave(self, ticket: Ticket) -> None:
+        """Give the place up."""
         with self._changed:
             self._tickets = [t for t in self._tickets if t is not ticket]
             self._changed.notify_all()

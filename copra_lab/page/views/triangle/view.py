@@ -1,36 +1,33 @@
-"""The Triangle view: three adapters, a point to drag between and a little beyond them, and the landscape that it lies in."""
+"""The Triangle view: three adapters, a point to drag, and the landscape that it lies in."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components.live import Shown, Stage, bench_of, follow, panel
+from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.menus import task_menu
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.scripts import script
 from copra_lab.page.components.tabs import Entrance, View
+from copra_lab.page.components.templates import render
+from copra_lab.page.components.updates import Updates
 from copra_lab.page.state.lab import Lab
-from copra_lab.page.state.session import Walk
-from copra_lab.page.state.validation import point_of
-from copra_lab.page.state.view_states import BEYOND, MIDDLE, UNITS, Mixed, Place
+from copra_lab.page.state.schemas.measured import Measured
+from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.schemas.triangle import BEYOND, MIDDLE, UNITS, TriangleState
+from copra_lab.page.state.session import History
 from copra_lab.page.views.triangle import html as draw
 from copra_lab.page.views.triangle.handle import HANDS
 
-HOW_TO_READ = """<p class="how"><b>How to read this.</b> Three adapters span a plane. Each place in it is a model of its own, ΔW = w<sub>A</sub>·ΔW<sub>A</sub> + w<sub>B</sub>·ΔW<sub>B</sub> +
-w<sub>C</sub>·ΔW<sub>C</sub>, whose weights add up to 1; it is run on test images that none of the three saw in training. At a corner stands one adapter, on an edge a blend of two, in the middle
-the mean of all three; outside of the triangle one of them counts less than nothing. The fuller a cell, the more images are right; cells are paler after the first images, and while you rest the
-landscape is coloured in, coarse and then finer. <b>Three islands, or one hill?</b> The dip is how far the landscape sinks below the plane through its corners. Do not pick the highest cell and be proud: it would
-be chosen among many, on test images. The mean of adapters of <i>one task</i> is a small ensemble in a single model (<a href="https://arxiv.org/abs/2203.05482">model soups</a>); lesson 3
-(<i>Walk the line between two fine-tuned models</i>) draws this plane, lesson 7 (<i>Merge seeds, tasks and clients</i>) averages further.</p>"""
-
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
+    """Lay the view out."""
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.three(first, None, None, None)
     with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(), value=first, label="Task", scale=3, min_width=260, elem_id="triangle-task"
-        )
+        task = task_menu(lab, "triangle-task", 260)
         corners = [
             gr.Dropdown(
                 menu,
@@ -52,80 +49,92 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
                 clear = gr.Button(
                     "Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear"
                 )
-            point = gr.Textbox(_text(MIDDLE, MIDDLE), visible="hidden", elem_id="triangle-point")
+            point = gr.Textbox(_text(*MIDDLE), visible="hidden", elem_id="triangle-point")
         with gr.Column(scale=5, min_width=320, elem_classes="card"):
-            changed = panel(
-                lambda walk: draw.changed(walk, bench_of(lab, walk)), "triangle-changed"
-            )
-    html(HOW_TO_READ)
+            changed = changed_panel(lab, draw.changed, "triangle-changed")
+    html(render("how_to_read/triangle"))
     with gr.Accordion("The landscape in numbers", open=False, elem_id="triangle-more"):
         table = panel(draw.table, "triangle-table")
         copy_button("triangle-table")
 
-    stage = Stage(Mixed, number, chart, changed, table, arrives, ahead)
-    follow(
+    stage = Stage(TriangleState, number, chart, changed, table, arrives, ahead)
+    inputs = {"task": task, **dict(zip("abc", corners, strict=True)), "point": point}
+    LiveView(
         lab,
         session,
         stage,
         partial(ask, lab),
         entrance,
-        [task, *corners, point],
-        [about, *corners, point, task],
+        inputs,
+        {"about": about},
         clear,
-        by=[hands.input],
-    )
+        events=[hands.input],
+    ).bind()
 
 
-def ask(lab: Lab, walk: Walk, task: Any, a: Any, b: Any, c: Any, point: Any) -> Shown | None:
+def ask(lab: Lab, history: History, task: Any, a: Any, b: Any, c: Any, point: Any) -> Shown | None:
     """See `copra_lab.page.components.live.Ask`."""
-    lab = walk.lab(lab)
+    lab = history.lab(lab)
     lab.check(task)
-    place, here = Mixed(task, lab.three(task, a, b, c), *point_of(point)), walk.place
-    updates: list[Any] = [gr.skip()] * 5
-    if not isinstance(here, Mixed) or here.task != task or place.keys != (a, b, c):
-        updates[:4] = arrives(lab, place)[1][:4]
-    if any(abs(w - float(x)) > 0.01 for w, x in zip(place.weights[1:], point.split(), strict=True)):
-        updates[4] = gr.update(value=_text(place.b, place.c))
-    return place, updates
+    values = {"task": task, "a": a, "b": b, "c": c, "point": point}
+    state, here = read(TriangleState, Reading(lab, Source.CONTROLS), values), history.state
+    updates: Updates = {}
+    if not isinstance(here, TriangleState) or here.task != task or state.keys != (a, b, c):
+        updates |= _menus(lab, state)
+    if any(abs(w - float(x)) > 0.01 for w, x in zip(state.weights[1:], point.split(), strict=True)):
+        updates["point"] = gr.update(value=_text(*state.point))
+    return state, updates
 
 
-def arrives(lab: Lab, place: Mixed) -> Shown:
+def arrives(lab: Lab, state: TriangleState) -> Shown:
     """See `copra_lab.page.components.live.Stage`."""
-    menu = lab.menu(place.task)
-    corners = [gr.update(choices=menu, value=key) for key in place.keys]
-    return place, [lab.about(place.task), *corners, _text(place.b, place.c), place.task]
+    return state, _menus(lab, state) | {"point": _text(*state.point), "task": state.task}
+
+
+def _menus(lab: Lab, state: TriangleState) -> Updates:
+    menu = lab.menu(state.task)
+    corners = zip("abc", state.keys, strict=True)
+    return {"about": lab.about(state.task)} | {
+        name: gr.update(choices=menu, value=key) for name, key in corners
+    }
 
 
 def _text(*units: int) -> str:
-    """A point as the text box has it, and as `copra_lab.page.state.validation.point_of` reads it."""
+    """A point as the text box has it, and as `point_of` reads it."""
     return " ".join(f"{n / UNITS:.3f}" for n in units)
 
 
-def lattice(place: Mixed, step: int) -> list[Mixed]:
-    """The places of a triangular lattice of so many `UNITS`, those inside of the triangle first, and of them what is near to `place`."""
-    side = range(-BEYOND, UNITS + 2 * BEYOND + 1, step)
-    found = [
-        Mixed(place.task, place.keys, b, c) for b in side for c in side if b + c <= UNITS + BEYOND
-    ]
+def lattice(state: TriangleState, step: int) -> list[TriangleState]:
+    """The points of a triangular lattice of so many `UNITS`.
 
-    def order(p: Mixed) -> tuple[bool, float]:
-        b, c = p.b - place.b, p.c - place.c
-        return min(
-            p.weights
-        ) < 0, b * b + b * c + c * c  # the squared distance, on axes at 60 degrees
+    Those inside of the triangle first, and of them what is near to `state`.
+    """
+    side = range(-BEYOND, UNITS + 2 * BEYOND + 1, step)
+    found = [replace(state, point=(b, c)) for b in side for c in side if b + c <= UNITS + BEYOND]
+
+    def order(p: TriangleState) -> tuple[bool, float]:
+        b, c = (x - y for x, y in zip(p.point, state.point, strict=True))
+        # The squared distance, on axes at 60 degrees.
+        return min(p.weights) < 0, b * b + b * c + c * c
 
     return sorted(found, key=order)
 
 
-def ahead(walk: Walk) -> list[list[Place]]:
+def ahead(history: History) -> list[list[Measured]]:
     """See `copra_lab.page.state.measurement.Ahead`: a coarse lattice, then a finer one."""
-    here = walk.place
+    here = history.state
     return (
-        [list(lattice(here, step)) for step in draw.CELLS[:-1]] if isinstance(here, Mixed) else []
+        [list(lattice(here, step)) for step in draw.CELLS[:-1]]
+        if isinstance(here, TriangleState)
+        else []
     )
 
 
 VIEW = View(
-    "triangle", "Triangle", "Walk between three fine‑tuned CLIPs",
-    "Three adapters taught one small CLIP the same task. Drag the point over the plane that they span: every place is a new model, tested as you arrive.", fill,
-)  # fmt: skip
+    "triangle",
+    "Triangle",
+    "Walk between three fine‑tuned CLIPs",
+    "Three adapters taught one small CLIP the same task. Drag the point over the plane that they "
+    "span: every place is a new model, tested as you arrive.",
+    fill,
+)

@@ -1,4 +1,7 @@
-"""A task of the visitor's own in the Try view: a zip of class folders, classified by the base and by every adapter on the shelf."""
+"""A visitor's own task in the Try view: a zip of class folders.
+
+The base and every adapter that comes with the page classify it.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +19,8 @@ from copra_lab.page.components.live import BACKGROUND, EVENT, NUMBERED
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.components.panels import copy_button, html
 from copra_lab.page.components.staleness import of
+from copra_lab.page.components.templates import render
+from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.server.limits import WATCHED_SECONDS
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import traffic
@@ -29,12 +34,6 @@ TILES = 12
 ROW = 18
 """Pixels: the height of a row's picture."""
 
-ABOUT = f"""<h2>Your own task</h2><p class="how">A zip of up to {MEGABYTES} MB with a folder for each class, named like it: <code>cats/1.png</code>,
-<code>dogs/1.png</code> and so on, 2 to {CLASSES} classes, {IMAGES} images at most. Nothing is trained: each image goes to the class whose name, in
-<i>a photo of a …</i>, is nearest, with the base and with every adapter that was made for another task. Does what they learned help here, or harm?
-Open a model to see the images that it gets wrong. The zip is read in memory, never unpacked, and deleted within about an hour.</p>"""
-
-
 TOO_LONG = "was not asked: your zip took too long; give fewer images"
 
 PART = "try-own"
@@ -42,7 +41,10 @@ PART = "try-own"
 
 
 class Answer(NamedTuple):
-    """What one model predicts, (n,) in the bench's order; or why it cannot be asked. ``group``: the task it was made for."""
+    """What one model predicts, (n,) in the bench's order; or why it cannot be asked.
+
+    ``group``: the task it was made for.
+    """
 
     group: str
     label: str
@@ -50,8 +52,9 @@ class Answer(NamedTuple):
 
 
 def fill(lab: Lab) -> None:
+    """Lay out what asks for a zip."""
     with gr.Column(elem_classes="card", elem_id="try-own"):
-        html(ABOUT)
+        html(render("uploaded_task", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
         file = gr.File(
             label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip"
         )
@@ -72,15 +75,16 @@ def fill(lab: Lab) -> None:
             '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>',
         )
 
-    def run(file: Any, zips: Requests, number: Any) -> Iterator[list[Any]]:
-        yield [gr.skip()] * 2  # a generator that gives nothing would empty its outputs
-        for pieces in classified(lab, file, lambda: zips.overtaken(number)):
-            yield [
-                of(Asked(at=number, part=PART), piece) if isinstance(piece, str) else piece
-                for piece in pieces
-            ]
+    components = {"result": result, "table": table}
+
+    def run(file: Any, zips: Requests, number: Any) -> Iterator[Shows]:
+        yield gr.skip()  # a generator that gives nothing would empty its outputs
+        asked = Asked(at=number, part=PART)
+        for updates in classified(lab, file, lambda: zips.overtaken(number)):
+            pieces = {name: of(asked, piece) for name, piece in updates.items()}
+            yield by_component(components, pieces)
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
-            yield [gr.skip()] * 2
+            yield gr.skip()
 
     # It counts before it waits for a place, so that the zip before it ends and leaves its own.
     waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)
@@ -89,9 +93,11 @@ def fill(lab: Lab) -> None:
 
 def classified(
     lab: Lab, file: Any, overtaken: Callable[[], bool] = lambda: False
-) -> Iterator[list[Any]]:
-    """What is shown and the table, again and again, as one task's adapters after the other are asked; nothing more once another zip has
-    ``overtaken`` this one."""
+) -> Iterator[Updates]:
+    """What is shown and the table, as one task's adapters after the other are asked.
+
+    Nothing more once another zip has ``overtaken`` this one.
+    """
     try:
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
@@ -103,7 +109,7 @@ def classified(
         )
     except (ValueError, OSError) as e:
         if not overtaken():
-            yield [panels.trouble(e), gr.skip()]
+            yield {"result": panels.trouble(e)}
         return
     found, until = (
         [Answer("", "No adapter (the base)", bench.predictions(NONE))],
@@ -112,7 +118,7 @@ def classified(
     for task, title in lab.tasks().items():
         if overtaken():
             return
-        yield [drawn(bench, found), table(bench, found)]
+        yield {"result": drawn(bench, found), "table": table(bench, found)}
         for label, key in lab.adapters(task):
             traffic.give_way()
             in_time = time.monotonic() < until
@@ -120,7 +126,7 @@ def classified(
                 Answer(title, label, _asked(lab, bench, task, key) if in_time else TOO_LONG)
             )
     if not overtaken():
-        yield [drawn(bench, found, done=True), table(bench, found)]
+        yield {"result": drawn(bench, found, done=True), "table": table(bench, found)}
 
 
 def _asked(lab: Lab, bench: Bench, task: str, key: str) -> "Tensor | str":
@@ -135,7 +141,8 @@ def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     task = bench.task
     progress = "" if done else " <i>asking the adapters …</i>"
     out = [
-        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} <span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>'
+        f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} '
+        f"<span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>"
         + (f'<p class="about">{escape(task.about)}</p>' if task.about else "")
     ]
     addresses: dict[int, str] = {}
@@ -169,7 +176,8 @@ def _model(
     )
     low, high = (f"{100 * end:.1f}" for end in a.interval)
     line = (
-        f'<b>{escape(answer.label)}</b>{_bar(a)}<span data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'
+        f"<b>{escape(answer.label)}</b>{_bar(a)}<span "
+        f'data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'
         f'<span class="less" title="Images right, more or fewer than the base">{less}</span>'
     )
     wrong = (answer.predictions != bench.labels).nonzero().flatten().tolist()
@@ -177,26 +185,35 @@ def _model(
         return f'<div class="model">{line}</div>'
     tiles = "".join(_tile(bench, i, int(answer.predictions[i]), addresses) for i in wrong[:TILES])
     more = f"<p>and {len(wrong) - TILES} more</p>" if len(wrong) > TILES else ""
-    return f'<details><summary class="model">{line}</summary><ul class="wrongs">{tiles}</ul>{more}</details>'
+    return (
+        f'<details><summary class="model">{line}</summary><ul '
+        f'class="wrongs">{tiles}</ul>{more}</details>'
+    )
 
 
 def _tile(bench: Bench, image: int, predicted: int, addresses: dict[int, str]) -> str:
     if image not in addresses:  # not `parts.thumbnail`, which would remember a visitor's images
         addresses[image] = panels.address(bench.split.images[bench.order[image]])
     truth, taken = (escape(bench.task.classes[c]) for c in (int(bench.labels[image]), predicted))
-    return f'<li><img src="{addresses[image]}" alt="{truth}" width="48" height="48"><span>{truth}</span><em><i aria-label="taken for">✗</i> {taken}</em></li>'
+    return (
+        f'<li><img src="{addresses[image]}" alt="{truth}" width="48" height="48">'
+        f'<span>{truth}</span><em><i aria-label="taken for">✗</i> {taken}</em></li>'
+    )
 
 
 def _bar(a: Accuracy) -> str:
     low, high = (f"{100 * end:.2f}%" for end in a.interval)
     y = ROW / 2
     return (
-        f'<svg role="img" aria-label="{a}" width="100%" height="{ROW}"><line class="grid" x1="0" x2="100%" y1="{y}" y2="{y}"/>'
-        f'<line class="span" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle cx="{100 * a.value:.2f}%" cy="{y}" r="4"/></svg>'
+        f'<svg role="img" aria-label="{a}" width="100%" height="{ROW}"><line class="grid" x1="0" '
+        f'x2="100%" y1="{y}" y2="{y}"/>'
+        f'<line class="span" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle '
+        f'cx="{100 * a.value:.2f}%" cy="{y}" r="4"/></svg>'
     )
 
 
 def table(bench: Bench, found: list[Answer]) -> str:
+    """The accuracies of all models."""
     return panels.table(
         ("task", "model"),
         [

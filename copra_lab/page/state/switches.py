@@ -1,4 +1,4 @@
-"""What switches and sliders say together, in one way only: equal models become equal places."""
+"""What the switches of an adapter say together: equal models become equal states."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,18 +6,6 @@ from typing import Any
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.models.sites import KINDS, site_of
 from copra_lab.pruning import layers_of
-
-
-def corrupted(
-    percents: tuple[int, ...] | None, replaced: Sequence[int], sigma: float, length: int
-) -> tuple[Any, ...]:
-    """What the last three fields of `Bent` are for a prompt of `length` vectors: noise of σ = 0 is a share of 0 percent, and no share
-    matters where there is noise, so that equal prompts are equal places."""
-    shares = [100] * length if percents is None else list(percents)
-    for i in replaced:
-        shares[i] = 100 if sigma else 0
-    said = None if all(p == 100 for p in shares) else tuple(shares)
-    return (said, tuple(replaced), sigma) if replaced and sigma else (said, (), 0.0)
 
 
 def matrices_of(adapter: Adapter) -> tuple[tuple[int, str], ...]:
@@ -45,8 +33,15 @@ def kept_sites(
     kinds: Sequence[str] | None,
     single: Sequence[tuple[int, str]] | None,
 ) -> tuple[tuple[int, ...] | None, tuple[str, ...] | None, tuple[tuple[int, str], ...]]:
-    """What `Pruned` calls ``layers``, ``kinds`` and ``off`` where three groups of switches keep these (None: all): a matrix stays if all
-    three agree. Equal selections give equal answers, however they were switched: what has lost its last matrix counts as off."""
+    """The layers and kinds that are kept, and the single matrices that are off.
+
+    Of three groups of switches that keep these (None: all). A matrix stays if all three agree.
+    Equal selections give equal answers, however they were switched: what has lost its last matrix
+    counts as off.
+
+    A matrix stays if all three agree. Equal selections give equal answers, however they were
+    switched: what has lost its last matrix counts as off.
+    """
     kept = [
         m
         for m in have
