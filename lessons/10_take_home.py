@@ -574,7 +574,7 @@ print(model_card(own["CopRA"][0], REPO or "you/your-adapter"))
 #
 # - Change the three lines at the top. Begin with ten images a class and look at *n* first: how wide will the intervals be?
 # - Leave `steps` and `batch` out of `SHORT`, so that `cl.fit` trains as long as it does by itself. What becomes of CopRA's promise?
-# - Train with the `Trainer` without the callback: a baseline that differs in nothing else. Then average it with the other (`copra_lab.peft_models.adapter.average`).
+# - Train with the `Trainer` without the callback: a baseline that differs in nothing else. Then average it with the other (`copra_lab.peft_models.average`).
 # - A GPU is there? `device="auto"` in `cl.fit`; take `use_cpu` away.
 #
 # ## In practice

@@ -4,9 +4,9 @@ It shows a first number at once, then that of all images, and then fills in the 
 
 Gradio runs a handler, and each part of one that yields, in some thread of its pool: the limits
 below say how many of a kind run at once, and which share one limit. Several handlers may run for
-one visitor. They share only the `Session`, whose history is a value that is replaced under a lock, so
-each sees a whole one, and what it draws carries the version that it saw: the browser shows nothing
-of an older version after a newer one.
+one visitor. They share only the `Session`, whose history is a value that is replaced under a lock,
+so each sees a whole one, and what it draws carries the version that it saw: the browser shows
+nothing of an older version after a newer one.
 """
 
 import time
