@@ -39,7 +39,7 @@ import torch.nn.functional as F
 from IPython.display import Markdown
 
 from copra_lab import merging, plots
-from copra_lab.adapters import NONE, Adapter, LowRank
+from copra_lab.adapters import NONE, Adapter, LowRank, from_delta
 from copra_lab.exercises import merge_models as check
 from copra_lab.methods import Attached, LoRA
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
@@ -267,7 +267,7 @@ their signs differ in {100 * clash:.0f} % of the cases; a coin would say 50 %. {
 toys = torch.tensor(
     [[5, 4, -3, 1, 0.2, -1], [-2, 3, -4, 0.5, 1, 2], [-2.5, -6, 0.3, 2, 0.1, 1.5]]
 )
-adapters = [Adapter({"toy": merging.from_delta(t[None])}) for t in toys]
+adapters = [Adapter({"toy": from_delta(t[None])}) for t in toys]
 
 
 def line(what, numbers):
@@ -678,7 +678,7 @@ Markdown(f"""
 # %% [markdown]
 # ## On your own
 #
-# - Weight the *layers*: `merge.weighted_sum(adapters, [{0: 1.0, …, 11: 0.2}, …])` takes a weight per layer. Does it help to let each
+# - Weight the *layers*: `merging.weighted_sum(adapters, [{0: 1.0, …, 11: 0.2}, …])` takes a weight per layer. Does it help to let each
 #   task have the layers that lesson 5 says it needs?
 # - Split by class, but average after every 5 steps, 16 times. Does one half still prevail?
 # - Train the clients with `cl.CopRA()` after the LoRA settings in `fit`. Twenty steps may be too few for it.

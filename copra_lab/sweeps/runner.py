@@ -193,7 +193,8 @@ class _Sweep:
         """Let workers do these runs; the error that ended the engine, if one did."""
         for run in runs:
             self._started(run).unlink(missing_ok=True)
-        from joblib import Parallel
+        with needs("sweeps"):
+            from joblib import Parallel
 
         try:
             Parallel(workers, batch_size=1)(self.job(run) for run in runs)

@@ -29,13 +29,13 @@ ASKS = {
     "app": "import copra_lab.page",
     "benchmarks": "from copra_lab.tasks.benchmark_layouts import matlab; matlab(Path('labels.mat'))",
     "clip": "copra_lab.load_clip()",
-    "dask": "from copra_lab.sweeps import runner; runner._engine('dask', 1, None).__enter__()",
+    "dask": "from copra_lab.sweeps.engines import engine; engine('dask', 1, None).__enter__()",
     "drawings": "copra_lab.load_task('novel-kinds')",
     "lessons": "import copra_lab.plots.widgets",
     "mcp": "import copra_lab.page.serve as s; s.main(['--mcp', '--no-browser'])",
     "parquet": "from copra_lab.sweeps import results; results.export([{'settings': {}}], Path('a.parquet'))",
     "plots": "import copra_lab.plots",
-    "ray": "from copra_lab.sweeps import runner; runner._engine('ray', 1, None).__enter__()",
+    "ray": "from copra_lab.sweeps.engines import engine; engine('ray', 1, None).__enter__()",
     "sweeps": "from copra_lab.sweeps import run_all; run_all([], Path('work'))",
 }
 """Extra → code that needs it."""
