@@ -27,7 +27,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["
 
 ASKS = {
     "app": "import copra_lab.page",
-    "benchmarks": "from copra_lab.tasks.benchmark_layouts import matlab; matlab(Path('labels.mat'))",
+    "benchmarks": "from copra_lab.tasks.benchmark_layouts import _matlab; _matlab(Path('labels.mat'))",
     "clip": "copra_lab.load_clip()",
     "dask": "from copra_lab.sweeps.engines import engine; engine('dask', 1, None).__enter__()",
     "drawings": "copra_lab.load_task('novel-kinds')",
