@@ -121,6 +121,15 @@ def test_factors_of_weight_zero_are_zero():
         assert not d.B.any()
 
 
+def test_factors_beyond_the_ends():
+    a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
+    beyond = average_factors([a, b], [2, -1])
+    assert interpolate_factors(a, b, -1) == beyond
+    for name, d in beyond.deltas.items():
+        torch.testing.assert_close(d.A, 2 * a.deltas[name].A - b.deltas[name].A)
+        torch.testing.assert_close(d.B, 2 * a.deltas[name].B - b.deltas[name].B)
+
+
 def test_an_end_of_a_line_keeps_its_provenance():
     a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
     assert interpolate(a, b, 0).provenance == a.provenance

@@ -157,6 +157,16 @@ def test_many_players_are_sampled_until_the_time_is_up():
     assert [s.exact for s in sharpen(glove, 3, seconds=0, cache=cache)] == [True]
 
 
+def test_games_are_enumerated_up_to_the_most_players(monkeypatch):
+    from copra_lab.shapley import incremental
+
+    monkeypatch.setattr(incremental, "MOST_PLAYERS", 6)
+    steps = [list(sharpen(looked_up(random_table(n)), n, pairs=1, batch=64)) for n in (5, 6)]
+    assert [s[1].exact for s in steps] == [True, True]
+    many = list(itertools.islice(sharpen(looked_up(random_table(7)), 7, pairs=1, batch=64), 4))
+    assert [s.samples for s in many] == [1, 2, 3, 4]
+
+
 def test_enumerating_stops_at_the_end_of_the_time(monkeypatch):
     from copra_lab.shapley import incremental
 

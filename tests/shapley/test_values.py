@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from copra_lab.shapley import (
     exact,
     owen,
     permutations,
+    sharpen,
     solve,
     stratified,
 )
@@ -102,6 +104,7 @@ def test_interactions():
     assert product[0, 2] == product[2, 0] == pytest.approx(1)
     assert np.abs(product).sum() == pytest.approx(2)
     assert np.abs(exact(additive([1, 2, 3]), 3).interactions).max() < 1e-12
+    assert exact(conjunction, 2).interactions.tolist() == [[0, 1], [1, 0]]
     n, game = 4, random_game(4)
     by_hand = np.zeros((n, n))
     for i, j in itertools.permutations(range(n), 2):
@@ -211,6 +214,9 @@ def test_solve_is_exact_for_few_players_and_samples_for_many():
     )
     assert sampled.evaluations == expected.evaluations <= 2000
     assert (sampled.values == expected.values).all()
+    rough = random_game(13)  # unlike an additive one it tells the draws apart
+    assert (solve(rough, 13).values == solve(rough, 13, seed=0).values).all()
+    assert (solve(rough, 13).values != solve(rough, 13, seed=1).values).any()
     assert solve(many, 13, "exact").evaluations == 2**13
     assert (
         solve(few, 12, "owen", 100, 3).values
@@ -218,6 +224,18 @@ def test_solve_is_exact_for_few_players_and_samples_for_many():
     ).all()
     with pytest.raises(ValueError, match="unknown method"):
         solve(few, 12, "kernel")
+
+
+def test_results_are_values_that_do_not_change():
+    solved, sampled = exact(glove, 3), estimate(glove, 3, budget=10)
+    for found, name in (
+        (solved, "worth"),
+        (solved.curve, "by_size"),
+        (sampled, "values"),
+        (next(sharpen(glove, 3)), "errors"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            setattr(found, name, None)
 
 
 def test_bad_games_are_named():
