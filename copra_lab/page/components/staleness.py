@@ -4,11 +4,6 @@ Each piece of the page that holds numbers carries the values of the controls tha
 for, by the controls' ids, and the number of the request (see
 `copra_lab.page.state.session.Requests`). staleness.js compares both with what the controls say now,
 whatever changed them and in whatever order the server answers: no view has rules of its own.
-
-Each piece of the page that holds numbers carries the values of the controls that it was computed
-for, by the controls' ids, and the number of the request (see
-`copra_lab.page.state.session.Requests`). staleness.js holds both against what the controls say now,
-whatever changed them and in whatever order the server answers: no view has rules of its own.
 """
 
 import json

@@ -32,9 +32,6 @@ def read(lab: Lab, view: str, query: Any) -> tuple[Any, list[str]]:
 
     None if it says nothing of the view; an address that names the view says all of it, the default
     where it is silent.
-
-    None if it says nothing of the view; an address that names the view says all of it, the default
-    where it is silent.
     """
     kind = STATES[view]
     try:

@@ -297,9 +297,6 @@ def counterpart(shelf: "dict[str, Shipped[Adapter] | Own]", key: str, method: st
 
     What comes with the page is compared with what lies in the same folder, and what a visitor
     trained with what the same training made.
-
-    What comes with the page is compared with what lies in the same folder, and what a visitor
-    trained with what the same training made.
     """
 
     def origin(entry: "Shipped[Adapter] | Own") -> Hashable:

@@ -5,7 +5,6 @@ from typing import Any
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.models.sites import KINDS, site_of
-from copra_lab.pruning import layers_of
 
 
 def matrices_of(adapter: Adapter) -> tuple[tuple[int, str], ...]:
@@ -18,8 +17,15 @@ def matrices_of(adapter: Adapter) -> tuple[tuple[int, str], ...]:
 
 def switches_of(adapter: Adapter) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """The layers and the kinds of site that an adapter has in the image tower, in order."""
-    own = {kind for tower, _, kind in map(site_of, adapter.deltas) if tower == "vision"}
-    return layers_of(adapter), tuple(k for k in KINDS if k in own)
+    return groups_of(matrices_of(adapter))
+
+
+def groups_of(
+    matrices: Sequence[tuple[int, str]],
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """The layers and the kinds of site of some matrices, in order."""
+    kinds = {kind for _, kind in matrices}
+    return tuple(sorted({layer for layer, _ in matrices})), tuple(k for k in KINDS if k in kinds)
 
 
 def named(matrix: tuple[int, str]) -> str:
@@ -38,9 +44,6 @@ def kept_sites(
     Of three groups of switches that keep these (None: all). A matrix stays if all three agree.
     Equal selections give equal answers, however they were switched: what has lost its last matrix
     counts as off.
-
-    A matrix stays if all three agree. Equal selections give equal answers, however they were
-    switched: what has lost its last matrix counts as off.
     """
     kept = [
         m

@@ -77,9 +77,6 @@ class BlendState:
 
     ``beside`` are lines to be drawn beside this one, and ``compare`` whether another method's is
     wanted there: neither is part of the model.
-
-    ``beside`` are lines to be drawn beside this one, and ``compare`` whether another method's is
-    wanted there: neither is part of the model.
     """
 
     view: ClassVar = "blend"

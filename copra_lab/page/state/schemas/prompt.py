@@ -217,8 +217,6 @@ def corrupted(
 
     For a prompt of `length` vectors. Noise of σ = 0 is a share of 0 percent, and no share matters
     where there is noise.
-
-    Noise of σ = 0 is a share of 0 percent, and no share matters where there is noise.
     """
     shares = [100] * length if percents is None else list(percents)
     for i in replaced:

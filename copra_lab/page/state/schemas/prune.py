@@ -1,6 +1,6 @@
 """The state of the Prune view: an adapter, what of it is kept, and how sparse that is."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar, NamedTuple
 
@@ -12,7 +12,7 @@ from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.fields import AdapterKey, Number, TaskName, switched_on
 from copra_lab.page.state.schemas.measured import Base, Measured, Model
 from copra_lab.page.state.schemas.reading import Field, Known, Reading
-from copra_lab.page.state.switches import kept_sites, matrices_of, named, switches_of
+from copra_lab.page.state.switches import groups_of, kept_sites, matrices_of, named, switches_of
 from copra_lab.pruning import keep, layers_of, sparsify
 
 
@@ -57,11 +57,11 @@ class Switches:
     others: bool = field(default=False, kw_only=True)
     first: bool = field(default=False, kw_only=True)
 
-    def on(self, adapter: Adapter) -> list[tuple[Any, ...] | None]:
+    def on(self, matrices: Sequence[tuple[int, str]]) -> list[tuple[Any, ...] | None]:
         """The layers, kinds and names of matrices that are on, None for all. Raises ValueError."""
         groups = zip(
             (self.layers, self.kinds, self.single),
-            (*switches_of(adapter), tuple(map(named, matrices_of(adapter)))),
+            (*groups_of(matrices), tuple(map(named, matrices))),
             ("layer", "kind", "matrix"),
             strict=True,
         )
@@ -86,7 +86,7 @@ class KeptField(Field):
         matrices = matrices_of(adapter)
         if reading.is_address:
             return Kept(*kept_sites(matrices, *_without(adapter, value)))
-        layers, kinds, single = value.on(adapter)
+        layers, kinds, single = value.on(matrices)
         by_name = {named(m): m for m in matrices}
         return Kept(
             *kept_sites(
@@ -114,7 +114,8 @@ class KeptField(Field):
 
 
 def _without(adapter: Adapter, text: str) -> tuple[list[int], list[str], list[tuple[int, str]]]:
-    (layers, kinds), matrices = switches_of(adapter), matrices_of(adapter)
+    matrices = matrices_of(adapter)
+    layers, kinds = groups_of(matrices)
     off = text.split(",") if text else []
     if unknown := [o for o in off if o not in (*map(str, layers), *kinds, *map(named, matrices))]:
         raise ValueError(f"the adapter has no layer, kind or matrix {unknown[0]!r:.40}")

@@ -143,7 +143,7 @@ def ask(
     state = read(PruneState, Reading(lab, Source.CONTROLS), values)
     updates: Updates = {}
     if not stays:
-        updates |= _controls(lab, state, switches.on(lab.adapter(task, state.key)))
+        updates |= _controls(lab, state, switches.on(matrices_of(lab.adapter(task, state.key))))
     elif isinstance(here, PruneState) and here.kept.layers != state.kept.layers:
         updates["count"] = gr.update(value=kept(lab, state))
     if state.percent == percent:
