@@ -530,7 +530,7 @@ def test_a_fresh_adapter_can_be_blended_to_a_place_used_nowhere_else(visit, fres
     ]
     good, broken = sorted(labels)
     visitor.choose("blend-b", broken)
-    assert "copy it anew" in visitor.page.locator("#blend-number .trouble").inner_text()
+    assert "copy it again" in visitor.page.locator("#blend-number .trouble").inner_text()
     visitor.choose("blend-b", good)
     visitor.page.wait_for_function(
         "document.querySelectorAll('#blend-chart .mark-end').length == 2"
@@ -705,7 +705,7 @@ def test_a_broken_adapter_is_said_in_words_and_another_one_keeps_the_switches(vi
         if key.startswith("1/")
     )
     visitor.choose("prune-adapter", broken)
-    assert "copy it anew" in visitor.page.locator("#prune-number .trouble").inner_text()
+    assert "copy it again" in visitor.page.locator("#prune-number .trouble").inner_text()
     visitor.choose("prune-adapter", good)
     visitor.page.locator("#prune-number .now").wait_for()
     shown = visitor.pruned()
