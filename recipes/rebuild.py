@@ -95,14 +95,17 @@ def report_is_stale(clip: Clip) -> str | None:
     )
 
 
-def readme_is_stale(clip: Clip) -> str | None:
-    from tables import filled
+def tables_are_stale(clip: Clip) -> str | None:
+    from tables import PAGES, filled
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    try:
-        return None if filled(text) == text else "the README's tables differ from the results"
-    except ValueError as e:
-        return str(e)
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        try:
+            if filled(text) != text:
+                return f"the tables of {page.name} differ from the results"
+        except ValueError as e:
+            return str(e)
+    return None
 
 
 def lessons_are_stale(clip: Clip) -> str | None:
@@ -125,7 +128,7 @@ STEPS: tuple[tuple[str, Callable[[Clip], str | None], str], ...] = (
         for name, script in EXPERIMENTS
     ),
     ("the report of the experiments", report_is_stale, "experiments/report.py"),
-    ("README's tables", readme_is_stale, "recipes/tables.py"),
+    ("tables", tables_are_stale, "recipes/tables.py"),
     ("lessons", lessons_are_stale, "lessons/build.py"),
 )
 
