@@ -98,14 +98,12 @@ def report_is_stale(clip: Clip) -> str | None:
 def tables_are_stale(clip: Clip) -> str | None:
     from tables import PAGES, filled
 
-    for page in PAGES:
-        text = page.read_text(encoding="utf-8")
-        try:
-            if filled(text) != text:
-                return f"the tables of {page.name} differ from the results"
-        except ValueError as e:
-            return str(e)
-    return None
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
+    try:
+        stale = [page.name for page, text in texts.items() if filled(text) != text]
+    except ValueError as e:
+        return str(e)
+    return f"the tables of {', '.join(stale)} differ from the results" if stale else None
 
 
 def lessons_are_stale(clip: Clip) -> str | None:
