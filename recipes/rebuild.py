@@ -95,14 +95,15 @@ def report_is_stale(clip: Clip) -> str | None:
     )
 
 
-def readme_is_stale(clip: Clip) -> str | None:
-    from tables import filled
+def tables_are_stale(clip: Clip) -> str | None:
+    from tables import PAGES, filled
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    texts = {page: page.read_text(encoding="utf-8") for page in PAGES}
     try:
-        return None if filled(text) == text else "the README's tables differ from the results"
+        stale = [page.name for page, text in texts.items() if filled(text) != text]
     except ValueError as e:
         return str(e)
+    return f"the tables of {', '.join(stale)} differ from the results" if stale else None
 
 
 def lessons_are_stale(clip: Clip) -> str | None:
@@ -125,7 +126,7 @@ STEPS: tuple[tuple[str, Callable[[Clip], str | None], str], ...] = (
         for name, script in EXPERIMENTS
     ),
     ("the report of the experiments", report_is_stale, "experiments/report.py"),
-    ("README's tables", readme_is_stale, "recipes/tables.py"),
+    ("tables", tables_are_stale, "recipes/tables.py"),
     ("lessons", lessons_are_stale, "lessons/build.py"),
 )
 

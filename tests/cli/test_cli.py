@@ -405,7 +405,7 @@ def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
         "another folder with --clip-out"
         in run("export", home.one, *out, "--clip-out", tmp_path / "full", code=1).stderr
     )
-    assert "a folder of its own" in plain(
+    assert "need two folders" in plain(
         run("export", home.one, *out, "--clip-out", tmp_path / "out", "--merged", code=2).stderr
     )
     assert (

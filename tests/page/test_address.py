@@ -265,7 +265,7 @@ def test_what_is_too_long_or_for_another_view_is_not_read():
 def test_a_file_that_is_broken_is_refused_too():
     state, (sentence,) = link.read(BrokenLab(), "prune", "?adapter=two&off=1")
     assert state == prune_state("colours", "0/one", (0, 2))
-    assert "copy it anew" in sentence
+    assert "copy it again" in sentence
 
 
 def test_what_a_visitor_trained_opens_where_it_is_kept():

@@ -95,8 +95,8 @@ def test_an_adapter_that_cannot_be_read_is_said_in_its_entry_and_to_who_asks_for
     )
     assert good["layers"]
     assert not broken["layers"]
-    assert "copy it anew" in broken["trouble"]
-    with pytest.raises(gr.Error, match="copy it anew"):
+    assert "copy it again" in broken["trouble"]
+    with pytest.raises(gr.Error, match="copy it again"):
         Api(BrokenLab()).blend("colours", good["key"], broken["key"], 0.5)
 
 

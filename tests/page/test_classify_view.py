@@ -164,7 +164,7 @@ def test_an_adapter_that_cannot_be_read_is_said_in_its_row(red):
     picture = classify.uploaded(LAB, "colours", red)["picture"]
     answers = classify.shown(BrokenLab(), "colours", picture)["answers"]
     assert answers.count("<ol>") == 2
-    assert "copy it anew" in answers
+    assert "copy it again" in answers
 
 
 @pytest.mark.parametrize("task", ["elsewhere", None, [], {"x": 1}])
@@ -274,7 +274,7 @@ def test_a_zip_is_asked_of_the_base_and_every_adapter(own_zip):
     assert html.count("<li>") == sum(len(bench) - n for n in right)
     assert html.count("<details>") == sum(n < len(bench) for n in right)
     broken = list(uploaded_task.classified(BrokenLab(), own_zip[0]))[-1]
-    assert "copy it anew" in broken["result"]
+    assert "copy it again" in broken["result"]
     assert len(cells(broken["table"])) == 2
 
 

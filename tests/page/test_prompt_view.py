@@ -170,7 +170,7 @@ def test_every_prompt_of_the_task_gets_the_same(monkeypatch):
     monkeypatch.setattr(
         PromptLab, "prompt_menu", lambda self, task: [("Four", "four"), ("Broken", "broken")]
     )
-    assert "copy it anew" in comparison.measured(LAB, walked(state))
+    assert "copy it again" in comparison.measured(LAB, walked(state))
     assert comparison.drawn(LAB, "colours", None).count("…") == 8
     session = Session()
     session.visit(state)
@@ -242,7 +242,7 @@ def test_another_prompt_comes_as_it_was_learned_with_as_many_sliders():
 JUNK = [
     (("elsewhere", "four", 1, 1, 1, 1), "choose one of the tasks"), (([], {}, 1, 1, 1, 1), "choose one of the tasks"),
     (("colours", "four", "much", 1, 1, 1), "vector 1 must be a number from 0 to 200"), (("colours", "four", 1, 1, 1, float("nan")), "vector 4 must be"),
-    (("colours", "four", 1, [], 1, 1), "vector 2 must be"), (("colours", "broken", 1, 1, 1, 1), "copy it anew"),
+    (("colours", "four", 1, [], 1, 1), "vector 2 must be"), (("colours", "broken", 1, 1, 1, 1), "copy it again"),
 ]  # fmt: skip
 
 

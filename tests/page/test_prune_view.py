@@ -324,7 +324,7 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
         assert "<circle" not in last["prune-chart"]
         assert "appear here" in last["prune-changed"]
     *_, last = move("colours", "0/two", [0], ["q"], 0, ALL, 1, session, "", None)
-    assert "copy it anew" in last["prune-number"]
+    assert "copy it again" in last["prune-number"]
     assert session.history.state is None
     assert rest(session) == {}  # nothing is drawn over the words
     *_, last = move("colours", "0/one", [1], ["q"], 25, ALL, 1, session, "", None)
@@ -335,7 +335,7 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
 
 def test_a_view_draws_no_place_of_another():
     rest = handler(LAB, "rest", "blend")
-    assert all("value" not in r for r in rest(walked(WHOLE)))
+    assert rest(walked(WHOLE)) == {}
     assert (
         "data-weight" in rest(walked(BlendState("colours", "0/one", "0/two", 0.5)))["blend-number"]
     )
@@ -498,7 +498,7 @@ def test_a_game_that_is_late_says_nothing_of_itself(monkeypatch):
 
 
 @pytest.mark.parametrize(("values", "words"), [(("elsewhere", "0/one", 1), "choose one of the tasks"), (("colours", "0/one", "much"), "how many layers"),
-                                               (("colours", "0/one", []), "how many layers"), (("colours", "0/two", 1), "copy it anew")])  # fmt: skip
+                                               (("colours", "0/one", []), "how many layers"), (("colours", "0/two", 1), "copy it again")])  # fmt: skip
 def test_junk_wishes_are_answered_in_words(values, words):
     task, key, count = values
     *_, last = keep_best.best(BrokenLab(), task, key, count, walked(WHOLE), Requests(), 1.0)

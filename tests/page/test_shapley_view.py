@@ -220,7 +220,7 @@ def test_a_game_that_is_late_moves_nobody_who_has_gone_on(monkeypatch, breaks):
         session.requests.take(2)
         session.visit(ELSEWHERE)
         if breaks:
-            raise ValueError("copy it anew")
+            raise ValueError("copy it again")
         return made(lab, task, key)
 
     monkeypatch.setattr(shapley, "solving", slow)

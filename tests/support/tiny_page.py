@@ -74,7 +74,7 @@ class BrokenLab(TinyLab):
 
     def adapter(self, task, key):
         if key == "0/two":
-            raise AdapterError("copy it anew")
+            raise AdapterError("copy it again")
         return super().adapter(task, key)
 
 
@@ -137,7 +137,7 @@ class PromptLab(TinyLab):
 
     def prompt(self, task, key):
         if key == "broken":
-            raise PromptError("copy it anew")
+            raise PromptError("copy it again")
         g = torch.Generator().manual_seed(len(key))
         return SoftPrompt(0.4 * torch.randn(4 if key == "four" else 3, 32, generator=g))
 
