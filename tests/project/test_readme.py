@@ -81,7 +81,7 @@ def test_use(small, monkeypatch):
     assert (
         load_adapter("digits-lora", names["clip"]) == names["one"] == published["you/digits-lora"]
     )
-    assert names["words"].provenance["method"] == "pun"
+    assert names["prompt"].provenance["method"] == "pun"
 
 
 @pytest.mark.slow
