@@ -5,6 +5,7 @@ nothing; results that are missing are left out.
 """
 
 import io
+import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -554,7 +555,15 @@ def missing() -> str:
 def text(save: Save = shown) -> str:
     """The page, from the results as they are."""
     head = (HERE / "head.md").read_text(encoding="utf-8").strip()
-    return "\n\n".join(filter(None, [head, missing(), *sections(save)])) + "\n"
+    written = "\n\n".join(filter(None, [missing(), *sections(save)]))
+    return head + "\n\n" + "\n".join(map(_wrapped, written.split("\n"))) + "\n"
+
+
+def _wrapped(line: str) -> str:
+    """A line of prose at 100 columns; tables, headings and pictures as they are."""
+    if line.startswith(("|", "#", "!", "<", " ")):
+        return line
+    return textwrap.fill(line, 100, break_long_words=False, break_on_hyphens=False)
 
 
 def main() -> None:
