@@ -708,7 +708,7 @@ def test_a_damaged_hugging_face_folder_gives_one_clear_error(siglip, tmp_path):
         '{"model_type": "siglip", "vision_config": {"num_attention_heads": 0}}',
     ):
         config.write_text(text)
-        refused(ValueError, "is not a configuration that can be read", folder)
+        refused(ValueError, "config.json cannot be read", folder)
 
 
 # --- in full size ------------------------------------------------------------------------------------------------------
