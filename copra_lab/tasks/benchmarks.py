@@ -65,8 +65,14 @@ class DataSet:
     open: Callable[[Path, str], Readable] = _file
 
 
+def _cifar(title: str, home: str, read: Callable[[Path], la.Found], file: str, md5: str) -> DataSet:
+    texts = (title, "Name the thing on a small photograph.", "a photo of a {}.")
+    archive = Archive(f"https://www.cs.toronto.edu/~kriz/{file}", md5, "", home)
+    return DataSet(*texts, (home,), "", read, archives=(archive,), open=la.cifar_picture)
+
+
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
-TORONTO = "https://www.cs.toronto.edu/~kriz/"
+
 EUROSAT = "torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
 
 # Of archives that belong together, the one with the folder of images comes last: if that folder
@@ -148,19 +154,13 @@ SETS: dict[str, DataSet] = {
         "it (both are linked in CoOp's DATASETS.md)",
     ),
     # CIFAR's binary version; torchvision reads the one made of pickles.
-    "cifar10": DataSet(
-        "CIFAR-10", "Name the thing on a small photograph.", "a photo of a {}.",
-        ("cifar-10-batches-bin",), "", la.cifar10,
-        archives=(Archive(TORONTO + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
-                          "", "cifar-10-batches-bin"),),
-        open=la.cifar_picture,
+    "cifar10": _cifar(
+        "CIFAR-10", "cifar-10-batches-bin", la.cifar10,
+        "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
     ),
-    "cifar100": DataSet(
-        "CIFAR-100", "Name the thing on a small photograph.", "a photo of a {}.",
-        ("cifar-100-binary",), "", la.cifar100,
-        archives=(Archive(TORONTO + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
-                          "", "cifar-100-binary"),),
-        open=la.cifar_picture,
+    "cifar100": _cifar(
+        "CIFAR-100", "cifar-100-binary", la.cifar100,
+        "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
     ),
     "imagenet": DataSet(
         "ImageNet", "Name the thing on a photograph.", "a photo of a {}.",

@@ -9,6 +9,8 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from copra_lab.utils.errors import reason
+
 
 @dataclass(frozen=True)
 class Place:
@@ -66,9 +68,8 @@ def spread(device: str, key: str) -> str:
 
 def cores(most: int | None = None) -> int:
     """How many CPU cores this process may use, at most `most`."""
-    found = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    some = hasattr(os, "sched_getaffinity")  # there is none but on Linux
+    found = len(os.sched_getaffinity(0)) if some else os.cpu_count() or 1
     return found if most is None else min(found, most)
 
 
@@ -95,8 +96,5 @@ def find_place(device: str = "cpu") -> Place:
         found = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        reason = str(e).splitlines()[0]
-        raise ValueError(
-            f"there is no device {device!r} here ({reason}); choose cpu or auto"
-        ) from e
+        raise ValueError(f"no device {device!r} here ({reason(e)}); choose cpu or auto") from e
     return Place(found)

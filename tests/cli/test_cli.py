@@ -819,7 +819,7 @@ def plain(text: str) -> str:
     [
         (["fit", "digit", "-o", "x"], "unknown task 'digit': did you mean 'digits'?"),
         (["fit", "digits", "-o", "x", "--sites", "q,r"], "unknown site 'r'"),
-        (["fit", "digits", "-o", "x", "--device", "cuda:7"], "there is no device 'cuda:7'"),
+        (["fit", "digits", "-o", "x", "--device", "cuda:7"], "no device 'cuda:7' here"),
         (["path", "nowhere", "digits/lora-seed-0"], "no adapter at nowhere"),
         (["path", "digits/../digits/lora-seed-0", "digits/lora-seed-0"], "no adapter at"),
         (["prune", "digits/lora-seed-0", "--layers", "77"], "no layer 77"),
