@@ -189,7 +189,7 @@ def load_weights(model: nn.Module, file: Path, made_with: str) -> bool:
     return marked
 
 
-def _converted(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _converted(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """What open_clip does with a state dict before it loads it."""
     with needs("clip"):
         from open_clip import model as open_clip_model

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,15 @@ from copra_lab.models import preprocessing, tokenizers
 from copra_lab.models.sites import Site, find_sites
 
 __all__ = ["Clip"]
+
+
+class OpenClip(nn.Module):
+    """What is used of open_clip's modules, for type checkers; none is an instance of it."""
+
+    visual: Any
+    logit_scale: Tensor
+    encode_image: Callable[[Tensor], Tensor]
+    encode_text: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +51,7 @@ class Clip:
             does, or "floor", as transformers does.
     """
 
-    model: nn.Module
+    model: OpenClip
     tokenizer: Any
     name: str
     side: int
@@ -246,5 +255,5 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         w = weights[name].detach().cpu().contiguous()
         h.update(f"{name} {tuple(w.shape)} {w.dtype}".encode())
-        h.update(w.reshape(-1).view(torch.uint8).numpy() if w.numel() else b"")
+        h.update(w.reshape(-1).view(torch.uint8).numpy().data if w.numel() else b"")
     return h.hexdigest()

@@ -50,7 +50,7 @@ def read_hugging_face(folder: Path, name: str) -> Clip:
     return freeze(model, tokenizer, name, image_processors.of_transformers(folder, siglip, side))
 
 
-def _read_config(file: Path) -> tuple[Any, str | None, nn.Module]:
+def _read_config(file: Path) -> tuple[Any, str | None, Any]:
     """The configuration, the repository it names, and open_clip's module for it."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CLIPConfig, SiglipConfig
@@ -85,7 +85,7 @@ def _check_names(weights: Mapping[str, Tensor], config: Any, file: Path) -> None
         )
 
 
-def _clip(config: Any) -> nn.Module:
+def _clip(config: Any) -> Any:
     """open_clip's module for a CLIPConfig, with random weights."""
     with needs("clip"):
         from open_clip import CLIP
@@ -107,7 +107,7 @@ def _clip(config: Any) -> nn.Module:
     return CLIP(config.projection_dim, vision, text, quick_gelu=activation == "quick_gelu")
 
 
-def _siglip(config: Any) -> nn.Module:
+def _siglip(config: Any) -> Any:
     """open_clip's module for a SiglipConfig, whose weights have no memory yet.
 
     timm has SigLIP's trunk by name only in a few sizes; this one gets the configuration's sizes.

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from copra_lab.models import preprocessing, tokenizers
 from copra_lab.models.checkpoints import MALFORMED, fill, load_weights, read_marked_weights
@@ -263,7 +263,7 @@ def _count_layers(weights: Mapping[str, Tensor], prefix: str) -> int:
     return len({k.split(".resblocks.")[1].split(".")[0] for k in weights if k.startswith(prefix)})
 
 
-def _build(model_cfg: dict[str, Any]) -> nn.Module:
+def _build(model_cfg: dict[str, Any]) -> Any:
     """open_clip's module for a configuration, with random weights."""
     with needs("clip"):
         from open_clip import CLIP, CustomTextCLIP

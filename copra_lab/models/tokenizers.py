@@ -67,10 +67,8 @@ def _vocabulary_size(text: Any) -> int | None:
     """How many tokens a text tower has embeddings for."""
     if hasattr(text, "token_embedding"):
         return len(text.token_embedding.weight)
-    inner = getattr(text, "transformer", None)
-    return (
-        len(inner.get_input_embeddings().weight) if hasattr(inner, "get_input_embeddings") else None
-    )
+    embeddings = getattr(getattr(text, "transformer", None), "get_input_embeddings", None)
+    return len(embeddings().weight) if embeddings else None
 
 
 def _token_read(text: Any, row: Tensor) -> int | None:

@@ -213,8 +213,8 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
         if unknown := {e.label for e in entries} - classes.keys():
             raise ValueError(f"it names no class {min(unknown)!r}")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-        missing = isinstance(e, FileNotFoundError) and e.filename
-        why = f"no {e.filename}" if missing else f"{type(e).__name__}: {e}"
+        missing = e.filename if isinstance(e, FileNotFoundError) else None
+        why = f"no {missing}" if missing else f"{type(e).__name__}: {e}"
         raise ValueError(
             f"{split or home} is not a complete copy of {row.title} ({why}): unpack it again"
         ) from e

@@ -193,8 +193,8 @@ def _read(z: zipfile.ZipFile, members: list[Member], side: int, fit: Fit | None)
                 f"the zip unpacks to more than {UNPACKED} MB; make the images fewer or smaller"
             )
         try:
-            with opened(io.BytesIO(raw), COMMON) as image:
-                memory -= shrink(image, side)
+            with opened(io.BytesIO(raw), COMMON) as undecoded:
+                memory -= shrink(undecoded, side)
         except UNREADABLE as e:
             read.failed.append((member, str(e)))
             continue
