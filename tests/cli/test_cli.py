@@ -1078,8 +1078,8 @@ def test_a_figure_is_whole_or_not_there(home, monkeypatch, tmp_path):
 def test_several_processes_tell_once(home, monkeypatch, tmp_path):
     from copra_lab.utils import devices
 
-    second = devices.Place(torch.device("cpu"), 1, 1)
-    monkeypatch.setattr(devices, "find_place", lambda device="cpu": second)
+    second = devices.Process(torch.device("cpu"), 1, 1)
+    monkeypatch.setattr(devices, "this_process", lambda device="cpu": second)
     result = run(
         "fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 2, "--json"
     )
