@@ -9,7 +9,6 @@ import io
 import os
 import zlib
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -27,7 +26,6 @@ from tqdm.auto import tqdm
 
 from copra_lab.tasks.emoji.concepts import concepts, plain
 from copra_lab.utils.extras import needs
-from copra_lab.utils.files import write_atomically
 
 SIZE = 72
 """Width and height of a rendered drawing in pixels: Twemoji's own size."""
@@ -109,9 +107,14 @@ def _checksum(d: Drawings) -> str:
 
 
 def _write(d: Drawings, path: Path) -> Drawings:
+    """Call it under the lock: then the part file has one writer, and leftovers are overwritten."""
+    part = path.with_suffix(".part")
     meta = {"keys": "\n".join(d.keys), "names": "\n".join(d.names), "crc": _checksum(d)}
-    with suppress(OSError):  # a full disk: the next process renders again
-        write_atomically(path, save({"rgba": d.rgba}, meta))
+    try:
+        part.write_bytes(save({"rgba": d.rgba}, meta))
+        os.replace(part, path)
+    except OSError:  # a full disk: these drawings serve this process, the next one renders again
+        part.unlink(missing_ok=True)
     return d
 
 
