@@ -78,7 +78,9 @@ def download(url: str, file: Path, md5: str = "") -> None:
         _fetch(url, part)
     except (OSError, HTTPException) as e:
         if not part.exists():
-            why = e.reason if type(e) is URLError else e
+            why = str(
+                e.reason if type(e) is URLError else e
+            )  # the error itself would keep the socket
             raise FileNotFoundError(f"{url} cannot be downloaded: {why}") from e
         raise ConnectionError(
             f"{url} was cut off ({e}), and {part.stat().st_size / 1e6:,.0f} MB are there: "
