@@ -86,26 +86,13 @@ def shipped_prompts(
 
 def _found(folder: Path, file: str, task: str | None, read: Read[T]) -> tuple[Shipped[T], ...]:
     """One for each folder that holds `file`, by task, in the registry's order of methods."""
-    places = [f.parent for f in folder.glob(f"{task or '*'}/*/{file}")]
-    found = [
-        Shipped(p.parent.name, *_trained(read, p, _changed(p / file)), p, read) for p in places
-    ]
-    order = list(METHODS)
-    return tuple(
-        sorted(
-            found,
-            key=lambda s: (
-                s.task,
-                order.index(s.method) if s.method in order else len(order),
-                s.folder.name,
-            ),
-        )
-    )
-
-
-def _changed(file: Path) -> int:
-    """When a file was written."""
-    return file.stat().st_mtime_ns
+    found = []
+    for f in folder.glob(f"{task or '*'}/*/{file}"):
+        method, seed = _trained(read, f.parent, f.stat().st_mtime_ns)
+        found.append(Shipped(f.parent.parent.name, method, seed, f.parent, read))
+    order = {method: i for i, method in enumerate(METHODS)}
+    found.sort(key=lambda s: (s.task, order.get(s.method, len(order)), s.folder.name))
+    return tuple(found)
 
 
 @cache

@@ -39,9 +39,7 @@ class LowRank:
     def __post_init__(self) -> None:
         a, b = tuple(self.A.shape), tuple(self.B.shape)
         if len(a) != 2 or len(b) != 2 or a[0] != b[1] or a[0] < 1:
-            raise ValueError(
-                f"A (r, in) and B (out, r) must share a rank of at least 1, got {a} and {b}"
-            )
+            raise ValueError(f"A (r, in) and B (out, r) must share a rank ≥ 1, got {a} and {b}")
 
     def __repr__(self) -> str:
         return f"LowRank({self.shape[0]}×{self.shape[1]}, rank {self.rank}, scale {self.scale:g})"
@@ -157,8 +155,8 @@ def check_fits(adapter: Adapter, sites: Mapping[str, Site], base: str = "") -> N
             raise ValueError(_why_missing(name, adapter, sites))
         if d.shape != sites[name].shape:
             raise ValueError(
-                f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter, "
-                "which was made for another architecture; load the CLIP it was made from"
+                f"site {name!r} is {sites[name].shape} in this CLIP and {d.shape} in the adapter; "
+                "load the CLIP it was made from"
             )
 
 
@@ -169,13 +167,11 @@ def _why_missing(name: str, adapter: Adapter, sites: Mapping[str, Site]) -> str:
         return not_sites([n for n in adapter.deltas if parse(n) is None], adapter.deltas)
     tower, layer, _ = found
     depth = 1 + max((s.layer for s in sites.values() if s.tower == tower), default=-1)
-    if layer < depth or not depth:
-        reason = f"this CLIP has no site {name!r}; the adapter was made for another architecture"
-    else:
-        reason = (
-            f"the adapter reaches layer {layer} of the {'text' if tower == 'text' else 'image'} "
-            f"tower, whose layers are 0 to {depth - 1} in this CLIP"
-        )
+    reason = f"this CLIP has no site {name!r}"
+    if 0 < depth <= layer:
+        shown = "text" if tower == "text" else "image"
+        layers = f"whose layers are 0 to {depth - 1} in this CLIP"
+        reason = f"the adapter reaches layer {layer} of the {shown} tower, {layers}"
     return f"{reason}; load the CLIP it was made from"
 
 

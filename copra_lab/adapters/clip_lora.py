@@ -40,9 +40,7 @@ _AGAIN = "save it again with CLIP-LoRA's save_lora"
 def is_clip_lora(found: object) -> bool:
     """Whether what a file holds has CLIP-LoRA's layout."""
     return (
-        isinstance(found, dict)
-        and {"weights", "metadata"} <= set(found)
-        and isinstance(found["weights"], dict)
+        isinstance(found, dict) and "metadata" in found and isinstance(found.get("weights"), dict)
     )
 
 
@@ -70,15 +68,11 @@ def read(file: Path, found: Mapping[str, Any], clip: Clip | None = None) -> Adap
     tensors = [t for layer in layers for pair in layer.values() for _, t in pair.values()]
     if not tensors or not all(isinstance(t, Tensor) for t in tensors):
         raise AdapterError(f"{file} holds no LoRA weights; {_AGAIN}")
-    if (
-        not math.isfinite(scale)
-        or any(set(layer) != params for layer in layers)
-        or any(a.shape[:1] != (rank,) for a in tensors[::2])
-    ):
-        raise AdapterError(
-            f"{file} is not what its metadata say (rank {rank}, {', '.join(sorted(params))}); "
-            f"{_AGAIN}"
-        )
+    complete = all(set(layer) == params for layer in layers)
+    ranked = all(a.shape[:1] == (rank,) for a in tensors[::2])
+    if not (math.isfinite(scale) and complete and ranked):
+        said = f"rank {rank}, {', '.join(sorted(params))}"
+        raise AdapterError(f"{file} is not what its metadata say ({said}); {_AGAIN}")
     width = max(tensors[-1].shape, default=0)
     blocks = _blocks(file, encoder, position, len(layers), width, clip)
     factors = {
@@ -88,7 +82,7 @@ def read(file: Path, found: Mapping[str, Any], clip: Clip | None = None) -> Adap
     }
     pairs = pair_up(file, factors)
     provenance = {"source": "CLIP-LoRA", "encoder": encoder, "position": position}
-    return assemble(file, pairs, dict.fromkeys(pairs, scale), "", provenance)
+    return assemble(file, pairs, dict.fromkeys(pairs, scale), provenance)
 
 
 def _factors(weights: Mapping[str, Any]) -> list[dict[str, dict[str, tuple[str, Tensor]]]]:
@@ -111,9 +105,7 @@ def _blocks(
 ) -> list[tuple[str, int]]:
     """Tower and block of each of the `n` layers, in their order."""
     if encoder not in ("text", "vision", "both") or position not in _OF_12:
-        raise AdapterError(
-            f"{file} adapts {encoder!r} at {position!r}, which CLIP-LoRA does not know; {_AGAIN}"
-        )
+        raise AdapterError(f"{file} adapts {encoder!r} at {position!r}, which is unknown; {_AGAIN}")
     depth = {"text": 12, "vision": 24 if width >= 1024 else 12}
     if clip:
         sites = clip.sites.values()
@@ -125,9 +117,8 @@ def _blocks(
         if len(blocks) == n:
             return blocks
     raise AdapterError(
-        f"{file} has {n} layers of LoRA ({encoder}, {position}), and a CLIP of {depth['text']} "
-        f"text and {depth['vision']} image layers has another number of them there; load the CLIP "
-        "it was made from"
+        f"{file} has {n} layers of LoRA ({encoder}, {position}), which do not fit {depth['text']} "
+        f"text and {depth['vision']} image layers; load the CLIP it was made from"
     )
 
 

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.factor_pairs import AdapterError, assemble, pair_up
-from copra_lab.adapters.peft_folder import not_plain_lora, peft_scale
+from copra_lab.adapters.peft_config import not_plain_lora, peft_scale
 from copra_lab.models.clip import Clip
 from copra_lab.models.sites import hf_name
 
@@ -45,11 +45,8 @@ _OLD = re.compile(r"\.to_(q|k|v|out)_lora\.")
 _OTHER = re.compile(r"(lora_unet|lora_transformer)_|(unet|transformer|diffusion_model)\.")
 _DOWN = ("lora_down", "lora_A", "lora_A.default", "lora.down", "lora_linear_layer.down")
 _UP = ("lora_up", "lora_B", "lora_B.default", "lora.up", "lora_linear_layer.up")
-_ROLES = (
-    {f"{name}.weight": "A" for name in _DOWN}
-    | {f"{name}.weight": "B" for name in _UP}
-    | {"alpha": "alpha"}
-)
+_ROLES = {f"{name}.weight": half for names, half in ((_DOWN, "A"), (_UP, "B")) for name in names}
+_ROLES["alpha"] = "alpha"
 METADATA = "lora_adapter_metadata"
 """The key of diffusers' header."""
 
@@ -76,8 +73,8 @@ def read(
     if not encoders:
         kinds = ", ".join(sorted({_model_of(k) for k in tensors})) or "nothing"
         raise AdapterError(
-            f"{file} has no LoRA on a CLIP's text tower (it has {len(tensors)} tensors, of "
-            f"{kinds:.200}); give a file that has"
+            f"{file} has no LoRA on a CLIP's text tower ({len(tensors)} tensors of {kinds:.200}); "
+            "give a file that has"
         )
     name = _choose(file, encoders, clip)
     matrices = encoders.pop(name)
@@ -96,7 +93,7 @@ def read(
             stacklevel=4,
         )
         provenance["passed over"] = len(skipped)
-    return assemble(file, pairs, scales, "", provenance)
+    return assemble(file, pairs, scales, provenance)
 
 
 def _by_encoder(
@@ -109,10 +106,7 @@ def _by_encoder(
     for key, t in tensors.items():
         found = _KEY.fullmatch(_OLD.sub(r".\1_proj.lora.", key))
         if not found and not _OTHER.match(key):
-            raise AdapterError(
-                f"{file} holds {key!r}, which no supported format of adapters has; give peft's "
-                "folder, or a file of LoRA"
-            )
+            raise AdapterError(f"{file} holds {key!r}, which no supported format has; give another")
         if not found:
             others.append(key)
             continue
@@ -123,18 +117,14 @@ def _by_encoder(
         site, role = hf_name("text", int(block[1]), block[2] or block[3]), _ROLES[role]
         matrix = encoders.setdefault(encoder, {}).setdefault(site, {})
         if role in matrix:
-            raise AdapterError(
-                f"{file} holds both {matrix[role][0]!r} and {key!r} for one matrix; keep one of "
-                "them"
-            )
+            both = f"{matrix[role][0]!r} and {key!r}"
+            raise AdapterError(f"{file} holds both {both} for one matrix; keep one of them")
         matrix[role] = key, t
-    for encoder in encoders:
-        if encoder in unknown:
-            raise AdapterError(
-                f"{file} holds {unknown[encoder][0]!r}; only plain LoRA on q, k, v, out, fc1 and "
-                "fc2 of the text tower's blocks can be read, and leaving out the rest would change "
-                "what it does: train again without it"
-            )
+    if more := next((unknown[encoder][0] for encoder in encoders if encoder in unknown), None):
+        raise AdapterError(
+            f"{file} holds {more!r}; only plain LoRA on q, k, v, out, fc1 and fc2 of the text "
+            "tower's blocks can be read: train again without it"
+        )
     return encoders, others + [k for keys in unknown.values() for k in keys]
 
 
@@ -152,11 +142,9 @@ def _choose(file: Path, encoders: Mapping[str, Mapping[str, Matrix]], clip: Clip
     if len(fitting) == 1:
         return fitting[0]
     found = ", ".join(f"{e} of width {_width(m)}" for e, m in encoders.items())
-    which = (
-        f"{'each' if fitting else 'none'} fits this CLIP" if clip else "which is meant is not known"
-    )
+    which = f"{'each' if fitting else 'none'} fits this CLIP: " if clip else ""
     raise AdapterError(
-        f"{file} has LoRA on several text towers ({found}); {which}: load it with the CLIP of one, "
+        f"{file} has LoRA on several text towers ({found}); {which}load it with the CLIP of one, "
         "or keep the tensors of one"
     )
 
@@ -200,15 +188,12 @@ def _scale(file: Path, matrix: Matrix, config: Mapping[str, Any], site: str) -> 
         if "alpha" in matrix:
             key, alpha = matrix["alpha"]
             if alpha.numel() != 1 or not alpha.item():
-                found = tuple(alpha.shape) if alpha.numel() != 1 else 0
-                raise ValueError(f"{key} is {found}, and one number that is not 0 is expected")
+                raise ValueError(f"{key} is {alpha.tolist()!r:.40}, not one number other than 0")
             scale = float(alpha) / rank
         else:
             scale = peft_scale(config, site, rank) if config else 1.0
         if not math.isfinite(scale):
             raise ValueError(f"the scale at {site} is {scale}")
     except (ValueError, KeyError, TypeError, ZeroDivisionError, re.error) as e:
-        raise AdapterError(
-            f"{file} gives no scale that can be used ({e}); save the adapter again"
-        ) from e
+        raise AdapterError(f"{file} gives no scale to use ({e}); save the adapter again") from e
     return scale

@@ -57,8 +57,7 @@ def pair_up(file: Path, factors: Mapping[str, Mapping[str, tuple[str, Tensor]]])
                 )
             if not torch.isfinite(t.float()).all():
                 raise AdapterError(
-                    f"{key} in {file} holds NaN or infinity; the training diverged, so train again "
-                    "with a lower learning rate"
+                    f"{key} in {file} holds NaN or infinity; train again with a lower learning rate"
                 )
         if not {"A", "B"} <= set(pair):
             raise AdapterError(f"{file} has only one of A and B for {name}; save the adapter again")
@@ -70,8 +69,8 @@ def assemble(
     file: Path,
     pairs: Pairs,
     scales: Mapping[str, float],
-    base: str,
     provenance: Mapping[str, Any],
+    base: str = "",
 ) -> Adapter:
     """Make an adapter of what a file holds.
 
@@ -79,15 +78,13 @@ def assemble(
         file: Where it is from, for error messages.
         pairs: Site → A and B.
         scales: Site → scale.
-        base: `Clip.hash` of the CLIP it was trained on; "" if unknown.
         provenance: How it was made.
+        base: `Clip.hash` of the CLIP it was trained on; "" if unknown.
 
     Raises:
         AdapterError: If a pair has no scale.
         ValueError: If A and B have different ranks.
     """
     if missing := set(pairs) - set(scales):
-        raise AdapterError(
-            f"{file} gives no scale for {sorted(missing)[0]}; save the adapter again"
-        )
+        raise AdapterError(f"{file} gives no scale for {min(missing)}; save the adapter again")
     return Adapter({n: LowRank(a, b, scales[n]) for n, (a, b) in pairs.items()}, base, provenance)

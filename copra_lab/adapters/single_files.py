@@ -19,6 +19,7 @@ from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.factor_pairs import AdapterError, read_safetensors
 from copra_lab.adapters.peft_folder import CONFIG, PEFT_ROOT, WEIGHTS, from_own_file
 from copra_lab.models.clip import Clip
+from copra_lab.utils.errors import reason
 
 
 def read_file(file: Path, clip: Clip | None = None) -> Adapter:
@@ -38,8 +39,7 @@ def read_file(file: Path, clip: Clip | None = None) -> Adapter:
             return clip_lora.read(file, found, clip)
         if isinstance(found, dict) and any(str(k).startswith(PEFT_ROOT) for k in found):
             raise AdapterError(
-                f"{file} is a peft adapter in a pickle; save it again with "
-                "safe_serialization=True, and give the folder"
+                f"{file} is a peft adapter in a pickle; save it again with safe_serialization=True"
             )
     else:
         found, metadata = read_safetensors(file)
@@ -47,8 +47,7 @@ def read_file(file: Path, clip: Clip | None = None) -> Adapter:
         isinstance(k, str) and isinstance(t, Tensor) for k, t in found.items()
     ):
         raise AdapterError(
-            f"{file} holds {type(found).__name__} of another layout than CLIP-LoRA's; give a file "
-            "of CLIP-LoRA's, or peft's folder"
+            f"{file} is not laid out as CLIP-LoRA's; give such a file, or peft's folder"
         )
     if header := metadata.get("copra_lab"):
         return from_own_file(file, found, header)
@@ -65,8 +64,7 @@ def _load(file: Path) -> Any:
     try:
         return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as e:  # torch raises a dozen kinds for damaged or foreign files
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise AdapterError(
-            f"{file} is not a whole file of weights alone ({reason:.200}); copy it again, or save "
-            "only the tensors"
+            f"{file} is not a whole file of weights alone ({reason(e):.200}); copy it again, or "
+            "save only the tensors"
         ) from e

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits, merged_weights
-from copra_lab.engine.extraction import beside, embed, plain_tower
+from copra_lab.engine.extraction import append_context, embed, plain_tower
 from copra_lab.engine.prefix_tree import PrefixTree
 from copra_lab.engine.text_encoder import Encoder, encode_texts
 from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, Tower, workers
@@ -172,7 +172,7 @@ class Bench:
                 else self.tower
             )
             return _features(
-                tower, beside(self.tokens[start:stop], prompt.context if prompt else None)
+                tower, append_context(self.tokens[start:stop], prompt.context if prompt else None)
             )
         if prompt:
             raise ValueError(

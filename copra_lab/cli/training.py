@@ -349,13 +349,13 @@ def _train(
     from copra_lab.models.loading import load_clip
     from copra_lab.tasks.task import load_task
     from copra_lab.training.fitting import fit as train
-    from copra_lab.utils.devices import find_place
+    from copra_lab.utils.devices import this_process
 
     clip = load_clip(output.clip)
     task = load_task(name, clip, shots=images.shots, seed=images.task_seed, **images.more)
     total = options["settings"].resolve(method).steps
     # of several processes that train together, one saves and reports
-    first = find_place(options["device"]).first
+    first = this_process(options["device"]).first
     if first:
         _announce(task, total, options.get("adapter"))
     steps: list[Step] = []

@@ -81,7 +81,7 @@ def embed(visual: nn.Module, x: Tensor) -> Tensor:
     return visual.ln_pre(x + visual.positional_embedding)
 
 
-def beside(tokens: Tensor, context: Tensor | None) -> Tensor:
+def append_context(tokens: Tensor, context: Tensor | None) -> Tensor:
     """Tokens (n, t, d) followed by the vectors of a soft prompt (m, d): (n, t + m, d)."""
     if context is None:
         return tokens

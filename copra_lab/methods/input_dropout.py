@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from copra_lab.models.sites import Site
-from copra_lab.utils.devices import Place
+from copra_lab.utils.devices import Process
 
 __all__ = ["InputDropout"]
 
@@ -21,14 +21,14 @@ class InputDropout:
     Args:
         rate: The probability that an element of the input is zeroed, 0 ≤ rate < 1.
         generator: What draws the masks. It belongs to the processor, whatever the device.
-        place: The device, and which processes share the batch. Every process draws the masks of
+        process: The device, and which processes share the batch. Every process draws the masks of
             the whole batch and takes its own rows, so that one process learns what several do.
         images: The size of the whole batch; needed where several processes share it.
     """
 
     rate: float
     generator: torch.Generator
-    place: Place = Place(torch.device("cpu"))  # noqa: RUF009 (frozen)
+    process: Process = Process(torch.device("cpu"))  # noqa: RUF009 (frozen)
     images: int | None = None
 
     def __call__(self, x: Tensor, site: Site) -> Tensor:
@@ -42,7 +42,9 @@ class InputDropout:
 
     def kept(self, shape: torch.Size, site: Site) -> Tensor:
         """Draw which elements of an input of this shape are kept: a mask of True and False."""
-        shared = self.place.world > 1 and site.tower == "vision"  # every process encodes all texts
+        shared = (
+            self.process.world_size > 1 and site.tower == "vision"
+        )  # every process encodes all texts
         whole = (self.images or shape[0], *shape[1:]) if shared else tuple(shape)
         mask = torch.rand(whole, generator=self.generator) >= self.rate
-        return self.place.share(mask) if shared else mask.to(self.place.device)
+        return self.process.share(mask) if shared else mask.to(self.process.device)

@@ -32,7 +32,7 @@ MALFORMED = (
 OPENAI_MARKS = frozenset({"input_resolution", "context_length", "vocab_size"})
 """Entries that OpenAI's published state dicts contain besides the weights."""
 
-_LOGIT_SCALE = "logit_scale"
+_ROOT = re.compile(r"(.*\.)?logit_scale")
 """A weight at the root of every CLIP and SigLIP: wherever it is, the model is."""
 _MAX_DEPTH = 4
 _UNSAFE = re.compile(r"GLOBAL (\S+)")
@@ -74,7 +74,14 @@ def read_weights(file: Path) -> dict[str, Tensor]:
             found = torch.load(file, map_location="cpu", weights_only=True)
         if not isinstance(found, Mapping):
             raise TypeError
-    return _without_prefix(_find_model(found, file), file)
+    return _find_model(found, file)
+
+
+def read_marked_weights(file: Path) -> tuple[dict[str, Tensor], bool]:
+    """The weights without `OPENAI_MARKS`, and whether they had such; raises as `read_weights`."""
+    weights = read_weights(file)
+    kept = {k: v for k, v in weights.items() if k not in OPENAI_MARKS}
+    return kept, len(kept) < len(weights)
 
 
 @contextmanager
@@ -86,13 +93,13 @@ def _reading(file: Path) -> Iterator[None]:
         unsafe = _UNSAFE.search(str(e))
         if unsafe and unsafe[1].startswith("numpy."):
             raise ValueError(
-                f"{file} holds NumPy numbers besides its tensors ({unsafe[1]}) and is not "
-                "unpickled here; if you trust it, keep only its tensors with "
+                f"{file} holds NumPy numbers ({unsafe[1]}) and is not unpickled here; "
+                "if you trust it, keep only the tensors with "
                 f"`{_KEEP_TENSORS}{file.name} {file.stem}-tensors.pt`"
             ) from e
         what = f" ({unsafe[1]})" if unsafe else ""
         raise ValueError(
-            f"{file} is damaged, or holds more than tensors{what} and is not unpickled here; "
+            f"{file} is damaged, or holds more than tensors{what}, and is not unpickled here; "
             "save its weights as safetensors"
         ) from e
     except (*MALFORMED, SafetensorError, OSError, EOFError, StopIteration) as e:
@@ -111,54 +118,40 @@ def _is_torchscript(file: Path) -> bool:
 
 
 def _find_model(found: Mapping[Any, Any], file: Path) -> dict[str, Tensor]:
-    """The tensors of the one model in a checkpoint; ``state_dict`` comes first, as in open_clip."""
+    """The tensors of the one model in a checkpoint; ``state_dict`` comes first, as in open_clip.
+
+    The prefix that all their names share, such as ``module.``, is removed.
+    """
     if isinstance(found.get("state_dict"), Mapping):
         found = found["state_dict"]
-    models = dict(_models(found, ""))
+    models = list(_models(found))
     if len(models) > 1:
-        names = " and ".join(repr(n) for n in list(models)[:2])
+        names = " and ".join(repr(where) for where, _, _ in models[:2])
         raise ValueError(
-            f"{file} holds several models, under {names}; save the weights of the one that you "
-            "want as a separate file"
+            f"{file} holds several models, under {names}; save one as a file of its own"
         )
-    chosen = next(iter(models.values()), found)
-    weights = {str(k): v.detach() for k, v in chosen.items() if isinstance(v, Tensor)}
+    _, holder, prefix = models[0] if models else ("", found, "")
+    weights = {str(k): v.detach() for k, v in holder.items() if isinstance(v, Tensor)}
     if not weights:
+        raise ValueError(f"{file} holds no weights of a CLIP; give the file of a whole model")
+    if other := next((k for k in weights if not k.startswith(prefix)), None):
         raise ValueError(
-            f"{file} holds no weights of a CLIP, which would include {_LOGIT_SCALE!r}; give the "
-            "file of a whole model"
+            f"{file} holds {other!r} beside the model under {prefix!r}; save only the model"
         )
-    return weights
+    return {k.removeprefix(prefix): v for k, v in weights.items()}
 
 
 def _models(
-    found: Mapping[Any, Any], where: str, depth: int = 0
-) -> Iterator[tuple[str, Mapping[Any, Any]]]:
-    """Every mapping in a checkpoint that holds a CLIP's weights, with the path of keys to it."""
-    if any(str(k).endswith(_LOGIT_SCALE) and isinstance(v, Tensor) for k, v in found.items()):
-        yield where, found
-        return
+    found: Mapping[Any, Any], where: str = "", depth: int = 0
+) -> Iterator[tuple[str, Mapping[Any, Any], str]]:
+    """Each CLIP in a checkpoint: where it is, the mapping there, and the prefix of its names."""
+    roots = [_ROOT.fullmatch(str(k)) for k, v in found.items() if isinstance(v, Tensor)]
+    prefixes = sorted(root[1] or "" for root in roots if root)
+    for prefix in prefixes:
+        yield f"{where}{prefix}".rstrip("."), found, prefix
     for key, value in found.items():
-        if isinstance(value, Mapping) and depth < _MAX_DEPTH:
-            yield from _models(value, f"{where}.{key}".lstrip("."), depth + 1)
-
-
-def _without_prefix(weights: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
-    """The weights without the prefix, such as ``module.``, that all their names share."""
-    roots = [k for k in weights if k == _LOGIT_SCALE or k.endswith(f".{_LOGIT_SCALE}")]
-    prefixes = sorted(k.removesuffix(_LOGIT_SCALE) for k in roots)
-    if len(prefixes) > 1:
-        raise ValueError(
-            f"{file} holds several models, with names that begin with {prefixes[0]!r} and "
-            f"{prefixes[1]!r}; save the weights of the one that you want as a separate file"
-        )
-    prefix = prefixes[0] if prefixes else ""
-    if prefix and (other := next((k for k in weights if not k.startswith(prefix)), None)):
-        raise ValueError(
-            f"{file} holds {other!r} beside the model under {prefix!r}; save only the weights of "
-            "the model"
-        )
-    return {k.removeprefix(prefix): v for k, v in weights.items()}
+        if isinstance(value, Mapping) and depth < _MAX_DEPTH and not prefixes:
+            yield from _models(value, f"{where}{key}.", depth + 1)
 
 
 def load_weights(model: nn.Module, file: Path, made_with: str) -> bool:
@@ -184,9 +177,7 @@ def load_weights(model: nn.Module, file: Path, made_with: str) -> bool:
         with _reading(file):
             load_checkpoint(model, str(file))
         return False
-    weights = read_weights(file)
-    marked = not OPENAI_MARKS.isdisjoint(weights)
-    weights = {k: v for k, v in weights.items() if k not in OPENAI_MARKS}
+    weights, marked = read_marked_weights(file)
     if "logit_bias" in weights and getattr(model, "logit_bias", None) is None:
         # A CLIP trained with SigLIP's loss.
         model.logit_bias = nn.Parameter(torch.zeros_like(weights["logit_bias"]))
@@ -198,19 +189,15 @@ def load_weights(model: nn.Module, file: Path, made_with: str) -> bool:
     return marked
 
 
-def _converted(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor]:
+def _converted(weights: dict[str, Tensor], model: Any) -> dict[str, Tensor]:
     """What open_clip does with a state dict before it loads it."""
     with needs("clip"):
+        from open_clip import model as open_clip_model
         from open_clip.convert import convert_state_dict
-        from open_clip.model import (
-            convert_to_custom_text_state_dict,
-            resize_pos_embed,
-            resize_text_pos_embed,
-        )
 
     weights = convert_state_dict(model, weights)
     if "positional_embedding" in weights and not hasattr(model, "positional_embedding"):
-        weights = convert_to_custom_text_state_dict(weights)
+        weights = open_clip_model.convert_to_custom_text_state_dict(weights)
     for name in ("logit_scale", "logit_bias"):  # shape () or (1,)
         scalar = getattr(model, name, None)
         if name in weights and scalar is not None and weights[name].numel() == 1:
@@ -221,8 +208,8 @@ def _converted(weights: dict[str, Tensor], model: nn.Module) -> dict[str, Tensor
     position_ids = "text.transformer.embeddings.position_ids"
     if position_ids not in model.state_dict():
         weights.pop(position_ids, None)
-    resize_pos_embed(weights, model)
-    resize_text_pos_embed(weights, model)
+    open_clip_model.resize_pos_embed(weights, model)
+    open_clip_model.resize_text_pos_embed(weights, model)
     return weights
 
 
@@ -239,10 +226,7 @@ def fill(model: nn.Module, weights: Mapping[str, Tensor], file: Path, made_with:
         ValueError: With the first name that is unknown, missing or of another shape.
     """
     if misfit := first_misfit(weights, model.state_dict()):
-        raise ValueError(
-            f"{file} does not fit {made_with}: {misfit}; give the architecture that it was made "
-            "with"
-        )
+        raise ValueError(f"{file} does not fit {made_with}: {misfit}; give its own architecture")
     model.load_state_dict(weights)
 
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -19,6 +19,15 @@ from copra_lab.models import preprocessing, tokenizers
 from copra_lab.models.sites import Site, find_sites
 
 __all__ = ["Clip"]
+
+
+class OpenClip(nn.Module):
+    """What is used of open_clip's modules, for type checkers; none is an instance of it."""
+
+    visual: Any
+    logit_scale: Tensor
+    encode_image: Callable[[Tensor], Tensor]
+    encode_text: Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +51,7 @@ class Clip:
             does, or "floor", as transformers does.
     """
 
-    model: nn.Module
+    model: OpenClip
     tokenizer: Any
     name: str
     side: int
@@ -80,16 +89,14 @@ class Clip:
 
         `crop` does not count: libraries differ in it for the same settings.
         """
-        found_pixels, usual_pixels = (
-            [[round(float(x), 6) for x in numbers] for numbers in pair]
-            for pair in (
-                (self.mean, self.std),
-                (preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD),
-            )
-        )
-        activations = sorted({_activation(m) for m in self.model.modules()} - {""})
+
+        def rounded(*colours: Sequence[float]) -> list[list[float]]:
+            return [[round(float(x), 6) for x in numbers] for numbers in colours]
+
+        usual_pixels = rounded(preprocessing.OPENAI_MEAN, preprocessing.OPENAI_STD)
+        activations = sorted({activation(m) for m in self.model.modules()} - {""})
         settings = {
-            "normalisation": (found_pixels, usual_pixels),
+            "normalisation": (rounded(self.mean, self.std), usual_pixels),
             "interpolation": (self.interpolation, "bicubic"),
             "resize": (self.resize, "shortest"),
             "resize to": (self.resize_to, None),
@@ -144,10 +151,8 @@ class Clip:
             ValueError: If the images have another type or shape.
         """
         if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != torch.uint8:
-            raise ValueError(
-                "expected uint8 images of shape (n, height, width, 3), got "
-                f"{images.dtype} {tuple(images.shape)}"
-            )
+            got = f"{images.dtype} {tuple(images.shape)}"
+            raise ValueError(f"expected uint8 images of shape (n, height, width, 3), got {got}")
         if images.shape[1:3] != (self.side, self.side) and len(images):
             images = torch.stack([self.fit(Image.fromarray(i)) for i in images.cpu().numpy()])
         # (n, side, side, 3) → (n, 3, side, side)
@@ -167,9 +172,7 @@ class Clip:
                 f"expected pixels of shape (n, 3, {self.side}, {self.side}), got "
                 f"{tuple(x.shape)}; fit the pictures first, with Clip.fit"
             )
-        mean, std = (
-            torch.tensor(v, device=x.device).view(1, 3, 1, 1) for v in (self.mean, self.std)
-        )
+        mean, std = torch.tensor([self.mean, self.std], device=x.device).view(2, 1, 3, 1, 1)
         return (x - mean).div_(std)
 
     @torch.inference_mode()
@@ -208,7 +211,7 @@ class Clip:
         return similarity.softmax(-1)
 
 
-def _activation(module: nn.Module) -> str:
+def activation(module: nn.Module) -> str:
     """Name of an activation; "" for any other module."""
     name = type(module).__name__
     if name == "GELUTanh" or (name == "GELU" and getattr(module, "approximate", "none") == "tanh"):
@@ -233,20 +236,17 @@ def check_base(what: str, base: str, now: str) -> None:
         return
     if base == weights:
         warnings.warn(
-            f"this {what} names its CLIP's weights alone, as copra-lab 0.1.0 did, so it cannot be "
-            "checked whether its preprocessing, activation and vocabulary were the same",
+            f"this {what} names its CLIP's weights alone, as copra-lab 0.1.0 did: nobody knows "
+            "whether its preprocessing, activation and vocabulary were the same",
             stacklevel=3,
         )
-    elif base.partition("-")[0] == weights:
-        raise ValueError(
-            f"this {what} was trained on these weights with another preprocessing, activation or "
-            f"vocabulary (base {base:.25}, not {now}); load the CLIP as it was then, or train again"
-        )
-    else:
-        raise ValueError(
-            f"this {what} was trained on base {base:.25}, not on {now}; load the CLIP it was made "
-            "from, or train again"
-        )
+        return
+    same = base.partition("-")[0] == weights
+    how = ", the same weights with another preprocessing, activation or vocabulary" if same else ""
+    raise ValueError(
+        f"this {what} was trained on base {base:.25}, not on {now}{how}; load that CLIP, or train "
+        "again"
+    )
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
@@ -255,5 +255,5 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         w = weights[name].detach().cpu().contiguous()
         h.update(f"{name} {tuple(w.shape)} {w.dtype}".encode())
-        h.update(w.reshape(-1).view(torch.uint8).numpy() if w.numel() else b"")
+        h.update(w.reshape(-1).view(torch.uint8).numpy().data if w.numel() else b"")
     return h.hexdigest()

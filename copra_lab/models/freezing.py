@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
-
 from copra_lab.models import tokenizers
-from copra_lab.models.clip import Clip
+from copra_lab.models.clip import Clip, OpenClip
 from copra_lab.models.sites import find_sites
 
 
-def freeze(model: nn.Module, tokenizer: Any, name: str, fields: Mapping[str, Any]) -> Clip:
+def freeze(model: OpenClip, tokenizer: Any, name: str, fields: Mapping[str, Any]) -> Clip:
     """Make a frozen `Clip` of a model that has its weights.
 
     Args:
@@ -35,4 +33,5 @@ def freeze(model: nn.Module, tokenizer: Any, name: str, fields: Mapping[str, Any
             "choose an architecture such as ViT-B-32"
         )
     tokenizers.check_tokenizer(tokenizer, model, name)
-    return Clip(model.requires_grad_(False).eval(), tokenizer, name, sides.pop(), **fields)
+    model.requires_grad_(False).eval()
+    return Clip(model, tokenizer, name, sides.pop(), **fields)

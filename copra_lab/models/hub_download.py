@@ -4,7 +4,7 @@ The hub is asked only if a name needs it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 PREFIX = "hf-hub:"
@@ -28,6 +28,7 @@ _VOCABULARIES = (
     ("vocab.txt",),
 )
 """Files that each make a whole vocabulary; tokenizer_config.json alone has no words."""
+_LOG_IN = "log in with `hf auth login`, with a token that may do this"
 _FOLDER = "the path of a folder that holds it"
 
 
@@ -44,8 +45,8 @@ def unreachable(what: str, instead: str) -> ConnectionError:
         instead: What to give so that the hub is not needed.
     """
     return ConnectionError(
-        f"{what} needs the Hugging Face hub, which cannot be reached from here; connect to the "
-        f"internet (and unset HF_HUB_OFFLINE), or give {instead}"
+        f"{what} needs the Hugging Face hub, which cannot be reached; connect to the internet (and "
+        f"unset HF_HUB_OFFLINE), or give {instead}"
     )
 
 
@@ -71,21 +72,15 @@ def hub_errors(repo: str, instead: str) -> Iterator[None]:
         raise ValueError(f"{repo!r} is not a name on the hub; write it as owner/name") from e
     except errors.RepositoryNotFoundError as e:
         raise FileNotFoundError(
-            f"the hub shows no repository {repo!r}; check the name, or log in with `hf auth login` "
-            "if it is private or gated"
+            f"the hub shows no repository {repo!r}; check the name, or {_LOG_IN} if it is private"
         ) from e
     except errors.HfHubHTTPError as e:
         status = e.response.status_code
         if status in (401, 403):
-            raise PermissionError(
-                f"the hub does not let you use {repo!r}; log in with `hf auth login`, with a token "
-                "that may write"
-            ) from e
+            raise PermissionError(f"the hub does not let you use {repo!r}; {_LOG_IN}") from e
         raise ConnectionError(f"the hub answered {status} for {repo!r}; try again later") from e
     except errors.LocalTokenNotFoundError as e:
-        raise PermissionError(
-            f"the hub must know who publishes {repo!r}; log in with `hf auth login`"
-        ) from e
+        raise PermissionError(f"the hub must know who publishes {repo!r}; {_LOG_IN}") from e
     except (errors.HTTPError, OSError) as e:  # no connection, offline mode, or an empty cache
         raise unreachable(repr(repo), instead) from e
 
@@ -114,17 +109,11 @@ def download_clip(repo: str) -> Path:
         if any((folder / name).is_file() for name in names):
             return folder
         for name in names:
-            try:
+            # Another error means that the hub could not be asked, not that there is no such file.
+            with suppress(errors.RemoteEntryNotFoundError):
                 hf_hub_download(repo, name)
                 return folder
-            except errors.LocalEntryNotFoundError:
-                raise  # the hub could not be asked, which does not mean that there is no file
-            except errors.EntryNotFoundError:
-                continue
-    raise FileNotFoundError(
-        f"{repo!r} holds no CLIP that can be read here: none of {', '.join(names)}; choose another "
-        "repository"
-    )
+    raise FileNotFoundError(f"{repo!r} holds no CLIP: none of {', '.join(names)}; choose another")
 
 
 def download_adapter(repo: str, names: list[str]) -> Path:

@@ -9,20 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 from torch.nn.functional import normalize
 
 from copra_lab.models import image_processors, tokenizers
 from copra_lab.models.checkpoints import MALFORMED
-from copra_lab.models.clip import Clip
+from copra_lab.models.clip import Clip, activation
 from copra_lab.models.hub_download import HF_INDEX, OPEN_CLIP_CONFIG
-from copra_lab.models.hugging_face_names import rename
-from copra_lab.models.hugging_face_names import rows as rows_of
+from copra_lab.models.hugging_face_names import rename, weight_names
 from copra_lab.models.image_processors import PREPROCESSOR, PROCESSOR
 from copra_lab.utils.files import written_aside
 
 __all__ = ["save_hugging_face", "to_hugging_face"]
 
+_ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_tanh": "gelu_pytorch_tanh"}
+"""Our name of an activation → transformers' name."""
 _READ_FIRST = (HF_INDEX, PROCESSOR, "added_tokens.json", "special_tokens_map.json")
 """Files that `save_hugging_face` does not write, and that are read before those that it writes."""
 
@@ -48,32 +48,31 @@ def to_hugging_face(clip: Clip) -> Any:
     )
     siglip = hasattr(clip.model, "text")
     try:
-        model, vision, text = _same_architecture(clip, siglip)
+        model = _same_architecture(clip, siglip).eval().requires_grad_(False)
     except MALFORMED as e:
         raise ValueError(no_twin) from e
-    model = model.eval().requires_grad_(False)
-    rows = rows_of(siglip, vision["num_hidden_layers"], text["num_hidden_layers"])
     try:
-        renamed = rename(rows, clip.model.state_dict(), model.state_dict())
+        weights = rename(
+            weight_names(siglip, model.config), clip.model.state_dict(), model.state_dict()
+        )
     except KeyError as e:
         raise ValueError(f"{no_twin} (it differs at {e.args[0]!r})") from e
     # position_ids are not weights, and not in every version.
-    model.load_state_dict(renamed, strict=False)
-    if other := _difference(clip, model, text["vocab_size"]):
+    model.load_state_dict(weights, strict=False)
+    if other := _difference(clip, model):
         raise ValueError(f"{no_twin} (the same weights give other {other} there)")
     return model
 
 
-def _same_architecture(clip: Clip, siglip: bool) -> tuple[Any, dict[str, Any], dict[str, Any]]:
-    """The model in transformers with random weights, and the configurations of its two towers."""
+def _same_architecture(clip: Clip, siglip: bool) -> Any:
+    """The model in transformers with random weights."""
     from transformers import CLIPConfig, CLIPModel, SiglipConfig, SiglipModel
 
-    m = clip.model
+    m: Any = clip.model
     vision, text = _vision_config(clip), _text_config(m.text if siglip else m)
     if siglip:
-        projected = text | {"projection_size": m.text.text_projection.out_features}
-        config = SiglipConfig(text_config=projected, vision_config=vision)
-        return SiglipModel(config), vision, text
+        text["projection_size"] = m.text.text_projection.out_features
+        return SiglipModel(SiglipConfig(text_config=text, vision_config=vision))
     size = m.text_projection.shape[1]
     # Without a token of its own, CLIP reads at the highest token.
     eos = m.text_eos_id if m.text_pool_type == "eos" else text["vocab_size"] - 1
@@ -83,20 +82,19 @@ def _same_architecture(clip: Clip, siglip: bool) -> tuple[Any, dict[str, Any], d
         "bos_token_id": getattr(clip.tokenizer, "sot_token_id", eos - 1),
         "pad_token_id": eos,
     }
-    projected = vision | {"projection_dim": size}
-    config = CLIPConfig(text_config=text, vision_config=projected, projection_dim=size)
-    return CLIPModel(config), vision, text
+    vision["projection_dim"] = size
+    return CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=size))
 
 
 @torch.inference_mode()
-def _difference(clip: Clip, model: Any, vocabulary: int) -> str:
+def _difference(clip: Clip, model: Any) -> str:
     """Which features of one image and one text differ; "" if none.
 
     Names alone do not tell at which token a text is read, or how patches are pooled.
     """
-    m, g = clip.model, torch.Generator().manual_seed(0)
-    text = getattr(m, "text", m)
-    length = len(text.positional_embedding)
+    m: Any = clip.model
+    g, text = torch.Generator().manual_seed(0), getattr(m, "text", m)
+    length, vocabulary = len(text.positional_embedding), model.config.text_config.vocab_size
     x = torch.randn(1, 3, clip.side, clip.side, generator=g)
     ids = torch.randint(0, max(1, vocabulary - 2), (1, length), generator=g)
     eos = text.text_eos_id if getattr(text, "text_pool_type", "") == "eos" else vocabulary - 1
@@ -130,12 +128,11 @@ def save_hugging_face(clip: Clip, folder: "str | Path") -> None:
     if (folder / OPEN_CLIP_CONFIG).exists():
         raise ValueError(f"{folder} holds a CLIP in open_clip's layout; choose another folder")
     processor = image_processors.to_transformers(clip, siglip=hasattr(clip.model, "text"))
-    settings = json.dumps(processor, indent=2)
     model = to_hugging_face(clip)
     with written_aside(folder) as aside:
         model.save_pretrained(aside)
         tokenizers.save(clip.tokenizer, aside, clip.name)
-        (aside / PREPROCESSOR).write_text(settings + "\n", encoding="utf-8")
+        (aside / PREPROCESSOR).write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
         written = {f.name for f in aside.iterdir()}
     # Left by another CLIP, these would be read instead of the new files.
     for name in set(_READ_FIRST) - written:
@@ -144,43 +141,34 @@ def save_hugging_face(clip: Clip, folder: "str | Path") -> None:
 
 def _vision_config(clip: Clip) -> dict[str, Any]:
     """The configuration in transformers of the image tower."""
-    visual = clip.model.visual
+    visual: Any = clip.model.visual
     if hasattr(visual, "trunk"):
-        blocks, conv, norm = visual.trunk.blocks, visual.trunk.patch_embed.proj, visual.trunk.norm
-        activation, fc1 = blocks[0].mlp.act, blocks[0].mlp.fc1
+        trunk = visual.trunk
+        blocks, patches, norm = trunk.blocks, trunk.patch_embed.proj, trunk.norm
     else:
-        blocks, conv, norm = visual.transformer.resblocks, visual.conv1, visual.ln_post
-        activation, fc1 = blocks[0].mlp.gelu, blocks[0].mlp.c_fc
+        blocks, patches, norm = visual.transformer.resblocks, visual.conv1, visual.ln_post
+    sizes = {"patch_size": patches.kernel_size[0], "image_size": clip.side}
+    return sizes | _blocks_config(blocks, norm)
+
+
+def _text_config(text: Any) -> dict[str, Any]:
+    """The configuration in transformers of the text tower."""
+    sizes = {
+        "vocab_size": len(text.token_embedding.weight),
+        "max_position_embeddings": len(text.positional_embedding),
+    }
+    return sizes | _blocks_config(text.transformer.resblocks, text.ln_final)
+
+
+def _blocks_config(blocks: Any, norm: Any) -> dict[str, Any]:
+    """What both configurations say of a tower's blocks; raises KeyError if there is no GELU."""
+    mlp = blocks[0].mlp
+    fc1, gelu = (mlp.fc1, mlp.act) if hasattr(mlp, "fc1") else (mlp.c_fc, mlp.gelu)
     return {
-        "hidden_size": conv.out_channels,
-        "patch_size": conv.kernel_size[0],
-        "image_size": clip.side,
+        "hidden_size": fc1.in_features,
         "num_hidden_layers": len(blocks),
         "num_attention_heads": blocks[0].attn.num_heads,
         "intermediate_size": fc1.out_features,
-        "hidden_act": _activation(activation),
+        "hidden_act": _ACTIVATIONS[activation(gelu)],
         "layer_norm_eps": norm.eps,
     }
-
-
-def _text_config(text: nn.Module) -> dict[str, Any]:
-    """The configuration in transformers of the text tower."""
-    blocks, (tokens, width) = text.transformer.resblocks, text.token_embedding.weight.shape
-    return {
-        "hidden_size": width,
-        "vocab_size": tokens,
-        "max_position_embeddings": len(text.positional_embedding),
-        "num_hidden_layers": len(blocks),
-        "num_attention_heads": blocks[0].attn.num_heads,
-        "intermediate_size": blocks[0].mlp.c_fc.out_features,
-        "hidden_act": _activation(blocks[0].mlp.gelu),
-        "layer_norm_eps": text.ln_final.eps,
-    }
-
-
-def _activation(module: nn.Module) -> str:
-    """What transformers calls an activation. Raises KeyError if it is not a GELU."""
-    name = type(module).__name__
-    if name == "GELUTanh" or getattr(module, "approximate", "none") == "tanh":
-        return "gelu_pytorch_tanh"
-    return {"QuickGELU": "quick_gelu", "GELU": "gelu"}[name]

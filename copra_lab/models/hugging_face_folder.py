@@ -14,7 +14,8 @@ from copra_lab.models.checkpoints import MALFORMED, first_misfit, read_weights
 from copra_lab.models.clip import Clip
 from copra_lab.models.freezing import freeze
 from copra_lab.models.hub_download import HF_INDEX, HF_WEIGHTS
-from copra_lab.models.hugging_face_names import rename, rows
+from copra_lab.models.hugging_face_names import rename, weight_names
+from copra_lab.utils.errors import reason
 from copra_lab.utils.extras import needs
 
 _ACTIVATIONS = {
@@ -39,19 +40,17 @@ def read_hugging_face(folder: Path, name: str) -> Clip:
     """
     config, base, model = _read_config(folder / "config.json")
     siglip = config.model_type == "siglip"
-    vision, text = config.vision_config, config.text_config
     weights, file = _read_weights(folder)
     _check_names(weights, config, file)
-    names = rows(siglip, vision.num_hidden_layers, text.num_hidden_layers)
-    renamed = rename(names, weights, model.state_dict(), back=True)
+    renamed = rename(weight_names(siglip, config), weights, model.state_dict(), back=True)
     # Assigned, not copied: SigLIP's modules have no memory yet.
     model.load_state_dict({k: v.float().clone() for k, v in renamed.items()}, assign=True)
-    tokenizer = tokenizers.of_transformers(folder, name, text.max_position_embeddings, base)
-    preprocessing = image_processors.of_transformers(folder, siglip, vision.image_size)
-    return freeze(model, tokenizer, name, preprocessing)
+    context, side = config.text_config.max_position_embeddings, config.vision_config.image_size
+    tokenizer = tokenizers.of_transformers(folder, name, context, base)
+    return freeze(model, tokenizer, name, image_processors.of_transformers(folder, siglip, side))
 
 
-def _read_config(file: Path) -> tuple[Any, str | None, nn.Module]:
+def _read_config(file: Path) -> tuple[Any, str | None, Any]:
     """The configuration, the repository it names, and open_clip's module for it."""
     from huggingface_hub.errors import StrictDataclassError
     from transformers import CLIPConfig, SiglipConfig
@@ -60,17 +59,12 @@ def _read_config(file: Path) -> tuple[Any, str | None, nn.Module]:
         found = json.loads(file.read_text(encoding="utf-8"))
         kind = found.get("model_type")
         if kind not in ("clip", "siglip"):
-            raise ValueError(
-                f"it describes {kind!r}; a whole CLIP or SigLIP is needed (model_type clip or "
-                "siglip), both towers together"
-            )
+            raise ValueError(f"it describes {kind!r}, not a CLIP or SigLIP, both towers together")
         config = (CLIPConfig if kind == "clip" else SiglipConfig).from_dict(found)
         model = _clip(config) if kind == "clip" else _siglip(config)
     except (*MALFORMED, OSError, StrictDataclassError) as e:
-        reason = str(e).strip().splitlines()[0]
         raise ValueError(
-            f"{file} is not a configuration that can be read ({reason}); copy it again, or choose "
-            "another model"
+            f"{file} cannot be read ({reason(e)}); copy it again, or choose another model"
         ) from e
     return config, found.get("_name_or_path"), model
 
@@ -87,22 +81,19 @@ def _check_names(weights: Mapping[str, Tensor], config: Any, file: Path) -> None
     )
     if misfit := first_misfit(found, wanted):
         raise ValueError(
-            f"{file} does not fit the configuration beside it: {misfit}; copy both from the same "
-            "repository"
+            f"{file} does not fit its config.json: {misfit}; copy both from the same repository"
         )
 
 
-def _clip(config: Any) -> nn.Module:
+def _clip(config: Any) -> Any:
     """open_clip's module for a CLIPConfig, with random weights."""
     with needs("clip"):
         from open_clip import CLIP
 
     v, t = config.vision_config, config.text_config
-    activations = {_ACTIVATIONS[v.hidden_act], _ACTIVATIONS[t.hidden_act]}
-    if len(activations) > 1:
-        raise ValueError(
-            f"its towers have different activations, {v.hidden_act} and {t.hidden_act}"
-        )
+    activation, of_text = _ACTIVATIONS[v.hidden_act], _ACTIVATIONS[t.hidden_act]
+    if activation != of_text:
+        raise ValueError(f"its towers have different activations, {activation} and {of_text}")
     vision = {
         "image_size": v.image_size,
         "patch_size": v.patch_size,
@@ -113,10 +104,10 @@ def _clip(config: Any) -> nn.Module:
     # Old configurations say 2, whatever the token is (since corrected in transformers).
     if t.eos_token_id not in (2, t.vocab_size - 1):
         text |= {"pool_type": "eos", "eos_id": t.eos_token_id}
-    return CLIP(config.projection_dim, vision, text, quick_gelu="quick_gelu" in activations)
+    return CLIP(config.projection_dim, vision, text, quick_gelu=activation == "quick_gelu")
 
 
-def _siglip(config: Any) -> nn.Module:
+def _siglip(config: Any) -> Any:
     """open_clip's module for a SiglipConfig, whose weights have no memory yet.
 
     timm has SigLIP's trunk by name only in a few sizes; this one gets the configuration's sizes.
@@ -147,7 +138,7 @@ def _siglip(config: Any) -> nn.Module:
             num_heads=v.num_attention_heads,
             mlp_ratio=_mlp_ratio(v),
             norm_layer=partial(nn.LayerNorm, eps=v.layer_norm_eps),
-            act_layer=partial(nn.GELU, **_approximate(v)),
+            act_layer=partial(nn.GELU, **_gelu_arguments(v)),
         )
     return model
 
@@ -164,16 +155,16 @@ def _text(t: Any) -> dict[str, Any]:
 
 def _blocks(config: Any) -> dict[str, Any]:
     """open_clip's settings of a tower's blocks."""
-    approximate = _approximate(config)
     return {
         "width": config.hidden_size,
         "layers": config.num_hidden_layers,
         "mlp_ratio": _mlp_ratio(config),
         "norm_kwargs": {"eps": config.layer_norm_eps},
-    } | ({"act_kwargs": approximate} if approximate else {})
+        "act_kwargs": _gelu_arguments(config),
+    }
 
 
-def _approximate(config: Any) -> dict[str, str]:
+def _gelu_arguments(config: Any) -> dict[str, str]:
     """Arguments of ``nn.GELU``."""
     tanh = _ACTIVATIONS[config.hidden_act] == "gelu_pytorch_tanh"
     return {"approximate": "tanh"} if tanh else {}
@@ -195,7 +186,7 @@ def _read_weights(folder: Path) -> tuple[dict[str, Tensor], Path]:
             raise ValueError(f"{index} is damaged; copy it again") from e
     else:
         files = [folder / f for f in HF_WEIGHTS if (folder / f).is_file()][:1]
-    missing = [f for f in files if not f.is_file()] if files else [folder / HF_WEIGHTS[0]]
-    if missing:
-        raise FileNotFoundError(f"{missing[0]} is missing; copy it into the folder")
+    files = files or [folder / HF_WEIGHTS[0]]
+    if missing := next((f for f in files if not f.is_file()), None):
+        raise FileNotFoundError(f"{missing} is missing; copy it into the folder")
     return {k: v for f in files for k, v in read_weights(f).items()}, files[-1]

@@ -1,6 +1,7 @@
 """The names of a CLIP's weights in open_clip and in transformers, and how to rename them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,19 +54,20 @@ _OPEN_CLIP_BLOCK = ("attn.out_proj", "ln_1", "ln_2", "mlp.c_fc", "mlp.c_proj")
 _TIMM_BLOCK = ("attn.proj", "norm1", "norm2", "mlp.fc1", "mlp.fc2")
 
 
-def rows(siglip: bool, vision: int, text: int) -> Iterator[Row]:
+def weight_names(siglip: bool, config: Any) -> Iterator[Row]:
     """All weights of a CLIP or SigLIP.
 
     Args:
         siglip: Whether it is a SigLIP (open_clip's with timm's image tower).
-        vision: Number of layers of the image tower.
-        text: Number of layers of the text tower.
+        config: transformers' configuration of it.
     """
     prefix = "text." if siglip else ""
+    vision, text = config.vision_config.num_hidden_layers, config.text_config.num_hidden_layers
     yield ("logit_scale",), ("logit_scale",), False
     yield from _weights({f"{prefix}{ours}": theirs for ours, theirs in _BOTH.items()})
     if siglip:
         yield from _weights(_SIGLIP)
+        yield from _modules(_SIGLIP_MODULES)
         for w in ("weight", "bias"):
             fused = (f"{_HEAD}.attention.in_proj_{w}",)
             yield (f"{_POOL}.q.{w}", f"{_POOL}.kv.{w}"), fused, False
@@ -73,12 +75,12 @@ def rows(siglip: bool, vision: int, text: int) -> Iterator[Row]:
     else:
         yield from _weights(_CLIP_TRANSPOSED, transpose=True)
         yield from _weights(_CLIP)
+        yield from _modules(_CLIP_MODULES)
         blocks = "visual.transformer.resblocks"
         yield from _blocks(blocks, "attn.in_proj_", _OPEN_CLIP_BLOCK, "vision", vision)
     blocks = f"{prefix}transformer.resblocks"
     yield from _blocks(blocks, "attn.in_proj_", _OPEN_CLIP_BLOCK, "text", text)
     yield from _modules({f"{prefix}ln_final": "text_model.final_layer_norm"})
-    yield from _modules(_SIGLIP_MODULES if siglip else _CLIP_MODULES)
 
 
 def _weights(names: Mapping[str, str], transpose: bool = False) -> Iterator[Row]:

@@ -4,6 +4,7 @@ Every setting is followed as transformers does, or refused by name.
 """
 
 from collections.abc import Mapping
+from json import JSONDecodeError
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,15 @@ if TYPE_CHECKING:
     from copra_lab.models.clip import Clip
 
 PREPROCESSOR, PROCESSOR = "preprocessor_config.json", "processor_config.json"
+_DAMAGED = (
+    ArithmeticError,
+    AttributeError,
+    JSONDecodeError,
+    KeyError,
+    TypeError,
+    UnicodeDecodeError,
+)
+"""What a file raises that holds no settings at all."""
 _LARGEST = 8
 """How many times the CLIP's side a processor may resize to; published ones stay within 2."""
 
@@ -49,34 +59,21 @@ def of_transformers(folder: Path, siglip: bool, side: int) -> dict[str, Any]:
         FileNotFoundError: If the folder has no settings.
         ValueError: If the file is damaged or a setting is not supported.
     """
-    file, found = _read(folder)
-    try:
-        return _fields(found, "Siglip" if siglip else "CLIP", side)
-    except (TypeError, KeyError, AttributeError, ZeroDivisionError, OverflowError) as e:
-        raise ValueError(f"{file} is damaged; copy it again") from e
-    except ValueError as e:
-        raise ValueError(f"{file} cannot be followed: {e}") from e
-
-
-def _read(folder: Path) -> tuple[Path, Mapping[str, Any]]:
-    """The file with the settings, and the settings; nested ones come first, as in transformers."""
-    for file in (folder / PROCESSOR, folder / PREPROCESSOR):
+    for file in (folder / PROCESSOR, folder / PREPROCESSOR):  # in transformers' order
         if not file.is_file():
             continue
         try:
             found = read_json(file)
-            if file.name == PROCESSOR:
-                found = found.get("image_processor")
-            if isinstance(found, dict):
-                return file, found
-            if found is not None:
-                raise TypeError
-        except (ValueError, TypeError, AttributeError) as e:
+            settings = found.get("image_processor") if file.name == PROCESSOR else found
+            if settings is not None:
+                return _fields(settings, "Siglip" if siglip else "CLIP", side)
+        except _DAMAGED as e:
             raise ValueError(f"{file} is damaged; copy it again") from e
+        except ValueError as e:
+            raise ValueError(f"{file} cannot be followed: {e}") from e
     raise FileNotFoundError(
         f"{folder} does not say how pictures are prepared: copy {PREPROCESSOR} (or {PROCESSOR}) "
-        "into it from the repository that the model comes from, or save the model with its "
-        "processor"
+        "into it from the repository that the model comes from"
     )
 
 
@@ -89,25 +86,20 @@ def _fields(found: Mapping[str, Any], kind: str, side: int) -> dict[str, Any]:
         bare = bare.removesuffix(suffix)
     if bare not in _DEFAULTS:
         raise ValueError(
-            f"pictures are prepared by {named}; choose a model with a CLIPImageProcessor, "
+            f"{named} prepares its pictures; choose a model with a CLIPImageProcessor, "
             "SiglipImageProcessor or ViTImageProcessor"
         )
     if found.get("use_square_size"):
-        raise ValueError(
-            "use_square_size is a setting of KOSMOS; write size with height and width instead"
-        )
+        raise ValueError("use_square_size is a setting of KOSMOS; write size with height and width")
     settings = _DEFAULTS[bare] | {k: v for k, v in found.items() if v is not None}
     if not settings["do_resize"]:
-        raise ValueError(
-            "do_resize is false, so only pictures of one size would fit; set it to true"
-        )
+        raise ValueError("do_resize is false, and a CLIP takes a single size; set it to true")
     if settings["do_pad"]:
         raise ValueError("do_pad is true, which no CLIP or SigLIP needs; set it to false")
     interpolation = next((n for n, f in FILTERS.items() if f == settings["resample"]), None)
     if interpolation is None:
         raise ValueError(
-            f"resample {settings['resample']!r} is not a filter of Pillow's, which are 0 to 5; "
-            "correct it"
+            f"resample {settings['resample']!r} is not a filter of Pillow's; give 0 to 5"
         )
     mean, std = _normalisation(settings)
     size = _resized(settings, side)
@@ -127,26 +119,16 @@ def _resized(settings: Mapping[str, Any], side: int) -> int | tuple[int, int]:
     cropped = settings["do_center_crop"]
     crop = _size(settings["crop_size"], True, "crop_size") if cropped else size
     if not isinstance(crop, tuple):
-        raise ValueError(
-            "size keeps the picture's shape and do_center_crop is false, so pictures would not be "
-            "square; set it to true"
-        )
+        raise ValueError("do_center_crop is false, so pictures stay oblong; set it to true")
     if crop != (side, side):
         raise ValueError(
             f"pictures become {crop[1]} × {crop[0]} pixels, and the image tower takes {side} × "
             f"{side}; copy the file of this model"
         )
     sides = size if isinstance(size, tuple) else (size,)
-    if max(sides) > _LARGEST * side:
-        raise ValueError(
-            f"size ({size}) is more than {_LARGEST} times what the image tower takes ({side}); "
-            "correct it"
-        )
-    if min(sides) < side:
-        raise ValueError(
-            f"crop_size ({side}) is larger than size ({size}), which would make a border; make "
-            "size larger"
-        )
+    if not side <= min(sides) <= max(sides) <= _LARGEST * side:
+        most = f"{_LARGEST} times that"
+        raise ValueError(f"size ({size}) is not between crop_size ({side}) and {most}; correct it")
     return size
 
 
@@ -159,10 +141,9 @@ def _normalisation(settings: Mapping[str, Any]) -> tuple[_Colours, _Colours]:
     With x = 255·f·u for a pixel u in 0…1, (x − m) / s is (u − m/255f) / (s/255f).
     """
     factor = 255 * float(settings["rescale_factor"] if settings["do_rescale"] else 1)
-    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    if settings["do_normalize"]:
-        mean = three(settings["image_mean"], "image_mean")
-        std = three(settings["image_std"], "image_std")
+    normalised = settings["do_normalize"]
+    mean = three(settings["image_mean"] if normalised else 0.0, "image_mean")
+    std = three(settings["image_std"] if normalised else 1.0, "image_std")
     if factor <= 0 or min(std) <= 0:
         raise ValueError("rescale_factor and image_std must be above zero; correct them")
     if abs(factor - 1) < 1e-6:
@@ -182,10 +163,8 @@ def _size(size: Any, square: bool, name: str) -> int | tuple[int, int]:
         return int(given["shortest_edge"])
     if given.keys() == {"height", "width"}:
         return int(given["height"]), int(given["width"])
-    raise ValueError(
-        f"{name} with {' and '.join(sorted(given)) or 'nothing'} is not supported; write "
-        "shortest_edge, or height and width"
-    )
+    said = " and ".join(sorted(given)) or "nothing"
+    raise ValueError(f"{name} says {said}; write shortest_edge, or height and width")
 
 
 def to_transformers(clip: "Clip", siglip: bool) -> dict[str, Any]:
@@ -200,8 +179,8 @@ def to_transformers(clip: "Clip", siglip: bool) -> dict[str, Any]:
     """
     if clip.resize == "longest":
         raise ValueError(
-            f"{clip.name} fits the whole picture on a square with a border (resize 'longest'), "
-            "which no processor of transformers does; use a CLIP with another preprocessing"
+            f"{clip.name} puts a border around pictures (resize 'longest') and transformers does "
+            "not; use a CLIP with another preprocessing"
         )
     squash, to = clip.resize == "squash", clip.resize_to or clip.side
     height, width = to if isinstance(to, tuple) else (to, to)

@@ -4,25 +4,18 @@ Whatever the source, open_clip's modules run it; a Hugging Face folder is rename
 (`copra_lab.models.hugging_face_folder`).
 """
 
-import difflib
 import json
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from copra_lab.models import preprocessing, tokenizers
-from copra_lab.models.checkpoints import (
-    MALFORMED,
-    OPENAI_MARKS,
-    fill,
-    load_weights,
-    read_weights,
-)
+from copra_lab.models.checkpoints import MALFORMED, fill, load_weights, read_marked_weights
 from copra_lab.models.clip import Clip
 from copra_lab.models.freezing import freeze
 from copra_lab.models.hub_download import (
@@ -33,14 +26,13 @@ from copra_lab.models.hub_download import (
     unreachable,
 )
 from copra_lab.models.hugging_face_folder import read_hugging_face
+from copra_lab.utils.errors import did_you_mean
 from copra_lab.utils.extras import needs
 
 __all__ = ["load_clip"]
 
 BUNDLED = "emoji-clip"
 REPOSITORY = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-
-
 _loaded: dict[str, Clip] = {}
 
 
@@ -108,17 +100,11 @@ def _load(name: str, called: str | None) -> Clip:
         return _read_named(name, architecture, rest)
     if REPOSITORY.fullmatch(name):
         return _read_folder(download_clip(name), name)
-    hint = _did_you_mean(architecture, list_models(), 0.6)
+    hint = did_you_mean(architecture, list_models())
     raise FileNotFoundError(
         f"no CLIP {name!r}: {hint}give a folder, open_clip's architecture with a tag or a file "
         "('ViT-B-32:laion2b_s34b_b79k'), or 'hf-hub:owner/name'"
     )
-
-
-def _did_you_mean(word: str, known: Sequence[str], cutoff: float, prefix: str = "") -> str:
-    """A question with the closest known word, or ""."""
-    close = difflib.get_close_matches(word, known, 1, cutoff)
-    return f"did you mean {prefix + close[0]!r}? " if close else ""
 
 
 def _read_folder(folder: Path, name: str) -> Clip:
@@ -128,22 +114,16 @@ def _read_folder(folder: Path, name: str) -> Clip:
     if not config_file.is_file():
         if (folder / "config.json").is_file():
             return read_hugging_face(folder, name)
-        raise FileNotFoundError(
-            f"{config_file} is missing; {layout}, or Hugging Face's config.json and "
-            "model.safetensors"
-        )
+        raise FileNotFoundError(f"{config_file} is missing; {layout}, or Hugging Face's files")
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
         model_cfg, preprocess_cfg = dict(config["model_cfg"]), dict(config["preprocess_cfg"])
         model = _build(model_cfg)
+        fields = preprocessing.of_open_clip(preprocess_cfg)
     except MALFORMED as e:
         raise ValueError(
             f"{config_file} is not an open_clip configuration ({e}); copy it again"
         ) from e
-    try:
-        fields = preprocessing.of_open_clip(preprocess_cfg)
-    except (ValueError, TypeError) as e:
-        raise ValueError(f"the preprocess_cfg in {config_file} cannot be followed: {e}") from e
     weights = next((folder / w for w in OPEN_CLIP_WEIGHTS if (folder / w).is_file()), None)
     if weights is None:
         raise FileNotFoundError(f"{folder / OPEN_CLIP_WEIGHTS[0]} is missing; {layout}")
@@ -175,7 +155,7 @@ def _read_named(name: str, architecture: str, rest: str) -> Clip:
         file = Path(rest).expanduser()
         fields = _usual_preprocessing(architecture, tags, name)
     else:
-        hint = _did_you_mean(rest, tags, 0.5, f"{architecture}:")
+        hint = did_you_mean(name, [f"{architecture}:{t}" for t in tags])
         some = ", ".join(tags[:5]) + (", …" if len(tags) > 5 else "") or "it has none"
         raise FileNotFoundError(
             f"{name!r} names no weights: {hint}after the colon goes a file, or a tag of "
@@ -201,8 +181,7 @@ def _download_tag(name: str, architecture: str, tag: Mapping[str, Any]) -> Path:
             snapshot_download(repo, allow_patterns=[OPEN_CLIP_CONFIG])
         return Path(download_pretrained(tag))
     except (OSError, RuntimeError) as e:
-        instead = f"them as a file, as {architecture + ':FILE'!r}"
-        raise unreachable(f"the weights of {name!r}", instead) from e
+        raise unreachable(f"the weights of {name!r}", f"a file, '{architecture}:FILE'") from e
 
 
 def _usual_preprocessing(architecture: str, tags: list[str], name: str) -> dict[str, Any]:
@@ -217,10 +196,9 @@ def _usual_preprocessing(architecture: str, tags: list[str], name: str) -> dict[
     known = [preprocessing.of_open_clip(cfg) for cfg in published]
     if other := next((i for i, k in enumerate(known) if k != known[0]), 0):
         warnings.warn(
-            f"{name} does not say how pictures were prepared for it, and the published weights of "
-            f"{architecture} differ in that: they are prepared as for {tags[0]!r}, not as for "
-            f"{tags[other]!r}; if that is wrong, give a folder whose {OPEN_CLIP_CONFIG} says so in "
-            "its preprocess_cfg",
+            f"{name} does not say how pictures were prepared for it, and published weights "
+            f"differ in that: they are prepared as for {tags[0]!r}, not as for {tags[other]!r}; if "
+            f"that is wrong, give a folder with a preprocess_cfg in its {OPEN_CLIP_CONFIG}",
             stacklevel=2,
         )
     return known[0]
@@ -236,9 +214,7 @@ def _warn_of_gelu(weights: object, trained: str, computed: str, fix: str) -> Non
 
 def _read_openai(file: Path, name: str, sure: bool) -> Clip:
     """A state dict of OpenAI's code: a ViT with heads of width 64 and QuickGELU."""
-    weights = read_weights(file)
-    marked = not OPENAI_MARKS.isdisjoint(weights)
-    weights = {k: v for k, v in weights.items() if k not in OPENAI_MARKS}
+    weights, marked = read_marked_weights(file)
     if not marked and not sure:
         raise ValueError(
             f"{file} does not say its architecture; give it too, as 'ViT-B-32:{file}', or "
@@ -287,7 +263,7 @@ def _count_layers(weights: Mapping[str, Tensor], prefix: str) -> int:
     return len({k.split(".resblocks.")[1].split(".")[0] for k in weights if k.startswith(prefix)})
 
 
-def _build(model_cfg: dict[str, Any]) -> nn.Module:
+def _build(model_cfg: dict[str, Any]) -> Any:
     """open_clip's module for a configuration, with random weights."""
     with needs("clip"):
         from open_clip import CLIP, CustomTextCLIP

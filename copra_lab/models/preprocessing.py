@@ -8,7 +8,7 @@ both libraries, and they stay uint8; only the mean and standard deviation are ap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from PIL import Image, ImageOps
+from PIL import Image
 
 if TYPE_CHECKING:
     from copra_lab.models.clip import Clip
@@ -39,9 +39,9 @@ def fit(clip: "Clip", picture: Image.Image) -> Image.Image:
     if clip.resize == "longest":
         ratio = max(w, h) / side
         w, h = max(1, round(w / ratio)), max(1, round(h / ratio))
-        left, top = (side - w) // 2, (side - h) // 2
-        border = (left, top, side - w - left, side - h - top)
-        return ImageOps.expand(picture.resize((w, h), resample), border, fill=(clip.fill,) * 3)
+        square = Image.new("RGB", (side, side), (clip.fill,) * 3)
+        square.paste(picture.resize((w, h), resample), ((side - w) // 2, (side - h) // 2))
+        return square
     to = clip.resize_to or side
     if clip.resize == "squash":
         height, width = to if isinstance(to, tuple) else (to, to)
@@ -52,9 +52,9 @@ def fit(clip: "Clip", picture: Image.Image) -> Image.Image:
         (n - side) // 2 if clip.crop == "floor" else round((n - side) / 2) for n in (width, height)
     )
     if width * height > _MOST_WHOLE * side**2:  # a long strip, which would fill the memory
-        x0, x1, *across = _source(w, width, left, side)
-        y0, y1, *down = _source(h, height, top, side)
-        box = (across[0], down[0], across[1], down[1])
+        x0, x1, low_x, high_x = _source(w, width, left, side)
+        y0, y1, low_y, high_y = _source(h, height, top, side)
+        box = (low_x, low_y, high_x, high_y)
         return picture.crop((x0, y0, x1, y1)).resize((side, side), resample, box)
     return picture.resize((width, height), resample).crop((left, top, left + side, top + side))
 
@@ -83,27 +83,26 @@ def of_open_clip(settings: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If a setting is not supported.
     """
     found = {k: v for k, v in settings.items() if v is not None}
-    out: dict[str, Any] = {
+    interpolation, resize = (
+        found.get("interpolation", "bicubic"),
+        found.get("resize_mode", "shortest"),
+    )
+    if interpolation == "random":  # for training; open_clip then evaluates with bicubic
+        interpolation = "bicubic"
+    for setting, value, supported in (
+        ("interpolation", interpolation, ("bicubic", "bilinear")),
+        ("resize_mode", resize, ("shortest", "squash", "longest")),
+        ("mode", found.get("mode", "RGB"), ("RGB",)),
+    ):
+        if value not in supported:
+            raise ValueError(f"{setting} {value!r} is not {' or '.join(supported)}; correct it")
+    return {
         "mean": three(found.get("mean", OPENAI_MEAN), "mean"),
         "std": three(found.get("std", OPENAI_STD), "std"),
-        "interpolation": found.get("interpolation", "bicubic"),
-        "resize": found.get("resize_mode", "shortest"),
+        "interpolation": interpolation,
+        "resize": resize,
+        "fill": int(found.get("fill_color", 0)) if resize == "longest" else 0,
     }
-    if out["interpolation"] == "random":  # for training; open_clip then evaluates with bicubic
-        out["interpolation"] = "bicubic"
-    if out["interpolation"] not in ("bicubic", "bilinear"):
-        raise ValueError(
-            f"interpolation {out['interpolation']!r} is neither bicubic nor bilinear; correct it"
-        )
-    if out["resize"] not in ("shortest", "squash", "longest"):
-        raise ValueError(
-            f"resize_mode {out['resize']!r} is not shortest, squash or longest; correct it"
-        )
-    if found.get("mode", "RGB") != "RGB":
-        raise ValueError(f"mode {found['mode']!r} is not RGB; choose another model")
-    if out["resize"] == "longest":
-        out["fill"] = int(found.get("fill_color", 0))
-    return out
 
 
 def three(values: Any, name: str) -> tuple[float, float, float]:
@@ -114,7 +113,5 @@ def three(values: Any, name: str) -> tuple[float, float, float]:
     """
     found = [float(values)] * 3 if isinstance(values, int | float) else [float(v) for v in values]
     if len(found) != 3:
-        raise ValueError(
-            f"{name} has {len(found)} numbers, and a picture has three colours; correct it"
-        )
+        raise ValueError(f"{name} has {len(found)} numbers for three colours; correct it")
     return found[0], found[1], found[2]

@@ -113,10 +113,8 @@ def site_of(name: str) -> tuple[str, int, str]:
     found = parse(name)
     if found and found[2] in KINDS:
         return found[0] or "vision", found[1], found[2]
-    raise ValueError(
-        f"{name!r} is not the name of a matrix in a CLIP's transformer block, such as "
-        f"{hf_name('vision', 3, 'q')!r}"
-    )
+    like = hf_name("vision", 3, "q")
+    raise ValueError(f"{name!r} is no matrix of a CLIP's transformer block, such as {like!r}")
 
 
 def not_sites(outside: Sequence[str], paths: Iterable[str]) -> str:
@@ -153,10 +151,8 @@ def find_sites(model: nn.Module) -> dict[str, Site]:
     """
     found = [site for name, module in model.named_modules() for site in _sites_in(name, module)]
     if not found:
-        raise ValueError(
-            f"{type(model).__name__} has no transformer block that LoRA knows; expected a CLIP of "
-            "open_clip or Hugging Face"
-        )
+        name = type(model).__name__
+        raise ValueError(f"{name} has no transformer block of a CLIP; give open_clip's or another")
     found.sort(key=lambda s: (TOWERS.index(s.tower), s.layer, KINDS.index(s.kind)))
     return {s.name: s for s in found}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from copra_lab.models.hub_download import tokenizer_files, unreachable
+from copra_lab.utils.errors import reason
 from copra_lab.utils.extras import needs
 
 PROBES = ("a photo of a cat", "a photo of a dog")
@@ -27,6 +28,7 @@ _MORE_PROBES = (
 START, END = "<|startoftext|>", "<|endoftext|>"
 """Special tokens in Hugging Face's files; open_clip: <start_of_text> and <end_of_text>."""
 _BUNDLED_VOCABULARY = "91f2a32b41430eab"
+_FILES = "tokenizer.json and tokenizer_config.json"
 _COPY = "copy the tokenizer's files from the repository that the model comes from"
 
 
@@ -43,39 +45,33 @@ def check_tokenizer(tokenizer: Any, model: nn.Module, name: str) -> None:
             or ends texts with another token than the one at which the model reads them.
     """
     rows = tokenizer(list(PROBES))
-    if torch.equal(rows[0], rows[1]):
-        raise ValueError(
-            f"the tokenizer of {name} gives {PROBES[0]!r} and {PROBES[1]!r} the same tokens, so "
-            f"its vocabulary is empty or another model's; {_COPY}"
-        )
     text, highest = getattr(model, "text", model), int(rows.max())
     known = _vocabulary_size(text)
-    if known is not None and highest >= known:
-        raise ValueError(
-            f"the tokenizer of {name} has token {highest}, and the model only {known} tokens: it "
-            f"is another model's; {_COPY}"
-        )
     inner = getattr(tokenizer, "tokenizer", None)
     end = getattr(tokenizer, "eot_token_id", None) or getattr(inner, "eos_token_id", None)
     read = [_token_read(text, row) for row in rows]
-    if end is not None and any(token not in (None, end) for token in read):
-        raise ValueError(
-            f"the tokenizer of {name} ends texts with token {end}, and the model reads them at "
-            f"token {read[0]}: it is another model's; {_COPY}"
-        )
+    if torch.equal(rows[0], rows[1]):
+        fault = f"gives {PROBES[0]!r} and {PROBES[1]!r} the same tokens"
+    elif known is not None and highest >= known:
+        fault = f"has token {highest}, and the model only {known} tokens"
+    elif end is not None and any(token not in (None, end) for token in read):
+        fault = f"ends texts with token {end}, and the model reads them at token {read[0]}"
+    else:
+        return
+    raise ValueError(
+        f"the tokenizer of {name} {fault}, so its vocabulary is empty or another model's; {_COPY}"
+    )
 
 
-def _vocabulary_size(text: nn.Module) -> int | None:
+def _vocabulary_size(text: Any) -> int | None:
     """How many tokens a text tower has embeddings for."""
     if hasattr(text, "token_embedding"):
-        return int(text.token_embedding.weight.shape[0])
-    inner: Any = getattr(text, "transformer", None)
-    if hasattr(inner, "get_input_embeddings"):
-        return int(inner.get_input_embeddings().weight.shape[0])
-    return None
+        return len(text.token_embedding.weight)
+    embeddings = getattr(getattr(text, "transformer", None), "get_input_embeddings", None)
+    return len(embeddings().weight) if embeddings else None
 
 
-def _token_read(text: nn.Module, row: Tensor) -> int | None:
+def _token_read(text: Any, row: Tensor) -> int | None:
     """The token of `row` at which a text tower reads the text, if it reads at a single token."""
     pool = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
     if not hasattr(text, "positional_embedding") or pool not in ("argmax", "eos"):
@@ -128,10 +124,9 @@ def of_transformers(folder: Path, name: str, context: int, base: str | None) -> 
         ValueError: If files cannot be read.
     """
     if not tokenizer_files(folder):
-        where = f"the repository {base!r}" if base else "the repository that the model comes from"
+        where = repr(base) if base else "the repository that the model comes from"
         raise FileNotFoundError(
-            f"{folder} has no tokenizer, without which every text would become the same tokens: "
-            "copy tokenizer.json and tokenizer_config.json (or vocab.json with merges.txt, or "
+            f"{folder} has no tokenizer: copy {_FILES} (or vocab.json with merges.txt, or "
             f"spiece.model) into it from {where}"
         )
     found = _hugging_face(str(folder), name, context)
@@ -149,13 +144,10 @@ def _hugging_face(source: str, name: str, context: int, **more: Any) -> Any:
     except Exception as e:  # the Rust code raises bare ones for a damaged vocabulary
         if not Path(source).is_dir():
             raise unreachable(
-                f"the tokenizer {source!r} of {name}",
-                "its files (tokenizer.json, tokenizer_config.json) beside the weights",
+                f"the tokenizer {source!r} of {name}", f"{_FILES} with the weights"
             ) from e
-        reason = (str(e).strip() or type(e).__name__).splitlines()[0]
         raise ValueError(
-            f"the tokenizer in {source} cannot be read ({reason}); copy tokenizer.json and "
-            "tokenizer_config.json again"
+            f"the tokenizer in {source} cannot be read ({reason(e)}); copy {_FILES} again"
         ) from e
 
 
@@ -215,8 +207,8 @@ def save(tokenizer: Any, folder: Path, name: str) -> None:
         inner = _as_transformers(tokenizer)
     else:
         raise ValueError(
-            f"the tokenizer of {name} is neither CLIP's nor Hugging Face's, so it cannot be saved "
-            "for transformers; use a CLIP with one of those"
+            f"the tokenizer of {name} is neither CLIP's nor Hugging Face's; use a CLIP with one of "
+            "those"
         )
     inner.save_pretrained(folder)
 

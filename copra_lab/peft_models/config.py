@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from copra_lab.adapters.peft_folder import pattern_matches
+from copra_lab.adapters.peft_config import pattern_matches
 
 Config = Mapping[str, Any]
 

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.adapters.factor_pairs import AdapterError
-from copra_lab.adapters.peft_folder import PEFT_ROOT, peft_scale
+from copra_lab.adapters.peft_config import peft_scale
+from copra_lab.adapters.peft_folder import PEFT_ROOT
 from copra_lab.peft_models.config import Config, method, not_low_rank, targets, trained_bias
 
 Tensors = Mapping[str, Tensor]

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from copra_lab.tasks.benchmark_names import CALTECH, EUROSAT, FLOWERS
 from copra_lab.tasks.emoji.selection import Entry
 from copra_lab.tasks.folder import images_in
 from copra_lab.tasks.splits import PARTS
@@ -40,12 +41,21 @@ def _json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
+def _rows(files: Mapping[str, Path]) -> list[tuple[str, str]]:
+    """(part, line) for each line of these files, one a part."""
+    return [(part, line) for part, file in files.items() for line in _lines(file)]
+
+
+def _named(labels: Iterable[str]) -> dict[str, str]:
+    return {label: spaced(label) for label in labels}
+
+
 def _by_number(names: Mapping[int, str]) -> dict[str, str]:
-    return {names[i]: spaced(names[i]) for i in sorted(names)}
+    return _named(names[i] for i in sorted(names))
 
 
-def _labels(entries: Iterable[Entry]) -> dict[str, str]:
-    return {label: spaced(label) for label in sorted({e.label for e in entries})}
+def _by_name(entries: Iterable[Entry]) -> dict[str, str]:
+    return _named(sorted({e.label for e in entries}))
 
 
 def coop_split(file: Path, images: str) -> Found:
@@ -88,36 +98,27 @@ def class_folders(
     Raises:
         ValueError: There are no folders.
     """
-    skip = {*skip, *(f.name for f in folder.iterdir() if f.name.startswith("."))}
-    found = sorted(f for f in folder.iterdir() if f.is_dir() and f.name not in skip)
+    folders = sorted(f for f in folder.iterdir() if f.is_dir() and f.name not in skip)
+    found = [f for f in folders if not f.name.startswith(".")]
     if not found:
         raise ValueError(f"{folder} has no class folders")
-    files = [(image.relative_to(home), f.name) for f in found for image in images_in(f)]
     classes = {f.name: spaced((names or {}).get(f.name, f.name)) for f in found}
-    return classes, [_entry(path.as_posix(), label, part) for path, label in files]
+    return classes, [e for f in found for e in _images(f, home, f.name, part)]
+
+
+def _images(folder: Path, home: Path, label: str, part: str = "") -> list[Entry]:
+    return [_entry(f.relative_to(home).as_posix(), label, part) for f in images_in(folder)]
 
 
 def caltech101(home: Path) -> Found:
     """Caltech101, https://data.caltech.edu/records/mzrjq-6wc02."""
-    names = {"airplanes": "airplane", "Faces": "face"}
-    names |= {"Leopards": "leopard", "Motorbikes": "motorbike"}
     skip = ("BACKGROUND_Google", "Faces_easy")
-    return class_folders(home / "101_ObjectCategories", home, skip=skip, names=names)
+    return class_folders(home / "101_ObjectCategories", home, skip=skip, names=CALTECH)
 
 
 def eurosat(home: Path) -> Found:
     """EuroSAT, https://github.com/phelber/EuroSAT."""
-    names = {
-        "AnnualCrop": "Annual Crop Land",
-        "HerbaceousVegetation": "Herbaceous Vegetation Land",
-        "Highway": "Highway or Road",
-        "Industrial": "Industrial Buildings",
-        "Pasture": "Pasture Land",
-        "PermanentCrop": "Permanent Crop Land",
-        "Residential": "Residential Buildings",
-        "SeaLake": "Sea or Lake",
-    }
-    return class_folders(home / "2750", home, names=names)
+    return class_folders(home / "2750", home, names=EUROSAT)
 
 
 def dtd(home: Path) -> Found:
@@ -125,18 +126,17 @@ def dtd(home: Path) -> Found:
 
     https://www.robots.ox.ac.uk/~vgg/data/dtd/
     """
-    rows = [(n, part) for part in PARTS for n in _lines(home / "labels" / f"{part}1.txt")]
-    entries = [_entry(f"images/{name}", name.split("/")[0], part) for name, part in rows]
-    return _labels(entries), entries
+    rows = _rows({part: home / "labels" / f"{part}1.txt" for part in PARTS})
+    entries = [_entry(f"images/{name}", name.split("/")[0], part) for part, name in rows]
+    return _by_name(entries), entries
 
 
 def fgvc_aircraft(home: Path) -> Found:
     """FGVC-Aircraft by variant, https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/."""
     entries = []
-    for part in PARTS:
-        for line in _lines(home / f"images_variant_{part}.txt"):
-            image, label = line.split(" ", 1)
-            entries.append(_entry(f"images/{image}.jpg", label, part))
+    for part, line in _rows({part: home / f"images_variant_{part}.txt" for part in PARTS}):
+        image, label = line.split(" ", 1)
+        entries.append(_entry(f"images/{image}.jpg", label, part))
     return {name: name for name in _lines(home / "variants.txt")}, entries
 
 
@@ -156,30 +156,26 @@ def food101(home: Path) -> Found:
     for part in ("train", "test"):
         for label, paths in _json(home / "meta" / f"{part}.json").items():
             entries += [_entry(f"images/{path}.jpg", label, part) for path in paths]
-    return _labels(entries), entries
+    return _by_name(entries), entries
 
 
 def oxford_pets(home: Path) -> Found:
     """Oxford-IIIT Pets, https://www.robots.ox.ac.uk/~vgg/data/pets/."""
     names: dict[int, str] = {}
-    entries = []
-    for part, file in (("train", "trainval"), ("test", "test")):
-        for line in _lines(home / "annotations" / f"{file}.txt"):
-            image, number, _, _ = line.split()
-            breed = image.rpartition("_")[0].lower()
-            names[int(number)] = breed
-            entries.append(_entry(f"images/{image}.jpg", breed, part))
+    entries, lists = [], home / "annotations"
+    for part, line in _rows({"train": lists / "trainval.txt", "test": lists / "test.txt"}):
+        image, number, _, _ = line.split()
+        breed = names[int(number)] = image.rpartition("_")[0].lower()
+        entries.append(_entry(f"images/{image}.jpg", breed, part))
     return _by_number(names), entries
 
 
 def stanford_cars(home: Path) -> Found:
     """Stanford Cars; in prompts the year comes first."""
-    found = _matlab(home / "devkit" / "cars_meta.mat")["class_names"]
-    labels = [str(name) for name in np.atleast_1d(found)]
-    train = home / "devkit" / "cars_train_annos.mat"
-    files = {"train": train, "test": home / "cars_test_annos_withlabels.mat"}
+    kit, test = home / "devkit", home / "cars_test_annos_withlabels.mat"
+    labels = [str(name) for name in np.atleast_1d(_matlab(kit / "cars_meta.mat")["class_names"])]
     entries = []
-    for part, file in files.items():
+    for part, file in (("train", kit / "cars_train_annos.mat"), ("test", test)):
         for row in np.atleast_1d(_matlab(file)["annotations"]):
             label = labels[int(row["class"]) - 1]
             entries.append(_entry(f"cars_{part}/{row['fname']}", label, part))
@@ -194,8 +190,7 @@ def sun397(home: Path) -> Found:
     """
     root = home / "SUN397"
     labels = [line.lstrip("/") for line in _lines(root / "ClassName.txt")]
-    files = [(image.relative_to(home), name) for name in labels for image in images_in(root / name)]
-    entries = [_entry(path.as_posix(), label) for path, label in files]
+    entries = [e for label in labels for e in _images(root / label, home, label)]
     return {label: spaced(" ".join(label.split("/")[:0:-1])) for label in labels}, entries
 
 
@@ -208,11 +203,10 @@ def ucf101(home: Path) -> Found:
     labels = [line.split()[1] for line in _lines(lists / "classInd.txt")]
     name = {label: "_".join(re.findall("[A-Z][^A-Z]*", label)) for label in labels}
     entries = []
-    for part in ("train", "test"):
-        for line in _lines(lists / f"{part}list01.txt"):
-            label, video = line.split()[0].split("/")
-            frame = f"UCF-101-midframes/{name[label]}/{video.removesuffix('.avi')}.jpg"
-            entries.append(_entry(frame, label, part))
+    for part, line in _rows({p: lists / f"{p}list01.txt" for p in ("train", "test")}):
+        label, video = line.split()[0].split("/")
+        frame = f"UCF-101-midframes/{name[label]}/{video.removesuffix('.avi')}.jpg"
+        entries.append(_entry(frame, label, part))
     return {label: spaced(name[label]) for label in labels}, entries
 
 
@@ -263,7 +257,7 @@ def _cifar(home: Path, names: list[str], files: Mapping[str, str], before: int) 
             raise ValueError(f"{file} is cut off")
         for i, n in enumerate(data.reshape(-1, row)[:, before - 1].tolist()):
             entries.append(_entry(f"{file}:{i * row + before}", names[n], part))
-    return {name: spaced(name) for name in names}, entries
+    return _named(names), entries
 
 
 PIXELS = 3 * 32 * 32
@@ -286,23 +280,3 @@ def _matlab(file: Path) -> dict[str, Any]:
         return loadmat(file, squeeze_me=True)
     except Exception as e:  # scipy and zlib raise a dozen kinds
         raise ValueError(f"{file.name} is not a complete MATLAB file: {e}") from e
-
-
-FLOWERS = (
-    "pink primrose;hard-leaved pocket orchid;canterbury bells;sweet pea;english marigold;"
-    "tiger lily;moon orchid;bird of paradise;monkshood;globe thistle;snapdragon;colt's foot;"
-    "king protea;spear thistle;yellow iris;globe-flower;purple coneflower;peruvian lily;"
-    "balloon flower;giant white arum lily;fire lily;pincushion flower;fritillary;red ginger;"
-    "grape hyacinth;corn poppy;prince of wales feathers;stemless gentian;artichoke;sweet william;"
-    "carnation;garden phlox;love in the mist;mexican aster;alpine sea holly;ruby-lipped cattleya;"
-    "cape flower;great masterwort;siam tulip;lenten rose;barberton daisy;daffodil;sword lily;"
-    "poinsettia;bolero deep blue;wallflower;marigold;buttercup;oxeye daisy;common dandelion;"
-    "petunia;wild pansy;primula;sunflower;pelargonium;bishop of llandaff;gaura;geranium;"
-    "orange dahlia;pink-yellow dahlia;cautleya spicata;japanese anemone;black-eyed susan;"
-    "silverbush;californian poppy;osteospermum;spring crocus;bearded iris;windflower;tree poppy;"
-    "gazania;azalea;water lily;rose;thorn apple;morning glory;passion flower;lotus;toad lily;"
-    "anthurium;frangipani;clematis;hibiscus;columbine;desert-rose;tree mallow;magnolia;cyclamen;"
-    "watercress;canna lily;hippeastrum;bee balm;ball moss;foxglove;bougainvillea;camellia;mallow;"
-    "mexican petunia;bromelia;blanket flower;trumpet creeper;blackberry lily"
-).split(";")
-"""Names of the classes, which its files only number: those on its page, as in CoOp."""

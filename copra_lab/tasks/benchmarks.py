@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -28,7 +29,7 @@ __all__ = ["SETS", "data_folder"]
 def _file(home: Path, source: str) -> Readable:
     if not (file := home / source).is_file():
         raise FileNotFoundError(
-            f"{file} is missing, so this copy of the data set is incomplete: unpack it again"
+            f"{file} is missing from this copy of the data set: unpack it again"
         )
     return file
 
@@ -64,8 +65,14 @@ class DataSet:
     open: Callable[[Path, str], Readable] = _file
 
 
+def _cifar(title: str, home: str, read: Callable[[Path], la.Found], file: str, md5: str) -> DataSet:
+    texts = (title, "Name the thing on a small photograph.", "a photo of a {}.")
+    archive = Archive(f"https://www.cs.toronto.edu/~kriz/{file}", md5, "", home)
+    return DataSet(*texts, (home,), "", read, archives=(archive,), open=la.cifar_picture)
+
+
 OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
-TORONTO = "https://www.cs.toronto.edu/~kriz/"
+
 EUROSAT = "torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
 
 # Of archives that belong together, the one with the folder of images comes last: if that folder
@@ -147,19 +154,13 @@ SETS: dict[str, DataSet] = {
         "it (both are linked in CoOp's DATASETS.md)",
     ),
     # CIFAR's binary version; torchvision reads the one made of pickles.
-    "cifar10": DataSet(
-        "CIFAR-10", "Name the thing on a small photograph.", "a photo of a {}.",
-        ("cifar-10-batches-bin",), "", la.cifar10,
-        archives=(Archive(TORONTO + "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
-                          "", "cifar-10-batches-bin"),),
-        open=la.cifar_picture,
+    "cifar10": _cifar(
+        "CIFAR-10", "cifar-10-batches-bin", la.cifar10,
+        "cifar-10-binary.tar.gz", "c32a1d4ab5d03f1284b67883e8d87530",
     ),
-    "cifar100": DataSet(
-        "CIFAR-100", "Name the thing on a small photograph.", "a photo of a {}.",
-        ("cifar-100-binary",), "", la.cifar100,
-        archives=(Archive(TORONTO + "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
-                          "", "cifar-100-binary"),),
-        open=la.cifar_picture,
+    "cifar100": _cifar(
+        "CIFAR-100", "cifar-100-binary", la.cifar100,
+        "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
     ),
     "imagenet": DataSet(
         "ImageNet", "Name the thing on a photograph.", "a photo of a {}.",
@@ -212,12 +213,10 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
         if unknown := {e.label for e in entries} - classes.keys():
             raise ValueError(f"it names no class {min(unknown)!r}")
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
-        why = f"{type(e).__name__}: {e}"
-        if isinstance(e, FileNotFoundError) and e.filename:
-            why = f"no {e.filename}"
+        missing = e.filename if isinstance(e, FileNotFoundError) else None
+        why = f"no {missing}" if missing else f"{type(e).__name__}: {e}"
         raise ValueError(
-            f"{split or home} is not a complete copy of {row.title} ({why}): copy or unpack it "
-            "again"
+            f"{split or home} is not a complete copy of {row.title} ({why}): unpack it again"
         ) from e
     if split:
         origin = "Split as in CoOp's file."
@@ -228,15 +227,9 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
             "It has no split of its own: half of the images train, a fifth validates, three "
             "tenths test."
         )
-    return Listing(
-        key,
-        row.title,
-        f"{row.question} {len(classes)} classes. {origin}",
-        classes,
-        row.template,
-        parted(entries),
-        lambda source: row.open(home, source),
-    )
+    about = f"{row.question} {len(classes)} classes. {origin}"
+    open_ = partial(row.open, home)
+    return Listing(key, row.title, about, classes, row.template, parted(entries), open_)
 
 
 def _home(row: DataSet, root: Path) -> Path | None:
@@ -256,9 +249,7 @@ def _fetched(key: str, root: Path, download: bool) -> Path:
             why = str(e)
     files = ", ".join(f"{a.url} as {a.file(root)}" for a in row.archives)
     again = "" if download else " with download=True"
-    hint = row.by_hand or (
-        f"give the root that contains it, call again{again} to download it, or download {files}"
-    )
+    hint = row.by_hand or f"give its root, call again{again} to download it, or download {files}"
     raise FileNotFoundError(f"{row.title} is not in {root} ({why}): {hint}")
 
 
@@ -267,7 +258,5 @@ def _lock(root: Path, key: str) -> FileLock:
     try:
         root.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise FileNotFoundError(
-            f"{root} cannot be created ({e}): set root to a writable folder"
-        ) from e
+        raise FileNotFoundError(f"{root} cannot be created ({e}): give another root") from e
     return FileLock(root / f".{key}.lock")

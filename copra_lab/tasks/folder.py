@@ -45,9 +45,7 @@ def listing(path: "str | Path", template: str | None = None, splits: bool = True
     """
     root = Path(path).expanduser()
     if not root.is_dir():
-        raise FileNotFoundError(
-            f"no folder {root}: give a folder with one folder of images a class"
-        )
+        raise FileNotFoundError(f"no folder {root}: give one with one folder of images a class")
     prompt = check_template(template)
     files, passed = _images(root)
     try:
@@ -61,18 +59,11 @@ def listing(path: "str | Path", template: str | None = None, splits: bool = True
     entries = [so.Entry(p.as_posix(), label, files[p], part) for p, label, part in arranged.files]
     split = _own_split(entries, root) if any(e.part for e in entries) else _deal(entries, root)
     about = _about(root, arranged, entries, len(entries) - len(split))
-    return Listing(
-        str(root),
-        root.name,
-        f"{about} The prompt is “{prompt}”. {JUDGE}",
-        classes,
-        prompt,
-        split,
-        lambda source: root / source,
-        passed + [(p.as_posix(), "not in a class folder") for p in arranged.stray],
-        lenient=True,
-        options=({"template": prompt} if template else {}) | ({} if splits else {"splits": False}),
-    )
+    about = f"{about} The prompt is “{prompt}”. {JUDGE}"
+    passed += [(p.as_posix(), "not in a class folder") for p in arranged.stray]
+    options = ({"template": prompt} if template else {}) | ({} if splits else {"splits": False})
+    texts, open_ = (str(root), root.name, about), root.joinpath
+    return Listing(*texts, classes, prompt, split, open_, passed, lenient=True, options=options)
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -119,7 +110,7 @@ def _folders(here: Path) -> list[str]:
 
 
 def _left_behind(name: str) -> bool:
-    return name.startswith(".") or name in LEFT_BEHIND
+    return name.startswith(".") or name.lower() in LEFT_BEHIND
 
 
 def _check_empty(
@@ -132,10 +123,8 @@ def _check_empty(
     if empty:
         inside = empty[0].relative_to(root).as_posix() + "/"
         reasons = (f" ({name}: {reason})" for name, reason in passed if name.startswith(inside))
-        raise ValueError(
-            f"{empty[0]} has no readable image{next(reasons, '')}: add some (PNG, JPEG, WebP, "
-            "TIFF, …), or move the folder away"
-        )
+        why = next(reasons, "")
+        raise ValueError(f"{empty[0]} has no readable image{why}: add some, or move it away")
 
 
 def _classes(root: Path, arranged: Arranged) -> dict[str, str]:
@@ -143,27 +132,21 @@ def _classes(root: Path, arranged: Arranged) -> dict[str, str]:
     labels = sorted({label for _, label, _ in arranged.files})
     if len(labels) < 2:
         raise ValueError(
-            f"{root} has {len(labels)} folders of images: a task needs at least two classes, with "
-            "one folder of images each"
+            f"{root} has {len(labels)} folders of images: a task needs two or more, one for a class"
         )
     classes = {name: name.replace("_", " ") for name in labels}
     names = list(classes.values())
     if same := next((n for n in names if names.count(n) > 1), None):
-        raise ValueError(
-            f"{root} has two classes named {same!r}, which no prompt can tell apart: rename one"
-        )
+        raise ValueError(f"{root} has two classes named {same!r} in prompts: rename one")
     return classes
 
 
 def _deal(entries: Sequence[so.Entry], root: Path) -> list[so.Entry]:
-    different: dict[str, set[str]] = {}
-    for e in entries:
-        different.setdefault(e.label, set()).add(e.group)
-    for label, groups in different.items():
+    for label, groups in so.groups_by_label(entries).items():
         if len(groups) < 3:
             raise ValueError(
-                f"{root / label} has {len(groups)} different images: it needs at least three, to "
-                "train, validate and test; add some, or move the folder away"
+                f"{root / label} has {len(groups)} different images: it needs three, to train, "
+                "validate and test; add some, or move the folder away"
             )
     return parted(entries)
 
@@ -175,17 +158,12 @@ def _own_split(entries: Sequence[so.Entry], root: Path) -> list[so.Entry]:
     before, after = ({e.label for e in es if e.part == "train"} for es in (entries, kept))
     if lost := before - after:
         raise ValueError(
-            f"{root}: every training image of {min(lost)!r} also tests or validates: remove it "
-            "there, or add others"
+            f"{root}: every training image of {min(lost)!r} also tests or validates: add others"
         )
     return parted(kept)
 
 
 def _about(root: Path, arranged: Arranged, entries: Sequence[so.Entry], dropped: int) -> str:
-    labels: dict[str, set[str]] = {}
-    for e in entries:
-        labels.setdefault(e.group, set()).add(e.label)
-    several = [group for group, its in labels.items() if len(its) > 1]
     about = [f"Your images in {root.name}, {len({e.label for e in entries})} classes."]
     about += [arranged.origin] if arranged.origin else []
     if not any(e.part for e in entries):
@@ -194,9 +172,9 @@ def _about(root: Path, arranged: Arranged, entries: Sequence[so.Entry], dropped:
         about.append("A fifth of its training images validates.")
     about += [f"{arranged.lacking}."] if arranged.lacking else []
     about += [f"{dropped:,} left out since the same file tests or validates."] if dropped else []
-    if several:
-        first: dict[str, str] = {}
-        example = next(e for e in entries if first.setdefault(e.group, e.label) != e.label)
-        files = f"{len(several):,} files are" if len(several) > 1 else "1 file is"
-        about.append(f"{files} in more than one class, such as {example.source}.")
+    first: dict[str, str] = {}
+    again = [e for e in entries if first.setdefault(e.group, e.label) != e.label]
+    if several := len({e.group for e in again}):
+        files = f"{several:,} files are" if several > 1 else "1 file is"
+        about.append(f"{files} in more than one class, such as {again[0].source}.")
     return " ".join(about)

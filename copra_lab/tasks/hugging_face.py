@@ -53,7 +53,7 @@ def listing(
     some = next(iter(splits.values()))
     if not hasattr(some, "__len__") or some.features is None:
         raise ValueError(
-            "a streamed data set has no rows to choose shots from: load it without streaming=True"
+            "a streamed data set has no rows by number: load it without streaming=True"
         )
     images = [c for c, f in some.features.items() if type(f).__name__ == "Image"]
     named = [c for c, f in some.features.items() if getattr(f, "names", None)]
@@ -68,17 +68,10 @@ def listing(
     classes, entries, origin = _entries(splits, label, getattr(some.features[label], "names", None))
     prompt = check_template(template)
     title = name or getattr(getattr(some, "info", None), "dataset_name", None) or "dataset"
-    return Listing(
-        title,
-        title,
-        f"{len(classes)} classes of a Hugging Face data set. {origin} The prompt is “{prompt}”. "
-        + JUDGE,
-        {c: c.replace("_", " ") for c in classes},
-        prompt,
-        parted(entries),
-        _opener(splits, image),
-        lenient=True,
-    )
+    kind = f"{len(classes)} classes of a Hugging Face data set."
+    about = f"{kind} {origin} The prompt is “{prompt}”. {JUDGE}"
+    names, open_ = {c: c.replace("_", " ") for c in classes}, _opener(splits, image)
+    return Listing(title, title, about, names, prompt, parted(entries), open_, lenient=True)
 
 
 def with_template(found: Listing, template: str) -> Listing:
@@ -95,10 +88,8 @@ def _splits(data: Any) -> dict[str, Any]:
         return {"train": next(iter(data.values()))}
     named = {name: part for name in data if (part := part_of(str(name)))}
     if twice := [name for name, part in named.items() if list(named.values()).count(part) > 1]:
-        raise ValueError(
-            f"the splits {', '.join(map(str, twice))} are named like the same part: leave one out, "
-            "or merge them"
-        )
+        both = ", ".join(map(str, twice))
+        raise ValueError(f"the splits {both} are named like the same part: leave one out")
     found = {part: data[name] for name, part in named.items()}
     if "train" not in found or len(found) < 2:
         raise ValueError(
@@ -127,10 +118,8 @@ def _entries(
     rows = [(part, i, y) for part, s in splits.items() for i, y in enumerate(list(s[label]))]
     rows = [(part, i, y) for part, i, y in rows if y is not None and y != -1]  # -1: hidden labels
     if not names and any(not isinstance(y, str) for _, _, y in rows):
-        raise ValueError(
-            f"column {label!r} has numbers without names: cast it, data.cast_column({label!r}, "
-            "ClassLabel(names=[…]))"
-        )
+        cast = f"data.cast_column({label!r}, ClassLabel(names=[…]))"
+        raise ValueError(f"column {label!r} has numbers without names: cast it, {cast}")
     classes = list(names or sorted({y for _, _, y in rows}))
     becomes = {part: part for part, _, _ in rows}
     origin = "The data set's own split."
@@ -152,11 +141,8 @@ def _opener(splits: Mapping[str, Any], image: str) -> Callable[[str], Readable]:
     def open_(source: str) -> Readable:
         part, _, row = source.partition(":")
         value = raw[part][int(row)][image]
-        if (
-            isinstance(value, Mapping)
-            and not value.get("bytes")
-            and "://" in str(value.get("path"))
-        ):  # inside an archive, for example, where only the library finds it
+        remote = isinstance(value, Mapping) and "://" in str(value.get("path"))
+        if remote and not value.get("bytes"):  # in an archive, where only the library finds it
             value = splits[part][int(row)][image]
         return _picture(value, image)
 
@@ -182,8 +168,8 @@ def _picture(value: Any, column: str) -> Readable:
     if value is None:
         value = io.BytesIO()  # a row without an image is skipped like an unreadable one
     if not (isinstance(value, str | io.BytesIO) or hasattr(value, "convert")):
+        kind = f"{type(value).__name__}, not images"
         raise ValueError(
-            f"column {column!r} gives {type(value).__name__}, not images: reset its format with "
-            "data.with_format(None), or name another column"
+            f"column {column!r} gives {kind}: reset its format with data.with_format(None)"
         )
     return value

@@ -17,7 +17,7 @@ TEST_SHARE, VAL_SHARE = 0.3, 0.2
 Training images without validation images give up `VAL_SHARE` as well.
 """
 
-LEFT_BEHIND = ("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini")
+LEFT_BEHIND = ("__macosx", "@eadir", "thumbs.db", "desktop.ini")
 """What operating systems leave in folders. Ignored, like every name that begins with a dot."""
 
 JUDGE = "Whether pretraining knew such things is for you to judge."
@@ -64,16 +64,13 @@ def parted(entries: Sequence[so.Entry]) -> list[so.Entry]:
     if not any(e.part for e in entries):
         entries = so.dealt(entries, TEST_SHARE, VAL_SHARE)
     if not any(e.part == "val" for e in entries):
-        train: dict[str, set[str]] = {}
-        for e in entries:
-            if e.part == "train":
-                train.setdefault(e.label, set()).add(e.group)
-        val: set[tuple[str, str]] = set()
+        val: dict[str, list[str]] = {}
+        train = so.groups_by_label(e for e in entries if e.part == "train")
         for label, groups in train.items():
             fifth = round(VAL_SHARE * len(groups)) or int(len(groups) > 1)
-            val.update((label, group) for group in sorted(groups, key=so.rank)[:fifth])
+            val[label] = sorted(groups, key=so.rank)[:fifth]
         entries = [
-            replace(e, part="val") if e.part == "train" and (e.label, e.group) in val else e
+            replace(e, part="val") if e.part == "train" and e.group in val[e.label] else e
             for e in entries
         ]
     part = part_of_groups(entries)

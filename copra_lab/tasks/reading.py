@@ -38,26 +38,16 @@ def task_of(
             a class.
     """
     reading = Reading(found, side, clip.fit if clip and clip.side == side else None)
-    train = reading.split("train", "train", lambda own: so.first(own, shots, f"{seed}/"))
-    val = reading.split("val", "validate", lambda own: so.first(own, shots))
-    test = reading.split("test", "test", lambda own: so.tested(own, test_images))
-    n, notes = reading.readable("test"), reading.notes()
-    few = [f"Tested on {len(test):,} of {n:,} images."] if len(test) < n else []
-    return Task(
-        found.name,
-        found.title,
-        " ".join([found.about, *few, *notes]),
-        tuple(found.classes.values()),
-        found.template,
-        train,
-        val,
-        test,
-        shots,
-        seed,
-        flip=True,
-        notes=notes,
-        options=found.options,
+    parts = (
+        reading.split("train", "train", lambda own: so.first(own, shots, f"{seed}/")),
+        reading.split("val", "validate", lambda own: so.first(own, shots)),
+        reading.split("test", "test", lambda own: so.tested(own, test_images)),
     )
+    asked, readable, notes = len(parts[2]), reading.readable("test"), reading.notes()
+    few = [f"Tested on {asked:,} of {readable:,} images."] if asked < readable else []
+    about, classes = " ".join([found.about, *few, *notes]), tuple(found.classes.values())
+    texts = (found.name, found.title, about, classes, found.template)
+    return Task(*texts, *parts, shots, seed, flip=True, notes=notes, options=found.options)
 
 
 @dataclass
@@ -95,9 +85,9 @@ class Reading:
         """
         own = [e for e in self.found.entries if e.part == part]
         if not own:
+            title = self.found.title
             raise ValueError(
-                f"{self.found.title} has no images to {verb} on: give a data set with at least "
-                "three per class"
+                f"{title} has no images to {verb} on: give three or more of each class"
             )
         read: dict[str, torch.Tensor] = {}
         while True:
@@ -106,12 +96,13 @@ class Reading:
                 break
             images, failed = self._read(wanted, part)
             if len(images) == len(chosen) and not failed:
-                return self._split(chosen, images)
+                return split_of(chosen, images, list(self.found.classes))
             pairs = zip(wanted, images, strict=True)
             read |= {source: image for source, image in pairs if source not in failed}
         if {e.label for e in own} - {e.label for e in chosen}:
             raise all_of([self.failed[e.source] for e in own if e.source in self.failed])
-        return self._split(chosen, torch.stack([read[e.source] for e in chosen]))
+        images = torch.stack([read[e.source] for e in chosen])
+        return split_of(chosen, images, list(self.found.classes))
 
     def _read(self, sources: list[str], part: str) -> tuple[torch.Tensor, dict[str, PictureError]]:
         found = self.found
@@ -123,11 +114,6 @@ class Reading:
         self.odd.update(got.odd)
         return got.images, failed
 
-    def _split(self, entries: list[so.Entry], images: torch.Tensor) -> Split:
-        number = {label: i for i, label in enumerate(self.found.classes)}
-        labels = torch.tensor([number[e.label] for e in entries], dtype=torch.int64)
-        return Split(images, labels, tuple(e.source for e in entries))
-
     def readable(self, part: str) -> int:
         """The number of images of a part that are not known to be unreadable."""
         return sum(e.part == part and e.source not in self.failed for e in self.found.entries)
@@ -138,28 +124,33 @@ class Reading:
         return unusual(self.odd) + passed_over([*self.found.passed, *failed])
 
 
+def split_of(entries: Sequence[so.Entry], images: torch.Tensor, classes: Sequence[str]) -> Split:
+    """The split of these entries, labelled with the numbers of their classes."""
+    number = {label: i for i, label in enumerate(classes)}
+    labels = torch.tensor([number[e.label] for e in entries], dtype=torch.int64)
+    return Split(images, labels, tuple(e.source for e in entries))
+
+
+_UNUSUAL = {
+    "deep": "{} of more than 8 bits, of which the high ones were taken.",
+    "dim": "{:,} of these nearly black, using less than a sixteenth of their range: stretch them "
+    "first if that is not meant.",
+    "frames": "{} with several frames or pages, of which the first was taken.",
+}
+
+
 def unusual(odd: Mapping[str, int]) -> tuple[str, ...]:
     """Sentences about what was unusual, counted as in `photos.Read`."""
+    counts = {word: n if word == "dim" else _images(n) for word, n in odd.items() if n}
+    return tuple(said.format(counts[word]) for word, said in _UNUSUAL.items() if word in counts)
 
-    def images(n: int) -> str:
-        return "1 image" if n == 1 else f"{n:,} images"
 
-    said = {
-        "deep": f"{images(odd.get('deep', 0))} of more than 8 bits, of which the high ones were "
-        "taken.",
-        "dim": f"{odd.get('dim', 0):,} of these nearly black, using less than a sixteenth of "
-        "their range: stretch them first if that is not meant.",
-        "frames": f"{images(odd.get('frames', 0))} with several frames or pages, of which the "
-        "first was taken.",
-    }
-    return tuple(sentence for word, sentence in said.items() if odd.get(word))
+def _images(n: int) -> str:
+    return "1 image" if n == 1 else f"{n:,} images"
 
 
 def passed_over(files: Sequence[tuple[str, str]]) -> tuple[str, ...]:
     """A sentence about the files (name, reason) that were skipped, if there are any."""
-    if not files:
-        return ()
-    name, reason = files[0]
-    if len(files) == 1:
-        return (f"Passed over: {name} ({reason}).",)
-    return (f"Passed over: {len(files):,} files, the first {name} ({reason}).",)
+    first = [f"{name} ({reason})." for name, reason in files[:1]]
+    many = f"{len(files):,} files, the first " if len(files) > 1 else ""
+    return tuple(f"Passed over: {many}{file}" for file in first)

@@ -9,14 +9,11 @@ Which images train, validate and test is fixed: a seed only chooses the shots fr
 part, so every seed and every number of shots is tested on the same images.
 """
 
-import difflib
 import os
 from collections.abc import Sequence
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-import torch
 
 from copra_lab.tasks import benchmarks, folder, hugging_face
 from copra_lab.tasks.data import Split, Task
@@ -25,7 +22,8 @@ from copra_lab.tasks.emoji import selection as so
 from copra_lab.tasks.emoji.catalogue import TASKS, Drawn, drawn
 from copra_lab.tasks.listing import Listing
 from copra_lab.tasks.photos import IMAGE_FILES, photo
-from copra_lab.tasks.reading import task_of
+from copra_lab.tasks.reading import split_of, task_of
+from copra_lab.utils.errors import did_you_mean
 
 if TYPE_CHECKING:
     from copra_lab.models.clip import Clip
@@ -89,30 +87,35 @@ def load_task(
     """
     side = side if side is not None else clip.side if clip else 64
     _check(shots, side, test_images)
-    if hugging_face.is_dataset(name):
-        name = hugging_face.listing(name)
-    if isinstance(name, Listing):
-        found = name if template is None else hugging_face.with_template(name, template)
-        return task_of(found, clip, shots, seed, side, test_images)
-    if not isinstance(name, str | Path):
-        raise ValueError(
-            f"{type(name).__name__} is not a task: give a name, the path of a folder, or a "
-            "Hugging Face data set"
-        )
-    key = benchmarks.find(name)
-    if (template is not None or not splits) and (name in TASKS or key):
-        raise ValueError(
-            f"{name} has its own prompt and split: template and splits are for your own images"
-        )
-    if name in TASKS:
+    named, own = isinstance(name, str | Path), template is not None or not splits
+    if named and own and (name in TASKS or benchmarks.find(name)):
+        raise ValueError(f"{name} has its own prompt and split: only your own images take another")
+    if named and name in TASKS:
         return _bundled(str(name), int(shots), int(seed), int(side))
-    if key:
-        found = benchmarks.listing(key, root, download)
-    elif os.path.isdir(os.path.expanduser(name)):  # Path.is_dir fails for names that are too long
-        found = folder.listing(name, template, splits)
-    else:
-        raise ValueError(_unknown(str(name)))
+    found = _listing(name, root, download, template, splits)
     return task_of(found, clip, shots, seed, side, test_images)
+
+
+def _listing(
+    name: Any, root: "str | Path | None", download: bool, template: str | None, splits: bool
+) -> Listing:
+    """See `load_task`."""
+    if hugging_face.is_dataset(name):
+        return hugging_face.listing(name, template=template)
+    if isinstance(name, Listing):
+        return name if template is None else hugging_face.with_template(name, template)
+    if not isinstance(name, str | Path):
+        kind = type(name).__name__
+        raise ValueError(f"{kind} is not a task: give a name, a folder, or a Hugging Face data set")
+    if key := benchmarks.find(name):
+        return benchmarks.listing(key, root, download)
+    if os.path.isdir(os.path.expanduser(name)):  # Path.is_dir fails for names that are too long
+        return folder.listing(name, template, splits)
+    known = [*TASKS, *benchmarks.SETS]
+    raise ValueError(
+        f"unknown task {str(name)!r}: {did_you_mean(str(name), known, 0.5)}give the path of a "
+        f"folder (there is none of this name) or one of {', '.join(known)}"
+    )
 
 
 def image_folder(
@@ -158,21 +161,10 @@ def image_folder(
 
 def _check(shots: int, side: int, test_images: int | None) -> None:
     if shots < 1 or side < 16:
-        raise ValueError(
-            f"shots must be at least 1 and side at least 16 pixels; got shots={shots}, side={side}"
-        )
+        got = f"shots={shots}, side={side}"
+        raise ValueError(f"shots must be at least 1 and side at least 16 pixels; got {got}")
     if test_images is not None and test_images < 1:
         raise ValueError(f"test_images must be at least 1, or None for all; got {test_images}")
-
-
-def _unknown(name: str) -> str:
-    known = [*TASKS, *benchmarks.SETS]
-    close = difflib.get_close_matches(name, known, 1, 0.5)
-    hint = f"did you mean {close[0]!r}? " if close else ""
-    return (
-        f"unknown task {name!r}: {hint}give the path of a folder (there is none of this name) or "
-        f"one of {', '.join(known)}"
-    )
 
 
 @lru_cache(64)  # each holds its training images, and a sweep may use many seeds
@@ -191,8 +183,7 @@ def _test(name: str, side: int) -> Split:
 
 
 def _split(d: Drawn, part: str, entries: Sequence[so.Entry]) -> Split:
-    row = {e: i for i, e in enumerate(d.entries[part])}
-    labels, images = torch.tensor([d.classes.index(e.label) for e in entries]), d.images[part]
+    row, images = {e: i for i, e in enumerate(d.entries[part])}, d.images[part]
     if len(entries) < len(row):
         images = images[[row[e] for e in entries]]
-    return Split(images, labels, tuple(e.source for e in entries))
+    return split_of(entries, images, d.classes)

@@ -17,7 +17,7 @@ from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
 from copra_lab.training.settings import SCHEDULES, CompleteSettings
-from copra_lab.utils.devices import Place
+from copra_lab.utils.devices import Process
 from copra_lab.utils.files import write_atomically
 
 
@@ -30,7 +30,7 @@ class Training(ABC):
         clip: The model that is adapted.
         task: What it is trained on.
         settings: The settings, complete.
-        place: The device, and which of several processes this is.
+        process: The device, and which of several processes this is.
         parameters: What the optimiser moves.
         optimiser: The optimiser, at its full learning rate.
     """
@@ -40,11 +40,11 @@ class Training(ABC):
         clip: Clip,
         task: Task,
         settings: CompleteSettings,
-        place: Place,
+        process: Process,
         parameters: Sequence[Tensor],
         optimiser: torch.optim.Optimizer,
     ) -> None:
-        self.clip, self.task, self.settings, self.place = clip, task, settings, place
+        self.clip, self.task, self.settings, self.process = clip, task, settings, process
         self.parameters, self.optimiser = parameters, optimiser
 
     @abstractmethod
@@ -105,12 +105,12 @@ class Training(ABC):
         Returns:
             The loss of the whole batch.
         """
-        loss = self.place.weighted(loss, images, self.settings.batch)
+        loss = self.process.weighted(loss, images, self.settings.batch)
         # None, not zeros: AdamW leaves alone what was off
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         mean = loss.detach()
-        self.place.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
+        self.process.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
         self.optimiser.step()
         return mean.item()
 

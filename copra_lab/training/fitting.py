@@ -28,7 +28,7 @@ from copra_lab.training.dropping import PLAIN, Dropping
 from copra_lab.training.lora import LoRATraining
 from copra_lab.training.prompt import PromptTraining
 from copra_lab.training.settings import CompleteSettings, TrainingSettings
-from copra_lab.utils.devices import Place, find_place
+from copra_lab.utils.devices import Process, this_process
 
 __all__ = ["Execution", "Step", "fit", "fit_steps"]
 
@@ -137,7 +137,7 @@ def fit(
     """
     steps = fit_steps(clip, task, method, dropping, settings, **options)
     name = f"{name_of(method, options.get('penalty'), dropping)} {task.name}"
-    quiet = not (progress and find_place(options.get("device", "cpu")).first)
+    quiet = not (progress and this_process(options.get("device", "cpu")).first)
     with closing(steps), tqdm(desc=name, disable=quiet, leave=False) as bar:
         while True:
             try:
@@ -196,16 +196,16 @@ def fit_steps(
         TypeError: For an unknown option.
     """
     complete, execution = _split(method, dropping, settings, options)
-    place = find_place(execution.device)
-    clip = clip.on(place.device)
-    _check(task, complete, execution, place)
+    process = this_process(execution.device)
+    clip = clip.on(process.device)
+    _check(task, complete, execution, process)
     training: Training
     if isinstance(method, LoRA):
         _check_lora(penalty, adapter)
-        training = LoRATraining(clip, task, method, dropping, complete, place)
+        training = LoRATraining(clip, task, method, dropping, complete, process)
     else:
         _check_prompt(dropping, complete)
-        training = PromptTraining(clip, task, method, penalty, adapter, complete, place)
+        training = PromptTraining(clip, task, method, penalty, adapter, complete, process)
     recipe = _recipe(clip, task, complete) | training.recipe()
     if start_from:
         training.start_from(start_from)
@@ -218,7 +218,7 @@ def _steps(
 ) -> Generator[Step, None, Adapter | SoftPrompt]:
     task, steps = training.task, training.settings.steps
     path = Path(execution.checkpoint) if execution.checkpoint else None
-    writes = path is not None and training.place.first
+    writes = path is not None and training.process.first
     identity = _identity(training.clip, task, recipe)
     every = execution.validate_every
     for done in range(1 + (training.resume(path, identity) if path else 0), steps + 1):
@@ -262,15 +262,15 @@ def _split(
     return complete, Execution(**{k: v for k, v in options.items() if k in of_execution})
 
 
-def _check(task: Task, settings: CompleteSettings, execution: Execution, place: Place) -> None:
+def _check(task: Task, settings: CompleteSettings, execution: Execution, process: Process) -> None:
     if not len(task.train):
         raise ValueError(f"{task.name} has no training images; choose a task that has some")
     if execution.validate_every and not len(task.val):
         raise ValueError(f"{task.name} has no validation images; leave out validate_every")
-    if settings.batch < place.world:
+    if settings.batch < process.world_size:
         raise ValueError(
-            f"a batch of {settings.batch} images cannot be shared by {place.world} processes; "
-            "make it larger"
+            f"a batch of {settings.batch} images cannot be shared by {process.world_size} "
+            "processes; make it larger"
         )
 
 

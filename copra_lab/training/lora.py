@@ -21,7 +21,7 @@ from copra_lab.tasks.task import Task
 from copra_lab.training.base import Training, as_json
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
 from copra_lab.training.settings import CompleteSettings
-from copra_lab.utils.devices import Place
+from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
 _TURN = threading.Lock()
@@ -38,7 +38,7 @@ class LoRATraining(Training):
         lora: The settings of the adapter.
         dropping: What is dropped in each step.
         settings: The settings of the training.
-        place: The device, and which of several processes this is.
+        process: The device, and which of several processes this is.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class LoRATraining(Training):
         lora: LoRA,
         dropping: Dropping,
         settings: CompleteSettings,
-        place: Place,
+        process: Process,
     ) -> None:
         self.lora, self.dropping = lora, dropping
         # New modules around the same weights, which nothing here writes to.
@@ -64,9 +64,9 @@ class LoRATraining(Training):
             betas=(0.9, 0.999),
             fused=True,
         )
-        super().__init__(clip, task, settings, place, parameters, optimiser)
+        super().__init__(clip, task, settings, process, parameters, optimiser)
         self.text_moves = "text" in lora.towers
-        self.tokens = clip.tokenizer(list(task.prompts)).to(place.device)
+        self.tokens = clip.tokenizer(list(task.prompts)).to(process.device)
         self.text = clip.text_features(task.prompts).clone()
         dtype = getattr(torch, settings.precision)
         self.tower = None if self.text_moves else plain_tower(clip.model.visual, dtype)
@@ -136,9 +136,9 @@ class LoRATraining(Training):
         """Features of this process's share of augmented training images."""
         if not self.settings.views:
             pixels = self.clip.pixels(self.task.train.images[rows])
-            return self.features(self.place.share(self.task.augment(pixels, g)))
+            return self.features(self.process.share(self.task.augment(pixels, g)))
         view = torch.randint(self.settings.views, (len(rows),), generator=g)
-        mine = slice(self.place.rank, None, self.place.world)
+        mine = slice(self.process.rank, None, self.process.world_size)
         view, rows = view[mine], rows[mine]
         if self.views is not None:
             return self.features(self.views[view, rows])
@@ -162,10 +162,10 @@ class LoRATraining(Training):
         units = zip(self.units.values(), self.drawn.on, strict=True)
         self.attached.activate([site for sites, on in units if on for site in sites])
         self.attached.drop_inputs(
-            InputDropout(self.drawn.dropout, g, self.place, self.settings.batch)
+            InputDropout(self.drawn.dropout, g, self.process, self.settings.batch)
         )
         with _TURN, parametrize.cached():
-            labels = self.place.share(self.task.train.labels[rows])
+            labels = self.process.share(self.task.train.labels[rows])
             logits = self.logits(self.batch_features(rows, g))
             return self.learn(F.cross_entropy(logits, labels), len(labels))
 

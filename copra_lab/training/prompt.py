@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits, deltas_in
-from copra_lab.engine.extraction import beside, embed, plain_tower
+from copra_lab.engine.extraction import append_context, embed, plain_tower
 from copra_lab.engine.text_encoder import Encoder, encode_texts
 from copra_lab.engine.transformer import CHUNK
 from copra_lab.methods.registry import name_of
@@ -18,7 +18,7 @@ from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt, check_prompt, n
 from copra_lab.tasks.task import Split, Task
 from copra_lab.training.base import Training, as_json
 from copra_lab.training.settings import CompleteSettings
-from copra_lab.utils.devices import Place
+from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
 
@@ -32,7 +32,7 @@ class PromptTraining(Training):
         penalty: What the norms of the vectors cost; None for nothing.
         adapter: An adapter that the CLIP has meanwhile; None for none.
         settings: The settings of the training.
-        place: The device.
+        process: The device.
     """
 
     def __init__(
@@ -43,16 +43,16 @@ class PromptTraining(Training):
         penalty: Nemesis | None,
         adapter: Adapter | None,
         settings: CompleteSettings,
-        place: Place,
+        process: Process,
     ) -> None:
         self.method, self.penalty, self.adapter = method, penalty, adapter
         check_fits(adapter or NONE, clip.sites, clip.hash)
         start = method.begin(clip, task.classes, generator(settings.seed, 0, "init"))
-        self.context = start.to(place.device).requires_grad_()
+        self.context = start.to(process.device).requires_grad_()
         optimiser = torch.optim.SGD(
             [self.context], lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
         )
-        super().__init__(clip, task, settings, place, [self.context], optimiser)
+        super().__init__(clip, task, settings, process, [self.context], optimiser)
         self.position = method.position if isinstance(method, CoOp) else "end"
         self.tower = "vision" if isinstance(method, VPT) else "text"
         self.inputs: _BesidePatches | _InPlaceOfWords
@@ -93,7 +93,7 @@ class PromptTraining(Training):
         """Learn from one batch."""
         g = generator(self.settings.seed, step, "batch")
         rows = self.rows(g)
-        labels = self.task.train.labels[rows].to(self.place.device)
+        labels = self.task.train.labels[rows].to(self.process.device)
         self.set_rate(step)
         images = self.inputs.batch(rows, g)
         logits = self.inputs.logits(self.context[None], images)[0]
@@ -222,5 +222,7 @@ class _ImageFeatures:
 
     def __call__(self, pixels: Tensor, context: Tensor | None = None) -> Tensor:
         """(n, 3, side, side) and vectors beside the patches (length, d) → (n, e)."""
-        tokens = (beside(embed(self.clip.model.visual, x), context) for x in pixels.split(CHUNK))
+        tokens = (
+            append_context(embed(self.clip.model.visual, x), context) for x in pixels.split(CHUNK)
+        )
         return torch.cat([self.tower.features(t) for t in tokens])

@@ -9,20 +9,22 @@ from functools import cache
 import torch
 from torch import Tensor
 
+from copra_lab.utils.errors import reason
+
 
 @dataclass(frozen=True)
-class Place:
-    """A device, and this process's place among those that train together.
+class Process:
+    """One of the processes that train together, and its device.
 
     Attributes:
         device: The device to compute on.
         rank: Number of this process, from 0.
-        world: How many processes train together.
+        world_size: How many processes train together.
     """
 
     device: torch.device
     rank: int = 0
-    world: int = 1
+    world_size: int = 1
 
     @property
     def first(self) -> bool:
@@ -31,7 +33,7 @@ class Place:
 
     def share(self, batch: Tensor) -> Tensor:
         """This process's part of a batch (n, …) that is the same in every process."""
-        return batch[self.rank :: self.world].to(self.device)
+        return batch[self.rank :: self.world_size].to(self.device)
 
     def weighted(self, loss: Tensor, own: int, whole: int) -> Tensor:
         """Scale this process's loss so that averaged gradients are those of the whole batch.
@@ -41,11 +43,11 @@ class Place:
             own: How many images this process has.
             whole: How many images the batch has.
         """
-        return loss if self.world == 1 else loss * (own * self.world / whole)
+        return loss if self.world_size == 1 else loss * (own * self.world_size / whole)
 
     def average(self, tensors: Iterable[Tensor]) -> None:
         """Replace each tensor, in place, by its mean over the processes."""
-        if self.world > 1:
+        if self.world_size > 1:
             from accelerate.utils import reduce
 
             for t in tensors:
@@ -66,15 +68,14 @@ def spread(device: str, key: str) -> str:
 
 def cores(most: int | None = None) -> int:
     """How many CPU cores this process may use, at most `most`."""
-    found = (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    some = hasattr(os, "sched_getaffinity")  # there is none but on Linux
+    found = len(os.sched_getaffinity(0)) if some else os.cpu_count() or 1
     return found if most is None else min(found, most)
 
 
 @cache
-def find_place(device: str = "cpu") -> Place:
-    """Find the device to train on.
+def this_process(device: str = "cpu") -> Process:
+    """This process, and the device that it trains on.
 
     Under ``accelerate launch``, each process gets the device that accelerate assigns to it, and
     all processes train together.
@@ -90,13 +91,10 @@ def find_place(device: str = "cpu") -> Place:
         from accelerate import PartialState
 
         state = PartialState(cpu=device == "cpu" or not gpu)
-        return Place(state.device, state.process_index, state.num_processes)
+        return Process(state.device, state.process_index, state.num_processes)
     try:
         found = torch.device(("cuda" if gpu else "cpu") if device == "auto" else device)
         torch.zeros(1, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as e:
-        reason = str(e).splitlines()[0]
-        raise ValueError(
-            f"there is no device {device!r} here ({reason}); choose cpu or auto"
-        ) from e
-    return Place(found)
+        raise ValueError(f"no device {device!r} here ({reason(e)}); choose cpu or auto") from e
+    return Process(found)

@@ -57,10 +57,7 @@ def install(archives: Sequence[Archive], root: Path) -> None:
         if not file.is_file():
             download(archive.url, file, archive.md5)
         elif archive.md5 and _md5(file) != archive.md5:  # put there by hand, or never unpacked
-            raise ValueError(
-                f"{file} is not the whole file of {archive.url}, or another version: "
-                "remove it and call again"
-            )
+            raise ValueError(f"{file} is not the file at {archive.url}: remove it and call again")
         if file != target:
             unpack(file, target)
 
@@ -81,9 +78,10 @@ def download(url: str, file: Path, md5: str = "") -> None:
         _fetch(url, part)
     except (OSError, HTTPException) as e:
         if not part.exists():
-            raise FileNotFoundError(
-                f"{url} cannot be downloaded: {e.reason if type(e) is URLError else e}"
-            ) from e
+            why = str(
+                e.reason if type(e) is URLError else e
+            )  # the error itself would keep the socket
+            raise FileNotFoundError(f"{url} cannot be downloaded: {why}") from e
         raise ConnectionError(
             f"{url} was cut off ({e}), and {part.stat().st_size / 1e6:,.0f} MB are there: "
             f"call again to resume, or put the file at {file} by hand"
@@ -91,8 +89,7 @@ def download(url: str, file: Path, md5: str = "") -> None:
     if md5 and _md5(part) != md5:
         part.unlink()
         raise ValueError(
-            f"{url} arrived damaged or has changed, and was removed: call again, or put the right "
-            f"file (MD5 {md5}) at {file}"
+            f"{url} arrived damaged, and was removed: call again, or put it (MD5 {md5}) at {file}"
         )
     os.replace(part, file)
 
@@ -111,13 +108,12 @@ def _fetch(url: str, part: Path) -> None:
         have = have if response.status == 206 else 0  # some servers ignore the range
         total = have + response.length if response.length is not None else None
         if total and shutil.disk_usage(part.parent).free < 2 * total - have:
+            need = f"{2 * total / 1e9:.1f} GB, packed and unpacked"
             raise ValueError(
-                f"{url} needs {2 * total / 1e9:.1f} GB in {part.parent}, packed and unpacked: "
-                "make room, or give another root"
+                f"{url} needs {need}, in {part.parent}: make room, or give another root"
             )
-        bar = tqdm(
-            desc=part.stem, total=total, initial=have, unit="B", unit_scale=True, leave=False
-        )
+        shown = {"desc": part.stem, "unit": "B", "unit_scale": True, "leave": False}
+        bar = tqdm(total=total, initial=have, **shown)
         with open(part, "ab" if have else "wb") as f, bar:
             while block := response.read(BLOCK):
                 f.write(block)
@@ -150,10 +146,8 @@ def unpack(file: Path, target: Path) -> None:
             raise ValueError(f"{file} holds no {name}: remove it and call again")
         os.replace(found, target)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as e:
-        raise ValueError(
-            f"{file} cannot be unpacked ({e}): make room if the disk is full, otherwise remove it "
-            "and call again"
-        ) from e
+        fix = "make room if the disk is full, otherwise remove it and call again"
+        raise ValueError(f"{file} cannot be unpacked ({e}): {fix}") from e
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 

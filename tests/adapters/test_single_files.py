@@ -158,7 +158,7 @@ NOT_CLIP_LORA = {
     "rank": (lambda f: change(f, r=5), "not what its metadata say"),
     "parameters": (lambda f: change(f, params=["q"]), "not what its metadata say"),
     "alpha": (lambda f: change(f, alpha=math.inf), "not what its metadata say"),
-    "position": (lambda f: change(f, position="middle"), "does not know"),
+    "position": (lambda f: change(f, position="middle"), "which is unknown"),
     "layers": (lambda f: change(f, position="top3"), "5 layers of LoRA"),
     "no metadata": (lambda f: f | {"metadata": {}}, "not the layout"),
     "another method": (
@@ -175,7 +175,7 @@ NOT_CLIP_LORA = {
     ),
     "NaN": (lambda f: (f["weights"]["layer_0"]["q_proj"]["w_lora_A"].fill_(math.nan), f)[1], "NaN"),
     "no layers": (lambda f: f | {"weights": {}}, "no LoRA weights"),
-    "a list": (lambda f: [1, 2], "holds list"),
+    "a list": (lambda f: [1, 2], "not laid out as CLIP-LoRA's"),
     "other tensors": (lambda f: {"weight": torch.ones(2)}, "'weight'"),
     "peft's": (lambda f: {"base_model.model.x.lora_A.weight": torch.ones(2)}, "safe_serialization"),
 }
@@ -374,7 +374,7 @@ REFUSED = {
     "one half": (dict(list(A_PAIR.items())[:1]), "only one of A and B"),
     "alpha 0": (
         A_PAIR | {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.alpha": torch.tensor(0.0)},
-        "one number that is not 0",
+        "0.0, not one number other than 0",
     ),
     "alphas": (
         A_PAIR | {"lora_te_text_model_encoder_layers_0_self_attn_q_proj.alpha": torch.ones(2)},
@@ -422,7 +422,7 @@ def test_a_configuration_in_the_header_that_is_more_than_lora_is_refused(tmp_pat
     pair = diffusion("diffusers", {(0, "v"): drawn(2, TEXT, torch.Generator())})
     for words, message in (
         ('{"text_encoder.lora_alpha": 1, "text_encoder.use_dora": true}', "DoRA"),
-        ('{"text_encoder.r": 2}', "no scale that can be used"),
+        ('{"text_encoder.r": 2}', "no scale to use"),
         ("[1]", "header .* is damaged"),
         ("[" * 100_000, "header .* is damaged"),
     ):

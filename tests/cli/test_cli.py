@@ -819,7 +819,7 @@ def plain(text: str) -> str:
     [
         (["fit", "digit", "-o", "x"], "unknown task 'digit': did you mean 'digits'?"),
         (["fit", "digits", "-o", "x", "--sites", "q,r"], "unknown site 'r'"),
-        (["fit", "digits", "-o", "x", "--device", "cuda:7"], "there is no device 'cuda:7'"),
+        (["fit", "digits", "-o", "x", "--device", "cuda:7"], "no device 'cuda:7' here"),
         (["path", "nowhere", "digits/lora-seed-0"], "no adapter at nowhere"),
         (["path", "digits/../digits/lora-seed-0", "digits/lora-seed-0"], "no adapter at"),
         (["prune", "digits/lora-seed-0", "--layers", "77"], "no layer 77"),
@@ -1078,8 +1078,8 @@ def test_a_figure_is_whole_or_not_there(home, monkeypatch, tmp_path):
 def test_several_processes_tell_once(home, monkeypatch, tmp_path):
     from copra_lab.utils import devices
 
-    second = devices.Place(torch.device("cpu"), 1, 1)
-    monkeypatch.setattr(devices, "find_place", lambda device="cpu": second)
+    second = devices.Process(torch.device("cpu"), 1, 1)
+    monkeypatch.setattr(devices, "this_process", lambda device="cpu": second)
     result = run(
         "fit", home.task, "--clip", home.clip, "-o", tmp_path / "x", "--steps", 2, "--json"
     )

@@ -10,7 +10,7 @@ from tiny import random_adapter, tiny_clip
 from copra_lab.engine.extraction import embed, plain_tower
 from copra_lab.methods import Attached, InputDropout, LoRA
 from copra_lab.models import KINDS, TOWERS, to_hugging_face
-from copra_lab.utils.devices import Place
+from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
 RATE = 0.4
@@ -148,8 +148,8 @@ def test_processes_that_share_a_batch_drop_what_one_would():
     x = torch.randn(5, 3, 64)
     alone = InputDropout(RATE, generator(0, 0, "dropout"), images=5)(x, site)
     for rank in (0, 1):
-        place = Place(torch.device("cpu"), rank, 2)
-        share = InputDropout(RATE, generator(0, 0, "dropout"), place, 5)(x[rank::2], site)
+        process = Process(torch.device("cpu"), rank, 2)
+        share = InputDropout(RATE, generator(0, 0, "dropout"), process, 5)(x[rank::2], site)
         assert torch.equal(share, alone[rank::2])
 
 

@@ -280,7 +280,7 @@ def test_a_copy_that_is_not_whole_says_so(built, tmp_path, key, damage):
         load_task(key, root=tmp_path, side=16, download=False)
     except (ValueError, FileNotFoundError) as e:
         assert re.search(
-            "is not a complete copy of .* copy or unpack it again|is missing, so this copy|no images to",
+            "is not a complete copy of .* unpack it again|is missing from this copy|no images to",
             str(e),
         )
         assert "\n" not in str(e)
@@ -295,7 +295,7 @@ def test_a_missing_image_is_named(built, tmp_path):
     next((tmp_path / "dtd/dtd/images/banded").iterdir()).unlink()
     with pytest.raises(
         FileNotFoundError,
-        match=r"banded_\d+\.jpg is missing, so this copy of the data set is incomplete",
+        match=r"banded_\d+\.jpg is missing from this copy of the data set",
     ):
         load_task("dtd", root=tmp_path, side=16, shots=ALL)
 

@@ -25,7 +25,7 @@ from copra_lab.training import (
     masks,
 )
 from copra_lab.training.lora import LoRATraining
-from copra_lab.utils.devices import Place
+from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
 QUICK = {"steps": 16, "lr": 1e-2, "batch": 16, "progress": False}
@@ -137,7 +137,7 @@ def test_settings_that_make_no_sense_are_named(bad):
 def run_of(dropping, lora=LoRA(rank=2), steps=16):  # noqa: B008
     settings = TrainingSettings(steps=steps, lr=1e-2, batch=16, schedule="cosine").resolve(lora)
     return LoRATraining(
-        tiny_clip(), tiny_task(), lora, dropping, settings, Place(torch.device("cpu"))
+        tiny_clip(), tiny_task(), lora, dropping, settings, Process(torch.device("cpu"))
     )
 
 

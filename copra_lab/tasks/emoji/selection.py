@@ -6,16 +6,21 @@ colours of one shape).
 """
 
 import hashlib
-from collections import Counter
-from collections.abc import Iterable
+import itertools
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
+from typing import TypeVar
 
 import torch
 
 from copra_lab.tasks.emoji.concepts import DIGIT_GLYPHS, Concept, concepts, held_out_names, mentions
 from copra_lab.tasks.emoji.drawings import drawings
+from copra_lab.tasks.splits import PARTS
 from copra_lab.utils.extras import needs
+
+T = TypeVar("T")
 
 TEST_SHARE, VAL_SHARE = 0.45, 0.15
 """Shares of each class; the rest trains."""
@@ -63,6 +68,8 @@ GROUPS = {
 }
 """Kinds in broader groups; captions of pretraining used few of the groups' names as kinds."""
 
+GROUP_OF = {kind: group for group, kinds in GROUPS.items() for kind in kinds.split(";")}
+
 THINGS = ("Animals & Nature", "Food & Drink", "Travel & Places", "Activities", "Objects")
 NAMED = ("Animals & Nature", "Food & Drink")
 STYLES = ("openmoji", "twemoji")
@@ -107,13 +114,28 @@ def shown(held_out: bool) -> tuple[Concept, ...]:
     return tuple(c for c in found if (near_copies(c) not in known if held_out else not c.held_out))
 
 
-def _filled(entries: Iterable[Entry]) -> list[Entry]:
-    """The entries of labels with at least five groups."""
-    by_label: dict[str, list[Entry]] = {}
+def groups_by_label(entries: Iterable[Entry]) -> dict[str, set[str]]:
+    """The groups of each label."""
+    found: defaultdict[str, set[str]] = defaultdict(set)
     for e in entries:
-        by_label.setdefault(e.label, []).append(e)
-    full = [es for es in by_label.values() if len({e.group for e in es}) >= 5]
-    return [e for es in full for e in es]
+        found[e.label].add(e.group)
+    return found
+
+
+def _at_most(most: int, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
+    """The first `most` items of each key."""
+    count: Counter[str] = Counter()
+    for item in items:
+        count[key(item)] += 1
+        if count[key(item)] <= most:
+            yield item
+
+
+def _filled(entries: list[Entry]) -> list[Entry]:
+    """The entries of labels with at least five groups, label by label."""
+    full = [label for label, groups in groups_by_label(entries).items() if len(groups) >= 5]
+    kept = [e for e in entries if e.label in full]
+    return sorted(kept, key=lambda e: full.index(e.label))
 
 
 def kinds(*categories: str, held_out: bool = False) -> list[Entry]:
@@ -123,26 +145,16 @@ def kinds(*categories: str, held_out: bool = False) -> list[Entry]:
 
 def _labelled(categories: tuple[str, ...], held_out: bool) -> list[Entry]:
     """Drawings labelled with their kind, at most three near copies of one thing."""
-    count: Counter[str] = Counter()
-    out = []
-    for c in shown(held_out):
-        count[near_copies(c)] += 1
-        asked = c.kind not in VAGUE_KINDS and (not categories or c.category in categories)
-        if asked and count[near_copies(c)] <= 3:
-            out += [Entry(f"{style}:{c.key}", c.kind, near_copies(c)) for style in STYLES]
-    return out
+    few = [c for c in _at_most(3, shown(held_out), near_copies) if c.kind not in VAGUE_KINDS]
+    asked = [c for c in few if not categories or c.category in categories]
+    return [Entry(f"{s}:{c.key}", c.kind, near_copies(c)) for c in asked for s in STYLES]
 
 
 def groups(held_out: bool = False) -> list[Entry]:
     """Drawings labelled with the group of their kind, of groups with at least five concepts."""
-    of = _group_of()
-    grouped = [e for e in _labelled((), held_out) if e.label in of]
-    found = _filled(replace(e, label=of[e.label]) for e in grouped)
+    grouped = [e for e in _labelled((), held_out) if e.label in GROUP_OF]
+    found = _filled([replace(e, label=GROUP_OF[e.label]) for e in grouped])
     return sorted(found, key=lambda e: list(GROUPS).index(e.label))
-
-
-def _group_of() -> dict[str, str]:
-    return {kind: group for group, kinds in GROUPS.items() for kind in kinds.split(";")}
 
 
 def style_shift() -> list[Entry]:
@@ -163,11 +175,9 @@ def novel_names() -> list[Entry]:
         short = len(words) <= 3 and not {"left", "right"} & set(words)
         if short and c.category in NAMED and near_copies(c) not in taken:
             taken.add(near_copies(c))
-            sources = {"train": f"openmoji:{c.key}", "val": icon.get(c.key, "")}
-            sources["test"] = f"twemoji:{c.key}"
-            out += [
-                Entry(source, c.name, c.key, part) for part, source in sources.items() if source
-            ]
+            sources = (f"openmoji:{c.key}", icon.get(c.key), f"twemoji:{c.key}")
+            parts = zip(sources, PARTS, strict=True)
+            out += [Entry(source, c.name, c.key, part) for source, part in parts if source]
     chosen = set(sorted({e.group for e in out}, key=rank)[:MOST_NAMES])
     return [e for e in out if e.group in chosen]
 
@@ -177,8 +187,7 @@ def same_drawings() -> list[Entry]:
     short = [c for c in shown(False) if c.category in THINGS and " " not in c.name]
     chosen = sorted(short, key=lambda c: rank(c.key))[:100]
     pairs = [(c, style) for c in short if c in chosen for style in STYLES]
-    parts = ("train", "val", "test")
-    return [Entry(f"{s}:{c.key}", c.name, c.key, part) for c, s in pairs for part in parts]
+    return [Entry(f"{s}:{c.key}", c.name, c.key, part) for c, s in pairs for part in PARTS]
 
 
 def _icons(held_out: bool) -> list[tuple[Concept, str]]:
@@ -198,20 +207,14 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
             clear = words[0] not in AMBIGUOUS_ICONS and not DIGIT_GLYPHS.search(name)
             if c and clear and mentions(name, held_out_names()) == held_out:
                 found.append((len(name.split()) - len(words), c, f"{style}:{key}"))
-    count: Counter[str] = Counter()
-    out = []
-    for _, c, source in sorted(found, key=lambda f: f[0]):
-        count[c.key] += 1
-        if count[c.key] <= 5:
-            out.append((c, source))
-    return out
+    ordered = [(c, source) for _, c, source in sorted(found, key=lambda f: f[0])]
+    return list(_at_most(5, ordered, lambda icon: icon[0].key))
 
 
 def icon_groups() -> list[Entry]:
     """Icons of known concepts labelled with the group of their kind, of groups of five concepts."""
-    of = _group_of()
-    icons = [(c, source) for c, source in _icons(False) if c.kind in of]
-    return _filled(Entry(source, of[c.kind], near_copies(c)) for c, source in icons)
+    icons = [(c, source) for c, source in _icons(False) if c.kind in GROUP_OF]
+    return _filled([Entry(source, GROUP_OF[c.kind], near_copies(c)) for c, source in icons])
 
 
 def unlabelled() -> list[Entry]:
@@ -248,11 +251,8 @@ def dealt(
         test_share: Share of each label's groups that test.
         val_share: Share of each label's groups that validate.
     """
-    groups: dict[str, set[str]] = {}
-    for e in entries:
-        groups.setdefault(e.label, set()).add(e.group)
     parts = {}
-    for label, names in groups.items():
+    for label, names in groups_by_label(entries).items():
         n = len(names)
         test = max(1, min(round(test_share * n), n - 2))
         val = test + (max(1, round(val_share * n)) if n > 2 else 0)
@@ -263,12 +263,9 @@ def dealt(
 
 def labelled_in_turn(entries: list[Entry], labels: tuple[str, ...]) -> list[Entry]:
     """Give the entries of each part the `labels` in turn, in an order fixed by their names."""
-    count: Counter[str] = Counter()
-    out = []
-    for e in sorted(entries, key=lambda e: rank(e.source)):
-        out.append(replace(e, label=labels[count[e.part] % len(labels)]))
-        count[e.part] += 1
-    return out
+    turns = {part: itertools.cycle(labels) for part in PARTS}
+    shuffled = sorted(entries, key=lambda e: rank(e.source))
+    return [replace(e, label=next(turns[e.part])) for e in shuffled]
 
 
 def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
@@ -277,10 +274,8 @@ def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
     `salt` decides which; fewer are always a subset of more.
     """
     entries = list(entries)
-    by_label: dict[str, list[Entry]] = {}
-    for e in sorted(entries, key=lambda e: rank(salt + e.source)):
-        by_label.setdefault(e.label, []).append(e)
-    kept = {e for es in by_label.values() for e in es[:most]}
+    shuffled = sorted(entries, key=lambda e: rank(salt + e.source))
+    kept = set(_at_most(most, shuffled, lambda e: e.label))
     return [e for e in entries if e in kept]
 
 
