@@ -59,7 +59,7 @@ def doctor(clip: arguments.ClipName = None) -> Report:
     }
     for name, look in looks.items():
         checks += _safely(name, look)
-    document = {"verb": "doctor", "checks": [asdict(c) for c in checks]}
+    document = {"checks": [asdict(c) for c in checks]}
     lines = [
         f"{c.name:<16} {c.state:<6} {c.found}" + (f"\n{'':<24}→ {c.fix}" if c.fix else "")
         for c in checks
