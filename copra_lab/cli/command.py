@@ -63,7 +63,8 @@ def _read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise typer.BadParameter(f"{file} is not a readable TOML file ({e})") from e
     verb = str(ctx.info_name)
-    if unknown := [k for k, v in table.items() if isinstance(v, dict) and k not in EXAMPLES]:
+    tables = {k: v for k, v in table.items() if isinstance(v, dict)}
+    if unknown := [k for k in tables if k not in EXAMPLES]:
         raise typer.BadParameter(
             f"{file} has a table [{unknown[0]}], which is no verb; choose from "
             f"{', '.join(EXAMPLES)}"
@@ -74,9 +75,9 @@ def _read_config(ctx: typer.Context, file: Path | None) -> Path | None:
         for o in (p.name or "", *p.opts)
         if o.startswith("--") or not o.startswith("-")
     }
-    at_top = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    at_top = {k: v for k, v in table.items() if k not in tables}
     values: dict[str, Any] = {}
-    for key, value in (at_top | table.get(verb, {})).items():
+    for key, value in (at_top | tables.get(verb, {})).items():
         option = options.get(key) or options.get(key.replace("_", "-"))
         if option is None or key in ("config", "help"):
             close = difflib.get_close_matches(key, options, 1)
