@@ -118,7 +118,7 @@ def truth(fresh):
 
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()
-    a, b = (lab.adapter(task.name, key) for key in lab.pair(task.name, None, None))
+    a, b = (lab.adapter(task.name, key) for key in lab.first(task.name, 2))
     return lambda weight: independent(clip, task, (a, 1 - weight), (b, weight))
 
 

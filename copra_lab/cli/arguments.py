@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, BadParameter, Option
 
 if TYPE_CHECKING:
     from copra_lab.adapters.adapter import Adapter
@@ -24,70 +24,95 @@ FIGURES = (".png", ".svg", ".pdf")
 
 
 def _figure_file(file: Path | None) -> Path | None:
-    if file is not None and file.suffix.lower() not in FIGURES:
-        raise typer.BadParameter(
+    """Refuse a figure that could not be saved: before the work, not after it."""
+    if file is None:
+        return None
+    if file.suffix.lower() not in FIGURES:
+        raise BadParameter(
             f"a figure is a file that ends in {', '.join(FIGURES)}, got {file.name!r}"
         )
-    if file is not None:  # said before the work, not after it
-        from copra_lab.utils.extras import MissingExtra, needs
+    from copra_lab.utils.extras import MissingExtra, needs
 
-        try:
-            with needs("plots"):
-                import matplotlib  # noqa: F401
-        except MissingExtra as e:
-            raise typer.BadParameter(str(e)) from None
+    try:
+        with needs("plots"):
+            import matplotlib  # noqa: F401
+    except MissingExtra as e:
+        raise BadParameter(str(e)) from None
     return file
 
 
 AdapterName = Annotated[
     str,
-    typer.Argument(
+    Argument(
         help="An adapter: its folder or file, hf-hub:owner/name, or one that ships, such as "
         "digits/lora-seed-0."
     ),
 ]
 ClipName = Annotated[
     str | None,
-    typer.Option(
-        "--clip",
-        help="The CLIP: a folder or name that load_clip takes.",
-        show_default="the bundled one",
-    ),
+    Option(help="The CLIP: a folder or name that load_clip takes.", show_default="the bundled one"),
 ]
-TaskName = Annotated[
-    str | None,
-    typer.Option(
-        "--task",
-        help="A task or a folder of images.",
-        show_default="what the adapter was trained on",
-    ),
-]
-Template = Annotated[
-    str | None,
-    typer.Option(
-        help="Of a folder of images: the prompt, with {} for a class's name.",
-        show_default="a photo of a {}",
-    ),
-]
-Splits = Annotated[
-    bool,
-    typer.Option(
-        "--splits/--no-splits",
-        help="Of a folder of images: folders called train, val and test are a split; or they are "
-        "classes.",
-    ),
-]
-Shots = Annotated[int, typer.Option(min=1, help="Training and validation images a class, at most.")]
-TaskSeed = Annotated[int, typer.Option(help="Chooses the training images.")]
-Split = Annotated[Literal["test", "val", "train"], typer.Option(help="The images to measure on.")]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"], typer.Option(help="Arithmetic of the bench.")
+    Literal["auto", "float32", "bfloat16"], Option(help="Arithmetic of the bench.")
 ]
 Figure = Annotated[
-    Path | None, typer.Option(help="Save a figure: .png, .svg or .pdf.", callback=_figure_file)
+    Path | None, Option(help="Save a figure: .png, .svg or .pdf.", callback=_figure_file)
 ]
-Out = Annotated[Path, typer.Option("--out", "-o", help="The folder to write.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what is in the folder.")]
+Out = Annotated[Path, Option("--out", "-o", help="The folder to write.")]
+Overwrite = Annotated[bool, Option("--overwrite", help="Replace what is in the folder.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageFolder:
+    """How a folder of images is read.
+
+    Args:
+        template: Of a folder of images: the prompt, with {} for a class's name.
+        splits: Of a folder of images: folders called train, val and test are a split; or they are
+            classes.
+    """
+
+    template: Annotated[str | None, Option(show_default="a photo of a {}")] = None
+    splits: bool = True
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What was said, as `load_task` takes it."""
+        said = {"template": self.template, "splits": None if self.splits else False}
+        return {k: v for k, v in said.items() if v is not None}
+
+
+@dataclass(frozen=True)
+class MeasurementOnTest(ImageFolder):
+    """What to measure adapters on: test images.
+
+    Args:
+        task: A task or a folder of images.
+        precision: Arithmetic of the bench.
+    """
+
+    task: Annotated[str | None, Option(show_default="what the adapter was trained on")] = None
+    precision: Precision = "auto"
+    split = "test"
+
+    def bench(self, clip: "Clip", adapters: Sequence["Adapter"]) -> "Bench":
+        """A bench on the task, or on what the adapters were trained on."""
+        return load_bench(clip, adapters, self.task, self.split, self.precision, self.options)
+
+
+@dataclass(frozen=True)
+class Measurement(MeasurementOnTest):
+    """What to measure adapters on.
+
+    Args:
+        split: The images to measure on.
+    """
+
+    split: Literal["test", "val", "train"] = "test"
+
+    def document(self, bench: "Bench") -> dict[str, Any]:
+        """What JSON says of it."""
+        return {"task": bench.task.name, "split": self.split, "n": len(bench)}
 
 
 def load_adapter(name: str, clip: "Clip") -> "Adapter":
@@ -102,16 +127,13 @@ def load_adapter(name: str, clip: "Clip") -> "Adapter":
     from copra_lab.models.hub_download import PREFIX
     from copra_lab.zoo import FOLDER
 
-    if name.startswith(PREFIX) or os.path.exists(
-        name
-    ):  # unlike Path.exists, False for names too long
+    # unlike Path.exists, this is False for names too long
+    if name.startswith(PREFIX) or os.path.exists(name):
         return read(name, clip)
-    if (
-        (FOLDER / name).is_dir()
-        and (FOLDER / name).resolve().is_relative_to(FOLDER.resolve())
-        and name.count("/") == 1
-    ):
-        return read(FOLDER / name, clip)
+    folder = FOLDER / name
+    inside = name.count("/") == 1 and folder.resolve().is_relative_to(FOLDER.resolve())
+    if inside and folder.is_dir():
+        return read(folder, clip)
     raise AdapterError(
         f"no adapter at {name}: there is no such file or folder; give one, hf-hub:owner/name, or "
         "one that ships, such as digits/lora-seed-0"
@@ -138,13 +160,6 @@ def load_adapters(names: Sequence[str], clip: "Clip") -> "list[Adapter]":
     return adapters
 
 
-def images(template: str | None, splits: bool) -> dict[str, Any]:
-    """What was said about a folder of images, as `load_task` takes it."""
-    return ({"template": template} if template is not None else {}) | (
-        {} if splits else {"splits": False}
-    )
-
-
 def load_bench(
     clip: "Clip",
     adapters: Sequence["Adapter"],
@@ -165,45 +180,6 @@ def load_bench(
     if set(trained) - {bench.task.name}:
         note(f"measured on {bench.task.name}, and trained on {', '.join(trained)}")
     return bench
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """What to measure adapters on, as the options say."""
-
-    task: str | None
-    images: dict[str, Any]
-    split: str
-    precision: str
-
-    def bench(self, clip: "Clip", adapters: Sequence["Adapter"]) -> "Bench":
-        """A bench on the task, or on what the adapters were trained on."""
-        return load_bench(clip, adapters, self.task, self.split, self.precision, self.images)
-
-    def document(self, bench: "Bench") -> dict[str, Any]:
-        """What JSON says of it."""
-        return {"task": bench.task.name, "split": self.split, "n": len(bench)}
-
-
-def measurement(
-    task: TaskName = None,
-    template: Template = None,
-    splits: Splits = True,
-    split: Split = "test",
-    precision: Precision = "auto",
-) -> Measurement:
-    """The options of a verb that measures adapters."""
-    return Measurement(task, images(template, splits), split, precision)
-
-
-def measurement_on_test(
-    task: TaskName = None,
-    template: Template = None,
-    splits: Splits = True,
-    precision: Precision = "auto",
-) -> Measurement:
-    """The options of a verb that measures adapters on test images alone."""
-    return Measurement(task, images(template, splits), "test", precision)
 
 
 def measured_on(bench: "Bench", split: str = "test") -> str:
@@ -233,27 +209,23 @@ def load_task(
     from copra_lab.tasks import task as tasks
 
     trained = [a.provenance for a in adapters if "task" in a.provenance]
-    if name is None and not trained:
-        raise typer.BadParameter(
-            "this adapter does not say what it was trained on; name a task or a folder of images",
+    names = list(dict.fromkeys(str(p["task"]) for p in trained))
+    if name is None and len(names) != 1:
+        raise BadParameter(
+            f"one adapter was trained on {names[0]}, another on {names[1]}; say which to measure on"
+            if names
+            else "this adapter does not say what it was trained on; name a task or a folder of "
+            "images",
             param_hint="--task",
         )
-    if name is None and (
-        other := next((p["task"] for p in trained if p["task"] != trained[0]["task"]), None)
-    ):
-        raise typer.BadParameter(
-            f"one adapter was trained on {trained[0]['task']}, another on {other}; say which to "
-            "measure on",
-            param_hint="--task",
-        )
-    name = name or str(trained[0]["task"])
+    name = name or names[0]
     # Test images depend on neither; an adapter sees its training images again.
-    seen = [_drawn(p) for p in trained if p["task"] == name] or [(16, 0)]
-    (shots, seed), different = (
-        seen[0],
-        len(set(seen) if split == "train" else {s for s, _ in seen}) > 1,
-    )
-    if split != "test" and different:
+    seen = [
+        (int(p.get("shots", 16)), int(p.get("task seed", 0))) for p in trained if p["task"] == name
+    ]
+    shots, seed = seen[0] if seen else (16, 0)
+    matter: dict[str, list[Any]] = {"test": [], "val": [n for n, _ in seen], "train": seen}
+    if len(set(matter[split])) > 1:
         note(
             f"warning: the adapters were trained with different {PARTS[split]} images; here are "
             f"the first one's, {shots} a class, task seed {seed}"
@@ -266,31 +238,21 @@ def load_task(
     return task
 
 
-def _drawn(about: Mapping[str, Any]) -> tuple[int, int]:
-    """Shots and seed of the training images."""
-    return int(about.get("shots", 16)), int(about.get("task seed", 0))
-
-
 def recorded(task: str, adapters: Sequence["Adapter"], images: Mapping[str, Any]) -> dict[str, Any]:
     """The `images` options, completed by those that the adapters saw `task` with in training."""
-    seen = [
-        dict(a.provenance.get("task options", {}))
-        for a in adapters
-        if a.provenance.get("task") == task
-    ]
+    trained = [a.provenance for a in adapters if a.provenance.get("task") == task]
+    seen = [dict(p.get("task options", {})) for p in trained]
     if "template" not in images and any(options != seen[0] for options in seen):
-        ways = " and ".join(
-            dict.fromkeys(str(options.get("template", "the usual one")) for options in seen)
-        )
+        prompts = dict.fromkeys(str(options.get("template", "the usual one")) for options in seen)
         note(
-            f"warning: these adapters were trained with different prompts on {task}, {ways}; here "
-            "is the first one's, or set --template"
+            f"warning: these adapters were trained with different prompts on {task}, "
+            f"{' and '.join(prompts)}; here is the first one's, or set --template"
         )
     return {**(seen[0] if seen else {}), **images}
 
 
-def check_known(choice: str, known: Collection[str], options: Mapping[str, object]) -> None:
-    """Refuse an option that `choice` would ignore.
+def said(choice: str, known: Collection[str], options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that have a value: those that are not None.
 
     Args:
         choice: What was chosen, in words.
@@ -298,13 +260,14 @@ def check_known(choice: str, known: Collection[str], options: Mapping[str, objec
         options: By name, the values of options; None where nothing was said.
 
     Raises:
-        typer.BadParameter: For an option that has a value and is not known.
+        typer.BadParameter: For an option that has a value and is not known, so that `choice` would
+            ignore it.
     """
-    for name, value in options.items():
-        if value is not None and name not in known:
-            raise typer.BadParameter(
-                f"{choice} has no such setting", param_hint="--" + name.replace("_", "-")
-            )
+    values = {name: value for name, value in options.items() if value is not None}
+    if unknown := [name for name in values if name not in known]:
+        hint = "--" + unknown[0].replace("_", "-")
+        raise BadParameter(f"{choice} has no such setting", param_hint=hint)
+    return values
 
 
 def check_free(folder: Path, overwrite: bool, *files: str, option: str = "--out") -> None:

@@ -8,14 +8,16 @@ import difflib
 import functools
 import inspect
 import json
+import re
 import sys
 import tomllib
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args, get_origin
 
 import typer
 
@@ -38,7 +40,7 @@ class Report:
     """What a verb found.
 
     Args:
-        document: For programs; JSON can hold it.
+        document: For programs; JSON can hold it. The verb's name is added to it.
         text: For people.
         failed: The verb did its work and found something broken; the exit code is then 1.
     """
@@ -48,7 +50,7 @@ class Report:
     failed: bool = False
 
 
-def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
+def _read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     """Take from a TOML file what no flag sets.
 
     Raises:
@@ -61,7 +63,8 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as e:
         raise typer.BadParameter(f"{file} is not a readable TOML file ({e})") from e
     verb = str(ctx.info_name)
-    if unknown := [k for k, v in table.items() if isinstance(v, dict) and k not in EXAMPLES]:
+    tables = {k: v for k, v in table.items() if isinstance(v, dict)}
+    if unknown := [k for k in tables if k not in EXAMPLES]:
         raise typer.BadParameter(
             f"{file} has a table [{unknown[0]}], which is no verb; choose from "
             f"{', '.join(EXAMPLES)}"
@@ -70,12 +73,11 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
         o.removeprefix("--"): p
         for p in ctx.command.params
         for o in (p.name or "", *p.opts)
-        if not o.startswith("-") or o.startswith("--")
+        if o.startswith("--") or not o.startswith("-")
     }
+    at_top = {k: v for k, v in table.items() if k not in tables}
     values: dict[str, Any] = {}
-    for key, value in (
-        {k: v for k, v in table.items() if not isinstance(v, dict)} | dict(table.get(verb, {}))
-    ).items():
+    for key, value in (at_top | tables.get(verb, {})).items():
         option = options.get(key) or options.get(key.replace("_", "-"))
         if option is None or key in ("config", "help"):
             close = difflib.get_close_matches(key, options, 1)
@@ -83,62 +85,48 @@ def read_config(ctx: typer.Context, file: Path | None) -> Path | None:
                 f"{file} sets {key!r}, which {verb} does not know"
                 + (f"; did you mean {close[0]!r}?" if close else "")
             )
-        many = getattr(option, "multiple", False) or option.nargs != 1
-        values[option.name or ""] = (
-            ",".join(map(str, value)) if isinstance(value, list) and not many else value
-        )
+        if isinstance(value, list) and not getattr(option, "multiple", False) and option.nargs == 1:
+            value = ",".join(map(str, value))
+        values[option.name or ""] = value
     ctx.default_map = {**(ctx.default_map or {}), **values}
     return file
 
 
 @dataclass(frozen=True)
-class Group:
-    """Options that several verbs have, or that belong together: one argument of a verb's function.
+class _Common:
+    """The options of every verb.
 
-    A verb takes it as ``settings: Annotated[Any, Group.of(function)]``; `make` turns the values of
-    the options, by name, into what the verb works with.
+    Args:
+        config: A TOML file with options, at its top or in a table named like the verb; flags win.
+        json_: Print one JSON document; progress goes to standard error.
+        debug: Show the traceback of an error.
     """
 
-    parameters: tuple[inspect.Parameter, ...]
-    make: Callable[..., Any]
-
-    @classmethod
-    def of(cls, make: Callable[..., Any]) -> "Group":
-        """The options that a function has as parameters."""
-        return cls(tuple(inspect.signature(make, eval_str=True).parameters.values()), make)
+    config: Annotated[Path | None, typer.Option(callback=_read_config, is_eager=True)] = None
+    json_: Annotated[bool, typer.Option("--json")] = False
+    debug: Annotated[bool, typer.Option("--debug")] = False
 
 
-def _groups(signature: inspect.Signature) -> dict[str, Group]:
-    return {
-        name: found
-        for name, p in signature.parameters.items()
-        for found in getattr(p.annotation, "__metadata__", ())
-        if isinstance(found, Group)
-    }
+def _parameters(group: type) -> list[inspect.Parameter]:
+    """The fields of a dataclass as options, with what its docstring says of each as help."""
+    docs = "\n".join(inspect.cleandoc(c.__doc__ or "") for c in reversed(group.__mro__))
+    entries = re.findall(r"^    (\w+): (.+(?:\n {5,}.+)*)", docs, re.MULTILINE)
+    helps = {name: " ".join(text.split()) for name, text in entries}
+    parameters = []
+    for p in inspect.signature(group).parameters.values():
+        annotated = p.annotation if get_origin(p.annotation) is Annotated else None
+        kind, option = get_args(annotated) or (p.annotation, typer.Option())
+        option = copy(option)
+        option.help = option.help or helps[p.name]
+        parameters.append(p.replace(kind=p.KEYWORD_ONLY, annotation=Annotated[kind, option]))
+    return parameters
 
 
-_COMMON = {
-    "config": Annotated[
-        Path | None,
-        typer.Option(
-            help="A TOML file with options, at its top or in a table named like the verb; flags "
-            "win.",
-            callback=read_config,
-            is_eager=True,
-        ),
-    ],
-    "json_": Annotated[
-        bool,
-        typer.Option("--json", help="Print one JSON document; progress goes to standard error."),
-    ],
-    "debug": Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")],
-}
-
-
-def verb(
-    example: str, name: str = "", **settings: Any
-) -> Callable[[Callable[..., Report]], Callable[..., Report]]:
+def verb(example: str, name: str = "") -> Callable[[Callable[..., Report]], Callable[..., Report]]:
     """Make a function a verb of the command line.
+
+    A parameter whose type is a dataclass stands for a group of options, the dataclass's fields:
+    several verbs have them, or they belong together.
 
     The function may raise anything: a usage error (typer.BadParameter) ends with code 2, any other
     error with its sentence and code 1.
@@ -146,71 +134,55 @@ def verb(
     Args:
         example: A command that the verb's help shows.
         name: The verb's name; the function's by default.
-        **settings: What `typer.Typer.command` takes.
     """
 
     def register(work: Callable[..., Report]) -> Callable[..., Report]:
         called = name or work.__name__
         EXAMPLES[called] = example
-        signature = inspect.signature(work, eval_str=True)
-        groups = _groups(signature)
+        taken = inspect.signature(work).parameters
+        groups: dict[str, Any] = {
+            n: p.annotation for n, p in taken.items() if is_dataclass(p.annotation)
+        }
+        options = {n: _parameters(group) for n, group in groups.items()}
+        common_options = _parameters(_Common)
 
         @functools.wraps(work)
-        def command(*, config: Path | None, json_: bool, debug: bool, **options: Any) -> None:
+        def command(**values: Any) -> None:
+            def taken_from(parameters: list[inspect.Parameter]) -> dict[str, Any]:
+                return {p.name: values.pop(p.name) for p in parameters}
+
+            common = _Common(**taken_from(common_options))
             try:
-                with (
-                    redirect_stdout(sys.stderr),
-                    _plain_warnings(),
-                ):  # engines and libraries chat; standard output is the answer's
-                    for argument, group in groups.items():
-                        values = {p.name: options.pop(p.name) for p in group.parameters}
-                        options[argument] = group.make(**values)
-                    report = work(**options)
+                # engines and libraries chat; standard output is the answer's
+                with redirect_stdout(sys.stderr), _plain_warnings():
+                    made = {n: group(**taken_from(options[n])) for n, group in groups.items()}
+                    report = work(**made, **values)
             except (typer.BadParameter, typer.Exit, typer.Abort):
                 raise
             except KeyboardInterrupt:
                 typer.echo(f"copra-lab {called}: interrupted", err=True)
                 raise typer.Exit(130) from None
             except Exception as e:
-                if debug:
+                if common.debug:
                     raise
                 sentence = _sentence(e)
                 typer.echo(f"copra-lab {called}: {sentence}", err=True)
-                if json_:
+                if common.json_:
                     typer.echo(json.dumps({"error": sentence}, ensure_ascii=False))
                 raise typer.Exit(1) from None
-            typer.echo(
-                json.dumps(report.document, ensure_ascii=False, default=str)
-                if json_
-                else report.text
-            )
+            document = {"verb": called} | report.document
+            as_json = json.dumps(document, ensure_ascii=False, default=str)
+            typer.echo(as_json if common.json_ else report.text)
             if report.failed:
                 raise typer.Exit(1)
 
-        command.__signature__ = _flat_signature(signature, groups)  # type: ignore[attr-defined]
-        app.command(called, epilog=f"Example: {example}", **settings)(command)
+        flat = [q for n, p in taken.items() for q in options.get(n, [p])] + common_options
+        keyword_only = [p.replace(kind=p.KEYWORD_ONLY) for p in flat]
+        command.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+        app.command(called, epilog=f"Example: {example}")(command)
         return work
 
     return register
-
-
-def _flat_signature(signature: inspect.Signature, groups: dict[str, Group]) -> inspect.Signature:
-    """A verb's parameters with every group spelled out, and those that all verbs have."""
-    parameters = [
-        q.replace(kind=inspect.Parameter.KEYWORD_ONLY)
-        for name, p in signature.parameters.items()
-        for q in (groups[name].parameters if name in groups else (p,))
-    ]
-    common = [
-        inspect.Parameter(
-            n,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=a,
-            default=None if n == "config" else False,
-        )
-        for n, a in _COMMON.items()
-    ]
-    return signature.replace(parameters=[*parameters, *common], return_annotation=None)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
 """``copra-lab export`` and ``copra-lab import``: adapters for and from PEFT and transformers."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from copra_lab.cli import arguments
 from copra_lab.cli.command import Report, verb
@@ -15,14 +15,14 @@ def export(
     out: arguments.Out,
     clip_out: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Also write the CLIP it belongs to into this folder, as transformers' CLIPModel, "
             "with its tokenizer and preprocessing."
         ),
     ] = None,
     merged: Annotated[
         bool,
-        typer.Option(
+        Option(
             "--merged",
             help="Write a CLIPModel with the adapter merged into it, in place of a PEFT folder.",
         ),
@@ -37,25 +37,22 @@ def export(
     from copra_lab.models.loading import load_clip
 
     if merged and clip_out and clip_out.resolve() == out.resolve():
-        raise typer.BadParameter("two CLIPModels need two folders", param_hint="--clip-out")
+        raise BadParameter("two CLIPModels need two folders", param_hint="--clip-out")
     arguments.check_free(out, overwrite, WEIGHTS, "model.safetensors")
     if clip_out:
         arguments.check_free(clip_out, overwrite, "model.safetensors", option="--clip-out")
     base = load_clip(clip)
     of = arguments.load_adapter(adapter, base)
+    model = f'transformers.CLIPModel.from_pretrained("{out if merged else clip_out or "the CLIP"}")'
     if merged:
         save_hugging_face(merged_into(base, of), out)
+        use = model
     else:
         save_adapter(of, out)
+        use = f'peft.PeftModel.from_pretrained({model}, "{out}")'
     if clip_out:
         save_hugging_face(base, clip_out)
-    if merged:
-        use = f'transformers.CLIPModel.from_pretrained("{out}")'
-    else:
-        base_model = f'transformers.CLIPModel.from_pretrained("{clip_out or "the CLIP"}")'
-        use = f'peft.PeftModel.from_pretrained({base_model}, "{out}")'
     document = {
-        "verb": "export",
         "adapter": adapter,
         "hash": of.hash,
         "base": base.hash,
@@ -70,7 +67,7 @@ def export(
 def import_(
     folder: Annotated[
         str,
-        typer.Argument(
+        Argument(
             help="A LoRA folder as peft writes it, hf-hub:owner/name, or a file of CLIP-LoRA, "
             "kohya or diffusers."
         ),
@@ -78,12 +75,10 @@ def import_(
     out: arguments.Out,
     task: Annotated[
         str | None,
-        typer.Option(
-            help="Measure on it: a task or a folder of images.", show_default="do not measure"
-        ),
+        Option(help="Measure on it: a task or a folder of images.", show_default="do not measure"),
     ] = None,
-    template: arguments.Template = None,
-    splits: arguments.Splits = True,
+    *,
+    images: arguments.ImageFolder,
     precision: arguments.Precision = "auto",
     clip: arguments.ClipName = None,
     overwrite: arguments.Overwrite = False,
@@ -103,11 +98,13 @@ def import_(
     found = load(folder, base)
     # From here on it is an adapter of this base: another CLIP of the same shape will be refused.
     adapter = replace(found, base=base.hash, provenance={"clip": base.name, **found.provenance})
-    options: dict[str, Any] = {"precision": precision, "images": arguments.images(template, splits)}
-    bench = arguments.load_bench(base, [adapter], task, **options) if task else None
+    bench = (
+        arguments.load_bench(base, [adapter], task, precision=precision, images=images.options)
+        if task
+        else None
+    )
     save_adapter(adapter, out)
     document = {
-        "verb": "import",
         "folder": str(out),
         "hash": adapter.hash,
         "base": adapter.base,

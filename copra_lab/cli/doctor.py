@@ -24,6 +24,8 @@ OPTIONAL = {
 
 HUB = ("huggingface.co", 443)
 
+REINSTALL = "install copra-lab anew"
+
 
 @dataclass(frozen=True)
 class Check:
@@ -49,17 +51,9 @@ def doctor(clip: arguments.ClipName = None) -> Report:
     Versions, processor, cache, network, the bundled CLIP and its adapters.
     """
     checks: list[Check] = []
-    looks = {
-        "packages": _versions,
-        "extras": _extras,
-        "processor": _processor,
-        "cache": _cache,
-        "network": _network,
-        "model": lambda: _weights(clip),
-    }
-    for name, look in looks.items():
-        checks += _safely(name, look)
-    document = {"verb": "doctor", "checks": [asdict(c) for c in checks]}
+    for look in (_packages, _extras, _processor, _cache, _network, _model):
+        checks += _safely(look, clip)
+    document = {"checks": [asdict(c) for c in checks]}
     lines = [
         f"{c.name:<16} {c.state:<6} {c.found}" + (f"\n{'':<24}→ {c.fix}" if c.fix else "")
         for c in checks
@@ -67,17 +61,17 @@ def doctor(clip: arguments.ClipName = None) -> Report:
     return Report(document, "\n".join(lines), failed=any(c.state == BROKEN for c in checks))
 
 
-def _safely(name: str, look: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+def _safely(look: Callable[[str | None], Iterator[Check]], clip: str | None) -> Iterator[Check]:
+    """What a look finds; if it fails, that."""
     from copra_lab.utils.extras import MissingExtra
 
+    name = look.__name__.removeprefix("_")
     try:
-        yield from look()
+        yield from look(clip)
     except MissingExtra as e:
         yield Check(name, WARN, "not checked", str(e))
     except Exception as e:
-        yield Check(
-            name, BROKEN, " ".join(f"{type(e).__name__}: {e}".split()), "install copra-lab anew"
-        )
+        yield Check(name, BROKEN, " ".join(f"{type(e).__name__}: {e}".split()), REINSTALL)
 
 
 def _version(package: str) -> str | None:
@@ -89,41 +83,28 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _versions() -> Iterator[Check]:
+def _packages(_: str | None) -> Iterator[Check]:
     import platform
 
     from copra_lab import __version__
 
-    yield Check(
-        "copra-lab",
-        OK,
-        f"{__version__}, Python {platform.python_version()} on {platform.system()} "
-        f"{platform.machine()}",
-    )
+    system = f"{platform.system()} {platform.machine()}"
+    yield Check("copra-lab", OK, f"{__version__}, Python {platform.python_version()} on {system}")
     found = {p: _version(p) for p in NEEDED}
     missing = [p for p, v in found.items() if v is None]
     fix = f"pip install {' '.join(missing)}" if missing else ""
-    yield Check(
-        "packages",
-        BROKEN if missing else OK,
-        ", ".join(f"{p} {v or 'missing'}" for p, v in found.items()),
-        fix,
-    )
+    versions = ", ".join(f"{p} {v or 'missing'}" for p, v in found.items())
+    yield Check("packages", BROKEN if missing else OK, versions, fix)
 
 
-def _extras() -> Iterator[Check]:
+def _extras(_: str | None) -> Iterator[Check]:
     for package, extra in OPTIONAL.items():
-        found = _version(package)
-        yield Check(
-            f"extra {extra}",
-            OK,
-            f"{package} {found}"
-            if found
-            else f'not installed; if you want it: pip install "copra-lab[{extra}]"',
-        )
+        version = _version(package)
+        absent = f'not installed; if you want it: pip install "copra-lab[{extra}]"'
+        yield Check(f"extra {extra}", OK, f"{package} {version}" if version else absent)
 
 
-def _processor() -> Iterator[Check]:
+def _processor(_: str | None) -> Iterator[Check]:
     import torch
 
     from copra_lab.engine import transformer
@@ -138,15 +119,12 @@ def _processor() -> Iterator[Check]:
         f"{devices.cores(transformer.MOST_WORKERS)} of them for the bench",
         f"threads wait for each other: set OMP_NUM_THREADS={there}" if many else "",
     )
-    gpus = (
-        [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        if torch.cuda.is_available()
-        else []
-    )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    gpus = [torch.cuda.get_device_name(i) for i in range(count)]
     yield Check("GPU", OK, ", ".join(gpus) or "none; everything runs on the processor")
 
 
-def _cache() -> Iterator[Check]:
+def _cache(_: str | None) -> Iterator[Check]:
     import tempfile
 
     from copra_lab.tasks.emoji.drawings import STYLES, VERSION, cache_folder
@@ -157,21 +135,16 @@ def _cache() -> Iterator[Check]:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as e:
-        found = (
-            f"{folder} cannot be written ({e.strerror}), so drawings are rendered anew each time"
-        )
-        yield Check("cache", WARN, found, "set COPRA_LAB_CACHE to a folder that can be")
+        why = f"cannot be written ({e.strerror}), so drawings are rendered anew each time"
+        fix = "set COPRA_LAB_CACHE to a folder that can be"
+        yield Check("cache", WARN, f"{folder} {why}", fix)
         return
-    there = [s for s in STYLES if (folder / f"{s}-v{VERSION}.safetensors").exists()]
-    later = (
-        f"; {len(STYLES) - len(there)} styles of drawings are rendered when they are first needed"
-        if len(there) < len(STYLES)
-        else ""
-    )
-    yield Check("cache", OK, f"{folder}{later}")
+    later = sum(not (folder / f"{s}-v{VERSION}.safetensors").exists() for s in STYLES)
+    styles = f"; {later} styles of drawings are rendered when they are first needed"
+    yield Check("cache", OK, f"{folder}{styles if later else ''}")
 
 
-def _network() -> Iterator[Check]:
+def _network(_: str | None) -> Iterator[Check]:
     import socket
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
@@ -181,15 +154,12 @@ def _network() -> Iterator[Check]:
         socket.create_connection(HUB, timeout=3).close()
         yield Check("network", OK, f"{HUB[0]} is reached")
     except OSError as e:
-        yield Check(
-            "network",
-            WARN,
-            f"{HUB[0]} is not reached ({e}); what comes with the package needs no network",
-            "for other models and data sets connect to it, or give their folders",
-        )
+        found = f"{HUB[0]} is not reached ({e}); what comes with the package needs no network"
+        fix = "for other models and data sets connect to it, or give their folders"
+        yield Check("network", WARN, found, fix)
 
 
-def _weights(name: str | None) -> Iterator[Check]:
+def _model(name: str | None) -> Iterator[Check]:
     from copra_lab.bench.bench import Bench
     from copra_lab.models.loading import load_clip
     from copra_lab.tasks.task import load_task
@@ -198,22 +168,13 @@ def _weights(name: str | None) -> Iterator[Check]:
     try:
         clip = load_clip(name)
     except (OSError, ValueError) as e:
-        yield Check(
-            "model",
-            BROKEN,
-            str(e),
-            "give another with --clip" if name else "install copra-lab anew",
-        )
+        yield Check("model", BROKEN, str(e), "give another with --clip" if name else REINSTALL)
         return
     yield Check("model", OK, f"{clip.name}, {clip.layers} layers, weights {clip.hash}")
     bench = Bench(clip, load_task("digits", clip))  # drawn by no artist, so there at once
     chosen = str(bench.dtype).removeprefix("torch.")
-    yield Check(
-        "precision",
-        OK,
-        f"the bench computes in {chosen}, which agrees with float32 on "
-        f"{100 * bench.agreement:.0f} % of images",
-    )
+    agrees = f"which agrees with float32 on {100 * bench.agreement:.0f} % of images"
+    yield Check("precision", OK, f"the bench computes in {chosen}, {agrees}")
     if name is not None:
         return
     broken = []
@@ -223,9 +184,8 @@ def _weights(name: str | None) -> Iterator[Check]:
             load(clip)
         except ValueError as e:
             broken.append(str(e))
-    yield Check(
-        "shipped",
-        BROKEN if broken else OK,
-        broken[0] if broken else f"{len(every)} adapters and prompts load, made from these weights",
-        "install copra-lab anew" if broken else "",
-    )
+    if broken:
+        yield Check("shipped", BROKEN, broken[0], REINSTALL)
+    else:
+        found = f"{len(every)} adapters and prompts load, made from these weights"
+        yield Check("shipped", OK, found)

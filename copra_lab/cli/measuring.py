@@ -1,22 +1,18 @@
 """``copra-lab path`` and ``copra-lab shapley``: between two adapters, and layer by layer."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
-import typer
+from typer import Option
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Report, verb
-
-if TYPE_CHECKING:
-    from copra_lab.shapley.games import LayerGame
-    from copra_lab.shapley.values import Estimate
+from copra_lab.cli.command import Report, verb
 
 SPACES = {"delta": "ΔW", "factors": "A and B"}
 UNITS = {"accuracy": (100, "points"), "loss": (1, "nats"), "margin": (1, "cosine")}
 """By value function: what its numbers are multiplied by, and their unit."""
-
-Measured = Annotated[Any, Group.of(arguments.measurement)]
 
 
 @verb("copra-lab path digits/lora-seed-0 digits/lora-seed-1 --figure path.svg")
@@ -26,10 +22,10 @@ def path(
     *,
     space: Annotated[
         Literal["both", "delta", "factors"],
-        typer.Option(help="The line of ΔW = s·B·A, that of A and B, or both."),
+        Option(help="The line of ΔW = s·B·A, that of A and B, or both."),
     ] = "both",
-    points: Annotated[int, typer.Option(min=2, max=201, help="On the line, ends included.")] = 11,
-    measured: Measured,
+    points: Annotated[int, Option(min=2, max=201, help="On the line, ends included.")] = 11,
+    measured: arguments.Measurement,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
 ) -> Report:
@@ -49,15 +45,13 @@ def path(
         label = "λ, from the first adapter to the second"
         arguments.save_figure(plots.curve(weights, curves, label), figure)
     document = {
-        "verb": "path",
         **measured.document(bench),
         "precision": str(bench.dtype).removeprefix("torch."),
         "adapters": [{"name": n, "hash": x.hash} for n, x in ((a, one), (b, two))],
         "paths": {s: _path_document(p) for s, p in paths.items()},
     }
-    rows = [
-        (f"{w:.2f}", *(str(p.accuracies[i]) for p in paths.values())) for i, w in enumerate(weights)
-    ]
+    accuracies = zip(*(p.accuracies for p in paths.values()), strict=True)
+    rows = [(f"{w:.2f}", *at) for w, at in zip(weights, accuracies, strict=True)]
     lines = [arguments.columns(rows, ("λ", *spaces.values()))]
     lines += [f"barrier along {SPACES[s]}: {100 * p.barrier:.1f} points" for s, p in paths.items()]
     return Report(document, "\n".join([*lines, arguments.measured_on(bench, measured.split)]))
@@ -72,117 +66,100 @@ def _path_document(path: Any) -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Game:
+    """What is valued, and how.
+
+    Args:
+        players: What plays: whole layers, or single matrices.
+        value: The value of a coalition.
+        method: Exact, or how to sample; auto is exact up to 12 players, else permutations.
+        budget: Coalitions to measure, where values are sampled.
+        seed: Of the samples.
+    """
+
+    players: Literal["layer", "module"] = "layer"
+    value: Literal["accuracy", "loss", "margin"] = "accuracy"
+    method: Literal["auto", "exact", "permutations", "owen", "stratified"] = "auto"
+    budget: Annotated[int, Option(min=1)] = 2000
+    seed: Annotated[int, Option(min=0)] = 0
+
+
 @verb("copra-lab shapley digits/copra-seed-0 --split val")
 def shapley(
     adapter: arguments.AdapterName,
     *,
-    players: Annotated[
-        Literal["layer", "module"],
-        typer.Option(help="What plays: whole layers, or single matrices."),
-    ] = "layer",
-    value: Annotated[
-        Literal["accuracy", "loss", "margin"], typer.Option(help="The value of a coalition.")
-    ] = "accuracy",
-    method: Annotated[
-        Literal["auto", "exact", "permutations", "owen", "stratified"],
-        typer.Option(
-            help="Exact, or how to sample; auto is exact up to 12 players, else permutations."
-        ),
-    ] = "auto",
-    budget: Annotated[
-        int, typer.Option(min=1, help="Coalitions to measure, where values are sampled.")
-    ] = 2000,
-    seed: Annotated[int, typer.Option(min=0, help="Of the samples.")] = 0,
-    measured: Measured,
+    options: Game,
+    measured: arguments.Measurement,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
 ) -> Report:
     """Estimate what each layer of an adapter contributes: its Shapley value."""
+    import numpy as np
+
     from copra_lab.models.loading import load_clip
     from copra_lab.shapley.games import LayerGame
     from copra_lab.shapley.values import solve, way
-
-    of = arguments.load_adapter(adapter, load_clip(clip))
-    game = LayerGame(measured.bench(load_clip(clip), [of]), of, players, value)
-    n = game.n_players
-    used = way(n, method)
-    arguments.note(
-        f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, "
-        f"on {len(game.bench)} images"
-    )
-    found = solve(game, n, used, budget, seed)
-    if figure:
-        _draw(game, found, used, value, players, figure)
-    about = {
-        "verb": "shapley",
-        "adapter": adapter,
-        "hash": of.hash,
-        **measured.document(game.bench),
-    }
-    ends = _ends(game)
-    words = [*_values(game, found, ends, used, value, players)]
-    about |= {
-        "value": value,
-        "method": used,
-        "evaluations": found.evaluations,
-        "none": ends[0],
-        "all": ends[1],
-        "players": [
-            {"name": p, "value": float(v), "error": float(e)}
-            for p, v, e in zip(game.names, found.values, found.errors, strict=True)
-        ],
-    }
-    return Report(about, "\n".join([*words, arguments.measured_on(game.bench, measured.split)]))
-
-
-def _ends(game: "LayerGame") -> tuple[float, float]:
-    """The value of no layer and of all layers."""
-    import numpy as np
-
-    n = game.n_players
-    empty, full = game(np.array([[False] * n, [True] * n]))
-    return float(empty), float(full)
-
-
-def _values(
-    game: "LayerGame",
-    found: "Estimate",
-    ends: tuple[float, float],
-    used: str,
-    value: str,
-    players: str,
-) -> tuple[str, str]:
-    """The values in columns, and what they are about."""
     from copra_lab.utils.statistics import Z95
 
-    times, unit = UNITS[value]
-    rows = [
-        (
-            p,
-            f"{round(times * float(v), 2) + 0.0:+.2f}",
-            "" if used == "exact" else f"± {Z95 * times * e:.2f}",
-        )
-        for p, v, e in zip(game.names, found.values, found.errors, strict=True)
-    ]
-    empty, full = ends
-    words = (
-        f"{used}, {found.evaluations} coalitions; {value} without the adapter "
-        f"{times * empty:.2f}, with it {times * full:.2f}"
+    model = load_clip(clip)
+    of = arguments.load_adapter(adapter, model)
+    bench = measured.bench(model, [of])
+    game = LayerGame(bench, of, options.players, options.value)
+    n = game.n_players
+    used = way(n, options.method)
+    exact = used == "exact"
+    arguments.note(
+        f"measuring {2**n if exact else options.budget:,} coalitions of {n} players, "
+        f"on {len(bench)} images"
     )
-    return arguments.columns(rows, (players, unit, "")), words
+    found = solve(game, n, used, options.budget, options.seed)
+    values = [
+        (name, float(v), float(e))
+        for name, v, e in zip(game.names, found.values, found.errors, strict=True)
+    ]
+    times, unit = UNITS[options.value]
+    if figure:
+        _draw(values, used, times, unit, options.players, figure)
+    empty, full = map(float, game(np.array([[False] * n, [True] * n])))
+    document = {
+        "adapter": adapter,
+        "hash": of.hash,
+        **measured.document(bench),
+        "value": options.value,
+        "method": used,
+        "evaluations": found.evaluations,
+        "none": empty,
+        "all": full,
+        "players": [{"name": name, "value": v, "error": e} for name, v, e in values],
+    }
+    rows = [
+        (name, f"{round(times * v, 2) + 0.0:+.2f}", "" if exact else f"± {Z95 * times * e:.2f}")
+        for name, v, e in values
+    ]
+    lines = [
+        arguments.columns(rows, (options.players, unit, "")),
+        f"{used}, {found.evaluations} coalitions; {options.value} without the adapter "
+        f"{times * empty:.2f}, with it {times * full:.2f}",
+        arguments.measured_on(bench, measured.split),
+    ]
+    return Report(document, "\n".join(lines))
 
 
 def _draw(
-    game: "LayerGame", found: "Estimate", used: str, value: str, players: str, file: Path
+    values: Sequence[tuple[str, float, float]],
+    used: str,
+    times: float,
+    unit: str,
+    players: str,
+    file: Path,
 ) -> None:
-    """Save a figure of the values, with intervals where they are sampled."""
+    """Save a figure of (name, value, error), with intervals where values are sampled."""
     from copra_lab import plots
     from copra_lab.utils.statistics import Z95
 
-    times, unit = UNITS[value]
-    pairs = list(zip(found.values, found.errors, strict=True))
-    spans = [(times * (v - Z95 * e), times * (v + Z95 * e)) for v, e in pairs]
-    estimate = ([times * float(v) for v, _ in pairs], None if used == "exact" else spans)
-    names = [name.replace(" ", "\n") for name in game.names]
+    spans = [(times * (v - Z95 * e), times * (v + Z95 * e)) for _, v, e in values]
+    estimate = ([times * v for _, v, _ in values], None if used == "exact" else spans)
+    names = [name.replace(" ", "\n") for name, _, _ in values]
     panels = {f"Shapley value, {unit}": {used: estimate}}
     arguments.save_figure(plots.estimates(names, panels, players), file)

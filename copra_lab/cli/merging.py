@@ -1,20 +1,19 @@
 """``copra-lab merge`` and ``copra-lab prune``: adapters made of adapters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Report, verb
+from copra_lab.cli.command import Report, verb
 
 if TYPE_CHECKING:
     from copra_lab.adapters.adapter import Adapter
     from copra_lab.bench.bench import Bench
     from copra_lab.models.clip import Clip
-    from copra_lab.tasks.task import Task
     from copra_lab.utils.statistics import Accuracy
 
 MERGES = {
@@ -29,16 +28,34 @@ SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
-class _Way:
-    """How to merge."""
+class Merging:
+    """How to merge.
 
-    how: str
-    weights: str | None
-    scale: float | None
-    density: float | None
-    dare: float | None
-    rank: int | None
-    seed: int
+    Args:
+        how: Weighted sum of ΔW; every ΔW times a scale; TIES; or the mean of A and of B, which is
+            not that of ΔW.
+        weights: sum, factors: one for each adapter, with commas.
+        scale: task-arithmetic, ties.
+        density: ties: the share of entries kept.
+        dare: Drop this share of each ΔW's entries first, and rescale the rest (DARE).
+        rank: Cut the result to this rank.
+        seed: Of DARE.
+    """
+
+    how: Literal["sum", "task-arithmetic", "ties", "factors"] = "sum"
+    weights: Annotated[str | None, Option(show_default="equal, together 1")] = None
+    scale: Annotated[float | None, Option(show_default="0.3, ties 1")] = None
+    density: Annotated[float | None, Option(show_default="0.2")] = None
+    dare: float | None = None
+    rank: Annotated[int | None, Option(min=1, show_default="exact")] = None
+    seed: Annotated[int, Option(min=0)] = 0
+
+    def __post_init__(self) -> None:
+        self._said()
+
+    def _said(self) -> dict[str, Any]:
+        given = {"weights": self.weights, "scale": self.scale, "density": self.density}
+        return arguments.said(f"--how {self.how}", MERGES[self.how], given)
 
     def merge(self, adapters: Sequence["Adapter"]) -> "Adapter":
         """The adapters merged into one."""
@@ -48,71 +65,46 @@ class _Way:
 
         g = torch.Generator().manual_seed(self.seed)
         dared = [m.dare(a, self.dare, g) for a in adapters] if self.dare else adapters
-        shares = _shares(self.weights, len(adapters))
-        merged = _merged(self.how, dared, shares, self.scale, self.density)
+        ways: dict[str, Callable[..., Adapter]] = {
+            "sum": m.weighted_sum,
+            "factors": m.average_factors,
+            "task-arithmetic": m.task_arithmetic,
+            "ties": m.ties,
+        }
+        options = self._said()
+        if self.how in ("sum", "factors"):
+            options["weights"] = self._shares(len(adapters))
+        merged = ways[self.how](dared, **options)
         return m.truncate(merged, self.rank) if self.rank else merged
 
-
-def merge_options(
-    how: Annotated[
-        Literal["sum", "task-arithmetic", "ties", "factors"],
-        typer.Option(
-            help="Weighted sum of ΔW; every ΔW times a scale; TIES; or the mean of A and of B, "
-            "which is not that of ΔW."
-        ),
-    ] = "sum",
-    weights: Annotated[
-        str | None,
-        typer.Option(
-            help="sum, factors: one for each adapter, with commas.",
-            show_default="equal, together 1",
-        ),
-    ] = None,
-    scale: Annotated[
-        float | None, typer.Option(help="task-arithmetic, ties.", show_default="0.3, ties 1")
-    ] = None,
-    density: Annotated[
-        float | None, typer.Option(help="ties: the share of entries kept.", show_default="0.2")
-    ] = None,
-    dare: Annotated[
-        float | None,
-        typer.Option(
-            help="Drop this share of each ΔW's entries first, and rescale the rest (DARE)."
-        ),
-    ] = None,
-    rank: Annotated[
-        int | None, typer.Option(min=1, help="Cut the result to this rank.", show_default="exact")
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of DARE.")] = 0,
-) -> _Way:
-    """How to merge."""
-    said = {"weights": weights, "scale": scale, "density": density}
-    arguments.check_known(f"--how {how}", MERGES[how], said)
-    return _Way(how, weights, scale, density, dare, rank, seed)
+    def _shares(self, adapters: int) -> list[float]:
+        """The weight of each adapter; equal ones where nothing was said."""
+        try:
+            weights = [float(w) for w in arguments.commas(self.weights)]
+        except ValueError:
+            raise BadParameter(
+                f"expected numbers with commas, got {self.weights!r}", param_hint="--weights"
+            ) from None
+        return weights or [1 / adapters] * adapters
 
 
 @verb("copra-lab merge digits/lora-seed-0 digits/lora-seed-1 --out digits-merged")
 def merge(
     adapters: Annotated[
         list[str],
-        typer.Argument(
+        Argument(
             help="Adapters: folders, files, hf-hub:owner/name, or ones that ship, such as "
             "digits/lora-seed-0."
         ),
     ],
     out: arguments.Out,
     *,
-    way: Annotated[Any, Group.of(merge_options)],
+    way: Merging,
     task: Annotated[
         list[str] | None,
-        typer.Option(
-            "--task",
-            help="Measure on it; can be repeated.",
-            show_default="what they were trained on",
-        ),
+        Option(help="Measure on it; can be repeated.", show_default="what they were trained on"),
     ] = None,
-    template: arguments.Template = None,
-    splits: arguments.Splits = True,
+    images: arguments.ImageFolder,
     precision: arguments.Precision = "auto",
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
@@ -127,12 +119,11 @@ def merge(
     parts = arguments.load_adapters(adapters, model)
     merged = way.merge(parts)
     rows = dict(zip(["merged", *adapters], [merged, *parts], strict=True))
-    measured = _measured(model, parts, rows, task, arguments.images(template, splits), precision)
+    measured = _measured(model, parts, rows, task, images.options, precision)
     if figure:
         _draw(measured, figure)
     save_adapter(merged, out)
     document = {
-        "verb": "merge",
         "folder": str(out),
         "hash": merged.hash,
         "base": merged.base,
@@ -144,42 +135,11 @@ def merge(
             for t, found in measured.items()
         },
     }
-    lines = []
+    text = f"adapter of rank {merged.rank} saved in {out}"
     if measured:
-        cells = [(row, *(str(found[row]) for found in measured.values())) for row in rows]
-        lines.append(arguments.columns(cells, ("", *measured)))
-    return Report(document, "\n".join([*lines, f"adapter of rank {merged.rank} saved in {out}"]))
-
-
-def _shares(weights: str | None, adapters: int) -> list[float]:
-    """The weight of each adapter; equal ones where nothing was said."""
-    try:
-        return [float(w) for w in arguments.commas(weights)] or [1 / adapters] * adapters
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected numbers with commas, got {weights!r}", param_hint="--weights"
-        ) from None
-
-
-def _merged(
-    how: str,
-    adapters: Sequence["Adapter"],
-    shares: Sequence[float],
-    scale: float | None,
-    density: float | None,
-) -> "Adapter":
-    """The adapters merged in one of the ways of `MERGES`."""
-    from copra_lab import merging as m
-
-    if how == "sum":
-        return m.weighted_sum(adapters, shares)
-    if how == "factors":
-        return m.average_factors(adapters, shares)
-    if how == "ties":
-        return m.ties(
-            adapters, 0.2 if density is None else density, 1.0 if scale is None else scale
-        )
-    return m.task_arithmetic(adapters, 0.3 if scale is None else scale)
+        cells = [(row, *(found[row] for found in measured.values())) for row in rows]
+        text = arguments.columns(cells, ("", *measured)) + "\n" + text
+    return Report(document, text)
 
 
 def _measured(
@@ -212,7 +172,7 @@ def _draw(measured: "Mapping[str, Mapping[str, Accuracy]]", file: Path) -> None:
     from copra_lab import plots
 
     if not measured:
-        raise typer.BadParameter(
+        raise BadParameter(
             "there is nothing to draw: name a task to measure on", param_hint="--task"
         )
     bars = {
@@ -222,71 +182,63 @@ def _draw(measured: "Mapping[str, Mapping[str, Accuracy]]", file: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _Cut:
-    """What to remove from an adapter."""
+class Pruning:
+    """What to remove from an adapter.
 
-    layers: Any
-    best: int | None
-    by: str
-    kinds: tuple[str, ...] | None
-    tower: str
-    sparsity: float | None
-    of: str
-    within: str
+    Args:
+        layers: Keep even, odd, low, middle or high ones, or numbers with commas.
+        best: Keep so many layers, the most important ones.
+        by: What --best goes by: Shapley values on validation images, or the size of ΔW.
+        kinds: Keep these kinds of matrix: of q, k, v, out, fc1, fc2; with commas.
+        tower: Whose layers and kinds.
+        sparsity: Set this share of the entries to zero, the smallest.
+        of: Whose entries: of A and B, or of ΔW.
+        within: Where entries are ranked together.
+    """
 
+    layers: str | None = None
+    best: Annotated[int | None, Option(min=0)] = None
+    by: Literal["shapley", "magnitude"] = "shapley"
+    kinds: str | None = None
+    tower: Literal["vision", "text"] = "vision"
+    sparsity: Annotated[float | None, Option(min=0, max=1)] = None
+    of: Literal["factors", "delta"] = "factors"
+    within: Literal["adapter", "layer", "site"] = "adapter"
 
-def cut_options(
-    layers: Annotated[
-        str | None,
-        typer.Option(help="Keep even, odd, low, middle or high ones, or numbers with commas."),
-    ] = None,
-    best: Annotated[
-        int | None, typer.Option(min=0, help="Keep so many layers, the most important ones.")
-    ] = None,
-    by: Annotated[
-        Literal["shapley", "magnitude"],
-        typer.Option(
-            help="What --best goes by: Shapley values on validation images, or the size of ΔW."
-        ),
-    ] = "shapley",
-    kinds: Annotated[
-        str | None,
-        typer.Option(help="Keep these kinds of matrix: of q, k, v, out, fc1, fc2; with commas."),
-    ] = None,
-    tower: Annotated[
-        Literal["vision", "text"], typer.Option(help="Whose layers and kinds.")
-    ] = "vision",
-    sparsity: Annotated[
-        float | None,
-        typer.Option(min=0, max=1, help="Set this share of the entries to zero, the smallest."),
-    ] = None,
-    of: Annotated[
-        Literal["factors", "delta"], typer.Option(help="Whose entries: of A and B, or of ΔW.")
-    ] = "factors",
-    within: Annotated[
-        Literal["adapter", "layer", "site"], typer.Option(help="Where entries are ranked together.")
-    ] = "adapter",
-) -> _Cut:
-    """What to remove from an adapter."""
-    from copra_lab.pruning import PRESETS
+    def __post_init__(self) -> None:
+        if self.layers is self.best is self.kinds is self.sparsity is None:
+            raise BadParameter("say what to remove: --layers, --best, --kinds or --sparsity")
+        if self.layers is not None and self.best is not None:
+            raise BadParameter("give --layers or --best, not both")
 
-    if layers is None and best is None and kinds is None and sparsity is None:
-        raise typer.BadParameter("say what to remove: --layers, --best, --kinds or --sparsity")
-    if layers is not None and best is not None:
-        raise typer.BadParameter("give --layers or --best, not both")
-    try:
-        numbers = (
-            layers
-            if layers is None or layers in PRESETS
-            else [int(x) for x in arguments.commas(layers)]
-        )
-    except ValueError:
-        raise typer.BadParameter(
-            f"expected {', '.join(PRESETS)} or numbers with commas, got {layers!r}",
-            param_hint="--layers",
-        ) from None
-    of_kind = arguments.commas(kinds) or None
-    return _Cut(numbers, best, by, of_kind, tower, sparsity, of, within)
+        self._named_layers()
+
+    def _named_layers(self) -> Any:
+        """As `copra_lab.pruning.keep` takes them."""
+        from copra_lab.pruning import PRESETS
+
+        if self.layers is None or self.layers in PRESETS:
+            return self.layers
+        try:
+            return [int(x) for x in arguments.commas(self.layers)]
+        except ValueError:
+            raise BadParameter(
+                f"expected {', '.join(PRESETS)} or numbers with commas, got {self.layers!r}",
+                param_hint="--layers",
+            ) from None
+
+    def keep(self, adapter: "Adapter") -> "Adapter":
+        """The adapter without the layers and kinds to remove by name."""
+        from copra_lab.pruning import keep
+
+        kinds = arguments.commas(self.kinds) or None
+        return keep(adapter, self._named_layers(), kinds, self.tower)
+
+    def sparsify(self, adapter: "Adapter", sparsity: float) -> "Adapter":
+        """The adapter with a share of its entries set to zero."""
+        from copra_lab.pruning import sparsify
+
+        return sparsify(adapter, sparsity, self.of, self.within)
 
 
 @verb("copra-lab prune digits/copra-seed-0 --layers even --out digits-half")
@@ -295,10 +247,10 @@ def prune(
     *,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="The folder to write.", show_default="only measure"),
+        Option("--out", "-o", help="The folder to write.", show_default="only measure"),
     ] = None,
-    cut: Annotated[Any, Group.of(cut_options)],
-    measured: Annotated[Any, Group.of(arguments.measurement_on_test)],
+    cut: Pruning,
+    measured: arguments.MeasurementOnTest,
     clip: arguments.ClipName = None,
     figure: arguments.Figure = None,
     overwrite: arguments.Overwrite = False,
@@ -316,8 +268,14 @@ def prune(
     model = load_clip(clip)
     whole = arguments.load_adapter(adapter, model)
     bench = measured.bench(model, [whole])
-    kept = _kept(whole, cut, bench.task, model, measured.precision)
-    pruned = p.sparsify(kept, cut.sparsity, cut.of, cut.within) if cut.sparsity else kept
+    kept = cut.keep(whole)
+    if cut.best is not None:
+        if cut.by == "magnitude":
+            scores = p.magnitudes(kept, cut.tower)
+        else:
+            scores = _shapley_values(kept, whole, bench, cut.tower, measured.precision)
+        kept = p.keep_best(kept, scores, cut.best, cut.tower)
+    pruned = cut.sparsify(kept, cut.sparsity or 0.0)
     before, after = bench.accuracies([whole, pruned])
     if figure:
         _draw_sparsities(bench, kept, cut, figure)
@@ -325,7 +283,6 @@ def prune(
         save_adapter(pruned, out)
     zeros, layers = p.sparsity(pruned), p.layers_of(pruned, cut.tower)
     document = {
-        "verb": "prune",
         "adapter": adapter,
         "folder": str(out) if out else None,
         "hash": pruned.hash,
@@ -350,48 +307,29 @@ def prune(
     return Report(document, "\n".join(lines))
 
 
-def _kept(whole: "Adapter", cut: _Cut, task: "Task", clip: "Clip", precision: str) -> "Adapter":
-    """The adapter without the layers and kinds to remove."""
-    from copra_lab import pruning as p
-
-    kept = p.keep(whole, cut.layers, cut.kinds, cut.tower)
-    if cut.best is None:
-        return kept
-    if cut.by == "magnitude":
-        scores = p.magnitudes(kept, cut.tower)
-    else:
-        scores = _shapley_values(kept, task, clip, cut.tower, precision, whole)
-    return p.keep_best(kept, scores, cut.best, cut.tower)
-
-
-def _draw_sparsities(bench: "Bench", kept: "Adapter", cut: _Cut, file: Path) -> None:
-    """Save a figure of accuracy over sparsity."""
-    from copra_lab import plots
-    from copra_lab.pruning import sparsify
-
-    adapters = [sparsify(kept, s, cut.of, cut.within) for s in SPARSITIES]
-    name = f"entries of {'A and B' if cut.of == 'factors' else 'ΔW'}"
-    curve = {name: bench.accuracies(adapters)}
-    arguments.save_figure(plots.curve([100 * s for s in SPARSITIES], curve, "sparsity, %"), file)
-
-
 def _shapley_values(
-    adapter: "Adapter", task: "Task", clip: "Clip", tower: str, precision: str, whole: "Adapter"
+    adapter: "Adapter", whole: "Adapter", tested: "Bench", tower: str, precision: str
 ) -> dict[int, float]:
     """The Shapley value of each layer of a tower on the validation images."""
     from copra_lab.shapley.games import LayerGame, players_of
     from copra_lab.shapley.values import solve
 
-    game = LayerGame(
-        arguments.load_bench(clip, [whole], task.name, "val", precision, task.options),
-        adapter,
-        players_of(adapter, tower),
-    )
+    task = tested.task
+    bench = arguments.load_bench(tested.clip, [whole], task.name, "val", precision, task.options)
+    game = LayerGame(bench, adapter, players_of(adapter, tower))
     arguments.note(
-        f"measuring the Shapley values of {game.n_players} layers, on {len(game.bench)} "
-        "validation images"
+        f"measuring the Shapley values of {game.n_players} layers, on {len(bench)} validation "
+        "images"
     )
-    return {
-        int(name): float(v)
-        for name, v in zip(game.names, solve(game, game.n_players).values, strict=True)
-    }
+    values = solve(game, game.n_players).values
+    return {int(name): float(v) for name, v in zip(game.names, values, strict=True)}
+
+
+def _draw_sparsities(bench: "Bench", kept: "Adapter", cut: Pruning, file: Path) -> None:
+    """Save a figure of accuracy over sparsity."""
+    from copra_lab import plots
+
+    adapters = [cut.sparsify(kept, s) for s in SPARSITIES]
+    name = f"entries of {'A and B' if cut.of == 'factors' else 'ΔW'}"
+    curve = {name: bench.accuracies(adapters)}
+    arguments.save_figure(plots.curve([100 * s for s in SPARSITIES], curve, "sparsity, %"), file)

@@ -3,60 +3,54 @@
 import statistics
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import typer
+from typer import Argument, BadParameter, Option
 
 from copra_lab.cli import arguments
-from copra_lab.cli.command import Group, Report, verb
+from copra_lab.cli.command import Report, verb
 
 
-def engine_options(
-    backend: Annotated[
-        Literal["loky", "ray", "dask"],
-        typer.Option(help="Processes of this machine, or the workers of a cluster."),
-    ] = "loky",
-    address: Annotated[
-        str | None,
-        typer.Option(help="ray, dask: of the cluster.", show_default="one that is started here"),
-    ] = None,
-    jobs: Annotated[
-        int, typer.Option(help="Runs side by side; -1 for as many as there are cores.")
-    ] = -1,
-    device: Annotated[
-        str, typer.Option(help="Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …")
-    ] = "auto",
-) -> dict[str, Any]:
-    """Where runs are done, as `run_all` takes it."""
-    if jobs == 0:
-        raise typer.BadParameter(
-            "one at least, or -1 for as many as there are cores", param_hint="--jobs"
-        )
-    return {"backend": backend, "address": address, "jobs": jobs, "device": device}
+@dataclass(frozen=True)
+class Engine:
+    """Where runs are done, as `run_all` takes it.
+
+    Args:
+        backend: Processes of this machine, or the workers of a cluster.
+        address: ray, dask: of the cluster.
+        jobs: Runs side by side; -1 for as many as there are cores.
+        device: Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …
+    """
+
+    backend: Literal["loky", "ray", "dask"] = "loky"
+    address: Annotated[str | None, Option(show_default="one that is started here")] = None
+    jobs: int = -1
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        if self.jobs == 0:
+            raise BadParameter(
+                "one at least, or -1 for as many as there are cores", param_hint="--jobs"
+            )
 
 
 @verb("copra-lab sweep sweep.toml --jobs 2 --table results.csv")
 def sweep(
-    file: Annotated[
-        Path, typer.Argument(help="A TOML file with methods, tasks, seeds and settings.")
-    ],
+    file: Annotated[Path, Argument(help="A TOML file with methods, tasks, seeds and settings.")],
     *,
     work: Annotated[
         Path | None,
-        typer.Option(
+        Option(
             help="Where adapters and results.csv are kept.",
             show_default="the file's name without .toml",
         ),
     ] = None,
-    engine: Annotated[Any, Group.of(engine_options)],
-    status: Annotated[bool, typer.Option("--status", help="Only say how far it is.")] = False,
-    retry_failed: Annotated[
-        bool, typer.Option("--retry-failed", help="Do again what failed.")
-    ] = False,
-    table: Annotated[
-        Path | None, typer.Option(help="Also write the table, as .csv or .parquet.")
-    ] = None,
+    engine: Engine,
+    status: Annotated[bool, Option("--status", help="Only say how far it is.")] = False,
+    retry_failed: Annotated[bool, Option("--retry-failed", help="Do again what failed.")] = False,
+    table: Annotated[Path | None, Option(help="Also write the table, as .csv or .parquet.")] = None,
 ) -> Report:
     """Do many runs, here or on a cluster, each once.
 
@@ -67,7 +61,7 @@ def sweep(
     from copra_lab.sweeps.grid import read_grid
 
     if table is not None and table.suffix not in (".csv", ".parquet"):
-        raise typer.BadParameter(
+        raise BadParameter(
             f"a table is written as .csv or .parquet, got {table.name!r}", param_hint="--table"
         )
     grid = read_grid(file)
@@ -79,7 +73,7 @@ def sweep(
             grid.runs,
             work,
             clip_name=grid.clip,
-            **engine,
+            **asdict(engine),
             retry_failed=retry_failed,
             progress=sys.stderr.isatty(),
         )
@@ -95,7 +89,7 @@ def _report(rows: list[dict[str, Any]], table: Path, status: bool) -> Report:
     states = [r["state"] for r in rows]
     counts = {s: states.count(s) for s in (DONE, FAILED, WAITING)}
     failed = [r for r in rows if r["state"] == FAILED]
-    document = {"verb": "sweep", "table": str(table), **counts, "rows": rows}
+    document = {"table": str(table), **counts, "rows": rows}
     lines = []
     if counts[DONE]:
         head = ("task", "method", "settings", "accuracy, %", "seeds")

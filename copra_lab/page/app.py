@@ -30,15 +30,7 @@ from copra_lab.page.views.triangle import view as triangle
 
 TITLE = "copra-lab: fine-tuned CLIPs to take apart and blend"
 
-VIEWS = (
-    blend.VIEW,
-    triangle.VIEW,
-    prune.VIEW,
-    shapley.VIEW,
-    prompt.VIEW,
-    train.VIEW,
-    classify.VIEW,
-)
+VIEWS = tuple(v.VIEW for v in (blend, triangle, prune, shapley, prompt, train, classify))
 
 
 def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
@@ -56,10 +48,7 @@ def build(lab: Lab = Lab()) -> gr.Blocks:  # noqa: B008 (frozen)
         for view in VIEWS:
             add(view, lab, session, go)
         footer = html(render("footer", model=Markup("&nbsp;")), elem_id="footer")
-        page.load(
-            None,
-            js=on_load(),
-        )
+        page.load(None, js=on_load())
         page.load(
             lambda: render("footer", model=model_line(lab)),
             None,

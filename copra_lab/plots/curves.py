@@ -28,9 +28,7 @@ def curve(
     ax = fig.subplots()
     for (label, line), look in zip(series.items(), LINES, strict=False):
         _band(ax, x, [(a.value, a.interval) for a in line], look, f"{label}, n = {line[0].n}")
-    if chance is not None:
-        ax.axhline(100 * chance, color=GREY, lw=1, ls=":", label="guessing")
-    _accuracy_axes(ax, xlabel)
+    _accuracy_axes(ax, xlabel, chance, ":")
     if len(x) <= 16:
         ax.set_xticks(list(x))
     told = [
@@ -64,17 +62,9 @@ def bands(
         if points and label in points:
             marker, _, colour = look
             at, values = points[label]
-            small: dict[str, Any] = {
-                "ms": 2.5,
-                "mfc": "none",
-                "mew": 0.7,
-                "color": colour,
-                "alpha": 0.6,
-            }
-            ax.plot(at, [100 * v for v in values], marker, **small)
-    if chance is not None:
-        ax.axhline(100 * chance, color=GREY, lw=1, ls=(0, (1, 4)), label="guessing")
-    _accuracy_axes(ax, xlabel)
+            small: dict[str, Any] = {"ms": 2.5, "mfc": "none", "mew": 0.7, "alpha": 0.6}
+            ax.plot(at, [100 * v for v in values], marker, color=colour, **small)
+    _accuracy_axes(ax, xlabel, chance, (0, (1, 4)))
     ticks = sorted({v for x, _ in series.values() for v in x})
     if log:
         ax.set_xscale("log")
@@ -103,8 +93,10 @@ def _band(
     ax.plot(x, [100 * v for v, _ in line], marker, ls=dash, color=colour, ms=5, label=label)
 
 
-def _accuracy_axes(ax: Axes, xlabel: str) -> None:
-    """Labels, legend and grid of accuracies over `xlabel`."""
+def _accuracy_axes(ax: Axes, xlabel: str, chance: float | None, dots: Any) -> None:
+    """Labels, legend and grid of accuracies over `xlabel`, and a line at that of guessing."""
+    if chance is not None:
+        ax.axhline(100 * chance, color=GREY, lw=1, ls=dots, label="guessing")
     ax.set(xlabel=xlabel, ylabel="accuracy, %", ylim=(0, None))
     ax.legend(frameon=False)
     grid_behind(ax)

@@ -49,10 +49,8 @@ class Picture:
     def png(self) -> bytes:
         """The figure as a PNG file, with 1.5 times the pixels it is shown at, for sharp screens."""
         file = io.BytesIO()
-        dpi = 1.5 * PIXELS_PER_INCH
-        self.figure.savefig(
-            file, format="png", dpi=dpi, facecolor="white", metadata={"Software": None}
-        )
+        look: dict[str, Any] = {"dpi": 1.5 * PIXELS_PER_INCH, "facecolor": "white"}
+        self.figure.savefig(file, format="png", metadata={"Software": None}, **look)
         return file.getvalue()
 
     @property

@@ -34,11 +34,8 @@ def masks(on: "Sequence[Sequence[bool]]", probability: Sequence[float] | None = 
     ax.imshow(m.T, aspect="auto", origin="lower", **look)
     ax.set(xlabel="step", ylabel="layer", yticks=range(0, layers, 2))
     quarters = ", ".join(f"{100 * part.mean():.0f} %" for part in np.array_split(m, 4))
-    return Picture(
-        fig,
-        f"Which of {layers} layers were on in {steps} training steps: in the four quarters of the "
-        f"training {quarters} of them.",
-    )
+    alt = f"Which of {layers} layers were on in {steps} training steps: in the four quarters of "
+    return Picture(fig, f"{alt}the training {quarters} of them.")
 
 
 def landscape(

@@ -738,6 +738,7 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(home, tmp_path):
     [
         ("[fit]\nstepps = 3", "'stepps', which fit does not know; did you mean 'steps'?"),
         ("[fitt]\nsteps = 3", "a table [fitt], which is no verb"),
+        ("fit = 3", "'fit', which fit does not know"),
         ("[fit]\nsteps = 'many'", "--steps"),
         ("steps = ", "not a readable TOML file"),
         (None, "not a readable TOML file"),

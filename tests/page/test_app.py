@@ -426,8 +426,10 @@ def test_before_anything_is_known_the_page_says_so():
 
 
 def test_a_key_that_is_not_on_the_menu_is_answered_with_one_that_is():
-    assert LAB.pair("colours", "../../etc", None) == ("0/one", "0/two")
-    assert LAB.pair("colours", BASE, "0/one") == (BASE, "0/one")
+    said = {"task": "colours", "a": "../../etc", "b": BASE}
+    state = read(BlendState, Reading(LAB, Source.CONTROLS), said)
+    assert (state.a, state.b) == ("0/one", BASE)
+    assert LAB.first("colours", 2) == ["0/one", "0/two"]
     assert LAB.one("colours", "0/two") == "0/two"
     assert LAB.one("colours", BASE) == LAB.one("colours", ["0/two"]) == "0/one"
     for task in ("elsewhere", None, ["colours"], {}):
@@ -540,7 +542,7 @@ def test_a_fresh_adapter_can_be_blended_to_a_place_used_nowhere_else(visit, fres
     visitor.drop()
     visitor.thumb.press("ArrowLeft")
     shown = visitor.settled()
-    first = lab.adapter(task.name, lab.pair(task.name, None, None)[0])
+    first = lab.adapter(task.name, lab.first(task.name, 1)[0])
     assert int(shown["correct"]) == close_to(
         independent(
             clip, task, (first, 1 - float(shown["weight"])), (adapter, float(shown["weight"]))
@@ -596,7 +598,7 @@ def test_every_task_brings_its_own_adapters_and_numbers(visit):
     shown = visitor.settled(0.0)
     bench = Bench(clip, load_task(name, side=clip.side), precision="float32")
     assert int(shown["correct"]) == close_to(
-        bench.accuracy(lab.adapter(name, lab.pair(name, None, None)[0])).correct
+        bench.accuracy(lab.adapter(name, lab.first(name, 1)[0])).correct
     )
 
 

@@ -128,7 +128,7 @@ def test_the_rival_are_the_same_seeds_of_the_other_method(a, b, found):
 def test_the_shipped_adapters_have_rivals_in_every_task():
     lab = Lab()
     for task in lab.tasks():
-        assert blend.rival(lab, task, *lab.pair(task, None, None))
+        assert blend.rival(lab, task, *lab.first(task, 2))
 
 
 def test_what_is_drawn_beside_is_asked_for_and_no_part_of_the_model():
@@ -283,14 +283,14 @@ def test_the_other_lines_in_a_browser(visit, fresh):
     shown = visitor.page.wait_for_function(
         f"() => {{ const d = {now}; return d.space === 'factors' && d.n === d.total && d; }}"
     ).json_value()
-    one, two = (lab.adapter(task.name, key) for key in lab.pair(task.name, None, None))
+    one, two = (lab.adapter(task.name, key) for key in lab.first(task.name, 2))
     assert int(shown["correct"]) == close_to(independent(clip, task, (by_hand(one, two, 0.5), 1)))
     visitor.page.get_by_label("compare with CopRA").check()
     row = visitor.page.locator("#blend-chart .legend .rival td").first
     visitor.page.wait_for_function(
         "/%/.test(document.querySelector('#blend-chart .legend .rival td')?.innerText)"
     )
-    other = blend.rival(lab, task.name, *lab.pair(task.name, None, None))
+    other = blend.rival(lab, task.name, *lab.first(task.name, 2))
     correct = independent(
         clip, task, (by_hand(*(lab.adapter(task.name, key) for key in (other.a, other.b)), 0.5), 1)
     )

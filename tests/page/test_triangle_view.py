@@ -128,7 +128,7 @@ def test_a_task_with_few_adapters_has_three_corners_too():
         def menu(self, task):
             return [("One", "0/one"), ("No adapter", BASE)]
 
-    assert Few().three("colours", None, None, None) == ("0/one", BASE, BASE)
+    assert Few().first("colours", 3) == ["0/one", BASE, BASE]
 
 
 def test_the_page_answers_junk_in_words_and_goes_on():
@@ -285,7 +285,7 @@ def settled(visitor: Visitor, b: float, c: float) -> dict:
 def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
     _, task, _ = fresh
     lab, clip = Lab(), load_clip()
-    adapters = [lab.adapter(task.name, key) for key in lab.three(task.name, None, None, None)]
+    adapters = [lab.adapter(task.name, key) for key in lab.first(task.name, 3)]
 
     def truth(shown: dict):
         return close_to(

@@ -14,17 +14,7 @@ from typing import Any, TypeVar
 import gradio as gr
 import torch
 
-from copra_lab.page.api.schemas import (
-    AdapterEntry,
-    BlendAnswer,
-    Number,
-    Opinion,
-    PromptAnswer,
-    PromptEntry,
-    PruneAnswer,
-    ShapleyAnswer,
-    Task,
-)
+from copra_lab.page.api import schemas
 from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
 from copra_lab.page.server.limits import ASKED_SECONDS, UPLOAD_MB
 from copra_lab.page.state.adapter_size import left
@@ -74,15 +64,15 @@ class Api:
     lab: Lab
 
     @in_words
-    def tasks(self) -> list[Task]:
+    def tasks(self) -> list[schemas.Task]:
         """The tasks that there are adapters for; the other tools take a task's name."""
         return [
-            Task(name=name, title=title, about=self.lab.about(name))
+            schemas.Task(name=name, title=title, about=self.lab.about(name))
             for name, title in self.lab.tasks().items()
         ]
 
     @in_words
-    def adapters(self, task: str) -> list[AdapterEntry]:
+    def adapters(self, task: str) -> list[schemas.AdapterEntry]:
         """The fine-tuned adapters of a task: their keys, layers and matrices.
 
         The other tools take the keys.
@@ -93,21 +83,17 @@ class Api:
         self.lab.check(task)
         found = []
         for label, key in self.lab.adapters(task):
+            entry = schemas.AdapterEntry(key=key, label=label, layers=[], kinds=[], trouble=None)
             try:
                 layers, kinds = switches_of(self.lab.adapter(task, key))
-                found.append(
-                    AdapterEntry(
-                        key=key, label=label, layers=list(layers), kinds=list(kinds), trouble=None
-                    )
-                )
+                entry["layers"], entry["kinds"] = list(layers), list(kinds)
             except (ValueError, OSError) as e:
-                found.append(
-                    AdapterEntry(key=key, label=label, layers=[], kinds=[], trouble=str(e))
-                )
+                entry["trouble"] = str(e)
+            found.append(entry)
         return found
 
     @in_words
-    def prompts(self, task: str) -> list[PromptEntry]:
+    def prompts(self, task: str) -> list[schemas.PromptEntry]:
         """The soft prompts of a task: their keys, and how many learned vectors each has.
 
         "prompt" takes the keys. Not all tasks have some.
@@ -118,21 +104,16 @@ class Api:
         self.lab.check(task)
         found = []
         for label, key in self.lab.prompt_menu(task):
+            entry = schemas.PromptEntry(key=key, label=label, vectors=0, trouble=None)
             try:
-                found.append(
-                    PromptEntry(
-                        key=key,
-                        label=label,
-                        vectors=self.lab.prompt(task, key).length,
-                        trouble=None,
-                    )
-                )
+                entry["vectors"] = self.lab.prompt(task, key).length
             except (ValueError, OSError) as e:
-                found.append(PromptEntry(key=key, label=label, vectors=0, trouble=str(e)))
+                entry["trouble"] = str(e)
+            found.append(entry)
         return found
 
     @in_words
-    def base(self, task: str) -> Number:
+    def base(self, task: str) -> schemas.Number:
         """Accuracy of the CLIP on a task's test images without any adapter.
 
         This is what the others are held against.
@@ -144,7 +125,7 @@ class Api:
         return self._measured(Base(task))
 
     @in_words
-    def blend(self, task: str, a: str, b: str, weight: float) -> BlendAnswer:
+    def blend(self, task: str, a: str, b: str, weight: float) -> schemas.BlendAnswer:
         """Accuracy of a blend of two adapters: (1 − weight)·ΔW of a + weight·ΔW of b.
 
         Args:
@@ -155,7 +136,7 @@ class Api:
                 goes on
         """
         state = self._read(BlendState, {"task": task, "a": a, "b": b, "weight": weight})
-        return BlendAnswer(**self._measured(state), weight=state.weight)
+        return schemas.BlendAnswer(**self._measured(state), weight=state.weight)
 
     @in_words
     def prune(
@@ -165,7 +146,7 @@ class Api:
         layers: list[int] | None = None,
         kinds: list[str] | None = None,
         sparsity: float = 0,
-    ) -> PruneAnswer:
+    ) -> schemas.PruneAnswer:
         """Accuracy of an adapter of which only some layers and matrices are kept.
 
         Then the smallest of its numbers are set to zero.
@@ -180,17 +161,11 @@ class Api:
             sparsity: percent of what is left that is set to zero, from 0 to 100
         """
         switches = Switches(*(ALL if on is None else on for on in (layers, kinds)))
-        values = {
-            "task": task,
-            "key": adapter,
-            "kept": switches,
-            "percent": sparsity,
-        }
+        values = {"task": task, "key": adapter, "kept": switches, "percent": sparsity}
         state = self._read(PruneState, values)
         all_layers, all_kinds = switches_of(self.lab.adapter(task, adapter))
-        number = self._measured(state)
-        return PruneAnswer(
-            **number,
+        return schemas.PruneAnswer(
+            **self._measured(state),
             layers=[i for i in all_layers if layers is None or i in layers],
             kinds=[k for k in all_kinds if kinds is None or k in kinds],
             sparsity=state.percent,
@@ -198,7 +173,7 @@ class Api:
         )
 
     @in_words
-    def shapley(self, task: str, adapter: str, seconds: float = 5) -> ShapleyAnswer:
+    def shapley(self, task: str, adapter: str, seconds: float = 5) -> schemas.ShapleyAnswer:
         """What each layer of an adapter is worth: its Shapley value in accuracy.
 
         Measured on a sample of the test images. Values are sampled at first and exact once all
@@ -216,7 +191,7 @@ class Api:
         while not values.exact and time.monotonic() < until:
             values = onward(game)
         halves = [float(h) if h < float("inf") else None for h in values.halves]
-        return ShapleyAnswer(
+        return schemas.ShapleyAnswer(
             layers=list(values.layers),
             values=values.values.tolist(),
             halves=halves,
@@ -229,7 +204,9 @@ class Api:
         )
 
     @in_words
-    def prompt(self, task: str, prompt: str, percents: list[int] | None = None) -> PromptAnswer:
+    def prompt(
+        self, task: str, prompt: str, percents: list[int] | None = None
+    ) -> schemas.PromptAnswer:
         """Accuracy of a learned soft prompt, each vector set to a share of its learned length.
 
         Args:
@@ -238,18 +215,16 @@ class Api:
             percents: for each of its vectors the percent of its learned length, from 0 to 200;
                 without it all stay as learned
         """
-        values: dict[str, Any] = {"task": task, "key": prompt}
-        if percents is not None:
-            values["percents"] = percents
-        state = self._read(PromptState, values)
+        said = {} if percents is None else {"percents": percents}
+        state = self._read(PromptState, {"task": task, "key": prompt, **said})
         length = self.lab.prompt(task, prompt).length
-        return PromptAnswer(
+        return schemas.PromptAnswer(
             **self._measured(state),
-            percents=[100] * length if state.percents is None else list(state.percents),
+            percents=list(state.percents or [100] * length),
         )
 
     @in_words
-    def classify(self, task: str, image: str) -> list[Opinion]:
+    def classify(self, task: str, image: str) -> list[schemas.Opinion]:
         """What every model of a task takes a picture for: the task's names, likeliest first.
 
         The CLIP without an adapter comes first, then each of the task's adapters.
@@ -270,24 +245,20 @@ class Api:
             ) from e
         found = []
         for label, p, names in opinions(self.lab, task, Picture(pixels)):
+            opinion = schemas.Opinion(model=label, names=[], probabilities=[], trouble=None)
             if isinstance(p, str):
-                found.append(Opinion(model=label, names=[], probabilities=[], trouble=p))
-                continue
-            order = p.argsort(descending=True)
-            found.append(
-                Opinion(
-                    model=label,
-                    names=[names[i] for i in order.tolist()],
-                    probabilities=p[order].tolist(),
-                    trouble=None,
-                )
-            )
+                opinion["trouble"] = p
+            else:
+                order = p.argsort(descending=True)
+                opinion["names"] = [names[i] for i in order.tolist()]
+                opinion["probabilities"] = p[order].tolist()
+            found.append(opinion)
         return found
 
     def _read(self, state: type[S], values: dict[str, Any]) -> S:
         return read(state, Reading(self.lab), values)
 
-    def _measured(self, state: Measured) -> Number:
+    def _measured(self, state: Measured) -> schemas.Number:
         """The model at `place`, run on all test images; the first numbers of visitors go before."""
         bench, model = self.lab.bench(state.task), state.model(self.lab)
         found = []
@@ -296,7 +267,7 @@ class Api:
                 firsts.give_way(PATIENCE)
                 found.append(model.predictions(bench, start, start + FIRST))
         a: Accuracy = bench.score(torch.cat(found))
-        return Number(accuracy=a.value, correct=a.correct, n=a.n, interval=list(a.interval))
+        return schemas.Number(accuracy=a.value, correct=a.correct, n=a.n, interval=list(a.interval))
 
 
 def _decoded(image: object) -> bytes:
@@ -309,17 +280,7 @@ def _decoded(image: object) -> bytes:
     return base64.b64decode(data, validate=True)
 
 
-ENDPOINTS = (
-    "tasks",
-    "adapters",
-    "prompts",
-    "base",
-    "blend",
-    "prune",
-    "shapley",
-    "prompt",
-    "classify",
-)
+ENDPOINTS = tuple("tasks adapters prompts base blend prune shapley prompt classify".split())
 
 
 def serve(lab: Lab) -> None:
@@ -329,10 +290,6 @@ def serve(lab: Lab) -> None:
     """
     api = Api(lab)
     for name in ENDPOINTS:
-        limits = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)
-        gr.api(
-            getattr(api, name),
-            api_name=name,
-            concurrency_limit=limits["concurrency_limit"],
-            concurrency_id=limits["concurrency_id"],
-        )
+        event = {"shapley": WATCHING, "classify": PICTURES}.get(name, PROGRAMS)
+        limits = {k: event[k] for k in ("concurrency_limit", "concurrency_id")}
+        gr.api(getattr(api, name), api_name=name, **limits)

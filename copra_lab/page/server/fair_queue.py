@@ -5,6 +5,7 @@ Those who wait are answered in turns, and whoever is beyond a limit is told to c
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 import gradio as gr
@@ -61,13 +62,8 @@ class FairQueue(Queue):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        self.visitors, self.waiting, self.of_address, self.megabytes, self.unread = (
-            visitors,
-            waiting,
-            of_address,
-            megabytes,
-            unread,
-        )
+        self.visitors, self.waiting, self.of_address = visitors, waiting, of_address
+        self.megabytes, self.unread = megabytes, unread
 
     # --- coming in
 
@@ -88,40 +84,38 @@ class FairQueue(Queue):
         while len(self.event_analytics) > REMEMBERED:
             self.event_analytics.pop(next(iter(self.event_analytics)))
         for line in self.event_queue_per_concurrency_id.values():
-            busy = [
-                e
-                for job in self.active_jobs
-                for e in job or ()
-                if e.concurrency_id == line.concurrency_id
-            ]
+            busy = self._at_work(line.concurrency_id)
             ordered = in_turns(line.queue, lambda e: e.session_hash, [e.session_hash for e in busy])
-            line.queue[:] = in_turns(
-                ordered, lambda e: address_of(e.request), [address_of(e.request) for e in busy]
-            )
+            addresses = [address_of(e.request) for e in busy]
+            line.queue[:] = in_turns(ordered, lambda e: address_of(e.request), addresses)
         return found
+
+    def _at_work(self, concurrency_id: str | None = None) -> list[Event]:
+        """What is being answered, of one line or of all."""
+        return [
+            e
+            for job in self.active_jobs
+            for e in job or ()
+            if concurrency_id in (None, e.concurrency_id)
+        ]
 
     def _check(self, session: str | None, address: str, request: Any) -> None:
         waiting = [e for line in self.event_queue_per_concurrency_id.values() for e in line.queue]
-        at_work = [e for job in self.active_jobs for e in job or ()]
-        if (
-            session is not None
-            and sum(e.session_hash == session for e in (*waiting, *at_work)) >= self.waiting
-        ):
+        asked = [*waiting, *self._at_work()]
+        of_session = sum(e.session_hash == session for e in asked)
+        if session is not None and of_session >= self.waiting:
             raise TooMuch(
                 f"{self.waiting} of your requests wait for an answer already; ask again when some "
                 "of them are answered"
             )
-        if sum(address_of(e.request) == address for e in (*waiting, *at_work)) >= self.of_address:
+        if sum(address_of(e.request) == address for e in asked) >= self.of_address:
             raise TooMuch(
                 f"{self.of_address} requests from your network address wait already; try again in "
                 "a minute"
             )
         full = self.max_size is not None and len(waiting) >= self.max_size
-        if (
-            full
-            or sum(megabytes_of(e.request) for e in waiting) + megabytes_of(request)
-            > self.megabytes
-        ):
+        megabytes = sum(megabytes_of(r) for r in (request, *(e.request for e in waiting)))
+        if full or megabytes > self.megabytes:
             raise TooMuch(
                 "the page has more questions than it can answer at the moment; try again in a "
                 "minute"
@@ -136,15 +130,8 @@ class FairQueue(Queue):
             most = line.concurrency_limit
             if most is None or most < 4 or not line.queue:
                 continue
-            addresses = [
-                address_of(e.request)
-                for job in self.active_jobs
-                for e in job or ()
-                if e.concurrency_id == line.concurrency_id
-            ]
-            held = [
-                e for e in line.queue if addresses.count(address_of(e.request)) >= most * 3 // 4
-            ]
+            busy = Counter(address_of(e.request) for e in self._at_work(line.concurrency_id))
+            held = [e for e in line.queue if busy[address_of(e.request)] >= most * 3 // 4]
             if held:
                 hidden.append((line.queue, held))
                 line.queue[:] = [e for e in line.queue if e not in held]

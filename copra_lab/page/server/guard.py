@@ -9,6 +9,7 @@ import re
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from copra_lab.page.server import limits
@@ -37,17 +38,14 @@ class _TooLarge(Exception):
     pass
 
 
+@dataclass(eq=False)
 class Uploads:
     """Megabytes that were uploaded within ``seconds``."""
 
-    def __init__(
-        self,
-        of_address: float = limits.ADDRESS_UPLOADS_MB,
-        most: float = limits.UPLOADS_MB,
-        seconds: float = HOUR,
-    ) -> None:
-        self.of_address, self.most, self.seconds = of_address, most, seconds
-        self._lately: deque[tuple[float, str, float]] = deque()
+    of_address: float = limits.ADDRESS_UPLOADS_MB
+    most: float = limits.UPLOADS_MB
+    seconds: float = HOUR
+    _lately: deque[tuple[float, str, float]] = field(default_factory=deque, init=False)
 
     def add(self, address: str, megabytes: float) -> None:
         """Raises TooMuch where that is more than fits."""
@@ -62,27 +60,18 @@ class Uploads:
         self._lately.append((now, address, megabytes))
 
 
+@dataclass(eq=False)
 class Guard:
     """ASGI middleware. ``visitors`` are told who opens a page, and who closes it."""
 
-    def __init__(
-        self,
-        app: Any,
-        visitors: Visitors,
-        uploads: Uploads | None = None,
-        megabytes: float = limits.REQUEST_MB,
-        seconds: float = limits.REQUEST_SECONDS,
-        connections: int = limits.CONNECTIONS,
-        of_address: int = limits.ADDRESS_CONNECTIONS,
-    ) -> None:
-        self.app, self.visitors, self.uploads = app, visitors, uploads or Uploads()
-        self.megabytes, self.seconds, self.connections, self.of_address = (
-            megabytes,
-            seconds,
-            connections,
-            of_address,
-        )
-        self._open: Counter[str] = Counter()
+    app: Any
+    visitors: Visitors
+    uploads: Uploads = field(default_factory=Uploads)
+    megabytes: float = limits.REQUEST_MB
+    seconds: float = limits.REQUEST_SECONDS
+    connections: int = limits.CONNECTIONS
+    of_address: int = limits.ADDRESS_CONNECTIONS
+    _open: Counter[str] = field(default_factory=Counter, init=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let it through."""
@@ -93,12 +82,8 @@ class Guard:
         if _UNUSED.match(path):
             await _refuse(scope, send, NOT_HERE, "this is not offered here")
         elif self._open.total() >= self.connections or self._open[address] >= self.of_address:
-            await _refuse(
-                scope,
-                send,
-                BUSY,
-                "too many connections are open; close some pages, or try again in a minute",
-            )
+            full = "too many connections are open; close some pages, or try again in a minute"
+            await _refuse(scope, send, BUSY, full)
         else:
             self._open[address] += 1
             try:
@@ -113,12 +98,8 @@ class Guard:
     ) -> None:
         size, session = _megabytes(scope), None
         if size is not None and size > self.megabytes:
-            await _refuse(
-                scope,
-                send,
-                TOO_LARGE,
-                f"a request has at most {self.megabytes:g} MB; make the picture or zip smaller",
-            )
+            most = f"a request has at most {self.megabytes:g} MB; make the picture or zip smaller"
+            await _refuse(scope, send, TOO_LARGE, most)
             return
         try:
             if path == "/gradio_api/upload":
@@ -140,9 +121,8 @@ class Guard:
             await self.app(scope, self._counted(receive), sending)
         except _TooLarge:
             if not begun:
-                await _refuse(
-                    scope, send, TOO_LARGE, f"a request has at most {self.megabytes:g} MB"
-                )
+                most = f"a request has at most {self.megabytes:g} MB"
+                await _refuse(scope, send, TOO_LARGE, most)
         finally:
             if session is not None:
                 self.visitors.left(session)

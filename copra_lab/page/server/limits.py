@@ -90,61 +90,32 @@ up."""
 
 def table() -> str:
     """The limits in a table of Markdown."""
-    rows = [
-        ("one request", f"{REQUEST_MB} MB, which must arrive within {REQUEST_SECONDS} seconds"),
-        ("connections at once", f"{CONNECTIONS}, of which {ADDRESS_CONNECTIONS} from one address"),
-        (
-            "questions to the model that wait",
-            f"{WAITING} of one visitor, {ADDRESS_WAITING} of one address, {QUEUE} and "
-            f"{WAITING_MB} MB in all",
-        ),
-        (
-            "answers that nobody fetches",
-            f"thrown away after {UNREAD_SECONDS} seconds, and the work on them is stopped",
-        ),
-        (
-            "one picture",
-            f"{UPLOAD_MB} MB, and {MEMORY / 1e6:.0f} MB of memory to decode it, which "
-            f"{MEGAPIXELS} megapixels never exceed",
-        ),
-        (
-            "one zip",
-            f"{MEGABYTES} MB, {UNPACKED} MB unpacked, {IMAGES} images, {CLASSES} classes, "
-            f"{ALL_MEGAPIXELS} megapixels together",
-        ),
-        ("uploads in an hour", f"{ADDRESS_UPLOADS_MB} MB of one address, {UPLOADS_MB} MB in all"),
-        (
-            "uploaded files",
-            f"deleted when they are {FILE_SECONDS // 60} minutes old (looked for every "
-            f"{FILE_LOOKS // 60} minutes)",
-        ),
-        (
-            "trainings",
-            f"one at a time, one place in the line for each visitor, {ADDRESS_TRAININGS} for one "
-            f"address, {MOST_WAITING} in all; "
-            f"each ends after {TRAINING_SECONDS:.0f} seconds",
-        ),
-        (
-            "one layer game or one zip",
-            f"{WATCHED_SECONDS:.0f} seconds; {ASKED_SECONDS} seconds for a program",
-        ),
-        ("kept of a visitor", f"{OWN} trained adapters and {ALL_MEASUREMENTS:,} measurements"),
-        (
-            "kept of all visitors",
-            f"{SESSIONS} visitors, {ADDRESS_SESSIONS} of one address, and the values of {GAMES} "
-            "layer games",
-        ),
-        (
-            "after a page is closed",
-            f"all that was kept is dropped within {CLOSED_SECONDS // 60} minutes; of a program "
-            f"without an open page within {IDLE_SECONDS} seconds",
-        ),
-        (
-            "memory",
-            f"{VISITOR_MB} MB for each visitor who is remembered; {TEN_MB:,} MB more while ten of "
-            "them do all that they can at once",
-        ),
-    ]
-    return "\n".join(
-        ["| What | At most |", "|---|---|", *(f"| {what} | {most} |" for what, most in rows)]
-    )
+    rows = {
+        "one request": f"{REQUEST_MB} MB, which must arrive within {REQUEST_SECONDS} seconds",
+        "connections at once": f"{CONNECTIONS}, of which {ADDRESS_CONNECTIONS} from one address",
+        "questions to the model that wait": f"{WAITING} of one visitor, {ADDRESS_WAITING} of one "
+        f"address, {QUEUE} and {WAITING_MB} MB in all",
+        "answers that nobody fetches": f"thrown away after {UNREAD_SECONDS} seconds, and the work "
+        "on them is stopped",
+        "one picture": f"{UPLOAD_MB} MB, and {MEMORY / 1e6:.0f} MB of memory to decode it, which "
+        f"{MEGAPIXELS} megapixels never exceed",
+        "one zip": f"{MEGABYTES} MB, {UNPACKED} MB unpacked, {IMAGES} images, {CLASSES} classes, "
+        f"{ALL_MEGAPIXELS} megapixels together",
+        "uploads in an hour": f"{ADDRESS_UPLOADS_MB} MB of one address, {UPLOADS_MB} MB in all",
+        "uploaded files": f"deleted when they are {FILE_SECONDS // 60} minutes old (looked for "
+        f"every {FILE_LOOKS // 60} minutes)",
+        "trainings": f"one at a time, one place in the line for each visitor, {ADDRESS_TRAININGS} "
+        f"for one address, {MOST_WAITING} in all; each ends after {TRAINING_SECONDS:.0f} seconds",
+        "one layer game or one zip": f"{WATCHED_SECONDS:.0f} seconds; {ASKED_SECONDS} seconds for "
+        "a program",
+        "kept of a visitor": f"{OWN} trained adapters and {ALL_MEASUREMENTS:,} measurements",
+        "kept of all visitors": f"{SESSIONS} visitors, {ADDRESS_SESSIONS} of one address, and the "
+        f"values of {GAMES} layer games",
+        "after a page is closed": "all that was kept is dropped within "
+        f"{CLOSED_SECONDS // 60} minutes; of a program without an open page within "
+        f"{IDLE_SECONDS} seconds",
+        "memory": f"{VISITOR_MB} MB for each visitor who is remembered; {TEN_MB:,} MB more while "
+        "ten of them do all that they can at once",
+    }
+    lines = [f"| {what} | {most} |" for what, most in rows.items()]
+    return "\n".join(["| What | At most |", "|---|---|", *lines])

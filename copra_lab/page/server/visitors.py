@@ -45,6 +45,7 @@ class Visitor:
     keeps: float = IDLE_SECONDS
 
 
+@dataclass(eq=False)
 class Visitors:
     """All who are remembered, by their sessions.
 
@@ -52,22 +53,12 @@ class Visitors:
     over.
     """
 
-    def __init__(
-        self,
-        forget: Callable[[str], None],
-        most: int = SESSIONS,
-        of_address: int = ADDRESS_SESSIONS,
-        closed: float = CLOSED_SECONDS,
-        idle: float = IDLE_SECONDS,
-    ) -> None:
-        self.forget, self.most, self.of_address, self.closed, self.idle = (
-            forget,
-            most,
-            of_address,
-            closed,
-            idle,
-        )
-        self._known: dict[str, Visitor] = {}
+    forget: Callable[[str], None]
+    most: int = SESSIONS
+    of_address: int = ADDRESS_SESSIONS
+    closed: float = CLOSED_SECONDS
+    idle: float = IDLE_SECONDS
+    _known: dict[str, Visitor] = field(default_factory=dict, init=False)
 
     def __contains__(self, session: str) -> bool:
         return session in self._known

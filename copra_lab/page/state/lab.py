@@ -131,11 +131,9 @@ class Lab:
 
         With the bundled CLIP all: a misfit is reported when it is chosen.
         """
-        return self.clip_name is None or _base(folder) in (
-            "",
-            self.clip.hash,
-            self.clip.hash.partition("-")[0],
-        )
+        if self.clip_name is None:
+            return True
+        return _base(folder) in ("", self.clip.hash, self.clip.hash.partition("-")[0])
 
     def tasks(self) -> dict[str, str]:
         """The titles of the tasks that have adapters, by name.
@@ -164,48 +162,31 @@ class Lab:
 
     def shelf(self, task: str) -> dict[str, Shipped | Own]:
         """The adapters of `task` by a key: never a path, so that no visitor can name one."""
-        folders = enumerate(self.folders)
-        found = {
-            f"{i}/{s.folder.name}": s
-            for i, folder in folders
-            for s in shipped(task, folder)
-            if self._ours(s.folder)
-        }
+        found: dict[str, Shipped | Own] = {}
+        for i, folder in enumerate(self.folders):
+            ours = [s for s in shipped(task, folder) if self._ours(s.folder)]
+            found |= {f"{i}/{s.folder.name}": s for s in ours}
         return found | {o.key: o for o in self.own if o.task == task}
 
     def menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of what can be blended in `task`; the last is no adapter at all."""
 
         def label(key: str, s: Shipped | Own) -> str:
-            return (
-                s.label
-                if isinstance(s, Own) or key.startswith(SHELF)
-                else f"{s.label} ({s.folder.parent.parent.name})"
-            )
+            if isinstance(s, Own) or key.startswith(SHELF):
+                return s.label
+            return f"{s.label} ({s.folder.parent.parent.name})"
 
-        return [(label(key, s), key) for key, s in self.shelf(task).items()] + [
-            ("No adapter (the base)", BASE)
-        ]
+        offered = [(label(key, s), key) for key, s in self.shelf(task).items()]
+        return [*offered, ("No adapter (the base)", BASE)]
 
-    def pair(self, task: str, a: object, b: object) -> tuple[str, str]:
-        """The keys `a` and `b` where `task` has them, or else the first and the second it has."""
+    def first(self, task: str, count: int) -> list[str]:
+        """The keys of the first `count` in the menu of `task`; the last again where it is short."""
         keys = [key for _, key in self.menu(task)]
-        return (str(a) if a in keys else keys[0]), (str(b) if b in keys else keys[1])
-
-    def three(self, task: str, *wanted: object) -> tuple[str, str, str]:
-        """The three keys `wanted` where `task` has them, or else the first three it has.
-
-        As far as there are so many.
-        """
-        keys = [key for _, key in self.menu(task)]
-        a, b, c = (
-            str(key) if key in keys else keys[min(i, len(keys) - 1)] for i, key in enumerate(wanted)
-        )
-        return a, b, c
+        return [keys[min(i, len(keys) - 1)] for i in range(count)]
 
     def adapters(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of the adapters of `task`, without "no adapter"."""
-        return [(label, key) for label, key in self.menu(task) if key != BASE]
+        return self.menu(task)[:-1]
 
     def one(self, task: str, key: object) -> str:
         """`key` where `task` has an adapter of that key, or else the key of its first."""
@@ -226,17 +207,13 @@ class Lab:
 
     def prompt_shelf(self, task: str) -> dict[str, Shipped[SoftPrompt]]:
         """The soft prompts of `task` by a key."""
-        return {
-            s.folder.name: s for s in shipped_prompts(task, self.prompts) if self._ours(s.folder)
-        }
+        found = shipped_prompts(task, self.prompts)
+        return {s.folder.name: s for s in found if self._ours(s.folder)}
 
     def prompt_tasks(self) -> list[tuple[str, str]]:
         """(title, name) of each task that has soft prompts, `PROMPT_OPENING` first."""
-        return [
-            t
-            for t in sorted(self.titles(), key=lambda t: t[1] != PROMPT_OPENING)
-            if self.prompt_shelf(t[1])
-        ]
+        titles = sorted(self.titles(), key=lambda t: t[1] != PROMPT_OPENING)
+        return [(title, name) for title, name in titles if self.prompt_shelf(name)]
 
     def prompt_menu(self, task: str) -> list[tuple[str, str]]:
         """(label, key) of the soft prompts of `task`."""
@@ -302,13 +279,8 @@ def counterpart(shelf: "dict[str, Shipped[Adapter] | Own]", key: str, method: st
     def origin(entry: "Shipped[Adapter] | Own") -> Hashable:
         return entry.number if isinstance(entry, Own) else entry.folder.parent
 
-    entry = shelf[key]
-    same = (
-        k
-        for k, s in shelf.items()
-        if (s.method, s.seed, origin(s)) == (method, entry.seed, origin(entry))
-    )
-    return next(same, None)
+    wanted = (method, shelf[key].seed, origin(shelf[key]))
+    return next((k for k, s in shelf.items() if (s.method, s.seed, origin(s)) == wanted), None)
 
 
 @cache

@@ -85,9 +85,8 @@ class History:
     def curve(self) -> dict[float, Point]:
         """What was measured on the line where the visitor stands, by position."""
         line = self.state.line if self.state else None
-        return dict(
-            sorted((p.position, point) for p, point in self.points.items() if p.line == line)
-        )
+        found = {p.position: point for p, point in self.points.items() if p.line == line}
+        return dict(sorted(found.items()))
 
     def step(self, state: Measured, asked: Asked | None = None) -> "History":
         """The visitor goes to `place`, having `asked` for it."""
@@ -122,22 +121,13 @@ class History:
         known = self.points.get(state)
         if known and known.accuracy.n >= point.accuracy.n:
             return self
-        points = {**self.points, state: point}
-        if (over := len(points) - MEASUREMENTS) > 0:
-            for old in [p for p in points if not self._needs(p) and p != state][:over]:
-                del points[old]
-        if (
-            over := len(points) - ALL_MEASUREMENTS
-        ) > 0:  # of the present line alone: a triangle has thousands
-            held = (state, self.state, *(self.state.references if self.state else ()))
-            for old in [p for p in points if p not in held][:over]:
-                del points[old]
+        here = self.state
+        held = (state, here, *(here.references if here else ()))
+        points = dict(self.points) | {state: point}
+        _drop_oldest(points, MEASUREMENTS, lambda p: p in held or (here and p.line == here.line))
+        # of the present line alone: a triangle has thousands
+        _drop_oldest(points, ALL_MEASUREMENTS, lambda p: p in held)
         return replace(self, points=points)
-
-    def _needs(self, state: Measured) -> bool:
-        return self.state is not None and (
-            state.line == self.state.line or state in self.state.references
-        )
 
     def cleared(self) -> "History":
         """Of the present subject, only the place itself and what it is held against are left."""
@@ -145,10 +135,18 @@ class History:
         if here is None:
             return self
         kept = (here, *here.references)
-        points = {
-            p: point for p, point in self.points.items() if p.subject != here.subject or p in kept
-        }
-        return replace(self, points=points, since=here, version=self.version + 1)
+        points = self.points.items()
+        left = {p: point for p, point in points if p.subject != here.subject or p in kept}
+        return replace(self, points=left, since=here, version=self.version + 1)
+
+
+def _drop_oldest(
+    points: dict[Measured, Point], most: int, keep: Callable[[Measured], object]
+) -> None:
+    """Delete what is beyond `most`, but nothing to `keep`."""
+    over = max(0, len(points) - most)
+    for old in [p for p in points if not keep(p)][:over]:
+        del points[old]
 
 
 @dataclass(frozen=True)
@@ -239,12 +237,8 @@ class Session:
         return self.change(lambda history: history.step(state, asked))
 
     def add(self, state: Measured, point: Point, version: int | None = None) -> None:
-        """`turns`: only if the history is still at these."""
-        self.change(
-            lambda history: (
-                history.add(state, point) if version in (None, history.version) else history
-            )
-        )
+        """Keep what was measured; with a `version` only if the history is still at it."""
+        self.change(lambda h: h.add(state, point) if version in (None, h.version) else h)
 
     def stands(self, state: Measured | None) -> bool:
         """Whether the visitor is at `state`."""

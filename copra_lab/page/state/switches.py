@@ -1,7 +1,6 @@
 """What the switches of an adapter say together: equal models become equal states."""
 
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.models.sites import KINDS, site_of
@@ -45,24 +44,13 @@ def kept_sites(
     Equal selections give equal answers, however they were switched: what has lost its last matrix
     counts as off.
     """
-    kept = [
-        m
-        for m in have
-        if (layers is None or m[0] in layers)
-        and (kinds is None or m[1] in kinds)
-        and (single is None or m in single)
-    ]
+    all_layers, all_kinds = groups_of(have)
+    on_layers = all_layers if layers is None else layers
+    on_kinds = all_kinds if kinds is None else kinds
+    on_single = have if single is None else single
+    kept = [m for m in have if m[0] in on_layers and m[1] in on_kinds and m in on_single]
     if not kept:
         return (), None, ()
-    rows, columns = ({m[i] for m in kept} for i in (0, 1))
+    rows, columns = groups_of(kept)
     off = tuple(m for m in have if m[0] in rows and m[1] in columns and m not in kept)
-    return (
-        _some(rows, dict.fromkeys(m[0] for m in have)),
-        _some(columns, [k for k in KINDS if any(m[1] == k for m in have)]),
-        off,
-    )
-
-
-def _some(chosen: set[Any], have: Iterable[Any]) -> tuple[Any, ...] | None:
-    """`chosen` in the order of `have`; None for all of them."""
-    return None if chosen == set(have) else tuple(h for h in have if h in chosen)
+    return None if rows == all_layers else rows, None if columns == all_kinds else columns, off

@@ -10,33 +10,12 @@ from copra_lab.page.state.schemas.shapley import ShapleyState
 from copra_lab.page.state.schemas.train import TrainState
 from copra_lab.page.state.schemas.triangle import TriangleState
 
-STATES = {
-    s.view: s
-    for s in (
-        BlendState,
-        TriangleState,
-        PruneState,
-        ShapleyState,
-        PromptState,
-        TrainState,
-        TryState,
-    )
-}
+_ALL = (BlendState, TriangleState, PruneState, ShapleyState, PromptState, TrainState, TryState)
+
+STATES = {state.view: state for state in _ALL}
 """The schema of each view's state, by the view's name in an address."""
 
 __all__ = [
-    "STATES",
-    "Base",
-    "BlendState",
-    "Measured",
-    "Model",
-    "PromptState",
-    "PruneState",
-    "Reading",
-    "ShapleyState",
-    "Source",
-    "TrainState",
-    "TriangleState",
-    "TryState",
-    "read",
-]
+    "STATES", "Base", "BlendState", "Measured", "Model", "PromptState", "PruneState", "Reading",
+    "ShapleyState", "Source", "TrainState", "TriangleState", "TryState", "read",
+]  # fmt: skip

@@ -8,16 +8,13 @@ from pydantic import SkipValidation
 from typing_extensions import override
 
 from copra_lab.adapters.adapter import Adapter
-from copra_lab.merging.linear import interpolate, interpolate_factors
+from copra_lab.merging.linear import SPACES
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.fields import AdapterKey, Number, TaskName
 from copra_lab.page.state.schemas.measured import Base, Measured, Model
 from copra_lab.page.state.schemas.reading import Field, Known, Reading
 
 LOW, HIGH, STEP = -0.5, 1.5, 0.02
-
-SPACES = {"delta": interpolate, "factors": interpolate_factors}
-"""What is mixed on the way from one adapter to another: ΔW, or A and B by themselves."""
 
 
 class Space(Field):
@@ -28,10 +25,6 @@ class Space(Field):
         if not isinstance(value, str) or value not in SPACES:
             raise ValueError(f"what is mixed must be one of {' or '.join(SPACES)}")
         return value
-
-    @override
-    def default(self, reading: Reading, known: Known) -> str:
-        return next(iter(SPACES))
 
 
 class Compare(Field):
@@ -47,10 +40,6 @@ class Compare(Field):
         if value not in ("yes", "no"):
             raise ValueError("compare must be yes or no")
         return value == "yes"
-
-    @override
-    def default(self, reading: Reading, known: Known) -> bool:
-        return False
 
     @override
     def text(self, value: bool, state: Any, lab: Lab) -> str:
@@ -85,9 +74,9 @@ class BlendState:
     a: Annotated[str, AdapterKey("a", 0, base=True)]
     b: Annotated[str, AdapterKey("b", 1, base=True)]
     weight: Annotated[float, Number("weight", "λ", LOW, HIGH, STEP)] = 0.0
-    space: Annotated[str, Space("mix")] = "delta"
+    space: Annotated[str, Space("mix", usual="delta")] = "delta"
     beside: SkipValidation[tuple[Any, ...]] = field(default=(), compare=False)
-    compare: Annotated[bool, Compare("compare")] = field(default=False, compare=False)
+    compare: Annotated[bool, Compare("compare", usual=False)] = field(default=False, compare=False)
 
     @property
     def position(self) -> float:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from typing_extensions import override
@@ -62,7 +62,7 @@ class AdapterKey(Field):
     @override
     def default(self, reading: Reading, known: Known) -> str:
         keys = self._keys(reading.lab, known["task"])
-        return keys[min(self.first, len(keys) - 1)]
+        return keys[: self.first + 1][-1]
 
     @override
     def text(self, value: str, state: Any, lab: Lab) -> str:
@@ -77,7 +77,7 @@ class Number(Field):
     low: float = 0
     high: float = 1
     step: float = 1
-    usual: float = 0
+    usual: float = field(default=0, kw_only=True)
 
     @override
     def read(self, value: Any, reading: Reading, known: Known) -> float:
@@ -89,10 +89,6 @@ class Number(Field):
         if self.step == 1:
             return round(value)
         return round(round(value / self.step) * self.step, 2) + 0.0  # + 0.0: there is no −0
-
-    @override
-    def default(self, reading: Reading, known: Known) -> float:
-        return self.usual
 
     @override
     def text(self, value: float, state: Any, lab: Lab) -> str:

@@ -33,47 +33,45 @@ class Measured(Protocol):
     @property
     def task(self) -> str:
         """The name of the task whose images it is measured on."""
-        ...
 
     @property
     def position(self) -> float:
         """Where the slider is."""
-        ...
 
     @property
     def line(self) -> Hashable:
         """The same for all states that the slider leads to: they make one curve."""
-        ...
 
     @property
     def subject(self) -> Hashable:
         """The same for all states that belong into one table, and that are cleared together."""
-        ...
 
     @property
     def references(self) -> "tuple[Measured, ...]":
         """What the number here is compared with: measured before it, on all images."""
-        ...
 
     def model(self, lab: Lab) -> Model:
         """Raises AdapterError or PromptError if a file is broken or does not fit."""
-        ...
 
 
-@dataclass(frozen=True)
-class Base:
-    """No adapter at all."""
+class WithoutSlider:
+    """A state that no slider moves: it makes no curve."""
 
-    task: str
     position = 0.0
-    references = ()
 
     @property
     def line(self) -> Hashable:
-        """Itself: there is no slider."""
+        """Itself."""
         return self
 
-    subject = line
+
+@dataclass(frozen=True)
+class Base(WithoutSlider):
+    """No adapter at all."""
+
+    task: str
+    references = ()
+    subject = WithoutSlider.line
 
     def model(self, lab: Lab) -> Model:
         """The CLIP as it is."""

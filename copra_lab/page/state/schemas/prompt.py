@@ -1,6 +1,6 @@
 """The state of the Prompt view: a soft prompt, and what is done to each of its vectors."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -9,7 +9,7 @@ from typing_extensions import override
 from copra_lab.bench.prompt_survey import SIGMAS
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.fields import TaskName, inside, switched_on, within
-from copra_lab.page.state.schemas.measured import Base, Measured, Model
+from copra_lab.page.state.schemas.measured import Base, Measured, Model, WithoutSlider
 from copra_lab.page.state.schemas.reading import Field, Known, Reading, Source
 from copra_lab.prompts.corruption import replace as replaced_by_noise
 from copra_lab.prompts.corruption import rescale
@@ -84,10 +84,6 @@ class Percents(Field):
         return stretched(value, length)
 
     @override
-    def default(self, reading: Reading, known: Known) -> None:
-        return None
-
-    @override
     def text(self, value: tuple[int, ...] | None, state: Any, lab: Lab) -> str:
         return ",".join(map(str, value or ()))
 
@@ -130,10 +126,6 @@ class Replaced(Field):
         return tuple(i - 1 for i in (vectors if on is None else on))
 
     @override
-    def default(self, reading: Reading, known: Known) -> tuple[int, ...]:
-        return ()
-
-    @override
     def text(self, value: tuple[int, ...], state: Any, lab: Lab) -> str:
         return ",".join(str(i + 1) for i in value)
 
@@ -150,16 +142,12 @@ class Sigma(Field):
         return SIGMAS[SIGMAS.index(value)]
 
     @override
-    def default(self, reading: Reading, known: Known) -> float:
-        return SIGMAS[-1]
-
-    @override
     def text(self, value: float, state: Any, lab: Lab) -> str | None:
         return f"{value:g}" if state.replaced else None
 
 
 @dataclass(frozen=True)
-class PromptState:
+class PromptState(WithoutSlider):
     """A soft prompt whose vectors have these ``percents`` of their learned length, or are noise.
 
     The vectors at the positions ``replaced``, counted from 0, are noise of standard deviation
@@ -171,10 +159,8 @@ class PromptState:
     task: Annotated[str, PromptTask()]
     key: Annotated[str, PromptKey("prompt")]
     percents: Annotated[tuple[int, ...] | None, Percents("percents")] = None
-    replaced: Annotated[tuple[int, ...], Replaced("replaced")] = ()
-    sigma: Annotated[float, Sigma("sigma")] = 0.0
-
-    position = 0.0
+    replaced: Annotated[tuple[int, ...], Replaced("replaced", usual=())] = ()
+    sigma: Annotated[float, Sigma("sigma", usual=SIGMAS[-1])] = 0.0
 
     def canonical(self, lab: Lab) -> "PromptState":
         """The same prompt, said in the one way in which equal prompts are equal states."""
@@ -182,11 +168,6 @@ class PromptState:
             return self.learned
         length = lab.prompt(self.task, self.key).length
         return replace(self, **corrupted(self.percents, self.replaced, self.sigma, length))
-
-    @property
-    def line(self) -> Hashable:
-        """Itself: many sliders make no single curve."""
-        return self
 
     @property
     def learned(self) -> "PromptState":

@@ -95,10 +95,6 @@ class KeptField(Field):
         )
 
     @override
-    def default(self, reading: Reading, known: Known) -> Kept:
-        return WHOLE
-
-    @override
     def text(self, value: Kept, state: Any, lab: Lab) -> str:
         off = [named(matrix) for matrix in value.off]
         if value.layers is not None or value.kinds is not None:
@@ -137,7 +133,7 @@ class PruneState:
 
     task: Annotated[str, TaskName()]
     key: Annotated[str, AdapterKey("adapter")]
-    kept: Annotated[Kept, KeptField("off")] = WHOLE
+    kept: Annotated[Kept, KeptField("off", usual=WHOLE)] = WHOLE
     percent: Annotated[int, Number("sparsity", "the sparsity", 0, 100)] = 0
 
     @property

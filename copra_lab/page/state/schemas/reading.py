@@ -66,9 +66,11 @@ class Field:
 
     Attributes:
         address: its name in an address; "" for a field that an address does not say.
+        usual: its default, unless that depends on what there is to choose from.
     """
 
     address: str = ""
+    usual: Any = field(default=None, kw_only=True)
 
     needs: ClassVar[tuple[str, ...]] = ("task",)
     """Fields before this one that it is checked against."""
@@ -82,7 +84,7 @@ class Field:
 
     def default(self, reading: Reading, known: Known) -> Any:
         """The field where nothing was given."""
-        raise NotImplementedError
+        return self.usual
 
     def text(self, value: Any, state: Any, lab: Lab) -> str | None:
         """The field as an address has it; None to leave it out."""

@@ -1,6 +1,5 @@
 """The state of the Shapley view: an adapter, and the layer that is looked at."""
 
-from collections.abc import Hashable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
@@ -8,7 +7,7 @@ from typing_extensions import override
 
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.fields import AdapterKey, TaskName, switched_on
-from copra_lab.page.state.schemas.measured import Measured, Model
+from copra_lab.page.state.schemas.measured import Measured, Model, WithoutSlider
 from copra_lab.page.state.schemas.reading import Field, Known, Reading
 from copra_lab.page.state.switches import switches_of
 
@@ -25,28 +24,18 @@ class Layer(Field):
         switched_on([value], tuple(have), "layer")
         return have[value]
 
-    @override
-    def default(self, reading: Reading, known: Known) -> int:
-        return -1
-
 
 @dataclass(frozen=True)
-class ShapleyState:
+class ShapleyState(WithoutSlider):
     """An adapter whose layers are valued, and the layer that is looked at; −1 for none yet."""
 
     view: ClassVar = "shapley"
 
     task: Annotated[str, TaskName()]
     key: Annotated[str, AdapterKey("adapter")]
-    layer: Annotated[int, Layer("layer")] = -1
+    layer: Annotated[int, Layer("layer", usual=-1)] = -1
 
-    position = 0.0
     references: ClassVar[tuple[Measured, ...]] = ()
-
-    @property
-    def line(self) -> Hashable:
-        """Itself: there is no slider."""
-        return self
 
     @property
     def game(self) -> "ShapleyState":

@@ -25,15 +25,8 @@ SITES = {"q, k, v": ("q", "k", "v"), "all six": KINDS}
 BATCHES, SHOTS = (4, 8, 16), (1, 2, 4, 8, 16)
 MOST_RANK, STEPS, MOST_SEED = 8, (50, 1200), 999
 TUNED = "tuned"
-LEARNING_RATES = {
-    TUNED: None,
-    "0.0005": 5e-4,
-    "0.001": 1e-3,
-    "0.002": 2e-3,
-    "0.004": 4e-3,
-    "0.008": 8e-3,
-    "0.016": 1.6e-2,
-}
+_RATES = ("0.0005", "0.001", "0.002", "0.004", "0.008", "0.016")
+LEARNING_RATES = {TUNED: None} | {text: float(text) for text in _RATES}
 
 
 @dataclass(frozen=True)

@@ -42,10 +42,6 @@ class Point(Field):
         return point
 
     @override
-    def default(self, reading: Reading, known: Known) -> tuple[int, int]:
-        return MIDDLE
-
-    @override
     def text(self, value: tuple[int, int], state: Any, lab: Lab) -> str:
         return ",".join(f"{round(x / UNITS, 3):g}" for x in value)
 
@@ -87,7 +83,7 @@ class TriangleState:
     a: Annotated[str, AdapterKey("a", 0, base=True)]
     b: Annotated[str, AdapterKey("b", 1, base=True)]
     c: Annotated[str, AdapterKey("c", 2, base=True)]
-    point: Annotated[tuple[int, int], Point("point")] = (0, 0)
+    point: Annotated[tuple[int, int], Point("point", usual=MIDDLE)] = (0, 0)
 
     position = 0.0
 

@@ -32,7 +32,7 @@ GRID = tuple(round(LOW + i / 10, 1) + 0.0 for i in range(round(10 * (HIGH - LOW)
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    a, b = lab.pair(first, None, None)
+    a, b = lab.first(first, 2)
     with gr.Row(elem_classes="choice", equal_height=False):
         task = task_menu(lab, "blend-task")
         ends = {

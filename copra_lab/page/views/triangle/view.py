@@ -25,7 +25,7 @@ from copra_lab.page.views.triangle.handle import HANDS
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    menu, keys = lab.menu(first), lab.three(first, None, None, None)
+    menu, keys = lab.menu(first), lab.first(first, 3)
     with gr.Row(elem_classes="choice", equal_height=False):
         task = task_menu(lab, "triangle-task", 260)
         corners = [
