@@ -60,17 +60,16 @@ def asks(part: str) -> str:
     return f"() => {{ globalThis.copra?.asks({json.dumps(part)}); }}"
 
 
+def outdate(part: str, events: Sequence[Any]) -> None:
+    """Let the browser dim what `part` of the page shows at these events; see `asks`."""
+    gr.on(list(events), None, None, None, js=asks(part), show_progress="hidden")
+
+
 def watch(controls: Sequence[Any]) -> None:
     """Let the browser know at once what the `controls` say, whoever changes them.
 
     To be called before any other handler is given to them, since the browser runs the handlers of
     an event one after the other.
     """
-    gr.on(
-        [c.change for c in controls],
-        None,
-        list(controls),
-        None,
-        js=says(controls),
-        show_progress="hidden",
-    )
+    changes = [c.change for c in controls]
+    gr.on(changes, None, list(controls), None, js=says(controls), show_progress="hidden")

@@ -6,10 +6,9 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components import panels as parts
-from copra_lab.page.components import sketch_pad, staleness
-from copra_lab.page.components.live import EVENT, MODEL, NUMBERED, PICTURES
-from copra_lab.page.components.panels import html
+from copra_lab.page.components import controls, sketch_pad, staleness
+from copra_lab.page.components.events import EVENT, MODEL, NUMBERED, PICTURES
+from copra_lab.page.components.panels import html, trouble
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, refusal
 from copra_lab.page.components.templates import render
@@ -30,17 +29,11 @@ PART = "view-try"
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(),
-            value=first,
-            label="Task: whose names to choose from",
-            min_width=220,
-            elem_id="try-task",
-        )
-    about = html(lab.about(first), elem_id="try-about", elem_classes="about")
+    with controls.menus():
+        task = controls.task_menu(lab, "try-task", "Task: whose names to choose from", scale=None)
+    about = controls.about(lab, first, "try")
     with gr.Row(equal_height=True):
-        with gr.Column(scale=4, min_width=320, elem_classes="card"):
+        with controls.card(4):
             paper = sketch_pad.paper("try-paper")
             file = gr.File(
                 label="Or your picture",
@@ -51,7 +44,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             )
             another = gr.Button("A picture from the test set", size="sm", elem_id="try-another")
             seen = html(draw.seen(None), elem_id="try-seen")
-        with gr.Column(scale=7, min_width=320, elem_classes="card"):
+        with controls.card(7):
             answers = html(draw.answers([]), elem_id="try-answers")
     html(render("how_to_read/classify"))
     uploaded_task.fill(lab)
@@ -65,14 +58,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         "refused": entrance.refused,
     }
     staleness.watch([task])
-    gr.on(
-        [file.upload, file.clear, paper.change, another.click],
-        None,
-        None,
-        None,
-        js=staleness.asks(PART),
-        show_progress="hidden",
-    )
+    staleness.outdate(PART, [file.upload, file.clear, paper.change, another.click])
     _answer(lab, session, entrance, components, (paper, file, another))
 
 
@@ -193,9 +179,9 @@ def chosen(lab: Lab, task: Any, picture: Picture | None) -> Updates:
         lab.check(task)
     except ValueError as e:
         return no_picture(e)
-    return shown(
-        lab, task, picture if picture and picture.truth is None else from_test_set(lab, task, 0)
-    )
+    if picture is None or picture.truth is not None:
+        picture = from_test_set(lab, task, 0)
+    return shown(lab, task, picture)
 
 
 def uploaded(lab: Lab, task: Any, file: Any) -> Updates:
@@ -205,7 +191,7 @@ def uploaded(lab: Lab, task: Any, file: Any) -> Updates:
         if not isinstance(file, str):
             raise ValueError("choose a picture first")
         try:
-            pixels = photo(file, lab.bench(task).split.images.shape[1], fit=lab.clip.fit)
+            pixels = photo(file, _side(lab, task), fit=lab.clip.fit)
         except ValueError as e:
             kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
             raise ValueError(
@@ -223,11 +209,14 @@ def sketched(lab: Lab, task: Any, drawing: Any) -> Updates:
         return {}
     try:
         lab.check(task)
-        return shown(
-            lab, task, Picture(sketch_pad.pixels(drawing, lab.bench(task).split.images.shape[1]))
-        )
+        return shown(lab, task, Picture(sketch_pad.pixels(drawing, _side(lab, task))))
     except ValueError as e:
         return no_picture(e)
+
+
+def _side(lab: Lab, task: str) -> int:
+    """Pixels of the task's images, across and down."""
+    return lab.bench(task).split.images.shape[1]
 
 
 def drawn(lab: Lab, task: Any, shown_so_far: Any) -> Updates:
@@ -242,7 +231,7 @@ def drawn(lab: Lab, task: Any, shown_so_far: Any) -> Updates:
 
 def no_picture(error: Exception) -> Updates:
     """Why there are no answers, and no picture: what was seen before was another one."""
-    return {"seen": draw.seen(None), "answers": parts.trouble(error), "picture": None}
+    return {"seen": draw.seen(None), "answers": trouble(error), "picture": None}
 
 
 def from_test_set(lab: Lab, task: str, number: int) -> Picture:

@@ -48,24 +48,15 @@ def sparsity_svg(
         out.append(_name(base, "base", 0, above=not above))
     if whole:
         out.append(_name(whole, "whole", 1, above=above))
-    return AXES.svg(
-        "Accuracy against sparsity", out, _in_words(points, total, base, whole), style="--mix:0%"
-    )
+    said = _in_words(points, total, base, whole)
+    return AXES.svg("Accuracy against sparsity", out, said, style="--mix:0%")
 
 
-def _name(accuracy: Accuracy, name: str, x: int, above: bool) -> str:
+def _name(accuracy: Accuracy, name: str, end: int, above: bool) -> str:
     """A label at its line, above or below it, at the left (0) or right (1) end."""
-    above = above if 0.1 < accuracy.value < 0.9 else accuracy.value <= 0.1
-    words = f"{name} {percent(accuracy.value)}"
-    return AXES.text(
-        "base-name",
-        x,
-        accuracy.value,
-        words,
-        dx=(4, -4)[x],
-        dy=-6 if above else 14,
-        anchor=("start", "end")[x],
-    )
+    y = accuracy.value
+    above = above if 0.1 < y < 0.9 else y <= 0.1
+    return AXES.name(y, f"{name} {percent(y)}", -6 if above else 14, end)
 
 
 def _in_words(

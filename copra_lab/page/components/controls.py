@@ -1,0 +1,69 @@
+"""Controls and layout that several views share."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from copra_lab.page.components.panels import html
+from copra_lab.page.state.lab import Lab
+
+
+def menus() -> gr.Row:
+    """The row of menus that a view begins with."""
+    return gr.Row(elem_classes="choice", equal_height=False)
+
+
+def card(scale: int, **options: Any) -> gr.Column:
+    """A framed part of a view, beside others."""
+    return gr.Column(scale=scale, min_width=320, elem_classes="card", **options)
+
+
+def task_menu(
+    lab: Lab, elem_id: str, label: str = "Task", min_width: int = 220, scale: int | None = 3
+) -> gr.Dropdown:
+    """The tasks, the first one chosen."""
+    return gr.Dropdown(
+        lab.titles(),
+        value=next(iter(lab.tasks())),
+        label=label,
+        scale=scale,
+        min_width=min_width,
+        elem_id=elem_id,
+    )
+
+
+def menu(
+    choices: Sequence[Any], value: str, label: str, elem_id: str, min_width: int = 150
+) -> gr.Dropdown:
+    """A menu beside that of the tasks."""
+    return gr.Dropdown(
+        choices, value=value, label=label, scale=2, min_width=min_width, elem_id=elem_id
+    )
+
+
+def adapter_menu(lab: Lab, task: str, view: str) -> gr.Dropdown:
+    """The adapters of a task."""
+    return menu(lab.adapters(task), lab.one(task, None), "Adapter", f"{view}-adapter")
+
+
+def about(lab: Lab, task: str, view: str) -> gr.HTML:
+    """What the view says of a task."""
+    return html(lab.about(task), elem_id=f"{view}-about", elem_classes="about")
+
+
+def one_of(choices: Sequence[Any], label: str, elem_id: str, **options: Any) -> gr.Radio:
+    """Switches of which one is on."""
+    return gr.Radio(choices, label=label, elem_id=elem_id, elem_classes="switches one", **options)
+
+
+def any_of(label: str, elem_id: str, kind: str = "switches", **options: Any) -> gr.CheckboxGroup:
+    """Switches of which any may be on. Which there are is told later."""
+    return gr.CheckboxGroup([], label=label, elem_id=elem_id, elem_classes=kind, **options)
+
+
+def button(
+    label: str, elem_id: str | None = None, min_width: int = 20, **options: Any
+) -> gr.Button:
+    """A small button."""
+    return gr.Button(label, size="sm", min_width=min_width, elem_id=elem_id, **options)
