@@ -11,7 +11,13 @@ EVENT: dict[str, Any] = {
     "show_progress": "hidden",
     "trigger_mode": "always_last",
     "api_visibility": "private",
+    "preprocess": False,
 }
+"""What controls send is checked by the handlers, in words: a Gradio error would also lose the
+request that waits behind it. Only files are read by Gradio (`READ`)."""
+
+READ = {"preprocess": True}
+"""For handlers of uploads, which get the path of Gradio's own copy and nothing else."""
 
 
 def _sharing(name: str, places: int) -> dict[str, Any]:

@@ -155,8 +155,6 @@ class LiveView:
         """
         stage, entrance = self.stage, self.entrance
         staleness.watch(self._spoken)
-        # What controls send is checked by `ask`, in words: a Gradio error would also lose the
-        # request that waits behind it.
         triggers = [event for control in self.inputs.values() for event in moved_by_hand(control)]
         moved = gr.on(
             [entrance.opened, *triggers, *self.events],
@@ -164,7 +162,6 @@ class LiveView:
             [*self._spoken, self.session, *entrance.request],
             [*(p.where for p in stage.live), *self.controls.values(), entrance.refused],
             js=entrance.leaves(self._spoken),
-            preprocess=False,
             **MODEL,
         )
         everything = [p.where for p in stage.everything]

@@ -18,7 +18,7 @@ from copra_lab.adapters.adapter import NONE
 from copra_lab.bench.bench import Bench
 from copra_lab.page.components import images, panels, staleness
 from copra_lab.page.components.axes import dot, row_svg
-from copra_lab.page.components.events import BACKGROUND, EVENT, NUMBERED
+from copra_lab.page.components.events import BACKGROUND, EVENT, NUMBERED, READ
 from copra_lab.page.components.numbers import gained, interval, percent
 from copra_lab.page.components.panels import folded, html
 from copra_lab.page.components.staleness import of
@@ -85,7 +85,7 @@ def fill(lab: Lab) -> None:
 
     # It counts before it waits for a place, so that the zip before it ends and leaves its own.
     waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)
-    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND)
+    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND | READ)
 
 
 def classified(

@@ -1,13 +1,13 @@
 """The Try view: a visitor's picture, classified by every model of a task side by side."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
 
 from copra_lab.page.components import controls, sketch_pad, staleness
-from copra_lab.page.components.events import EVENT, MODEL, NUMBERED, PICTURES
+from copra_lab.page.components.events import EVENT, MODEL, NUMBERED, PICTURES, READ
 from copra_lab.page.components.panels import html, trouble
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, refusal
@@ -101,15 +101,14 @@ def _answer(
         [task, picture, session, pictures, *entrance.request],
         [*answered, task, entrance.refused],
         js=entrance.leaves([task]),
-        preprocess=False,
         **MODEL,
     )
-    task.change(partial(told, lab), task, entrance.link, preprocess=False, **EVENT)
+    task.change(partial(told, lab), task, entrance.link, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
-    task.input(theirs(chosen), [task, picture, *asking], answered, preprocess=False, **mine)
-    file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES)
-    paper.change(strokes, [task, paper, *asking], answered, preprocess=False, **mine)
+    task.input(theirs(chosen), [task, picture, *asking], answered, **mine)
+    file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES | READ)
+    paper.change(strokes, [task, paper, *asking], answered, **mine)
     another.click(theirs(drawn), [task, so_far, *asking], [*answered, so_far], **mine)
 
 
@@ -173,45 +172,50 @@ def opening(
     return updates | {"refused": refusal(refused)}
 
 
-def chosen(lab: Lab, task: Any, picture: Picture | None) -> Updates:
+def _checked(answer: Callable[..., Updates]) -> Callable[..., Updates]:
+    """`answer`, or why there is none: the task does not exist, or it raises ValueError."""
+
+    @wraps(answer)
+    def checked(lab: Lab, task: Any, *values: Any) -> Updates:
+        try:
+            lab.check(task)
+            return answer(lab, task, *values)
+        except ValueError as e:
+            return no_picture(e)
+
+    return checked
+
+
+@_checked
+def chosen(lab: Lab, task: str, picture: Picture | None) -> Updates:
     """Another task. One's own picture stays; one of the former task's test set is exchanged."""
-    try:
-        lab.check(task)
-    except ValueError as e:
-        return no_picture(e)
     if picture is None or picture.truth is not None:
         picture = from_test_set(lab, task, 0)
     return shown(lab, task, picture)
 
 
-def uploaded(lab: Lab, task: Any, file: Any) -> Updates:
+@_checked
+def uploaded(lab: Lab, task: str, file: Any) -> Updates:
     """A file of the visitor's."""
+    if not isinstance(file, str):
+        raise ValueError("choose a picture first")
     try:
-        lab.check(task)
-        if not isinstance(file, str):
-            raise ValueError("choose a picture first")
-        try:
-            pixels = photo(file, _side(lab, task), fit=lab.clip.fit)
-        except ValueError as e:
-            kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
-            raise ValueError(
-                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most "
-                f"{MEGAPIXELS} megapixels"
-            ) from e
+        pixels = photo(file, _side(lab, task), fit=lab.clip.fit)
     except ValueError as e:
-        return no_picture(e)
+        kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
+        raise ValueError(
+            f"this file cannot be read as a picture ({why}); choose a {kinds} of at most "
+            f"{MEGAPIXELS} megapixels"
+        ) from e
     return shown(lab, task, Picture(pixels))
 
 
-def sketched(lab: Lab, task: Any, drawing: Any) -> Updates:
+@_checked
+def sketched(lab: Lab, task: str, drawing: Any) -> Updates:
     """The visitor's drawing, after each stroke; white paper is no picture."""
     if drawing in (None, ""):
         return {}
-    try:
-        lab.check(task)
-        return shown(lab, task, Picture(sketch_pad.pixels(drawing, _side(lab, task))))
-    except ValueError as e:
-        return no_picture(e)
+    return shown(lab, task, Picture(sketch_pad.pixels(drawing, _side(lab, task))))
 
 
 def _side(lab: Lab, task: str) -> int:
@@ -219,12 +223,9 @@ def _side(lab: Lab, task: str) -> int:
     return lab.bench(task).split.images.shape[1]
 
 
-def drawn(lab: Lab, task: Any, shown_so_far: Any) -> Updates:
+@_checked
+def drawn(lab: Lab, task: str, shown_so_far: Any) -> Updates:
     """The next picture of the test set, in its shuffled order."""
-    try:
-        lab.check(task)
-    except ValueError as e:
-        return no_picture(e)
     picture = from_test_set(lab, task, shown_so_far + 1)
     return shown(lab, task, picture) | {"shown so far": shown_so_far + 1}
 

@@ -71,7 +71,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     rested.success(partial(comparison.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
         press = partial(pressed, lab, percent)
-        button.click(press, [task, key], entrance.go, preprocess=False, **EVENT)
+        button.click(press, [task, key], entrance.go, **EVENT)
 
 
 def _vectors(longest: int) -> tuple[list[gr.Slider], gr.CheckboxGroup, gr.Radio]:

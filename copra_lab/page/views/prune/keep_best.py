@@ -65,7 +65,6 @@ def keeping(
         [count, *whose, session, wishes, number],
         [said, entrance.go],
         js=NUMBERED,
-        preprocess=False,
         **WATCHING,
     )
     gr.on(

@@ -68,7 +68,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     chosen = [task, adapter, switches["kinds"], sparsity, session]
     for name, button in buttons.items():
         press = partial(pressed, lab, name)
-        button.click(press, chosen, entrance.go, preprocess=False, **EVENT)
+        button.click(press, chosen, entrance.go, **EVENT)
     by_hand = [switches["layers"].input, single.input]
     by_hand += [button.click for button in buttons.values()]
     keep_best.keeping(lab, session, count, [task, adapter], said, entrance, by_hand)

@@ -75,13 +75,10 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         [*menus, session, *entrance.request],
         list(components.values()),
         js=entrance.leaves(menus),
-        preprocess=False,
         **WATCHING,
     )
-    layer.input(
-        look, [*menus, session], [shown["bars"], shown["decided"]], preprocess=False, **EVENT
-    )
-    layer.input(partial(address, lab), [*menus, session], entrance.link, preprocess=False, **EVENT)
+    layer.input(look, [*menus, session], [shown["bars"], shown["decided"]], **EVENT)
+    layer.input(partial(address, lab), [*menus, session], entrance.link, **EVENT)
 
 
 def watching(

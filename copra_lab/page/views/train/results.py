@@ -65,12 +65,12 @@ def hand_on(
     def describe(key: Any, session: Session) -> str:
         return described(lab, mine(session, key))
 
-    own.input(describe, chosen, results["described"], preprocess=False, **EVENT)
+    own.input(describe, chosen, results["described"], **EVENT)
     for view in TO:
         to = partial(take, lab, view)
-        results[f"to-{view}"].click(to, chosen, entrance.go, preprocess=False, **EVENT)
+        results[f"to-{view}"].click(to, chosen, entrance.go, **EVENT)
     pack = partial(packed, file.GRADIO_CACHE)
-    fetched = results["fetch"].click(pack, chosen, file, preprocess=False, **EVENT)
+    fetched = results["fetch"].click(pack, chosen, file, **EVENT)
     fetched.success(None, js="() => document.querySelector('#train-file').click()")
 
 

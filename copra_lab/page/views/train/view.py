@@ -87,13 +87,12 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     def choose(task: Any) -> Shows:
         return by_component(components, chosen(lab, task))
 
-    unread: dict[str, Any] = EVENT | {"preprocess": False}
     own, link_to = result["own"], partial(address, lab)
     staleness.watch([*settings, own])
     asking = [own, session, *entrance.request]
-    entrance.opened(enter, asking, list(arriving.values()), js=entrance.leaves([own]), **unread)
-    gr.on([c.change for c in settings], link_to, list(settings), entrance.link, **unread)
-    task.change(choose, task, [about, pieces["status"]], **unread)
+    entrance.opened(enter, asking, list(arriving.values()), js=entrance.leaves([own]), **EVENT)
+    gr.on([c.change for c in settings], link_to, list(settings), entrance.link, **EVENT)
+    task.change(choose, task, [about, pieces["status"]], **EVENT)
     _train(lab, session, line, settings, pieces, hands | result)
     results.hand_on(lab, session, entrance, result, file)
 
@@ -120,7 +119,7 @@ def _train(
         line.stop(session)
 
     shown = list(components.values())
-    others["start"].click(run, [*settings, session], shown, preprocess=False, **TRAINING)
+    others["start"].click(run, [*settings, session], shown, **TRAINING)
     others["stop"].click(enough, session, None, **EVENT)
 
 
