@@ -1,12 +1,26 @@
 """Controls and layout that several views share."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio as gr
 
 from copra_lab.page.components.panels import html
+from copra_lab.page.components.templates import render
 from copra_lab.page.state.lab import Lab
+from copra_lab.page.state.schemas.reading import Reading, Source, read
+
+State = TypeVar("State")
+
+
+def state(kind: type[State], lab: Lab, **values: Any) -> State:
+    """What the controls of a view say, as its state. Raises ValueError."""
+    return read(kind, Reading(lab, Source.CONTROLS), values)
+
+
+def how_to_read(view: str) -> None:
+    """The words below a view that say how to read it."""
+    html(render(f"how_to_read/{view}"))
 
 
 def menus() -> gr.Row:
@@ -50,6 +64,13 @@ def adapter_menu(lab: Lab, task: str, view: str) -> gr.Dropdown:
 def about(lab: Lab, task: str, view: str) -> gr.HTML:
     """What the view says of a task."""
     return html(lab.about(task), elem_id=f"{view}-about", elem_classes="about")
+
+
+def upload(label: str, kinds: Sequence[str], elem_id: str) -> gr.File:
+    """Where a file is dropped; handlers get the path of Gradio's copy."""
+    return gr.File(
+        label=label, file_types=list(kinds), type="filepath", height=110, elem_id=elem_id
+    )
 
 
 def one_of(choices: Sequence[Any], label: str, elem_id: str, **options: Any) -> gr.Radio:

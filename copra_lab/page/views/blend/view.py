@@ -9,15 +9,13 @@ import gradio as gr
 from copra_lab.page.components import controls
 from copra_lab.page.components.events import EVENT
 from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
-from copra_lab.page.components.panels import folded, html, standing
+from copra_lab.page.components.panels import folded, standing
 from copra_lab.page.components.tabs import Entrance, View, going
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import METHODS, Lab, counterpart
 from copra_lab.page.state.schemas.blend import HIGH, LOW, SPACES, STEP, Beside, BlendState
 from copra_lab.page.state.schemas.measured import Measured
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import html as draw
 
@@ -58,7 +56,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             clear = controls.button("Clear the curve", "blend-clear", 140, elem_classes="clear")
         with controls.card(5):
             changed = changed_panel(lab, draw.changed, "blend-changed")
-    html(render("how_to_read/blend"))
+    controls.how_to_read("blend")
     with folded("The curve in numbers", "blend"):
         table = panel(draw.table, "blend-table")
 
@@ -83,8 +81,9 @@ def ask(
     lab.check(task)
     if weight is None:  # an empty field is somebody typing
         return None
-    values = {"task": task, "a": a, "b": b, "weight": weight, "space": space, "compare": compare}
-    state = read(BlendState, Reading(lab, Source.CONTROLS), values)
+    state = controls.state(
+        BlendState, lab, task=task, a=a, b=b, weight=weight, space=space, compare=compare
+    )
     here = standing(history, BlendState)
     other = rival(lab, task, state.a, state.b)
     state = _with_lines(lab, state, other, here.beside if here else ())

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from copra_lab.adapters.adapter import NONE
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components import images, panels, staleness
+from copra_lab.page.components import controls, images, panels, staleness
 from copra_lab.page.components.axes import dot, row_svg
 from copra_lab.page.components.events import BACKGROUND, EVENT, NUMBERED, READ
 from copra_lab.page.components.numbers import gained, interval, percent
@@ -57,9 +57,7 @@ def fill(lab: Lab) -> None:
     """Lay out what asks for a zip."""
     with gr.Column(elem_classes="card", elem_id="try-own"):
         html(render("uploaded_task", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
-        file = gr.File(
-            label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip"
-        )
+        file = controls.upload("Your zip", [".zip"], "try-zip")
         result = html("", elem_id="try-models")
         with folded("All models in numbers", "try"):
             table = html(panels.table(("task", "model"), []), elem_id="try-table")
@@ -78,8 +76,7 @@ def fill(lab: Lab) -> None:
         yield gr.skip()  # a generator that gives nothing would empty its outputs
         asked = Asked(at=number, part=PART)
         for updates in classified(lab, file, lambda: zips.overtaken(number)):
-            pieces = {name: of(asked, piece) for name, piece in updates.items()}
-            yield by_component(components, pieces)
+            yield by_component(components, staleness.all_of(asked, updates, updates))
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
             yield gr.skip()
 
@@ -99,11 +96,8 @@ def classified(
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
         whole = lab.bench(next(iter(lab.tasks())))
-        bench = Bench(
-            whole.clip,
-            zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit),
-            precision=lab.precision,
-        )
+        own = zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit)
+        bench = Bench(whole.clip, own, precision=lab.precision)
     except (ValueError, OSError) as e:
         if not overtaken():
             yield {"result": panels.trouble(e)}

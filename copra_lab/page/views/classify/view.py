@@ -9,9 +9,8 @@ import gradio as gr
 from copra_lab.page.components import controls, sketch_pad, staleness
 from copra_lab.page.components.events import EVENT, MODEL, NUMBERED, PICTURES, READ
 from copra_lab.page.components.panels import html, trouble
-from copra_lab.page.components.staleness import of
+from copra_lab.page.components.staleness import all_of
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.classification import Picture, opinions
@@ -35,28 +34,15 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     with gr.Row(equal_height=True):
         with controls.card(4):
             paper = sketch_pad.paper("try-paper")
-            file = gr.File(
-                label="Or your picture",
-                file_types=list(IMAGE_FILES),
-                type="filepath",
-                height=110,
-                elem_id="try-file",
-            )
+            file = controls.upload("Or your picture", IMAGE_FILES, "try-file")
             another = gr.Button("A picture from the test set", size="sm", elem_id="try-another")
             seen = html(draw.seen(None), elem_id="try-seen")
         with controls.card(7):
             answers = html(draw.answers([]), elem_id="try-answers")
-    html(render("how_to_read/classify"))
+    controls.how_to_read("classify")
     uploaded_task.fill(lab)
-    components = {
-        "about": about,
-        "seen": seen,
-        "answers": answers,
-        "picture": gr.State(None),
-        "shown so far": gr.State(0),
-        "task": task,
-        "refused": entrance.refused,
-    }
+    components = {"about": about, "seen": seen, "answers": answers, "picture": gr.State(None)}
+    components |= {"shown so far": gr.State(0), "task": task, "refused": entrance.refused}
     staleness.watch([task])
     staleness.outdate(PART, [file.upload, file.clear, paper.change, another.click])
     _answer(lab, session, entrance, components, (paper, file, another))
@@ -96,13 +82,9 @@ def _answer(
     def enter(*values: Any) -> Shows:
         return by_component(components, entered(lab, *values))
 
-    entrance.opened(
-        enter,
-        [task, picture, session, pictures, *entrance.request],
-        [*answered, task, entrance.refused],
-        js=entrance.leaves([task]),
-        **MODEL,
-    )
+    entering = [task, picture, session, pictures, *entrance.request]
+    arriving = [*answered, task, entrance.refused]
+    entrance.opened(enter, entering, arriving, js=entrance.leaves([task]), **MODEL)
     task.change(partial(told, lab), task, entrance.link, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
@@ -136,9 +118,7 @@ def told(lab: Lab, task: Any) -> Any:
 
 def marked(updates: Updates, task: Any, number: Any) -> Updates:
     """The picture that is seen and the answers, marked as of this task and request."""
-    asked = Asked({"try-task": task}, number, PART)
-    pieces = {name: updates[name] for name in ("seen", "answers") if name in updates}
-    return updates | {name: of(asked, piece) for name, piece in pieces.items()}
+    return all_of(Asked({"try-task": task}, number, PART), updates, ("seen", "answers"))
 
 
 def in_turn(pictures: Requests, number: Any, answer: Callable[[], Updates]) -> Updates:

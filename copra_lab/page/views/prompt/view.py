@@ -13,12 +13,10 @@ from copra_lab.page.components.events import EVENT, MODEL
 from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
 from copra_lab.page.components.panels import copy_button, folded, html, standing
 from copra_lab.page.components.tabs import Entrance, View, going
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.prompt import MOST_PERCENT, PromptState, Switched, stretched
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.session import History
 from copra_lab.page.views.prompt import comparison
 from copra_lab.page.views.prompt import html as draw
@@ -59,7 +57,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     with gr.Column(elem_classes="card"):
         beside = html(comparison.drawn(lab, first, None), elem_id="prompt-against")
         copy_button("prompt-against")
-    html(render("how_to_read/prompt"))
+    controls.how_to_read("prompt")
     with folded("All settings of this prompt in numbers", "prompt"):
         table = panel(partial(draw.table, lab), "prompt-table")
 
@@ -98,14 +96,10 @@ def ask(
     here, learned = standing(history, PromptState), PromptState(task, lab.one_prompt(task, key))
     length = lab.prompt(task, learned.key).length
     stays = here is not None and here.learned == learned
-    values = {
-        "task": task,
-        "key": key,
-        "percents": percents,
-        "replaced": Switched(replaced, others=not stays),
-        "sigma": sigma,
-    }
-    asked = read(PromptState, Reading(lab, Source.CONTROLS), values)
+    noise = Switched(replaced, others=not stays)
+    asked = controls.state(
+        PromptState, lab, task=task, key=key, percents=percents, replaced=noise, sigma=sigma
+    )
     if stays:
         return asked, {}
     if here is None and learned in history.points:

@@ -15,7 +15,7 @@ from copra_lab.page.components.events import EVENT, NUMBERED, WATCHING
 from copra_lab.page.components.live import moved_by_hand
 from copra_lab.page.components.numbers import signed
 from copra_lab.page.components.panels import html, standing
-from copra_lab.page.components.staleness import of, values
+from copra_lab.page.components.staleness import all_of, values
 from copra_lab.page.components.tabs import Entrance, going
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
@@ -56,25 +56,12 @@ def keeping(
     ) -> Iterator[Shows]:
         asked = Asked(values([count, *whose], [wish, task, key], {}))
         for updates in best(lab, task, key, wish, session, wishes, number):
-            told = {"said": of(asked, updates["said"])} if "said" in updates else {}
-            yield by_component(components, updates | told)
+            yield by_component(components, all_of(asked, updates, ["said"]))
 
-    gr.on(
-        moved_by_hand(count),
-        watch,
-        [count, *whose, session, wishes, number],
-        [said, entrance.go],
-        js=NUMBERED,
-        **WATCHING,
-    )
-    gr.on(
-        list(by_hand),
-        overtaken,
-        [wishes, number],
-        said,
-        js=NUMBERED,
-        **EVENT | {"trigger_mode": "multiple"},
-    )
+    asking = [count, *whose, session, wishes, number]
+    gr.on(moved_by_hand(count), watch, asking, [said, entrance.go], js=NUMBERED, **WATCHING)
+    every_time: dict[str, Any] = EVENT | {"trigger_mode": "multiple"}
+    gr.on(list(by_hand), overtaken, [wishes, number], said, js=NUMBERED, **every_time)
 
 
 def overtaken(wishes: Requests, number: Any) -> Any:

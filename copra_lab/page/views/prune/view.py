@@ -9,14 +9,13 @@ import gradio as gr
 from copra_lab.page.components import controls
 from copra_lab.page.components.events import EVENT
 from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
-from copra_lab.page.components.panels import folded, html, standing
+from copra_lab.page.components.panels import folded, standing
 from copra_lab.page.components.tabs import Entrance, View, going
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.prune import PruneState, Switches
-from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.schemas.reading import Reading, read
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.state.switches import matrices_of, named, switches_of
 from copra_lab.page.views.prune import html as draw
@@ -57,7 +56,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             clear = controls.button("Clear", "prune-clear", 80, elem_classes="clear")
         with controls.card(5):
             changed = changed_panel(lab, draw.changed, "prune-changed")
-    html(render("how_to_read/prune"))
+    controls.how_to_read("prune")
     with folded("All settings of this adapter in numbers", "prune"):
         table = panel(partial(draw.table, lab), "prune-table")
 
@@ -106,8 +105,7 @@ def ask(
     stays = here is not None and here.whole == whole
     # A new adapter comes with something on.
     switches = Switches(layers, kinds, single, others=not stays, first=whole not in history.points)
-    values = {"task": task, "key": key, "kept": switches, "percent": percent}
-    state = read(PruneState, Reading(lab, Source.CONTROLS), values)
+    state = controls.state(PruneState, lab, task=task, key=key, kept=switches, percent=percent)
     updates: Updates = {}
     if not here or here.whole != whole:
         updates |= _controls(lab, state, switches.on(matrices_of(lab.adapter(task, state.key))))

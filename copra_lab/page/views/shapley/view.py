@@ -10,15 +10,13 @@ import gradio as gr
 from copra_lab.page.components import controls, panels, staleness
 from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.events import EVENT, WATCHING
-from copra_lab.page.components.panels import folded, html, standing
+from copra_lab.page.components.panels import folded, standing
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address as link
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Solving, Values, sharpened, solving
 from copra_lab.page.state.schemas.fields import switched_on
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.schemas.shapley import ShapleyState
 from copra_lab.page.state.session import Asked, History, Session
 from copra_lab.page.views.shapley import html as draw
@@ -45,7 +43,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             shown["curve"] = newest(draw.curve(None), "shapley-curve")
         with controls.card(5):
             shown["decided"] = newest(draw.decided(None, None, 0), "shapley-decided")
-    html(render("how_to_read/shapley"))
+    controls.how_to_read("shapley")
     with folded("The values in numbers", "shapley"):
         shown["table"] = newest(draw.table(None), "shapley-table")
 
@@ -69,14 +67,9 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     menus = [task, adapter, layer]
     staleness.watch(menus)
-    gr.on(
-        [entrance.opened, task.input, adapter.input],
-        watch,
-        [*menus, session, *entrance.request],
-        list(components.values()),
-        js=entrance.leaves(menus),
-        **WATCHING,
-    )
+    asking, all_ = [*menus, session, *entrance.request], list(components.values())
+    begins = [entrance.opened, task.input, adapter.input]
+    gr.on(begins, watch, asking, all_, js=entrance.leaves(menus), **WATCHING)
     layer.input(look, [*menus, session], [shown["bars"], shown["decided"]], **EVENT)
     layer.input(partial(address, lab), [*menus, session], entrance.link, **EVENT)
 
@@ -103,8 +96,7 @@ def watching(
         asked, sentences = link.read(lab, "shapley", query) if query else (None, [])
         if asked:
             task, key, layer = asked.task, asked.key, asked.layer
-        values = {"task": task, "key": key}
-        whole = read(ShapleyState, Reading(lab, Source.CONTROLS), values)
+        whole = controls.state(ShapleyState, lab, task=task, key=key)
         have = layers_of(lab.adapter(whole.task, whole.key))
         game = solving(lab, whole.task, whole.key)
         # Of a task that is new this takes a minute, and by now the visitor may have gone on.
@@ -226,8 +218,7 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Updat
         return {}
     lab = session.history.lab(lab)
     try:
-        values = {"task": task, "key": key}
-        state = read(ShapleyState, Reading(lab, Source.CONTROLS), values)
+        state = controls.state(ShapleyState, lab, task=task, key=key)
         game = solving(lab, task, state.key)
         switched_on([layer], game.layers, "layer")
         history = session.history

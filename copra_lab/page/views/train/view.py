@@ -12,9 +12,7 @@ import gradio as gr
 from copra_lab.page.components import controls, panels, staleness
 from copra_lab.page.components.events import EVENT, TRAINING
 from copra_lab.page.components.panels import folded, html
-from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address as link
 from copra_lab.page.state.lab import METHODS, Lab
@@ -72,7 +70,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
             }
     with gr.Column(elem_classes="card", elem_id="train-results"):
         result, file = results.layout()
-    html(render("how_to_read/train"))
+    controls.how_to_read("train")
     with folded("The looks at the test images in numbers", "train"):
         pieces["table"] = html(at_first["table"], elem_id="train-table")
 
@@ -112,8 +110,7 @@ def _train(
         *said, session = values
         asked = Asked(staleness.values(settings, said, {}))
         for updates in training(lab, line, session, *said):
-            drawn = {name: of(asked, updates[name]) for name in pieces if name in updates}
-            yield by_component(components, updates | drawn)
+            yield by_component(components, staleness.all_of(asked, updates, pieces))
 
     def enough(session: Session) -> None:
         line.stop(session)
@@ -134,6 +131,8 @@ def _settings() -> dict[str, Any]:
     usual, sites, one_of = TrainState(""), list(SITES), controls.one_of
     tuned = f"tuned: {RATES['lora']:g} for LoRA, {RATES['copra']:g} for CopRA"
     rates = [(tuned, TUNED), *((f"{r:g}", k) for k, r in LEARNING_RATES.items() if r)]
+    seed = f"seed, 0 to {MOST_SEED}"
+    seeds: dict[str, Any] = {"precision": 0, "minimum": 0, "maximum": MOST_SEED, "label": seed}
     return {
         "rank": gr.Slider(1, MOST_RANK, usual.rank, step=1, label="rank", elem_id="train-rank"),
         "steps": gr.Slider(*STEPS, usual.steps, step=50, label="steps", elem_id="train-steps"),
@@ -141,14 +140,7 @@ def _settings() -> dict[str, Any]:
         "shots": one_of(SHOTS, "shots: training images a class", "train-shots", value=usual.shots),
         "sites": one_of(sites, "matrices of each layer", "train-sites", value=sites[0]),
         "lr": gr.Dropdown(rates, value=TUNED, label="learning rate", elem_id="train-lr"),
-        "seed": gr.Number(
-            usual.seed,
-            label=f"seed, 0 to {MOST_SEED}",
-            precision=0,
-            minimum=0,
-            maximum=MOST_SEED,
-            elem_id="train-seed",
-        ),
+        "seed": gr.Number(usual.seed, elem_id="train-seed", **seeds),
     }
 
 

@@ -10,11 +10,9 @@ from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel
 from copra_lab.page.components.panels import folded, html, standing
 from copra_lab.page.components.scripts import script
 from copra_lab.page.components.tabs import Entrance, View
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.measured import Measured
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.schemas.triangle import BEYOND, MIDDLE, UNITS, TriangleState
 from copra_lab.page.state.session import History
 from copra_lab.page.views.triangle import html as draw
@@ -42,7 +40,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
             point = gr.Textbox(_text(*MIDDLE), visible="hidden", elem_id="triangle-point")
         with controls.card(5):
             changed = changed_panel(lab, draw.changed, "triangle-changed")
-    html(render("how_to_read/triangle"))
+    controls.how_to_read("triangle")
     with folded("The landscape in numbers", "triangle"):
         table = panel(draw.table, "triangle-table")
 
@@ -56,8 +54,7 @@ def ask(lab: Lab, history: History, task: Any, a: Any, b: Any, c: Any, point: An
     """See `copra_lab.page.components.live.Ask`."""
     lab = history.lab(lab)
     lab.check(task)
-    values = {"task": task, "a": a, "b": b, "c": c, "point": point}
-    state = read(TriangleState, Reading(lab, Source.CONTROLS), values)
+    state = controls.state(TriangleState, lab, task=task, a=a, b=b, c=c, point=point)
     here = standing(history, TriangleState)
     updates: Updates = {}
     if not here or here.task != task or state.keys != (a, b, c):
