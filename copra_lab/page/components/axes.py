@@ -55,19 +55,12 @@ class Axes(NamedTuple):
         return [self.line(kind, *a, *b) for a, b in itertools.pairwise(points)]
 
     def text(
-        self,
-        kind: str,
-        x: float,
-        y: float,
-        words: str,
-        dx: float = 0,
-        dy: float = 0,
-        anchor: str = "start",
+        self, kind: str, x: float, y: float, words: str, anchor: str, dx: float = 0, dy: float = 0
     ) -> str:
         """Words at a point.
 
-        ``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of
-        the words is at x.
+        ``anchor``: "start", "middle" or "end" of the words is at x; ``dx`` and ``dy``: pixels from
+        there to the right and down.
         """
         moved = "".join(f' {name}="{by:g}"' for name, by in (("dx", dx), ("dy", dy)) if by)
         return (
@@ -79,21 +72,21 @@ class Axes(NamedTuple):
         """A line across with its number at the left."""
         return [
             self.level(kind, y),
-            self.text("tick", self.across[0], y, words, dx=-8, dy=4, anchor="end"),
+            self.text("tick", self.across[0], y, words, "end", dx=-8, dy=4),
         ]
 
     def below(self, x: float, words: str, dy: float = 18) -> str:
         """A number under the plot."""
-        return self.text("tick", x, self.up[0], words, dy=dy, anchor="middle")
+        return self.text("tick", x, self.up[0], words, "middle", dy=dy)
 
     def name(self, y: float, words: str, dy: float, end: int = 1) -> str:
         """What a line at height `y` is, `dy` pixels below it, at its left (0) or right (1) end."""
         dx, anchor = ((4, "start"), (-4, "end"))[end]
-        return self.text("base-name", self.across[end], y, words, dx=dx, dy=dy, anchor=anchor)
+        return self.text("base-name", self.across[end], y, words, anchor, dx, dy)
 
     def legend(self, words: str, dy: float = -12) -> str:
         """Words above the plot, at the right."""
-        return self.text("tick", self.across[1], self.up[1], words, dy=dy, anchor="end")
+        return self.text("tick", self.across[1], self.up[1], words, "end", dy=dy)
 
     def bar(
         self, kind: str, x: float, width: float, y1: float, y2: float = 0, least: float = 0

@@ -22,7 +22,7 @@ from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.events import BACKGROUND, EVENT, MODEL, REST
 from copra_lab.page.components.panels import trouble
 from copra_lab.page.components.tabs import Entrance, refusal
-from copra_lab.page.components.updates import Shows, Updates, by_component
+from copra_lab.page.components.updates import Components, Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import Ahead, filled_in, first_numbers, remaining
@@ -132,8 +132,8 @@ class LiveView:
     session: gr.State
     stage: Stage
     entrance: Entrance
-    inputs: Mapping[str, Any]
-    others: Mapping[str, Any]
+    inputs: Components
+    others: Components
     clear: gr.Button
     follows: Mapping[Any, Callable[[Lab, Any], Any]] = field(default_factory=dict)
     events: Sequence[Callable[..., Any]] = ()
@@ -217,9 +217,8 @@ class LiveView:
         state, said = None, False
         asked = self._asked(self.lab, None, values_, number)
         try:
-            to = None
-            if session.requests.take(number):
-                to = self._arrived(session, query, values_[: len(self.inputs)])
+            newest = session.requests.take(number)
+            to = self._arrived(session, query, values_[: len(self.inputs)]) if newest else None
             if to is not None:
                 state, updates = to
                 asked = self._asked(session.history.lab(self.lab), to, values_, number)

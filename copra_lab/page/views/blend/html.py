@@ -7,7 +7,7 @@ from copra_lab.bench.bench import Bench
 from copra_lab.page.components import images, panels
 from copra_lab.page.components.numbers import percent, signed
 from copra_lab.page.components.panels import standing
-from copra_lab.page.state.schemas.blend import HIGH, LOW, BlendState
+from copra_lab.page.state.schemas.blend import BlendState
 from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.session import History, Point
 from copra_lab.page.views.blend.path_chart import ENDS, Line, barrier, path_svg, whole
@@ -94,8 +94,6 @@ def chart(history: History) -> str:
         total=history.total,
         base=panels.accuracy(history.base),
         at=history.position,
-        low=LOW,
-        high=HIGH,
         beside=_beside(history),
     )
     return f'<div>{_legend(history)}<div class="chart">{drawing}</div></div>'

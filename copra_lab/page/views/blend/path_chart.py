@@ -6,6 +6,7 @@ from typing import NamedTuple
 from copra_lab.merging.barriers import highest_barrier
 from copra_lab.page.components.axes import QUARTERS, Axes
 from copra_lab.page.components.numbers import percent, signed
+from copra_lab.page.state.schemas.blend import HIGH, LOW
 from copra_lab.utils.statistics import Accuracy
 
 HEIGHT = 270
@@ -46,8 +47,6 @@ def path_svg(
     total: int,
     base: Accuracy | None = None,
     at: float | None = None,
-    low: float = -0.5,
-    high: float = 1.5,
     beside: Sequence[Line] = (),
 ) -> str:
     """Accuracy along the line between two adapters, as an inline SVG that fills its parent's width.
@@ -55,10 +54,10 @@ def path_svg(
     ``points``: (λ, accuracy); those with fewer than `total` images count as first estimates, drawn
     wide and pale. ``base``: the accuracy without an adapter, a dashed line. ``at``: where the
     visitor stands. With both ends known, the chord between them and the barrier below it are drawn.
-    ``beside``: other lines on the same axes, paler. λ runs from `low` to `high`, accuracy from 0 to
+    ``beside``: other lines on the same axes, paler. λ runs from `LOW` to `HIGH`, accuracy from 0 to
     100 %, always, so that two drawings can be compared.
     """
-    axes = Axes(HEIGHT, (low, high))
+    axes = Axes(HEIGHT, (LOW, HIGH))
     points = sorted(points, key=lambda p: p[0])
     sure = whole(points, total)
     heights = {w: a.value for w, a in sure}
@@ -89,18 +88,17 @@ def path_svg(
 
 def _frame(axes: Axes) -> list[str]:
     """The axes, and where A and B are."""
-    low, high = axes.across
     out = [axes.bar("between", 0, 1, 1)]
     for share in QUARTERS:
         out += axes.tick(share, f"{share:.0%}")
-        weight = low + share * (high - low)
+        weight = LOW + share * (HIGH - LOW)
         out.append(axes.below(weight, signed(weight, 1), dy=20))
     for weight, name in ENDS.items():
         style = f"--mix:{100 * weight:.0f}%"
         out += [
             axes.upright("end", weight, style),
             f'<circle class="badge" cx="{axes.x(weight)}" cy="-14" r="11" style="{style}"/>',
-            axes.text("badge-name", weight, 1, name, dy=-9.5, anchor="middle"),
+            axes.text("badge-name", weight, 1, name, "middle", dy=-9.5),
         ]
     return out
 

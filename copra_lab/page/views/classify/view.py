@@ -1,6 +1,6 @@
 """The Try view: a visitor's picture, classified by every model of a task side by side."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial, wraps
 from typing import Any
 
@@ -11,7 +11,7 @@ from copra_lab.page.components.events import EVENT, MODEL, NUMBERED, PICTURES, R
 from copra_lab.page.components.panels import html, trouble
 from copra_lab.page.components.staleness import all_of
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.updates import Shows, Updates, by_component
+from copra_lab.page.components.updates import Components, Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.classification import Picture, opinions
 from copra_lab.page.state.lab import Lab
@@ -52,7 +52,7 @@ def _answer(
     lab: Lab,
     session: gr.State,
     entrance: Entrance,
-    components: Mapping[str, Any],
+    components: Components,
     sources: tuple[gr.HTML, gr.File, gr.Button],
 ) -> None:
     """Answer whenever there is another picture or task."""
@@ -80,7 +80,11 @@ def _answer(
         return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
 
     def enter(*values: Any) -> Shows:
-        return by_component(components, entered(lab, *values))
+        task, picture, session, pictures, query, number = values
+        updates = opening(lab, task, picture, session, query, number)
+        if pictures.overtaken(number):  # by a picture that came meanwhile
+            return by_component(components, {n: updates[n] for n in updates if n == "refused"})
+        return by_component(components, marked(updates, updates.get("task", task), number))
 
     entering = [task, picture, session, pictures, *entrance.request]
     arriving = [*answered, task, entrance.refused]
@@ -92,22 +96,6 @@ def _answer(
     file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES | READ)
     paper.change(strokes, [task, paper, *asking], answered, **mine)
     another.click(theirs(drawn), [task, so_far, *asking], [*answered, so_far], **mine)
-
-
-def entered(
-    lab: Lab,
-    task: Any,
-    picture: Picture | None,
-    session: Session,
-    pictures: Requests,
-    query: Any,
-    number: Any,
-) -> Updates:
-    """What `opening` shows, unless a picture came meanwhile."""
-    updates = opening(lab, task, picture, session, query, number)
-    if pictures.overtaken(number):
-        return {name: update for name, update in updates.items() if name == "refused"}
-    return marked(updates, updates.get("task", task), number)
 
 
 def told(lab: Lab, task: Any) -> Any:

@@ -2,7 +2,6 @@
 
 import io
 import zipfile
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +17,7 @@ from copra_lab.page.components.events import EVENT
 from copra_lab.page.components.panels import html
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.tabs import Entrance, going
-from copra_lab.page.components.updates import Updates
+from copra_lab.page.components.updates import Components, Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab, Own
 from copra_lab.page.state.schemas.blend import BlendState
@@ -52,11 +51,7 @@ def layout() -> tuple[dict[str, Any], gr.DownloadButton]:
 
 
 def hand_on(
-    lab: Lab,
-    session: gr.State,
-    entrance: Entrance,
-    results: Mapping[str, Any],
-    file: gr.DownloadButton,
+    lab: Lab, session: gr.State, entrance: Entrance, results: Components, file: gr.DownloadButton
 ) -> None:
     """Take what was trained into another view, by its address, or home."""
     own = results["own"]

@@ -3,7 +3,7 @@
 The result goes on into the other views, or home as a PEFT folder.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -13,7 +13,7 @@ from copra_lab.page.components import controls, panels, staleness
 from copra_lab.page.components.events import EVENT, TRAINING
 from copra_lab.page.components.panels import folded, html
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.updates import Shows, Updates, by_component
+from copra_lab.page.components.updates import Components, Shows, Updates, by_component
 from copra_lab.page.state import address as link
 from copra_lab.page.state.lab import METHODS, Lab
 from copra_lab.page.state.schemas.train import (
@@ -100,8 +100,8 @@ def _train(
     session: gr.State,
     line: Waiting,
     settings: Settings,
-    pieces: Mapping[str, Any],
-    others: Mapping[str, Any],
+    pieces: Components,
+    others: Components,
 ) -> None:
     """Begin a training, and stop it; ``others``: what it sets besides the pieces."""
     components = {**pieces, **others}
