@@ -6,11 +6,14 @@ phone. Labels stand outside of the plot: the parent needs padding. Colours come 
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
 from copra_lab.utils.statistics import Accuracy
+
+Points = Sequence[tuple[float, Accuracy]]
+"""(Where across, accuracy) of what was measured."""
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 

@@ -33,27 +33,18 @@ def card(scale: int, **options: Any) -> gr.Column:
     return gr.Column(scale=scale, min_width=320, elem_classes="card", **options)
 
 
-def task_menu(
-    lab: Lab, elem_id: str, label: str = "Task", min_width: int = 220, scale: int | None = 3
-) -> gr.Dropdown:
-    """The tasks, the first one chosen."""
-    return gr.Dropdown(
-        lab.titles(),
-        value=next(iter(lab.tasks())),
-        label=label,
-        scale=scale,
-        min_width=min_width,
-        elem_id=elem_id,
-    )
-
-
 def menu(
-    choices: Sequence[Any], value: str, label: str, elem_id: str, min_width: int = 150
+    choices: Sequence[Any], value: str, label: str, elem_id: str, **options: Any
 ) -> gr.Dropdown:
-    """A menu beside that of the tasks."""
-    return gr.Dropdown(
-        choices, value=value, label=label, scale=2, min_width=min_width, elem_id=elem_id
-    )
+    """A menu with this value chosen, as wide as those that stand beside that of the tasks."""
+    options = {"min_width": 150, "scale": 2} | options
+    return gr.Dropdown(choices, value=value, label=label, elem_id=elem_id, **options)
+
+
+def task_menu(lab: Lab, elem_id: str, label: str = "Task", **options: Any) -> gr.Dropdown:
+    """The tasks, the first one chosen."""
+    options = {"min_width": 220, "scale": 3} | options
+    return menu(lab.titles(), next(iter(lab.tasks())), label, elem_id, **options)
 
 
 def adapter_menu(lab: Lab, task: str, view: str) -> gr.Dropdown:

@@ -1,10 +1,10 @@
 """The Blend view's pieces of HTML: pure functions of a history."""
 
-from collections.abc import Sequence
 from html import escape
 
 from copra_lab.bench.bench import Bench
 from copra_lab.page.components import images, panels
+from copra_lab.page.components.axes import Points
 from copra_lab.page.components.numbers import percent, signed
 from copra_lab.page.components.panels import standing
 from copra_lab.page.state.schemas.blend import BlendState
@@ -77,7 +77,7 @@ def _facts(history: History) -> str:
     )
 
 
-def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "") -> str:
+def _barrier(points: Points, total: int, unit: str = "") -> str:
     """The barrier of what was measured on all images, as HTML."""
     found = barrier(whole(points, total))
     if found is None:
@@ -89,13 +89,8 @@ def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "
 
 def chart(history: History) -> str:
     """The curve, with a legend of all lines."""
-    drawing = path_svg(
-        accuracies(history),
-        total=history.total,
-        base=panels.accuracy(history.base),
-        at=history.position,
-        beside=_beside(history),
-    )
+    points, base, beside = accuracies(history), panels.accuracy(history.base), _beside(history)
+    drawing = path_svg(points, total=history.total, base=base, at=history.position, beside=beside)
     return f'<div>{_legend(history)}<div class="chart">{drawing}</div></div>'
 
 

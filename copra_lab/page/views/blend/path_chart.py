@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from copra_lab.merging.barriers import highest_barrier
-from copra_lab.page.components.axes import QUARTERS, Axes
+from copra_lab.page.components.axes import QUARTERS, Axes, Points
 from copra_lab.page.components.numbers import percent, signed
 from copra_lab.page.state.schemas.blend import HIGH, LOW
 from copra_lab.utils.statistics import Accuracy
@@ -24,7 +24,7 @@ class Line(NamedTuple):
 
     kind: str
     name: str
-    points: Sequence[tuple[float, Accuracy]]
+    points: Points
 
 
 def whole(points: Iterable[tuple[float, Accuracy]], total: int) -> list[tuple[float, Accuracy]]:
@@ -32,7 +32,7 @@ def whole(points: Iterable[tuple[float, Accuracy]], total: int) -> list[tuple[fl
     return [(w, a) for w, a in points if a.n >= total]
 
 
-def barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | None:
+def barrier(points: Points) -> tuple[float, float] | None:
     """The barrier of a path and the λ where it is; None as long as an end is missing.
 
     See `copra_lab.merging.barriers.highest_barrier`.
@@ -42,7 +42,7 @@ def barrier(points: Sequence[tuple[float, Accuracy]]) -> tuple[float, float] | N
 
 
 def path_svg(
-    points: Sequence[tuple[float, Accuracy]],
+    points: Points,
     *,
     total: int,
     base: Accuracy | None = None,
@@ -123,12 +123,7 @@ def _point(axes: Axes, weight: float, accuracy: Accuracy, first: bool, here: boo
     return axes.point(kind, f"λ = {signed(weight)}", weight, accuracy, radius, style)
 
 
-def _in_words(
-    points: Sequence[tuple[float, Accuracy]],
-    total: int,
-    base: Accuracy | None,
-    beside: Sequence[Line],
-) -> str:
+def _in_words(points: Points, total: int, base: Accuracy | None, beside: Sequence[Line]) -> str:
     said = [f"{len(points)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")

@@ -11,7 +11,6 @@ from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
-import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import NONE
@@ -179,11 +178,9 @@ def _tile(bench: Bench, image: int, predicted: int, address: str) -> str:
 
 def table(bench: Bench, found: list[Answer]) -> str:
     """The accuracies of all models."""
-    return panels.table(
-        ("task", "model"),
-        [
-            ((escape(f.group) or "base", f.label), bench.score(f.predictions))
-            for f in found
-            if isinstance(f.predictions, torch.Tensor)
-        ],
-    )
+    rows = [
+        ((escape(answer.group) or "base", answer.label), bench.score(answer.predictions))
+        for answer in found
+        if not isinstance(answer.predictions, str)
+    ]
+    return panels.table(("task", "model"), rows)

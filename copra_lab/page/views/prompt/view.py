@@ -37,9 +37,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     first = tasks[0][1]
     longest = lab.longest_prompt()
     with controls.menus():
-        task = gr.Dropdown(
-            tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task"
-        )
+        task = controls.menu(tasks, first, "Task", "prompt-task", min_width=220, scale=3)
         key = controls.menu(
             lab.prompt_menu(first), lab.one_prompt(first, None), "Prompt", "prompt-key"
         )

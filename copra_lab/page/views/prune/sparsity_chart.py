@@ -1,8 +1,6 @@
 """The drawing of the Prune view: accuracy against sparsity."""
 
-from collections.abc import Sequence
-
-from copra_lab.page.components.axes import QUARTERS, Axes
+from copra_lab.page.components.axes import QUARTERS, Axes, Points
 from copra_lab.page.components.numbers import percent
 from copra_lab.utils.statistics import Accuracy
 
@@ -11,7 +9,7 @@ AXES = Axes(200)
 
 
 def sparsity_svg(
-    points: Sequence[tuple[float, Accuracy]],
+    points: Points,
     *,
     total: int,
     base: Accuracy | None = None,
@@ -31,10 +29,7 @@ def sparsity_svg(
     out = []
     for share in QUARTERS:
         out += [*AXES.tick(share, f"{share:.0%}"), AXES.below(share, f"{share:.0%}", dy=20)]
-    if base:
-        out.append(AXES.level("base", base.value))
-    if whole:
-        out.append(AXES.level("chord", whole.value))
+    out += [AXES.level(kind, a.value) for kind, a in (("base", base), ("chord", whole)) if a]
     out += AXES.curve("curve", [(x, a.value) for x, a in points if a.n >= total])
     if at is not None:
         out.append(AXES.upright("here", at))
@@ -59,12 +54,7 @@ def _name(accuracy: Accuracy, name: str, end: int, above: bool) -> str:
     return AXES.name(y, f"{name} {percent(y)}", -6 if above else 14, end)
 
 
-def _in_words(
-    points: Sequence[tuple[float, Accuracy]],
-    total: int,
-    base: Accuracy | None,
-    whole: Accuracy | None,
-) -> str:
+def _in_words(points: Points, total: int, base: Accuracy | None, whole: Accuracy | None) -> str:
     said = [f"{sum(a.n >= total for _, a in points)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")

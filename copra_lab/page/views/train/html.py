@@ -54,9 +54,9 @@ def _time(progress: Progress, until: str) -> str:
 
 def _status(state: str, words: str, steps: int, of: int) -> str:
     return (
-        f'<div class="training" data-state="{state}" data-step="{steps}"><p '
-        f'role="status">{words}</p>'
-        f'<progress max="{of}" value="{steps}" aria-label="Steps done"></progress></div>'
+        f'<div class="training" data-state="{state}" data-step="{steps}">'
+        f'<p role="status">{words}</p><progress max="{of}" value="{steps}" '
+        'aria-label="Steps done"></progress></div>'
     )
 
 
@@ -102,10 +102,9 @@ def charts(progress: Progress | None) -> str:
         for name, label in METHODS.items()
     )
     return (
-        f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3><div '
-        f'class="chart">{accuracy}</div>'
-        "<h3>loss on training images</h3><div "
-        f'class="chart">{loss}</div>{layers_html(copra, steps)}</div>'
+        f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3>'
+        f'<div class="chart">{accuracy}</div><h3>loss on training images</h3>'
+        f'<div class="chart">{loss}</div>{layers_html(copra, steps)}</div>'
     )
 
 

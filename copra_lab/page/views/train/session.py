@@ -255,9 +255,9 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
 
 def _keep(session: Session, order: TrainState, runs: dict[str, Run]) -> None:
     number = 1 + max((o.number for o in session.history.own), default=0)
-    learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
-    session.change(
-        lambda history: history.keep(
-            *(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)
-        )
-    )
+    learned = [
+        Own(order.task, number, adapter, run.last.step if run.last else 0)
+        for run in runs.values()
+        if (adapter := run.learned())
+    ]
+    session.change(lambda history: history.keep(*learned))

@@ -26,7 +26,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     with controls.menus():
         task = controls.task_menu(lab, "triangle-task", min_width=260)
         corners = [
-            controls.menu(menu, key, name, f"triangle-{name.lower()}", 140)
+            controls.menu(menu, key, name, f"triangle-{name.lower()}", min_width=140)
             for name, key in zip("ABC", keys, strict=True)
         ]
     about = controls.about(lab, first, "triangle")
