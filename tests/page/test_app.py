@@ -22,7 +22,7 @@ from copra_lab.bench import Bench
 from copra_lab.merging import highest_barrier, interpolate
 from copra_lab.models import load_clip
 from copra_lab.page import VIEWS, build
-from copra_lab.page.components import panels
+from copra_lab.page.components import images
 from copra_lab.page.server import gradio_sessions
 from copra_lab.page.server.limits import MEASUREMENTS
 from copra_lab.page.state.lab import BASE, Lab
@@ -333,8 +333,8 @@ def test_changed_images_show_gains_and_losses_and_say_what_is_hidden():
     )
     assert f"✓ {n // 2} now right" in html
     assert f"✗ {n // 2} now wrong" in html
-    assert f"and {n - panels.TILES} more" in html
-    assert html.count('<li class="right"') + html.count('<li class="wrong"') == panels.TILES
+    assert f"and {n - images.TILES} more" in html
+    assert html.count('<li class="right"') + html.count('<li class="wrong"') == images.TILES
     assert html.count('<li class="wrong"') >= 3
     assert "No prediction changed." in blend_parts.changed(ends(right, right), TINY)
 

@@ -33,6 +33,7 @@ from copra_lab.page.views.prune import view as prune
 from copra_lab.page.views.shapley import view as shapley
 from copra_lab.page.views.train import charts as train_charts
 from copra_lab.page.views.train import html as train_parts
+from copra_lab.page.views.train import results
 from copra_lab.page.views.train import session as tr
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.train.session import Course, Progress, trained
@@ -315,7 +316,7 @@ def test_the_page_trains_and_gives_buttons_back():
     last = answers[-1]
     assert not last["train-stop"]["interactive"]
     own_, described = last["train-own"], last["train-described"]
-    buttons = [last[f"train-{name}"] for name in (*(f"to-{view}" for view in train.TO), "fetch")]
+    buttons = [last[f"train-{name}"] for name in (*(f"to-{view}" for view in results.TO), "fetch")]
     assert [label for label, _ in own_["choices"]] == ["Your LoRA 1", "Your CopRA 1"]
     assert own_["value"] == own_["choices"][0][1]
     assert "Colours · rank 2 on q, k, v" in described
@@ -414,7 +415,7 @@ def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
 
 def opened(view: str, key: str, session: Session):
     """What an address that a result is taken to shows."""
-    link, _, _ = train.take(LAB, view, key, session).partition("#")
+    link, _, _ = results.take(LAB, view, key, session).partition("#")
     state, refused = address.read(session.history.lab(LAB), view, link)
     assert refused == []
     return state
@@ -431,12 +432,12 @@ def test_a_result_is_taken_to_an_address_of_another_view():
         "colours", lora.key
     )  # no layer of the adapter before
     assert opened("try", lora.key, session) == TryState("colours")
-    assert train.take(LAB, "shapley", lora.key, Session()) == gr.skip()  # somebody else's key
-    assert train.take(LAB, "prune", lora.key, session) != train.take(
+    assert results.take(LAB, "shapley", lora.key, Session()) == gr.skip()  # somebody else's key
+    assert results.take(LAB, "prune", lora.key, session) != results.take(
         LAB, "prune", lora.key, session
     )  # pressed twice, it opens twice
-    assert train.mine(session, "own/../../etc") is lora
-    assert train.mine(Session(), lora.key) is None
+    assert results.mine(session, "own/../../etc") is lora
+    assert results.mine(Session(), lora.key) is None
 
 
 def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
@@ -444,8 +445,8 @@ def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
 
     session, _ = finished(replace(ORDER, methods=("lora",)))
     mine = session.history.own[0]
-    file = train.packed(str(tmp_path / "served"), mine.key, session)
-    assert file == train.packed(str(tmp_path / "served"), mine.key, session)
+    file = results.packed(str(tmp_path / "served"), mine.key, session)
+    assert file == results.packed(str(tmp_path / "served"), mine.key, session)
     assert file.endswith("colours-lora-rank-2.zip")
     with zipfile.ZipFile(file) as z:
         assert sorted(z.namelist()) == sorted([CONFIG, WEIGHTS])
@@ -465,7 +466,7 @@ def test_the_zip_is_a_folder_that_peft_loads(tmp_path):
     torch.testing.assert_close(
         logits[TINY.order].float(), TINY.logits(mine.adapter), atol=1e-3, rtol=1e-3
     )
-    assert "value" not in train.packed(str(tmp_path), mine.key, Session())  # nobody else's
+    assert "value" not in results.packed(str(tmp_path), mine.key, Session())  # nobody else's
 
 
 # --- what is drawn -----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import gradio as gr
 import torch
 
 from copra_lab.page.api import schemas
-from copra_lab.page.components.live import PICTURES, PROGRAMS, WATCHING
+from copra_lab.page.components.events import PICTURES, PROGRAMS, WATCHING
 from copra_lab.page.server.limits import ASKED_SECONDS, UPLOAD_MB
 from copra_lab.page.state.adapter_size import left
 from copra_lab.page.state.classification import Picture, opinions

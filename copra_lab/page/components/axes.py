@@ -6,11 +6,14 @@ phone. Labels stand outside of the plot: the parent needs padding. Colours come 
 """
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import NamedTuple
 
 from copra_lab.utils.statistics import Accuracy
+
+Points = Sequence[tuple[float, Accuracy]]
+"""(Where across, accuracy) of what was measured."""
 
 QUARTERS = (0, 0.25, 0.5, 0.75, 1)
 
@@ -55,19 +58,12 @@ class Axes(NamedTuple):
         return [self.line(kind, *a, *b) for a, b in itertools.pairwise(points)]
 
     def text(
-        self,
-        kind: str,
-        x: float,
-        y: float,
-        words: str,
-        dx: float = 0,
-        dy: float = 0,
-        anchor: str = "start",
+        self, kind: str, x: float, y: float, words: str, anchor: str, dx: float = 0, dy: float = 0
     ) -> str:
         """Words at a point.
 
-        ``dx`` and ``dy``: pixels to the right and down; ``anchor``: "start", "middle" or "end" of
-        the words is at x.
+        ``anchor``: "start", "middle" or "end" of the words is at x; ``dx`` and ``dy``: pixels from
+        there to the right and down.
         """
         moved = "".join(f' {name}="{by:g}"' for name, by in (("dx", dx), ("dy", dy)) if by)
         return (
@@ -79,16 +75,21 @@ class Axes(NamedTuple):
         """A line across with its number at the left."""
         return [
             self.level(kind, y),
-            self.text("tick", self.across[0], y, words, dx=-8, dy=4, anchor="end"),
+            self.text("tick", self.across[0], y, words, "end", dx=-8, dy=4),
         ]
 
     def below(self, x: float, words: str, dy: float = 18) -> str:
         """A number under the plot."""
-        return self.text("tick", x, self.up[0], words, dy=dy, anchor="middle")
+        return self.text("tick", x, self.up[0], words, "middle", dy=dy)
+
+    def name(self, y: float, words: str, dy: float, end: int = 1) -> str:
+        """What a line at height `y` is, `dy` pixels below it, at its left (0) or right (1) end."""
+        dx, anchor = ((4, "start"), (-4, "end"))[end]
+        return self.text("base-name", self.across[end], y, words, anchor, dx, dy)
 
     def legend(self, words: str, dy: float = -12) -> str:
         """Words above the plot, at the right."""
-        return self.text("tick", self.across[1], self.up[1], words, dy=dy, anchor="end")
+        return self.text("tick", self.across[1], self.up[1], words, "end", dy=dy)
 
     def bar(
         self, kind: str, x: float, width: float, y1: float, y2: float = 0, least: float = 0
@@ -111,8 +112,7 @@ class Axes(NamedTuple):
         start, stop = accuracy.interval
         return (
             f'<g class="{" ".join(["point", *kind.split()])}"{_styled(style)}>'
-            f"<title>{escape(name)}: "
-            f"{escape(str(accuracy))}</title>{self.line('bar', x, start, x, stop)}"
+            f"<title>{escape(f'{name}: {accuracy}')}</title>{self.line('bar', x, start, x, stop)}"
             f'<circle cx="{self.x(x)}" cy="{self.y(accuracy.value)}" r="{radius:g}"/></g>'
         )
 
@@ -121,11 +121,33 @@ class Axes(NamedTuple):
 
         ``label`` says what it shows and ``said`` what is in it, to those who do not see it.
         """
+        description = f"<desc>{escape(said)}</desc>" if said else ""
         return (
             f'<svg class="path" role="img" aria-label="{label}" width="100%" '
-            f'height="{self.height}"{_styled(style)}>'
-            f"{f'<desc>{escape(said)}</desc>' if said else ''}{''.join(parts)}</svg>"
+            f'height="{self.height}"{_styled(style)}>{description}{"".join(parts)}</svg>'
         )
+
+
+def row_svg(label: str, height: int, dots: Iterable[str]) -> str:
+    """A drawing for a row of a table: `dots` over a line from 0 to 100 %."""
+    y = height / 2
+    return (
+        f'<svg role="img" aria-label="{label}" width="100%" height="{height}"><line class="grid" '
+        f'x1="0" x2="100%" y1="{y}" y2="{y}"/>{"".join(dots)}</svg>'
+    )
+
+
+def dot(accuracy: Accuracy, y: float, radius: float, kind: str = "") -> str:
+    """An accuracy on its 95 % interval, `y` pixels below the top of a `row_svg`.
+
+    ``kind``: the class of the interval.
+    """
+    styled = f' class="{kind}"' if kind else ""
+    low, high = (f"{100 * end:.2f}%" for end in accuracy.interval)
+    return (
+        f'<line{styled} x1="{low}" x2="{high}" y1="{y}" y2="{y}"/>'
+        f'<circle cx="{100 * accuracy.value:.2f}%" cy="{y}" r="{radius:g}"/>'
+    )
 
 
 def _styled(style: str) -> str:

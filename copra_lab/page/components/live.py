@@ -2,11 +2,11 @@
 
 It shows a first number at once, then that of all images, and then fills in the curve.
 
-Gradio runs a handler, and each part of one that yields, in some thread of its pool: the limits
-below say how many of a kind run at once, and which share one limit. Several handlers may run for
-one visitor. They share only the `Session`, whose history is a value that is replaced under a lock,
-so each sees a whole one, and what it draws carries the version that it saw: the browser shows
-nothing of an older version after a newer one.
+Gradio runs a handler, and each part of one that yields, in some thread of its pool: the limits in
+`copra_lab.page.components.events` say how many run at once. Several handlers may run for one
+visitor. They share only the `Session`, whose history is a value that is replaced under a lock, so
+each sees a whole one, and what it draws carries the version that it saw: the browser shows nothing
+of an older version after a newer one.
 """
 
 import time
@@ -17,50 +17,17 @@ from typing import Any, NamedTuple
 import gradio as gr
 
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components import panels as parts
 from copra_lab.page.components import staleness
 from copra_lab.page.components.draw_order import newest, stamped
+from copra_lab.page.components.events import BACKGROUND, EVENT, MODEL, REST
+from copra_lab.page.components.panels import trouble
 from copra_lab.page.components.tabs import Entrance, refusal
-from copra_lab.page.components.updates import Shows, Updates, by_component
+from copra_lab.page.components.updates import Components, Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import Ahead, filled_in, first_numbers, remaining
 from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.session import Asked, History, Session
-
-NUMBERED = "(...x) => { x[x.length - 1] = performance.now(); return x; }"
-"""Numbers a request as it leaves; see `Requests.take`."""
-
-EVENT: dict[str, Any] = {
-    "show_progress": "hidden",
-    "trigger_mode": "always_last",
-    "api_visibility": "private",
-}
-MODEL: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "bench"}
-"""Everything that runs the model shares one small limit."""
-
-PICTURES: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "pictures"}
-"""What reads a visitor's picture: one at a time, since a large one takes half a gigabyte, and
-apart, since nobody's number shall wait for that."""
-
-PROGRAMS: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "programs"}
-"""What programs ask: one at a time, and apart, so that no visitor waits for a program that asks in
-a loop."""
-
-REST: dict[str, Any] = EVENT | {"concurrency_limit": 2, "concurrency_id": "rest"}
-"""Apart, so that no first number waits in the queue behind all images of others."""
-
-WATCHING: dict[str, Any] = EVENT | {
-    "trigger_mode": "multiple",
-    "concurrency_limit": 8,
-    "concurrency_id": "watching",
-}
-"""What sharpens for half a minute: apart, so that whoever wants a number does not wait for it, and
-several at once, since another question of the same visitor's must not wait until this one has ended
-by itself."""
-
-BACKGROUND: dict[str, Any] = EVENT | {"concurrency_limit": 1, "concurrency_id": "background"}
-"""What takes minutes, or nobody waits for: one at a time."""
 
 REDRAWN = 0.3
 """Seconds between two drawings of what is filled in."""
@@ -80,16 +47,20 @@ def panel(draw: Callable[[History], str], elem_id: str) -> Panel:
 
 def changed_panel(lab: Lab, draw: Callable[[History, Bench | None], str], elem_id: str) -> Panel:
     """The piece of the images that changed, which stand in the bench."""
-    return panel(lambda history: draw(history, bench_of(lab, history)), elem_id)
 
+    def drawn(history: History) -> str:
+        here = history.state
+        return draw(history, lab.bench(here.task) if here and history.base else None)
 
-def bench_of(lab: Lab, history: History) -> Bench | None:
-    """The bench that `history` was measured on; None as long as nothing was."""
-    return lab.bench(history.state.task) if history.state and history.base else None
+    return panel(drawn, elem_id)
 
 
 Shown = tuple[Measured, Updates]
 """A state, and the updates that make the controls show it."""
+
+Ask = Callable[..., Shown | None]
+"""(lab, history, *values of the inputs) → the state asked for and updates of controls; None for
+nothing to do. Raises ValueError, which is shown in place of the number."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +73,7 @@ class Stage:
         chart: the piece with the drawing.
         changed: the piece with the images that changed.
         table: the piece with the numbers of the chart.
+        ask: the state that the inputs ask for.
         arrives: the state of an address as the view wants it, and the controls as they then stand.
         ahead: what is worth measuring while the visitor rests.
     """
@@ -111,6 +83,7 @@ class Stage:
     chart: Panel
     changed: Panel
     table: Panel
+    ask: Ask
     arrives: Callable[[Lab, Any], Shown]
     ahead: Ahead = lambda history: ()
 
@@ -130,11 +103,6 @@ class Stage:
         return [*self.live, self.table]
 
 
-Ask = Callable[..., Shown | None]
-"""(history, *values of the inputs) → the state asked for and updates of controls; None for nothing
-to do. Raises ValueError, which is shown in place of the number."""
-
-
 def moved_by_hand(control: Any) -> list[Callable[..., Any]]:
     """The events of a visitor who moves `control`.
 
@@ -152,9 +120,8 @@ class LiveView:
         lab: what all visitors share.
         session: the visitor's.
         stage: what is shown.
-        ask: the state that the inputs ask for.
         entrance: how the view is entered.
-        inputs: the controls that ask for a state, by the names that `ask` uses.
+        inputs: the controls that ask for a state, in the order that `ask` takes them in, by name.
         others: what else the view sets, by its names.
         clear: the button that clears what was measured.
         follows: controls that ask for no state, and what each says of a state that is shown.
@@ -164,10 +131,9 @@ class LiveView:
     lab: Lab
     session: gr.State
     stage: Stage
-    ask: Ask
     entrance: Entrance
-    inputs: Mapping[str, Any]
-    others: Mapping[str, Any]
+    inputs: Components
+    others: Components
     clear: gr.Button
     follows: Mapping[Any, Callable[[Lab, Any], Any]] = field(default_factory=dict)
     events: Sequence[Callable[..., Any]] = ()
@@ -189,8 +155,6 @@ class LiveView:
         """
         stage, entrance = self.stage, self.entrance
         staleness.watch(self._spoken)
-        # What controls send is checked by `ask`, in words: a Gradio error would also lose the
-        # request that waits behind it.
         triggers = [event for control in self.inputs.values() for event in moved_by_hand(control)]
         moved = gr.on(
             [entrance.opened, *triggers, *self.events],
@@ -198,7 +162,6 @@ class LiveView:
             [*self._spoken, self.session, *entrance.request],
             [*(p.where for p in stage.live), *self.controls.values(), entrance.refused],
             js=entrance.leaves(self._spoken),
-            preprocess=False,
             **MODEL,
         )
         everything = [p.where for p in stage.everything]
@@ -229,25 +192,18 @@ class LiveView:
         if query:
             own = session.change(lambda history: address.adopt(history, query)).lab(self.lab)
             state, sentences = address.read(own, self.entrance.name, query)
-            refused, found = (
-                {"refused": refusal(sentences)},
-                state and self.stage.arrives(own, state),
-            )
-        if found := found or self.ask(session.history, *values):
-            state, updates = found
-            return state, updates | refused
-        return None
+            refused = {"refused": refusal(sentences)}
+            found = state and self.stage.arrives(own, state)
+        found = found or self.stage.ask(self.lab, session.history, *values)
+        return found and (found[0], found[1] | refused)
 
     def _asked(self, lab: Lab, to: Shown | None, values: Sequence[Any], number: Any) -> Asked:
         """What the controls say once they show the state that they go `to`."""
         changed: dict[str, Any] = {}
         if to is not None:
             state, updates = to
-            changed = {
-                self.controls[name].elem_id: update
-                for name, update in updates.items()
-                if name in self.controls
-            }
+            ours = self.controls.keys() & updates.keys()
+            changed = {self.controls[name].elem_id: updates[name] for name in ours}
             changed |= {c.elem_id: says(lab, state) for c, says in self.follows.items()}
         return self.entrance.asked(staleness.values(self._spoken, values, changed), number)
 
@@ -261,9 +217,8 @@ class LiveView:
         state, said = None, False
         asked = self._asked(self.lab, None, values_, number)
         try:
-            to = None
-            if session.requests.take(number):
-                to = self._arrived(session, query, values_[: len(self.inputs)])
+            newest = session.requests.take(number)
+            to = self._arrived(session, query, values_[: len(self.inputs)]) if newest else None
             if to is not None:
                 state, updates = to
                 asked = self._asked(session.history.lab(self.lab), to, values_, number)
@@ -282,7 +237,7 @@ class LiveView:
         """Why there is no number; the chart and images of the state before go, too."""
         history = session.change(History.nowhere)
         number, *others = self.stage.live
-        shows = {number.where: stamped(history.version, parts.trouble(error), asked)}
+        shows = {number.where: stamped(history.version, trouble(error), asked)}
         return shows | {p.where: stamped(history.version, p.draw(history), asked) for p in others}
 
     def rest(self, session: Session) -> Shows:

@@ -7,7 +7,7 @@ whatever changed them and in whatever order the server answers: no view has rule
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -25,6 +25,12 @@ def of(asked: Asked, piece: str) -> str:
     )
 
 
+def all_of(asked: Asked, updates: Mapping[str, Any], pieces: Iterable[str]) -> dict[str, Any]:
+    """`updates`, those of `pieces` by their names as computed for what was `asked`."""
+    found = updates.keys() & set(pieces)
+    return {**updates, **{name: of(asked, updates[name]) for name in found}}
+
+
 def values(
     controls: Sequence[Any], given: Sequence[Any], updates: Mapping[str, Any]
 ) -> dict[str, Any]:
@@ -39,11 +45,9 @@ def values(
 
 
 def _updated(value: Any, update: Any) -> Any:
-    return (
-        update.get("value", value)
-        if isinstance(update, dict) and update.get("__type__") == "update"
-        else update
-    )
+    if isinstance(update, dict) and update.get("__type__") == "update":
+        return update.get("value", value)
+    return update
 
 
 def says(controls: Sequence[Any]) -> str:
@@ -60,17 +64,16 @@ def asks(part: str) -> str:
     return f"() => {{ globalThis.copra?.asks({json.dumps(part)}); }}"
 
 
+def outdate(part: str, events: Sequence[Any]) -> None:
+    """Let the browser dim what `part` of the page shows at these events; see `asks`."""
+    gr.on(list(events), None, None, None, js=asks(part), show_progress="hidden")
+
+
 def watch(controls: Sequence[Any]) -> None:
     """Let the browser know at once what the `controls` say, whoever changes them.
 
     To be called before any other handler is given to them, since the browser runs the handlers of
     an event one after the other.
     """
-    gr.on(
-        [c.change for c in controls],
-        None,
-        list(controls),
-        None,
-        js=says(controls),
-        show_progress="hidden",
-    )
+    changes = [c.change for c in controls]
+    gr.on(changes, None, list(controls), None, js=says(controls), show_progress="hidden")

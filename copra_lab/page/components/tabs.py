@@ -62,9 +62,7 @@ def going(query: str) -> str:
 
 def refusal(refused: Sequence[str]) -> str:
     """What of an address could not be used, as HTML; it may hold pieces of the address."""
-    if not refused:
-        return ""
-    return render("refused", sentences=refused)
+    return render("refused", sentences=refused) if refused else ""
 
 
 class View(NamedTuple):

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from copra_lab.page.components.templates import render
+from copra_lab.page.components.templates import TEMPLATES, render
 
 
 class Step(NamedTuple):
@@ -22,49 +22,7 @@ class Step(NamedTuple):
     words: str
 
 
-STEPS = (
-    Step(
-        "blend",
-        "blend-weight",
-        "Drag λ from A to B",
-        "Two adapters taught one small CLIP the same task. Every stop between them, and beyond, "
-        "is a new model, tested on real images as you arrive.",
-    ),
-    Step(
-        "blend",
-        "blend-changed",
-        "See what that changed",
-        "The images whose label the last move changed: those now right before those now wrong. "
-        "The number counts all test images.",
-    ),
-    Step(
-        "prune",
-        "prune-layers",
-        "Switch layers off",
-        "The adapter sits on every layer of the image tower. Switch some off, or drag the "
-        "sparsity up, and see how little of it was needed, and for which images.",
-    ),
-    Step(
-        "shapley",
-        "shapley-layer",
-        "Ask what a layer is worth",
-        "Shapley values sharpen from samples until they are exact. Choose a layer to see the "
-        "images that it decides.",
-    ),
-    Step(
-        "prompt",
-        "prompt-bank",
-        "Bend a learned prompt",
-        "In place of a prompt’s words stand learned vectors. Make one shorter: sometimes that "
-        "classifies better.",
-    ),
-    Step(
-        "try",
-        "try-file",
-        "Show it a picture of your own",
-        "Every adapter says what it takes it for, side by side with the CLIP that was never tuned.",
-    ),
-)
+STEPS = tuple(Step(**step) for step in json.loads((TEMPLATES / "tour.json").read_text("utf-8")))
 
 
 def html(steps: Sequence[Step]) -> str:

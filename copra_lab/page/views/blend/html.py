@@ -1,21 +1,20 @@
 """The Blend view's pieces of HTML: pure functions of a history."""
 
-from collections.abc import Sequence
 from html import escape
 
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components import panels
+from copra_lab.page.components import images, panels
+from copra_lab.page.components.axes import Points
 from copra_lab.page.components.numbers import percent, signed
-from copra_lab.page.state.schemas.blend import HIGH, LOW, BlendState
+from copra_lab.page.components.panels import standing
+from copra_lab.page.state.schemas.blend import BlendState
 from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.session import History, Point
-from copra_lab.page.views.blend.path_chart import Line, barrier, path_svg
+from copra_lab.page.views.blend.path_chart import ENDS, Line, barrier, path_svg, whole
 from copra_lab.utils.statistics import Accuracy
 
 NAMES = {"delta": "in ΔW", "factors": "in the factors"}
 """What a line is called by what it mixes, one of `copra_lab.page.state.view_states.SPACES`."""
-
-ENDS = {0.0: "A", 1.0: "B"}
 
 
 def curve(history: History, line: BlendState | None = None) -> dict[float, Point]:
@@ -23,7 +22,7 @@ def curve(history: History, line: BlendState | None = None) -> dict[float, Point
 
     In the factors too it ends at the two adapters.
     """
-    line = line or _here(history)
+    line = line or standing(history, BlendState)
     if line is None:
         return {}
     points = {
@@ -40,27 +39,21 @@ def accuracies(history: History, line: BlendState | None = None) -> list[tuple[f
     return [(w, p.accuracy) for w, p in curve(history, line).items()]
 
 
-def _here(history: History) -> BlendState | None:
-    return history.state if isinstance(history.state, BlendState) else None
-
-
 def _beside(history: History) -> list[Line]:
     """The lines beside the visitor's own, as far as they were measured: two ends make none."""
-    here = _here(history)
-    lines = [Line(b.kind, b.name, accuracies(history, b.line)) for b in here.beside] if here else []
-    return [
-        line if any(w not in ENDS for w, _ in line.points) else line._replace(points=())
-        for line in lines
-    ]
+    here, lines = standing(history, BlendState), []
+    for kind, name, line in here.beside if here else ():
+        points = accuracies(history, line)
+        lines.append(Line(kind, name, points if {w for w, _ in points} - ENDS.keys() else []))
+    return lines
 
 
 def number(history: History) -> str:
     """The accuracy where the thumb is, and the facts to hold it against."""
-    here = _here(history)
-    data = {"weight": history.position, "space": here.space if here else ""}
-    return panels.number(
-        history, _recipe(history.position), data, "Measuring the base and both ends."
-    ) + _facts(history)
+    here, at = standing(history, BlendState), history.position
+    data = {"weight": at, "space": here.space if here else ""}
+    measuring = "Measuring the base and both ends."
+    return panels.number(history, _recipe(at), data, measuring) + _facts(history)
 
 
 def _recipe(at: float) -> str:
@@ -74,22 +67,19 @@ def _recipe(at: float) -> str:
 
 def _facts(history: History) -> str:
     known = curve(history)
+    words = _barrier(accuracies(history), history.total, " points")
+    title = "How far the measured path falls below the straight line from A to B"
     return panels.facts(
         panels.measured("base", history.base, "base"),
         panels.measured("A", known.get(0.0), "a"),
         panels.measured("B", known.get(1.0), "b"),
-        panels.fact(
-            "barrier",
-            _barrier(accuracies(history), history.total, " points"),
-            "barrier wide",
-            "How far the measured path falls below the straight line from A to B",
-        ),
+        panels.fact("barrier", words, "barrier wide", title),
     )
 
 
-def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "") -> str:
+def _barrier(points: Points, total: int, unit: str = "") -> str:
     """The barrier of what was measured on all images, as HTML."""
-    found = barrier([(w, a) for w, a in points if a.n >= total])
+    found = barrier(whole(points, total))
     if found is None:
         return "…"
     if found[0] * total < 1:  # less than one image
@@ -99,28 +89,16 @@ def _barrier(points: Sequence[tuple[float, Accuracy]], total: int, unit: str = "
 
 def chart(history: History) -> str:
     """The curve, with a legend of all lines."""
-    base = history.base.accuracy if history.base else None
-    drawing = path_svg(
-        accuracies(history),
-        total=history.total,
-        base=base,
-        at=history.position,
-        low=LOW,
-        high=HIGH,
-        beside=_beside(history),
-    )
+    points, base, beside = accuracies(history), panels.accuracy(history.base), _beside(history)
+    drawing = path_svg(points, total=history.total, base=base, at=history.position, beside=beside)
     return f'<div>{_legend(history)}<div class="chart">{drawing}</div></div>'
 
 
 def _legend(history: History) -> str:
     """What each line is, the accuracy of each where the visitor's λ is, and the barrier of each."""
-    here = _here(history)
-    lines = [
-        Line("own", NAMES[here.space if here else "delta"], accuracies(history)),
-        *_beside(history),
-    ]
-    rows = []
-    for kind, name, points in lines:
+    here, rows = standing(history, BlendState), []
+    own = Line("own", NAMES[here.space if here else "delta"], accuracies(history))
+    for kind, name, points in (own, *_beside(history)):
         a = dict(points).get(history.position)
         value = "…" if a is None else percent(a.value)
         part = "" if a is None or a.n >= history.total else ' class="first"'
@@ -154,33 +132,18 @@ def _sample(kind: str) -> str:
 
 def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction the last move changed."""
-    before = history.points.get(history.since) if history.since else None
-    if (
-        history.since is None
-        or history.since == history.state
-        or before is None
-        or history.here is None
-        or bench is None
-    ):
-        return panels.nothing_changed(
-            "What the last move changed", "Move λ: images whose prediction changes appear here."
-        )
-    return panels.changed(
-        bench,
-        before,
-        history.here,
-        f"from {_where(history.since, history.state)} to {_where(history.state, history.since)}",
-    )
+    since, here = history.since, history.state
+    head = f"from {_where(since, here)} to {_where(here, since)}"
+    hint = "Move λ: images whose prediction changes appear here."
+    return images.changed(history, bench, since, head, hint, idle="What the last move changed")
 
 
 def _where(state: Measured | None, other: Measured | None) -> str:
     """λ, and what is mixed if that is something else at the `other` place."""
     if not isinstance(state, BlendState) or not isinstance(other, BlendState):
         return ""
-    return (
-        "λ = "
-        f"{signed(state.weight)}{'' if state.space == other.space else ' ' + NAMES[state.space]}"
-    )
+    mixed = "" if state.space == other.space else f" {NAMES[state.space]}"
+    return f"λ = {signed(state.weight)}{mixed}"
 
 
 def table(history: History) -> str:
@@ -188,12 +151,11 @@ def table(history: History) -> str:
 
     In the other space the ends are the same.
     """
-    rows = [(("base", ""), history.base.accuracy)] if history.base else []
-    rows += [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(history)]
+    rows = [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(history)]
     for line in _beside(history):
         rows += [
             ((escape(line.name), signed(w)), a)
             for w, a in line.points
             if line.kind != "space" or w not in ENDS
         ]
-    return panels.table(("", "λ"), rows)
+    return panels.table(("", "λ"), rows, panels.accuracy(history.base))

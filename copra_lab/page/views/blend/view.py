@@ -6,17 +6,16 @@ from typing import Any, NamedTuple
 
 import gradio as gr
 
-from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, changed_panel, panel
-from copra_lab.page.components.menus import menu, task_menu
-from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components import controls
+from copra_lab.page.components.events import EVENT
+from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.panels import folded, standing
 from copra_lab.page.components.tabs import Entrance, View, going
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import METHODS, Lab, counterpart
 from copra_lab.page.state.schemas.blend import HIGH, LOW, SPACES, STEP, Beside, BlendState
 from copra_lab.page.state.schemas.measured import Measured
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import html as draw
 
@@ -33,71 +32,45 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
     a, b = lab.first(first, 2)
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = task_menu(lab, "blend-task")
+    with controls.menus():
+        task = controls.task_menu(lab, "blend-task")
         ends = {
-            name: menu(lab.menu(first), key, name.upper(), f"blend-{name}")
+            name: controls.menu(lab.menu(first), key, name.upper(), f"blend-{name}")
             for name, key in (("a", a), ("b", b))
         }
         swap = gr.Button("⇄ Swap", elem_id="blend-swap", min_width=90, scale=0)
-    about = html(lab.about(first), elem_id="blend-about", elem_classes="about")
+    about = controls.about(lab, first, "blend")
     with gr.Row(equal_height=True):
-        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+        with controls.card(6):
             number = panel(draw.number, "blend-number")
             with gr.Row(elem_id="blend-how", equal_height=True):
-                space, compare = _how(_offer(rival(lab, first, a, b)))
+                space = controls.one_of(
+                    CHOICES, "What is mixed", "blend-space", value="delta", min_width=200
+                )
+                offer = _offer(rival(lab, first, a, b))
+                compare = gr.Checkbox(label=offer, min_width=150, elem_id="blend-compare")
             chart = panel(draw.chart, "blend-chart")
             weight = gr.Slider(
                 LOW, HIGH, 0, step=STEP, label="λ", elem_id="blend-weight", elem_classes="dial"
             )
-            clear = gr.Button(
-                "Clear the curve",
-                size="sm",
-                min_width=140,
-                elem_id="blend-clear",
-                elem_classes="clear",
-            )
-        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+            clear = controls.button("Clear the curve", "blend-clear", 140, elem_classes="clear")
+        with controls.card(5):
             changed = changed_panel(lab, draw.changed, "blend-changed")
-    html(render("how_to_read/blend"))
-    with gr.Accordion("The curve in numbers", open=False, elem_id="blend-more"):
+    controls.how_to_read("blend")
+    with folded("The curve in numbers", "blend"):
         table = panel(draw.table, "blend-table")
-        copy_button("blend-table")
 
-    stage = Stage(BlendState, number, chart, changed, table, arrives, ahead)
+    stage = Stage(BlendState, number, chart, changed, table, ask, arrives, ahead)
     inputs = {"task": task, **ends, "weight": weight, "space": space, "compare": compare}
-    LiveView(
-        lab,
-        session,
-        stage,
-        partial(ask, lab),
-        entrance,
-        inputs,
-        {"about": about},
-        clear,
-    ).bind()
+    LiveView(lab, session, stage, entrance, inputs, {"about": about}, clear).bind()
     swap.click(partial(turned, lab), session, entrance.go, **EVENT)
-
-
-def _how(offer: str) -> tuple[gr.Radio, gr.Checkbox]:
-    """What is mixed, and whether another method is drawn beside it, as the `offer` says."""
-    space = gr.Radio(
-        CHOICES,
-        value="delta",
-        label="What is mixed",
-        min_width=200,
-        elem_id="blend-space",
-        elem_classes="switches one",
-    )
-    return space, gr.Checkbox(label=offer, min_width=150, elem_id="blend-compare")
 
 
 def turned(lab: Lab, session: Session) -> Any:
     """The address of the same model, seen from the other end."""
     history = session.change(swapped)
-    if not isinstance(history.state, BlendState):
-        return gr.skip()
-    return going(address.write(history.lab(lab), history.state))
+    here = standing(history, BlendState)
+    return going(address.write(history.lab(lab), here)) if here else gr.skip()
 
 
 def ask(
@@ -108,14 +81,16 @@ def ask(
     lab.check(task)
     if weight is None:  # an empty field is somebody typing
         return None
-    values = {"task": task, "a": a, "b": b, "weight": weight, "space": space, "compare": compare}
-    state, here = read(BlendState, Reading(lab, Source.CONTROLS), values), history.state
+    state = controls.state(
+        BlendState, lab, task=task, a=a, b=b, weight=weight, space=space, compare=compare
+    )
+    here = standing(history, BlendState)
     other = rival(lab, task, state.a, state.b)
-    state = _with_lines(lab, state, other, here.beside if isinstance(here, BlendState) else ())
+    state = _with_lines(lab, state, other, here.beside if here else ())
     updates: Updates = {}
-    if not isinstance(here, BlendState) or here.task != task or (state.a, state.b) != (a, b):
+    if not here or here.task != task or (state.a, state.b) != (a, b):
         updates |= _menus(lab, state)
-    if not isinstance(here, BlendState) or here.subject != state.subject:
+    if not here or here.subject != state.subject:
         updates["compare"] = gr.update(label=_offer(other), interactive=other is not None)
     if abs(state.weight - float(weight)) > 1e-6:
         updates["weight"] = gr.update(value=state.weight)
@@ -125,14 +100,9 @@ def ask(
 def arrives(lab: Lab, state: BlendState) -> Shown:
     """See `copra_lab.page.components.live.Stage`."""
     other = rival(lab, state.task, state.a, state.b)
-    return _with_lines(lab, state, other), _menus(lab, state) | {
-        "weight": state.weight,
-        "compare": gr.update(
-            label=_offer(other), interactive=other is not None, value=state.compare
-        ),
-        "task": state.task,
-        "space": state.space,
-    }
+    compare = gr.update(label=_offer(other), interactive=other is not None, value=state.compare)
+    updates = {"weight": state.weight, "compare": compare, "task": state.task, "space": state.space}
+    return _with_lines(lab, state, other), _menus(lab, state) | updates
 
 
 def _menus(lab: Lab, state: BlendState) -> Updates:
@@ -160,8 +130,8 @@ def rival(lab: Lab, task: str, a: str, b: str) -> Rival | None:
     other = COMPARED.get(shelf[a].method)
     if other is None:
         return None
-    found = [counterpart(shelf, key, other) for key in (a, b)]
-    return Rival(METHODS[other], found[0], found[1]) if found[0] and found[1] else None
+    one, two = (counterpart(shelf, key, other) for key in (a, b))
+    return Rival(METHODS[other], one, two) if one and two else None
 
 
 def _offer(other: Rival | None) -> str:
@@ -171,7 +141,7 @@ def _offer(other: Rival | None) -> str:
 def _with_lines(
     lab: Lab, state: BlendState, other: Rival | None, known: tuple[Beside, ...] = ()
 ) -> BlendState:
-    """`place`, with the lines that are wanted beside it and can be made, as those ``known`` can."""
+    """`state`, with the lines that are wanted beside it and can be made, as those ``known`` can."""
     lines = _beside(state, other if state.compare else None)
     return replace(state, beside=tuple(b for b in lines if b in known or _can_be_made(lab, b.line)))
 
@@ -182,13 +152,8 @@ def _beside(state: BlendState, other: Rival | None) -> list[Beside]:
     space = next(s for s in SPACES if s != state.space)
     lines = [Beside("space", draw.NAMES[space], replace(line, space=space))]
     if other:
-        lines.append(
-            Beside(
-                "rival",
-                f"{other.method}’s, {draw.NAMES[state.space]}",
-                replace(line, a=other.a, b=other.b),
-            )
-        )
+        name = f"{other.method}’s, {draw.NAMES[state.space]}"
+        lines.append(Beside("rival", name, replace(line, a=other.a, b=other.b)))
     return lines
 
 
@@ -206,8 +171,8 @@ def ahead(history: History) -> list[list[Measured]]:
 
     See `copra_lab.page.state.measurement.Ahead`.
     """
-    here = history.state
-    if not isinstance(here, BlendState):
+    here = standing(history, BlendState)
+    if here is None:
         return []
     others = [b.line for b in here.beside]
     near = sorted(GRID, key=lambda w: abs(w - here.weight))

@@ -1,13 +1,12 @@
 """The Try view's pieces of HTML: pure functions of a picture and of what models make of it."""
 
-import base64
-import io
 from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 from torch import Tensor
 
+from copra_lab.page.components import images
 from copra_lab.page.components.numbers import percent
 
 TOP = 3
@@ -18,14 +17,11 @@ def seen(pixels: Tensor | None) -> str:
     """The picture as small as the CLIP sees it."""
     if pixels is None:
         return '<figure class="seen"><figcaption>&nbsp;</figcaption></figure>'
-    file = io.BytesIO()
-    Image.fromarray(pixels.numpy()).save(file, "PNG")
-    address = base64.b64encode(file.getvalue()).decode()
-    side = len(pixels)
-    words = f"What the CLIP sees: {side} × {side} pixels"
+    address = images.address(Image.fromarray(pixels.numpy()))
+    words = f"What the CLIP sees: {len(pixels)} × {len(pixels)} pixels"
     return (
-        f'<figure class="seen"><img src="data:image/png;base64,{address}" width="224" '
-        f'height="224" alt="{words}"><figcaption>{words}</figcaption></figure>'
+        f'<figure class="seen"><img src="{address}" width="224" height="224" alt="{words}">'
+        f"<figcaption>{words}</figcaption></figure>"
     )
 
 
@@ -48,23 +44,25 @@ def answers(
             '<div class="asked waiting">Waking the model. A very first start also draws all '
             "images: about a minute.</div>"
         )
-    head = (
-        f"It shows: <b>{escape(models[0][2][truth])}</b>" if truth is not None else "Your picture"
+    head = "Your picture"
+    if truth is not None:
+        head = f"It shows: <b>{escape(models[0][2][truth])}</b>"
+    rows = "".join(
+        f"<tr><th scope=row>{escape(label)}</th>{_answer(found, names, truth)}</tr>"
+        for label, found, names in models
     )
-    rows = []
-    for label, p, names in models:
-        if isinstance(p, str):
-            rows.append(
-                f'<tr><th scope=row>{escape(label)}</th><td class="broken">{escape(p)}</td></tr>'
-            )
-            continue
-        top = p.argsort(descending=True)[:TOP].tolist()
-        bars = "".join(
-            "<li "
-            f'class="{_verdict(i, k, truth)}" style="--p:{100 * float(p[i]):.1f}%"><span>'
-            f"{MARKS[_verdict(i, k, truth)]}{escape(names[i])}</span>"
-            f"<i>{percent(float(p[i]))}</i></li>"
-            for k, i in enumerate(top)
+    return f'<div class="asked"><p>{head}</p><table>{rows}</table></div>'
+
+
+def _answer(found: Tensor | str, names: Sequence[str], truth: int | None) -> str:
+    """The likeliest names of one model, or why it has none."""
+    if isinstance(found, str):
+        return f'<td class="broken">{escape(found)}</td>'
+    bars = []
+    for rank, name in enumerate(found.argsort(descending=True)[:TOP].tolist()):
+        kind, p = _verdict(name, rank, truth), float(found[name])
+        bars.append(
+            f'<li class="{kind}" style="--p:{100 * p:.1f}%"><span>{MARKS[kind]}'
+            f"{escape(names[name])}</span><i>{percent(p)}</i></li>"
         )
-        rows.append(f"<tr><th scope=row>{escape(label)}</th><td><ol>{bars}</ol></td></tr>")
-    return f'<div class="asked"><p>{head}</p><table>{"".join(rows)}</table></div>'
+    return f"<td><ol>{''.join(bars)}</ol></td>"

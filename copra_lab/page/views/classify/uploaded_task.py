@@ -3,21 +3,23 @@
 The base and every adapter that comes with the page classify it.
 """
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
+from functools import cache
 from html import escape
 from typing import Any, NamedTuple
 
 import gradio as gr
-import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import NONE
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components import panels, staleness
-from copra_lab.page.components.live import BACKGROUND, EVENT, NUMBERED
-from copra_lab.page.components.numbers import percent
-from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components import controls, images, panels, staleness
+from copra_lab.page.components.axes import dot, row_svg
+from copra_lab.page.components.events import BACKGROUND, EVENT, NUMBERED, READ
+from copra_lab.page.components.numbers import gained, interval, percent
+from copra_lab.page.components.panels import folded, html
 from copra_lab.page.components.staleness import of
 from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
@@ -26,7 +28,6 @@ from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.measurement import traffic
 from copra_lab.page.state.session import Asked, Requests
 from copra_lab.tasks.zip_upload import CLASSES, IMAGES, MEGABYTES, zip_task
-from copra_lab.utils.statistics import Accuracy
 
 TILES = 12
 """Wrong images that are shown of each model; how many there are is said."""
@@ -55,25 +56,18 @@ def fill(lab: Lab) -> None:
     """Lay out what asks for a zip."""
     with gr.Column(elem_classes="card", elem_id="try-own"):
         html(render("uploaded_task", megabytes=MEGABYTES, classes=CLASSES, images=IMAGES))
-        file = gr.File(
-            label="Your zip", file_types=[".zip"], type="filepath", height=110, elem_id="try-zip"
-        )
+        file = controls.upload("Your zip", [".zip"], "try-zip")
         result = html("", elem_id="try-models")
-        with gr.Accordion("All models in numbers", open=False, elem_id="try-more"):
+        with folded("All models in numbers", "try"):
             table = html(panels.table(("task", "model"), []), elem_id="try-table")
-            copy_button("try-table")
 
     zips, number = gr.State(Requests()), gr.Number(visible=False)
-    gr.on(
-        [file.upload, file.clear], None, None, None, js=staleness.asks(PART), show_progress="hidden"
-    )
+    staleness.outdate(PART, [file.upload, file.clear])
 
     def begins(zips: Requests, number: Any) -> str:
         zips.take(number)
-        return of(
-            Asked(at=number, part=PART),
-            '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>',
-        )
+        words = '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>'
+        return of(Asked(at=number, part=PART), words)
 
     components = {"result": result, "table": table}
 
@@ -81,14 +75,13 @@ def fill(lab: Lab) -> None:
         yield gr.skip()  # a generator that gives nothing would empty its outputs
         asked = Asked(at=number, part=PART)
         for updates in classified(lab, file, lambda: zips.overtaken(number)):
-            pieces = {name: of(asked, piece) for name, piece in updates.items()}
-            yield by_component(components, pieces)
+            yield by_component(components, staleness.all_of(asked, updates, updates))
         if zips.overtaken(number):  # Gradio gives what came last once more at the end
             yield gr.skip()
 
     # It counts before it waits for a place, so that the zip before it ends and leaves its own.
     waits = file.upload(begins, [zips, number], result, js=NUMBERED, **EVENT)
-    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND)
+    waits.then(run, [file, zips, number], [result, table], js=NUMBERED, **BACKGROUND | READ)
 
 
 def classified(
@@ -102,19 +95,14 @@ def classified(
         if not isinstance(file, str):
             raise ValueError("choose a zip first")
         whole = lab.bench(next(iter(lab.tasks())))
-        bench = Bench(
-            whole.clip,
-            zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit),
-            precision=lab.precision,
-        )
+        own = zip_task(file, whole.split.images.shape[1], fit=whole.clip.fit)
+        bench = Bench(whole.clip, own, precision=lab.precision)
     except (ValueError, OSError) as e:
         if not overtaken():
             yield {"result": panels.trouble(e)}
         return
-    found, until = (
-        [Answer("", "No adapter (the base)", bench.predictions(NONE))],
-        time.monotonic() + WATCHED_SECONDS,
-    )
+    found = [Answer("", "No adapter (the base)", bench.predictions(NONE))]
+    until = time.monotonic() + WATCHED_SECONDS
     for task, title in lab.tasks().items():
         if overtaken():
             return
@@ -122,9 +110,8 @@ def classified(
         for label, key in lab.adapters(task):
             traffic.give_way()
             in_time = time.monotonic() < until
-            found.append(
-                Answer(title, label, _asked(lab, bench, task, key) if in_time else TOO_LONG)
-            )
+            answer = _asked(lab, bench, task, key) if in_time else TOO_LONG
+            found.append(Answer(title, label, answer))
     if not overtaken():
         yield {"result": drawn(bench, found, done=True), "table": table(bench, found)}
 
@@ -140,50 +127,40 @@ def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     """A line for each model, which opens to the images that it gets wrong once all are ``done``."""
     task = bench.task
     progress = "" if done else " <i>asking the adapters …</i>"
+    about = f'<p class="about">{escape(task.about)}</p>' if task.about else ""
     out = [
         f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} '
-        f"<span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>"
-        + (f'<p class="about">{escape(task.about)}</p>' if task.about else "")
+        f"<span>{len(bench)} images of {len(task.classes)} classes{progress}</span></h2>{about}"
     ]
-    addresses: dict[int, str] = {}
-    base = found[0].predictions
-    group = ""
-    for answer in found:
-        if answer.group != group:
-            group = answer.group
+
+    @cache  # not `images.thumbnail`, which would remember a visitor's images
+    def address(image: int) -> str:
+        return images.small(bench.split.images[bench.order[image]])
+
+    for group, answers in itertools.groupby(found, key=lambda answer: answer.group):
+        if group:
             out.append(f"<h3>Made for: {escape(group)}</h3>")
-        out.append(
-            _model(
-                bench,
-                answer,
-                base if isinstance(base, torch.Tensor) else None,
-                addresses if done else None,
-            )
-        )
+        out += [_model(bench, a, found[0], address if done else None) for a in answers]
     return "".join([*out, "</section>"])
 
 
-def _model(
-    bench: Bench, answer: Answer, base: "Tensor | None", addresses: "dict[int, str] | None"
-) -> str:
+def _model(bench: Bench, answer: Answer, base: Answer, address: Callable[[int], str] | None) -> str:
+    """A line, with the images that the model gets wrong by their ``address``, if there is one."""
     if isinstance(answer.predictions, str):
         return f'<p class="broken"><b>{escape(answer.label)}</b> {escape(answer.predictions)}</p>'
-    a = bench.score(answer.predictions)
-    less = (
-        ""
-        if base is None or answer.group == ""
-        else f"{a.correct - bench.score(base).correct:+d}".replace("-", "−").replace("+0", "0")
-    )
-    low, high = (f"{100 * end:.1f}" for end in a.interval)
+    a, less = bench.score(answer.predictions), ""
+    if answer.group and not isinstance(base.predictions, str):
+        less = gained(a.correct - bench.score(base.predictions).correct, 0)
+    drawing = row_svg(str(a), ROW, [dot(a, ROW / 2, 4, "span")])
     line = (
-        f"<b>{escape(answer.label)}</b>{_bar(a)}<span "
-        f'data-correct="{a.correct}">{percent(a.value)} <small>{low} to {high}</small></span>'
+        f'<b>{escape(answer.label)}</b>{drawing}<span data-correct="{a.correct}">'
+        f"{percent(a.value)} <small>{interval(a)}</small></span>"
         f'<span class="less" title="Images right, more or fewer than the base">{less}</span>'
     )
     wrong = (answer.predictions != bench.labels).nonzero().flatten().tolist()
-    if addresses is None or not wrong:
+    if address is None or not wrong:
         return f'<div class="model">{line}</div>'
-    tiles = "".join(_tile(bench, i, int(answer.predictions[i]), addresses) for i in wrong[:TILES])
+    tiles = "".join(_tile(bench, i, int(answer.predictions[i]), address(i)) for i in wrong[:TILES])
     more = f"<p>and {len(wrong) - TILES} more</p>" if len(wrong) > TILES else ""
     return (
         f'<details><summary class="model">{line}</summary><ul '
@@ -191,34 +168,19 @@ def _model(
     )
 
 
-def _tile(bench: Bench, image: int, predicted: int, addresses: dict[int, str]) -> str:
-    if image not in addresses:  # not `parts.thumbnail`, which would remember a visitor's images
-        addresses[image] = panels.address(bench.split.images[bench.order[image]])
+def _tile(bench: Bench, image: int, predicted: int, address: str) -> str:
     truth, taken = (escape(bench.task.classes[c]) for c in (int(bench.labels[image]), predicted))
     return (
-        f'<li><img src="{addresses[image]}" alt="{truth}" width="48" height="48">'
+        f'<li><img src="{address}" alt="{truth}" width="48" height="48">'
         f'<span>{truth}</span><em><i aria-label="taken for">✗</i> {taken}</em></li>'
-    )
-
-
-def _bar(a: Accuracy) -> str:
-    low, high = (f"{100 * end:.2f}%" for end in a.interval)
-    y = ROW / 2
-    return (
-        f'<svg role="img" aria-label="{a}" width="100%" height="{ROW}"><line class="grid" x1="0" '
-        f'x2="100%" y1="{y}" y2="{y}"/>'
-        f'<line class="span" x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle '
-        f'cx="{100 * a.value:.2f}%" cy="{y}" r="4"/></svg>'
     )
 
 
 def table(bench: Bench, found: list[Answer]) -> str:
     """The accuracies of all models."""
-    return panels.table(
-        ("task", "model"),
-        [
-            ((escape(f.group) or "base", f.label), bench.score(f.predictions))
-            for f in found
-            if isinstance(f.predictions, torch.Tensor)
-        ],
-    )
+    rows = [
+        ((escape(answer.group) or "base", answer.label), bench.score(answer.predictions))
+        for answer in found
+        if not isinstance(answer.predictions, str)
+    ]
+    return panels.table(("task", "model"), rows)

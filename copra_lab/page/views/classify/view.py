@@ -1,19 +1,17 @@
 """The Try view: a visitor's picture, classified by every model of a task side by side."""
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components import panels as parts
-from copra_lab.page.components import sketch_pad, staleness
-from copra_lab.page.components.live import EVENT, MODEL, NUMBERED, PICTURES
-from copra_lab.page.components.panels import html
-from copra_lab.page.components.staleness import of
+from copra_lab.page.components import controls, sketch_pad, staleness
+from copra_lab.page.components.events import EVENT, MODEL, NUMBERED, PICTURES, READ
+from copra_lab.page.components.panels import html, trouble
+from copra_lab.page.components.staleness import all_of
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.templates import render
-from copra_lab.page.components.updates import Shows, Updates, by_component
+from copra_lab.page.components.updates import Components, Shows, Updates, by_component
 from copra_lab.page.state import address
 from copra_lab.page.state.classification import Picture, opinions
 from copra_lab.page.state.lab import Lab
@@ -30,49 +28,23 @@ PART = "view-try"
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            lab.titles(),
-            value=first,
-            label="Task: whose names to choose from",
-            min_width=220,
-            elem_id="try-task",
-        )
-    about = html(lab.about(first), elem_id="try-about", elem_classes="about")
+    with controls.menus():
+        task = controls.task_menu(lab, "try-task", "Task: whose names to choose from", scale=None)
+    about = controls.about(lab, first, "try")
     with gr.Row(equal_height=True):
-        with gr.Column(scale=4, min_width=320, elem_classes="card"):
+        with controls.card(4):
             paper = sketch_pad.paper("try-paper")
-            file = gr.File(
-                label="Or your picture",
-                file_types=list(IMAGE_FILES),
-                type="filepath",
-                height=110,
-                elem_id="try-file",
-            )
+            file = controls.upload("Or your picture", IMAGE_FILES, "try-file")
             another = gr.Button("A picture from the test set", size="sm", elem_id="try-another")
             seen = html(draw.seen(None), elem_id="try-seen")
-        with gr.Column(scale=7, min_width=320, elem_classes="card"):
+        with controls.card(7):
             answers = html(draw.answers([]), elem_id="try-answers")
-    html(render("how_to_read/classify"))
+    controls.how_to_read("classify")
     uploaded_task.fill(lab)
-    components = {
-        "about": about,
-        "seen": seen,
-        "answers": answers,
-        "picture": gr.State(None),
-        "shown so far": gr.State(0),
-        "task": task,
-        "refused": entrance.refused,
-    }
+    components = {"about": about, "seen": seen, "answers": answers, "picture": gr.State(None)}
+    components |= {"shown so far": gr.State(0), "task": task, "refused": entrance.refused}
     staleness.watch([task])
-    gr.on(
-        [file.upload, file.clear, paper.change, another.click],
-        None,
-        None,
-        None,
-        js=staleness.asks(PART),
-        show_progress="hidden",
-    )
+    staleness.outdate(PART, [file.upload, file.clear, paper.change, another.click])
     _answer(lab, session, entrance, components, (paper, file, another))
 
 
@@ -80,7 +52,7 @@ def _answer(
     lab: Lab,
     session: gr.State,
     entrance: Entrance,
-    components: Mapping[str, Any],
+    components: Components,
     sources: tuple[gr.HTML, gr.File, gr.Button],
 ) -> None:
     """Answer whenever there is another picture or task."""
@@ -108,39 +80,22 @@ def _answer(
         return theirs(sketched)(*values) if values[1] else gr.skip()  # white paper asks for nothing
 
     def enter(*values: Any) -> Shows:
-        return by_component(components, entered(lab, *values))
+        task, picture, session, pictures, query, number = values
+        updates = opening(lab, task, picture, session, query, number)
+        if pictures.overtaken(number):  # by a picture that came meanwhile
+            return by_component(components, {n: updates[n] for n in updates if n == "refused"})
+        return by_component(components, marked(updates, updates.get("task", task), number))
 
-    entrance.opened(
-        enter,
-        [task, picture, session, pictures, *entrance.request],
-        [*answered, task, entrance.refused],
-        js=entrance.leaves([task]),
-        preprocess=False,
-        **MODEL,
-    )
-    task.change(partial(told, lab), task, entrance.link, preprocess=False, **EVENT)
+    entering = [task, picture, session, pictures, *entrance.request]
+    arriving = [*answered, task, entrance.refused]
+    entrance.opened(enter, entering, arriving, js=entrance.leaves([task]), **MODEL)
+    task.change(partial(told, lab), task, entrance.link, **EVENT)
     mine: dict[str, Any] = MODEL | {"js": NUMBERED}
     asking = [session, pictures, number]
-    task.input(theirs(chosen), [task, picture, *asking], answered, preprocess=False, **mine)
-    file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES)
-    paper.change(strokes, [task, paper, *asking], answered, preprocess=False, **mine)
+    task.input(theirs(chosen), [task, picture, *asking], answered, **mine)
+    file.upload(theirs(uploaded), [task, file, *asking], answered, js=NUMBERED, **PICTURES | READ)
+    paper.change(strokes, [task, paper, *asking], answered, **mine)
     another.click(theirs(drawn), [task, so_far, *asking], [*answered, so_far], **mine)
-
-
-def entered(
-    lab: Lab,
-    task: Any,
-    picture: Picture | None,
-    session: Session,
-    pictures: Requests,
-    query: Any,
-    number: Any,
-) -> Updates:
-    """What `opening` shows, unless a picture came meanwhile."""
-    updates = opening(lab, task, picture, session, query, number)
-    if pictures.overtaken(number):
-        return {name: update for name, update in updates.items() if name == "refused"}
-    return marked(updates, updates.get("task", task), number)
 
 
 def told(lab: Lab, task: Any) -> Any:
@@ -151,9 +106,7 @@ def told(lab: Lab, task: Any) -> Any:
 
 def marked(updates: Updates, task: Any, number: Any) -> Updates:
     """The picture that is seen and the answers, marked as of this task and request."""
-    asked = Asked({"try-task": task}, number, PART)
-    pieces = {name: updates[name] for name in ("seen", "answers") if name in updates}
-    return updates | {name: of(asked, piece) for name, piece in pieces.items()}
+    return all_of(Asked({"try-task": task}, number, PART), updates, ("seen", "answers"))
 
 
 def in_turn(pictures: Requests, number: Any, answer: Callable[[], Updates]) -> Updates:
@@ -187,62 +140,67 @@ def opening(
     return updates | {"refused": refusal(refused)}
 
 
-def chosen(lab: Lab, task: Any, picture: Picture | None) -> Updates:
-    """Another task. One's own picture stays; one of the former task's test set is exchanged."""
-    try:
-        lab.check(task)
-    except ValueError as e:
-        return no_picture(e)
-    return shown(
-        lab, task, picture if picture and picture.truth is None else from_test_set(lab, task, 0)
-    )
+def _checked(answer: Callable[..., Updates]) -> Callable[..., Updates]:
+    """`answer`, or why there is none: the task does not exist, or it raises ValueError."""
 
-
-def uploaded(lab: Lab, task: Any, file: Any) -> Updates:
-    """A file of the visitor's."""
-    try:
-        lab.check(task)
-        if not isinstance(file, str):
-            raise ValueError("choose a picture first")
+    @wraps(answer)
+    def checked(lab: Lab, task: Any, *values: Any) -> Updates:
         try:
-            pixels = photo(file, lab.bench(task).split.images.shape[1], fit=lab.clip.fit)
+            lab.check(task)
+            return answer(lab, task, *values)
         except ValueError as e:
-            kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
-            raise ValueError(
-                f"this file cannot be read as a picture ({why}); choose a {kinds} of at most "
-                f"{MEGAPIXELS} megapixels"
-            ) from e
+            return no_picture(e)
+
+    return checked
+
+
+@_checked
+def chosen(lab: Lab, task: str, picture: Picture | None) -> Updates:
+    """Another task. One's own picture stays; one of the former task's test set is exchanged."""
+    if picture is None or picture.truth is not None:
+        picture = from_test_set(lab, task, 0)
+    return shown(lab, task, picture)
+
+
+@_checked
+def uploaded(lab: Lab, task: str, file: Any) -> Updates:
+    """A file of the visitor's."""
+    if not isinstance(file, str):
+        raise ValueError("choose a picture first")
+    try:
+        pixels = photo(file, _side(lab, task), fit=lab.clip.fit)
     except ValueError as e:
-        return no_picture(e)
+        kinds, why = "PNG, JPEG, WebP, AVIF, GIF, BMP or TIFF", getattr(e, "reason", "damaged")
+        raise ValueError(
+            f"this file cannot be read as a picture ({why}); choose a {kinds} of at most "
+            f"{MEGAPIXELS} megapixels"
+        ) from e
     return shown(lab, task, Picture(pixels))
 
 
-def sketched(lab: Lab, task: Any, drawing: Any) -> Updates:
+@_checked
+def sketched(lab: Lab, task: str, drawing: Any) -> Updates:
     """The visitor's drawing, after each stroke; white paper is no picture."""
     if drawing in (None, ""):
         return {}
-    try:
-        lab.check(task)
-        return shown(
-            lab, task, Picture(sketch_pad.pixels(drawing, lab.bench(task).split.images.shape[1]))
-        )
-    except ValueError as e:
-        return no_picture(e)
+    return shown(lab, task, Picture(sketch_pad.pixels(drawing, _side(lab, task))))
 
 
-def drawn(lab: Lab, task: Any, shown_so_far: Any) -> Updates:
+def _side(lab: Lab, task: str) -> int:
+    """Pixels of the task's images, across and down."""
+    return lab.bench(task).split.images.shape[1]
+
+
+@_checked
+def drawn(lab: Lab, task: str, shown_so_far: Any) -> Updates:
     """The next picture of the test set, in its shuffled order."""
-    try:
-        lab.check(task)
-    except ValueError as e:
-        return no_picture(e)
     picture = from_test_set(lab, task, shown_so_far + 1)
     return shown(lab, task, picture) | {"shown so far": shown_so_far + 1}
 
 
 def no_picture(error: Exception) -> Updates:
     """Why there are no answers, and no picture: what was seen before was another one."""
-    return {"seen": draw.seen(None), "answers": parts.trouble(error), "picture": None}
+    return {"seen": draw.seen(None), "answers": trouble(error), "picture": None}
 
 
 def from_test_set(lab: Lab, task: str, number: int) -> Picture:

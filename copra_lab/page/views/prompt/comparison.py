@@ -3,10 +3,13 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from statistics import fmean
 
 import gradio as gr
 
-from copra_lab.page.components.numbers import signed
+from copra_lab.page.components.axes import dot, row_svg
+from copra_lab.page.components.numbers import gained, interval, percent
+from copra_lab.page.components.panels import columns, standing
 from copra_lab.page.components.staleness import of
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.measured import Measured
@@ -43,8 +46,8 @@ def reaction(lab: Lab, state: PromptState, key: str) -> "Reaction | str":
     """
     try:
         there = alike(lab, state, key)
-        means = [sum(n) / len(n) for n in (norms(lab, there.learned), norms(lab, there))]
-        return Reaction(accuracy(lab, there.learned), accuracy(lab, there), *means)
+        norm, norm_now = (fmean(norms(lab, state)) for state in (there.learned, there))
+        return Reaction(accuracy(lab, there.learned), accuracy(lab, there), norm, norm_now)
     except (ValueError, OSError) as e:  # PromptError is a ValueError
         return str(e)
 
@@ -52,13 +55,11 @@ def reaction(lab: Lab, state: PromptState, key: str) -> "Reaction | str":
 def measured(lab: Lab, session: Session) -> object:
     """The table for where the visitor stands, once that is known on all images."""
     history = session.history
-    here = history.state
-    if not isinstance(here, PromptState) or not history.whole(here):
+    here = standing(history, PromptState)
+    if here is None or not history.whole(here):
         return gr.skip()
-    found = of(history.asked, drawn(lab, here.task, here))
-    return (
-        found if session.stands(here) else gr.skip()
-    )  # to run every prompt of a task takes seconds
+    found = of(history.asked, drawn(lab, here.task, here))  # which takes seconds
+    return found if session.stands(here) else gr.skip()
 
 
 def drawn(lab: Lab, task: str, state: PromptState | None) -> str:
@@ -72,10 +73,7 @@ def drawn(lab: Lab, task: str, state: PromptState | None) -> str:
         if state and state != state.learned
         else "as learned: bend the prompt above"
     )
-    heads = "".join(
-        f"<th scope=col>{h}</th>"
-        for h in ("prompt", "mean norm", "as learned", "now", "difference")
-    )
+    heads = columns(("prompt", "mean norm", "as learned", "now", "difference"))
     return (
         '<section class="against" tabindex="0" aria-label="CoOp against Nemesis"><h2>CoOp '
         f"against Nemesis <span>{head}</span></h2><table><thead><tr>{heads}"
@@ -90,37 +88,21 @@ def _row(label: str, found: "Reaction | str | None", here: bool) -> str:
         return f'<tr>{name}<td colspan=5 class="broken">{escape(found)}</td></tr>'
     if found is None:
         return f"<tr>{name}{'<td>…</td>' * 4}<td class=dots></td></tr>"
-    points = 100 * (found.now.value - found.learned.value)
-    norm = f"{found.norm:.2f}" + (
-        f" → {found.norm_now:.2f}" if f"{found.norm:.2f}" != f"{found.norm_now:.2f}" else ""
-    )
+    norm, norm_now = f"{found.norm:.2f}", f"{found.norm_now:.2f}"
+    change = norm if norm == norm_now else f"{norm} → {norm_now}"
+    points = gained(100 * (found.now.value - found.learned.value), 1)
     cells = "".join(
-        f"<td>{c}</td>"
-        for c in (
-            norm,
-            _percent(found.learned),
-            _percent(found.now),
-            f"{'+' * (points > 0.05)}{signed(points, 1)}",
-        )
+        f"<td>{cell}</td>"
+        for cell in (change, _percent(found.learned), _percent(found.now), points)
     )
-    return (
-        f'<tr{" class=here" if here else ""}>{name}{cells}<td class="dots">{_dots(found)}</td></tr>'
+    # Hollow as learned, filled as bent.
+    dots = (
+        f'<g class="was">{dot(found.learned, ROW / 2 - 4, 3.5)}</g>',
+        f'<g class="is">{dot(found.now, ROW / 2 + 4, 3.5)}</g>',
     )
+    drawing = row_svg(f"As learned {found.learned}, now {found.now}.", ROW, dots)
+    return f'<tr{" class=here" if here else ""}>{name}{cells}<td class="dots">{drawing}</td></tr>'
 
 
 def _percent(a: Accuracy) -> str:
-    low, high = (f"{100 * end:.1f}" for end in a.interval)
-    return f'{100 * a.value:.1f}\u202f% <span class="long">{low} to {high}</span>'
-
-
-def _dots(found: Reaction) -> str:
-    """Hollow as learned, filled as bent, each on its interval."""
-    out = [f'<line class="grid" x1="0" x2="100%" y1="{ROW / 2}" y2="{ROW / 2}"/>']
-    for kind, a, y in (("was", found.learned, ROW / 2 - 4), ("is", found.now, ROW / 2 + 4)):
-        low, high = (f"{100 * end:.2f}%" for end in a.interval)
-        out.append(
-            f'<g class="{kind}"><line x1="{low}" x2="{high}" y1="{y}" y2="{y}"/><circle '
-            f'cx="{100 * a.value:.2f}%" cy="{y}" r="3.5"/></g>'
-        )
-    said = f"As learned {found.learned}, now {found.now}."
-    return f'<svg role="img" aria-label="{said}" width="100%" height="{ROW}">{"".join(out)}</svg>'
+    return f'{percent(a.value)} <span class="long">{interval(a)}</span>'

@@ -4,16 +4,17 @@ from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache, lru_cache
 from html import escape
+from statistics import fmean
 
 from copra_lab.bench.bench import Bench
 from copra_lab.models.clip import Clip
-from copra_lab.page.components import panels
+from copra_lab.page.components import images, panels
 from copra_lab.page.components.axes import Axes
+from copra_lab.page.components.panels import same_subject, standing
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.prompt import MOST_PERCENT, PromptState, corrupted
-from copra_lab.page.state.session import History
+from copra_lab.page.state.session import History, Point
 from copra_lab.prompts.soft_prompt import PromptError, word_norm
-from copra_lab.utils.statistics import Accuracy
 
 AGAINST = "against the prompt as learned"
 HEIGHT = 150
@@ -22,7 +23,7 @@ HEIGHT = 150
 
 @lru_cache(1024)
 def norms(lab: Lab, state: PromptState) -> tuple[float, ...]:
-    """The L2 norm of each vector at `place`."""
+    """The L2 norm of each vector in `state`."""
     prompt = state.model(lab).prompt
     return tuple(prompt.norms().tolist()) if prompt else ()
 
@@ -54,44 +55,33 @@ def in_words(state: PromptState) -> str:
 
 def number(history: History) -> str:
     """The accuracy with these vectors, and the facts to hold it against."""
-    here = history.state if isinstance(history.state, PromptState) else None
-    recipe, data = "&nbsp;", {}
+    here = standing(history, PromptState)
+    recipe, data, learned = "&nbsp;", {}, None
     if here:
         n, m = len(bent(here)), len(here.replaced)
-        recipe = (
-            f"<b>{n or 'no'} vector{'s' * (n != 1)} "
-            f"bent</b>{f' <span>{m} replaced</span>' if m else ''}"
-        )
+        noise = f" <span>{m} replaced</span>" if m else ""
+        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{noise}"
+        learned = history.points.get(here.learned)
         data = {
             "percents": " ".join(map(str, here.percents or ())),
             "replaced": " ".join(str(i + 1) for i in here.replaced),
             "sigma": f"{here.sigma:g}",
         }
-    learned = history.points.get(here.learned) if here else None
-    facts = panels.facts(
+    difference, title = _difference(learned, history.here), "Images gained less images lost, of all"
+    measuring = "Measuring the words and the prompt as learned."
+    return panels.number(history, recipe, data, measuring) + panels.facts(
         panels.measured("plain words", history.base, "base"),
         panels.measured("as learned", learned, "a"),
-        panels.fact(
-            "difference",
-            _difference(history),
-            "left wide",
-            "Images gained less images lost, of all",
-        ),
-    )
-    return (
-        panels.number(history, recipe, data, "Measuring the words and the prompt as learned.")
-        + facts
+        panels.fact("difference", difference, "left wide", title),
     )
 
 
-def _difference(history: History) -> str:
+def _difference(learned: Point | None, here: Point | None) -> str:
     """Images right here less images right as learned, once both are known on all images."""
-    here = history.state
-    learned = history.points.get(here.learned) if isinstance(here, PromptState) else None
-    if learned is None or history.here is None or history.here.accuracy.n < learned.accuracy.n:
+    if learned is None or here is None or here.accuracy.n < learned.accuracy.n:
         return "…"
-    gained = history.here.accuracy.correct - learned.accuracy.correct
-    return f"{gained:+d} images <span>of {history.here.accuracy.n}</span>".replace("-", "−")
+    gained = here.accuracy.correct - learned.accuracy.correct
+    return f"{gained:+d} images <span>of {here.accuracy.n}</span>".replace("-", "−")
 
 
 def chart(lab: Lab, history: History) -> str:
@@ -99,7 +89,7 @@ def chart(lab: Lab, history: History) -> str:
 
     And those of the task's other prompts, with the same done to them.
     """
-    here = history.state if isinstance(history.state, PromptState) else None
+    here = standing(history, PromptState)
     if here is None:
         return f'<div class="chart norms">{Axes(HEIGHT).svg("Norms")}</div>'
     others = []
@@ -116,17 +106,11 @@ def alike(lab: Lab, state: PromptState, key: str) -> PromptState:
 
     Raises PromptError for one that is broken.
     """
-    length = lab.prompt(state.task, key).length
-    shares = (
-        None
-        if state.percents is None
-        else (*state.percents[:length], *[100] * (length - len(state.percents)))
-    )
-    return PromptState(
-        state.task,
-        key,
-        **corrupted(shares, [i for i in state.replaced if i < length], state.sigma, length),
-    )
+    length, shares = lab.prompt(state.task, key).length, state.percents
+    if shares is not None:
+        shares = (*shares[:length], *[100] * (length - len(shares)))
+    noise = [i for i in state.replaced if i < length]
+    return PromptState(state.task, key, **corrupted(shares, noise, state.sigma, length))
 
 
 def norms_svg(
@@ -145,22 +129,23 @@ def norms_svg(
     axes = Axes(HEIGHT, (0, len(now)), (0, top))
     out = [part for v in (0, top / 2, top) for part in axes.tick(v, f"{v:.1f}")]
     for i, (a, b) in enumerate(zip(now, learned, strict=True)):
-        out.append(
-            f"<g><title>vector {i + 1}: norm {a:.2f}, learned "
-            f"{b:.2f}</title>{axes.bar('was', i + 0.2, 0.6, b)}"
-            f"{axes.bar('is', i + 0.2, 0.6, min(a, top))}"
-            f"{''.join(_dash(axes, label, i, own[i]) for label, own in others if i < len(own))}"
-            f"{axes.below(i + 0.5, str(i + 1), dy=16)}</g>"
-        )
-    legend = (
-        f"norm{' · pink: other prompts' if others else ' of each vector'} · dashed: a word, "
-        f"{word:.2f}"
-    )
+        out += [
+            f"<g><title>vector {i + 1}: norm {a:.2f}, learned {b:.2f}</title>",
+            axes.bar("was", i + 0.2, 0.6, b),
+            axes.bar("is", i + 0.2, 0.6, min(a, top)),
+            *(_dash(axes, label, i, own[i]) for label, own in others if i < len(own)),
+            axes.below(i + 0.5, f"{i + 1}", dy=16),
+            "</g>",
+        ]
+    shown = " · pink: other prompts" if others else " of each vector"
+    legend = f"norm{shown} · dashed: a word, {word:.2f}"
     out += [axes.level("base", word), axes.legend(legend, dy=-14)]
-    said = ", ".join(f"{a:.2f}" for a in now) + "".join(
-        f"; of {label}: {', '.join(f'{a:.2f}' for a in own)}" for label, own in others
-    )
+    said = "; ".join([_listed(now), *(f"of {label}: {_listed(own)}" for label, own in others)])
     return axes.svg("Norm of each vector", out, f"Norms now: {said}.")
+
+
+def _listed(norms: tuple[float, ...]) -> str:
+    return ", ".join(f"{norm:.2f}" for norm in norms)
 
 
 def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
@@ -174,34 +159,18 @@ def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
 
 def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction differs from that of the prompt as learned."""
-    here = history.state
-    if (
-        not isinstance(here, PromptState)
-        or here == here.learned
-        or bench is None
-        or history.here is None
-        or here.learned not in history.points
-    ):
-        return panels.nothing_changed(
-            AGAINST, "Move a slider: images that are lost or gained appear here."
-        )
-    return panels.changed(bench, history.points[here.learned], history.here, AGAINST)
+    here = standing(history, PromptState)
+    hint = "Move a slider: images that are lost or gained appear here."
+    return images.changed(history, bench, here and here.learned, AGAINST, hint)
 
 
 def table(lab: Lab, history: History) -> str:
     """Every setting of this prompt that was measured, after the plain words."""
-    heads, here = ("vectors", "mean norm"), history.state
-    if not isinstance(here, PromptState):
+    heads, here = ("vectors", "mean norm"), standing(history, PromptState)
+    if here is None:
         return panels.table(heads, [])
-    own = {
-        p: point.accuracy
-        for p, point in history.points.items()
-        if isinstance(p, PromptState) and p.subject == here.subject
-    }
-    rows: list[tuple[list[str], Accuracy]] = (
-        [(["plain words", ""], history.base.accuracy)] if history.base else []
-    )
-    for p, accuracy in own.items():
-        found = norms(lab, p)
-        rows.append(([in_words(p), f"{sum(found) / len(found):.3f}"], accuracy))
-    return panels.table(heads, rows)
+    rows = [
+        ((in_words(state), f"{fmean(norms(lab, state)):.3f}"), point.accuracy)
+        for state, point in same_subject(history, here).items()
+    ]
+    return panels.table(heads, rows, panels.accuracy(history.base), "plain words")

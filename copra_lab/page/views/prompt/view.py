@@ -8,24 +8,15 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.bench.prompt_survey import SIGMAS
-from copra_lab.page.components.live import (
-    EVENT,
-    MODEL,
-    LiveView,
-    Shown,
-    Stage,
-    changed_panel,
-    panel,
-)
-from copra_lab.page.components.menus import menu
-from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components import controls
+from copra_lab.page.components.events import EVENT, MODEL
+from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.panels import copy_button, folded, html, standing
 from copra_lab.page.components.tabs import Entrance, View, going
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.prompt import MOST_PERCENT, PromptState, Switched, stretched
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.session import History
 from copra_lab.page.views.prompt import comparison
 from copra_lab.page.views.prompt import html as draw
@@ -45,78 +36,51 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         return
     first = tasks[0][1]
     longest = lab.longest_prompt()
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = gr.Dropdown(
-            tasks, value=first, label="Task", scale=3, min_width=220, elem_id="prompt-task"
+    with controls.menus():
+        task = controls.menu(tasks, first, "Task", "prompt-task", min_width=220, scale=3)
+        key = controls.menu(
+            lab.prompt_menu(first), lab.one_prompt(first, None), "Prompt", "prompt-key"
         )
-        key = menu(lab.prompt_menu(first), lab.one_prompt(first, None), "Prompt", "prompt-key")
-    about = html(lab.about(first), elem_id="prompt-about", elem_classes="about")
+    about = controls.about(lab, first, "prompt")
     with gr.Row(equal_height=True):
-        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+        with controls.card(6):
             number = panel(draw.number, "prompt-number")
             chart = panel(partial(draw.chart, lab), "prompt-chart")
             sliders, replaced, sigma = _vectors(longest)
             with gr.Row(elem_id="prompt-presets"):
-                buttons = {
-                    percent: gr.Button(label, size="sm", min_width=20)
-                    for label, percent in BUTTONS.items()
-                }
-                clear = gr.Button("Clear", size="sm", min_width=80, elem_id="prompt-clear")
-        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+                buttons = {percent: controls.button(label) for label, percent in BUTTONS.items()}
+                clear = controls.button("Clear", "prompt-clear", 80)
+        with controls.card(5):
             changed = changed_panel(lab, draw.changed, "prompt-changed")
     with gr.Column(elem_classes="card"):
         beside = html(comparison.drawn(lab, first, None), elem_id="prompt-against")
         copy_button("prompt-against")
-    html(render("how_to_read/prompt"))
-    with gr.Accordion("All settings of this prompt in numbers", open=False, elem_id="prompt-more"):
+    controls.how_to_read("prompt")
+    with folded("All settings of this prompt in numbers", "prompt"):
         table = panel(partial(draw.table, lab), "prompt-table")
-        copy_button("prompt-table")
 
-    stage = Stage(PromptState, number, chart, changed, table, partial(arrives, longest))
+    stage = Stage(PromptState, number, chart, changed, table, ask, partial(arrives, longest))
     inputs = {"task": task, "key": key, "replaced": replaced, "sigma": sigma}
     inputs |= {f"vector {i}": slider for i, slider in enumerate(sliders, 1)}
-    rested = LiveView(
-        lab,
-        session,
-        stage,
-        partial(ask, lab),
-        entrance,
-        inputs,
-        {"about": about, "beside": beside},
-        clear,
-    ).bind()
+    others = {"about": about, "beside": beside}
+    rested = LiveView(lab, session, stage, entrance, inputs, others, clear).bind()
     rested.success(partial(comparison.measured, lab), session, beside, **MODEL)
     for percent, button in buttons.items():
-        button.click(
-            partial(pressed, lab, percent), [task, key], entrance.go, preprocess=False, **EVENT
-        )
+        press = partial(pressed, lab, percent)
+        button.click(press, [task, key], entrance.go, **EVENT)
 
 
 def _vectors(longest: int) -> tuple[list[gr.Slider], gr.CheckboxGroup, gr.Radio]:
     """A slider and a switch for each vector, and the size of the noise."""
+    bounds: dict[str, Any] = {"maximum": MOST_PERCENT, "value": 100, "step": 5, "min_width": 10}
     with gr.Row(elem_classes="bank", elem_id="prompt-bank"):
         sliders = [
-            gr.Slider(
-                0,
-                MOST_PERCENT,
-                100,
-                step=5,
-                label=f"vector {i}, %",
-                min_width=10,
-                elem_id=f"prompt-{i}",
-            )
+            gr.Slider(label=f"vector {i}, %", elem_id=f"prompt-{i}", **bounds)
             for i in range(1, longest + 1)
         ]
-    replaced = gr.CheckboxGroup(
-        [], label="REPLACE by noise", elem_id="prompt-replaced", elem_classes="switches plain"
-    )
-    sigma = gr.Radio(
-        [(f"{s:g}", s) for s in SIGMAS],
-        value=SIGMAS[-1],
-        label="σ of the noise",
-        elem_id="prompt-sigma",
-        elem_classes="switches one",
-    )
+    replaced = controls.any_of("REPLACE by noise", "prompt-replaced", "switches plain")
+    offered = [(f"{s:g}", s) for s in SIGMAS]
+    sigma = controls.one_of(offered, "σ of the noise", "prompt-sigma", value=SIGMAS[-1])
     return sliders, replaced, sigma
 
 
@@ -127,25 +91,21 @@ def ask(
     lab.check(task)
     if any(p is None for p in percents):  # an empty field is somebody typing
         return None
-    here, learned = history.state, PromptState(task, lab.one_prompt(task, key))
+    here, learned = standing(history, PromptState), PromptState(task, lab.one_prompt(task, key))
     length = lab.prompt(task, learned.key).length
-    stays = isinstance(here, PromptState) and here.learned == learned
-    values = {
-        "task": task,
-        "key": key,
-        "percents": percents,
-        "replaced": Switched(replaced, others=not stays),
-        "sigma": sigma,
-    }
-    asked = read(PromptState, Reading(lab, Source.CONTROLS), values)
+    stays = here is not None and here.learned == learned
+    noise = Switched(replaced, others=not stays)
+    asked = controls.state(
+        PromptState, lab, task=task, key=key, percents=percents, replaced=noise, sigma=sigma
+    )
     if stays:
         return asked, {}
-    if not isinstance(here, PromptState) and learned in history.points:
+    if here is None and learned in history.points:
         # Back from another view: the controls are as they were left.
         noised = [i - 1 for i in range(1, length + 1) if i in replaced]
         return asked, _controls(lab, asked, len(percents), stretched(percents, length), noised)
     updates = _controls(lab, learned, len(percents), None, [])
-    if not (isinstance(here, PromptState) and here.task == task):
+    if here is None or here.task != task:
         updates["beside"] = comparison.drawn(lab, task, None)
     return learned, updates
 
@@ -171,11 +131,7 @@ def pressed(lab: Lab, percent: int, task: Any, key: Any) -> Any:
 
 
 def _controls(
-    lab: Lab,
-    state: PromptState,
-    sliders: int,
-    shares: Sequence[int] | None,
-    noised: Sequence[int],
+    lab: Lab, state: PromptState, sliders: int, shares: Sequence[int] | None, noised: Sequence[int]
 ) -> Updates:
     """Updates of the words about the task, the menu, the switches and the sliders.
 

@@ -11,10 +11,11 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.adapters.adapter import Adapter
-from copra_lab.page.components.live import EVENT, NUMBERED, WATCHING, moved_by_hand
+from copra_lab.page.components.events import EVENT, NUMBERED, WATCHING
+from copra_lab.page.components.live import moved_by_hand
 from copra_lab.page.components.numbers import signed
-from copra_lab.page.components.panels import html
-from copra_lab.page.components.staleness import of, values
+from copra_lab.page.components.panels import html, standing
+from copra_lab.page.components.staleness import all_of, values
 from copra_lab.page.components.tabs import Entrance, going
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
@@ -46,11 +47,8 @@ def keeping(
     Of the adapter that `whose` tells, unless the visitor sets them otherwise `by_hand` meanwhile.
     What is known of them is `said`.
     """
-    wishes, number = (
-        gr.State(Requests()),
-        gr.Number(visible=False),
-    )  # counted apart: moving the switches counts in the session
-
+    # Counted apart: moving the switches counts in the session.
+    wishes, number = gr.State(Requests()), gr.Number(visible=False)
     components = {"said": said, "go": entrance.go}
 
     def watch(
@@ -58,26 +56,12 @@ def keeping(
     ) -> Iterator[Shows]:
         asked = Asked(values([count, *whose], [wish, task, key], {}))
         for updates in best(lab, task, key, wish, session, wishes, number):
-            told = {"said": of(asked, updates["said"])} if "said" in updates else {}
-            yield by_component(components, updates | told)
+            yield by_component(components, all_of(asked, updates, ["said"]))
 
-    gr.on(
-        moved_by_hand(count),
-        watch,
-        [count, *whose, session, wishes, number],
-        [said, entrance.go],
-        js=NUMBERED,
-        preprocess=False,
-        **WATCHING,
-    )
-    gr.on(
-        list(by_hand),
-        overtaken,
-        [wishes, number],
-        said,
-        js=NUMBERED,
-        **EVENT | {"trigger_mode": "multiple"},
-    )
+    asking = [count, *whose, session, wishes, number]
+    gr.on(moved_by_hand(count), watch, asking, [said, entrance.go], js=NUMBERED, **WATCHING)
+    every_time: dict[str, Any] = EVENT | {"trigger_mode": "multiple"}
+    gr.on(list(by_hand), overtaken, [wishes, number], said, js=NUMBERED, **every_time)
 
 
 def overtaken(wishes: Requests, number: Any) -> Any:
@@ -107,12 +91,8 @@ def best(
         wanted_count = round(within(count, 0, len(have), "how many layers to keep"))
 
         def wanted() -> bool:
-            here = session.history.state
-            return (
-                not wishes.overtaken(number)
-                and isinstance(here, PruneState)
-                and here.whole == whole
-            )
+            here = standing(session.history, PruneState)
+            return not wishes.overtaken(number) and here is not None and here.whole == whole
 
         if wanted_count in (0, len(have)):
             told: Updates = {"said": words(None, wanted_count, len(have))}
@@ -139,8 +119,8 @@ def best(
 
 def _only(lab: Lab, session: Session, layers: Sequence[int], of: int) -> str:
     """The address of where the visitor stands, with only these of the `of` layers kept."""
-    here = session.history.state
-    assert isinstance(here, PruneState)
+    here = standing(session.history, PruneState)
+    assert here
     on = None if len(layers) == of else tuple(layers)
     kept = here.kept._replace(layers=on, off=())
     return going(address.write(lab, replace(here, kept=kept)))
@@ -169,21 +149,24 @@ def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None 
             "enough is known."
         )
     else:
-        shapley = dict(zip(v.layers, v.values.tolist(), strict=True))
-        first = sorted(shapley, key=lambda layer: -shapley[layer])[:count]
-        names = ", ".join(map(str, sorted(kept, key=lambda layer: -shapley[layer])))
-        how = (
-            "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
-        )
-        total, points = sum(shapley[layer] for layer in kept), v.full - v.empty
-        said = (
-            f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of "
-            f"{signed(100 * points, 1)} points · {how}, on {v.of_images.shape[1]} images"
-        )
-        if sum(shapley[layer] for layer in first) > total + 1e-9:
-            said = (
-                f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} "
-                "first; move the slider to keep those."
-            )
-    state = "" if v is None else ' data-exact="1"' if v.exact else ' data-exact="0"'
+        said = _kept(v, count, kept)
+    state = "" if v is None else f' data-exact="{int(v.exact)}"'
     return f'<p class="said" role="status"{state}>{said}</p>'
+
+
+def _kept(v: Values, count: int, kept: Sequence[int]) -> str:
+    """What the layers that are kept are worth, or that others are worth more after all."""
+    value = dict(zip(v.layers, v.values.tolist(), strict=True))
+    ranked = sorted(value, key=lambda layer: -value[layer])
+    first, names = ranked[:count], ", ".join(str(layer) for layer in ranked if layer in kept)
+    total = sum(value[layer] for layer in kept)
+    if sum(value[layer] for layer in first) > total + 1e-9:
+        return (
+            f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} "
+            "first; move the slider to keep those."
+        )
+    how = "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"
+    return (
+        f"Best {count}: <b>{names}</b>, worth {signed(100 * total, 1)} of "
+        f"{signed(100 * (v.full - v.empty), 1)} points · {how}, on {v.of_images.shape[1]} images"
+    )

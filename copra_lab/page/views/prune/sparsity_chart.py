@@ -1,8 +1,6 @@
 """The drawing of the Prune view: accuracy against sparsity."""
 
-from collections.abc import Sequence
-
-from copra_lab.page.components.axes import QUARTERS, Axes
+from copra_lab.page.components.axes import QUARTERS, Axes, Points
 from copra_lab.page.components.numbers import percent
 from copra_lab.utils.statistics import Accuracy
 
@@ -11,7 +9,7 @@ AXES = Axes(200)
 
 
 def sparsity_svg(
-    points: Sequence[tuple[float, Accuracy]],
+    points: Points,
     *,
     total: int,
     base: Accuracy | None = None,
@@ -31,10 +29,7 @@ def sparsity_svg(
     out = []
     for share in QUARTERS:
         out += [*AXES.tick(share, f"{share:.0%}"), AXES.below(share, f"{share:.0%}", dy=20)]
-    if base:
-        out.append(AXES.level("base", base.value))
-    if whole:
-        out.append(AXES.level("chord", whole.value))
+    out += [AXES.level(kind, a.value) for kind, a in (("base", base), ("chord", whole)) if a]
     out += AXES.curve("curve", [(x, a.value) for x, a in points if a.n >= total])
     if at is not None:
         out.append(AXES.upright("here", at))
@@ -48,32 +43,18 @@ def sparsity_svg(
         out.append(_name(base, "base", 0, above=not above))
     if whole:
         out.append(_name(whole, "whole", 1, above=above))
-    return AXES.svg(
-        "Accuracy against sparsity", out, _in_words(points, total, base, whole), style="--mix:0%"
-    )
+    said = _in_words(points, total, base, whole)
+    return AXES.svg("Accuracy against sparsity", out, said, style="--mix:0%")
 
 
-def _name(accuracy: Accuracy, name: str, x: int, above: bool) -> str:
+def _name(accuracy: Accuracy, name: str, end: int, above: bool) -> str:
     """A label at its line, above or below it, at the left (0) or right (1) end."""
-    above = above if 0.1 < accuracy.value < 0.9 else accuracy.value <= 0.1
-    words = f"{name} {percent(accuracy.value)}"
-    return AXES.text(
-        "base-name",
-        x,
-        accuracy.value,
-        words,
-        dx=(4, -4)[x],
-        dy=-6 if above else 14,
-        anchor=("start", "end")[x],
-    )
+    y = accuracy.value
+    above = above if 0.1 < y < 0.9 else y <= 0.1
+    return AXES.name(y, f"{name} {percent(y)}", -6 if above else 14, end)
 
 
-def _in_words(
-    points: Sequence[tuple[float, Accuracy]],
-    total: int,
-    base: Accuracy | None,
-    whole: Accuracy | None,
-) -> str:
+def _in_words(points: Points, total: int, base: Accuracy | None, whole: Accuracy | None) -> str:
     said = [f"{sum(a.n >= total for _, a in points)} positions measured on all images."]
     if base:
         said.append(f"Without an adapter: {base}.")

@@ -6,16 +6,16 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components.live import EVENT, LiveView, Shown, Stage, changed_panel, panel
-from copra_lab.page.components.menus import menu, task_menu
-from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components import controls
+from copra_lab.page.components.events import EVENT
+from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
+from copra_lab.page.components.panels import folded, standing
 from copra_lab.page.components.tabs import Entrance, View, going
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state import address
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.prune import PruneState, Switches
-from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.schemas.reading import Reading, read
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.state.switches import matrices_of, named, switches_of
 from copra_lab.page.views.prune import html as draw
@@ -39,85 +39,51 @@ LAYERS = 12
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = task_menu(lab, "prune-task")
-        adapter = menu(lab.adapters(first), lab.one(first, None), "Adapter", "prune-adapter")
-    about = html(lab.about(first), elem_id="prune-about", elem_classes="about")
+    with controls.menus():
+        task = controls.task_menu(lab, "prune-task")
+        adapter = controls.adapter_menu(lab, first, "prune")
+    about = controls.about(lab, first, "prune")
     with gr.Row(equal_height=True):
-        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+        with controls.card(6):
             number = panel(partial(draw.number, lab), "prune-number")
-            switches, buttons = _switchboard()
+            switches, single, buttons = _switchboard()
             with gr.Group(elem_id="prune-best"):
                 count, said = keep_best.slider(LAYERS)
             chart = panel(partial(draw.chart, lab), "prune-chart")
             sparsity = gr.Slider(
                 0, 100, 0, step=1, label="sparsity %", elem_id="prune-sparsity", elem_classes="dial"
             )
-            clear = gr.Button(
-                "Clear", size="sm", min_width=80, elem_id="prune-clear", elem_classes="clear"
-            )
-        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+            clear = controls.button("Clear", "prune-clear", 80, elem_classes="clear")
+        with controls.card(5):
             changed = changed_panel(lab, draw.changed, "prune-changed")
-    html(render("how_to_read/prune"))
-    with gr.Accordion("All settings of this adapter in numbers", open=False, elem_id="prune-more"):
+    controls.how_to_read("prune")
+    with folded("All settings of this adapter in numbers", "prune"):
         table = panel(partial(draw.table, lab), "prune-table")
-        copy_button("prune-table")
 
-    stage = Stage(PruneState, number, chart, changed, table, arrives)
-    layers, kinds, single = switches.values()
-    inputs = {
-        "task": task,
-        "adapter": adapter,
-        "layers": layers,
-        "kinds": kinds,
-        "sparsity": sparsity,
-        "single": single,
-    }
-    LiveView(
-        lab,
-        session,
-        stage,
-        partial(ask, lab),
-        entrance,
-        inputs,
-        {"about": about, "count": count, "said": said},
-        clear,
-        follows={count: kept},
-    ).bind()
+    stage = Stage(PruneState, number, chart, changed, table, ask, arrives)
+    inputs = {"task": task, "adapter": adapter, **switches, "sparsity": sparsity, "single": single}
+    others = {"about": about, "count": count, "said": said}
+    LiveView(lab, session, stage, entrance, inputs, others, clear, follows={count: kept}).bind()
+    chosen = [task, adapter, switches["kinds"], sparsity, session]
     for name, button in buttons.items():
-        button.click(
-            partial(pressed, lab, name),
-            [task, adapter, kinds, sparsity, session],
-            entrance.go,
-            preprocess=False,
-            **EVENT,
-        )
-    by_hand = [layers.input, single.input]
+        press = partial(pressed, lab, name)
+        button.click(press, chosen, entrance.go, **EVENT)
+    by_hand = [switches["layers"].input, single.input]
     by_hand += [button.click for button in buttons.values()]
     keep_best.keeping(lab, session, count, [task, adapter], said, entrance, by_hand)
 
 
-def _switchboard() -> tuple[dict[str, gr.CheckboxGroup], dict[str, gr.Button]]:
-    """Groups of switches, and buttons that set them; which there are, the adapter tells later."""
+def _switchboard() -> tuple[dict[str, gr.CheckboxGroup], gr.CheckboxGroup, dict[str, gr.Button]]:
+    """Switches of layers and kinds, of single matrices, and buttons that set those of layers."""
     with gr.Row(elem_id="prune-quick", equal_height=True):
-        kinds = gr.CheckboxGroup(
-            [], label="Kinds", min_width=90, elem_id="prune-kinds", elem_classes="switches"
-        )
+        kinds = controls.any_of("Kinds", "prune-kinds", min_width=90)
         with gr.Row(elem_id="prune-presets"):
-            buttons = {
-                name: gr.Button(label, size="sm", min_width=20) for label, name in BUTTONS.items()
-            }
-    layers = gr.CheckboxGroup(
-        [], label="Layers, from the image on", elem_id="prune-layers", elem_classes="switches"
-    )
+            buttons = {name: controls.button(label) for label, name in BUTTONS.items()}
+    layers = controls.any_of("Layers, from the image on", "prune-layers")
     with gr.Accordion("Single matrices", open=False, elem_id="prune-more-switches"):
-        single = gr.CheckboxGroup(
-            [],
-            label="A matrix stays if its layer, its kind and its own switch here are on",
-            elem_id="prune-single",
-            elem_classes="switches",
-        )
-    return {"layers": layers, "kinds": kinds, "single": single}, buttons
+        label = "A matrix stays if its layer, its kind and its own switch here are on"
+        single = controls.any_of(label, "prune-single")
+    return {"layers": layers, "kinds": kinds}, single, buttons
 
 
 def ask(
@@ -135,16 +101,15 @@ def ask(
     lab.check(task)
     if percent is None:  # an empty field is somebody typing
         return None
-    here, whole = history.state, PruneState(task, lab.one(task, key))
-    stays = isinstance(here, PruneState) and here.whole == whole
+    here, whole = standing(history, PruneState), PruneState(task, lab.one(task, key))
+    stays = here is not None and here.whole == whole
     # A new adapter comes with something on.
     switches = Switches(layers, kinds, single, others=not stays, first=whole not in history.points)
-    values = {"task": task, "key": key, "kept": switches, "percent": percent}
-    state = read(PruneState, Reading(lab, Source.CONTROLS), values)
+    state = controls.state(PruneState, lab, task=task, key=key, kept=switches, percent=percent)
     updates: Updates = {}
-    if not stays:
+    if not here or here.whole != whole:
         updates |= _controls(lab, state, switches.on(matrices_of(lab.adapter(task, state.key))))
-    elif isinstance(here, PruneState) and here.kept.layers != state.kept.layers:
+    elif here.kept.layers != state.kept.layers:
         updates["count"] = gr.update(value=kept(lab, state))
     if state.percent == percent:
         updates.pop("sparsity", None)
@@ -155,11 +120,8 @@ def ask(
 
 def kept(lab: Lab, state: PruneState) -> int:
     """Of how many layers something is left."""
-    return len(
-        switches_of(lab.adapter(state.task, state.key))[0]
-        if state.kept.layers is None
-        else state.kept.layers
-    )
+    layers = state.kept.layers
+    return len(switches_of(lab.adapter(state.task, state.key))[0] if layers is None else layers)
 
 
 def arrives(lab: Lab, state: PruneState) -> Shown:
@@ -203,10 +165,8 @@ def pressed(
     try:
         lab.check(task)
         key = lab.one(task, key)
-        adapter = lab.adapter(task, key)
-        have = switches_of(adapter)[0]
-        layers = _preset(name, have)
-        switches = Switches(layers, kinds, others=True)
+        have, _ = switches_of(lab.adapter(task, key))
+        switches = Switches(_preset(name, have), kinds, others=True)
         values = {"task": task, "key": key, "kept": switches, "percent": percent}
         return going(address.write(lab, read(PruneState, Reading(lab), values)))
     except (ValueError, OSError):  # said in place of the number

@@ -1,14 +1,13 @@
 """The Shapley view's pieces of HTML: pure functions of what is known of a game."""
 
 import math
-from html import escape
 
 import numpy as np
 
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components import panels
+from copra_lab.page.components import images, panels
 from copra_lab.page.components.axes import QUARTERS, Axes
-from copra_lab.page.components.numbers import signed
+from copra_lab.page.components.numbers import gained, percent, signed
 from copra_lab.page.state.layer_game import Values
 
 HEIGHT, LOW_HEIGHT = 210, 130
@@ -30,63 +29,40 @@ def number(v: Values | None) -> str:
         if v.exact
         else "<b>sampled</b>, bars are 95\u202f% intervals"
     )
+    recipe = f"what {len(v.layers)} layers add together, on {n} images"
+    words = f"{how}<br>{v.asked:,} of {v.every:,} coalitions"
+    data = {"asked": v.asked, "every": v.every, "total": f"{total:.6f}"}
     kind = "" if v.exact else "first"
-    return (
-        f'<div class="now {kind}" role="status" data-asked="{v.asked}" data-every="{v.every}" '
-        f'data-total="{total:.6f}">'
-        f'<div class="figure">{_points(total, 0)}<small>pt</small></div>'
-        f'<div class="words"><div class="recipe">what {len(v.layers)} layers add together, on {n} '
-        f"images</div>{how}<br>"
-        f"{v.asked:,} of {v.every:,} coalitions</div></div>"
-    ) + _facts(v)
+    return panels.figure(gained(total, 0), "pt", recipe, words, data, kind) + _facts(v)
+
+
+FACTS = {
+    "no layer": ("base", "Accuracy of the base on these images"),
+    "all layers": ("a", "Accuracy with the whole adapter on these images"),
+    "best four": (
+        "b",
+        "What the four layers of highest value add, of what all add; others may take away",
+    ),
+    "area of g": (
+        "left wide",
+        "Mean accuracy when each layer is on with a chance that is drawn from 0 to 1",
+    ),
+}
+"""The class of each fact, and what is said when it is pointed at."""
 
 
 def _facts(v: Values | None) -> str:
     if v is None:
-        return panels.facts(
-            *(
-                panels.fact(name, "…", kind)
-                for name, kind in (
-                    ("no layer", "base"),
-                    ("all layers", "a"),
-                    ("best four", "b"),
-                    ("area of g", "left wide"),
-                )
-            )
-        )
-    best = np.sort(v.values)[::-1][:4].sum()
-    total = v.full - v.empty
-    share = f"{100 * best / total:.0f}\u202f% <span>of it</span>" if total > 0 else "—"
-    return panels.facts(
-        panels.fact(
-            "no layer",
-            f"{100 * v.empty:.0f}\u202f%",
-            "base",
-            "Accuracy of the base on these images",
-        ),
-        panels.fact(
-            "all layers",
-            f"{100 * v.full:.0f}\u202f%",
-            "a",
-            "Accuracy with the whole adapter on these images",
-        ),
-        panels.fact(
-            "best four",
-            share,
-            "b",
-            "What the four layers of highest value add, of what all add; others may take away",
-        ),
-        panels.fact(
-            "area of g",
-            f"{100 * v.curve.area:.1f}\u202f%",
-            "left wide",
-            "Mean accuracy when each layer is on with a chance that is drawn from 0 to 1",
-        ),
+        return panels.facts(*(panels.fact(name, "…", kind) for name, (kind, _) in FACTS.items()))
+    best, total = np.sort(v.values)[::-1][:4].sum(), v.full - v.empty
+    values = (
+        f"{100 * v.empty:.0f}\u202f%",
+        f"{100 * v.full:.0f}\u202f%",
+        f"{100 * best / total:.0f}\u202f% <span>of it</span>" if total > 0 else "—",
+        percent(v.curve.area),
     )
-
-
-def _points(x: float, digits: int = 1) -> str:
-    return ("+" if round(x, digits) > 0 else "") + signed(x, digits)
+    cells = zip(FACTS.items(), values, strict=True)
+    return panels.facts(*(panels.fact(name, x, kind, title) for (name, (kind, title)), x in cells))
 
 
 def _span(v: Values) -> tuple[float, float]:
@@ -109,27 +85,21 @@ def bars(v: Values | None, layer: int) -> str:
     step = 5 if high - low <= 30 else 10 if high - low <= 60 else 20
     for tick in range(int(math.ceil(low / step) * step), int(high) + 1, step):
         out += axes.tick(tick, signed(tick, 0), "grid" if tick else "zero")
-    for i, (name, value, half) in enumerate(
-        zip(v.layers, 100 * v.values, 100 * v.halves, strict=True)
-    ):
+    named = dict(zip(v.layers, 100 * v.values, strict=True))
+    for i, ((name, value), half) in enumerate(zip(named.items(), 100 * v.halves, strict=True)):
         chosen = " chosen" if name == layer else ""
-        interval = "" if v.exact or not np.isfinite(half) else f" ± {half:.1f}"
-        whisker = (
-            axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half) if interval else ""
-        )
+        interval, whisker = "", ""
+        if not v.exact and np.isfinite(half):
+            interval = f" ± {half:.1f}"
+            whisker = axes.line("whisker", i + 0.5, value - half, i + 0.5, value + half)
         out.append(
-            f'<g class="shapley{chosen}"><title>layer {name}: {_points(value)}{interval} '
-            "points</title>"
-            f"{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
+            f'<g class="shapley{chosen}"><title>layer {name}: {gained(value, 1)}{interval} '
+            f"points</title>{axes.bar('is', i + 0.16, 0.68, value, least=1)}{whisker}</g>"
         )
     even = 100 * (v.full - v.empty) / n
-    out += [
-        axes.level("chord", even),
-        axes.legend(f"points of accuracy · dotted: equal shares, {_points(even)}"),
-    ]
-    said = ", ".join(
-        f"layer {name} {_points(100 * x)}" for name, x in zip(v.layers, v.values, strict=True)
-    )
+    legend = f"points of accuracy · dotted: equal shares, {gained(even, 1)}"
+    out += [axes.level("chord", even), axes.legend(legend)]
+    said = ", ".join(f"layer {name} {gained(value, 1)}" for name, value in named.items())
     drawing = axes.svg("Shapley value of each layer", out, f"{said}.")
     return f'<div class="chart shapley">{drawing}</div>'
 
@@ -148,67 +118,45 @@ def curve(v: Values | None) -> str:
         axes.legend("accuracy when each layer is on with probability p", dy=-10),
     ]
     said = ", ".join(f"{100 * float(v.curve(p)):.0f} % at p = {p:g}" for p in QUARTERS)
-    return (
-        f'<div class="chart shapley low">{axes.svg("The multilinear curve", out, f"{said}.")}</div>'
-    )
+    drawing = axes.svg("The multilinear curve", out, f"{said}.")
+    return f'<div class="chart shapley low">{drawing}</div>'
 
 
 def decided(v: Values | None, bench: Bench | None, layer: int) -> str:
     """The images for which a layer matters most, those it helps before those it harms."""
     head = f"by layer {layer}" if layer >= 0 else "by a layer"
     if v is None or bench is None or layer not in v.layers:
-        return panels.section(
-            "Decided", head, '<p class="empty">Images that a layer helps or harms appear here.</p>'
-        )
+        return images.empty("Decided", head, "Images that a layer helps or harms appear here.")
     own = v.of_images[v.layers.index(layer)]
     helped, harmed = (
         [int(i) for i in np.argsort(-sign * own, kind="stable") if sign * own[i] > 0.02]
         for sign in (1, -1)
     )
-    kept = min(len(harmed), 3)
-    picked = [
-        *((i, "right") for i in helped[: panels.TILES - kept]),
-        *((i, "wrong") for i in harmed[: panels.TILES - min(len(helped), panels.TILES - kept)]),
+    if not helped and not harmed:
+        return images.empty("Decided", head, "No image depends on this layer.")
+    tally = [
+        ("right", len(helped), "helped"),
+        ("wrong", len(harmed), "harmed"),
+        ("still", len(own) - len(helped) - len(harmed), "as they were"),
     ]
-    if not picked:
-        return panels.section(
-            "Decided", head, '<p class="empty">No image depends on this layer.</p>'
-        )
-    tally = (
-        f'<p class="tally"><span class="right">✓ {len(helped)} helped</span><span class="wrong">✗ '
-        f"{len(harmed)} harmed</span>"
-        f'<span class="still">○ {len(own) - len(helped) - len(harmed)} as they were</span></p>'
-    )
-    tiles = "".join(_tile(bench, i, kind, float(own[i])) for i, kind in picked)
-    return panels.section("Decided", head, f'{tally}<ul class="tiles">{tiles}</ul>')
+    first_helped, first_harmed = images.few_of_each([helped, harmed])
+    tiles = [_tile(bench, i, "right", float(own[i])) for i in first_helped]
+    tiles += [_tile(bench, i, "wrong", float(own[i])) for i in first_harmed]
+    return images.gallery("Decided", head, tally, tiles)
 
 
 def _tile(bench: Bench, image: int, kind: str, value: float) -> str:
-    truth = escape(bench.task.classes[int(bench.labels[image])])
-    sign, words = ("✓", "right more often") if kind == "right" else ("✗", "wrong more often")
-    said = f"{_points(100 * value, 0)}\u202f%"
-    return (
-        f'<li class="{kind}" title="{truth}: the layer’s own share in getting this image right, '
-        f'{said}"><img src="{panels.thumbnail(bench, image)}" alt="{truth}" '
-        f'width="56" height="56"><div><b>{truth}</b><span>{words}</span><em><i '
-        f'aria-label="{words}">{sign}</i> {said}</em></div></li>'
-    )
+    words, said = f"{kind} more often", f"{gained(100 * value, 0)}\u202f%"
+    title = f"the layer’s own share in getting this image right, {said}"
+    return images.tile(bench, image, kind, title, f"<span>{words}</span>", words, said)
 
 
 def table(v: Values | None) -> str:
     """The values in points, with their intervals, and the sum."""
-    heads = "".join(f"<th scope=col>{h}</th>" for h in ("layer", "points", "from", "to"))
     rows = []
     if v is not None:
         for name, x, half in zip(v.layers, 100 * v.values, 100 * v.halves, strict=True):
             ends = (f"{x - half:.2f}", f"{x + half:.2f}") if np.isfinite(half) else ("", "")
             rows.append((str(name), f"{x:.2f}", *ends))
         rows.append(("all", f"{100 * v.values.sum():.2f}", "", ""))
-    body = "".join(
-        f"<tr><th scope=row>{first}</th>{''.join(f'<td>{c}</td>' for c in rest)}</tr>"
-        for first, *rest in rows
-    )
-    return (
-        f'<div class="numbers" tabindex="0"><table><thead><tr>{heads}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    return panels.grid(("layer", "points", "from", "to"), rows)

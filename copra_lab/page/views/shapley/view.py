@@ -7,49 +7,45 @@ from typing import Any
 
 import gradio as gr
 
-from copra_lab.page.components import panels, staleness
+from copra_lab.page.components import controls, panels, staleness
 from copra_lab.page.components.draw_order import newest, stamped
-from copra_lab.page.components.live import EVENT, WATCHING
-from copra_lab.page.components.menus import menu, task_menu
-from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components.events import EVENT, WATCHING
+from copra_lab.page.components.panels import folded, standing
 from copra_lab.page.components.tabs import Entrance, View, refusal
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address as link
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.layer_game import Solving, Values, sharpened, solving
-from copra_lab.page.state.schemas.reading import Reading, Source, read
+from copra_lab.page.state.schemas.fields import switched_on
 from copra_lab.page.state.schemas.shapley import ShapleyState
 from copra_lab.page.state.session import Asked, History, Session
 from copra_lab.page.views.shapley import html as draw
 from copra_lab.pruning import layers_of
 
+OF_LAYER = ("bars", "decided")
+"""The pieces that depend on the layer that is looked at, too."""
+
 
 def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = task_menu(lab, "shapley-task")
-        adapter = menu(lab.adapters(first), lab.one(first, None), "Adapter", "shapley-adapter")
-    about = html(lab.about(first), elem_id="shapley-about", elem_classes="about")
+    with controls.menus():
+        task = controls.task_menu(lab, "shapley-task")
+        adapter = controls.adapter_menu(lab, first, "shapley")
+    about = controls.about(lab, first, "shapley")
     shown: dict[str, gr.HTML] = {}
     with gr.Row(equal_height=True):
-        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+        with controls.card(6):
             shown["number"] = newest(draw.number(None), "shapley-number")
             shown["bars"] = newest(draw.bars(None, 0), "shapley-bars")
-            layer = gr.Radio(
-                [],
-                label="Layers, from the image on: choose one to see the images that it decides",
-                elem_id="shapley-layer",
-                elem_classes="switches one",
-            )
+            label = "Layers, from the image on: choose one to see the images that it decides"
+            layer = controls.one_of([], label, "shapley-layer")
             shown["curve"] = newest(draw.curve(None), "shapley-curve")
-        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+        with controls.card(5):
             shown["decided"] = newest(draw.decided(None, None, 0), "shapley-decided")
-    html(render("how_to_read/shapley"))
-    with gr.Accordion("The values in numbers", open=False, elem_id="shapley-more"):
+    controls.how_to_read("shapley")
+    with folded("The values in numbers", "shapley"):
         shown["table"] = newest(draw.table(None), "shapley-table")
-        copy_button("shapley-table")
 
     components = shown | {
         "about": about,
@@ -71,19 +67,11 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
 
     menus = [task, adapter, layer]
     staleness.watch(menus)
-    gr.on(
-        [entrance.opened, task.input, adapter.input],
-        watch,
-        [*menus, session, *entrance.request],
-        list(components.values()),
-        js=entrance.leaves(menus),
-        preprocess=False,
-        **WATCHING,
-    )
-    layer.input(
-        look, [*menus, session], [shown["bars"], shown["decided"]], preprocess=False, **EVENT
-    )
-    layer.input(partial(address, lab), [*menus, session], entrance.link, preprocess=False, **EVENT)
+    asking, all_ = [*menus, session, *entrance.request], list(components.values())
+    begins = [entrance.opened, task.input, adapter.input]
+    gr.on(begins, watch, asking, all_, js=entrance.leaves(menus), **WATCHING)
+    layer.input(look, [*menus, session], [shown["bars"], shown["decided"]], **EVENT)
+    layer.input(partial(address, lab), [*menus, session], entrance.link, **EVENT)
 
 
 def watching(
@@ -108,8 +96,7 @@ def watching(
         asked, sentences = link.read(lab, "shapley", query) if query else (None, [])
         if asked:
             task, key, layer = asked.task, asked.key, asked.layer
-        values = {"task": task, "key": key}
-        whole = read(ShapleyState, Reading(lab, Source.CONTROLS), values)
+        whole = controls.state(ShapleyState, lab, task=task, key=key)
         have = layers_of(lab.adapter(whole.task, whole.key))
         game = solving(lab, whole.task, whole.key)
         # Of a task that is new this takes a minute, and by now the visitor may have gone on.
@@ -164,21 +151,15 @@ def _sharpening(
         history = session.history
         if now := _here(history, state):
             yield pieces(history.version, values, game, now, number) | updates
-    if (
-        not wanted()
-    ):  # Gradio gives what came last once more at the end, menus of the adapter before and all
+    if not wanted():  # Gradio gives what came last once more at the end, old menus and all
         yield {}
 
 
 def address(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Any:
     """Of a layer that a visitor chose."""
     history = session.history
-    here = history.state
-    if (
-        not isinstance(here, ShapleyState)
-        or (here.task, here.key) != (task, key)
-        or not isinstance(layer, int)
-    ):
+    here = _here(history, ShapleyState(task, key))
+    if here is None or not isinstance(layer, int):
         return gr.skip()
     return link.write(history.lab(lab), replace(here, layer=layer))
 
@@ -190,8 +171,8 @@ def _best(game: Solving) -> int:
 
 def _here(history: History, state: ShapleyState) -> ShapleyState | None:
     """Where a visitor of this game stands in it."""
-    now = history.state
-    return now if isinstance(now, ShapleyState) and now.game == state.game else None
+    now = standing(history, ShapleyState)
+    return now if now and now.game == state.game else None
 
 
 def _led(history: History, to: ShapleyState) -> History:
@@ -202,23 +183,20 @@ def _led(history: History, to: ShapleyState) -> History:
 
 def of_menus(task: Any, key: Any, layer: Any = None, number: Any = None) -> Asked:
     """What the menus say; with a ``layer``, the switches too."""
-    said = {"shapley-task": task, "shapley-adapter": key} | (
-        {} if layer is None else {"shapley-layer": layer}
-    )
+    said = {"shapley-task": task, "shapley-adapter": key}
+    if layer is not None:
+        said["shapley-layer"] = layer
     return Asked(said, number, "view-shapley")
 
 
 def pieces(
     version: int, values: Values | None, game: Solving, state: ShapleyState, number: Any
 ) -> Updates:
-    """The pieces, each as of the controls that it depends on.
-
-    The bars and the images depend on the layer that is looked at, too.
-    """
+    """The pieces, each as of the controls that it depends on."""
     whole = of_menus(state.task, state.key, number=number)
     one = of_menus(state.task, state.key, state.layer, number)
     return {
-        name: stamped(version, drawing, one if name in ("bars", "decided") else whole)
+        name: stamped(version, drawing, one if name in OF_LAYER else whole)
         for name, drawing in drawn(values, game, state.layer).items()
     }
 
@@ -240,22 +218,14 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Updat
         return {}
     lab = session.history.lab(lab)
     try:
-        values = {"task": task, "key": key}
-        state = read(ShapleyState, Reading(lab, Source.CONTROLS), values)
+        state = controls.state(ShapleyState, lab, task=task, key=key)
         game = solving(lab, task, state.key)
-        if layer not in game.layers:
-            raise ValueError(
-                f"the adapter has no layer {layer!r:.40}; it has {', '.join(map(str, game.layers))}"
-            )
+        switched_on([layer], game.layers, "layer")
         history = session.history
         if _here(history, state):
             history = session.visit(replace(state, layer=layer))
-        drawings = {
-            "bars": draw.bars(game.state, layer),
-            "decided": draw.decided(game.state, game.bench, layer),
-        }
-        menus = of_menus(task, key, layer)
-        return {name: stamped(history.version, piece, menus) for name, piece in drawings.items()}
+        menus, drawings = of_menus(task, key, layer), drawn(game.state, game, layer)
+        return {name: stamped(history.version, drawings[name], menus) for name in OF_LAYER}
     except (ValueError, OSError) as e:
         return {"decided": stamped(session.history.version, panels.trouble(e))}
 

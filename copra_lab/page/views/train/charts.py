@@ -3,14 +3,13 @@
 Loss, accuracy on the test images, and which layers were on.
 """
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image
 
+from copra_lab.page.components import images
 from copra_lab.page.components.axes import QUARTERS, Axes
 from copra_lab.page.components.numbers import percent
 from copra_lab.page.state.lab import METHODS
@@ -49,25 +48,21 @@ def loss_svg(courses: Sequence[Course], steps: int, classes: int) -> str:
     The axis runs to one and a half times the loss of guessing evenly, which is drawn dotted; what
     is beyond is cut. Without ``classes``, 0 as long as the task is not known, neither is drawn.
     """
+    label = "Loss on training images against steps"
     if not classes:
         axes = Axes(HEIGHT, (0, steps))
-        return axes.svg(
-            "Loss on training images against steps", _frame(axes, [(i / 3, "") for i in range(4)])
-        )
+        return axes.svg(label, _frame(axes, [(i / 3, "") for i in range(4)]))
     even = math.log(max(2, classes))
     axes = Axes(HEIGHT, (0, steps), (0, 1.5 * even))
     out = _frame(axes, [(i * even / 2, f"{i * even / 2:.1f}") for i in range(4)])
-    out.append(axes.level("chord", even))
-    out.append(
-        axes.text("base-name", steps, even, f"guessing {even:.2f}", dx=-4, dy=-6, anchor="end")
-    )
+    out += [axes.level("chord", even), axes.name(even, f"guessing {even:.2f}", -6)]
     said = []
     for course in courses:
         found = losses(course, steps)
         out += axes.curve(f"course {course.method}", [(x, min(1.5 * even, y)) for x, y in found])
         if found:
             said.append(f"{METHODS[course.method]}: {found[-1][1]:.2f} at step {course.steps}.")
-    return axes.svg("Loss on training images against steps", out, " ".join(said))
+    return axes.svg(label, out, " ".join(said))
 
 
 def accuracy_svg(courses: Sequence[Course], steps: int, base: Accuracy | None) -> str:
@@ -79,18 +74,10 @@ def accuracy_svg(courses: Sequence[Course], steps: int, base: Accuracy | None) -
     out = _frame(axes, [(share, f"{share:.0%}") for share in QUARTERS])
     said = []
     if base:
-        out.append(axes.level("base", base.value))
-        out.append(
-            axes.text(
-                "base-name",
-                steps,
-                base.value,
-                f"base {percent(base.value)}",
-                dx=-4,
-                dy=14,
-                anchor="end",
-            )
-        )
+        out += [
+            axes.level("base", base.value),
+            axes.name(base.value, f"base {percent(base.value)}", 14),
+        ]
         said.append(f"Without an adapter: {base}.")
     for course in courses:
         known = [(0, base), *course.measured] if base else list(course.measured)
@@ -132,15 +119,11 @@ def layers_html(course: Course | None, steps: int) -> str:
     picture, said = "", "Nothing was trained yet"
     if course and course.steps:
         alpha = Image.fromarray((255 * layers_on(course, steps)).round().astype(np.uint8))
-        file = io.BytesIO()
-        Image.merge("LA", [Image.new("L", alpha.size), alpha]).save(file, "PNG")
-        address = f"url(data:image/png;base64,{base64.b64encode(file.getvalue()).decode()})"
+        address = f"url({images.address(Image.merge('LA', [Image.new('L', alpha.size), alpha]))})"
         picture = f'<i style="-webkit-mask-image:{address};mask-image:{address}"></i>'
         said = f"In step {course.steps} {sum(course.on[-1])} of {len(course.on[-1])} layers were on"
-    ramp = (
-        f'<line class="ramp" x1="0" y1="{100 * (1 - copra.start):.0f}%" x2="{copra.ramp:.0%}" '
-        'y2="0"/>'
-    )
+    left, right = f"{1 - copra.start:.0%}", f"{copra.ramp:.0%}"
+    ramp = f'<line class="ramp" x1="0" y1="{left}" x2="{right}" y2="0"/>'
     return (
         '<div class="layers"><div role="img" aria-label="Layers that CopRA had on, against '
         f'steps. {said}.">{picture}'

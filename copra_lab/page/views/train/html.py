@@ -4,9 +4,21 @@ import math
 from html import escape
 
 from copra_lab.page.components import panels
+from copra_lab.page.components.numbers import interval
 from copra_lab.page.state.lab import METHODS, Own
 from copra_lab.page.views.train.charts import accuracy_svg, layers_html, loss_svg, losses
 from copra_lab.page.views.train.session import TRAINING_SECONDS, Course, Progress
+
+
+def pieces(progress: Progress | None) -> dict[str, str]:
+    """All that shows how far a training is, by name; None: before there was one."""
+    return {
+        "status": status(progress),
+        "race": race(progress),
+        "charts": charts(progress),
+        "table": table(progress),
+    }
+
 
 BEFORE = "Choose what to train and press Train: nothing is computed before that."
 
@@ -16,11 +28,10 @@ def status(progress: Progress | None) -> str:
     if progress is None:
         return _status("", BEFORE, 0, 1)
     steps, of = progress.steps, progress.order.steps
+    come = "training comes" if progress.ahead == 1 else "trainings come"
     words = {
         "waking": "Waking the model. A very first start also draws all images: about a minute.",
-        "waiting": f"Waiting: {progress.ahead} "
-        f"{'training comes' if progress.ahead == 1 else 'trainings come'} before "
-        f"yours{_time(progress, 'it begins')}.",
+        "waiting": f"Waiting: {progress.ahead} {come} before yours{_time(progress, 'it begins')}.",
         "training": f"Step {steps:,} of {of:,}{_time(progress, 'it is done')}."
         if steps
         else "Measuring the base, then it begins.",
@@ -36,18 +47,16 @@ def status(progress: Progress | None) -> str:
 
 
 def _time(progress: Progress, until: str) -> str:
-    return (
-        ""
-        if progress.seconds is None
-        else f", about {math.ceil(progress.seconds)}\u202fs until {until}"
-    )
+    if progress.seconds is None:
+        return ""
+    return f", about {math.ceil(progress.seconds)}\u202fs until {until}"
 
 
 def _status(state: str, words: str, steps: int, of: int) -> str:
     return (
-        f'<div class="training" data-state="{state}" data-step="{steps}"><p '
-        f'role="status">{words}</p>'
-        f'<progress max="{of}" value="{steps}" aria-label="Steps done"></progress></div>'
+        f'<div class="training" data-state="{state}" data-step="{steps}">'
+        f'<p role="status">{words}</p><progress max="{of}" value="{steps}" '
+        'aria-label="Steps done"></progress></div>'
     )
 
 
@@ -61,13 +70,10 @@ def _runner(course: Course, progress: Progress | None) -> str:
     figure, data, words = "…", "", "&nbsp;<br>&nbsp;"
     if course.measured:
         step, a = course.measured[-1]
-        low, high = (f"{100 * end:.1f}" for end in a.interval)
-        figure, data = (
-            f"{100 * a.value:.1f}<small>%</small>",
-            f' data-step="{step}" data-correct="{a.correct}" data-n="{a.n}"',
-        )
+        figure = f"{100 * a.value:.1f}<small>%</small>"
+        data = f' data-step="{step}" data-correct="{a.correct}" data-n="{a.n}"'
         words = (
-            f"95\u202f% <span class='long'>interval</span> <b>{low} to {high}</b><br>{a.n} "
+            f"95\u202f% <span class='long'>interval</span> <b>{interval(a)}</b><br>{a.n} "
             f"test images, step {step:,}"
         )
     if course.trouble:
@@ -96,23 +102,17 @@ def charts(progress: Progress | None) -> str:
         for name, label in METHODS.items()
     )
     return (
-        f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3><div '
-        f'class="chart">{accuracy}</div>'
-        "<h3>loss on training images</h3><div "
-        f'class="chart">{loss}</div>{layers_html(copra, steps)}</div>'
+        f'<div class="courses"><p class="key">{key}</p><h3>accuracy on test images</h3>'
+        f'<div class="chart">{accuracy}</div><h3>loss on training images</h3>'
+        f'<div class="chart">{loss}</div>{layers_html(copra, steps)}</div>'
     )
 
 
 def table(progress: Progress | None) -> str:
     """Every look at the test images, the base first."""
-    if progress is None:
-        return panels.table(("", "step"), [])
-    rows = [(("base", ""), progress.base)] if progress.base else []
-    return panels.table(
-        ("", "step"),
-        rows
-        + [((METHODS[c.method], str(step)), a) for c in progress.courses for step, a in c.measured],
-    )
+    courses, base = (progress.courses, progress.base) if progress else ((), None)
+    rows = [((METHODS[c.method], str(step)), a) for c in courses for step, a in c.measured]
+    return panels.table(("", "step"), rows, base)
 
 
 def described(own: Own | None, title: str = "") -> str:

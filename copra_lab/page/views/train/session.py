@@ -19,6 +19,7 @@ from copra_lab.page.state.measurement import FIRST, traffic
 from copra_lab.page.state.schemas.train import DROPPING, TrainState
 from copra_lab.page.state.session import Session
 from copra_lab.page.views.train.waiting_line import Ticket, Waiting
+from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
 from copra_lab.training.fitting import Step, fit_steps
 from copra_lab.utils.statistics import Accuracy
@@ -124,9 +125,9 @@ class Run:
         done: whether there is nothing left to do.
     """
 
-    def __init__(self, steps: Generator[Step, None, Adapter]) -> None:
+    def __init__(self, steps: Generator[Step, None, Adapter | SoftPrompt]) -> None:
         self._steps = steps
-        self._result: Adapter | None = None
+        self._result: Adapter | SoftPrompt | None = None
         self._failed = False
         self.last: Step | None = None
         self.done = False
@@ -152,10 +153,10 @@ class Run:
 
         None before the first step and after a failure.
         """
-        if self._result or self._failed or not self.last or not self.last.learned:
-            return self._result
-        found = self.last.learned()
-        assert isinstance(found, Adapter)
+        found = self._result
+        if found is None and not self._failed and self.last and self.last.learned:
+            found = self.last.learned()
+        assert found is None or isinstance(found, Adapter)  # LoRA learns no prompts
         return found
 
     def end(self) -> None:
@@ -168,10 +169,8 @@ def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Run:
 
     Both methods see the same images in the same order, and begin with the same A.
     """
-
-    def steps() -> Generator[Step, None, Adapter]:
-        """How many are done."""
-        found = yield from fit_steps(
+    return Run(
+        fit_steps(
             bench.clip,
             task,
             LoRA(order.rank, sites=order.sites),
@@ -181,10 +180,7 @@ def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Run:
             lr=order.rate(method),
             batch=order.batch,
         )
-        assert isinstance(found, Adapter)
-        return found
-
-    return Run(steps())
+    )
 
 
 def _watched(
@@ -259,9 +255,9 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
 
 def _keep(session: Session, order: TrainState, runs: dict[str, Run]) -> None:
     number = 1 + max((o.number for o in session.history.own), default=0)
-    learned = [(run.last.step if run.last else 0, run.learned()) for run in runs.values()]
-    session.change(
-        lambda history: history.keep(
-            *(Own(order.task, number, adapter, steps) for steps, adapter in learned if adapter)
-        )
-    )
+    learned = [
+        Own(order.task, number, adapter, run.last.step if run.last else 0)
+        for run in runs.values()
+        if (adapter := run.learned())
+    ]
+    session.change(lambda history: history.keep(*learned))

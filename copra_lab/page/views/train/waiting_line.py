@@ -28,6 +28,11 @@ class Ticket:
     stopped: bool = False
     seen: float = field(default_factory=time.monotonic)
 
+    @property
+    def visitor(self) -> object:
+        """Who takes turns with others: all of one address together."""
+        return self.address or self.who
+
 
 class Waiting:
     """The line of those who want to train.
@@ -72,14 +77,9 @@ class Waiting:
                     "try again in a few minutes"
                 )
             ticket = Ticket(who, work, address)
-            if self._tickets:  # the first is at work
-                first, *others = self._tickets
-                others = in_turns(
-                    [*others, ticket], lambda t: t.address or t.who, [first.address or first.who]
-                )
-                self._tickets = [first, *others]
-            else:
-                self._tickets = [ticket]
+            at_work, others = self._tickets[:1], self._tickets[1:]
+            served = [t.visitor for t in at_work]
+            self._tickets = at_work + in_turns([*others, ticket], lambda t: t.visitor, served)
             return ticket
 
     def ahead(self, ticket: Ticket, seconds: float = 0) -> int:
@@ -111,10 +111,10 @@ class Waiting:
         Or, with its `own` work, until it is done.
         """
         with self._changed:
+            if self.pace is None:
+                return None
             upto = self._tickets.index(ticket) + own if ticket in self._tickets else 0
-            return (
-                None if self.pace is None else self.pace * sum(t.work for t in self._tickets[:upto])
-            )
+            return self.pace * sum(t.work for t in self._tickets[:upto])
 
     def worked(self, ticket: Ticket, images: int, seconds: float) -> None:
         """So many training images took so long."""

@@ -1,15 +1,15 @@
 """The Triangle view's pieces of HTML: pure functions of a history."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from html import escape
 
 from copra_lab.bench.bench import Bench
-from copra_lab.page.components import panels
+from copra_lab.page.components import images, panels
 from copra_lab.page.components.numbers import signed
+from copra_lab.page.components.panels import same_subject, standing
 from copra_lab.page.state.schemas.triangle import BEYOND, UNITS, TriangleState
 from copra_lab.page.state.session import History, Point
-from copra_lab.utils.statistics import Accuracy
 
 WIDTH, HEIGHT = 420, 372
 """Of the drawing, in its own units."""
@@ -29,12 +29,8 @@ def xy(b: float, c: float) -> tuple[float, float]:
 
 def landscape(history: History) -> dict[TriangleState, Point]:
     """What was measured in the triangle where the visitor stands."""
-    here = _here(history)
-    return {
-        p: point
-        for p, point in history.points.items()
-        if isinstance(p, TriangleState) and here and p.line == here.line
-    }
+    here = standing(history, TriangleState)
+    return same_subject(history, here) if here else {}
 
 
 def dip(history: History) -> tuple[float, TriangleState] | None:
@@ -42,8 +38,8 @@ def dip(history: History) -> tuple[float, TriangleState] | None:
 
     At most; None as long as a corner is missing. Points outside of the triangle do not count.
     """
-    here = _here(history)
-    if here is None or not all(history.whole(corner) for corner in here.corners):
+    here = standing(history, TriangleState)
+    if here is None or not all(map(history.whole, here.corners)):
         return None
     ends = [history.points[corner].accuracy.value for corner in here.corners]
     depths = [
@@ -54,17 +50,12 @@ def dip(history: History) -> tuple[float, TriangleState] | None:
     return max(depths, key=lambda d: d[0])
 
 
-def _here(history: History) -> TriangleState | None:
-    return history.state if isinstance(history.state, TriangleState) else None
-
-
 def number(history: History) -> str:
     """The accuracy at the point, and the facts to hold it against."""
-    here = _here(history)
+    here = standing(history, TriangleState)
     data = dict(zip("abc", (f"{w:.4f}" for w in here.weights), strict=True)) if here else {}
-    return panels.number(
-        history, recipe(here) if here else "", data, "Measuring the base and three corners."
-    ) + _facts(history)
+    made_of, measuring = recipe(here) if here else "", "Measuring the base and three corners."
+    return panels.number(history, made_of, data, measuring) + _facts(history)
 
 
 def recipe(state: TriangleState) -> str:
@@ -77,7 +68,7 @@ def recipe(state: TriangleState) -> str:
 
 
 def _facts(history: History) -> str:
-    here, found = _here(history), dip(history)
+    here, found = standing(history, TriangleState), dip(history)
     if found is None:
         words = "…"
     elif found[0] * history.total < 1:  # less than one image
@@ -87,13 +78,10 @@ def _facts(history: History) -> str:
     title = "How far the landscape falls below the plane through its three corners"
     if found and found[0] > 0:
         title += f", at weights {', '.join(signed(w) for w in found[1].weights)}"
-    corners = [history.points.get(corner) for corner in here.corners] if here else [None] * 3
+    corners = map(history.points.get, here.corners) if here else [None] * 3
     return panels.facts(
         panels.measured("base", history.base, "base"),
-        *(
-            panels.measured(name, point, name.lower())
-            for name, point in zip("ABC", corners, strict=True)
-        ),
+        *map(panels.measured, "ABC", corners, "abc"),
         panels.fact("deepest dip", words, "barrier wide", title),
     )
 
@@ -103,12 +91,9 @@ def scale(history: History) -> tuple[int, int]:
 
     They depend on the corners alone, so that colours stay while one drags.
     """
-    here = _here(history)
-    values = [
-        100 * history.points[p].accuracy.value
-        for p in (here.corners if here else ())
-        if p in history.points
-    ]
+    here = standing(history, TriangleState)
+    corners = map(history.points.get, here.corners) if here else ()
+    values = [100 * point.accuracy.value for point in corners if point]
     if not values:
         return 0, 100
     low, high = 5 * math.floor(min(values) / 5) - 15, 5 * math.ceil(max(values) / 5) + 5
@@ -125,26 +110,18 @@ def chart(history: History) -> str:
     cells: list[list[str]] = [[] for _ in CELLS]
     words = []
     for state, point in points.items():
-        level = next(
-            (
-                i
-                for i, step in enumerate(CELLS)
-                if state.point[0] % step == state.point[1] % step == 0
-            ),
-            len(CELLS) - 1,
-        )
+        fits = (i for i, step in enumerate(CELLS) if not any(n % step for n in state.point))
+        level = next(fits, len(CELLS) - 1)
         x, y = xy(*state.point)
         percent = 100 * point.accuracy.value
         share = min(max((percent - low) / (high - low), 0), 1)
         first = " first" if point.accuracy.n < history.total else ""
-        standing = " at" if state == history.state else ""
+        here = " at" if state == history.state else ""
         cells[level].append(
-            f'<use href="#cell-{level}" class="cell{first}{standing}" x="{x:.1f}" y="{y:.1f}" '
+            f'<use href="#cell-{level}" class="cell{first}{here}" x="{x:.1f}" y="{y:.1f}" '
             f'style="--v:{100 * share:.0f}%"/>'
         )
-        if (
-            level == 0 and not standing and state not in state.corners
-        ):  # at the corners there is a name
+        if level == 0 and not here and state not in state.corners:  # at the corners is a name
             words.append(
                 f'<text class="value{first}" x="{x:.1f}" y="{y + 4:.1f}">{percent:.0f}</text>'
             )
@@ -156,52 +133,47 @@ def chart(history: History) -> str:
         f'adapters" viewBox="0 0 {WIDTH} {HEIGHT}">'
         f"<desc>{escape(_in_words(history))}</desc>"
         f"<defs>{shapes}</defs>{_key(low, high)}{''.join(c for level in cells for c in level)}"
-        '<polygon class="edge" '
-        f'points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in _corners())}"/>'
-        f"{''.join(words)}{_badges()}</svg>"
+        f'<polygon class="edge" points="{_points(CORNERS)}"/>{"".join(words)}{_badges()}</svg>'
     )
 
 
 def _hexagon(step: int) -> str:
     """The cell of a triangular lattice: a hexagon that stands on a corner."""
     radius = SIDE * step / UNITS / math.sqrt(3)
-    return " ".join(
-        f"{radius * math.sin(k * math.pi / 3):.2f},{radius * math.cos(k * math.pi / 3):.2f}"
-        for k in range(6)
-    )
+    angles = [k * math.pi / 3 for k in range(6)]
+    return _points(((radius * math.sin(a), radius * math.cos(a)) for a in angles), digits=2)
 
 
-def _corners() -> list[tuple[float, float]]:
-    return [xy(0, 0), xy(UNITS, 0), xy(0, UNITS)]
+def _points(corners: Iterable[tuple[float, float]], digits: int = 1) -> str:
+    """The corners of a polygon, as SVG has them."""
+    return " ".join(f"{x:.{digits}f},{y:.{digits}f}" for x, y in corners)
 
 
 def _badges() -> str:
     return "".join(
         f'<circle class="badge {name.lower()}" cx="{x:.1f}" cy="{y:.1f}" r="11"/><text '
         f'class="badge-name" x="{x:.1f}" y="{y + 4.5:.1f}">{name}</text>'
-        for name, (x, y) in zip("ABC", _corners(), strict=True)
+        for name, (x, y) in zip("ABC", CORNERS, strict=True)
     )
 
 
 def _key(low: int, high: int) -> str:
     """What the colours say."""
-    steps = 5
     boxes = "".join(
         f'<rect class="cell" x="6" y="{16 + 18 * i}" width="16" height="18" '
         f'style="--v:{100 - 25 * i}%"/>'
-        for i in range(steps)
+        for i in range(5)
     )
+    ends = (("", high), ("", (high + low) / 2), ("≤ " if low > 0 else "", low))
     names = "".join(
-        '<text class="tick" x="28" '
-        f'y="{29 + 18 * i}">{"≤ " if i == 4 and low > 0 else ""}'
-        f"{high - (high - low) * i / 4:.0f}\u202f%</text>"
-        for i in (0, 2, 4)
+        f'<text class="tick" x="28" y="{29 + 36 * i}">{sign}{percent:.0f}\u202f%</text>'
+        for i, (sign, percent) in enumerate(ends)
     )
     return boxes + names
 
 
 def _in_words(history: History) -> str:
-    here, found = _here(history), dip(history)
+    here, found = standing(history, TriangleState), dip(history)
     said = [f"{sum(map(history.whole, landscape(history)))} places measured on all images."]
     if here:
         said += [
@@ -216,32 +188,29 @@ def _in_words(history: History) -> str:
 
 def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction the last move changed."""
-    before = history.points.get(history.since) if history.since else None
-    if history.since == history.state or before is None or history.here is None or bench is None:
-        return panels.nothing_changed(
-            "What the last move changed",
-            "Move the point: images whose prediction changes appear here.",
-        )
-    return panels.changed(bench, before, history.here, "by the last move")
+    hint = "Move the point: images whose prediction changes appear here."
+    idle = "What the last move changed"
+    return images.changed(history, bench, history.since, "by the last move", hint, idle)
 
 
 def table(history: History) -> str:
     """All places of the triangle, the base first; A, B and C are weights."""
-    rows: list[tuple[Sequence[str], Accuracy]] = (
-        [(("base", "", "", ""), history.base.accuracy)] if history.base else []
-    )
-    names = dict(zip(((1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)), "ABC", strict=True))
-    for state, point in sorted(landscape(history).items(), key=lambda item: item[0].point[::-1]):
-        rows.append(((names.get(state.weights, ""), *map(signed, state.weights)), point.accuracy))
-    return panels.table(("", "A", "B", "C"), rows)
+    names = {(1.0, 0.0, 0.0): "A", (0.0, 1.0, 0.0): "B", (0.0, 0.0, 1.0): "C"}
+    points = sorted(landscape(history).items(), key=lambda item: item[0].point[::-1])
+    rows = [
+        ((names.get(state.weights, ""), *map(signed, state.weights)), point.accuracy)
+        for state, point in points
+    ]
+    return panels.table(("", "A", "B", "C"), rows, panels.accuracy(history.base))
 
 
-OUTSIDE = " ".join(
-    f"{x:.1f},{y:.1f}"
-    for x, y in (
-        xy(-BEYOND, -BEYOND),
-        xy(UNITS + 2 * BEYOND, -BEYOND),
-        xy(-BEYOND, UNITS + 2 * BEYOND),
-    )
-)
+def _triangle(low: int, high: int) -> list[tuple[float, float]]:
+    """The corners, in the drawing, of where no weight is below `low` nor above `high`."""
+    return [xy(low, low), xy(high, low), xy(low, high)]
+
+
+CORNERS = _triangle(0, UNITS)
+"""A, B and C."""
+
+OUTSIDE = _points(_triangle(-BEYOND, UNITS + 2 * BEYOND))
 """The larger triangle, in which the point can be moved."""

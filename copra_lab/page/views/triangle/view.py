@@ -1,21 +1,18 @@
 """The Triangle view: three adapters, a point to drag, and the landscape that it lies in."""
 
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import gradio as gr
 
+from copra_lab.page.components import controls
 from copra_lab.page.components.live import LiveView, Shown, Stage, changed_panel, panel
-from copra_lab.page.components.menus import task_menu
-from copra_lab.page.components.panels import copy_button, html
+from copra_lab.page.components.panels import folded, html, standing
 from copra_lab.page.components.scripts import script
 from copra_lab.page.components.tabs import Entrance, View
-from copra_lab.page.components.templates import render
 from copra_lab.page.components.updates import Updates
 from copra_lab.page.state.lab import Lab
 from copra_lab.page.state.schemas.measured import Measured
-from copra_lab.page.state.schemas.reading import Reading, Source, read
 from copra_lab.page.state.schemas.triangle import BEYOND, MIDDLE, UNITS, TriangleState
 from copra_lab.page.state.session import History
 from copra_lab.page.views.triangle import html as draw
@@ -26,60 +23,41 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
     menu, keys = lab.menu(first), lab.first(first, 3)
-    with gr.Row(elem_classes="choice", equal_height=False):
-        task = task_menu(lab, "triangle-task", 260)
+    with controls.menus():
+        task = controls.task_menu(lab, "triangle-task", min_width=260)
         corners = [
-            gr.Dropdown(
-                menu,
-                value=key,
-                label=name,
-                scale=2,
-                min_width=140,
-                elem_id=f"triangle-{name.lower()}",
-            )
+            controls.menu(menu, key, name, f"triangle-{name.lower()}", min_width=140)
             for name, key in zip("ABC", keys, strict=True)
         ]
-    about = html(lab.about(first), elem_id="triangle-about", elem_classes="about")
+    about = controls.about(lab, first, "triangle")
     with gr.Row(equal_height=True):
-        with gr.Column(scale=6, min_width=320, elem_classes="card"):
+        with controls.card(6):
             number = panel(draw.number, "triangle-number")
             with gr.Column(elem_classes="board"):
                 chart = panel(draw.chart, "triangle-chart")
                 hands = html(HANDS, elem_id="triangle-hands", js_on_load=script("triangle_handle"))
-                clear = gr.Button(
-                    "Clear", size="sm", min_width=60, scale=0, elem_id="triangle-clear"
-                )
+                clear = controls.button("Clear", "triangle-clear", 60, scale=0)
             point = gr.Textbox(_text(*MIDDLE), visible="hidden", elem_id="triangle-point")
-        with gr.Column(scale=5, min_width=320, elem_classes="card"):
+        with controls.card(5):
             changed = changed_panel(lab, draw.changed, "triangle-changed")
-    html(render("how_to_read/triangle"))
-    with gr.Accordion("The landscape in numbers", open=False, elem_id="triangle-more"):
+    controls.how_to_read("triangle")
+    with folded("The landscape in numbers", "triangle"):
         table = panel(draw.table, "triangle-table")
-        copy_button("triangle-table")
 
-    stage = Stage(TriangleState, number, chart, changed, table, arrives, ahead)
+    stage = Stage(TriangleState, number, chart, changed, table, ask, arrives, ahead)
     inputs = {"task": task, **dict(zip("abc", corners, strict=True)), "point": point}
-    LiveView(
-        lab,
-        session,
-        stage,
-        partial(ask, lab),
-        entrance,
-        inputs,
-        {"about": about},
-        clear,
-        events=[hands.input],
-    ).bind()
+    others, events = {"about": about}, [hands.input]
+    LiveView(lab, session, stage, entrance, inputs, others, clear, events=events).bind()
 
 
 def ask(lab: Lab, history: History, task: Any, a: Any, b: Any, c: Any, point: Any) -> Shown | None:
     """See `copra_lab.page.components.live.Ask`."""
     lab = history.lab(lab)
     lab.check(task)
-    values = {"task": task, "a": a, "b": b, "c": c, "point": point}
-    state, here = read(TriangleState, Reading(lab, Source.CONTROLS), values), history.state
+    state = controls.state(TriangleState, lab, task=task, a=a, b=b, c=c, point=point)
+    here = standing(history, TriangleState)
     updates: Updates = {}
-    if not isinstance(here, TriangleState) or here.task != task or state.keys != (a, b, c):
+    if not here or here.task != task or state.keys != (a, b, c):
         updates |= _menus(lab, state)
     if any(abs(w - float(x)) > 0.01 for w, x in zip(state.weights[1:], point.split(), strict=True)):
         updates["point"] = gr.update(value=_text(*state.point))
@@ -122,12 +100,8 @@ def lattice(state: TriangleState, step: int) -> list[TriangleState]:
 
 def ahead(history: History) -> list[list[Measured]]:
     """See `copra_lab.page.state.measurement.Ahead`: a coarse lattice, then a finer one."""
-    here = history.state
-    return (
-        [list(lattice(here, step)) for step in draw.CELLS[:-1]]
-        if isinstance(here, TriangleState)
-        else []
-    )
+    here = standing(history, TriangleState)
+    return [list(lattice(here, step)) for step in draw.CELLS[:-1]] if here else []
 
 
 VIEW = View(
