@@ -21,7 +21,6 @@ For example::
 The settings of a soft prompt are in ``[prompt]``, those of its penalty in the table of its method.
 """
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from typing import Any
 from copra_lab.methods.registry import METHODS, Parts
 from copra_lab.sweeps.runs import Run, TaskOptions
 from copra_lab.training.settings import TrainingSettings
+from copra_lab.utils.checks import spelling_hint
 
 __all__ = ["Grid", "grid", "read_grid"]
 
@@ -227,6 +227,5 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _check_known(keys: Iterable[str], known: Sequence[str], where: str) -> None:
     for key in keys:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"unknown {where}{key}: {hint}choose from {', '.join(known)}")
+            hint = spelling_hint(key, known) or ";"
+            raise ValueError(f"unknown {where}{key}{hint} choose from {', '.join(known)}")
