@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits, deltas_in
-from copra_lab.engine.extraction import beside, embed, plain_tower
+from copra_lab.engine.extraction import append_context, embed, plain_tower
 from copra_lab.engine.text_encoder import Encoder, encode_texts
 from copra_lab.engine.transformer import CHUNK
 from copra_lab.methods.registry import name_of
@@ -213,5 +213,5 @@ class _ImageFeatures:
 
     def __call__(self, pixels: Tensor, context: Tensor | None = None) -> Tensor:
         """(n, 3, side, side) and vectors beside the patches (length, d) → (n, e)."""
-        tokens = (beside(embed(self.clip.model.visual, x), context) for x in pixels.split(CHUNK))
-        return torch.cat([self.tower.features(t) for t in tokens])
+        tokens = (embed(self.clip.model.visual, x) for x in pixels.split(CHUNK))
+        return torch.cat([self.tower.features(append_context(t, context)) for t in tokens])
