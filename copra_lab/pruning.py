@@ -140,7 +140,8 @@ def keep_best(
     if not 0 <= count <= len(have):
         raise ValueError(f"count must be 0 to {len(have)}, the adapter's layers, got {count!r}")
     if set(scores) != set(have) or not all(math.isfinite(v) for v in scores.values()):
-        raise ValueError(f"scores must be finite, one for each of {have}, got {dict(scores)}")
+        got = dict(scores)
+        raise ValueError(f"scores must be finite, one for each of the layers {have}, got {got}")
     ranked = sorted(have, key=lambda layer: (-scores[layer], layer))
     return keep(adapter, ranked[:count], tower=tower)
 

@@ -100,12 +100,12 @@ def shapley(
     """Estimate what each layer of an adapter contributes: its Shapley value."""
     from copra_lab.models.loading import load_clip
     from copra_lab.shapley.games import LayerGame
-    from copra_lab.shapley.values import solve, way
+    from copra_lab.shapley.values import method_for, solve
 
     of = arguments.load_adapter(adapter, load_clip(clip))
     game = LayerGame(measured.bench(load_clip(clip), [of]), of, players, value)
     n = game.n_players
-    used = way(n, method)
+    used = method_for(n, method)
     arguments.note(
         f"measuring {2**n if used == 'exact' else budget:,} coalitions of {n} players, "
         f"on {len(game.bench)} images"

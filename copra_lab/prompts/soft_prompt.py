@@ -70,7 +70,7 @@ class CoOp:
         if self.words is not None:
             context = vocabulary[token_ids(clip, self.words)].clone()
             return context.expand(len(classes), -1, -1).clone() if self.class_specific else context
-        shape = (self.length or 16, vocabulary.shape[1])
+        shape: tuple[int, ...] = (self.length or 16, vocabulary.shape[1])
         shape = (len(classes), *shape) if self.class_specific else shape
         return self.std * torch.randn(shape, generator=g)
 

@@ -82,9 +82,8 @@ def grid(table: Mapping[str, Any]) -> Grid:
     Raises:
         ValueError: For anything in it that is not understood, in one sentence.
     """
-    _check_known(
-        table, ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method"), ""
-    )
+    keys = ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method")
+    _check_known(table, keys, "")
     methods, tasks, seeds = _words(table, "methods"), _words(table, "tasks"), _seeds(table)
     _check_known(methods, tuple(METHODS), "method ")
     of_one = _table(table, "method")
@@ -183,18 +182,15 @@ def _axis(name: str, value: Any, default: Any) -> list[Any]:
 def _typed(name: str, value: Any, default: Any) -> Any:
     """The value, where it has the type of the default."""
     if not _fits(name, value, default):
-        types = {
-            int: "a whole number",
-            float: "a number",
-            bool: "true or false",
-            str: "a word",
-            tuple: "a list of words",
-        }
-        kind = types.get(type(default), "a number or a word")
+        words = "a list of words" if isinstance(default, tuple) else "a number or a word"
+        kind = _KINDS.get(type(default), words)
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if isinstance(default, tuple):
         return tuple(value)
     return float(value) if isinstance(default, float) else value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
 def _fits(name: str, value: Any, default: Any) -> bool:

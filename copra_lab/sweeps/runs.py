@@ -159,14 +159,8 @@ class Run:
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
         o = self.options
-        task = load_task(
-            self.task,
-            clip,
-            shots=o.shots,
-            seed=self.task_seed,
-            template=o.template,
-            splits=o.splits,
-        )
+        said = {"shots": o.shots, "template": o.template, "splits": o.splits}
+        task = load_task(self.task, clip, seed=self.task_seed, **said)
         return task.base_and_new()[0] if o.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter | SoftPrompt:
@@ -198,10 +192,8 @@ def _sorted_out(options: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Options that belong to `Run`, to `TrainingSettings`, and to `TaskOptions`."""
     if unknown := options.keys() - _PARTS - _OF_SETTINGS - _OF_TASK:
         raise TypeError(f"a run has no option {min(unknown)!r}")
-    return tuple(
-        {k: v for k, v in options.items() if k in names}
-        for names in (_PARTS, _OF_SETTINGS, _OF_TASK)
-    )
+    kinds = (_PARTS, _OF_SETTINGS, _OF_TASK)
+    return tuple({k: v for k, v in options.items() if k in names} for names in kinds)
 
 
 def trained(run: Run, clip: Clip, work: Path, device: str = "cpu") -> tuple[Any, float]:

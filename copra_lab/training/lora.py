@@ -75,8 +75,9 @@ class LoRATraining(Training):
     def _keep_copies(self, views: int) -> None:
         """Draw so many augmented copies of the training images, and keep them."""
         copies = list(augmented_copies(self.clip, self.task, views, self.settings.seed))
-        kept = self.tower and copies
-        self.prefixes = _Prefixes(self.clip, self.tower, torch.cat(copies)) if kept else None
+        self.prefixes = (
+            _Prefixes(self.clip, self.tower, torch.cat(copies)) if self.tower and copies else None
+        )
         self.views = torch.stack(copies) if copies and not self.prefixes else None
 
     def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
