@@ -119,7 +119,7 @@ def not_low_rank(config: Config) -> str | None:
     """Why the layers are not W + s·B·A with A and B as in the folder; None if they are."""
     if method(config) != "LORA" or config.get("use_dora"):
         kind = "DoRA" if config.get("use_dora") else method(config)
-        return f"{kind} is no low-rank delta; use peft's convert_to_lora, or average its parameters"
+        return f"{kind} has no low-rank delta; use convert_to_lora, or average its parameters"
     if more := sorted(k for k, v in config.items() if v and k not in _LOW_RANK):
         return f"LoRA with {more[0]} is more than a product B·A; average its parameters instead"
     return None
@@ -134,7 +134,8 @@ def not_separable(config: Config) -> str | None:
         moved = moved_base(config)
         return f"{moved}, and peft cannot do that again from the folder; {remedy(config)}"
     if kind in _TOGETHER:
-        return f"{_TOGETHER[kind]}; switch them with copra_lab.peft_models.layers.Switches"
+        alone = f"{_TOGETHER[kind]}, so some of them alone are other layers"
+        return f"{alone}; switch them with copra_lab.peft_models.layers.Switches"
     if kind == "WAVEFT" and config.get("proportional_parameters"):
         return "WaveFT shares its numbers out among layers; set proportional_parameters=False"
     if config.get("target_parameters"):

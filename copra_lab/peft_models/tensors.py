@@ -138,11 +138,15 @@ def average_values(
     first = tensors[0]
     shapes = [{k: x.shape for k, x in t.items()} for t in tensors]
     if any(s != shapes[0] for s in shapes):
-        raise ValueError("the adapters have different tensors; average those trained alike")
+        raise ValueError(
+            "the tensors have different names or shapes; average adapters trained alike"
+        )
     if first and not math.isclose(math.fsum(weights), 1, abs_tol=1e-6):
         fixes = {"heads": ", or choose heads='first'", "parameters": ", or space='delta'"}
-        fix = fixes.get(what, "")
-        raise ValueError(f"weights of {what} must sum to 1, got {weights}; change them{fix}")
+        raise ValueError(
+            f"{what} hold whole values, not differences, so their weights must sum to 1, got "
+            f"{weights}; change them{fixes.get(what, '')}"
+        )
     out = {}
     for k, x in first.items():
         if x.is_floating_point():
@@ -189,8 +193,8 @@ def check_scales(config: Config, tensors: Tensors, model: nn.Module, name: str) 
             saved = peft_scale(config, path, layer.r[name])
             if not math.isclose(saved, scales[name], rel_tol=1e-6):
                 raise AdapterError(
-                    f"peft scales {path!r} by {scales[name]:g}, but saves {saved:g}; "
-                    "give alpha_pattern an entry for each module, and undo scale_layer"
+                    f"peft scales {path!r} by {scales[name]:g} in this model, but writes a folder "
+                    f"that says {saved:g}; give alpha_pattern an entry for each module"
                 )
 
 

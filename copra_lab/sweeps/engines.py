@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from copra_lab.utils.checks import one_of
 from copra_lab.utils.devices import cores
@@ -33,9 +33,11 @@ def engine(backend: str, jobs: int, address: str | None) -> Iterator[int]:
     with needs("sweeps"):
         from joblib import parallel_config
     workers = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
-    clusters = {"loky": lambda workers, address: nullcontext(workers), "ray": _ray, "dask": _dask}
-    with clusters[backend](workers, address) as there, parallel_config(backend):
-        yield there if jobs < 0 else workers
+    cluster: AbstractContextManager[int] = nullcontext(workers)
+    if backend != "loky":
+        cluster = (_ray if backend == "ray" else _dask)(workers, address)
+    with cluster as found, parallel_config(backend):
+        yield found if jobs < 0 else workers
 
 
 @contextmanager

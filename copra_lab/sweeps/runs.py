@@ -159,8 +159,14 @@ class Run:
     def load_task(self, clip: Clip | None = None) -> Task:
         """The task that it trains on."""
         o = self.options
-        said = {"shots": o.shots, "template": o.template, "splits": o.splits}
-        task = load_task(self.task, clip, seed=self.task_seed, **said)
+        task = load_task(
+            self.task,
+            clip,
+            shots=o.shots,
+            seed=self.task_seed,
+            template=o.template,
+            splits=o.splits,
+        )
         return task.base_and_new()[0] if o.part == "base" else task
 
     def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter | SoftPrompt:
