@@ -180,7 +180,7 @@ def sparsify(
         return adapter
     groups: dict[object, dict[str, LowRank]] = {}
     for name, d in adapter.deltas.items():
-        group = {"adapter": None, "layer": site_of(name)[:2], "site": name}[within]
+        group = site_of(name)[:2] if within == "layer" else name if within == "site" else None
         groups.setdefault(group, {})[name] = d
     kept: dict[str, LowRank] = {}
     for members in groups.values():

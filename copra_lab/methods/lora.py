@@ -56,9 +56,8 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or not 1 <= self.rank <= MOST_RANK:
-            raise ValueError(
-                f"rank must be a whole number from 1 to {MOST_RANK}, got {self.rank!r:.40}"
-            )
+            most = f"at least 1 and at most {MOST_RANK}"
+            raise ValueError(f"rank must be a whole number of {most}, got {self.rank!r:.40}")
         one_of("scaling", self.scaling, ("alpha/r", "alpha/sqrt(r)"))
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be positive, got {self.alpha!r}")

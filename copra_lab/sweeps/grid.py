@@ -223,5 +223,5 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _check_known(keys: Iterable[str], known: Sequence[str], where: str) -> None:
     for key in keys:
         if key not in known:
-            hint = spelling_hint(key, known) or ";"
-            raise ValueError(f"unknown {where}{key}{hint} choose from {', '.join(known)}")
+            hint = spelling_hint(key, known).removeprefix(";")
+            raise ValueError(f"unknown {where}{key}:{hint} choose from {', '.join(known)}")
