@@ -6,12 +6,11 @@ Where an entry or layer is pruned, the model computes what its base computes.
 import math
 from collections.abc import Iterable, Mapping
 
-import torch
-
 from copra_lab.adapters.adapter import Adapter, LowRank, from_delta
 from copra_lab.merging.common import derived
 from copra_lab.merging.sparse import keep_largest
 from copra_lab.models.sites import KINDS, site_of
+from copra_lab.utils.checks import one_of
 
 __all__ = [
     "PRESETS",
@@ -85,9 +84,8 @@ def keep(
     }
     if len(deltas) == len(adapter.deltas):
         return adapter
-    return derived(
-        "keep", deltas, [adapter], tower=tower, layers=sorted(map(int, chosen)), kinds=list(kinds)
-    )
+    about = {"tower": tower, "layers": sorted(map(int, chosen)), "kinds": list(kinds)}
+    return derived("keep", deltas, [adapter], **about)
 
 
 def _chosen_layers(
@@ -140,15 +138,10 @@ def keep_best(
     """
     have = layers_of(adapter, tower)
     if not 0 <= count <= len(have):
-        raise ValueError(
-            f"count must be 0 to {len(have)}, the layers of the adapter in the {tower} tower, "
-            f"got {count!r}"
-        )
+        raise ValueError(f"count must be 0 to {len(have)}, the adapter's layers, got {count!r}")
     if set(scores) != set(have) or not all(math.isfinite(v) for v in scores.values()):
-        raise ValueError(
-            "scores must give a finite number for each of the layers "
-            f"{', '.join(map(str, have))}, got {dict(scores)}"
-        )
+        got = dict(scores)
+        raise ValueError(f"scores must be finite, one for each of the layers {have}, got {got}")
     ranked = sorted(have, key=lambda layer: (-scores[layer], layer))
     return keep(adapter, ranked[:count], tower=tower)
 
@@ -181,41 +174,29 @@ def sparsify(
     """
     if not 0 <= sparsity <= 1:
         raise ValueError(f"sparsity must be a share from 0 to 1, got {sparsity!r}")
-    if of not in ("factors", "delta") or within not in ("adapter", "layer", "site"):
-        raise ValueError(
-            "expected of='factors' or 'delta' and within='adapter', 'layer' or 'site', "
-            f"got {of!r} and {within!r}"
-        )
+    one_of("of", of, ("factors", "delta"))
+    one_of("within", within, ("adapter", "layer", "site"))
     if sparsity == 0:
         return adapter
-    groups: dict[object, list[str]] = {}
-    for name in adapter.deltas:
-        groups.setdefault(
-            0 if within == "adapter" else site_of(name)[:2] if within == "layer" else name, []
-        ).append(name)
+    groups: dict[object, dict[str, LowRank]] = {}
+    for name, d in adapter.deltas.items():
+        group = site_of(name)[:2] if within == "layer" else name if within == "site" else None
+        groups.setdefault(group, {})[name] = d
     kept: dict[str, LowRank] = {}
-    for names in groups.values():
-        members = {n: adapter.deltas[n] for n in names}
+    for members in groups.values():
         if of == "delta":
             largest = keep_largest({n: d.delta() for n, d in members.items()}, 1 - sparsity)
             kept |= {n: from_delta(x) for n, x in largest.items()}
         else:
-            a, b = (
-                keep_largest({n: getattr(d, factor) for n, d in members.items()}, 1 - sparsity)
-                for factor in "AB"
-            )
+            a = keep_largest({n: d.A for n, d in members.items()}, 1 - sparsity)
+            b = keep_largest({n: d.B for n, d in members.items()}, 1 - sparsity)
             kept |= {n: LowRank(a[n], b[n], d.scale) for n, d in members.items()}
-    return derived(
-        "sparsify",
-        {n: kept[n] for n in adapter.deltas},
-        [adapter],
-        sparsity=sparsity,
-        entries=of,
-        within=within,
-    )
+    deltas = {n: kept[n] for n in adapter.deltas}
+    about = {"sparsity": sparsity, "entries": of, "within": within}
+    return derived("sparsify", deltas, [adapter], **about)
 
 
 def sparsity(adapter: Adapter) -> float:
     """The share of zeros among the entries of A and B; 0 for an adapter without sites."""
     tensors = [t for d in adapter.deltas.values() for t in (d.A, d.B)]
-    return sum(int((t == 0).sum()) for t in tensors) / max(1, sum(torch.numel(t) for t in tensors))
+    return sum(int((t == 0).sum()) for t in tensors) / max(1, sum(t.numel() for t in tensors))

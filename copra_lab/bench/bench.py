@@ -18,10 +18,11 @@ from copra_lab.engine.prefix_tree import PrefixTree
 from copra_lab.engine.text_encoder import Encoder, encode_texts
 from copra_lab.engine.transformer import CHUNK, MOST_WORKERS, Tower, workers
 from copra_lab.merging.barriers import barrier
-from copra_lab.merging.linear import interpolate, interpolate_factors, plane
+from copra_lab.merging.linear import SPACES, plane
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt, check_prompt
 from copra_lab.tasks.task import Task
+from copra_lab.utils.checks import one_of
 from copra_lab.utils.devices import cores
 from copra_lab.utils.statistics import Accuracy
 
@@ -69,14 +70,11 @@ class Bench:
     def __init__(
         self, clip: Clip, task: Task, split: str = "test", precision: str = "auto"
     ) -> None:
-        if split not in ("train", "val", "test"):
-            raise ValueError(f"split must be train, val or test, got {split!r}")
-        if precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision must be auto, float32 or bfloat16, got {precision!r}")
+        one_of("split", split, ("train", "val", "test"))
+        one_of("precision", precision, ("auto", "float32", "bfloat16"))
         self.clip, self.task, self.split = clip, task, getattr(task, split)
-        self.order = torch.randperm(
-            len(self.split.labels), generator=torch.Generator().manual_seed(0)
-        )
+        shuffled = torch.Generator().manual_seed(0)
+        self.order = torch.randperm(len(self.split.labels), generator=shuffled)
         self.labels = self.split.labels[self.order]
         self.text = clip.text_features(task.prompts).clone()
         self._lock = threading.Lock()
@@ -139,11 +137,7 @@ class Bench:
         with torch.inference_mode():
             if prompt is not None and prompt.tower == "text":
                 text = self._encoder(prompt, texts)(prompt.context[None])[0]
-                f = (
-                    self._base_features[start:stop]
-                    if not vision.deltas
-                    else self._features(vision, start, stop)
-                )
+                f = self._features_for_texts(vision, start, stop)
             else:
                 text, f = self._text(texts), self._features(vision, start, stop, prompt)
             return self.clip.logit_scale * f @ text.T
@@ -153,6 +147,14 @@ class Bench:
         """Features of all images without an adapter, (n, e): no text prompt changes them."""
         with torch.inference_mode():
             return self._features(NONE)
+
+    def _features_for_texts(
+        self, vision: Adapter, start: int = 0, stop: int | None = None
+    ) -> Tensor:
+        """`_features`, kept where there is no adapter."""
+        if vision.deltas:
+            return self._features(vision, start, stop)
+        return self._base_features[start:stop]
 
     def _features(
         self,
@@ -165,20 +167,14 @@ class Bench:
         if self.base is not None and self.tower is not None:
             # Merged on a single-threaded worker: with such small matrices, several threads mostly
             # wait for each other.
-            deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
-            tower = (
-                workers().submit(self.tower.with_deltas, self.base, deltas).result()
-                if deltas
-                else self.tower
-            )
-            return _features(
-                tower, append_context(self.tokens[start:stop], prompt.context if prompt else None)
-            )
+            tower = self.tower
+            if vision.deltas:
+                deltas = {self.clip.sites[n]: d for n, d in vision.deltas.items()}
+                tower = workers().submit(tower.with_deltas, self.base, deltas).result()
+            context = prompt.context if prompt else None
+            return _features(tower, append_context(self.tokens[start:stop], context))
         if prompt:
-            raise ValueError(
-                "a soft prompt for the image tower needs a plain ViT, and this CLIP has none; "
-                "use one for the text tower"
-            )
+            raise ValueError("a soft prompt for images needs a plain ViT, and this CLIP has none")
         images = self.split.images[self.order[start:stop]]
         return torch.cat(
             [self._encode_images(vision, self.clip.pixels(x)) for x in images.split(CHUNK)]
@@ -209,7 +205,7 @@ class Bench:
                 together.setdefault((p.position, p.context.shape), []).append(i)
         for members in together.values():
             with torch.inference_mode():
-                f = self._base_features if not vision.deltas else self._features(vision)
+                f = self._features_for_texts(vision)
                 encode = self._encoder(prompts[members[0]], texts)
                 for some in (members[i : i + CHUNK] for i in range(0, len(members), CHUNK)):
                     text = encode(torch.stack([prompts[i].context for i in some]))
@@ -234,9 +230,8 @@ class Bench:
         Raises:
             ValueError: for an unknown measure, and as `logits` does.
         """
-        measure = MEASURES.get(value)
-        if measure is None:
-            raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
+        one_of("value", value, MEASURES)
+        measure = MEASURES[value]
         out = torch.empty(len(adapters), len(self))
         if self.base is None or self.tower is None:
             for i, adapter in enumerate(adapters):
@@ -270,9 +265,8 @@ class Bench:
         """An adapter's image tower and its text tower, as two adapters."""
         check_fits(adapter, self.clip.sites, self.clip.hash)
         vision = {n: d for n, d in adapter.deltas.items() if self.clip.sites[n].tower == "vision"}
-        return Adapter(vision), Adapter(
-            {n: d for n, d in adapter.deltas.items() if n not in vision}
-        )
+        text = {n: d for n, d in adapter.deltas.items() if n not in vision}
+        return Adapter(vision), Adapter(text)
 
     @torch.inference_mode()
     def _prefix_tree(self, adapters: Sequence[Adapter]) -> PrefixTree:
@@ -280,13 +274,8 @@ class Bench:
         assert self.base is not None
         assert self.tower is not None
         made: dict = {}
-        sites = self.clip.sites
-        return PrefixTree(
-            [
-                self.tower.with_deltas(self.base, {sites[n]: d for n, d in a.deltas.items()}, made)
-                for a in adapters
-            ]
-        )
+        deltas = [{self.clip.sites[n]: d for n, d in a.deltas.items()} for a in adapters]
+        return PrefixTree([self.tower.with_deltas(self.base, d, made) for d in deltas])
 
     def _text(self, adapter: Adapter) -> Tensor:
         """Normalised features of the prompts with an adapter, (classes, e)."""
@@ -301,9 +290,8 @@ class Bench:
             if self._copy is None:
                 self._copy = copy.deepcopy(self.clip.model)
                 self._copy.forward = self._copy.encode_image
-            return F.normalize(
-                functional_call(self._copy, merged_weights(self.clip.model, adapter), (x,)), dim=-1
-            )
+            weights = merged_weights(self.clip.model, adapter)
+            return F.normalize(functional_call(self._copy, weights, (x,)), dim=-1)
 
     def predictions(self, adapter: Adapter = NONE, prompt: SoftPrompt | None = None) -> Tensor:
         """The class predicted for each image, (n,), in the bench's order."""
@@ -324,9 +312,8 @@ class Bench:
 
     def score(self, predictions: Tensor) -> Accuracy:
         """The accuracy of predictions (k,) for the first k images, as `stream` yields them."""
-        return Accuracy(
-            int((predictions == self.labels[: len(predictions)]).sum()), len(predictions)
-        )
+        n = len(predictions)
+        return Accuracy(int((predictions == self.labels[:n]).sum()), n)
 
     def path(
         self, a: Adapter, b: Adapter, weights: Sequence[float] = LINE, space: str = "delta"
@@ -342,10 +329,9 @@ class Bench:
         Raises:
             ValueError: for another space.
         """
-        if space not in ("delta", "factors"):
-            raise ValueError(f"space must be 'delta' or 'factors', got {space!r}")
-        point = interpolate if space == "delta" else interpolate_factors
-        return Path(tuple(weights), tuple(self.accuracies([point(a, b, w) for w in weights])))
+        one_of("space", space, SPACES)
+        points = [SPACES[space](a, b, w) for w in weights]
+        return Path(tuple(weights), tuple(self.accuracies(points)))
 
     def landscape(
         self, a: Adapter, b: Adapter, c: Adapter, x: Sequence[float], y: Sequence[float]
@@ -359,14 +345,6 @@ class Bench:
         return [found[i : i + len(x)] for i in range(0, len(found), len(x))]
 
 
-def _hits(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
-    return (logits.argmax(-1) == labels).float()
-
-
-def _loss(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
-    return -F.cross_entropy(logits, labels, reduction="none")
-
-
 def _margin(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
     right = logits.gather(1, labels[:, None])[:, 0]
     others = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
@@ -374,8 +352,8 @@ def _margin(logits: Tensor, labels: Tensor, scale: float) -> Tensor:
 
 
 MEASURES: dict[str, Callable[[Tensor, Tensor, float], Tensor]] = {
-    "accuracy": _hits,
-    "loss": _loss,
+    "accuracy": lambda logits, labels, scale: (logits.argmax(-1) == labels).float(),
+    "loss": lambda logits, labels, scale: -F.cross_entropy(logits, labels, reduction="none"),
     "margin": _margin,
 }
 """Measures: logits (n, classes), labels (n,) and CLIP's scale → (n,), more is better."""
@@ -410,16 +388,14 @@ def _bfloat16_is_faster(tokens: int, full: Tower, half: Tower) -> bool:
     images = max(1, min(len(x), int(0.5 / seconds(full, 1))))
     best = min(seconds(full, images) for _ in range(5))
     # Without instructions for bfloat16 it is far slower, and repeating that would take seconds.
-    return (
-        seconds(half, images) < 4 * best
-        and min(seconds(half, images) for _ in range(5)) < 0.85 * best
-    )
+    if seconds(half, images) >= 4 * best:
+        return False
+    return min(seconds(half, images) for _ in range(5)) < 0.85 * best
 
 
 def _features(tower: Tower, tokens: Tensor) -> Tensor:
     """Tokens (n, t, d) → normalised features (n, e), on all workers."""
     share = -(-len(tokens) // cores(MOST_WORKERS))  # few images are shared out evenly
     size = max(1, min(CHUNK, share))
-    return torch.cat(
-        list(workers().map(torch.inference_mode()(tower.features), tokens.split(size)))
-    )
+    run = torch.inference_mode()(tower.features)
+    return torch.cat(list(workers().map(run, tokens.split(size))))

@@ -99,7 +99,7 @@ def shapley(
 
     from copra_lab.models.loading import load_clip
     from copra_lab.shapley.games import LayerGame
-    from copra_lab.shapley.values import solve, way
+    from copra_lab.shapley.values import method_for, solve
     from copra_lab.utils.statistics import Z95
 
     model = load_clip(clip)
@@ -107,7 +107,7 @@ def shapley(
     bench = measured.bench(model, [of])
     game = LayerGame(bench, of, options.players, options.value)
     n = game.n_players
-    used = way(n, options.method)
+    used = method_for(n, options.method)
     exact = used == "exact"
     arguments.note(
         f"measuring {2**n if exact else options.budget:,} coalitions of {n} players, "

@@ -21,13 +21,11 @@ def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower 
         dtype: of the matrix products in the blocks.
     """
     try:
-        tower = (
-            _timm(visual, dtype)
-            if hasattr(visual, "trunk")
-            else _tower(
-                visual.transformer.resblocks, visual.ln_post, _projection(visual.proj), dtype
-            )
-        )
+        if hasattr(visual, "trunk"):
+            tower = _timm(visual, dtype)
+        else:
+            blocks, head = visual.transformer.resblocks, _projection(visual.proj)
+            tower = _tower(blocks, visual.ln_post, head, dtype)
         height, width = visual.image_size
         with torch.inference_mode():
             device = next(visual.parameters()).device
@@ -55,15 +53,12 @@ def plain_text(model: nn.Module) -> TextTower | None:
         )
         with torch.inference_mode():
             last = len(found.tokens) - 1  # the end-of-text token has the highest id
-            tokens = torch.zeros(
-                2, len(found.positions), dtype=torch.int64, device=found.tokens.device
-            )
+            tokens = torch.zeros(2, len(found.positions), dtype=torch.int64)
             tokens[:, :4] = torch.tensor([[1, 2, last, 0], [3, 1, 2, last]])
-            same = torch.allclose(
-                found.features(found.tokens[tokens[:, :4]], torch.tensor([2, 3])),
-                F.normalize(model.encode_text(tokens), dim=-1),
-                atol=1e-4,
-            )
+            tokens = tokens.to(found.tokens.device)
+            ours = found.features(found.tokens[tokens[:, :4]], torch.tensor([2, 3]))
+            theirs = F.normalize(model.encode_text(tokens), dim=-1)
+            same = torch.allclose(ours, theirs, atol=1e-4)
         return found if same else None
     except (AttributeError, TypeError, ValueError, RuntimeError, IndexError):
         return None
@@ -95,20 +90,12 @@ def _tower(
     dtype: torch.dtype = torch.float32,
 ) -> Tower:
     """A `Tower` of open_clip's residual attention blocks."""
-    blocks = _blocks(
-        (
-            (
-                b.ln_1,
-                (b.attn.in_proj_weight, b.attn.in_proj_bias),
-                b.attn.out_proj,
-                b.ln_2,
-                b.mlp.c_fc,
-                b.mlp.c_proj,
-            )
-            for b in modules
-        ),
-        dtype,
-    )
+
+    def parts(b: nn.Module) -> tuple:
+        a, mlp = b.attn, b.mlp
+        return b.ln_1, a.in_proj_weight, a.in_proj_bias, a.out_proj, b.ln_2, mlp.c_fc, mlp.c_proj
+
+    blocks = _blocks(map(parts, modules), dtype)
     first = modules[0]
     return Tower(blocks, first.attn.num_heads, first.mlp.gelu, _norm(last_norm), head, dtype)
 
@@ -116,44 +103,31 @@ def _tower(
 def _timm(visual: nn.Module, dtype: torch.dtype) -> Tower:
     """A `Tower` of timm's blocks, which SigLIP's image tower has."""
     trunk = visual.trunk
-    blocks = _blocks(
-        (
-            (
-                b.norm1,
-                (b.attn.qkv.weight, b.attn.qkv.bias),
-                b.attn.proj,
-                b.norm2,
-                b.mlp.fc1,
-                b.mlp.fc2,
-            )
-            for b in trunk.blocks
-        ),
-        dtype,
-    )
-    first = trunk.blocks[0]
-    return Tower(
-        blocks,
-        first.attn.num_heads,
-        first.mlp.act,
-        _norm(trunk.norm),
-        lambda x: visual.head(trunk.forward_head(x)),
-        dtype,
-        whole=True,
-    )
+
+    def parts(b: nn.Module) -> tuple:
+        a, mlp = b.attn, b.mlp
+        return b.norm1, a.qkv.weight, a.qkv.bias, a.proj, b.norm2, mlp.fc1, mlp.fc2
+
+    blocks = _blocks(map(parts, trunk.blocks), dtype)
+    first, norm = trunk.blocks[0], _norm(trunk.norm)
+
+    def head(x: Tensor) -> Tensor:
+        return visual.head(trunk.forward_head(x))
+
+    return Tower(blocks, first.attn.num_heads, first.mlp.act, norm, head, dtype, whole=True)
 
 
 def _blocks(parts: Iterable[tuple], dtype: torch.dtype) -> tuple[Block, ...]:
-    """Blocks of (norm, (qkv weight, qkv bias), out, norm, fc1, fc2), matrices in `dtype`."""
+    """Blocks of (norm, qkv's weight and bias, out, norm, fc1, fc2), matrices in `dtype`."""
     return tuple(
         Block(
             _norm(ln1),
-            (qkv[0].to(dtype), qkv[1].to(dtype)),
+            (weight.to(dtype), bias.to(dtype)),
             _weights(out, dtype),
             _norm(ln2),
-            _weights(fc1, dtype),
-            _weights(fc2, dtype),
+            *(_weights(fc, dtype) for fc in mlp),
         )
-        for ln1, qkv, out, ln2, fc1, fc2 in parts
+        for ln1, weight, bias, out, ln2, *mlp in parts
     )
 
 

@@ -33,10 +33,7 @@ def embedding(model: nn.Module) -> nn.Embedding:
     for owner in (model, getattr(model, "text", None)):
         if isinstance(found := getattr(owner, "token_embedding", None), nn.Embedding):
             return found
-    raise ValueError(
-        f"the text tower of {type(model).__name__} has no token_embedding, "
-        "and soft prompts take the place of its vectors"
-    )
+    raise ValueError(f"the text tower of {type(model).__name__} has no token_embedding")
 
 
 def token_ids(clip: Clip, text: str) -> list[int]:
@@ -74,8 +71,8 @@ def layout(clip: Clip, classes: Sequence[str], length: int, position: str = "end
     """
     if not hasattr(clip.tokenizer, "sot_token_id"):
         raise ValueError(
-            "soft prompts for texts need CLIP's own tokenizer, whose texts have a start and an "
-            f"end, and {clip.name} has another; use LoRA, or VPT in the image tower"
+            f"soft prompts for texts need CLIP's own tokenizer, and {clip.name} has another; use "
+            "LoRA, or VPT in the image tower"
         )
     start, stop = clip.tokenizer.sot_token_id, clip.tokenizer.eot_token_id
     room, dot = clip.tokenizer.context_length, token_ids(clip, ".")
@@ -98,9 +95,7 @@ def layout(clip: Clip, classes: Sequence[str], length: int, position: str = "end
         rows.append(row)
         behind = 1 + before + len(words)
         where.append([*range(1, 1 + before), *range(behind, 1 + length + len(words))])
-    tokens = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
-    for i, row in enumerate(rows):
-        tokens[i, : len(row)] = torch.tensor(row)
+    tokens = nn.utils.rnn.pad_sequence([torch.tensor(row) for row in rows], batch_first=True)
     return Layout(tokens, torch.tensor(where), torch.tensor([len(row) - 1 for row in rows]))
 
 
@@ -131,13 +126,11 @@ class Encoder:
     ) -> None:
         self.layout = layout(clip, classes, length, position)
         deltas = deltas_in(adapter, clip.sites, "text")
-        run: TextTower | _General = _plain_with(clip, deltas) or _General(
-            clip, self.layout.tokens, deltas
-        )
+        tokens = self.layout.tokens
+        run: TextTower | _General = _plain_with(clip, deltas) or _General(clip, tokens, deltas)
         self._run, self._same_start = run, position == "end"
-        self._embedded = embedding(clip.model).weight.detach()[
-            run.tokens if isinstance(run, _General) else self.layout.tokens
-        ]
+        padded = run.tokens if isinstance(run, _General) else tokens
+        self._embedded = embedding(clip.model).weight.detach()[padded]
 
     def __call__(self, contexts: Tensor) -> Tensor:
         """Encode contexts together with the class names.
@@ -203,9 +196,8 @@ class _General:
     def __init__(self, clip: Clip, tokens: Tensor, deltas: Mapping[Site, LowRank]) -> None:
         self.model, self.lock = copy.deepcopy(clip.model), threading.Lock()
         self.model.forward = self.model.encode_text  # what functional_call calls
-        self.weights = merged_weights(
-            clip.model, Adapter({site.name: d for site, d in deltas.items()})
-        )
+        adapter = Adapter({site.name: d for site, d in deltas.items()})
+        self.weights = merged_weights(clip.model, adapter)
         self.tokens = F.pad(tokens, (0, clip.tokenizer.context_length - tokens.shape[1]))
 
     def features(self, embedded: Tensor, ends: Tensor) -> Tensor:

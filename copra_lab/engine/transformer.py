@@ -89,9 +89,8 @@ class Tower:
         """
         last = len(self.blocks) - 1
         for i in range(start, last):
-            tokens = run_block(
-                tokens, tokens, self.blocks[i], self.heads, self.act, factors.get(i, {})
-            )
+            block, add = self.blocks[i], factors.get(i, {})
+            tokens = run_block(tokens, tokens, block, self.heads, self.act, add)
         return self.finish(tokens, self.blocks[last], factors.get(last, {}))
 
     def finish(self, tokens: Tensor, last: Block, add: Factors) -> Tensor:

@@ -1,8 +1,8 @@
 """Checks for the lessons' exercises: they run a reader's function and explain what is wrong.
 
 A check calls the function on real data and compares what it returns with a reference solution. The
-reference solution has a switch for each mistake that readers make. A wrong result is compared with
-what each switch gives, alone and then two at a time, so that the check can name the mistake.
+reference solution can make each mistake that readers make. A wrong result is compared with what
+each mistake gives, alone and then two at a time, so that the check can name it.
 """
 
 import inspect
@@ -33,16 +33,27 @@ class Passed:
         return f"✓ {self.message}"
 
 
+class Mistakes(frozenset[str]):
+    """The names of the mistakes that a reference solution shall make."""
+
+    def pick(self, right: Any, **wrong: Any) -> Any:
+        """`right`, or what stands in its place under the first name in `wrong` that is made."""
+        return next((value for name, value in wrong.items() if name in self), right)
+
+
+NONE = Mistakes()
+
+
 @dataclass(frozen=True, eq=False)
 class Exercise:
     """A check: call it with the reader's function.
 
     Attributes:
         parts: Names of what a solution returns: one tensor, or a tuple of them.
-        solution: The reference solution. Its keyword arguments are the switches.
+        solution: The reference solution. Its last argument is the `Mistakes` that it makes.
         arguments: Makes the arguments that the reader's function and the solution are called with.
-        mistakes: What to tell the reader, and the switches that make the solution err this way.
-            A message says what is wrong without giving the answer away.
+        mistakes: What to tell the reader about each mistake that the solution can make, by its
+            name. A message says what is wrong without giving the answer away.
         praise: Makes the message for a correct attempt, which it is given.
         atol: Absolute tolerance when results are compared.
     """
@@ -50,7 +61,7 @@ class Exercise:
     parts: tuple[str, ...]
     solution: Callable[..., Any]
     arguments: Callable[[], tuple]
-    mistakes: Mapping[str, Mapping[str, Any]]
+    mistakes: Mapping[str, str]
     praise: Callable[[Callable], str]
     atol: float = 1e-4
 
@@ -83,9 +94,9 @@ class Exercise:
         if not wrong:
             return Passed(self.praise(attempt))
         i = wrong[0]
-        for messages, outcome in self._outcomes():
+        for made, outcome in self._outcomes():
             if self._same(got[i], outcome[i]):
-                raise CheckFailed(" Also: ".join(messages))
+                raise CheckFailed(" Also: ".join(self.mistakes[name] for name in made))
         raise CheckFailed(self._symptom(i, got[i]))
 
     @cached_property
@@ -94,18 +105,16 @@ class Exercise:
 
     @cached_property
     def _expected(self) -> tuple[Tensor, ...]:
-        return self._run({})
+        return self._run()
 
-    def _run(self, switches: Mapping[str, Any]) -> tuple[Tensor, ...]:
-        out = self.solution(*self._arguments, **switches)
+    def _run(self, *made: str) -> tuple[Tensor, ...]:
+        out = self.solution(*self._arguments, Mistakes(made))
         return out if isinstance(out, tuple) else (out,)
 
     def _outcomes(self) -> Iterator[tuple[tuple[str, ...], tuple[Tensor, ...]]]:
-        for messages in [(m,) for m in self.mistakes] + list(combinations(self.mistakes, 2)):
-            chosen = [self.mistakes[m] for m in messages]
-            switches = {k: v for m in chosen for k, v in m.items()}
-            if len(switches) == sum(map(len, chosen)):  # else two mistakes set one switch
-                yield messages, self._run(switches)
+        for count in (1, 2):
+            for made in combinations(self.mistakes, count):
+                yield made, self._run(*made)
 
     def _unpack(self, found: Any) -> tuple[Tensor, ...]:
         if found is None:

@@ -5,7 +5,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from copra_lab.exercises import Exercise
+from copra_lab.exercises import NONE, Exercise, Mistakes
+from copra_lab.exercises.material import largest_gap, seeded
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
 from copra_lab.tasks.task import load_task
@@ -16,41 +17,33 @@ NAMES = ("fire engine", "owl", "slice of pizza")
 
 
 def _put_in_place(
-    clip: Clip,
-    context: Tensor,
-    names: Sequence[str],
-    *,
-    begins: bool = True,
-    stops: bool = True,
-    dot: bool = True,
-    front: bool = False,
-    shifted: bool = False,
-    written: bool = True,
-    ends: str = "own",
+    clip: Clip, context: Tensor, names: Sequence[str], made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    """Vectors (k, longest, d) and positions of the stop tokens (k,); each switch is a mistake."""
+    """Vectors (k, longest, d) and positions of the stop tokens (k,)."""
     t, m = clip.tokenizer, len(context)
+    first = made.pick([t.sot_token_id], no_start=[])
+    last = [*made.pick(t.encode("."), no_dot=[]), *made.pick([t.eot_token_id], no_stop=[])]
     rows, starts = [], []
     for name in names:
-        before = [t.sot_token_id] * begins
-        after = [*t.encode(name), *(t.encode(".") if dot else []), *[t.eot_token_id] * stops]
-        own = len(t.encode(name)) if front else 0
-        starts.append(max(0, len(before) + own - shifted))
-        rows.append([*before, *after[:own], *[0] * m, *after[own:]])
+        before, after = first, [*t.encode(name), *last]
+        if "names_first" in made:
+            before, after = [*first, *t.encode(name)], last
+        starts.append(max(0, len(before) - ("column_0" in made)))
+        rows.append([*before, *[0] * m, *after])
     longest = max(map(len, rows))
     padded = torch.tensor([r + [0] * (longest - len(r)) for r in rows])
     embedded = clip.model.token_embedding(padded).clone()
-    if written:
+    if "not_written" not in made:
         for row, at in zip(embedded, starts, strict=True):
             row[at : at + m] = context
-    stop = {"own": [len(r) - 1 for r in rows], "row": [longest - 1] * len(rows)}
-    return embedded, torch.tensor((stop | {"count": [len(r) for r in rows]})[ends])
+    ends = torch.tensor([len(r) - 1 for r in rows])
+    return embedded, made.pick(ends, last_column=ends * 0 + longest - 1, one_too_far=ends + 1)
 
 
 def _context() -> tuple[Clip, Tensor, tuple[str, ...]]:
     clip = load_clip()
     width = clip.model.token_embedding.weight.shape[1]
-    return clip, 0.3 * torch.randn(3, width, generator=torch.Generator().manual_seed(0)), NAMES
+    return clip, 0.3 * torch.randn(3, width, generator=seeded(0)), NAMES
 
 
 def _praise_place(attempt: Callable) -> str:
@@ -62,8 +55,8 @@ def _praise_place(attempt: Callable) -> str:
     x = embedded + m.positional_embedding[:t]
     x = m.ln_final(m.transformer(x, attn_mask=m.attn_mask[:t, :t]))
     own = torch.nn.functional.normalize(x[torch.arange(len(x)), ends] @ m.text_projection, dim=-1)
-    off = (own - Encoder(clip, names, len(context), "end")(context[None])[0]).abs().max().item()
-    return f"The features of your rows differ from the library's by at most {off:.0e}."
+    gap = largest_gap(own, Encoder(clip, names, len(context), "end")(context[None])[0])
+    return f"The features of your rows differ from the library's by at most {gap}."
 
 
 put_in_place = Exercise(
@@ -72,22 +65,14 @@ put_in_place = Exercise(
     arguments=_context,
     praise=_praise_place,
     mistakes={
-        "The rows have no start token: the model has never seen a text without one.": {
-            "begins": False
-        },
-        "The rows have no stop token, which is where the text's feature is read.": {"stops": False},
-        "The full stop after the name is missing.": {"dot": False},
-        "The names come before the vectors: they should come after.": {"front": True},
-        "The vectors begin at column 0, over the start token: they should begin after it.": {
-            "shifted": True
-        },
-        "The context is not in the rows: its columns still hold the embedding of token 0.": {
-            "written": False
-        },
-        "Every text is read in the last column, but short rows end before it.": {"ends": "row"},
-        "The positions are one too far: you counted tokens, but positions start at 0.": {
-            "ends": "count"
-        },
+        "no_start": "The rows have no start token: the model has never seen a text without one.",
+        "no_stop": "The rows have no stop token, which is where the text's feature is read.",
+        "no_dot": "The full stop after the name is missing.",
+        "names_first": "The names come before the vectors: they should come after.",
+        "column_0": "The vectors begin at column 0, over the start token: begin after it.",
+        "not_written": "The context is not in the rows: they still hold the embedding of token 0.",
+        "last_column": "Every text is read in the last column, but short rows end before it.",
+        "one_too_far": "The positions are one too far: positions start at 0, counts at 1.",
     },
 )
 
@@ -95,25 +80,22 @@ put_in_place = Exercise(
 
 
 def _paired_p(
-    before: Tensor,
-    after: Tensor,
-    draws: Tensor,
-    *,
-    paired: bool = True,
-    sign: int = 1,
-    sides: int = 2,
-    strict: bool = False,
-    around: bool = False,
+    before: Tensor, after: Tensor, draws: Tensor, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    """The difference () and its p (); each switch is a mistake."""
+    """The difference () and its p ()."""
     b, a = before.double(), after.double()
     gain = a - b
-    means = gain[draws].mean(1) if paired else a[draws].mean(1) - b[draws.roll(1, 0)].mean(1)
-    means = sign * means
-    border = gain.mean() if around else 0
-    low, high = (means < border, means > border) if strict else (means <= border, means >= border)
-    p = sides * torch.minimum(low.double().mean(), high.double().mean())
-    return sign * gain.mean(), p.clamp(max=1)
+    means = gain[draws].mean(1)
+    if "unpaired" in made:
+        means = a[draws].mean(1) - b[draws.roll(1, 0)].mean(1)
+    if "sign" in made:
+        gain, means = -gain, -means
+    border = made.pick(0, around_gain=gain.mean())
+    low, high = means <= border, means >= border
+    if "no_ties" in made:
+        low, high = means < border, means > border
+    p = made.pick(2, one_sided=1) * torch.minimum(low.double().mean(), high.double().mean())
+    return gain.mean(), p.clamp(max=1)
 
 
 def _outcomes() -> tuple[Tensor, Tensor, Tensor]:
@@ -121,7 +103,7 @@ def _outcomes() -> tuple[Tensor, Tensor, Tensor]:
 
     They are so few that many draws have a difference of exactly 0.
     """
-    g = torch.Generator().manual_seed(1)
+    g = seeded(1)
     n = len(load_task("digits").val)
     before = (torch.rand(n, generator=g) < 0.6).int()
     after = before.clone()
@@ -147,40 +129,30 @@ paired_p = Exercise(
     praise=_praise_p,
     atol=1e-6,
     mistakes={
-        "Before and after were drawn separately: draw the same images for both, or the noise of "
-        "each drowns the difference.": {"paired": False},
-        "The sign is wrong: the difference is after minus before.": {"sign": -1},
-        "This p is one-sided: it looks for a change in one direction only and is half of what it "
-        "should be.": {"sides": 1},
-        "Draws with a difference of exactly 0 were left out of both shares: they belong in both (≤ "
-        "and ≥).": {"strict": True},
-        "The draws were compared with the observed difference, not with 0: that makes p always "
-        "about 1.": {"around": True},
+        "unpaired": "Before and after were drawn separately: draw the same images for both, or the "
+        "noise of each drowns the difference.",
+        "sign": "The sign is wrong: the difference is after minus before.",
+        "one_sided": "This p is one-sided: it looks for a change in one direction only and is half "
+        "of what it should be.",
+        "no_ties": "Draws with a difference of exactly 0 belong in both shares (≤ and ≥).",
+        "around_gain": "The draws were compared with the observed difference, not with 0: that "
+        "makes p always about 1.",
     },
 )
 
 # --- the effect
 
 
-def _shows_effect(
-    bent: Tensor,
-    learned: Tensor,
-    taus: Tensor,
-    *,
-    strict: bool = True,
-    both: bool = True,
-    falls: bool = True,
-    swapped: bool = False,
-    every: bool = False,
-) -> Tensor:
-    """Whether each position shows the effect, bool (positions,); each switch is a mistake."""
+def _shows_effect(bent: Tensor, learned: Tensor, taus: Tensor, made: Mistakes = NONE) -> Tensor:
+    """Whether each position shows the effect, bool (positions,)."""
     short, long = bent[:, taus < 1], bent[:, taus > 1]
-    if swapped:
+    if "swapped" in made:
         short, long = long, short
-    up, down = (short > learned, long < learned) if strict else (short >= learned, long <= learned)
-    over = torch.all if every else torch.any
+    up = made.pick(short > learned, ties=short >= learned)
+    down = made.pick(long < learned, ties=long <= learned)
+    over = made.pick(torch.any, all_columns=torch.all)
     rise, fall = over(up, 1), over(down, 1)
-    return (rise & fall if both else rise | fall) if falls else rise
+    return made.pick(rise & fall, rises_alone=rise, either=rise | fall)
 
 
 def _table() -> tuple[Tensor, Tensor, Tensor]:
@@ -212,12 +184,11 @@ shows_effect = Exercise(
     arguments=_table,
     praise=_praise_effect,
     mistakes={
-        "An equal accuracy was taken for a rise or a fall: it is neither.": {"strict": False},
-        "You accepted either one: a position needs both the rise and the fall.": {"both": False},
-        "You counted rises alone: a longer vector must also lower accuracy.": {"falls": False},
-        "Short and long are swapped: τ below 1 makes a vector shorter.": {"swapped": True},
-        "You asked for the effect in all columns: one shorter and one longer column are enough.": {
-            "every": True
-        },
+        "ties": "An equal accuracy was taken for a rise or a fall: it is neither.",
+        "either": "You accepted either one: a position needs both the rise and the fall.",
+        "rises_alone": "You counted rises alone: a longer vector must also lower accuracy.",
+        "swapped": "Short and long are swapped: τ below 1 makes a vector shorter.",
+        "all_columns": "You asked for the effect in all columns: one shorter and one longer column "
+        "are enough.",
     },
 )

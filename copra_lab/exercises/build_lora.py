@@ -6,25 +6,17 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.exercises import Exercise
+from copra_lab.exercises import NONE, Exercise, Mistakes
+from copra_lab.exercises.material import adapters, largest_gap
 from copra_lab.models.loading import load_clip
 from copra_lab.models.sites import hf_name
 from copra_lab.tasks.task import load_task
-from copra_lab.zoo import shipped
 
 LAYER = 3
 
 
-@cache
-def _adapters() -> tuple[Adapter, Adapter]:
-    clip = load_clip()
-    one, two = (s.load(clip) for s in shipped("digits") if s.label.startswith("LoRA"))
-    return one, two
-
-
 def _factors(kind: str) -> tuple[Tensor, Tensor]:
-    delta = _adapters()[0].deltas[hf_name("vision", LAYER, kind)]
+    delta = adapters()[0].deltas[hf_name("vision", LAYER, kind)]
     return delta.A, delta.B
 
 
@@ -47,22 +39,15 @@ def _tokens() -> Tensor:
 
 
 def _fused_delta(
-    A_q: Tensor,
-    B_q: Tensor,
-    A_v: Tensor,
-    B_v: Tensor,
-    s: float,
-    *,
-    power: int = 1,
-    order: str = "q0v",
-    transposed: bool = False,
-    dim: int = 0,
+    A_q: Tensor, B_q: Tensor, A_v: Tensor, B_v: Tensor, s: float, made: Mistakes = NONE
 ) -> Tensor:
-    blocks = {n: s**power * (b @ a) for n, a, b in (("q", A_q, B_q), ("v", A_v, B_v))}
-    if transposed:
-        blocks = {n: p.T for n, p in blocks.items()}
-    blocks["0"] = torch.zeros_like(blocks["q"])
-    return torch.cat([blocks[n] for n in order], dim=dim)
+    scale = made.pick(s, unscaled=1.0, scaled_twice=s**2)
+    q, v = scale * (B_q @ A_q), scale * (B_v @ A_v)
+    if "transposed" in made:
+        q, v = q.T, v.T
+    zero = torch.zeros_like(q)
+    blocks = made.pick((q, zero, v), v_in_k=(q, v, zero), swapped=(v, zero, q), k_too=(q, q, v))
+    return torch.cat(blocks, dim=made.pick(0, side_by_side=1))
 
 
 def _praise_fused(attempt: Callable) -> str:
@@ -78,21 +63,13 @@ fused_delta = Exercise(
     praise=_praise_fused,
     atol=1e-6,
     mistakes={
-        "The change has the right place and direction but the wrong size: the scale is missing.": {
-            "power": 0
-        },
-        "The scale went in twice, once with each factor: apply it once, to the product.": {
-            "power": 2
-        },
-        "The change of v is in the rows of k, and v itself does not change.": {"order": "qv0"},
-        "q's rows got v's change, and v's rows got q's.": {"order": "v0q"},
-        "k changes too: its rows should be zeros.": {"order": "qqv"},
-        "Each change is transposed: its outputs are where its inputs should be.": {
-            "transposed": True
-        },
-        "The three parts are side by side: stack them vertically, as the rows of the weight are.": {
-            "dim": 1
-        },
+        "unscaled": "The change has the wrong size: the scale is missing.",
+        "scaled_twice": "The scale went in twice, once with each factor: apply it once.",
+        "v_in_k": "The change of v is in the rows of k, and v itself does not change.",
+        "swapped": "q's rows got v's change, and v's rows got q's.",
+        "k_too": "k changes too: its rows should be zeros.",
+        "transposed": "Each change is transposed: its outputs are where its inputs should be.",
+        "side_by_side": "The three parts are side by side: stack them as rows of the weight.",
     },
 )
 
@@ -101,23 +78,13 @@ fused_delta = Exercise(
 
 
 def _adapted(
-    x: Tensor,
-    W: Tensor,
-    bias: Tensor,
-    A: Tensor,
-    B: Tensor,
-    s: float,
-    *,
-    scale: str = "low",
-    frozen: str = "right",
-    with_bias: bool = True,
-    flip: bool = False,
+    x: Tensor, W: Tensor, bias: Tensor, A: Tensor, B: Tensor, s: float, made: Mistakes = NONE
 ) -> Tensor:
-    wx = {"right": x @ W.T, "transposed": x @ W, "none": 0}[frozen] + (bias if with_bias else 0)
-    low = (x @ B) @ A if flip else (x @ A.T) @ B.T
-    return {"low": wx + s * low, "none": wx + low, "all": s * (wx + low), "frozen": s * wx + low}[
-        scale
-    ]
+    frozen = made.pick(x @ W.T, frozen_transposed=x @ W, no_frozen=0) + made.pick(bias, no_bias=0)
+    low = made.pick((x @ A.T) @ B.T, b_first=(x @ B) @ A)
+    if made & {"all_scaled", "frozen_scaled"}:
+        frozen = s * frozen
+    return frozen + (low if made & {"unscaled", "frozen_scaled"} else s * low)
 
 
 def _attention() -> tuple[Tensor, Tensor]:
@@ -128,9 +95,9 @@ def _attention() -> tuple[Tensor, Tensor]:
 
 def _praise_adapted(attempt: Callable) -> str:
     x, (W, bias), (A, B) = _tokens(), _attention(), _factors("q")
-    off = (attempt(x, W, bias, A, B, 1.0) - (x @ (W + B @ A).T + bias)).abs().max()
+    gap = largest_gap(attempt(x, W, bias, A, B, 1.0), x @ (W + B @ A).T + bias)
     return (
-        f"It differs from the merged weight by {off:.0e}, which is rounding. For each token it "
+        f"It differs from the merged weight by {gap}, which is rounding. For each token it "
         f"takes {A.numel() + B.numel():,} multiplications on top of W's {W.numel():,}."
     )
 
@@ -141,19 +108,15 @@ adapted = Exercise(
     arguments=lambda: (_tokens(), *_attention(), *_factors("q"), 0.5),
     praise=_praise_adapted,
     mistakes={
-        "The low-rank part came in at full size: the scale was left out.": {"scale": "none"},
-        "The scale multiplies the frozen projection too, which should not change.": {
-            "scale": "all"
-        },
-        "The scale multiplies the frozen projection instead of the low-rank part.": {
-            "scale": "frozen"
-        },
-        "The bias is missing.": {"with_bias": False},
-        "The frozen part multiplies by W, but tokens in rows need its transpose. W is square, so "
-        "PyTorch did not complain.": {"frozen": "transposed"},
-        "Only the change is there: the frozen projection of x is missing.": {"frozen": "none"},
-        "The tokens went through B first and then A: that is the transpose of the change. W is "
-        "square, so PyTorch did not complain.": {"flip": True},
+        "unscaled": "The low-rank part came in at full size: the scale was left out.",
+        "all_scaled": "The scale multiplies the frozen projection too, which should not change.",
+        "frozen_scaled": "The scale multiplies the frozen projection, not the low-rank part.",
+        "no_bias": "The bias is missing.",
+        "frozen_transposed": "The frozen part multiplies by W, but tokens in rows need its "
+        "transpose. W is square, so PyTorch did not complain.",
+        "no_frozen": "Only the change is there: the frozen projection of x is missing.",
+        "b_first": "The tokens went through B first and then A: that is the transpose of the "
+        "change. W is square, so PyTorch did not complain.",
     },
 )
 
@@ -161,30 +124,19 @@ adapted = Exercise(
 # --- the best rank
 
 
-def _best_rank(
-    delta: Tensor,
-    k: int,
-    *,
-    end: str = "first",
-    values: bool = True,
-    transposed: bool = False,
-    one_more: int = 0,
-    share: str = "lost",
-    power: int = 2,
-) -> tuple[Tensor, Tensor]:
+def _best_rank(delta: Tensor, k: int, made: Mistakes = NONE) -> tuple[Tensor, Tensor]:
     U, S, Vh = torch.linalg.svd(delta, full_matrices=False)
-    k = k + one_more
-    take = slice(0, k) if end == "first" else slice(len(S) - k, None)
-    left = U[:, take] * S[take] if values else U[:, take]
-    right = (Vh.T if transposed else Vh)[take]
-    kept, total = S[:k].pow(power).sum(), S.pow(power).sum()
-    shares = {"lost": 1 - kept / total, "kept": kept / total, "amount": total - kept}
-    return left @ right, shares[share]
+    k = made.pick(k, too_few=k - 1, too_many=k + 1)
+    take = made.pick(slice(k), smallest=slice(len(S) - k, None))
+    left = made.pick(U * S, no_values=U)[:, take]
+    right = made.pick(Vh, transposed=Vh.T)[take]
+    sizes = S.pow(made.pick(2, not_squared=1))
+    kept, total = sizes[:k].sum(), sizes.sum()
+    return left @ right, made.pick(1 - kept / total, kept=kept / total, amount=total - kept)
 
 
 def _merged() -> tuple[Tensor, int]:
-    name = hf_name("vision", LAYER, "v")
-    one, two = (a.deltas[name].delta() for a in _adapters())
+    one, two = (a.deltas[hf_name("vision", LAYER, "v")].delta() for a in adapters()[:2])
     return (one + two) / 2, 3  # rank 8
 
 
@@ -204,18 +156,13 @@ best_rank = Exercise(
     praise=_praise_best,
     atol=1e-5,
     mistakes={
-        "You kept the k smallest components: singular values come largest first.": {"end": "last"},
-        "The directions are right but their sizes are not: the singular values are missing.": {
-            "values": False
-        },
-        "V is transposed once too often: `torch.linalg.svd` already returns it transposed.": {
-            "transposed": True
-        },
-        "The approximation has rank k − 1: you kept one component too few.": {"one_more": -1},
-        "The approximation has rank k + 1: you kept one component too many.": {"one_more": 1},
-        "This is the share that was kept; return the share that is lost.": {"share": "kept"},
-        "This is the amount that was lost, not what share of the total it is.": {"share": "amount"},
-        "This is the share of the sum of singular values; the squared norm is the sum of their "
-        "squares.": {"power": 1},
+        "smallest": "You kept the k smallest components: singular values come largest first.",
+        "no_values": "The directions are right, but the singular values are missing.",
+        "transposed": "V is transposed once too often: `torch.linalg.svd` returns it transposed.",
+        "too_few": "The approximation has rank k − 1: you kept one component too few.",
+        "too_many": "The approximation has rank k + 1: you kept one component too many.",
+        "kept": "This is the share that was kept; return the share that is lost.",
+        "amount": "This is the amount that was lost, not what share of the total it is.",
+        "not_squared": "This is a share of the sum of the values, not of the sum of their squares.",
     },
 )

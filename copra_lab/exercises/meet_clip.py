@@ -6,7 +6,7 @@ from functools import cache
 import torch.nn.functional as F
 from torch import Tensor
 
-from copra_lab.exercises import Exercise
+from copra_lab.exercises import NONE, Exercise, Mistakes
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
 from copra_lab.tasks.task import load_task
@@ -20,28 +20,22 @@ def _encoded(clip: Clip, images: Tensor, texts: tuple[str, ...]) -> tuple[Tensor
 
 
 def _zero_shot(
-    clip: Clip,
-    images: Tensor,
-    names: Sequence[str],
-    template: str,
-    *,
-    fill: bool = True,
-    unit: str = "both",
-    unit_dim: int = -1,
-    scale: str = "exp",
-    softmax_dim: int | None = -1,
-    pick: str = "max",
-    pick_dim: int = -1,
-    flip: bool = False,
+    clip: Clip, images: Tensor, names: Sequence[str], template: str, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    """Zero-shot probabilities (n, k) and predictions (n,); each switch is a mistake."""
-    x, t = _encoded(clip, images, tuple(template.format(name) if fill else name for name in names))
-    x = F.normalize(x, dim=unit_dim) if unit in ("both", "images") else x
-    t = F.normalize(t, dim=unit_dim) if unit in ("both", "texts") else t
-    logits = x @ t.T * {"exp": clip.logit_scale, "log": clip.model.logit_scale, "none": 1.0}[scale]
-    logits = logits.T if flip else logits
-    p = logits if softmax_dim is None else logits.softmax(softmax_dim)
-    return p, (p if pick == "max" else -p).argmax(pick_dim)
+    """Zero-shot probabilities (n, k) and predictions (n,)."""
+    texts = tuple(names if "bare" in made else map(template.format, names))
+    x, t = _encoded(clip, images, texts)
+    axis = made.pick(-1, along_batch=0)
+    if not made & {"raw", "raw_images"}:
+        x = F.normalize(x, dim=axis)
+    if not made & {"raw", "raw_texts"}:
+        t = F.normalize(t, dim=axis)
+    scale = made.pick(clip.logit_scale, unscaled=1.0, log_scale=clip.model.logit_scale)
+    logits = x @ t.T * scale
+    if "transposed" in made:
+        logits = logits.T
+    p = logits if "logits" in made else logits.softmax(made.pick(-1, over_images=0, transposed=0))
+    return p, made.pick(p, least=-p).argmax(made.pick(-1, per_name=0, transposed=0))
 
 
 def _example() -> tuple[Clip, Tensor, tuple[str, ...], str]:
@@ -65,34 +59,17 @@ zero_shot = Exercise(
     arguments=_example,
     praise=_praise,
     mistakes={
-        "The names went in bare: put each into `template` first.": {"fill": False},
-        "These are dot products of features as the towers return them, not cosines: neither side "
-        "was scaled to length 1.": {"unit": "none"},
-        "The texts' features have length 1, the images' do not: a cosine needs both.": {
-            "unit": "texts"
-        },
-        "The images' features have length 1, the texts' do not: a cosine needs both.": {
-            "unit": "images"
-        },
-        "The features were normalised along the batch: each row should have length 1, not each "
-        "column.": {"unit_dim": 0},
-        "The softmax came out almost flat: multiply the cosines by the learned scale.": {
-            "scale": "none"
-        },
-        "`clip.model.logit_scale` is the logarithm of the scale; `clip.logit_scale` is the scale "
-        "itself.": {"scale": "log"},
-        "The softmax ran over the images, so each column sums to 1: each image's probabilities "
-        "should sum to 1.": {"softmax_dim": 0},
-        "These are logits: turn them into probabilities.": {"softmax_dim": None},
-        "The predictions are the least likely names: take the largest value, not the smallest.": {
-            "pick": "min"
-        },
-        "There is one prediction per name: argmax ran over the images, but should find a name for "
-        "each image.": {"pick_dim": 0},
-        "Your table has one row per text: it should have one row per image.": {
-            "flip": True,
-            "softmax_dim": 0,
-            "pick_dim": 0,
-        },
+        "bare": "The names went in bare: put each into `template` first.",
+        "raw": "These are dot products, not cosines: neither side was scaled to length 1.",
+        "raw_images": "The texts' features have length 1, the images' do not: a cosine needs both.",
+        "raw_texts": "The images' features have length 1, the texts' do not: a cosine needs both.",
+        "along_batch": "Features were normalised along the batch: give each row length 1.",
+        "unscaled": "The softmax came out almost flat: multiply the cosines by the learned scale.",
+        "log_scale": "`clip.model.logit_scale` is the scale's logarithm: use `clip.logit_scale`.",
+        "over_images": "The softmax ran over the images: each row should sum to 1, not columns.",
+        "logits": "These are logits: turn them into probabilities.",
+        "least": "The predictions are the least likely names: take the largest value.",
+        "per_name": "There is one prediction per name: find the best name for each image.",
+        "transposed": "Your table has one row per text: it should have one row per image.",
     },
 )

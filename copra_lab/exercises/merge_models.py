@@ -7,18 +7,16 @@ import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import LowRank
-from copra_lab.exercises import Exercise
-from copra_lab.models.loading import load_clip
-from copra_lab.zoo import shipped
+from copra_lab.exercises import NONE, Exercise, Mistakes
+from copra_lab.exercises.material import adapters, seeded
 
 TASKS = ("digits", "faces-noise", "things-blur")
 SITE = "vision_model.encoder.layers.6.self_attn.v_proj"
 
 
-@cache
-def _low_ranks() -> tuple[LowRank, ...]:
+def _low_ranks() -> list[LowRank]:
     """One matrix of three adapters, LoRA with seed 0."""
-    return tuple(shipped(task)[0].load(load_clip()).deltas[SITE] for task in TASKS)
+    return [adapters(task)[0].deltas[SITE] for task in TASKS]
 
 
 @cache
@@ -30,32 +28,21 @@ def _vectors() -> Tensor:
 # --- TIES
 
 
-def _trim(vectors: Tensor, density: float, by: str = "size", over: str = "each") -> Tensor:
-    size = vectors.abs() if by == "size" else vectors
-    flat = size.flatten()[None] if over == "all" else size
+def _trim(vectors: Tensor, density: float, made: Mistakes) -> Tensor:
+    size = made.pick(vectors.abs(), by_value=vectors)
+    flat = size.flatten()[None] if "together" in made else size
     largest = flat.topk(round(density * flat.shape[1]), dim=1).indices
     kept = torch.zeros_like(flat, dtype=torch.bool).scatter(1, largest, True)
     return vectors * kept.view_as(vectors)
 
 
-def _ties(
-    vectors: Tensor,
-    density: float,
-    *,
-    trim: bool = True,
-    by: str = "size",
-    over: str = "each",
-    elect: str = "mass",
-    of: str = "trimmed",
-    disjoint: bool = True,
-    divide: str = "agreeing",
-) -> Tensor:
-    trimmed = _trim(vectors, density, by, over) if trim else vectors
-    voters = trimmed if of == "trimmed" else vectors
-    sign = (voters.sum(0) if elect == "mass" else voters.sign().sum(0)).sign()
-    agrees = (trimmed != 0) & ((trimmed.sign() == sign) | (not disjoint))
+def _ties(vectors: Tensor, density: float, made: Mistakes = NONE) -> Tensor:
+    trimmed = vectors if "untrimmed" in made else _trim(vectors, density, made)
+    voters = made.pick(trimmed, elected_before=vectors)
+    sign = made.pick(voters, by_count=voters.sign()).sum(0).sign()
+    agrees = (trimmed != 0) & ((trimmed.sign() == sign) | ("both_signs" in made))
     total = (trimmed * agrees).sum(0)
-    return total / {"agreeing": agrees.sum(0).clamp_min(1), "all": len(vectors), "none": 1}[divide]
+    return total / made.pick(agrees.sum(0).clamp_min(1), by_all=len(vectors), sum=1)
 
 
 def _praise_ties(attempt: Callable) -> str:
@@ -75,22 +62,17 @@ ties = Exercise(
     praise=_praise_ties,
     atol=1e-7,
     mistakes={
-        "Nothing was trimmed: small entries still vote and count.": {"trim": False},
-        "You kept the largest values when trimming, so every negative entry was lost: trim by "
-        "magnitude.": {"by": "value"},
-        "The entries of all tasks were trimmed together, so a task with a small ΔW is hardly "
-        "heard: trim each task separately.": {"over": "all"},
-        "The sign was elected by counting heads: larger entries should weigh more.": {
-            "elect": "count"
-        },
-        "The sign was elected before the trimming: trimmed entries should have no vote.": {
-            "of": "all"
-        },
-        "Entries of both signs were averaged, so they still cancel: leave out those that lost the "
-        "election.": {"disjoint": False},
-        "The sum was divided by the number of tasks: average only over the tasks whose entry "
-        "counts.": {"divide": "all"},
-        "This is a sum: where two tasks agree it should be their mean.": {"divide": "none"},
+        "untrimmed": "Nothing was trimmed: small entries still vote and count.",
+        "by_value": "You kept the largest values when trimming, so every negative entry was lost: "
+        "trim by magnitude.",
+        "together": "The entries of all tasks were trimmed together, so a task with a small ΔW is "
+        "hardly heard: trim each task separately.",
+        "by_count": "The sign was elected by counting heads: larger entries should weigh more.",
+        "elected_before": "The sign was elected before the trimming: trimmed entries have no vote.",
+        "both_signs": "Entries of both signs were averaged, so they still cancel: leave out those "
+        "that lost the election.",
+        "by_all": "The sum was divided by the number of tasks: count only those that agree.",
+        "sum": "This is a sum: where two tasks agree it should be their mean.",
     },
 )
 
@@ -98,30 +80,25 @@ ties = Exercise(
 # --- DARE
 
 
-@cache
-def _noise() -> Tensor:
-    return torch.rand(_vectors().shape[1], generator=torch.Generator().manual_seed(0))
+def _noise(seed: int) -> Tensor:
+    return torch.rand(_vectors().shape[1], generator=seeded(seed))
 
 
-def _dare(
-    delta: Tensor, rate: float, noise: Tensor, *, kept: str = "right", rescale: str = "kept"
-) -> Tensor:
-    keep = {"right": noise >= rate, "dropped": noise < rate, "other": noise >= 1 - rate}[kept]
-    share = {
-        "kept": 1 - rate,
-        "none": 1.0,
-        "rate": rate,
-        "times": 1 / (1 - rate),
-        "drawn": keep.double().mean().item(),
-    }[rescale]
-    return delta * keep / share
+def _dare(delta: Tensor, rate: float, noise: Tensor, made: Mistakes = NONE) -> Tensor:
+    kept = made.pick(noise >= rate, kept_dropped=noise < rate, threshold=noise >= 1 - rate)
+    share = made.pick(
+        1 - rate,
+        not_rescaled=1.0,
+        by_rate=rate,
+        shrunk=1 / (1 - rate),
+        as_drawn=kept.double().mean().item(),
+    )
+    return delta * kept / share
 
 
 def _praise_dare(attempt: Callable) -> str:
-    d, draws = _vectors()[0], []
-    for seed in range(300):
-        noise = torch.rand(d.shape, generator=torch.Generator().manual_seed(seed))
-        draws.append(attempt(d, 0.7, noise))
+    d = _vectors()[0]
+    draws = [attempt(d, 0.7, _noise(seed)) for seed in range(300)]
     mean = torch.stack(draws).mean(0)
     off, off_mean = (100 * float((x - d).norm() / d.norm()) for x in (draws[0], mean))
     return (
@@ -133,23 +110,20 @@ def _praise_dare(attempt: Callable) -> str:
 dare = Exercise(
     parts=("what is left of ΔW",),
     solution=_dare,
-    arguments=lambda: (_vectors()[0], 0.7, _noise()),
+    arguments=lambda: (_vectors()[0], 0.7, _noise(0)),
     praise=_praise_dare,
     atol=1e-7,
     mistakes={
-        "Entries were dropped and the rest was not rescaled: on average ΔW came out too small.": {
-            "rescale": "none"
-        },
-        "The other entries were divided by the rate of dropping: think of which share of the "
-        "entries is left.": {"rescale": "rate"},
-        "The remaining entries got smaller: they stand in for what was dropped, so they should "
-        "grow.": {"rescale": "times"},
-        "You divided by the share that this draw happened to keep: each entry should be right on "
-        "average by itself, whatever happens to the others.": {"rescale": "drawn"},
-        "You kept what should go and dropped what should stay.": {"kept": "dropped"},
-        "The share that was dropped is one minus the rate: the threshold is wrong.": {
-            "kept": "other"
-        },
+        "not_rescaled": "Entries were dropped and the rest was not rescaled: on average ΔW came "
+        "out too small.",
+        "by_rate": "The other entries were divided by the rate of dropping: think of which share "
+        "of the entries is left.",
+        "shrunk": "The remaining entries got smaller: they stand in for what was dropped, so they "
+        "should grow.",
+        "as_drawn": "You divided by the share that this draw happened to keep: each entry should "
+        "be right on average by itself, whatever happens to the others.",
+        "kept_dropped": "You kept what should go and dropped what should stay.",
+        "threshold": "The share that was dropped is one minus the rate: the threshold is wrong.",
     },
 )
 
@@ -165,26 +139,19 @@ def _clients() -> tuple[Tensor, Tensor, Tensor]:
     return torch.stack([x.A for x in d]), b, torch.tensor([160, 72, 362])
 
 
-def _averages(
-    a: Tensor,
-    b: Tensor,
-    images: Tensor,
-    *,
-    weigh: str = "share",
-    second: str = "factors",
-    first: str = "deltas",
-) -> tuple[Tensor, Tensor]:
-    weights = {
-        "share": images / images.sum(),
-        "equal": torch.full((len(images),), 1 / len(images)),
-        "counts": images.float(),
-    }[weigh][:, None, None]
-    averages = {
-        "deltas": (weights * (b @ a)).sum(0),
-        "factors": (weights * b).sum(0) @ (weights * a).sum(0),
-        "own": (weights**2 * (b @ a)).sum(0),
-    }
-    return averages[first], averages[second]
+def _averages(a: Tensor, b: Tensor, images: Tensor, made: Mistakes = NONE) -> tuple[Tensor, Tensor]:
+    weights = made.pick(
+        images / images.sum(),
+        equal=torch.full((len(images),), 1 / len(images)),
+        counts=images.float(),
+    )[:, None, None]
+    of_products = (weights * (b @ a)).sum(0)
+    of_factors = (weights * b).sum(0) @ (weights * a).sum(0)
+    own = (weights**2 * (b @ a)).sum(0)
+    return (
+        made.pick(of_products, first_of_factors=of_factors),
+        made.pick(of_factors, products_twice=of_products, only_own=own),
+    )
 
 
 def _praise_averages(attempt: Callable) -> str:
@@ -207,16 +174,13 @@ averages = Exercise(
     praise=_praise_averages,
     atol=1e-6,
     mistakes={
-        "Every client weighs the same: a client with more images should weigh more.": {
-            "weigh": "equal"
-        },
-        "The weights are numbers of images and do not sum to 1.": {"weigh": "counts"},
-        "You returned the average of products twice: the second is the product of two averages.": {
-            "second": "deltas"
-        },
-        "The first should average the products, client by client: a product of averages mixes one "
-        "client's B with another's A.": {"first": "factors"},
-        "In a product of averages every B meets every A: yours has only the products of each "
-        "client's own.": {"second": "own"},
+        "equal": "Every client weighs the same: one with more images should weigh more.",
+        "counts": "The weights are numbers of images and do not sum to 1.",
+        "products_twice": "You returned the average of products twice: the second is the product "
+        "of two averages.",
+        "first_of_factors": "The first should average the products, client by client: a product of "
+        "averages mixes one client's B with another's A.",
+        "only_own": "In a product of averages every B meets every A: yours has only the products "
+        "of each client's own.",
     },
 )

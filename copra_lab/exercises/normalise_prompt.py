@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from copra_lab.exercises import Exercise
+from copra_lab.exercises import NONE, Exercise, Mistakes
 from copra_lab.models.loading import load_clip
 from copra_lab.prompts.nemesis import omega
 from copra_lab.zoo import shipped_prompts
@@ -14,22 +14,19 @@ from copra_lab.zoo import shipped_prompts
 # --- PUN
 
 
-def _pun_loss(
-    context: Tensor,
-    weight: float,
-    p: float,
-    *,
-    of: str = "mean",
-    weighted: bool = True,
-    norm: str = "p",
-    over: int = -1,
-) -> Tensor:
-    """The penalty, a scalar; each switch is a mistake."""
-    found = torch.linalg.vector_norm(context, ord=2 if norm == "2" else p, dim=over)
-    found = found.square() if norm == "squared" else found
-    per_class = found.sum() / context.shape[-2]
-    total = {"mean": found.mean(), "sum": found.sum(), "classes": per_class, "max": found.max()}[of]
-    return weight * total if weighted else total
+def _pun_loss(context: Tensor, weight: float, p: float, made: Mistakes = NONE) -> Tensor:
+    """The penalty, a scalar."""
+    found = torch.linalg.vector_norm(
+        context, ord=made.pick(p, always_2=2), dim=made.pick(-1, over_positions=-2)
+    )
+    found = made.pick(found, squared=found.square())
+    total = made.pick(
+        found.mean(),
+        sum=found.sum(),
+        classes=found.sum() / context.shape[-2],
+        largest=found.max(),
+    )
+    return made.pick(weight, unweighted=1) * total
 
 
 def _vectors() -> tuple[Tensor, float, float]:
@@ -53,31 +50,32 @@ pun_loss = Exercise(
     arguments=_vectors,
     praise=_praise_pun,
     mistakes={
-        "The norms were summed over positions and classes: take their mean.": {"of": "sum"},
-        "The norms were summed over classes, so more classes would be penalised more: take their "
-        "mean.": {"of": "classes"},
-        "The weight A is missing.": {"weighted": False},
-        "These are squared norms, as in weight decay, whose pull fades as vectors get shorter.": {
-            "norm": "squared"
-        },
-        "You took the L2 norm whatever `p` says.": {"norm": "2"},
-        "The norms ran over positions: a vector's numbers are in the last dimension.": {"over": -2},
-        "This is the largest norm: all of them should be penalised.": {"of": "max"},
+        "sum": "The norms were summed over positions and classes: take their mean.",
+        "classes": "The norms were summed over classes, so more classes would be penalised more: "
+        "take their mean.",
+        "unweighted": "The weight A is missing.",
+        "squared": "These are squared norms, as in weight decay: their pull fades as vectors get "
+        "shorter.",
+        "always_2": "You took the L2 norm whatever `p` says.",
+        "over_positions": "The norms ran over positions: a vector's numbers are in the last "
+        "dimension.",
+        "largest": "This is the largest norm: all of them should be penalised.",
     },
 )
 
 # --- ω
 
 
-def _ramp(epochs: Tensor, total: float, *, way: str = "right") -> Tensor:
-    """ω of each epoch, (n,); each way but the first is a mistake."""
-    x = {
-        "end": 0.2 * (epochs - total),
-        "share": 0.2 * (epochs / total - 0.5),
-        "steep": epochs - total / 2,
-    }.get(way, 0.2 * (epochs - total / 2))
+def _ramp(epochs: Tensor, total: float, made: Mistakes = NONE) -> Tensor:
+    """ω of each epoch, (n,)."""
+    x = made.pick(
+        0.2 * (epochs - total / 2),
+        at_end=0.2 * (epochs - total),
+        of_share=0.2 * (epochs / total - 0.5),
+        steep=epochs - total / 2,
+    )
     rising = 1 / (1 + torch.exp(-x))
-    return rising if way == "rising" else 1 - rising
+    return made.pick(1 - rising, rising=rising)
 
 
 def _epochs() -> tuple[Tensor, float]:
@@ -100,15 +98,11 @@ ramp = Exercise(
     arguments=_epochs,
     praise=_praise_ramp,
     mistakes={
-        'Yours rises from 0 to 1, but the penalty should be strong at first: "one minus" is '
-        "missing, or a sign.": {"way": "rising"},
-        "Yours falls around the last epoch: it should be ½ in the middle of the training.": {
-            "way": "end"
-        },
-        "Yours hardly changes: the slope is per epoch, not per share of the training.": {
-            "way": "share"
-        },
-        "Yours falls too steeply: the slope 0.2 is missing.": {"way": "steep"},
+        "rising": 'Yours rises from 0 to 1, but should be strong at first: "one minus" is missing, '
+        "or a sign.",
+        "at_end": "Yours falls around the last epoch: it should be ½ in the middle of training.",
+        "of_share": "Yours hardly changes: the slope is per epoch, not per share of the training.",
+        "steep": "Yours falls too steeply: the slope 0.2 is missing.",
     },
 )
 
@@ -116,25 +110,17 @@ ramp = Exercise(
 
 
 def _pan_loss(
-    norms: Tensor,
-    now: Tensor,
-    shortened: Tensor,
-    weight: float,
-    *,
-    ties: bool = False,
-    sign: int = 1,
-    over: str = "paying",
-    weighted: bool = True,
+    norms: Tensor, now: Tensor, shortened: Tensor, weight: float, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    """α (N,) and the loss (); each switch is a mistake."""
-    better = shortened >= now if ties else sign * shortened > sign * now
-    alpha = (weight if weighted else 1.0) * better.float()
-    by = {
-        "paying": alpha.count_nonzero().clamp(min=1),
-        "all": len(alpha),
-        "none": 1,
-        "alpha": alpha.sum().clamp(min=1e-9),
-    }[over]
+    """α (N,) and the loss ()."""
+    better = made.pick(shortened > now, ties=shortened >= now, harms=shortened < now)
+    alpha = made.pick(weight, unweighted=1.0) * better.float()
+    by = made.pick(
+        alpha.count_nonzero().clamp(min=1),
+        by_sampled=len(alpha),
+        sum=1,
+        by_alpha=alpha.sum().clamp(min=1e-9),
+    )
     return alpha, (alpha * norms).sum() / by
 
 
@@ -158,15 +144,12 @@ pan_loss = Exercise(
     arguments=_batch,
     praise=_praise_pan,
     mistakes={
-        "An equal number of correct images was taken for an improvement.": {"ties": True},
-        "You penalise vectors whose shortening *harms*: penalise those whose shortening helps.": {
-            "sign": -1
-        },
-        "You divided by how many were sampled: divide by how many are penalised.": {"over": "all"},
-        "The sum is not divided by how many are penalised.": {"over": "none"},
-        "You divided by the sum of α, so the weight A cancels: divide by how many are penalised.": {
-            "over": "alpha"
-        },
-        "α is 1 where it should be A.": {"weighted": False},
+        "ties": "An equal number of correct images was taken for an improvement.",
+        "harms": "You penalise vectors whose shortening *harms*: it should help.",
+        "by_sampled": "You divided by how many were sampled: divide by how many are penalised.",
+        "sum": "The sum is not divided by how many are penalised.",
+        "by_alpha": "You divided by the sum of α, so the weight A cancels: divide by how many are "
+        "penalised.",
+        "unweighted": "α is 1 where it should be A.",
     },
 )

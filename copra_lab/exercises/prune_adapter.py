@@ -5,51 +5,37 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from copra_lab.adapters.adapter import Adapter
-from copra_lab.exercises import Exercise
+from copra_lab.exercises import NONE, Exercise, Mistakes
+from copra_lab.exercises.material import adapters, seeded
 from copra_lab.merging.sparse import keep_largest
-from copra_lab.models.loading import load_clip
-from copra_lab.zoo import shipped
-
-
-def _lora() -> Adapter:
-    return shipped("digits")[0].load(load_clip())
-
 
 # --- entries by magnitude
 
 
 def _prune(
-    matrices: Sequence[Tensor],
-    sparsity: float,
-    *,
-    rank: str = "together",
-    by: str = "size",
-    keep: float | None = None,
-    end: str = "with",
-    give: str = "values",
+    matrices: Sequence[Tensor], sparsity: float, made: Mistakes = NONE
 ) -> tuple[Tensor, ...]:
-    """The largest share 1 − sparsity of all entries, the rest zero; each switch is a mistake."""
-    share = 1 - sparsity if keep is None else keep
-    size = [{"size": m.abs(), "smallness": -m.abs(), "value": m}[by] for m in matrices]
+    """The largest share 1 − sparsity of all entries, the rest zero."""
+    share = made.pick(1 - sparsity, share_removed=sparsity)
+    size = [made.pick(m.abs(), smallest=-m.abs(), values=m) for m in matrices]
     groups = [s.flatten() for s in size]
-    if rank == "together":
+    if "apart" not in made:
         groups = [torch.cat(groups)] * len(size)
     last = [g.topk(round(share * g.numel())).values[-1] for g in groups]
-    masks = [s >= t if end == "with" else s > t for s, t in zip(size, last, strict=True)]
-    if give == "masks":
+    masks = [made.pick(s >= t, one_too_few=s > t) for s, t in zip(size, last, strict=True)]
+    if "masks" in made:
         return tuple(m.float() for m in masks)
-    by_share = share if give == "rescaled" else 1
+    by_share = made.pick(1, rescaled=share)
     return tuple(x * m / by_share for x, m in zip(matrices, masks, strict=True))
 
 
 def _matrices() -> tuple[list[Tensor], float]:
-    deltas = list(_lora().deltas.values())
+    deltas = list(adapters()[0].deltas.values())
     return [deltas[0].A, deltas[17].B.T.contiguous(), deltas[34].A[:, :96].contiguous()], 0.75
 
 
 def _praise_prune(attempt: Callable) -> str:
-    named = {n: d.B for n, d in _lora().deltas.items()}
+    named = {n: d.B for n, d in adapters()[0].deltas.items()}
     theirs, mine = keep_largest(named, 0.1), attempt(list(named.values()), 0.9)
     off = max(float((a - b).abs().max()) for a, b in zip(theirs.values(), mine, strict=True))
     kept = [int((m != 0).sum()) for m in mine]
@@ -66,17 +52,14 @@ prune = Exercise(
     arguments=_matrices,
     praise=_praise_prune,
     mistakes={
-        "Each matrix lost the same share: you ranked entries in each matrix separately, not across "
-        "all of them.": {"rank": "apart"},
-        "You kept the entries closest to zero: the largest should stay.": {"by": "smallness"},
-        "Large negative entries are gone: compare magnitudes, not values.": {"by": "value"},
-        "Too much is left: `sparsity` is the share to remove.": {"keep": 0.75},
-        "One entry too few is left: the last one to keep was removed as well.": {"end": "without"},
-        "These are masks: return the matrices with the other entries set to zero.": {
-            "give": "masks"
-        },
-        "The remaining entries have grown: that is DARE's rescaling, but here the largest entries "
-        "stay as they are.": {"give": "rescaled"},
+        "apart": "Each matrix lost the same share: you ranked entries in each matrix separately, "
+        "not across all of them.",
+        "smallest": "You kept the entries closest to zero: the largest should stay.",
+        "values": "Large negative entries are gone: compare magnitudes, not values.",
+        "share_removed": "Too much is left: `sparsity` is the share to remove.",
+        "one_too_few": "One entry too few is left: the last one to keep was removed as well.",
+        "masks": "These are masks: return the matrices with the other entries set to zero.",
+        "rescaled": "The remaining entries have grown, as in DARE: here they stay as they are.",
     },
 )
 
@@ -85,22 +68,14 @@ prune = Exercise(
 
 
 def _size(
-    out: Tensor,
-    width: Tensor,
-    rank: Tensor,
-    sparsity: Tensor,
-    *,
-    factors: str = "sum",
-    positions: bool = True,
-    left: str = "kept",
-    even: str = "share",
+    out: Tensor, width: Tensor, rank: Tensor, sparsity: Tensor, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Bytes of the factors and of a sparse ΔW, and the sparsity at which they are equal."""
-    formulas = {"sum": rank * (out + width), "product": rank * out * width, "one": rank * out}
-    numbers, entry = formulas[factors], 8 if positions else 4
-    sparse = entry * ((1 - sparsity) if left == "kept" else sparsity) * out * width
-    share = 4 * numbers / (entry * out * width)
-    return 4 * numbers, sparse, {"share": 1 - share, "density": share}[even]
+    numbers = made.pick(rank * (out + width), product=rank * out * width, one_factor=rank * out)
+    entry = made.pick(8, no_positions=4)
+    sparse = entry * made.pick(1 - sparsity, zeros=sparsity) * out * width
+    density = 4 * numbers / (entry * out * width)
+    return 4 * numbers, sparse, made.pick(1 - density, density=density)
 
 
 def _shapes() -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -124,17 +99,13 @@ size = Exercise(
     arguments=_shapes,
     praise=_praise_size,
     mistakes={
-        "The factors came out larger than ΔW itself: A and B are two thin matrices, not r full "
-        "ones.": {"factors": "product"},
-        "Only one of the two factors was counted.": {"factors": "one"},
-        "The sparse ΔW cannot be read back: each kept entry needs its position as well.": {
-            "positions": False
-        },
-        "You counted the entries that are zero: a sparse matrix stores the others.": {
-            "left": "zeros"
-        },
-        "This is the share of entries kept at which the two are equal: the sparsity is the share "
-        "removed.": {"even": "density"},
+        "product": "The factors came out larger than ΔW: A and B are two thin matrices, not r full "
+        "ones.",
+        "one_factor": "Only one of the two factors was counted.",
+        "no_positions": "The sparse ΔW cannot be read back: each kept entry needs its position.",
+        "zeros": "You counted the entries that are zero: a sparse matrix stores the others.",
+        "density": "This is the share of entries kept at which the two are equal: the sparsity is "
+        "the share removed.",
     },
 )
 
@@ -143,19 +114,14 @@ size = Exercise(
 
 
 def _choose(
-    kept: Tensor,
-    val: Tensor,
-    test: Tensor,
-    *,
-    on: str = "val",
-    ties: str = "fewest",
-    report: str = "test",
+    kept: Tensor, val: Tensor, test: Tensor, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    """Which candidate, and the accuracy to report for it; each switch is a mistake."""
-    score = {"val": val, "test": test, "both": torch.cat([val, test], 1)}[on].mean(1)
+    """Which candidate, and the accuracy to report for it."""
+    score = made.pick(val, on_test=test, on_both=torch.cat([val, test], 1)).mean(1)
     best = (score == score.max()).nonzero().flatten()
-    i = best[{"fewest": kept[best].argmin(), "first": 0, "most": kept[best].argmax()}[ties]]
-    return i, {"test": test[i].mean(), "val": val[i].mean(), "best": test.mean(1).max()}[report]
+    i = best[made.pick(kept[best].argmin(), first=0, most=kept[best].argmax())]
+    accuracy = made.pick(test[i].mean(), another=test.mean(1).max(), optimistic=val[i].mean())
+    return i, accuracy
 
 
 def _candidates() -> tuple[Tensor, Tensor, Tensor]:
@@ -168,7 +134,7 @@ def _candidates() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _praise_choose(attempt: Callable) -> str:
-    g = torch.Generator().manual_seed(0)
+    g = seeded(0)
     val, test = ((torch.rand(200, n, generator=g) < 0.7).float() for n in (40, 1000))
     i, reported = attempt(torch.full((200,), 6), val, test)
     return (
@@ -184,17 +150,13 @@ choose = Exercise(
     arguments=_candidates,
     praise=_praise_choose,
     mistakes={
-        "The accuracy that you report belongs to another candidate, the best one on the test "
-        "images.": {"report": "best"},
-        "You chose on the test images, so they can no longer tell how good the choice is.": {
-            "on": "test"
-        },
-        "The test images influenced the choice: keep them out of it.": {"on": "both"},
-        "Several candidates are equally good on the validation images, and you took the first, "
-        "which is not the smallest.": {"ties": "first"},
-        "Of the candidates equally good on the validation images you took the one that keeps most "
-        "layers.": {"ties": "most"},
-        "You report the accuracy that you chose by, which is too optimistic: the candidate was "
-        "chosen because it is high.": {"report": "val"},
+        "another": "You report the accuracy of another candidate, the best on the test images.",
+        "on_test": "You chose on the test images, so they cannot tell how good the choice is.",
+        "on_both": "The test images influenced the choice: keep them out of it.",
+        "first": "Several are equally good on the validation images, and you took the first, which "
+        "is not the smallest.",
+        "most": "Of those equally good on validation you took the one that keeps most layers.",
+        "optimistic": "You report the accuracy that you chose by, which is too optimistic: the "
+        "candidate was chosen because it is high.",
     },
 )

@@ -1,22 +1,18 @@
 """The checks of lesson 3."""
 
 from collections.abc import Callable
-from functools import cache
 
 import torch
 from torch import Tensor
 
-from copra_lab.exercises import Exercise
-from copra_lab.models.loading import load_clip
+from copra_lab.exercises import NONE, Exercise, Mistakes
+from copra_lab.exercises.material import adapters, largest_gap
 from copra_lab.models.sites import hf_name
-from copra_lab.zoo import shipped
 
 
-@cache
 def _factors() -> tuple[Tensor, ...]:
     """A₁, B₁, A₂, B₂ of the two LoRA adapters for digits at one site."""
-    clip, site = load_clip(), hf_name("vision", 3, "v")
-    pairs = [s.load(clip).deltas[site] for s in shipped("digits") if s.label.startswith("LoRA")]
+    pairs = [a.deltas[hf_name("vision", 3, "v")] for a in adapters()[:2]]
     return tuple(t for d in pairs for t in (d.A, d.B))
 
 
@@ -24,34 +20,27 @@ def _factors() -> tuple[Tensor, ...]:
 
 
 def _on_line(
-    A1: Tensor,
-    B1: Tensor,
-    A2: Tensor,
-    B2: Tensor,
-    lam: float,
-    *,
-    weights: str = "B",
-    swapped: bool = False,
-    order: str = "12",
-    how: str = "stack",
+    A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, lam: float, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    w1, w2 = (lam, 1 - lam) if swapped else (1 - lam, lam)
-    if how == "mean":
+    w1, w2 = made.pick((1 - lam, lam), swapped=(lam, 1 - lam))
+    if "factors" in made:
         return w1 * A1 + w2 * A2, w1 * B1 + w2 * B2
-    a = [w1 * A1, w2 * A2] if weights == "A" else [A1, A2]
-    b = [w1 * B1, w2 * B2] if weights == "B" else [B1, B2]
-    if how == "vertical":
-        return torch.cat(a), torch.cat(b)
-    return torch.cat(a), torch.cat(b if order == "12" else b[::-1], dim=1)
+    a, b = [A1, A2], [B1, B2]
+    if "a_weighted" in made:
+        a = [w1 * A1, w2 * A2]
+    elif "unweighted" not in made:
+        b = [w1 * B1, w2 * B2]
+    if "crossed" in made:
+        b.reverse()
+    return torch.cat(a), torch.cat(b, dim=made.pick(1, vertical=0))
 
 
 def _praise_line(attempt: Callable) -> str:
     A1, B1, A2, B2 = _factors()
     A, B = attempt(A1, B1, A2, B2, 0.5)
-    off = (B @ A - (B1 @ A1 + B2 @ A2) / 2).abs().max()
     return (
         f"This is an exact point of the line, of rank {len(A)}: halfway it differs from the mean "
-        f"of the two changes by {off:.0e}."
+        f"of the two changes by {largest_gap(B @ A, (B1 @ A1 + B2 @ A2) / 2)}."
     )
 
 
@@ -62,20 +51,12 @@ on_line = Exercise(
     praise=_praise_line,
     atol=1e-6,
     mistakes={
-        "The weights are the wrong way round: this goes from the second adapter to the first.": {
-            "swapped": True
-        },
-        "This is the sum of the two changes: the weights are missing.": {"weights": "none"},
-        "A carries weights, but it should stay unweighted. (If B carries them as well, the product "
-        "has their squares.)": {"weights": "A"},
-        "The B's are in a different order from the A's: each reads what the other's A wrote.": {
-            "order": "21"
-        },
-        "This averages the factors and stays at rank r: nothing is stacked, and the product has "
-        "cross terms.": {"how": "mean"},
-        "The B's are stacked vertically: the result would have twice as many outputs.": {
-            "how": "vertical"
-        },
+        "swapped": "The weights are the wrong way round: λ = 0 should be the first adapter.",
+        "unweighted": "This is the sum of the two changes: the weights are missing.",
+        "a_weighted": "A carries weights: put them into B alone, or the product has their squares.",
+        "crossed": "The B's are in a different order from the A's: each reads the other's A.",
+        "factors": "This averages the factors: nothing is stacked, and it has cross terms.",
+        "vertical": "The B's are stacked vertically: the result would have twice as many outputs.",
     },
 )
 
@@ -83,28 +64,21 @@ on_line = Exercise(
 # --- the barrier
 
 
-def _barrier_of(
-    lam: Tensor,
-    values: Tensor,
-    *,
-    chord: str = "line",
-    beyond: bool = False,
-    at: str = "all",
-    sign: int = 1,
-) -> Tensor:
+def _barrier_of(lam: Tensor, values: Tensor, made: Mistakes = NONE) -> Tensor:
     start, end = values[lam == 0], values[lam == 1]
-    line = {
-        "line": (1 - lam) * start + lam * end,
-        "reversed": lam * start + (1 - lam) * end,
-        "mean": ((start + end) / 2).expand_as(lam),
-        "best": torch.maximum(start, end).expand_as(lam),
-        "start": start.expand_as(lam),
-    }[chord]
-    gap = sign * (line - values)
-    if at == "middle":
+    line = made.pick(
+        (1 - lam) * start + lam * end,
+        reversed_line=lam * start + (1 - lam) * end,
+        mean_of_ends=(start + end) / 2,
+        better_end=torch.maximum(start, end),
+        start=start,
+    )
+    gap = line - values
+    gap = made.pick(gap, above=-gap)
+    if "middle" in made:
         return gap[lam == 0.5][0]
-    inside = gap if beyond else gap[(lam >= 0) & (lam <= 1)]
-    return inside.mean() if at == "average" else inside.max()
+    inside = gap if "beyond" in made else gap[(lam >= 0) & (lam <= 1)]
+    return inside.mean() if "average" in made else inside.max()
 
 
 def _path() -> tuple[Tensor, Tensor]:
@@ -128,22 +102,14 @@ barrier_of = Exercise(
     praise=_praise_barrier,
     atol=1e-5,
     mistakes={
-        "Points beyond the two ends were counted: a barrier lies between them.": {"beyond": True},
-        "The straight line starts at the wrong end: at λ = 0 it should equal the value at λ = 0.": {
-            "chord": "reversed"
-        },
-        "Each point is compared with the mean of the two ends, not with the straight line there.": {
-            "chord": "mean"
-        },
-        "Each point is compared with the better end, not with the straight line there.": {
-            "chord": "best"
-        },
-        "Each point is compared with the start, not with the straight line there.": {
-            "chord": "start"
-        },
-        "This is the gap in the middle; the path is deeper elsewhere.": {"at": "middle"},
-        "This is the average gap; a barrier is the largest.": {"at": "average"},
-        "The sign is wrong: this is how far the path rises above the straight line.": {"sign": -1},
+        "beyond": "Points beyond the two ends were counted: a barrier lies between them.",
+        "reversed_line": "The straight line starts at the wrong end: its value at λ = 0 is off.",
+        "mean_of_ends": "Each point is compared with the mean of the two ends, not with the line.",
+        "better_end": "Each point is compared with the better end, not with the straight line.",
+        "start": "Each point is compared with the start, not with the straight line.",
+        "middle": "This is the gap in the middle; the path is deeper elsewhere.",
+        "average": "This is the average gap; a barrier is the largest.",
+        "above": "The sign is wrong: this is how far the path rises above the straight line.",
     },
 )
 
@@ -152,25 +118,15 @@ barrier_of = Exercise(
 
 
 def _parts_of(
-    A1: Tensor,
-    B1: Tensor,
-    A2: Tensor,
-    B2: Tensor,
-    lam: float,
-    *,
-    own: str = "squared",
-    cross: str = "both",
-    weight: str = "product",
-    swapped: bool = False,
-    flip: bool = False,
+    A1: Tensor, B1: Tensor, A2: Tensor, B2: Tensor, lam: float, made: Mistakes = NONE
 ) -> tuple[Tensor, Tensor]:
-    w1, w2 = (lam, 1 - lam) if swapped else (1 - lam, lam)
-    o1, o2 = (w1, w2) if own == "plain" else (w1**2, w2**2)
+    w1, w2 = made.pick((1 - lam, lam), swapped=(lam, 1 - lam))
+    own1, own2 = made.pick((w1**2, w2**2), not_squared=(w1, w2))
+    own = own1 * (B1 @ A1) + own2 * (B2 @ A2)
     one, two = B1 @ A2, B2 @ A1
-    mixed = {"both": one + two, "first": one, "second": two, "difference": one - two}[cross]
-    scale = {"product": w1 * w2, "double": 2 * w1 * w2, "none": 1.0}[weight]
-    parts = o1 * (B1 @ A1) + o2 * (B2 @ A2), scale * mixed
-    return parts[::-1] if flip else parts
+    mixed = made.pick(one + two, only_first=one, only_second=two, subtracted=one - two)
+    cross = made.pick(w1 * w2, doubled=2 * w1 * w2, unweighted=1.0) * mixed
+    return made.pick((own, cross), other_order=(cross, own))
 
 
 def _praise_parts(attempt: Callable) -> str:
@@ -188,24 +144,13 @@ parts_of = Exercise(
     praise=_praise_parts,
     atol=1e-6,
     mistakes={
-        "These are the weights of the line in ΔW: here B and A each contribute one weight.": {
-            "own": "plain"
-        },
-        "The weights are the wrong way round: at λ = 0 only the first adapter should be left.": {
-            "swapped": True
-        },
-        "One cross term is missing: the second adapter's B reads the first one's A as well.": {
-            "cross": "first"
-        },
-        "One cross term is missing: the first adapter's B reads the second one's A as well.": {
-            "cross": "second"
-        },
-        "The two cross terms are subtracted: add them.": {"cross": "difference"},
-        "The cross terms are twice too large: there are two of them already, each with one weight "
-        "from B and one from A.": {"weight": "double"},
-        "The cross terms came in at full size: they too carry a weight from B and one from A.": {
-            "weight": "none"
-        },
-        "The two parts are returned in the other order.": {"flip": True},
+        "not_squared": "These are weights of the line in ΔW: here B and A each carry one.",
+        "swapped": "The weights are the wrong way round: λ = 0 should be the first adapter.",
+        "only_first": "One cross term is missing: the second's B reads the first's A as well.",
+        "only_second": "One cross term is missing: the first's B reads the second's A as well.",
+        "subtracted": "The two cross terms are subtracted: add them.",
+        "doubled": "The cross terms are twice too large: both are in the sum already.",
+        "unweighted": "The cross terms came in at full size: B and A each carry a weight.",
+        "other_order": "The two parts are returned in the other order.",
     },
 )

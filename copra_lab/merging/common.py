@@ -1,9 +1,8 @@
 """What every merge shares: checks, deltas by site, and the provenance of the result."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-
-import torch
 
 from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.models.sites import site_of
@@ -15,12 +14,10 @@ Weight = float | Mapping[int, float]
 def check_mergeable(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> None:
     """Raise ValueError unless there is one finite weight for each adapter, all of one base."""
     if len(adapters) != len(weights) or not adapters:
-        raise ValueError(
-            "expected one weight for each adapter, "
-            f"got {len(adapters)} adapters and {len(weights)} weights"
-        )
+        counts = f"{len(adapters)} adapters and {len(weights)} weights"
+        raise ValueError(f"expected one weight for each adapter, got {counts}")
     numbers = [x for w in weights for x in (w.values() if isinstance(w, Mapping) else (w,))]
-    if not all(torch.isfinite(torch.tensor(float(x))) for x in numbers):
+    if not all(map(math.isfinite, numbers)):
         raise ValueError(f"weights must be finite numbers, got {list(weights)}")
     bases = {a.base for a in adapters if a.base}
     if len(bases) > 1:

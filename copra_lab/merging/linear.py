@@ -46,19 +46,13 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adap
         if len(pairs) == 1 and pairs[0][1] == 1.0:
             deltas[name] = pairs[0][0]
         elif pairs:
-            deltas[name] = LowRank(
-                torch.cat([d.A for d, _ in pairs]),
-                torch.cat([w * d.scale * d.B for d, w in pairs], dim=1),
-            )
+            b = torch.cat([w * d.scale * d.B for d, w in pairs], dim=1)
+            deltas[name] = LowRank(torch.cat([d.A for d, _ in pairs]), b)
     terms = [(a, w) for a, w in zip(adapters, weights, strict=True) if w != 0]
     if len(terms) == 1 and terms[0][1] == 1.0:
         return Adapter(deltas, terms[0][0].base, terms[0][0].provenance)
-    return derived(
-        "weighted_sum",
-        deltas,
-        [a for a, _ in terms] or adapters,
-        weights=[w if isinstance(w, float | int) else dict(w) for _, w in terms],
-    )
+    used = [w if isinstance(w, float | int) else dict(w) for _, w in terms]
+    return derived("weighted_sum", deltas, [a for a, _ in terms] or adapters, weights=used)
 
 
 def interpolate(a: Adapter, b: Adapter, weight: float) -> Adapter:
@@ -94,16 +88,12 @@ def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None
     check_mergeable(adapters, weights)
     if any(set(a.deltas) != set(adapters[0].deltas) for a in adapters):
         raise ValueError(
-            "these adapters have different sites, so their factors cannot be averaged; "
-            "interpolate the deltas instead"
+            "adapters of different sites have no average of factors; interpolate the deltas"
         )
     deltas = {}
     for name, members in by_site(adapters, weights).items():
         if len({d.rank for d, _ in members}) > 1:
-            raise ValueError(
-                f"the factors at {name!r} have different ranks and cannot be averaged; "
-                "truncate them to one rank, or interpolate the deltas"
-            )
+            raise ValueError(f"different ranks at {name!r}; truncate, or interpolate the deltas")
         scales = {d.scale for d, _ in members}
         scale = scales.pop() if len(scales) == 1 else 1.0
         pairs = [

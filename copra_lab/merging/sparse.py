@@ -72,7 +72,6 @@ def dare(adapter: Adapter, rate: float, generator: torch.Generator) -> Adapter:
     deltas = {}
     for name, d in adapter.deltas.items():
         delta = d.delta()
-        deltas[name] = from_delta(
-            delta * (torch.rand(delta.shape, generator=generator) >= rate) / (1 - rate)
-        )
+        kept = torch.rand(delta.shape, generator=generator) >= rate
+        deltas[name] = from_delta(delta * kept / (1 - rate))
     return derived("dare", deltas, [adapter], rate=rate)

@@ -4,6 +4,7 @@ import torch
 
 from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.merging.common import derived
+from copra_lab.utils.checks import whole_number
 
 __all__ = ["truncate"]
 
@@ -16,14 +17,9 @@ def truncate(adapter: Adapter, rank: int) -> Adapter:
     Raises:
         ValueError: for a rank below 1.
     """
-    if not isinstance(rank, int) or rank < 1:
-        raise ValueError(f"rank must be a whole number of at least 1, got {rank!r}")
-    return derived(
-        "truncate",
-        {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()},
-        [adapter],
-        rank=rank,
-    )
+    whole_number("rank", rank)
+    deltas = {n: d if d.rank <= rank else _truncated(d, rank) for n, d in adapter.deltas.items()}
+    return derived("truncate", deltas, [adapter], rank=rank)
 
 
 def _truncated(d: LowRank, rank: int) -> LowRank:

@@ -18,6 +18,7 @@ from torch.nn.utils import parametrize
 from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.models.sites import Site, choose, find_sites
+from copra_lab.utils.checks import one_of
 
 __all__ = ["Attached", "LoRA"]
 
@@ -55,12 +56,9 @@ class LoRA:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rank, int) or not 1 <= self.rank <= MOST_RANK:
-            raise ValueError(
-                f"rank must be a whole number of at least 1 and at most {MOST_RANK}, "
-                f"got {self.rank!r:.40}"
-            )
-        if self.scaling not in ("alpha/r", "alpha/sqrt(r)"):
-            raise ValueError(f"scaling must be 'alpha/r' or 'alpha/sqrt(r)', got {self.scaling!r}")
+            most = f"at least 1 and at most {MOST_RANK}"
+            raise ValueError(f"rank must be a whole number of {most}, got {self.rank!r:.40}")
+        one_of("scaling", self.scaling, ("alpha/r", "alpha/sqrt(r)"))
         if self.alpha is not None and not (math.isfinite(self.alpha) and self.alpha > 0):
             raise ValueError(f"alpha must be positive, got {self.alpha!r}")
 
@@ -129,8 +127,7 @@ class _Delta(nn.Module):
             return weight
         raise ValueError(
             f"dropout needs the inputs of {self.sites[0].module}, which "
-            f"{type(self.owner).__name__} does not show; train on the image tower of a plain ViT, "
-            "or without dropout"
+            f"{type(self.owner).__name__} does not show; train without dropout"
         )
 
     def factors(self, rows: int) -> tuple[Down, Tensor] | None:
@@ -142,10 +139,10 @@ class _Delta(nn.Module):
         """
         if not self.active:
             return None
-        columns = [
-            F.pad(self.scale * self.B[i], (0, 0, self.rows[i][0], rows - self.rows[i][1]))
-            for i in self.active
-        ]
+        columns = []
+        for i in self.active:
+            start, stop = self.rows[i]
+            columns.append(F.pad(self.scale * self.B[i], (0, 0, start, rows - stop)))
         down = self._dropped_down if self.dropout else torch.cat([self.A[i] for i in self.active])
         return down, torch.cat(columns, dim=1)
 
@@ -277,10 +274,8 @@ class Attached:
         names = {s.name for s in self.sites}
         chosen = names if sites is None else set(sites)
         if unknown := chosen - names:
-            raise ValueError(
-                f"no LoRA sits on {sorted(unknown)[0]!r}; it sits on {self.sites[0].name!r} to "
-                f"{self.sites[-1].name!r}"
-            )
+            first, last = self.sites[0].name, self.sites[-1].name
+            raise ValueError(f"no LoRA sits on {min(unknown)!r}; it sits on {first!r} to {last!r}")
         for d in self._deltas:
             d.on = [s.name in chosen for s in d.sites]
 
@@ -326,9 +321,8 @@ class Attached:
         out: dict[int, dict[str, tuple[Down, Tensor]]] = {}
         for d in self._deltas:
             first, part = d.sites[0], d.sites[0].part
-            if first.tower == tower and (
-                pair := d.factors(first.shape[0] * (3 if part == "qkv" else 1))
-            ):
+            rows = first.shape[0] * (3 if part == "qkv" else 1)
+            if first.tower == tower and (pair := d.factors(rows)):
                 out.setdefault(first.layer, {})[part] = pair
         return out
 
@@ -350,11 +344,8 @@ class Attached:
         for d in self._deltas:
             for i, s in enumerate(d.sites):
                 pair = adapter.deltas.get(s.name)
-                if pair is None or (pair.A.shape, pair.B.shape, pair.scale) != (
-                    d.A[i].shape,
-                    d.B[i].shape,
-                    d.scale,
-                ):
+                own = (d.A[i].shape, d.B[i].shape, d.scale)
+                if pair is None or (pair.A.shape, pair.B.shape, pair.scale) != own:
                     raise ValueError(
                         f"the adapter does not match these LoRA settings at {s.name!r}"
                     )

@@ -98,20 +98,15 @@ class PeftAdapter:
             config = read_json(folder / CONFIG)
             kind = config["peft_type"]
         except (OSError, ValueError, KeyError, TypeError) as e:
-            raise AdapterError(
-                f"{folder / CONFIG} is not a peft configuration ({e}); copy it again"
-            ) from e
+            where = folder / CONFIG
+            raise AdapterError(f"{where} is not a peft configuration ({e}); copy it again") from e
         if bad := [k for k, t in tensors.items() if not torch.isfinite(t).all()]:
             raise AdapterError(
-                f"{bad[0]} in {folder / WEIGHTS} holds NaN or infinity; train again with a lower "
-                "learning rate"
+                f"{bad[0]} in {folder / WEIGHTS} holds NaN or infinity; lower the learning rate"
             )
         adapter = PeftAdapter(config, tensors)
         if not prefix(kind) or not adapter.modules:
-            raise AdapterError(
-                f"{folder} holds {kind}, which has no adapter layers; choose LoRA or another "
-                "method that has them"
-            )
+            raise AdapterError(f"{folder} holds {kind}, which has no adapter layers; choose LoRA")
         return adapter
 
     def save(self, folder: "str | Path") -> None:
@@ -185,28 +180,22 @@ class PeftAdapter:
         """
         init = str(self.config.get("init_lora_weights"))
         if moved_base(self.config) is None:
-            raise AdapterError(
-                "this adapter did not move its base, so there is nothing to convert; use it as it "
-                "is"
-            )
+            raise AdapterError("this adapter did not move its base; use it as it is")
         trained = deltas_of(self.config, self.tensors)
         if not subtracts_product(self.config):
-            raise AdapterError(
-                f"{moved_base(self.config)}, which no delta of low rank undoes; train plain LoRA"
-            )
+            moved = moved_base(self.config)
+            raise AdapterError(f"{moved}, which no delta of low rank undoes; train plain LoRA")
         if isinstance(start, nn.Module):
             if not repeatable(self.config):
                 raise AdapterError(
-                    f"the start of {init} cannot be computed again; give the adapter as it was "
-                    "before training instead"
+                    f"the start of {init} cannot be computed again; give the untrained adapter"
                 )
             start = _initial(start, self.config)
         initial = deltas_of(start.config, start.tensors)
         start_init = str(start.config.get("init_lora_weights")).lower()
         if _form(trained) != _form(initial) or start_init not in (init.lower(), "true"):
             raise AdapterError(
-                "the two adapters differ in modules, ranks or scales; give the one that this "
-                f"{init} training began with"
+                f"modules, ranks or scales differ; give what this {init} training began with"
             )
         difference = weighted_sum([trained, initial], [1.0, -1.0])
         return replace_deltas(self, difference, {**self.head, **self.biases})
@@ -253,9 +242,7 @@ def _initial(base: nn.Module, config: Mapping[str, Any]) -> PeftAdapter:
     from peft import PeftConfig, get_peft_model
 
     if any(hasattr(m, "base_layer") for m in base.modules()):
-        raise AdapterError(
-            "the base still holds an adapter, and peft changed it in place; load it again"
-        )
+        raise AdapterError("the base still holds an adapter, which changed it; load it again")
     config = {**config, "base_model_name_or_path": None, "inference_mode": False}
     with tempfile.TemporaryDirectory() as folder, torch.random.fork_rng(devices=[]):
         write_atomically(Path(folder) / CONFIG, json.dumps(config).encode())

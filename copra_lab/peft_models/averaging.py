@@ -10,10 +10,11 @@ from copra_lab.peft_models.config import (
     moved_base,
     not_low_rank,
     off_is_not_base,
+    remedy,
     repeatable,
-    subtracts_product,
 )
 from copra_lab.peft_models.tensors import average_values, deltas_of
+from copra_lab.utils.checks import one_of
 
 __all__ = ["average"]
 
@@ -52,22 +53,16 @@ def average(
         ValueError: If the adapters do not match, or the weights do not fit.
         AdapterError: As `PeftAdapter.deltas`.
     """
-    if space not in ("delta", "parameters"):
-        raise ValueError(f"space must be 'delta' or 'parameters', got {space!r}")
-    if heads not in ("average", "first"):
-        raise ValueError(f"heads must be 'average' or 'first', got {heads!r}")
+    one_of("space", space, ("delta", "parameters"))
+    one_of("heads", heads, ("average", "first"))
     weights = [1 / max(1, len(adapters))] * len(adapters) if weights is None else list(weights)
     if not adapters or len(weights) != len(adapters) or not all(map(math.isfinite, weights)):
         raise ValueError(
-            f"expected one finite weight for each adapter, got {len(adapters)} adapters and the "
-            f"weights {weights}"
+            f"expected one finite weight for each of {len(adapters)} adapters, got {weights}"
         )
     bases = {b for a in adapters if (b := a.config.get("base_model_name_or_path"))}
     if len(bases) > 1:
-        raise ValueError(
-            f"adapters of different bases ({', '.join(sorted(bases))}) cannot be averaged; train "
-            "them on the same base"
-        )
+        raise ValueError(f"adapters of different bases cannot be averaged: {sorted(bases)}")
     return (_deltas if space == "delta" else _parameters)(adapters, weights, heads == "first")
 
 
@@ -97,9 +92,8 @@ def _parameters(
     fields = {k for a in adapters for k in a.config} - _IRRELEVANT
     _check_alike(adapters, fields, "parameters do not line up")
     if not repeatable(first.config):
-        convert = subtracts_product(first.config)
-        fix = "convert them with PeftAdapter.as_lora" if convert else "train plain LoRA"
-        raise AdapterError(f"{moved_base(first.config)}, differently for each adapter; {fix}")
+        moved, fix = moved_base(first.config), remedy(first.config)
+        raise AdapterError(f"{moved}, differently for each adapter; {fix}")
     tensors = average_values([a.tensors for a in adapters], weights, "parameters")
     return PeftAdapter(first.config, tensors | first.head if first_head else tensors)
 
@@ -110,10 +104,7 @@ def _check_alike(adapters: Sequence[PeftAdapter], fields: Iterable[str], so: str
     for a in adapters[1:]:
         for k in fields:
             if _sorted(a.config.get(k)) != _sorted(first.get(k)):
-                raise ValueError(
-                    f"the adapters differ in {k}, so their {so}; train them with the same "
-                    "configuration"
-                )
+                raise ValueError(f"the adapters differ in {k}, so their {so}; train them alike")
 
 
 def _sorted(value: object) -> object:

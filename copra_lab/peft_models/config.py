@@ -101,33 +101,25 @@ def off_is_not_base(config: Config) -> str | None:
     repeats stay repeated: both belong to the model around the layers.
     """
     if moved := moved_base(config):
-        fix = (
-            "train with init_lora_weights=True, or convert the saved adapter with "
-            "PeftAdapter.as_lora"
-        )
-        fix = fix if subtracts_product(config) else "train plain LoRA"
-        return f"{moved}, so a layer that is off is not the base; {fix}"
+        return f"{moved}, so a layer that is off is not the base; {remedy(config)}"
     if bias := trained_bias(config):
-        return (
-            f"bias={bias!r} trains biases of the base itself, which stay on when a layer is off; "
-            "train with bias='none'"
-        )
+        return f"bias={bias!r} trains biases of the base, which stay on; train with bias='none'"
     if method(config) not in _CHECKED:
-        return (
-            f"layers of {method(config)} were never compared with the base; choose LoRA, DoRA or "
-            "another method with layers of its own"
-        )
+        return f"layers of {method(config)} were never compared with the base; choose LoRA or DoRA"
     return None
+
+
+def remedy(config: Config) -> str:
+    """What to do about an adapter that moved its base."""
+    convert = subtracts_product(config)
+    return "convert it with PeftAdapter.as_lora" if convert else "train plain LoRA"
 
 
 def not_low_rank(config: Config) -> str | None:
     """Why the layers are not W + s·B·A with A and B as in the folder; None if they are."""
     if method(config) != "LORA" or config.get("use_dora"):
         kind = "DoRA" if config.get("use_dora") else method(config)
-        return (
-            f"{kind} has no low-rank delta alone; convert it with peft's convert_to_lora, or "
-            "average its parameters"
-        )
+        return f"{kind} has no low-rank delta; use convert_to_lora, or average its parameters"
     if more := sorted(k for k, v in config.items() if v and k not in _LOW_RANK):
         return f"LoRA with {more[0]} is more than a product B·A; average its parameters instead"
     return None
@@ -139,24 +131,15 @@ def not_separable(config: Config) -> str | None:
     if kind not in _CHECKED:
         return off_is_not_base(config)
     if not repeatable(config):
-        convert = subtracts_product(config)
-        fix = "convert it with PeftAdapter.as_lora" if convert else "train plain LoRA"
-        return f"{moved_base(config)}, and peft cannot do that again from the folder; {fix}"
+        moved = moved_base(config)
+        return f"{moved}, and peft cannot do that again from the folder; {remedy(config)}"
     if kind in _TOGETHER:
-        return (
-            f"{_TOGETHER[kind]}, so some of them alone are other layers; switch them in the model "
-            "with copra_lab.peft_models.layers.Switches"
-        )
+        alone = f"{_TOGETHER[kind]}, so some of them alone are other layers"
+        return f"{alone}; switch them with copra_lab.peft_models.layers.Switches"
     if kind == "WAVEFT" and config.get("proportional_parameters"):
-        return (
-            "proportional_parameters shares WaveFT's numbers out among all layers; train with "
-            "proportional_parameters=False"
-        )
+        return "WaveFT shares its numbers out among layers; set proportional_parameters=False"
     if config.get("target_parameters"):
-        return (
-            "target_parameters names parameters, not modules, and they cannot be removed one by "
-            "one; train with target_modules"
-        )
+        return "target_parameters cannot be removed one by one; train with target_modules"
     return None
 
 

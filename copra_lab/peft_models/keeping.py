@@ -48,15 +48,13 @@ def keep(
         lost, left = (module_kinds(adapter.config, adapter.tensors, m) for m in (removed, kept))
         if not lost <= left:
             raise AdapterError(
-                f"{name}'s random matrices are as large as its largest module needs; keep a module "
-                "of every kind and shape"
+                f"{name}'s matrices fit its largest module; keep one of every kind and shape"
             )
     gone = {k for m in removed for k in modules[m]}
     wrapped = tuple(f"{PEFT_ROOT}{m}.base_layer." for m in removed)
     gone |= {k for k in adapter.tensors if k.startswith(wrapped)}
     for k in adapter.biases:
-        module = module_of(k)
-        if module not in kept and block_of(module) in set(have) - chosen:
+        if (m := module_of(k)) not in kept and block_of(m) in set(have) - chosen:
             gone.add(k)
     tensors = {k: t for k, t in adapter.tensors.items() if k not in gone}
     return PeftAdapter(targets(adapter.config, kept, removed), tensors)

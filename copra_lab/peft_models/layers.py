@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from copra_lab.peft_models.config import method, off_is_not_base
+from copra_lab.utils.checks import one_of
 
 __all__ = ["Switches", "block_of", "tuner_layers"]
 
@@ -70,8 +71,7 @@ def tuner_layers(
     from peft.tuners.tuners_utils import BaseTunerLayer
     from peft.utils.other import AuxiliaryTrainingWrapper
 
-    if unit not in ("layer", "module"):
-        raise ValueError(f"unit must be 'layer' or 'module', got {unit!r}")
+    one_of("unit", unit, ("layer", "module"))
     _check_methods(model)
     out: dict[str, tuple[Any, ...]] = {}
     # Paths that others may lie in: of a head, and of a tuner layer (attention around its output).
@@ -83,15 +83,13 @@ def tuner_layers(
             outer = outer if outer and path.startswith(f"{outer}.") else path
             name = _WRAPPERS.sub("", outer)
             if module.merged:
-                raise ValueError(
-                    f"the adapter is merged into the base at {name!r}; call unmerge_adapter() first"
-                )
+                raise ValueError(f"the adapter at {name!r} is merged; call unmerge_adapter() first")
             key = name if unit == "module" else block_of(name)
             out[key] = (*out.get(key, ()), module)
     if not out:
         raise ValueError(
-            f"{type(model).__name__} has no adapter layers; make it with peft.get_peft_model and a "
-            "method that has layers (prompt tuning has none)"
+            f"{type(model).__name__} has no adapter layers (prompt tuning has none); make them "
+            "with peft.get_peft_model"
         )
     return out
 
@@ -103,10 +101,7 @@ def _check_methods(model: nn.Module) -> None:
         if config.is_prompt_learning:  # without layers
             continue
         if (kind := method(config.to_dict())) in _REFUSED:
-            raise ValueError(
-                f"layers of {kind} cannot be switched one by one: {_REFUSED[kind]}; choose LoRA or "
-                "another method with layers"
-            )
+            raise ValueError(f"{kind} cannot be switched off: {_REFUSED[kind]}; choose LoRA")
         if reason := off_is_not_base(config.to_dict()):
             raise ValueError(reason)
 
@@ -147,8 +142,7 @@ class Switches:
                 if layer.disable_adapters == is_on:
                     layer.enable_adapters(bool(is_on))
         for p, was in trainable:
-            if p.requires_grad != was:
-                p.requires_grad_(was)
+            p.requires_grad_(was)
 
     @contextmanager
     def kept(self) -> Iterator[None]:

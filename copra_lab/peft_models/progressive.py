@@ -94,14 +94,10 @@ class Progressive:
         """
         what = drawn(self.dropping, len(self.switches), self.seed, step, self.steps)
         if what.dropout:
-            raise ValueError(
-                f"{type(self.dropping).__name__} drops inputs, not layers; set lora_dropout in "
-                "peft's configuration instead"
-            )
+            kind = type(self.dropping).__name__
+            raise ValueError(f"{kind} drops inputs, not layers; set lora_dropout in peft instead")
         if not any(what.on) and not self._others_learn:
-            raise ValueError(
-                f"no layer is on in step {step}, and nothing else learns; use CopRA(min_active=1)"
-            )
+            raise ValueError(f"nothing is on in step {step}; use CopRA(min_active=1)")
         self._release()
         self.switches.set(what.on)
         self._drawn = what.on
@@ -163,9 +159,6 @@ class Progressive:
         """Runs before a layer that was off in a step that is over."""
         # A backward pass is running, which computes the layer again.
         if torch._C._current_graph_task_id() != -1:
-            raise ValueError(
-                "checkpointed layers are computed again after their step, with all of them on; "
-                "call backward() inside the step"
-            )
+            raise ValueError("checkpointed layers run again; call backward() inside the step")
         if layer.training:  # the training continues without steps
             self._release()

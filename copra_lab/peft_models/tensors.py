@@ -86,8 +86,7 @@ def deltas_of(config: Config, tensors: Tensors) -> Adapter:
         pair = [f"{PEFT_ROOT}{name}.lora_{half}.weight" for half in "AB"]
         if set(keys) != set(pair) or tensors[pair[0]].ndim != 2:
             raise AdapterError(
-                f"the LoRA at {name!r} is not that of a linear layer without a bias of its own; "
-                "average its parameters instead"
+                f"the LoRA at {name!r} is not of a plain linear layer; average its parameters"
             )
         a, b = (tensors[k].float() for k in pair)
         out[name] = LowRank(a, b, peft_scale(config, name, a.shape[0]))
@@ -141,8 +140,7 @@ def average_values(
     shapes = [{k: x.shape for k, x in t.items()} for t in tensors]
     if any(s != shapes[0] for s in shapes):
         raise ValueError(
-            "the adapters have tensors of different names or shapes; average adapters that were "
-            "trained alike"
+            "the tensors have different names or shapes; average adapters trained alike"
         )
     if first and not math.isclose(math.fsum(weights), 1, abs_tol=1e-6):
         fixes = {"heads": ", or choose heads='first'", "parameters": ", or space='delta'"}
@@ -158,10 +156,7 @@ def average_values(
         elif all(torch.equal(t[k], x) for t in tensors):
             out[k] = x
         else:
-            raise ValueError(
-                f"{k} holds whole numbers that differ between the adapters and have no average; "
-                "train them with the same seed"
-            )
+            raise ValueError(f"{k} holds whole numbers that differ; train with the same seed")
     return out
 
 
@@ -200,8 +195,7 @@ def check_scales(config: Config, tensors: Tensors, model: nn.Module, name: str) 
             if not math.isclose(saved, scales[name], rel_tol=1e-6):
                 raise AdapterError(
                     f"peft scales {path!r} by {scales[name]:g} in this model, but writes a folder "
-                    f"that says {saved:g}; give alpha_pattern one entry for each module, and undo "
-                    "scale_layer"
+                    f"that says {saved:g}; give alpha_pattern an entry for each module"
                 )
 
 

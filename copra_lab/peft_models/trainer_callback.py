@@ -69,8 +69,7 @@ def _check(args: Any, model: Any) -> None:
     """Raise ValueError for settings of the Trainer under which layers cannot be off."""
     if args.deepspeed or args.fsdp:
         raise ValueError(
-            "under DeepSpeed and FSDP the gradient of a layer that is off is zero, and the "
-            "optimiser moves it; train with plain data parallelism"
+            "DeepSpeed and FSDP move layers that are off; train with plain data parallelism"
         )
     if args.world_size == 1:
         return
@@ -78,7 +77,7 @@ def _check(args: Any, model: Any) -> None:
     functions = [m._gradient_checkpointing_func for m in modules]
     if any(getattr(f, "keywords", {}).get("use_reentrant", True) for f in functions):
         raise ValueError(
-            "reentrant checkpointing hides from data-parallel training which layers are off; "
+            "reentrant checkpointing hides which layers are off; "
             'set gradient_checkpointing_kwargs={"use_reentrant": False}'
         )
     # By default, transformers does not look for unused parameters if a model of its own is
@@ -88,6 +87,5 @@ def _check(args: Any, model: Any) -> None:
         find_unused = not (functions and isinstance(model, PreTrainedModel))
     if not find_unused:
         raise ValueError(
-            "layers that are off have no gradient; in data-parallel training set "
-            "ddp_find_unused_parameters=True"
+            "layers that are off have no gradient; set ddp_find_unused_parameters=True"
         )

@@ -32,14 +32,9 @@ def rescale(
         )
     context = prompt.context.clone()
     context[..., chosen, :] *= torch.tensor(taus)[:, None]
-    return prompt.with_context(
-        context,
-        **{
-            "made by": "rescale",
-            "positions": chosen,
-            "tau": tau if isinstance(tau, int | float) else taus,
-        },
-    )
+    told = tau if isinstance(tau, int | float) else taus
+    about = {"made by": "rescale", "positions": chosen, "tau": told}
+    return prompt.with_context(context, **about)
 
 
 def replace(
@@ -63,12 +58,10 @@ def replace(
         raise ValueError(f"sigma must be a finite number, 0 or more, got {sigma!r}")
     chosen = sorted(_positions(prompt, positions))
     context = prompt.context.clone()
-    context[..., chosen, :] = sigma * torch.randn(
-        context[..., chosen, :].shape, generator=torch.Generator().manual_seed(seed)
-    )
-    return prompt.with_context(
-        context, **{"made by": "replace", "positions": chosen, "sigma": sigma, "seed": seed}
-    )
+    noise = torch.Generator().manual_seed(seed)
+    context[..., chosen, :] = sigma * torch.randn(context[..., chosen, :].shape, generator=noise)
+    about = {"made by": "replace", "positions": chosen, "sigma": sigma, "seed": seed}
+    return prompt.with_context(context, **about)
 
 
 def _positions(prompt: SoftPrompt, positions: "int | Iterable[int]") -> list[int]:

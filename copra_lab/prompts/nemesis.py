@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from copra_lab.prompts.soft_prompt import norms
+from copra_lab.utils.checks import one_of, whole_number
 
 __all__ = ["Nemesis", "omega", "pan", "pun"]
 
@@ -79,17 +80,12 @@ class Nemesis:
         if not 0 <= self.beta <= 1:
             raise ValueError(f"beta must be from 0 (PAN) to 1 (PUN), got {self.beta!r}")
         if not 0 <= self.weight < math.inf or not math.isfinite(self.tau):
-            raise ValueError(
-                "weight must be finite, 0 or more, and tau finite, "
-                f"got {self.weight!r} and {self.tau!r}"
-            )
-        if self.norm not in NORMS or self.ramp not in ("sigmoid", "one"):
-            raise ValueError(
-                "norm must be 1, 2 or infinity and ramp 'sigmoid' or 'one', "
-                f"got {self.norm!r} and {self.ramp!r}"
-            )
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise ValueError(f"samples must be a whole number of at least 1, got {self.samples!r}")
+            got = f"{self.weight!r} and {self.tau!r}"
+            raise ValueError(f"weight must be finite, 0 or more, and tau finite, got {got}")
+        if self.norm not in NORMS:
+            raise ValueError(f"norm must be 1, 2 or infinity, got {self.norm!r}")
+        one_of("ramp", self.ramp, ("sigmoid", "one"))
+        whole_number("samples", self.samples)
 
     @property
     def method(self) -> str:

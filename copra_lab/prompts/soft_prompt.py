@@ -24,6 +24,7 @@ from torch import Tensor
 
 from copra_lab.engine.text_encoder import embedding, token_ids
 from copra_lab.models.clip import Clip, check_base
+from copra_lab.utils.checks import one_of, whole_number
 from copra_lab.utils.files import write_atomically
 
 __all__ = ["VPT", "CoOp", "PromptError", "SoftPrompt", "norms", "word_norm"]
@@ -54,11 +55,9 @@ class CoOp:
     std: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_length(self.length)
-        if self.position not in POSITIONS:
-            raise ValueError(
-                f"position must be one of {', '.join(POSITIONS)}, got {self.position!r}"
-            )
+        if self.length is not None:
+            whole_number("length", self.length)
+        one_of("position", self.position, POSITIONS)
         if self.words is not None and (self.length is not None or not self.words.strip()):
             raise ValueError(
                 "give words or a length: the length of words is their number of tokens, "
@@ -71,10 +70,9 @@ class CoOp:
         if self.words is not None:
             context = vocabulary[token_ids(clip, self.words)].clone()
             return context.expand(len(classes), -1, -1).clone() if self.class_specific else context
-        shape = (self.length or 16, vocabulary.shape[1])
-        return self.std * torch.randn(
-            (len(classes), *shape) if self.class_specific else shape, generator=g
-        )
+        shape: tuple[int, ...] = (self.length or 16, vocabulary.shape[1])
+        shape = (len(classes), *shape) if self.class_specific else shape
+        return self.std * torch.randn(shape, generator=g)
 
 
 @dataclass(frozen=True)
@@ -93,16 +91,11 @@ class VPT:
     std: float = 0.02
 
     def __post_init__(self) -> None:
-        _check_length(self.length)
+        whole_number("length", self.length)
 
     def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
         """The vectors that training starts from, (length, d)."""
         return self.std * torch.randn(self.length, _width(clip, "vision"), generator=g)
-
-
-def _check_length(length: int | None) -> None:
-    if length is not None and (not isinstance(length, int) or length < 1):
-        raise ValueError(f"length must be a whole number of at least 1, got {length!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,11 +124,8 @@ class SoftPrompt:
     def __post_init__(self) -> None:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
-        if self.tower not in ("text", "vision") or self.position not in POSITIONS:
-            raise ValueError(
-                f"tower must be text or vision and position one of {', '.join(POSITIONS)}, "
-                f"got {self.tower!r:.40} and {self.position!r:.40}"
-            )
+        one_of("tower", self.tower, ("text", "vision"))
+        one_of("position", self.position, POSITIONS)
         if (
             self.context.ndim not in (2, 3)
             or self.context.shape[-2] < 1
@@ -171,13 +161,10 @@ class SoftPrompt:
     @cached_property
     def hash(self) -> str:
         """Sixteen hex digits that identify the content of this prompt."""
-        about = json.dumps(
-            [self.base, self.tower, self.position, self.classes, list(self.context.shape)]
-        )
-        return hashlib.blake2b(
-            about.encode() + self.context.detach().float().contiguous().numpy().tobytes(),
-            digest_size=8,
-        ).hexdigest()
+        shape = list(self.context.shape)
+        about = json.dumps([self.base, self.tower, self.position, self.classes, shape])
+        numbers = self.context.detach().float().contiguous().numpy().tobytes()
+        return hashlib.blake2b(about.encode() + numbers, digest_size=8).hexdigest()
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, SoftPrompt) and self.hash == other.hash
@@ -231,13 +218,9 @@ class SoftPrompt:
             with safe_open(file, "pt") as f:
                 h = json.loads((f.metadata() or {})["copra_lab"])
                 context = f.get_tensor("context").float()
+            classes_of, about = tuple(map(str, h["classes"])), dict(h["provenance"])
             prompt = SoftPrompt(
-                context,
-                h["tower"],
-                h["position"],
-                tuple(map(str, h["classes"])),
-                str(h["base"]),
-                dict(h["provenance"]),
+                context, h["tower"], h["position"], classes_of, str(h["base"]), about
             )
         except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError) as e:
             raise PromptError(
@@ -291,14 +274,9 @@ def check_prompt(prompt: SoftPrompt, clip: Clip, classes: Sequence[str]) -> None
             f"those of this CLIP's {prompt.tower} tower {width}; train it anew"
         )
     if prompt.class_specific and tuple(classes) != prompt.classes:
-        differ = next(
-            (
-                f"{b!r} instead of {a!r}"
-                for a, b in zip(prompt.classes, classes, strict=False)
-                if a != b
-            ),
-            f"{len(classes)} of {len(prompt.classes)}",
-        )
+        pairs = zip(prompt.classes, classes, strict=False)
+        changed = [f"{b!r} instead of {a!r}" for a, b in pairs if a != b]
+        differ = (*changed, f"{len(classes)} of {len(prompt.classes)}")[0]
         raise ValueError(
             "each class has its own vectors in this prompt, and the classes changed "
             f"({differ}); train it anew for these"

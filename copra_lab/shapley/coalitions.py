@@ -35,10 +35,8 @@ def ask(game: Game, coalitions: np.ndarray, vector: bool = False) -> np.ndarray:
     """
     worth = np.asarray(game(coalitions), float)
     if (worth.shape[:1] if vector else worth.shape) != (len(coalitions),):
-        raise ValueError(
-            "a game must give one value a coalition: "
-            f"expected shape ({len(coalitions)},), got {worth.shape}"
-        )
+        expected = f"expected shape ({len(coalitions)},), got {worth.shape}"
+        raise ValueError(f"a game must give one value a coalition: {expected}")
     if not np.isfinite(worth).all():
         raise ValueError("the game gave a value that is not a finite number")
     return worth
@@ -82,9 +80,7 @@ class CachedGame:
             part = missing[start : start + self.batch]
             worth = self.game(np.array([np.frombuffer(k, dtype=bool) for k in part]))
             if len(worth) != len(part):
-                raise ValueError(
-                    "a game must give one value a coalition: "
-                    f"expected {len(part)}, got {len(worth)}"
-                )
+                expected = f"expected {len(part)}, got {len(worth)}"
+                raise ValueError(f"a game must give one value a coalition: {expected}")
             self.cache.update(zip(part, worth, strict=True))
         return np.array([self.cache[k] for k in keys])

@@ -18,6 +18,7 @@ from copra_lab.peft_models.layers import BlockOf, Switches, block_of
 from copra_lab.pruning import layers_of
 from copra_lab.shapley.coalitions import CachedGame
 from copra_lab.training.dropping import group
+from copra_lab.utils.checks import one_of
 
 __all__ = ["LayerGame", "SwitchGame", "players_of"]
 
@@ -89,8 +90,7 @@ class LayerGame(_Game):
         players: "str | Mapping[str, Iterable[str]]" = "layer",
         value: str = "accuracy",
     ) -> None:
-        if value not in MEASURES:
-            raise ValueError(f"value must be one of {', '.join(MEASURES)}, got {value!r}")
+        one_of("value", value, MEASURES)
         sites = bench.clip.sites
         if isinstance(players, str):
             held = group([s for n, s in sites.items() if n in adapter.deltas], players)
@@ -100,9 +100,7 @@ class LayerGame(_Game):
         if unknown := [n for n in flat if n not in adapter.deltas]:
             raise ValueError(f"the adapter has no site {unknown[0]!r}")
         if len(set(flat)) < len(flat) or not held:
-            raise ValueError(
-                "every player needs sites of its own, and there must be one player at least"
-            )
+            raise ValueError("there must be a player, and each needs sites of its own")
         self.bench, self.adapter, self.value = bench, adapter, value
         self._sites = tuple(held.values())
         self._always_on = [n for n in adapter.deltas if n not in set(flat)]

@@ -148,9 +148,8 @@ def owen(
         r = rng.random(n) < rng.random()
         sets = [r, ~r] if antithetic else [r]
         # Each set, and after it the same with one player switched: (sets · (n + 1), n).
-        asked = np.concatenate(
-            [np.concatenate([s[None], s[None] ^ np.eye(n, dtype=bool)]) for s in sets]
-        )
+        switched = np.concatenate([np.zeros((1, n), bool), np.eye(n, dtype=bool)])
+        asked = np.concatenate([s ^ switched for s in sets])
         worth = ask(game, asked).reshape(len(sets), n + 1)
         evaluations += len(asked)
         # Where i is in R, v(R) − v(R ∖ i); where not, v(R ∪ i) − v(R).
@@ -175,7 +174,6 @@ def stratified(game: Game, n: int, rng: np.random.Generator) -> Iterator[Estimat
         The estimate after each sample.
     """
     evaluations, strata = 0, [RunningMean(n) for _ in range(n)]
-    single = (0, n - 1)
     sizes = list(range(n))
     while True:
         asked = []
@@ -188,11 +186,10 @@ def stratified(game: Game, n: int, rng: np.random.Generator) -> Iterator[Estimat
             for size, (low, high) in zip(sizes, np.moveaxis(worth, -1, 1), strict=True):
                 strata[size].add(high - low)
         evaluations += len(asked)
-        sizes = [size for size in range(n) if size not in single]  # the others are known by now
+        sizes = list(range(1, n - 1))  # the others are known by now
         variance = sum(strata[size].variance for size in sizes) + np.zeros(n)
-        yield Estimate(
-            np.mean([s.mean for s in strata], axis=0), np.sqrt(variance) / n, evaluations
-        )
+        values = np.mean([s.mean for s in strata], axis=0)
+        yield Estimate(values, np.sqrt(variance) / n, evaluations)
 
 
 SAMPLERS: dict[str, Callable[[Game, int, np.random.Generator], Iterator[Estimate]]] = {

@@ -43,15 +43,10 @@ class Exact:
         """Shapley values, (n,) or (n, games); they sum to v(N) − v(∅)."""
         n = self.n
         cube = self.worth.reshape((2,) * n + self.worth.shape[1:])
-        weights = np.array(
-            [math.factorial(s) * math.factorial(n - s - 1) / math.factorial(n) for s in range(n)]
-        )
-        sizes = all_coalitions(n - 1).sum(1) if n > 1 else np.zeros(1, int)
-        gains = (
-            (cube.take(1, i) - cube.take(0, i)).reshape(2 ** (n - 1), *self.worth.shape[1:])
-            for i in range(n)
-        )
-        return np.array([weights[sizes] @ gain for gain in gains])
+        weights = _weights(n - 1)
+        gains = (cube.take(1, i) - cube.take(0, i) for i in range(n))
+        shape = (2 ** (n - 1), *self.worth.shape[1:])
+        return np.array([weights @ gain.reshape(shape) for gain in gains])
 
     @property
     def interactions(self) -> np.ndarray:
@@ -64,19 +59,12 @@ class Exact:
         if n < 2:
             return out
         cube = self.worth.reshape((2,) * n)
-        weights = np.array(
-            [
-                math.factorial(s) * math.factorial(n - s - 2) / math.factorial(n - 1)
-                for s in range(n - 1)
-            ]
-        )
-        sizes = all_coalitions(n - 2).sum(1) if n > 2 else np.zeros(1, int)
+        weights = _weights(n - 2)
         for i, j in itertools.combinations(range(n), 2):
             with_j, without_j = cube.take(1, j), cube.take(0, j)  # i < j, so i keeps its axis
-            both = (
-                with_j.take(1, i) - with_j.take(0, i) - without_j.take(1, i) + without_j.take(0, i)
-            )
-            out[i, j] = out[j, i] = weights[sizes] @ both.ravel()
+            both = with_j.take(1, i) - with_j.take(0, i)
+            both = both - without_j.take(1, i) + without_j.take(0, i)
+            out[i, j] = out[j, i] = weights @ both.ravel()
         return out
 
     @property
@@ -84,6 +72,13 @@ class Exact:
         """g(p), of one game, or of the mean of many."""
         sizes = all_coalitions(self.n).sum(1)
         return Curve(np.array([self.worth[sizes == k].mean() for k in range(self.n + 1)]))
+
+
+def _weights(others: int) -> np.ndarray:
+    """|S|!·(m−|S|)!/(m+1)! of all coalitions S of m = `others` players, (2ᵐ,)."""
+    f, m = math.factorial, others
+    by_size = np.array([f(s) * f(m - s) / f(m + 1) for s in range(m + 1)])
+    return by_size[all_coalitions(m).sum(1)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,9 +122,7 @@ def exact(game: Game, n: int) -> Exact:
         ValueError: for more than 20 players, or values that are not finite.
     """
     if not 1 <= n <= MOST_PLAYERS:
-        raise ValueError(
-            f"exact values need 1 to {MOST_PLAYERS} players, got {n}: sample them instead"
-        )
+        raise ValueError(f"exact values need 1 to {MOST_PLAYERS} players, got {n}: sample them")
     return Exact(ask(game, all_coalitions(n)))
 
 
@@ -191,11 +184,12 @@ def solve(game: Game, n: int, method: str = "auto", budget: int = 2000, seed: in
     Raises:
         ValueError: for an unknown method, and where `exact` does.
     """
-    if way(n, method) == "exact":
+    method = method_for(n, method)
+    if method == "exact":
         return Estimate(exact(game, n).values, np.zeros(n), 2**n)
-    return estimate(game, n, way(n, method), budget=budget, seed=seed)
+    return estimate(game, n, method, budget=budget, seed=seed)
 
 
-def way(n: int, method: str) -> str:
+def method_for(n: int, method: str) -> str:
     """The method that `solve` uses for `n` players."""
     return method if method != "auto" else "exact" if n <= 12 else "permutations"

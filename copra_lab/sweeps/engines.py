@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from copra_lab.utils.checks import one_of
 from copra_lab.utils.devices import cores
 from copra_lab.utils.extras import needs
 
@@ -26,25 +27,17 @@ def engine(backend: str, jobs: int, address: str | None) -> Iterator[int]:
         ValueError: For an unknown backend, or an address for loky.
         MissingExtra: The engine is not installed.
     """
-    if backend not in BACKENDS:
-        raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+    one_of("backend", backend, BACKENDS)
     if address and backend == "loky":
-        raise ValueError(
-            "loky has no address: it starts processes on this machine; choose ray or dask for a "
-            "cluster"
-        )
+        raise ValueError("loky has no address; choose ray or dask for a cluster")
     with needs("sweeps"):
         from joblib import parallel_config
     workers = jobs if jobs > 0 else max(1, cores() + 1 + jobs)
-    if backend == "ray":
-        with _ray(workers, address) as there, parallel_config("ray"):
-            yield there if jobs < 0 else workers
-    elif backend == "dask":
-        with _dask(workers, address) as there, parallel_config("dask"):
-            yield there if jobs < 0 else workers
-    else:
-        with parallel_config("loky"):
-            yield workers
+    cluster: AbstractContextManager[int] = nullcontext(workers)
+    if backend != "loky":
+        cluster = (_ray if backend == "ray" else _dask)(workers, address)
+    with cluster as found, parallel_config(backend):
+        yield found if jobs < 0 else workers
 
 
 @contextmanager

@@ -21,7 +21,6 @@ For example::
 The settings of a soft prompt are in ``[prompt]``, those of its penalty in the table of its method.
 """
 
-import difflib
 import itertools
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -32,6 +31,7 @@ from typing import Any
 from copra_lab.methods.registry import METHODS, Parts
 from copra_lab.sweeps.runs import Run, TaskOptions
 from copra_lab.training.settings import TrainingSettings
+from copra_lab.utils.checks import spelling_hint
 
 __all__ = ["Grid", "grid", "read_grid"]
 
@@ -82,9 +82,8 @@ def grid(table: Mapping[str, Any]) -> Grid:
     Raises:
         ValueError: For anything in it that is not understood, in one sentence.
     """
-    _check_known(
-        table, ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method"), ""
-    )
+    keys = ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method")
+    _check_known(table, keys, "")
     methods, tasks, seeds = _words(table, "methods"), _words(table, "tasks"), _seeds(table)
     _check_known(methods, tuple(METHODS), "method ")
     of_one = _table(table, "method")
@@ -183,18 +182,15 @@ def _axis(name: str, value: Any, default: Any) -> list[Any]:
 def _typed(name: str, value: Any, default: Any) -> Any:
     """The value, where it has the type of the default."""
     if not _fits(name, value, default):
-        types = {
-            int: "a whole number",
-            float: "a number",
-            bool: "true or false",
-            str: "a word",
-            tuple: "a list of words",
-        }
-        kind = types.get(type(default), "a number or a word")
+        words = "a list of words" if isinstance(default, tuple) else "a number or a word"
+        kind = _KINDS.get(type(default), words)
         raise ValueError(f"{name} must be {kind}, got {value!r}")
     if isinstance(default, tuple):
         return tuple(value)
     return float(value) if isinstance(default, float) else value
+
+
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a word"}
 
 
 def _fits(name: str, value: Any, default: Any) -> bool:
@@ -227,6 +223,5 @@ def _table(table: Mapping[str, Any], key: str) -> dict[str, Any]:
 def _check_known(keys: Iterable[str], known: Sequence[str], where: str) -> None:
     for key in keys:
         if key not in known:
-            close = difflib.get_close_matches(key, known, 1)
-            hint = f"did you mean {close[0]!r}? " if close else ""
-            raise ValueError(f"unknown {where}{key}: {hint}choose from {', '.join(known)}")
+            hint = spelling_hint(key, known).removeprefix(";")
+            raise ValueError(f"unknown {where}{key}:{hint} choose from {', '.join(known)}")

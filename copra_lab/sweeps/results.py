@@ -13,23 +13,9 @@ from copra_lab.utils.files import csv_bytes, write_atomically
 
 __all__ = ["COLUMNS", "DONE", "FAILED", "WAITING", "Outcomes", "export", "flat", "rows_of"]
 
-COLUMNS = (
-    "key",
-    "task",
-    "method",
-    "seed",
-    "state",
-    "accuracy",
-    "low",
-    "high",
-    "correct",
-    "n",
-    "validation",
-    "seconds",
-    "host",
-    "error",
-    "settings",
-    "base",
+COLUMNS = tuple(
+    "key task method seed state accuracy low high correct n validation seconds host error settings "
+    "base".split()
 )
 """Of a row. ``key`` names the run's folder; ``accuracy`` is that on test images with its interval
 ``low`` to ``high`` (0…1), ``validation`` that on validation images; ``base`` is the hash of the
@@ -86,9 +72,8 @@ class Outcomes:
 
     def fail(self, run: Run, error: str) -> None:
         """Write down that a run failed without saying so itself."""
-        write_outcome(
-            row_of(run, self.clip, self.work) | {"state": FAILED, "error": error}, self.work
-        )
+        row = row_of(run, self.clip, self.work) | {"state": FAILED, "error": error}
+        write_outcome(row, self.work)
 
     def forget_failures(self) -> None:
         """Let failed runs wait again."""

@@ -43,11 +43,7 @@ _STARTED = "started.json"
 
 
 def attempt(
-    run: Run,
-    work: Path,
-    clip_name: str | None,
-    device: str = "cpu",
-    measure: bool = True,
+    run: Run, work: Path, clip_name: str | None, device: str = "cpu", measure: bool = True
 ) -> None:
     """Train a run on one thread, or read it, and measure it on the task's test images.
 
@@ -151,9 +147,7 @@ def _alone(work: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout as e:
-        raise ValueError(
-            f"another sweep is at work in {work}; wait for it, or choose another folder"
-        ) from e
+        raise ValueError(f"another sweep is at work in {work}; choose another folder") from e
     try:
         yield
     finally:
@@ -178,10 +172,7 @@ class _Sweep:
                 self._try_alone(run)
             fruitless = fruitless + 1 if lost and not suspects and len(left) == len(missing) else 0
             if lost and fruitless == 3:
-                kind = type(lost).__name__
-                raise RuntimeError(
-                    f"the workers are lost before they do anything ({kind}: {lost})"
-                ) from lost
+                raise RuntimeError(f"the workers do nothing and are lost: {lost!r}") from lost
 
     def _try_alone(self, run: Run) -> None:
         # with one worker joblib would use this process

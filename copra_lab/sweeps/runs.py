@@ -198,10 +198,8 @@ def _sorted_out(options: dict[str, Any]) -> tuple[dict[str, Any], ...]:
     """Options that belong to `Run`, to `TrainingSettings`, and to `TaskOptions`."""
     if unknown := options.keys() - _PARTS - _OF_SETTINGS - _OF_TASK:
         raise TypeError(f"a run has no option {min(unknown)!r}")
-    return tuple(
-        {k: v for k, v in options.items() if k in names}
-        for names in (_PARTS, _OF_SETTINGS, _OF_TASK)
-    )
+    kinds = (_PARTS, _OF_SETTINGS, _OF_TASK)
+    return tuple({k: v for k, v in options.items() if k in names} for names in kinds)
 
 
 def trained(run: Run, clip: Clip, work: Path, device: str = "cpu") -> tuple[Any, float]:

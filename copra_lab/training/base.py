@@ -2,7 +2,7 @@
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from copra_lab.tasks.task import Task
 from copra_lab.training.settings import SCHEDULES, CompleteSettings
 from copra_lab.utils.devices import Process
 from copra_lab.utils.files import write_atomically
+from copra_lab.utils.rng import generator
 
 
 class Training(ABC):
@@ -119,9 +120,8 @@ class Training(ABC):
         tensors = {f"p{i}": p.detach() for i, p in enumerate(self.parameters)}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"o{i}.{k}": v for k, v in state.items()}
-        write_atomically(
-            path, to_bytes(tensors, {"fit": json.dumps({"identity": identity, "step": step})})
-        )
+        about = json.dumps({"identity": identity, "step": step})
+        write_atomically(path, to_bytes(tensors, {"fit": about}))
 
     def resume(self, path: Path, identity: str) -> int:
         """Continue from the checkpoint at `path`, if there is one.
@@ -139,13 +139,9 @@ class Training(ABC):
                 about = json.loads((f.metadata() or {})["fit"])
                 tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
         except (SafetensorError, OSError, KeyError, ValueError) as e:
-            raise ValueError(
-                f"{path} is not a checkpoint of fit ({e}); remove it to start afresh"
-            ) from e
+            raise ValueError(f"{path} is not a checkpoint of fit ({e}); remove it") from e
         if about["identity"] != identity:
-            raise ValueError(
-                f"{path} belongs to a run with other settings; remove it or choose another file"
-            )
+            raise ValueError(f"{path} is of a run with other settings; choose another file")
         with torch.no_grad():
             for i, p in enumerate(self.parameters):
                 p.copy_(tensors[f"p{i}"])
@@ -162,3 +158,9 @@ class Training(ABC):
 def as_json(settings: Any) -> dict[str, Any]:
     """The fields of a dataclass as JSON holds them: tuples become lists."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(settings).items()}
+
+
+def augmented_copies(clip: Clip, task: Task, views: int, seed: int) -> Iterator[Tensor]:
+    """Augmented copies of the training images one by one, normalised pixels (n, 3, side, side)."""
+    pixels = clip.pixels(task.train.images)
+    return (task.augment(pixels, generator(seed, v, "view")) for v in range(views))

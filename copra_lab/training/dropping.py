@@ -19,6 +19,7 @@ from typing import ClassVar, Protocol
 import torch
 
 from copra_lab.models.sites import Site
+from copra_lab.utils.checks import one_of, whole_number
 from copra_lab.utils.rng import generator
 
 __all__ = [
@@ -84,8 +85,7 @@ def group(sites: Sequence[Site], unit: str = "layer") -> dict[str, tuple[str, ..
     Raises:
         ValueError: For another `unit`.
     """
-    if unit not in ("layer", "module"):
-        raise ValueError(f"unit must be 'layer' or 'module', got {unit!r}")
+    one_of("unit", unit, ("layer", "module"))
     out: dict[str, tuple[str, ...]] = {}
     for s in sites:
         name = s.name if unit == "module" else f"{s.tower} {s.layer}"
@@ -105,9 +105,8 @@ def ramp(step: int, steps: int, share: float, shape: str = "linear") -> float:
 
 def _within(name: str, value: float, below_one: bool = False) -> None:
     if not 0 <= value <= 1 or (below_one and value == 1):
-        raise ValueError(
-            f"{name} must be at least 0 and {'below' if below_one else 'at most'} 1, got {value!r}"
-        )
+        most = "below" if below_one else "at most"
+        raise ValueError(f"{name} must be at least 0 and {most} 1, got {value!r}")
 
 
 def _binomial(n: int, p: float, least: int) -> torch.Tensor:
@@ -121,12 +120,8 @@ def _binomial(n: int, p: float, least: int) -> torch.Tensor:
         )
     # the coefficients are beyond what a float can hold
     k = torch.arange(least, n + 1, dtype=torch.float64)
-    logs = (
-        torch.xlogy(k - least, torch.tensor(p))
-        + torch.xlogy(n - k, torch.tensor(1 - p))
-        - torch.lgamma(k + 1)
-        - torch.lgamma(n - k + 1)
-    )
+    logs = torch.xlogy(k - least, torch.tensor(p)) + torch.xlogy(n - k, torch.tensor(1 - p))
+    logs = logs - torch.lgamma(k + 1) - torch.lgamma(n - k + 1)
     return (logs - logs.max()).exp()
 
 
@@ -159,12 +154,8 @@ class CopRA:
     def __post_init__(self) -> None:
         _within("start", self.start)
         _within("ramp", self.ramp)
-        if self.shape not in ("linear", "exponential"):
-            raise ValueError(f"shape must be 'linear' or 'exponential', got {self.shape!r}")
-        if not isinstance(self.min_active, int) or self.min_active < 0:
-            raise ValueError(
-                f"min_active must be a whole number of at least 0, got {self.min_active!r}"
-            )
+        one_of("shape", self.shape, ("linear", "exponential"))
+        whole_number("min_active", self.min_active, 0)
         group((), self.unit)
 
     def probability(self, step: int, steps: int) -> float:

@@ -3,7 +3,6 @@
 `fit` runs a training to its end; `fit_steps` hands out one step at a time.
 """
 
-import difflib
 import hashlib
 import json
 import math
@@ -28,6 +27,7 @@ from copra_lab.training.dropping import PLAIN, Dropping
 from copra_lab.training.lora import LoRATraining
 from copra_lab.training.prompt import PromptTraining
 from copra_lab.training.settings import CompleteSettings, TrainingSettings
+from copra_lab.utils.checks import spelling_hint
 from copra_lab.utils.devices import Process, this_process
 
 __all__ = ["Execution", "Step", "fit", "fit_steps"]
@@ -201,10 +201,12 @@ def fit_steps(
     _check(task, complete, execution, process)
     training: Training
     if isinstance(method, LoRA):
-        _check_lora(penalty, adapter)
+        if penalty or adapter:
+            raise ValueError("penalty and adapter are for soft prompts; for LoRA, set dropping")
         training = LoRATraining(clip, task, method, dropping, complete, process)
     else:
-        _check_prompt(dropping, complete)
+        if dropping != PLAIN or complete.precision != "float32":
+            raise ValueError("dropping and precision are for LoRA; set penalty for a soft prompt")
         training = PromptTraining(clip, task, method, penalty, adapter, complete, process)
     recipe = _recipe(clip, task, complete) | training.recipe()
     if start_from:
@@ -218,7 +220,7 @@ def _steps(
 ) -> Generator[Step, None, Adapter | SoftPrompt]:
     task, steps = training.task, training.settings.steps
     path = Path(execution.checkpoint) if execution.checkpoint else None
-    writes = path is not None and training.process.first
+    writes = training.process.first
     identity = _identity(training.clip, task, recipe)
     every = execution.validate_every
     for done in range(1 + (training.resume(path, identity) if path else 0), steps + 1):
@@ -249,14 +251,11 @@ def _split(
     options: dict[str, Any],
 ) -> tuple[CompleteSettings, Execution]:
     """The settings with the options that belong to them, and the execution with its own."""
-    of_settings, of_execution = (
-        {f.name for f in fields(kind)} for kind in (TrainingSettings, Execution)
-    )
+    of_settings, of_execution = ({f.name for f in fields(k)} for k in (TrainingSettings, Execution))
+    known = of_settings | of_execution
     for name in options:
-        if name not in of_settings | of_execution:
-            close = difflib.get_close_matches(name, of_settings | of_execution, 1)
-            hint = f"; did you mean {close[0]!r}?" if close else ""
-            raise TypeError(f"fit() has no option {name!r}{hint}")
+        if name not in known:
+            raise TypeError(f"fit() has no option {name!r}{spelling_hint(name, sorted(known))}")
     changes = {k: v for k, v in options.items() if k in of_settings and v is not None}
     complete = replace(settings or TrainingSettings(), **changes).resolve(method, dropping)
     return complete, Execution(**{k: v for k, v in options.items() if k in of_execution})
@@ -269,22 +268,8 @@ def _check(task: Task, settings: CompleteSettings, execution: Execution, process
         raise ValueError(f"{task.name} has no validation images; leave out validate_every")
     if settings.batch < process.world_size:
         raise ValueError(
-            f"a batch of {settings.batch} images cannot be shared by {process.world_size} "
-            "processes; make it larger"
+            f"a batch of {settings.batch} is too small for {process.world_size} processes"
         )
-
-
-def _check_lora(penalty: Nemesis | None, adapter: Adapter | None) -> None:
-    if penalty or adapter:
-        raise ValueError(
-            "penalty and adapter are for soft prompts; for LoRA, set dropping, and start_from to "
-            "continue from an adapter"
-        )
-
-
-def _check_prompt(dropping: Dropping, settings: CompleteSettings) -> None:
-    if dropping != PLAIN or settings.precision != "float32":
-        raise ValueError("dropping and precision are for LoRA; for a soft prompt, set penalty")
 
 
 def _recipe(clip: Clip, task: Task, settings: CompleteSettings) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Training, as_json
+from copra_lab.training.base import Training, as_json, augmented_copies
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
 from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
@@ -58,11 +58,7 @@ class LoRATraining(Training):
         self.drawn = Draw((True,) * len(self.units))
         parameters = self.attached.parameters()
         optimiser = torch.optim.AdamW(
-            parameters,
-            lr=settings.lr,
-            weight_decay=settings.weight_decay,
-            betas=(0.9, 0.999),
-            fused=True,
+            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
         )
         super().__init__(clip, task, settings, process, parameters, optimiser)
         self.text_moves = "text" in lora.towers
@@ -72,18 +68,13 @@ class LoRATraining(Training):
         self.tower = None if self.text_moves else plain_tower(clip.model.visual, dtype)
         if self.tower is None and settings.precision == "bfloat16":
             raise ValueError(
-                "bfloat16 training needs a plain ViT and LoRA on the image tower alone; choose "
-                "precision='float32'"
+                "bfloat16 needs a plain ViT and LoRA on its image tower alone; choose float32"
             )
         self._keep_copies(settings.views)
 
     def _keep_copies(self, views: int) -> None:
         """Draw so many augmented copies of the training images, and keep them."""
-        pixels, seed = self.clip.pixels, self.settings.seed
-        copies = [
-            self.task.augment(pixels(self.task.train.images), generator(seed, v, "view"))
-            for v in range(views)
-        ]
+        copies = list(augmented_copies(self.clip, self.task, views, self.settings.seed))
         self.prefixes = (
             _Prefixes(self.clip, self.tower, torch.cat(copies)) if self.tower and copies else None
         )
@@ -151,19 +142,16 @@ class LoRATraining(Training):
 
     def step(self, step: int) -> float | None:
         """Draw what is on, and learn from one batch."""
-        g = generator(self.settings.seed, step, "batch")
+        s = self.settings
+        g = generator(s.seed, step, "batch")
         rows = self.rows(g)
-        self.drawn = drawn(
-            self.dropping, len(self.units), self.settings.seed, step, self.settings.steps
-        )
+        self.drawn = drawn(self.dropping, len(self.units), s.seed, step, s.steps)
         if not any(self.drawn.on):
             return None  # nothing has a gradient
         self.set_rate(step)
         units = zip(self.units.values(), self.drawn.on, strict=True)
         self.attached.activate([site for sites, on in units if on for site in sites])
-        self.attached.drop_inputs(
-            InputDropout(self.drawn.dropout, g, self.process, self.settings.batch)
-        )
+        self.attached.drop_inputs(InputDropout(self.drawn.dropout, g, self.process, s.batch))
         with _TURN, parametrize.cached():
             labels = self.process.share(self.task.train.labels[rows])
             logits = self.logits(self.batch_features(rows, g))

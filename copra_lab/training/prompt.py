@@ -16,7 +16,7 @@ from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt, check_prompt, norms
 from copra_lab.tasks.task import Split, Task
-from copra_lab.training.base import Training, as_json
+from copra_lab.training.base import Training, as_json, augmented_copies
 from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
@@ -70,15 +70,14 @@ class PromptTraining(Training):
             ValueError: For another prompt; where each class has its own vectors, also for other
                 classes.
         """
-        tower, position, shape = self.tower, self.position, tuple(self.context.shape)
-        if not isinstance(learned, SoftPrompt) or (tower, position, shape) != (
-            learned.tower,
-            learned.position,
-            tuple(learned.context.shape),
+        shape = tuple(self.context.shape)
+        if not isinstance(learned, SoftPrompt) or (
+            (learned.tower, learned.position) != (self.tower, self.position)
+            or learned.context.shape != shape
         ):
             raise ValueError(
-                f"the prompt to start from does not match these settings: {tower} tower, position "
-                f"{position}, shape {shape}"
+                f"the prompt to start from does not match these settings: {self.tower} tower, "
+                f"position {self.position}, shape {shape}"
             )
         check_prompt(learned, self.clip, self.task.classes)
         with torch.no_grad():
@@ -169,13 +168,10 @@ def _copies(clip: Clip, task: Task, adapter: Adapter, views: int, seed: int) -> 
 
     Without views, of the images as they are, (1, n, e).
     """
-    vision, pixels = _ImageFeatures(clip, adapter), clip.pixels(task.train.images)
-    return torch.stack(
-        [
-            vision(task.augment(pixels, generator(seed, v, "view")) if views else pixels)
-            for v in range(max(1, views))
-        ]
-    )
+    vision = _ImageFeatures(clip, adapter)
+    if not views:
+        return vision(clip.pixels(task.train.images))[None]
+    return torch.stack([vision(x) for x in augmented_copies(clip, task, views, seed)])
 
 
 class _BesidePatches:
@@ -187,10 +183,7 @@ class _BesidePatches:
         self.clip, self.task, self.scale = clip, task, clip.logit_scale
         self.vision = _ImageFeatures(clip, adapter)
         self.text = encode_texts(clip, task.prompts, adapter).clone()
-        pixels = clip.pixels(task.train.images)
-        copies = [
-            task.augment(pixels, generator(settings.seed, v, "view")) for v in range(settings.views)
-        ]
+        copies = list(augmented_copies(clip, task, settings.views, settings.seed))
         self.copies = torch.stack(copies) if copies else None
 
     def batch(self, rows: Tensor, g: torch.Generator) -> Tensor:
@@ -214,15 +207,11 @@ class _ImageFeatures:
     def __init__(self, clip: Clip, adapter: Adapter) -> None:
         tower = plain_tower(clip.model.visual)
         if tower is None:
-            raise ValueError(
-                "soft prompts need a plain ViT as image tower, which this CLIP does not have"
-            )
+            raise ValueError("soft prompts need a plain ViT, which this CLIP does not have")
         self.clip = clip
         self.tower = tower.with_deltas(tower, deltas_in(adapter, clip.sites, "vision"))
 
     def __call__(self, pixels: Tensor, context: Tensor | None = None) -> Tensor:
         """(n, 3, side, side) and vectors beside the patches (length, d) → (n, e)."""
-        tokens = (
-            append_context(embed(self.clip.model.visual, x), context) for x in pixels.split(CHUNK)
-        )
-        return torch.cat([self.tower.features(t) for t in tokens])
+        tokens = (embed(self.clip.model.visual, x) for x in pixels.split(CHUNK))
+        return torch.cat([self.tower.features(append_context(t, context)) for t in tokens])

@@ -8,6 +8,7 @@ from typing import Any
 from copra_lab.methods.lora import LoRA
 from copra_lab.prompts.soft_prompt import VPT, CoOp
 from copra_lab.training.dropping import PLAIN, Dropping
+from copra_lab.utils.checks import one_of
 
 __all__ = ["DEFAULTS", "PROMPT_VIEWS", "RATES", "SCHEDULES", "TrainingSettings"]
 
@@ -78,14 +79,11 @@ class TrainingSettings:
             ValueError: For something that is not a method, or settings that make no sense.
         """
         chosen = {f.name: getattr(self, f.name) for f in fields(TrainingSettings)}
-        complete = defaults_of(method, dropping) | {
-            k: v for k, v in chosen.items() if v is not None
-        }
-        numbers = {k: kind(complete[k]) for k, kind in _NUMBERS.items()}
-        return CompleteSettings(**(complete | numbers))
-
-
-_NUMBERS: dict[str, Callable[[Any], Any]] = {"steps": int, "lr": float, "batch": int}
+        given = {k: v for k, v in chosen.items() if v is not None}
+        complete = defaults_of(method, dropping) | given
+        for name, kind in (("steps", int), ("lr", float), ("batch", int)):
+            complete[name] = kind(complete[name])
+        return CompleteSettings(**complete)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,12 +112,8 @@ class CompleteSettings(TrainingSettings):
                 f"them endless; got steps={self.steps}, batch={self.batch}, lr={self.lr}, "
                 f"views={self.views}"
             )
-        if self.schedule not in SCHEDULES:
-            raise ValueError(
-                f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
-            )
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be float32 or bfloat16, got {self.precision!r}")
+        one_of("schedule", self.schedule, SCHEDULES)
+        one_of("precision", self.precision, PRECISIONS)
 
 
 def defaults_of(method: LoRA | CoOp | VPT, dropping: Dropping = PLAIN) -> dict[str, Any]:
@@ -133,6 +127,5 @@ def defaults_of(method: LoRA | CoOp | VPT, dropping: Dropping = PLAIN) -> dict[s
             rate = {"lr": RATES[dropping.method]} if dropping.method in RATES else {}
             return DEFAULTS[kind] | (rate if isinstance(method, LoRA) else {})
     raise ValueError(
-        f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; what is dropped in training "
-        "goes into dropping="
+        f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; CopRA() goes into dropping="
     )

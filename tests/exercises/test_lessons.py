@@ -143,9 +143,9 @@ def test_every_mistake_a_check_knows_has_its_own_words_and_outcome(source):
     assert len(exercises) == sum(s == source for s, _ in EXERCISES)
     for e in exercises:
         assert len(e.mistakes) >= 2
-        for message, switches in e.mistakes.items():
+        for name, message in e.mistakes.items():
             with pytest.raises(CheckFailed) as failed:
-                e(lambda *a, e=e, s=switches: e._run(s))
+                e(lambda *a, e=e, name=name: e._run(name))
             assert str(failed.value) == message
 
 

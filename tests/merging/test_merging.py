@@ -377,7 +377,7 @@ def test_sparsify_at_its_ends_and_bad_input():
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="sparsity"):
             sparsify(a, bad)
-    with pytest.raises(ValueError, match="expected of="):
+    with pytest.raises(ValueError, match="of must be one of"):
         sparsify(a, 0.5, "weights")
     with pytest.raises(ValueError, match="not the name"):
         keep(Adapter({"lm_head": LowRank(torch.ones(1, 1), torch.ones(1, 1))}))

@@ -163,7 +163,7 @@ def test_games_name_what_is_wrong():
         LayerGame(BENCH, a, {"one": ["x"]})
     with pytest.raises(ValueError, match="sites of its own"):
         LayerGame(BENCH, a, {"one": list(a.deltas)[:2], "two": list(a.deltas)[1:3]})
-    with pytest.raises(ValueError, match="'layer' or 'module'"):
+    with pytest.raises(ValueError, match="layer, module"):
         LayerGame(BENCH, a, "head")
     with pytest.raises(ValueError, match="of 3 players, got 2"):
         LayerGame(BENCH, a)([[True, False]])

@@ -129,7 +129,7 @@ def take(lab: Lab, view: str, key: Any, session: Session) -> Any:
     lab, task = session.history.lab(lab), own.task
     others = [o.key for o in session.history.own if o.task == task and o is not own]
     states = {
-        "blend": BlendState(task, own.key, others[0] if others else lab.pair(task, None, None)[0]),
+        "blend": BlendState(task, own.key, others[0] if others else lab.first(task, 1)[0]),
         "prune": PruneState(task, own.key),
         "shapley": ShapleyState(task, own.key),
         "try": TryState(task),
