@@ -19,7 +19,7 @@ from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.factor_pairs import AdapterError, read_safetensors
 from copra_lab.adapters.peft_folder import CONFIG, PEFT_ROOT, WEIGHTS, from_own_file
 from copra_lab.models.clip import Clip
-from copra_lab.utils.errors import reason
+from copra_lab.utils.checks import reason
 
 
 def read_file(file: Path, clip: Clip | None = None) -> Adapter:

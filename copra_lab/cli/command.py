@@ -4,7 +4,6 @@ Nothing here or at the top of the verbs' modules imports torch, so that help and
 at once.
 """
 
-import difflib
 import functools
 import inspect
 import json
@@ -20,6 +19,8 @@ from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin
 
 import typer
+
+from copra_lab.utils.checks import spelling_hint
 
 app = typer.Typer(
     name="copra-lab",
@@ -80,11 +81,8 @@ def _read_config(ctx: typer.Context, file: Path | None) -> Path | None:
     for key, value in (at_top | tables.get(verb, {})).items():
         option = options.get(key) or options.get(key.replace("_", "-"))
         if option is None or key in ("config", "help"):
-            close = difflib.get_close_matches(key, options, 1)
-            raise typer.BadParameter(
-                f"{file} sets {key!r}, which {verb} does not know"
-                + (f"; did you mean {close[0]!r}?" if close else "")
-            )
+            hint = spelling_hint(key, options)
+            raise typer.BadParameter(f"{file} sets {key!r}, which {verb} does not know{hint}")
         if isinstance(value, list) and not getattr(option, "multiple", False) and option.nargs == 1:
             value = ",".join(map(str, value))
         values[option.name or ""] = value

@@ -15,7 +15,7 @@ from copra_lab.models.clip import Clip
 from copra_lab.models.freezing import freeze
 from copra_lab.models.hub_download import HF_INDEX, HF_WEIGHTS
 from copra_lab.models.hugging_face_names import rename, weight_names
-from copra_lab.utils.errors import reason
+from copra_lab.utils.checks import reason
 from copra_lab.utils.extras import needs
 
 _ACTIVATIONS = {

@@ -26,7 +26,7 @@ from copra_lab.models.hub_download import (
     unreachable,
 )
 from copra_lab.models.hugging_face_folder import read_hugging_face
-from copra_lab.utils.errors import did_you_mean
+from copra_lab.utils.checks import did_you_mean
 from copra_lab.utils.extras import needs
 
 __all__ = ["load_clip"]

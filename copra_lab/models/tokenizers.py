@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from copra_lab.models.hub_download import tokenizer_files, unreachable
-from copra_lab.utils.errors import reason
+from copra_lab.utils.checks import reason
 from copra_lab.utils.extras import needs
 
 PROBES = ("a photo of a cat", "a photo of a dog")

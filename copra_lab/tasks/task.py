@@ -23,7 +23,7 @@ from copra_lab.tasks.emoji.catalogue import TASKS, Drawn, drawn
 from copra_lab.tasks.listing import Listing
 from copra_lab.tasks.photos import IMAGE_FILES, photo
 from copra_lab.tasks.reading import split_of, task_of
-from copra_lab.utils.errors import did_you_mean
+from copra_lab.utils.checks import did_you_mean
 
 if TYPE_CHECKING:
     from copra_lab.models.clip import Clip

@@ -9,7 +9,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from copra_lab.utils.errors import reason
+from copra_lab.utils.checks import reason
 
 
 @dataclass(frozen=True)
