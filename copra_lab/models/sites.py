@@ -114,7 +114,7 @@ def site_of(name: str) -> tuple[str, int, str]:
     if found and found[2] in KINDS:
         return found[0] or "vision", found[1], found[2]
     like = hf_name("vision", 3, "q")
-    raise ValueError(f"{name!r} is no matrix of a CLIP's transformer block, such as {like!r}")
+    raise ValueError(f"{name!r} is not a matrix of a CLIP's transformer block, such as {like!r}")
 
 
 def not_sites(outside: Sequence[str], paths: Iterable[str]) -> str:

@@ -195,7 +195,8 @@ def check_scales(config: Config, tensors: Tensors, model: nn.Module, name: str) 
             if not math.isclose(saved, scales[name], rel_tol=1e-6):
                 raise AdapterError(
                     f"peft scales {path!r} by {scales[name]:g} in this model, but writes a folder "
-                    f"that says {saved:g}; give alpha_pattern an entry for each module"
+                    f"that says {saved:g}; give alpha_pattern one entry for each module, and undo "
+                    "scale_layer"
                 )
 
 

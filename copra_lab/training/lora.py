@@ -68,7 +68,7 @@ class LoRATraining(Training):
         self.tower = None if self.text_moves else plain_tower(clip.model.visual, dtype)
         if self.tower is None and settings.precision == "bfloat16":
             raise ValueError(
-                "bfloat16 needs a plain ViT and LoRA on its image tower alone; choose float32"
+                "bfloat16 training needs a plain ViT, and no LoRA on texts; choose float32"
             )
         self._keep_copies(settings.views)
 

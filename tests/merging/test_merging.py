@@ -379,5 +379,5 @@ def test_sparsify_at_its_ends_and_bad_input():
             sparsify(a, bad)
     with pytest.raises(ValueError, match="of must be one of"):
         sparsify(a, 0.5, "weights")
-    with pytest.raises(ValueError, match="not the name"):
+    with pytest.raises(ValueError, match="not a matrix"):
         keep(Adapter({"lm_head": LowRank(torch.ones(1, 1), torch.ones(1, 1))}))

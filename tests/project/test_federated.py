@@ -268,7 +268,7 @@ def test_adapters_travel_as_arrays():
     for wrong, why in (
         ({k: v for k, v in arrays.items() if k != name}, "A and B and nothing else"),
         (arrays | {name: arrays[name] * float("nan")}, "not finite"),
-        (arrays | {name: arrays[name][:, 1:]}, "another architecture"),
+        (arrays | {name: arrays[name][:, 1:]}, "in this CLIP and"),
         ({"nowhere.A": arrays[name], "nowhere.B": arrays[name].T}, "it adapts nowhere"),
     ):
         with pytest.raises(ValueError, match=why):

@@ -139,7 +139,7 @@ def test_a_batch_too_small_to_share_is_refused(monkeypatch):
     from copra_lab.training import fitting as train
 
     monkeypatch.setattr(train, "this_process", lambda device: Process(torch.device("cpu"), 0, 4))
-    with pytest.raises(ValueError, match="3 images cannot be shared by 4 processes"):
+    with pytest.raises(ValueError, match="a batch of 3 is too small for 4 processes"):
         fit(tiny_clip(), tiny_task(), steps=1, batch=3, progress=False)
 
 
