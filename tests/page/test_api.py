@@ -128,7 +128,7 @@ BAD = [
     ("base", ({"x": 1},), "choose one of the tasks"),
     ("prune", ("colours", "base"), "no adapter"),
     ("prune", ("colours", "0/one", [99]), "no layer 99"),
-    ("prune", ("colours", "0/one", "all"), "layer must come as a list"),
+    ("prune", ("colours", "0/one", "all"), "layer must be a list"),
     ("prune", ("colours", "0/one", None, ["w"]), "no kind 'w'"),
     ("prune", ("colours", "0/one", None, None, "much"), "the sparsity must be a number"),
     ("shapley", ("colours", "0/one", "long"), "seconds must be a number"),

@@ -419,7 +419,7 @@ def test_the_table_has_every_number_of_the_curve():
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in blend_parts.number(History())
+    assert "Loading" in blend_parts.number(History())
     assert "Measuring" in blend_parts.number(History(at(0.0)))
     assert ElementTree.fromstring(blend_parts.chart(History())) is not None
     assert "Move λ" in blend_parts.changed(History(), None)

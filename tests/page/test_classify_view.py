@@ -214,12 +214,12 @@ BAD_DRAWINGS = [
 
 @pytest.mark.parametrize("sent", BAD_DRAWINGS, ids=lambda sent: str(sent)[:30])
 def test_what_is_no_drawing_is_answered_in_words(sent):
-    with pytest.raises(ValueError, match="draw it anew"):
+    with pytest.raises(ValueError, match="draw it again"):
         sketch_pad.pixels(sent, 32)
     shown = classify.sketched(LAB, "colours", sent)
     answer, kept = shown["answers"], shown["picture"]
     assert 'role="alert"' in answer
-    assert "draw it anew" in answer
+    assert "draw it again" in answer
     assert kept is None
 
 
@@ -446,7 +446,8 @@ def test_a_picture_is_uploaded_and_a_broken_one_refused(browser, url, width, tmp
         "() => document.querySelector('#try-answers p')?.innerText.startsWith('It shows:')"
     )
     page.locator(
-        "#try-file button[aria-label='Clear'], #try-file button[title='Clear'], #try-file .icon-button-wrapper button"
+        "#try-file button[aria-label='Clear'], #try-file button[title='Clear'], #try-file "
+        ".icon-button-wrapper button"
     ).first.click()
     bad = tmp_path / "bad.png"
     bad.write_bytes(b"not an image")

@@ -80,11 +80,11 @@ def test_no_address_alone_fills_the_line_of_trainings():
         line.join(i, 10, "here")
     with pytest.raises(
         ValueError,
-        match=r"^3 visitors from your network address train or wait already; try again in a few minutes$",
+        match=r"^3 visitors from your network address are training or waiting already; try again in a few minutes$",
     ):
         line.join(3, 10, "here")
     assert line.ahead(line.join(3, 10, "elsewhere")) == 1
-    with pytest.raises(ValueError, match=r"^4 visitors train or wait already"):
+    with pytest.raises(ValueError, match=r"^4 visitors are training or waiting already"):
         line.join(4, 10, "a third place")
 
 
@@ -239,7 +239,8 @@ def test_uploads_are_counted_for_an_hour():
         assert [(await ask())[0] for _ in range(3)] == [200, 200, 429]
         assert await ask() == (
             429,
-            "more was uploaded within an hour than the page has room for; try again in an hour",
+            "the uploads of the last hour have filled the room that the page has for them; try "
+            "again in an hour",
         )  # as text
         assert [(await ask(address="elsewhere"))[0] for _ in range(2)] == [200, 429]
         await asyncio.sleep(0.25)
@@ -258,7 +259,7 @@ UNUSED = [
 @pytest.mark.parametrize("path", UNUSED)
 def test_doors_that_the_page_does_not_use_are_shut(path):
     net = Network()
-    assert asyncio.run(net.ask(path)) == (404, '{"detail": "this is not offered here"}')
+    assert asyncio.run(net.ask(path)) == (404, '{"detail": "this page does not offer that"}')
     assert not net.inside
 
 
@@ -360,7 +361,7 @@ def test_one_visitor_who_asks_in_a_loop_does_not_keep_others_waiting():
         answers = [page.ask(f"a{i}", "loop") for i in range(6)]
         assert [a.status_code for a in answers] == [200] * 4 + [429] * 2
         assert answers[-1].json() == {
-            "detail": "4 of your requests wait for an answer already; ask again when some of them are answered"
+            "detail": "4 of your requests are waiting already; ask again when some of them have been answered"
         }
         assert page.ask("b0", "other").status_code == 200
         page.until(lambda: page.order)
@@ -374,7 +375,7 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
         assert [page.ask("a", f"visitor {i}").status_code for i in range(3)] == [200] * 3
         refused = page.ask("a", "visitor 3")
         assert refused.status_code == 429
-        assert "3 requests from your network address wait already" in refused.json()["detail"]
+        assert "3 requests from your network address are waiting already" in refused.json()["detail"]
     with Slow().served() as page:
         page.ask("a", "first")
         page.until(lambda: page.order)
@@ -509,7 +510,7 @@ def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
             z.writestr(f"{name}/1.png", data.getvalue())
     last = list(uploaded_task.classified(LAB, str(tmp_path / "mine.zip")))[-1]
     shown, table = last["result"], last["table"]
-    assert shown.count("was not asked: your zip took too long") == len(LAB.adapters("colours"))
+    assert shown.count("was not run: your zip took too long") == len(LAB.adapters("colours"))
     assert "No adapter" in table
 
 

@@ -106,7 +106,7 @@ def test_noise_takes_the_place_of_vectors():
     html = prompt_parts.number(found)
     assert 'data-replaced="1 4"' in html
     assert 'data-sigma="0.01"' in html
-    assert "1 vector bent" in html
+    assert "1 vector changed" in html
     assert "2 replaced" in html
     assert prompt_parts.in_words(state) == "2 at 50\u202f%; 1, 4 noise of σ = 0.01"
 
@@ -131,7 +131,7 @@ def test_noise_of_sigma_nought_is_rescale_by_nought():
     )
 
 
-@pytest.mark.parametrize(("replaced", "sigma", "words"), [(None, 0.1, "must come as a list"), ([7], 0.1, "no vector 7"), ([1], 0.3, "σ must be one of 0, 0.001"),
+@pytest.mark.parametrize(("replaced", "sigma", "words"), [(None, 0.1, "must be a list"), ([7], 0.1, "no vector 7"), ([1], 0.3, "σ must be one of 0, 0.001"),
                                                           ([1], float("nan"), "σ must be"), ([1], [], "σ must be"), ([{}], 0.1, "no vector")])  # fmt: skip
 def test_junk_noise_is_answered_in_words(replaced, sigma, words):
     with pytest.raises(ValueError, match=words):
@@ -287,7 +287,7 @@ def test_the_page_goes_on_after_junk():
     *_, last = move("colours", "four", [], 0.1, 100, 100, 100, 100, session, "", None)
     *_, last = move("colours", "four", [], 0.1, 100, 50, 100, 0, session, "", None)
     assert 'data-percents="100 50 100 0"' in last["prompt-number"]
-    assert "2 vectors bent" in last["prompt-number"]
+    assert "2 vectors changed" in last["prompt-number"]
     assert f'data-n="{len(TINY)}"' in rest(session)["prompt-number"]
 
 
@@ -297,7 +297,7 @@ def test_what_is_drawn():
     difference = history.here.accuracy.correct - history.points[LEARNED].accuracy.correct
     html = prompt_parts.number(history)
     assert f"{difference:+d} images".replace("-", "−") in html
-    assert "1 vector bent" in prompt_parts.number(walked(bent(100, 50, 100, 100)).history)
+    assert "1 vector changed" in prompt_parts.number(walked(bent(100, 50, 100, 100)).history)
     svg = ElementTree.fromstring(
         prompt_parts.chart(LAB, history)
         .removeprefix('<div class="chart norms">')
@@ -334,7 +334,7 @@ def test_what_is_drawn():
     assert ("No prediction changed" in prompt_parts.changed(history, TINY)) == (moved == 0)
     assert "appear here" in prompt_parts.changed(walked(LEARNED).history, TINY)
     assert "appear here" in prompt_parts.changed(History(), None)
-    assert "Waking" in prompt_parts.number(History())
+    assert "Loading" in prompt_parts.number(History())
     assert "<svg" in prompt_parts.chart(LAB, History())
     assert "<tbody></tbody>" in prompt_parts.table(LAB, History())
 

@@ -206,7 +206,7 @@ def test_any_number_becomes_whole_percent(value, percent):
 
 JUNK = [
     (("elsewhere", "0/one", [], [], 0), "choose one of the tasks"), ((None, None, None, None, 0), "choose one of the tasks"),
-    (("colours", "0/one", None, ["q"], 0), "layer must come as a list"), (("colours", "0/one", [0], {"q": 1}, 0), "kind must come as a list"),
+    (("colours", "0/one", None, ["q"], 0), "layer must be a list"), (("colours", "0/one", [0], {"q": 1}, 0), "kind must be a list"),
     (("colours", "0/one", [99], ["q"], 0), "no layer 99; it has 0, 1, 2"), (("colours", "0/one", [[0], {}], ["q"], 0), r"no layer \[0\]"),
     (("colours", "0/one", [0], ["<b>"], 0), "no kind '<b>'; it has q, k, v"), (("colours", "0/one", [0], ["q"], "much"), "sparsity must be a number from 0 to 100"),
     (("colours", "0/one", [0], ["q"], float("nan")), "sparsity must be a number"), (("colours", ["0/one"], [0], ["q"], {}), "sparsity must be a number"),
@@ -405,7 +405,7 @@ def test_layers_are_chosen_once_and_what_is_learned_later_is_only_said(game, mon
     monkeypatch.setattr("copra_lab.page.state.layer_game.REDRAWN", 0)
     monkeypatch.setattr("copra_lab.page.state.layer_game.ORDERS", orders)
     steps = kept_best(1)
-    assert "Measuring" in steps[1]["said"]
+    assert "Computing" in steps[1]["said"]
     assert game.done
     assert 'data-exact="1"' in steps[-1]["said"]
     chosen = [kept_by(step["go"]) for step in steps if "go" in step]
@@ -435,7 +435,7 @@ def test_words_about_what_is_kept():
     assert "kept once enough is known" in keep_best.words(None, 2, 3)
     assert "Best 2: <b>0, 1</b>, worth 50.0 of" in keep_best.words(sampled, 2, 3, [0, 1])
     assert "sampled" in keep_best.words(sampled, 2, 3, [0, 1])
-    assert "Kept by samples: 1, 0. The exact values put 2, 1 first" in keep_best.words(
+    assert "Chosen from samples: 1, 0. The exact values rank 2, 1 first" in keep_best.words(
         later, 2, 3, [0, 1]
     )
     assert "Best 2: <b>2, 1</b>, worth 50.0 of 60.0 points · <b>exact</b>" in keep_best.words(
@@ -481,7 +481,7 @@ def test_values_that_come_after_the_visitor_went_on_set_nothing(game, monkeypatc
 
     monkeypatch.setattr(game, "advance", advance)
     steps = kept_best(1, session=session, wishes=wishes)
-    assert "Measuring" in steps[1]["said"]
+    assert "Computing" in steps[1]["said"]
     assert steps[2:] == [{}]
     assert game.state is not None
 
@@ -647,7 +647,7 @@ def test_images_are_held_against_the_whole_adapter():
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in prune_parts.number(LAB, History())
+    assert "Loading" in prune_parts.number(LAB, History())
     assert "Measuring" in prune_parts.number(LAB, History(pruned((0,))))
     assert "<svg" in prune_parts.chart(LAB, History())
     assert "<tbody></tbody>" in prune_parts.table(LAB, History())

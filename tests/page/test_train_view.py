@@ -241,8 +241,8 @@ def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
     assert next(watched[0]).state == "training"
     waiting = [next(w) for w in watched[1:]]
     assert [(p.state, p.ahead) for p in waiting] == [("waiting", 1), ("waiting", 2)]
-    assert "1 training comes before yours" in train_parts.status(waiting[0])
-    assert "2 trainings come" in train_parts.status(waiting[1])
+    assert "1 training is ahead of you" in train_parts.status(waiting[0])
+    assert "2 trainings are" in train_parts.status(waiting[1])
     line.stop(three)
     assert [p.state for p in watched[2]] == ["stopped"]
     assert three.history.own == ()
@@ -298,7 +298,7 @@ def test_a_second_press_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
     line, session = Waiting(), Session()
     first = train.training(LAB, line, session, *VALUES)
-    assert "Waking" in next(first)["status"]
+    assert "Loading" in next(first)["status"]
     assert not next(first)["start"]["interactive"]
     _, answer = train.training(LAB, line, session, *VALUES)
     assert "start" not in answer

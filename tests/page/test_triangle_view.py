@@ -262,7 +262,7 @@ def test_images_are_held_against_where_the_point_was():
 
 
 def test_before_anything_is_known_the_page_says_so():
-    assert "Waking" in triangle_parts.number(History())
+    assert "Loading" in triangle_parts.number(History())
     assert "Measuring" in triangle_parts.number(History(mixed(0, 0)))
     assert ElementTree.fromstring(triangle_parts.chart(History())) is not None
     assert "<tbody></tbody>" in triangle_parts.table(History())

@@ -46,9 +46,9 @@ def number(history: History, recipe: str, data: Mapping[str, object], measuring:
     """
     if history.here is None:
         doing = (
-            f"{measuring} A very first start also draws all images: about a minute."
+            f"{measuring} The very first start also draws all images, which takes about a minute."
             if history.state
-            else "Waking the model."
+            else "Loading the model."
         )
         return figure("…", "", recipe, doing, {}, "waiting")
     a = history.here.accuracy

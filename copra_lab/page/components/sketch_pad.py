@@ -40,7 +40,7 @@ COLOURS = {
 }
 WIDTHS = {"thin": 6, "middle": 14, "thick": 30}
 
-KEYS = "Arrows move the pen, the space bar puts it down and lifts it."
+KEYS = "The arrow keys move the pen; the space bar puts it down and lifts it."
 
 
 def paper(elem_id: str) -> gr.HTML:
@@ -57,7 +57,7 @@ def pixels(drawing: object, side: int) -> Tensor:
     """
     if not isinstance(drawing, str) or not drawing.startswith(START) or len(drawing) > LONGEST:
         raise ValueError(
-            f"a drawing must come as {START}… of at most {LONGEST:,} characters; draw it anew"
+            f"a drawing must come as {START}… of at most {LONGEST:,} characters; draw it again"
         )
     try:
         file = base64.b64decode(drawing[len(START) :], validate=True)
@@ -66,4 +66,4 @@ def pixels(drawing: object, side: int) -> Tensor:
             raise ValueError("larger than any paper")
         return photo(io.BytesIO(file), side)
     except (binascii.Error, struct.error, ValueError) as e:
-        raise ValueError("this drawing cannot be read as a PNG; draw it anew") from e
+        raise ValueError("this drawing cannot be read as a PNG; draw it again") from e

@@ -105,20 +105,19 @@ class FairQueue(Queue):
         of_session = sum(e.session_hash == session for e in asked)
         if session is not None and of_session >= self.waiting:
             raise TooMuch(
-                f"{self.waiting} of your requests wait for an answer already; ask again when some "
-                "of them are answered"
+                f"{self.waiting} of your requests are waiting already; ask again when some of them "
+                "have been answered"
             )
         if sum(address_of(e.request) == address for e in asked) >= self.of_address:
             raise TooMuch(
-                f"{self.of_address} requests from your network address wait already; try again in "
-                "a minute"
+                f"{self.of_address} requests from your network address are waiting already; try "
+                "again in a minute"
             )
         full = self.max_size is not None and len(waiting) >= self.max_size
         megabytes = sum(megabytes_of(r) for r in (request, *(e.request for e in waiting)))
         if full or megabytes > self.megabytes:
             raise TooMuch(
-                "the page has more questions than it can answer at the moment; try again in a "
-                "minute"
+                "the page has more requests than it can answer at the moment; try again in a minute"
             )
 
     # --- being answered

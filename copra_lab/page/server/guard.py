@@ -55,7 +55,8 @@ class Uploads:
         own = megabytes + sum(mb for _, who, mb in self._lately if who == address)
         if own > self.of_address or megabytes + sum(mb for *_, mb in self._lately) > self.most:
             raise TooMuch(
-                "more was uploaded within an hour than the page has room for; try again in an hour"
+                "the uploads of the last hour have filled the room that the page has for them; try "
+                "again in an hour"
             )
         self._lately.append((now, address, megabytes))
 
@@ -80,7 +81,7 @@ class Guard:
             return
         address, path = (scope.get("client") or ("",))[0], scope["path"]
         if _UNUSED.match(path):
-            await _refuse(scope, send, NOT_HERE, "this is not offered here")
+            await _refuse(scope, send, NOT_HERE, "this page does not offer that")
         elif self._open.total() >= self.connections or self._open[address] >= self.of_address:
             full = "too many connections are open; close some pages, or try again in a minute"
             await _refuse(scope, send, BUSY, full)

@@ -132,7 +132,7 @@ def switched_on(
     """
     if not isinstance(chosen, list | tuple):
         raise ValueError(
-            f"{name} must come as a list of those to keep, out of {', '.join(map(str, have))}"
+            f"{name} must be a list of those to keep, out of {', '.join(map(str, have))}"
         )
     if not others and (unknown := [c for c in chosen if c not in have]):
         raise ValueError(

@@ -134,7 +134,7 @@ def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction the last move changed."""
     since, here = history.since, history.state
     head = f"from {_where(since, here)} to {_where(here, since)}"
-    hint = "Move λ: images whose prediction changes appear here."
+    hint = "Move λ, and the images whose prediction changes appear here."
     return images.changed(history, bench, since, head, hint, idle="What the last move changed")
 
 

@@ -41,8 +41,8 @@ def answers(
     """The likeliest names of each model, side by side."""
     if not models:
         return (
-            '<div class="asked waiting">Waking the model. A very first start also draws all '
-            "images: about a minute.</div>"
+            '<div class="asked waiting">Loading the model. The very first start also draws '
+            "all images, which takes about a minute.</div>"
         )
     head = "Your picture"
     if truth is not None:

@@ -35,7 +35,7 @@ TILES = 12
 ROW = 18
 """Pixels: the height of a row's picture."""
 
-TOO_LONG = "was not asked: your zip took too long; give fewer images"
+TOO_LONG = "was not run: your zip took too long; use fewer images"
 
 PART = "try-own"
 """Where answers grow old when another zip is given."""
@@ -66,7 +66,7 @@ def fill(lab: Lab) -> None:
 
     def begins(zips: Requests, number: Any) -> str:
         zips.take(number)
-        words = '<p class="how" role="status">Waiting for a free place, then reading your zip.</p>'
+        words = '<p class="how" role="status">Waiting for a free slot, then reading your zip.</p>'
         return of(Asked(at=number, part=PART), words)
 
     components = {"result": result, "table": table}
@@ -126,7 +126,7 @@ def _asked(lab: Lab, bench: Bench, task: str, key: str) -> "Tensor | str":
 def drawn(bench: Bench, found: list[Answer], done: bool = False) -> str:
     """A line for each model, which opens to the images that it gets wrong once all are ``done``."""
     task = bench.task
-    progress = "" if done else " <i>asking the adapters …</i>"
+    progress = "" if done else " <i>running the adapters …</i>"
     about = f'<p class="about">{escape(task.about)}</p>' if task.about else ""
     out = [
         f'<section class="models" role="status" data-done="{int(done)}"><h2>{escape(task.title)} '

@@ -29,7 +29,9 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
     """Lay the view out."""
     first = next(iter(lab.tasks()))
     with controls.menus():
-        task = controls.task_menu(lab, "try-task", "Task: whose names to choose from", scale=None)
+        task = controls.task_menu(
+            lab, "try-task", "Task: the class names to choose from", scale=None
+        )
     about = controls.about(lab, first, "try")
     with gr.Row(equal_height=True):
         with controls.card(4):
@@ -224,7 +226,7 @@ VIEW = View(
     "try",
     "Try",
     "Show it a picture of your own",
-    "Draw something, or upload a picture, and see what each of the fine-tuned CLIPs takes it for, "
-    "side by side with the one that was never tuned.",
+    "Draw something, or upload a picture, and see what each fine-tuned CLIP takes it for, side by "
+    "side with the original.",
     fill,
 )

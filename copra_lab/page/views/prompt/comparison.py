@@ -71,7 +71,7 @@ def drawn(lab: Lab, task: str, state: PromptState | None) -> str:
     head = (
         f"as learned, and with {escape(in_words(state))}"
         if state and state != state.learned
-        else "as learned: bend the prompt above"
+        else "as learned; change the prompt above to compare"
     )
     heads = columns(("prompt", "mean norm", "as learned", "now", "difference"))
     return (

@@ -60,15 +60,16 @@ def number(history: History) -> str:
     if here:
         n, m = len(bent(here)), len(here.replaced)
         noise = f" <span>{m} replaced</span>" if m else ""
-        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} bent</b>{noise}"
+        recipe = f"<b>{n or 'no'} vector{'s' * (n != 1)} changed</b>{noise}"
         learned = history.points.get(here.learned)
         data = {
             "percents": " ".join(map(str, here.percents or ())),
             "replaced": " ".join(str(i + 1) for i in here.replaced),
             "sigma": f"{here.sigma:g}",
         }
-    difference, title = _difference(learned, history.here), "Images gained less images lost, of all"
-    measuring = "Measuring the words and the prompt as learned."
+    difference = _difference(learned, history.here)
+    title = "Images gained minus images lost, of all"
+    measuring = "Measuring the plain words and the prompt as learned."
     return panels.number(history, recipe, data, measuring) + panels.facts(
         panels.measured("plain words", history.base, "base"),
         panels.measured("as learned", learned, "a"),
@@ -160,7 +161,7 @@ def _dash(axes: Axes, label: str, i: int, norm: float) -> str:
 def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction differs from that of the prompt as learned."""
     here = standing(history, PromptState)
-    hint = "Move a slider: images that are lost or gained appear here."
+    hint = "Move a slider, and the images that are lost or gained appear here."
     return images.changed(history, bench, here and here.learned, AGAINST, hint)
 
 

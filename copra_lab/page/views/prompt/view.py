@@ -157,6 +157,6 @@ VIEW = View(
     "Prompt",
     "Bend a learned prompt",
     "Four vectors were learned in place of a prompt’s words. Make any of them shorter or longer, "
-    "and watch which images still find their class.",
+    "and watch which images are still classified correctly.",
     fill,
 )

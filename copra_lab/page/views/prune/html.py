@@ -94,7 +94,9 @@ def _strip(layers: Sequence[tuple[int, float]]) -> str:
 def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction differs from the whole adapter's."""
     here = standing(history, PruneState)
-    hint = "Switch layers off or raise the sparsity: images that are lost or gained appear here."
+    hint = (
+        "Switch layers off or raise the sparsity, and images that are lost or gained appear here."
+    )
     return images.changed(history, bench, here and here.whole, AGAINST, hint)
 
 

@@ -139,13 +139,13 @@ def words(v: Values | None, count: int, of: int = 0, kept: Sequence[int] | None 
     as long as too little is known for that.
     """
     if of and count in (0, of):
-        said = f"{'All' if count else 'None'} of {of} layers: nothing to choose."
+        said = f"{'All' if count else 'None of the'} {of} layers: nothing to choose."
     elif not of:
         said = "By Shapley value: how much each layer adds, on average over all orders of joining."
     elif v is None or kept is None:
         known = f": {v.asked:,} of {v.every:,} coalitions so far" if v else ""
         said = (
-            f"Measuring what each layer is worth{known}. The best {count} are kept once "
+            f"Computing the layers’ Shapley values{known}. The best {count} are kept once "
             "enough is known."
         )
     else:
@@ -162,7 +162,7 @@ def _kept(v: Values, count: int, kept: Sequence[int]) -> str:
     total = sum(value[layer] for layer in kept)
     if sum(value[layer] for layer in first) > total + 1e-9:
         return (
-            f"Kept by samples: {names}. The exact values put {', '.join(map(str, first))} "
+            f"Chosen from samples: {names}. The exact values rank {', '.join(map(str, first))} "
             "first; move the slider to keep those."
         )
     how = "<b>exact</b>" if v.exact else f"<b>sampled</b>, {v.asked:,} of {v.every:,} coalitions"

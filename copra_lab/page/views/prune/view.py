@@ -79,9 +79,9 @@ def _switchboard() -> tuple[dict[str, gr.CheckboxGroup], gr.CheckboxGroup, dict[
         kinds = controls.any_of("Kinds", "prune-kinds", min_width=90)
         with gr.Row(elem_id="prune-presets"):
             buttons = {name: controls.button(label) for label, name in BUTTONS.items()}
-    layers = controls.any_of("Layers, from the image on", "prune-layers")
+    layers = controls.any_of("Layers, from input to output", "prune-layers")
     with gr.Accordion("Single matrices", open=False, elem_id="prune-more-switches"):
-        label = "A matrix stays if its layer, its kind and its own switch here are on"
+        label = "A matrix keeps its ΔW if its layer, its kind and its own switch here are on"
         single = controls.any_of(label, "prune-single")
     return {"layers": layers, "kinds": kinds}, single, buttons
 
@@ -188,7 +188,7 @@ VIEW = View(
     "prune",
     "Prune",
     "Prune a fine‑tuned CLIP",
-    "An adapter sits on every layer of the image tower. Switch layers off, or cut away its "
-    "smallest numbers, and see how much of it was needed.",
+    "An adapter sits on every layer of the image tower. Switch layers off, or set its smallest "
+    "entries to zero, and see how much of it was needed.",
     fill,
 )

@@ -19,8 +19,8 @@ def number(v: Values | None) -> str:
     if v is None:
         return (
             '<div class="now waiting" role="status"><div class="figure">…</div><div '
-            'class="words">Asking what the first layers are worth.'
-            " A very first start also draws all images: about a minute.</div></div>"
+            'class="words">Sampling the first orders.'
+            " The very first start also draws all images, which takes about a minute.</div></div>"
         ) + _facts(None)
     total = 100 * (v.full - v.empty)
     n = v.of_images.shape[1]
@@ -41,11 +41,12 @@ FACTS = {
     "all layers": ("a", "Accuracy with the whole adapter on these images"),
     "best four": (
         "b",
-        "What the four layers of highest value add, of what all add; others may take away",
+        "What the four layers of highest value add, as a share of what all add; other layers may "
+        "subtract",
     ),
-    "area of g": (
+    "area under g(p)": (
         "left wide",
-        "Mean accuracy when each layer is on with a chance that is drawn from 0 to 1",
+        "Mean accuracy when each layer is on with probability p, averaged over p from 0 to 1",
     ),
 }
 """The class of each fact, and what is said when it is pointed at."""

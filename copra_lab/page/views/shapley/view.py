@@ -38,7 +38,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance) -> None:
         with controls.card(6):
             shown["number"] = newest(draw.number(None), "shapley-number")
             shown["bars"] = newest(draw.bars(None, 0), "shapley-bars")
-            label = "Layers, from the image on: choose one to see the images that it decides"
+            label = "Layers, from input to output: choose one to see the images that it decides"
             layer = controls.one_of([], label, "shapley-layer")
             shown["curve"] = newest(draw.curve(None), "shapley-curve")
         with controls.card(5):
@@ -233,8 +233,8 @@ def looked(lab: Lab, task: Any, key: Any, layer: Any, session: Session) -> Updat
 VIEW = View(
     "shapley",
     "Shapley",
-    "Ask what a layer is worth",
-    "An adapter’s layers share what it adds. Watch how much of it is each one’s, first from "
-    "samples and then exactly, and which images each of them decides.",
+    "See what each layer contributes",
+    "An adapter’s layers share what it adds. See how much each one contributes, first from samples "
+    "and then exactly, and which images each one decides.",
     fill,
 )

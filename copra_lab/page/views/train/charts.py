@@ -116,7 +116,7 @@ def layers_html(course: Course | None, steps: int) -> str:
     """
     copra = DROPPING["copra"]
     assert isinstance(copra, CopRA)
-    picture, said = "", "Nothing was trained yet"
+    picture, said = "", "Nothing trained yet"
     if course and course.steps:
         alpha = Image.fromarray((255 * layers_on(course, steps)).round().astype(np.uint8))
         address = f"url({images.address(Image.merge('LA', [Image.new('L', alpha.size), alpha]))})"
@@ -125,9 +125,9 @@ def layers_html(course: Course | None, steps: int) -> str:
     left, right = f"{1 - copra.start:.0%}", f"{copra.ramp:.0%}"
     ramp = f'<line class="ramp" x1="0" y1="{left}" x2="{right}" y2="0"/>'
     return (
-        '<div class="layers"><div role="img" aria-label="Layers that CopRA had on, against '
-        f'steps. {said}.">{picture}'
+        '<div class="layers"><div role="img" aria-label="Layers that CopRA had on at each '
+        f'step. {said}.">{picture}'
         f'<svg width="100%" height="100%" aria-hidden="true">{ramp}</svg></div>'
-        "<p>CopRA’s layers, the first on top: coloured where on; the line is the chance p, which "
-        "rises to 1</p></div>"
+        "<p>CopRA’s layers, the first on top: coloured when on; the line is the probability p, "
+        "which rises to 1</p></div>"
     )

@@ -28,13 +28,14 @@ def status(progress: Progress | None) -> str:
     if progress is None:
         return _status("", BEFORE, 0, 1)
     steps, of = progress.steps, progress.order.steps
-    come = "training comes" if progress.ahead == 1 else "trainings come"
+    come = "training is" if progress.ahead == 1 else "trainings are"
     words = {
-        "waking": "Waking the model. A very first start also draws all images: about a minute.",
-        "waiting": f"Waiting: {progress.ahead} {come} before yours{_time(progress, 'it begins')}.",
+        "waking": "Loading the model. The very first start also draws all images, which takes "
+        "about a minute.",
+        "waiting": f"Waiting: {progress.ahead} {come} ahead of you{_time(progress, 'it begins')}.",
         "training": f"Step {steps:,} of {of:,}{_time(progress, 'it is done')}."
         if steps
-        else "Measuring the base, then it begins.",
+        else "Measuring the base first.",
         "done": f"Done: {of:,} steps. What was learned is below, and in the menus of the other "
         "views.",
         "stopped": f"Stopped after {steps:,} of {of:,} steps. What was learned so far is below."
@@ -119,8 +120,8 @@ def described(own: Own | None, title: str = "") -> str:
     """What an adapter of the visitor's own was made with; `title` is its task's."""
     if own is None:
         return (
-            '<p class="described">What you train appears here, the last eight of them, for as '
-            "long as this page is open.</p>"
+            '<p class="described">What you train appears here: the last eight adapters, for '
+            "as long as this page is open.</p>"
         )
     p = own.adapter.provenance
     kinds = ", ".join(p["lora"]["sites"])

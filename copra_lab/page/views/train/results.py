@@ -27,7 +27,7 @@ from copra_lab.page.state.schemas.shapley import ShapleyState
 from copra_lab.page.state.session import Asked, Session
 from copra_lab.page.views.train import html as draw
 
-TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Value its layers", "try": "Try it"}
+TO = {"blend": "Blend it", "prune": "Prune it", "shapley": "Its Shapley values", "try": "Try it"}
 """Views that a result can be taken to, by name."""
 
 
@@ -39,7 +39,7 @@ BUTTONS = {f"to-{view}": label for view, label in TO.items()} | {
 
 def layout() -> tuple[dict[str, Any], gr.DownloadButton]:
     """What was trained, by name, with the buttons that need it, and the file to save."""
-    label = "What you trained: take it into another view, or home"
+    label = "What you trained: open it in another view, or download it"
     results: dict[str, Any] = {
         "own": controls.one_of([], label, "train-own"),
         "described": html(draw.described(None), elem_id="train-described"),

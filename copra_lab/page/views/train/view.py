@@ -71,7 +71,7 @@ def fill(lab: Lab, session: gr.State, entrance: Entrance, line: Waiting | None =
     with gr.Column(elem_classes="card", elem_id="train-results"):
         result, file = results.layout()
     controls.how_to_read("train")
-    with folded("The looks at the test images in numbers", "train"):
+    with folded("All accuracies in numbers", "train"):
         pieces["table"] = html(at_first["table"], elem_id="train-table")
 
     hands = {"start": go, "stop": stop}
@@ -136,8 +136,10 @@ def _settings() -> dict[str, Any]:
     return {
         "rank": gr.Slider(1, MOST_RANK, usual.rank, step=1, label="rank", elem_id="train-rank"),
         "steps": gr.Slider(*STEPS, usual.steps, step=50, label="steps", elem_id="train-steps"),
-        "batch": one_of(BATCHES, "images in a step", "train-batch", value=usual.batch),
-        "shots": one_of(SHOTS, "shots: training images a class", "train-shots", value=usual.shots),
+        "batch": one_of(BATCHES, "batch: images per step", "train-batch", value=usual.batch),
+        "shots": one_of(
+            SHOTS, "shots: training images per class", "train-shots", value=usual.shots
+        ),
         "sites": one_of(sites, "matrices of each layer", "train-sites", value=sites[0]),
         "lr": gr.Dropdown(rates, value=TUNED, label="learning rate", elem_id="train-lr"),
         "seed": gr.Number(usual.seed, elem_id="train-seed", **seeds),
@@ -203,7 +205,7 @@ VIEW = View(
     "train",
     "Train",
     "Train one of your own",
-    "A few images of each class, a minute of one processor core: watch LoRA and CopRA learn side "
-    "by side, then take what they learned into the other views.",
+    "A few images of each class and a minute of one processor core: watch LoRA and CopRA learn "
+    "side by side, then open what they learned in the other views.",
     fill,
 )

@@ -69,12 +69,13 @@ class Waiting:
                 )
             if len(self._tickets) >= self.most:
                 raise ValueError(
-                    f"{self.most} visitors train or wait already; try again in a few minutes"
+                    f"{self.most} visitors are training or waiting already; try again in a few "
+                    "minutes"
                 )
             if address and sum(t.address == address for t in self._tickets) >= self.of_address:
                 raise ValueError(
-                    f"{self.of_address} visitors from your network address train or wait already; "
-                    "try again in a few minutes"
+                    f"{self.of_address} visitors from your network address are training or waiting "
+                    "already; try again in a few minutes"
                 )
             ticket = Ticket(who, work, address)
             at_work, others = self._tickets[:1], self._tickets[1:]
@@ -97,7 +98,7 @@ class Waiting:
         self._sweep()
         if ticket not in self._tickets:
             raise ValueError(
-                "the page was not heard of for too long, and others were let in; press Train again"
+                "this page was silent for too long, so others went first; press Train again"
             )
         return self._tickets.index(ticket)
 

@@ -174,7 +174,7 @@ def _key(low: int, high: int) -> str:
 
 def _in_words(history: History) -> str:
     here, found = standing(history, TriangleState), dip(history)
-    said = [f"{sum(map(history.whole, landscape(history)))} places measured on all images."]
+    said = [f"{sum(map(history.whole, landscape(history)))} points measured on all images."]
     if here:
         said += [
             f"{name}: {history.points[p].accuracy}."
@@ -188,7 +188,7 @@ def _in_words(history: History) -> str:
 
 def changed(history: History, bench: Bench | None) -> str:
     """The images whose prediction the last move changed."""
-    hint = "Move the point: images whose prediction changes appear here."
+    hint = "Move the point, and the images whose prediction changes appear here."
     idle = "What the last move changed"
     return images.changed(history, bench, history.since, "by the last move", hint, idle)
 
