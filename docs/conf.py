@@ -2,8 +2,9 @@
 
     sphinx-build -W -c docs . site
 
-Its pages are the lessons' notebooks with the outputs that they have (no notebook is run), the guides under ``docs/``, a page
-for each method, the reference, which is made from the docstrings, the decisions, and the reports.
+Its pages are the lessons' notebooks with the outputs that they have (no notebook is run), the
+guides under ``docs/``, a page for each method, the reference, which is made from the docstrings,
+the decisions, and the reports.
 """
 
 import inspect
@@ -109,14 +110,16 @@ def inline(self, node):
 def block(self, node):
     # On a phone a long equation scrolls sideways; it is not cut.
     self.body.append(
-        f'<div class="math" style="overflow-x: auto; padding: 0.5em 0">{convert(node.astext(), display="block")}</div>'
+        '<div class="math" style="overflow-x: auto; padding: 0.5em '
+        f'0">{convert(node.astext(), display="block")}</div>'
     )
     raise nodes.SkipNode
 
 
 def adapted(app, docname, source):
-    """Adds a menu of every page to the first one (the file is read on GitHub too, which has no menus), and makes downloads of
-    links to files that are no pages."""
+    """Adds a menu of every page to the first one (the file is read on GitHub too, which has no
+    menus), and makes downloads of links to files that are no pages.
+    """
     source[0] = re.sub(r"\]\((exercises/\w+\.ipynb)\)", r"](path:\1)", source[0])
     if docname == root_doc:
         for caption, pages in MENU.items():
@@ -130,8 +133,10 @@ def adapted(app, docname, source):
 
 
 def linked(app, what, name, obj, options, lines):
-    """Docstrings are plain text. What stands in single backticks is code, and leads to its own place in the reference if it has
-    one there and is no argument. What a package imports from one of its modules keeps the text below its assignment there."""
+    """Docstrings are plain text. What stands in single backticks is code, and leads to its own
+    place in the reference if it has one there and is no argument. What a package imports from
+    one of its modules keeps the text below its assignment there.
+    """
     if what == "data":
         lines[:] = text_below(name)
     try:
@@ -164,9 +169,11 @@ def text_below(name):
 
 
 def place_of(word, where):
-    """The full name of what `word` means in the docstring of `where`: something of its own, of its class, of its package, or of
-    the only package with such a name. A module inside a package is left out: ``copra_lab.merging.sparse.ties`` stands in the
-    reference as ``copra_lab.merging.ties``. None for what the reference does not show."""
+    """The full name of what `word` means in the docstring of `where`: something of its own, of its
+    class, of its package, or of the only package with such a name. A module inside a package is
+    left out: ``copra_lab.merging.sparse.ties`` stands in the reference as
+    ``copra_lab.merging.ties``. None for what the reference does not show.
+    """
     parts, inside = where.split("."), word.split(".")
     near = [".".join([*parts[:i], word]) for i in range(len(parts), 0, -1)]
     outside = [".".join([*inside[:2], *inside[i:]]) for i in range(3, len(inside))]
@@ -188,13 +195,16 @@ def is_shown(path):
 
 
 def begun(app, error):
-    """The site's address leads to its first page. And what the theme leaves out for people who use a keyboard or a screen reader."""
+    """The site's address leads to its first page. And what the theme leaves out for people who use
+    a keyboard or a screen reader.
+    """
     if error is not None or app.builder.format != "html":
         return
     out = Path(app.outdir)
     (out / "index.html").write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><title>copra-lab</title>'
-        f'<meta http-equiv="refresh" content="0; url={root_doc}.html"></head><body><main><a href="{root_doc}.html">copra-lab</a></main></body></html>\n',
+        f'<meta http-equiv="refresh" content="0; url={root_doc}.html"></head><body><main><a '
+        f'href="{root_doc}.html">copra-lab</a></main></body></html>\n',
         encoding="utf-8",
     )
     for page in out.rglob("*.html"):
@@ -219,7 +229,8 @@ def begun(app, error):
 
 
 def setup(app):
-    # Browsers set MathML by themselves; Sphinx's own ways load a script from elsewhere or need LaTeX.
+    # Browsers set MathML by themselves; Sphinx's own ways load a script from elsewhere or need
+    # LaTeX.
     app.add_html_math_renderer("mathml", (inline, None), (block, None))
     # Of `fit` every setting is to be seen, not what type checkers are told.
     analyzer = ModuleAnalyzer.for_module(import_module("copra_lab.training").fit.__module__)

@@ -1,5 +1,7 @@
-"""Fine-tune the bundled CLIP on every task with three seeds, write the table, and keep the adapters that the app opens
-with: ``python recipes/adapters.py``. An interrupted run goes on where it stopped."""
+"""Fine-tune the bundled CLIP on every task with three seeds, write the table, and keep the adapters
+that the app opens with: ``python recipes/adapters.py``. An interrupted run goes on where it
+stopped.
+"""
 
 import argparse
 import shutil
@@ -73,7 +75,9 @@ def measure(clip: Clip, name: str, work: Path) -> dict:
 
 
 def ship(folder: Path, made: Mapping[Run, Adapter | SoftPrompt]) -> None:
-    """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier time and is no longer made."""
+    """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier
+    time and is no longer made.
+    """
     places = {
         folder / run.task / f"{run.name}-seed-{run.seed}": model for run, model in made.items()
     }

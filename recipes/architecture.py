@@ -1,8 +1,10 @@
-"""The pictures of the architecture, made from the code: ``python recipes/architecture.py`` writes ``docs/architecture.svg`` (the
-packages) and ``docs/architecture_page.svg`` (the page's rooms); ``--check`` writes nothing and fails where they differ.
+"""The pictures of the architecture, made from the code: ``python recipes/architecture.py`` writes
+``docs/architecture.svg`` (the packages) and ``docs/architecture_page.svg`` (the page's rooms);
+``--check`` writes nothing and fails where they differ.
 
-Rows are the layers of the import contracts in ``pyproject.toml``, arrows the imports that grimp finds (import-linter brings it).
-An arrow that others imply is left out: with cli → page → shapley there is no need to draw cli → shapley.
+Rows are the layers of the import contracts in ``pyproject.toml``, arrows the imports that grimp
+finds (import-linter brings it). An arrow that others imply is left out: with cli → page → shapley
+there is no need to draw cli → shapley.
 """
 
 import argparse
@@ -125,7 +127,9 @@ def threads(
 
 
 def spread(row: Sequence[Node], wanted: Mapping[int, float]) -> None:
-    """Sets x of the nodes, in their order, as near to what is wanted as the gaps between them allow (pooled adjacent violators)."""
+    """Sets x of the nodes, in their order, as near to what is wanted as the gaps between them allow
+    (pooled adjacent violators).
+    """
     offsets, at = [], 0.0
     for before, node in zip([None, *row], row, strict=False):
         if before is not None:
@@ -144,8 +148,10 @@ def spread(row: Sequence[Node], wanted: Mapping[int, float]) -> None:
 
 
 def arrange(nodes: list[list[Node]], ways: Sequence[Sequence[Node]]) -> None:
-    """Orders each row and sets every x: each node goes between its neighbours in the rows above and below, a few times over,
-    and of all arrangements on the way the one with the fewest crossings stays."""
+    """Orders each row and sets every x: each node goes between its neighbours in the rows above and
+    below, a few times over, and of all arrangements on the way the one with the fewest crossings
+    stays.
+    """
     near: dict[int, dict[int, list[Node]]] = {id(n): {-1: [], 1: []} for row in nodes for n in row}
     for way in ways:
         for a, b in zip(way, way[1:], strict=False):
@@ -190,7 +196,9 @@ def crossings(ways: Sequence[Sequence[Node]]) -> int:
 
 
 def ports(nodes: Iterable[Node], ways: Sequence[Sequence[Node]]) -> dict[tuple[int, int], float]:
-    """Where each arrow leaves and reaches its boxes: side by side, in the order of where they come from or go. (edge, end) → x."""
+    """Where each arrow leaves and reaches its boxes: side by side, in the order of where they come
+    from or go. (edge, end) → x.
+    """
     out = {}
     for box in (n for n in nodes if n.name):
         for end, step in ((0, 1), (-1, -2)):
@@ -236,18 +244,21 @@ def picture(title: str, container: str, captions: Mapping[str, str]) -> str:
         x, y = node.x - left, top(node.row)
         tint = TINTS[node.row * len(TINTS) // len(rows)]
         boxes.append(
-            f'<rect x="{x - node.width / 2:.0f}" y="{y}" width="{node.width:.0f}" height="{HEIGHT}" rx="8" fill="{tint}"/>'
+            f'<rect x="{x - node.width / 2:.0f}" y="{y}" width="{node.width:.0f}" '
+            f'height="{HEIGHT}" rx="8" fill="{tint}"/>'
             f'<text x="{x:.0f}" y="{y + 20}" class="name">{node.name}</text>'
             f'<text x="{x:.0f}" y="{y + 36}">{escape(node.caption)}</text>'
         )
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" height="{high}" role="img">',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {wide} {high}" width="{wide}" '
+            f'height="{high}" role="img">',
             f"<title>{escape(title)}</title>",
             "<style>text{font:11.5px system-ui,sans-serif;text-anchor:middle;fill:#4a4a4a}"
             ".name{font-size:14px;font-weight:600;fill:#1b1b1b}"
             "rect{stroke:#8a8a8a}path{fill:none;stroke:#6d7480;stroke-width:1.4}</style>",
-            '<defs><marker id="tip" viewBox="0 0 8 8" refX="2" refY="4" markerWidth="6" markerHeight="6" orient="auto">'
+            '<defs><marker id="tip" viewBox="0 0 8 8" refX="2" refY="4" markerWidth="6" '
+            'markerHeight="6" orient="auto">'
             '<path d="M0 0L8 4L0 8z" style="fill:#6d7480;stroke:none"/></marker></defs>',
             f'<rect width="{wide}" height="{high}" rx="12" fill="#fff" style="stroke:none"/>',
             *arrows,

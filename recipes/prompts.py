@@ -1,5 +1,6 @@
-"""Learn the soft prompts that the app opens with, CoOp and Nemesis on each task that ships adapters:
-``python recipes/prompts.py``. An interrupted run goes on where it stopped."""
+"""Learn the soft prompts that the app opens with, CoOp and Nemesis on each task that ships
+adapters: ``python recipes/prompts.py``. An interrupted run goes on where it stopped.
+"""
 
 import argparse
 import sys

@@ -1,7 +1,10 @@
-"""Remake everything that ships and is not up to date with the bundled CLIP, in order: ``python recipes/rebuild.py``.
+"""Remake everything that ships and is not up to date with the bundled CLIP, in order: ``python
+recipes/rebuild.py``.
 
-``--check`` only says what is stale. Each artefact remembers the hash of the CLIP it was made from. The CLIP itself is
-made by ``pretrain.py`` (hours) and adopted by ``export_clip.py``; nothing here replaces it."""
+``--check`` only says what is stale. Each artefact remembers the hash of the CLIP it was made from.
+The CLIP itself is made by ``pretrain.py`` (hours) and adopted by ``export_clip.py``; nothing here
+replaces it.
+"""
 
 import argparse
 import csv
@@ -24,7 +27,9 @@ from copra_lab.zoo import Shipped, shipped, shipped_prompts  # noqa: E402
 EXPERIMENTS = tuple(
     (name, script) for script, names in WRITTEN.items() for name in names if script != "minilm.py"
 )
-"""(file of results, the script that writes it), Flower's last; what `minilm.py` writes hangs on no CLIP."""
+"""(file of results, the script that writes it), Flower's last; what `minilm.py` writes hangs on no
+CLIP.
+"""
 
 FEDERATED = "experiments/federated/run.py"
 
@@ -71,7 +76,9 @@ def table_is_stale(clip: Clip) -> str | None:
 
 
 def results_are_stale(clip: Clip, name: str) -> str | None:
-    """A file of results that is not there is not stale: experiments take hours, and the report says which were not run."""
+    """A file of results that is not there is not stale: experiments take hours, and the report says
+    which were not run.
+    """
     if not (RESULTS / name).exists():
         return None
     with open(RESULTS / name, encoding="utf-8") as f:

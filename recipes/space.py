@@ -1,7 +1,10 @@
-"""Make a folder that is a Hugging Face Space: ``python recipes/space.py FOLDER`` writes the page, the package with its weights, what it
-needs and its front matter; ``--publish owner/name`` uploads it too. Without ``--publish`` nothing is called over the network.
+"""Make a folder that is a Hugging Face Space: ``python recipes/space.py FOLDER`` writes the page,
+the package with its weights, what it needs and its front matter; ``--publish owner/name``
+uploads it too. Without ``--publish`` nothing is called over the network.
 
-A folder that holds anything that this command did not write is refused; one that it wrote is replaced as a whole."""
+A folder that holds anything that this command did not write is refused; one that it wrote is
+replaced as a whole.
+"""
 
 import argparse
 import hashlib
@@ -30,7 +33,9 @@ ATTRIBUTES = "".join(
     f"{kind} filter=lfs diff=lfs merge=lfs -text\n"
     for kind in ("*.safetensors", "*.npz", "*.gz", "*.png")
 )
-"""What git keeps in large-file storage: the hub takes no other binary files. `upload_folder` does the same by itself."""
+"""What git keeps in large-file storage: the hub takes no other binary files. `upload_folder` does
+the same by itself.
+"""
 
 COLOURS = ("red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray")
 REQUIRED = (
@@ -52,7 +57,9 @@ class SpaceError(Exception):
 
 
 def check(card: Mapping[str, Any]) -> None:
-    """The front matter, against what the hub asks of a Gradio Space. Raises SpaceError for the first thing that is wrong."""
+    """The front matter, against what the hub asks of a Gradio Space. Raises SpaceError for the
+    first thing that is wrong.
+    """
     if missing := [key for key in REQUIRED if not card.get(key)]:
         raise SpaceError(f"the front matter of README.md lacks {missing[0]}")
     if card["sdk"] != "gradio":
@@ -64,18 +71,22 @@ def check(card: Mapping[str, Any]) -> None:
         raise SpaceError(f"emoji must be a single one, not {card['emoji']!r}")
     if len(card["short_description"]) > 60:
         raise SpaceError(
-            f"short_description has {len(card['short_description'])} characters, and 60 are the most that the hub shows"
+            f"short_description has {len(card['short_description'])} characters, and 60 are the "
+            "most that the hub shows"
         )
     if not isinstance(card["python_version"], str) or not re.fullmatch(
         r"3\.\d+", card["python_version"]
     ):
         raise SpaceError(
-            f'python_version must be a text such as "3.11" in quotes, not {card["python_version"]!r}'
+            'python_version must be a text such as "3.11" in quotes, not '
+            f"{card['python_version']!r}"
         )
 
 
 def readme(name: str) -> str:
-    """The README of the Space `name`: the front matter of ours, with the gradio that is installed (and so tested) here, above a text of its own."""
+    """The README of the Space `name`: the front matter of ours, with the gradio that is installed
+    (and so tested) here, above a text of its own.
+    """
     card = SpaceCard.load(ROOT / "README.md")
     data = {**card.data.to_dict(), "sdk_version": version("gradio")}
     check(data)
@@ -85,8 +96,9 @@ def readme(name: str) -> str:
 
 
 def make(folder: Path, name: str = "owner/name") -> None:
-    """Write the Space into `folder`: either all of it is there afterwards, or what was there before. Raises SpaceError for a folder that
-    holds anything else."""
+    """Write the Space into `folder`: either all of it is there afterwards, or what was there
+    before. Raises SpaceError for a folder that holds anything else.
+    """
     refuse_others(folder)
     folder = folder.resolve()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -125,7 +137,9 @@ def hashes(folder: Path) -> dict[str, str]:
 
 
 def refuse_others(folder: Path) -> None:
-    """Raises SpaceError if there is anything in `folder` that `make` did not write, or that was changed since."""
+    """Raises SpaceError if there is anything in `folder` that `make` did not write, or that was
+    changed since.
+    """
     if not folder.exists() and not folder.is_symlink():
         return
     if not folder.is_dir() or folder.is_symlink():
@@ -139,13 +153,15 @@ def refuse_others(folder: Path) -> None:
     ours = {name: h for name, h in hashes(folder).items() if "__pycache__" not in name}
     if others := [name for name, h in ours.items() if known.get(name) != h]:
         raise SpaceError(
-            f"{folder / others[0]} was not written by this command, or changed since: move it away, or name another folder"
+            f"{folder / others[0]} was not written by this command, or changed since: move it "
+            "away, or name another folder"
         )
 
 
 def publish(folder: Path, name: str) -> str:
-    """Upload `folder` as the Space `name`, which is made if need be, and give its address. Raises SpaceError without a token or a
-    connection, or where the hub refuses."""
+    """Upload `folder` as the Space `name`, which is made if need be, and give its address. Raises
+    SpaceError without a token or a connection, or where the hub refuses.
+    """
     if not get_token():
         raise SpaceError(
             "no token for the hub: log in with `hf auth login`, or set HF_TOKEN, and publish again"
@@ -159,7 +175,8 @@ def publish(folder: Path, name: str) -> str:
         )  # fmt: skip
     except Exception as e:  # the hub's client raises those of three libraries
         raise SpaceError(
-            f"the hub could not be reached, or refused: {str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}"
+            "the hub could not be reached, or refused: "
+            f"{str(e).strip().splitlines()[0] if str(e).strip() else type(e).__name__}"
         ) from e
     return f"https://huggingface.co/spaces/{name}"
 
@@ -177,7 +194,8 @@ def main(arguments: "list[str] | None" = None) -> int:
         make(a.folder, a.publish or "owner/name")
         size = sum(f.stat().st_size for f in a.folder.rglob("*") if f.is_file())
         print(
-            f"{a.folder} is a Space of {size / 1e6:.1f} MB: try it with pip install -r requirements.txt and python app.py in there."
+            f"{a.folder} is a Space of {size / 1e6:.1f} MB: try it with pip install -r "
+            "requirements.txt and python app.py in there."
         )
         if a.publish:
             print(f"Published: {publish(a.folder, a.publish)}")

@@ -1,5 +1,7 @@
-"""What all tests share: two threads, no hub, no clock on hypothesis, a seed before each test, and for those that ask a
-browser, the page in a process of its own, and its visitors. Drawings come from the user's cache (or ``$COPRA_LAB_CACHE``), rendered at most once."""
+"""What all tests share: two threads, no hub, no clock on hypothesis, a seed before each test, and
+for those that ask a browser, the page in a process of its own, and its visitors. Drawings come
+from the user's cache (or ``$COPRA_LAB_CACHE``), rendered at most once.
+"""
 
 import os
 import random
@@ -32,7 +34,9 @@ def seeds() -> None:
 
 @pytest.fixture(scope="session")
 def chromium() -> str:
-    """The path of a Chromium. Without one a test is skipped, but in continuous integration it fails."""
+    """The path of a Chromium. Without one a test is skipped, but in continuous integration it
+    fails.
+    """
     for name in ("chromium", "chromium-browser", "google-chrome"):
         if path := shutil.which(name):
             return path
@@ -93,7 +97,9 @@ def url(fresh):
 
 @pytest.fixture
 def visit(browser, url):
-    """Visitors come by ``visit(view)``; when they leave, nothing was asked of elsewhere and nothing went wrong."""
+    """Visitors come by ``visit(view)``; when they leave, nothing was asked of elsewhere and nothing
+    went wrong.
+    """
     from visitor import Visitor
 
     visitors: list[Visitor] = []
@@ -110,7 +116,9 @@ def visit(browser, url):
 
 @pytest.fixture(scope="module")
 def truth(fresh):
-    """Right answers between the first task's first two shipped adapters, by an independent forward pass."""
+    """Right answers between the first task's first two shipped adapters, by an independent forward
+    pass.
+    """
     from by_hand import independent
 
     from copra_lab.models import load_clip
@@ -124,7 +132,9 @@ def truth(fresh):
 
 @pytest.fixture(scope="module")
 def pruned_truth(fresh):
-    """Right answers of the first task's first adapter as the Prune view says it is pruned, by an independent forward pass."""
+    """Right answers of the first task's first adapter as the Prune view says it is pruned, by an
+    independent forward pass.
+    """
     from by_hand import cut, independent
 
     from copra_lab.models import load_clip

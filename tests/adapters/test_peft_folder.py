@@ -185,7 +185,9 @@ TWICE = pytest.mark.filterwarnings("ignore:.*output projection of nn.MultiheadAt
 
 
 def in_pefts_words(adapter, folder):
-    """`adapter` as peft itself loads it on the Hugging Face CLIP from the folder that we write; merged, for pixels → features."""
+    """`adapter` as peft itself loads it on the Hugging Face CLIP from the folder that we write;
+    merged, for pixels → features.
+    """
     from peft import PeftModel
 
     from copra_lab.models import to_hugging_face
@@ -208,7 +210,9 @@ def features(adapter, x, clip=None):
     "pattern", [{}, {"alpha_pattern": {"attn": 9}}, {"alpha_pattern": {"out_proj": 9}}]
 )
 def test_an_adapter_that_peft_put_on_open_clips_own_modules_is_read(tmp_path, pattern):
-    """peft's wrapper of `nn.MultiheadAttention` shares one A over q, k and v and adapts the output projection too."""
+    """peft's wrapper of `nn.MultiheadAttention` shares one A over q, k and v and adapts the output
+    projection too.
+    """
     from peft import LoraConfig
 
     clip = tiny_clip()
@@ -342,7 +346,9 @@ def test_an_adapter_on_siglips_pooling_head_is_refused_with_what_leaves_it_out(
 
 
 def test_what_peft_adapted_without_effect_is_left_out(siglip, tmp_path):
-    """The forward pass of the pooling head never calls the adapter on its output projection, so its B stays at 0."""
+    """The forward pass of the pooling head never calls the adapter on its output projection, so its
+    B stays at 0.
+    """
     from peft import LoraConfig, get_peft_model
 
     clip, theirs = siglip
@@ -403,7 +409,9 @@ def test_lora_outside_the_blocks_is_refused_for_what_it_is(tmp_path, module, hel
 def test_what_peft_saved_is_its_model_or_refused(
     siglip, tmp_path_factory, side, data, r, alpha, rslora
 ):
-    """Whatever peft adapts: equal features, but for the output projection that it counts twice; or a refusal that names a module outside."""
+    """Whatever peft adapts: equal features, but for the output projection that it counts twice; or
+    a refusal that names a module outside.
+    """
     from peft import LoraConfig
 
     from copra_lab.models import to_hugging_face

@@ -1,4 +1,6 @@
-"""Publishing to the hub and fetching from it, by huggingface_hub's own client against a small hub on this computer."""
+"""Publishing to the hub and fetching from it, by huggingface_hub's own client against a small hub
+on this computer.
+"""
 
 import json
 import os

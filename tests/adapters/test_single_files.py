@@ -1,4 +1,6 @@
-"""Adapters in the files of other tools, each written here from its documented layout and compared with what the formula says."""
+"""Adapters in the files of other tools, each written here from its documented layout and compared
+with what the formula says.
+"""
 
 import json
 import math
@@ -83,7 +85,9 @@ def test_clip_lora_adds_alpha_by_the_root_of_r_first_to_the_texts_tower(
 
 
 def test_what_clip_lora_saved_changes_the_images_and_texts_as_it_does_there(tmp_path):
-    """By its way: W + B·A·alpha/√r in the rows of q, k and v of the fused matrix, and in the output projection."""
+    """By its way: W + B·A·alpha/√r in the rows of q, k and v of the fused matrix, and in the output
+    projection.
+    """
     clip = tiny_clip()
     pairs = clip_lora(
         tmp_path / "a.pt",
@@ -133,7 +137,9 @@ OPENAI = [
 def test_clip_lora_numbers_the_layers_of_its_position(
     tmp_path, encoder, position, image_layers, width, text, vision
 ):
-    """Of ViT-L/14 the positions changed in September 2024; the number of layers tells which of the two a file follows."""
+    """Of ViT-L/14 the positions changed in September 2024; the number of layers tells which of the
+    two a file follows.
+    """
     layers = [512 if width == 768 else 768] * len(text) + [width] * image_layers
     clip_lora(tmp_path / "a.pt", layers, 1, 1, encoder, position, "q", torch.Generator())
     expected = [f"text_model.encoder.layers.{i}" for i in text] + [

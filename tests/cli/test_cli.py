@@ -363,7 +363,9 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
 
 @pytest.fixture
 def strangers(home, tmp_path) -> list[Path]:
-    """Two adapters that say nothing, or something that is not there any more, about what they were trained on."""
+    """Two adapters that say nothing, or something that is not there any more, about what they were
+    trained on.
+    """
     clip = load_clip(home.clip)
     folders = [tmp_path / "silent", tmp_path / "moved"]
     for seed, (folder, about) in enumerate(
@@ -531,7 +533,9 @@ def test_adapters_with_different_training_images_are_told_whose_are_shown(home, 
 
 
 def test_adapters_of_bases_that_differ_by_name_are_told(home, tmp_path):
-    """peft knows its base by name alone, so that nothing else can tell that two adapters do not belong together."""
+    """peft knows its base by name alone, so that nothing else can tell that two adapters do not
+    belong together.
+    """
     made = random_adapter(load_clip(home.clip), rank=2)
     for name in ("a", "b"):
         save_adapter(
@@ -719,7 +723,8 @@ def test_adapters_come_from_the_hub_too(home, tmp_path, monkeypatch):
 def test_flags_win_over_the_file_and_the_file_over_defaults(home, tmp_path):
     file = tmp_path / "fit.toml"
     file.write_text(
-        f"task = '{home.task}'\nclip = '{home.clip}'\n[fit]\nsteps = 3\nlr = 0.005\nsites = ['q', 'fc1']\nmin_active = 1\nmethod = 'copra'\n[prune]\nbest = 1\n",
+        f"task = '{home.task}'\nclip = '{home.clip}'\n[fit]\nsteps = 3\nlr = 0.005\nsites = ['q', "
+        "'fc1']\nmin_active = 1\nmethod = 'copra'\n[prune]\nbest = 1\n",
         encoding="utf-8",
     )
     recipe = told("fit", "--config", file, "--steps", 2, "-o", tmp_path / "a")["provenance"]

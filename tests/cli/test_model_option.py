@@ -17,7 +17,9 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory) -> tuple[str, Path]:
-    """A model's folder, and one of adapters: one of that model, one of the bundled one, and one whose file is broken."""
+    """A model's folder, and one of adapters: one of that model, one of the bundled one, and one
+    whose file is broken.
+    """
     folder = tmp_path_factory.mktemp("own")
     save_siglip(folder / "model")
     save_adapter(

@@ -1,4 +1,6 @@
-"""Lesson 1's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 1's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("template.format(name) for name in names", "name for name in names", "template"),

@@ -1,4 +1,6 @@
-"""Lesson 2's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 2's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("delta_q = s * (B_q @ A_q)\n    delta_v = s * (B_v @ A_v)", "delta_q = B_q @ A_q\n    delta_v = B_v @ A_v", "scale is missing"),

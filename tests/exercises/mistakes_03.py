@@ -1,4 +1,6 @@
-"""Lesson 3's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 3's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("[(1 - lam) * B1, lam * B2]", "[lam * B1, (1 - lam) * B2]", "wrong way round"),

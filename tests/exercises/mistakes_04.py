@@ -1,4 +1,6 @@
-"""Lesson 4's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 4's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("step / (ramp * steps)", "step / steps", "`ramp` was not used"),

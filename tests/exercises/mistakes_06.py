@@ -1,4 +1,6 @@
-"""Lesson 6's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 6's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("threshold = every.topk(count).values[-1]\n    return [m * (m.abs() >= threshold) for m in matrices]",

@@ -1,4 +1,6 @@
-"""Lesson 7's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 7's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("trimmed = vectors * kept", "trimmed = vectors", "Nothing was trimmed"),

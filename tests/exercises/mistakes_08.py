@@ -1,4 +1,6 @@
-"""Lesson 8's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 8's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("[first, *[0] * m", "[*[0] * m", "expected the shape"),

@@ -1,4 +1,6 @@
-"""Lesson 9's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 9's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("dim=-1).mean()", "dim=-1).sum()", "over positions and classes"),

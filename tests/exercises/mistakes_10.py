@@ -1,4 +1,6 @@
-"""Lesson 10's mistakes, as readers would write them: (a part of the solution, what stands there instead, words of the check's answer)."""
+"""Lesson 10's mistakes, as readers would write them: (a part of the solution, what stands there
+instead, words of the check's answer).
+"""
 
 MISTAKES = [
     ("round(share * len(own))", "round(share * int(mine.sum()))", "copies counted"),

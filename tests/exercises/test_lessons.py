@@ -1,4 +1,6 @@
-"""Lessons: the notebooks are what the sources make, and each exercise's check knows right from wrong."""
+"""Lessons: the notebooks are what the sources make, and each exercise's check knows right from
+wrong.
+"""
 
 import json
 import re
@@ -31,7 +33,8 @@ each_exercise = pytest.mark.parametrize(
     ("source", "cell"), EXERCISES, ids=lambda x: x.stem if isinstance(x, Path) else str(x)
 )
 
-# Of each lesson, in ``tests/exercises/mistakes_NN.py``: (a part of the solution, what stands there instead, words of the check's answer).
+# Of each lesson, in ``tests/exercises/mistakes_NN.py``: (a part of the solution, what stands there
+# instead, words of the check's answer).
 MISTAKES = [
     (s.stem[:2], *m) for s in SOURCES for m in import_module(f"mistakes_{s.stem[:2]}").MISTAKES
 ]
@@ -42,7 +45,9 @@ def cells(nb) -> list[str]:
 
 
 def attempt(nb, cell: int, exercise: str):
-    """Run the setup, `exercise` in place of a cell and the check after it, as IPython would, and give what the check gives."""
+    """Run the setup, `exercise` in place of a cell and the check after it, as IPython would, and
+    give what the check gives.
+    """
     setup = next(c.source for c in nb.cells if "setup" in build.tags(c))
     check = next(
         c.source

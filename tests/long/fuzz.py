@@ -1,10 +1,12 @@
-"""Every door from outside, with whatever may come through it: ``python tests/long/fuzz.py`` tries 8,000 damaged, hostile or senseless
-adapters, prompts, pictures, zips, task folders, command lines, configurations, requests and addresses, and says what was not met with a
-sentence.
+"""Every door from outside, with whatever may come through it: ``python tests/long/fuzz.py`` tries
+8,000 damaged, hostile or senseless adapters, prompts, pictures, zips, task folders, command
+lines, configurations, requests and addresses, and says what was not met with a sentence.
 
-A case is good when it works, or fails as its door says it may (an error that is raised on purpose, an exit code), within
-`LONGEST` seconds and `LARGEST` megabytes, and when no code that was brought along has run. Cases depend on ``--seed`` and their number alone:
-``--doors adapter --only 41`` repeats one. The exit code is 1 if any case was not good."""
+A case is good when it works, or fails as its door says it may (an error that is raised on purpose,
+an exit code), within `LONGEST` seconds and `LARGEST` megabytes, and when no code that was brought
+along has run. Cases depend on ``--seed`` and their number alone: ``--doors adapter --only 41``
+repeats one. The exit code is 1 if any case was not good.
+"""
 
 import argparse
 import base64
@@ -51,7 +53,9 @@ LONGEST, LARGEST = 30, 1500
 
 
 def adapter(home: Path) -> Case:
-    """`Adapter.load` and what is done with the result: ours and peft's folders, alone or held against a model."""
+    """`Adapter.load` and what is done with the result: ours and peft's folders, alone or held
+    against a model.
+    """
     from tiny import random_adapter, tiny_clip
 
     from copra_lab.adapters import Adapter, LowRank, load_adapter, save_adapter
@@ -303,7 +307,8 @@ def words_of_commands(home: Path, r: random.Random) -> list[str]:
             given[min(at, len(given) - 1)] = str(value(r, 0))
         else:
             given.insert(at, str(value(r, 0)))
-    # What no operating system can hand over, and what would stay: a server, a shell's settings, and work of minutes.
+    # What no operating system can hand over, and what would stay: a server, a shell's settings, and
+    # work of minutes.
     given = [w.replace("\0", "").encode(errors="replace").decode()[:5000] for w in given]
     too_long = {"--steps", "--batch", "--points", "--rank", "--samples", "--jobs", "--shots"}
     given = [
@@ -592,7 +597,9 @@ DOORS: dict[str, tuple[Callable[[Path], Case], int]] = {
 
 
 def knock(door: str, seed: int, numbers: list[int], line: Connection) -> None:
-    """In a process of its own: say "start" and "end" of every case, with what was not good about it."""
+    """In a process of its own: say "start" and "end" of every case, with what was not good about
+    it.
+    """
     home = Path(tempfile.mkdtemp(prefix=f"fuzz-{door}-"))
     try:
         logging.disable(logging.CRITICAL)
@@ -634,7 +641,9 @@ def memory() -> float:
 
 
 def tried(door: str, seed: int, numbers: list[int]) -> Iterator[tuple[int, str | None]]:
-    """(number, what was not good) of each case; a process that hangs or dies costs one case, and another goes on."""
+    """(number, what was not good) of each case; a process that hangs or dies costs one case, and
+    another goes on.
+    """
     spawn = mp.get_context("spawn")
     left = list(numbers)
     while left:
@@ -697,7 +706,8 @@ def main(given: list[str] | None = None) -> int:
                     flush=True,
                 )
         rows.append(
-            f"| {door} | {(DOORS[door][0].__doc__ or '').strip().splitlines()[0]} | {len(numbers):,} | {faults} | {time.monotonic() - began:.0f} |"
+            f"| {door} | {(DOORS[door][0].__doc__ or '').strip().splitlines()[0]} | "
+            f"{len(numbers):,} | {faults} | {time.monotonic() - began:.0f} |"
         )
         bad += faults
     print(

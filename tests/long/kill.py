@@ -1,6 +1,9 @@
-"""kill -9 at random moments: ``python tests/long/kill.py`` starts a training, a sweep, a first rendering and exports 50 times in all, kills each with
-everything it started somewhere on its way, runs the same command again, and holds what it then wrote, byte for byte, against a
-run that nobody disturbed. The exit code is 1 if anything differs, or if a second run does not get through."""
+"""kill -9 at random moments: ``python tests/long/kill.py`` starts a training, a sweep, a first
+rendering and exports 50 times in all, kills each with everything it started somewhere on its
+way, runs the same command again, and holds what it then wrote, byte for byte, against a run that
+nobody disturbed. The exit code is 1 if anything differs, or if a second run does not get
+through.
+"""
 
 import argparse
 import hashlib
@@ -39,7 +42,9 @@ print(hashlib.sha256(b"".join(s.images.numpy().tobytes() for s in (task.train, t
 
 @dataclass(frozen=True)
 class Work:
-    """A command that writes into a folder, and what has to be the same of it however often it was killed."""
+    """A command that writes into a folder, and what has to be the same of it however often it was
+    killed.
+    """
 
     command: Callable[[Path, Path], list[str]]
     result: Callable[[Path, str], str]
@@ -47,7 +52,9 @@ class Work:
 
 
 def files(folder: Path, said: str) -> str:
-    """Names and bytes of all files but those that a killed run had begun, which say so in their names."""
+    """Names and bytes of all files but those that a killed run had begun, which say so in their
+    names.
+    """
     whole = (
         f
         for f in sorted(folder.rglob("*"))
@@ -149,7 +156,9 @@ def prepare(home: Path) -> None:
 
 
 STANDS = "choose another folder with --out, or replace it"
-"""What a command says whose result stands: the one before was killed after it had written, and what it wrote is held against the rest."""
+"""What a command says whose result stands: the one before was killed after it had written, and what
+it wrote is held against the rest.
+"""
 
 
 def start(work: Work, home: Path, at: Path) -> subprocess.Popen:
@@ -177,7 +186,9 @@ def finished(work: Work, home: Path, at: Path) -> str:
 
 
 def killed(work: Work, home: Path, at: Path, seconds: float, r: random.Random) -> float:
-    """Start it and kill it with all it started, somewhere in the `seconds` that it takes undisturbed: when that was, or 0 if it was done."""
+    """Start it and kill it with all it started, somewhere in the `seconds` that it takes
+    undisturbed: when that was, or 0 if it was done.
+    """
     process, moment = start(work, home, at), r.uniform(0.1, 0.95) * seconds
     try:
         process.communicate(timeout=moment)

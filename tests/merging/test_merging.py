@@ -80,8 +80,8 @@ def test_weights_by_layer():
 
 
 def test_averaging_factors_is_not_averaging_deltas_by_the_amount_worked_out_by_hand():
-    # ΔW₁ = [2], ΔW₂ = [12]: their mean is 7, but the means of A (1, 3) and of B (2, 4) give 2·3 = 6;
-    # in general mean(BA) − mean(B)·mean(A) = (B₁ − B₂)(A₁ − A₂) / 4.
+    # ΔW₁ = [2], ΔW₂ = [12]: their mean is 7, but the means of A (1, 3) and of B (2, 4) give 2·3 =
+    # 6; in general mean(BA) − mean(B)·mean(A) = (B₁ − B₂)(A₁ − A₂) / 4.
     a, b = (
         Adapter({SITE: LowRank(torch.tensor([[x]]), torch.tensor([[y]]))})
         for x, y in ((1.0, 2.0), (3.0, 4.0))
@@ -154,9 +154,11 @@ def test_a_plane_goes_through_its_three_adapters():
 
 
 def test_ties_on_a_worked_example():
-    # Density ½ of four entries keeps the two largest: [4, 0, -3, 0] and [-1, 0, -2, 0] of the second by |·|.
+    # Density ½ of four entries keeps the two largest: [4, 0, -3, 0] and [-1, 0, -2, 0] of the
+    # second by |·|.
     a, b = one([[4.0, 0.5], [-3.0, 0.1]]), one([[-1.0, 0.2], [-2.0, 0.3]])
-    # Entry 0: 4 − 1 > 0, so + is elected and only 4 counts; entry 2: both negative, their mean is −2.5.
+    # Entry 0: 4 − 1 > 0, so + is elected and only 4 counts; entry 2: both negative, their mean is
+    # −2.5.
     torch.testing.assert_close(
         ties([a, b], 0.5).deltas[SITE].delta(), torch.tensor([[4.0, 0.0], [-2.5, 0.0]])
     )

@@ -1,4 +1,6 @@
-"""What trainings wrap around a CLIP's weights is taken off where it is unambiguous; else one sentence names what does not fit."""
+"""What trainings wrap around a CLIP's weights is taken off where it is unambiguous; else one
+sentence names what does not fit.
+"""
 
 import copy
 import json
@@ -116,7 +118,9 @@ def test_random_wrappings_are_taken_off(tmp_path_factory, prefix, inside, safe):
 
 
 def test_openais_marks_in_an_architectures_file(tmp_path, architectures, weights):
-    """They say that the weights are OpenAI's own, trained with QuickGELU: open_clip warns of such, and so do we."""
+    """They say that the weights are OpenAI's own, trained with QuickGELU: open_clip warns of such,
+    and so do we.
+    """
     plain, quick = architectures
     save_file({**weights, **MARKS}, tmp_path / "x.safetensors")
     with pytest.warns(

@@ -1,4 +1,6 @@
-"""A Hugging Face folder of a CLIP or SigLIP gives transformers' own features for a picture and a text, or is refused in one sentence."""
+"""A Hugging Face folder of a CLIP or SigLIP gives transformers' own features for a picture and a
+text, or is refused in one sentence.
+"""
 
 import dataclasses
 import json
@@ -42,7 +44,9 @@ OF_SIGLIP = getattr(transformers, "SiglipImageProcessorPil", transformers.Siglip
 
 
 def noise(width: int, height: int, seed: int = 0) -> Image.Image:
-    """A picture with edges and colours, so that a filter, a pixel's shift and a level's difference all show."""
+    """A picture with edges and colours, so that a filter, a pixel's shift and a level's difference
+    all show.
+    """
     g = np.random.default_rng(seed)
     coarse = Image.fromarray(g.integers(0, 256, (5, 5, 3), dtype=np.uint8)).resize(
         (width, height), Image.Resampling.NEAREST
@@ -60,7 +64,9 @@ def save_model(
     heads: int = 2,
     eos: int | None = None,
 ):
-    """transformers' model and tokenizer, written by transformers (CLIP's vocabulary by us, which the features hold to account)."""
+    """transformers' model and tokenizer, written by transformers (CLIP's vocabulary by us, which
+    the features hold to account).
+    """
     torch.manual_seed(0)
     sizes = {
         "hidden_size": 32,
@@ -330,7 +336,8 @@ def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
         ('{"crop_size": 24, "size": 100000}', "is not between crop_size .24. and 8 times that"),
         (
             "{}",
-            "pictures become 224 × 224 pixels, and the image tower takes 24 × 24; copy the file of this model",
+            "pictures become 224 × 224 pixels, and the image tower takes 24 × 24; copy the file of "
+            "this model",
         ),
         ('{"do_center_crop": false, "size": 24}', "pictures stay oblong; set it to true"),
         ('{"do_resize": false}', "do_resize is false"),

@@ -1,4 +1,6 @@
-"""A CLIP from every kind of source is the same CLIP, to open_clip's and transformers' own outputs; what cannot be loaded says why."""
+"""A CLIP from every kind of source is the same CLIP, to open_clip's and transformers' own outputs;
+what cannot be loaded says why.
+"""
 
 import copy
 import json
@@ -685,7 +687,8 @@ def test_a_damaged_hugging_face_folder_gives_one_clear_error(siglip, tmp_path):
     save_file({k: v for k, v in tensors.items() if "head.probe" not in k}, weights)
     refused(
         ValueError,
-        r"model.safetensors does not fit .* it lacks 'vision_model.head.probe' of shape \(1, 1, 48\); copy both",
+        r"model.safetensors does not fit .* it lacks 'vision_model.head.probe' of shape \(1, 1, "
+        r"48\); copy both",
         folder,
     )
     save_file({**tensors, "more": torch.zeros(2)}, weights)

@@ -1,4 +1,6 @@
-"""The page and the site under axe, the checker of the field: nothing serious, in both themes and both widths."""
+"""The page and the site under axe, the checker of the field: nothing serious, in both themes and
+both widths.
+"""
 
 import os
 from pathlib import Path

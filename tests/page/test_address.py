@@ -1,4 +1,6 @@
-"""Addresses that carry what a visitor has set, and turns: nothing that is drawn late is shown after what is newer."""
+"""Addresses that carry what a visitor has set, and turns: nothing that is drawn late is shown after
+what is newer.
+"""
 
 import re
 from dataclasses import dataclass, replace
@@ -593,7 +595,8 @@ def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):
     page = visitor.page
     visitor.settled(0.0)
     page.evaluate(
-        "() => { window.stays = true; window.said = 0; const put = history.replaceState; history.replaceState = (...x) => { said++; put.apply(history, x); }; }"
+        "() => { window.stays = true; window.said = 0; const put = history.replaceState; "
+        "history.replaceState = (...x) => { said++; put.apply(history, x); }; }"
     )
     length = page.evaluate("history.length")
     visitor.grab()
@@ -605,7 +608,8 @@ def test_the_address_follows_the_thumb_and_the_button_copies_it(browser, url):
     assert page.evaluate("said") <= 5
     button = page.get_by_role("button", name="Copy link")
     page.evaluate(
-        "document.execCommand = what => { window.copied = what === 'copy' && document.activeElement.value; return true; }"
+        "document.execCommand = what => { window.copied = what === 'copy' && "
+        "document.activeElement.value; return true; }"
     )
     button.press("Enter")
     assert page.evaluate("copied") == page.url
@@ -628,7 +632,8 @@ def test_a_link_that_cannot_be_had_says_so_in_words(browser, url, width):
     visitor = Visitor(
         browser,
         url,
-        "prune&task=faces-noise&adapter=own/abcdefghijklmnop&off=99&sparsity=<img src=x onerror=alert(1)>",
+        "prune&task=faces-noise&adapter=own/abcdefghijklmnop&off=99&sparsity=<img src=x "
+        "onerror=alert(1)>",
         width=width,
         height=844,
     )

@@ -1,4 +1,6 @@
-"""What programs ask the page: every endpoint as a function on a tiny CLIP, and over the network as gradio_client, an assistant and a crowd ask."""
+"""What programs ask the page: every endpoint as a function on a tiny CLIP, and over the network as
+gradio_client, an assistant and a crowd ask.
+"""
 
 import asyncio
 import base64

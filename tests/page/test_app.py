@@ -1,4 +1,6 @@
-"""The page: its handlers as plain functions on a tiny CLIP, and the real thing, driven in a browser."""
+"""The page: its handlers as plain functions on a tiny CLIP, and the real thing, driven in a
+browser.
+"""
 
 import asyncio
 import copy

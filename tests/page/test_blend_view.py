@@ -1,4 +1,6 @@
-"""The Blend view's other lines: the factors, and another method's adapters; measured on a tiny CLIP, and in a browser. The rest: see test_app.py."""
+"""The Blend view's other lines: the factors, and another method's adapters; measured on a tiny
+CLIP, and in a browser. The rest: see test_app.py.
+"""
 
 from dataclasses import replace
 from xml.etree import ElementTree

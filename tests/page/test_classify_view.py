@@ -1,4 +1,6 @@
-"""The Try view: one's own picture, read with care and classified by every adapter; and in a browser."""
+"""The Try view: one's own picture, read with care and classified by every adapter; and in a
+browser.
+"""
 
 import base64
 import io
@@ -380,7 +382,9 @@ def test_strokes_are_classified_and_a_zip_becomes_a_task(browser, url, own_zip):
         page.mouse.up()
 
     def answered(other_than: str = "") -> str:
-        """What the CLIP was shown, once it is another picture; its answers are those of an offline run."""
+        """What the CLIP was shown, once it is another picture; its answers are those of an offline
+        run.
+        """
         shown = """old => { const img = document.querySelector('#try-seen img');
           return document.querySelector('#try-answers p')?.innerText === 'Your picture' && img && img.src !== old ? img.src : null; }"""
         address = page.wait_for_function(shown, arg=other_than).json_value()

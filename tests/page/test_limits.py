@@ -1,4 +1,6 @@
-"""What one visitor of the page can cost: every limit with small numbers, as functions and over the network."""
+"""What one visitor of the page can cost: every limit with small numbers, as functions and over the
+network.
+"""
 
 import asyncio
 import gc
@@ -139,7 +141,9 @@ def test_who_is_gone_is_forgotten_and_who_is_here_is_not():
 
 
 class Network:
-    """Asks a `Guard` in front of an application that reads what it is sent, and answers once it may."""
+    """Asks a `Guard` in front of an application that reads what it is sent, and answers once it
+    may.
+    """
 
     def __init__(self, **bounds):
         self.goes_on, self.inside, self.read = asyncio.Event(), 0, []
@@ -286,7 +290,9 @@ def test_an_open_page_is_a_visitor_until_it_is_closed():
 
 
 class Slow:
-    """A page with one slow handler, a quick one, and what a visitor keeps; served with small limits."""
+    """A page with one slow handler, a quick one, and what a visitor keeps; served with small
+    limits.
+    """
 
     def __init__(self, **bounds):
         self.goes_on, self.order, self.bounds = threading.Event(), [], bounds
@@ -375,7 +381,9 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
         assert [page.ask("a", f"visitor {i}").status_code for i in range(3)] == [200] * 3
         refused = page.ask("a", "visitor 3")
         assert refused.status_code == 429
-        assert "3 requests from your network address are waiting already" in refused.json()["detail"]
+        assert (
+            "3 requests from your network address are waiting already" in refused.json()["detail"]
+        )
     with Slow().served() as page:
         page.ask("a", "first")
         page.until(lambda: page.order)

@@ -1,4 +1,6 @@
-"""The Prompt view: what its sliders ask for, measured on a tiny CLIP; and in a browser on the bundled one."""
+"""The Prompt view: what its sliders ask for, measured on a tiny CLIP; and in a browser on the
+bundled one.
+"""
 
 import inspect
 import re

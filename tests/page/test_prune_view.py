@@ -1,4 +1,6 @@
-"""The Prune view: what its switches and its slider ask for, measured on a tiny CLIP. In a browser: see test_app.py."""
+"""The Prune view: what its switches and its slider ask for, measured on a tiny CLIP. In a browser:
+see test_app.py.
+"""
 
 import inspect
 import re
@@ -238,7 +240,8 @@ def test_single_matrices_are_switched_and_equal_models_are_equal_places():
     gone = {("vision", 0, "q"), ("vision", 2, "fc2")}
     hand = ONE.keep([name for name in ONE.deltas if site_of(name) not in gone])
     assert state.adapter(LAB) == cut(hand, percent=20)
-    # A layer that lost its last matrix is off, however it was switched; and where a whole group is off, nothing is on.
+    # A layer that lost its last matrix is off, however it was switched; and where a whole group is
+    # off, nothing is on.
     every_0 = [f"{kind}0" for kind in EVERY]
     one_way = asked(
         history, "colours", "0/one", [0, 1, 2], list(EVERY), 0, single=without(*every_0)

@@ -1,4 +1,6 @@
-"""The Shapley view: values that are a layer game's own, sampled and exact; and in a browser on the bundled CLIP."""
+"""The Shapley view: values that are a layer game's own, sampled and exact; and in a browser on the
+bundled CLIP.
+"""
 
 import gc
 import math
@@ -213,7 +215,9 @@ ELSEWHERE = BlendState("colours", "0/one", "0/two", 0.5)
 
 @pytest.mark.parametrize("breaks", [False, True])
 def test_a_game_that_is_late_moves_nobody_who_has_gone_on(monkeypatch, breaks):
-    """That of a task that is new takes a minute to make: meanwhile the visitor asks for something else."""
+    """That of a task that is new takes a minute to make: meanwhile the visitor asks for something
+    else.
+    """
     session, made = Session(), shapley.solving
 
     def slow(lab, task, key):
@@ -342,7 +346,8 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
         "() => document.querySelector('#shapley-decided h2').innerText.includes('layer 2')"
     )
     asked, every = page.evaluate(
-        "() => { const d = document.querySelector('#shapley-number .now').dataset; return [Number(d.asked), Number(d.every)]; }"
+        "() => { const d = document.querySelector('#shapley-number .now').dataset; return "
+        "[Number(d.asked), Number(d.every)]; }"
     )
     if asked < every:  # the game may have been solved for a visitor before
         page.wait_for_function(
@@ -354,7 +359,8 @@ def test_values_sharpen_until_exact_and_a_layer_shows_its_images(browser, url, w
     assert page.evaluate(tops) == pytest.approx(before, abs=1)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     page.wait_for_function(
-        "() => { const d = document.querySelector('#shapley-number .now')?.dataset; return d && d.asked === d.every; }",
+        "() => { const d = document.querySelector('#shapley-number .now')?.dataset; return d && "
+        "d.asked === d.every; }",
         timeout=300_000,
     )
     lab = Lab(precision="float32")

@@ -1,5 +1,7 @@
-"""No number is shown in full black beside controls that say something else: every control of every view, and every way from one view to
-another, on a server that answers late and in any order. What is painted is held against the library's own numbers, frame by frame."""
+"""No number is shown in full black beside controls that say something else: every control of every
+view, and every way from one view to another, on a server that answers late and in any order.
+What is painted is held against the library's own numbers, frame by frame.
+"""
 
 import json
 import random
@@ -53,7 +55,9 @@ class Guest:
         self.slow.most = SLOW
 
     def quiet(self) -> None:
-        """Until the open view shows a number that is not dimmed, on all images, and nothing changes any more."""
+        """Until the open view shows a number that is not dimmed, on all images, and nothing changes
+        any more.
+        """
         self.page.wait_for_function("""() => {
           const view = document.querySelector('.view[data-open]');
           if (!view || view.dataset.asked || view.dataset.opening && view.id !== 'view-train') return false;
@@ -245,7 +249,8 @@ def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
     assert visitor.page.evaluate(dimmed, "shapley-bars")
     visitor.choose("shapley-task", "Shapes")
     visitor.page.wait_for_function(
-        "() => document.querySelector('#shapley-number .now')?.dataset.asked === '8' && !document.querySelector('#view-shapley .stale')"
+        "() => document.querySelector('#shapley-number .now')?.dataset.asked === '8' && "
+        "!document.querySelector('#view-shapley .stale')"
     )
     shown = float(visitor.page.locator("#shapley-number .now").get_attribute("data-total"))
     right = TINY.accuracy(LAB.adapter("shapes", "0/two")).value - TINY.accuracy().value
@@ -255,7 +260,8 @@ def test_a_layer_and_an_adapter_are_asked_for_their_worth(guest):
 def test_answers_are_of_the_picture_and_the_task_that_are_given(guest, tmp_path):
     visitor = guest("?view=try")
     stale, page = (
-        "() => !!document.querySelector('#try-answers .stale') && !!document.querySelector('#try-seen .stale')",
+        "() => !!document.querySelector('#try-answers .stale') && "
+        "!!document.querySelector('#try-seen .stale')",
         visitor.page,
     )
     page.click("#try-another")

@@ -68,7 +68,8 @@ def test_the_tour_goes_through_the_views_by_keyboard_and_back(browser, url, widt
         assert now["card"][2] <= width
         assert now["card"][3] <= 844
         page.evaluate(
-            "id => document.getElementById(id).closest('.column, .form, .gap, div').style.marginTop = '40px'",
+            "id => document.getElementById(id).closest('.column, .form, .gap, "
+            "div').style.marginTop = '40px'",
             step.at,
         )
         page.wait_for_function(RINGED)

@@ -1,4 +1,6 @@
-"""The Train view: a training watched step by step is `fit`'s own, a line that is fair, and results that are the visitor's alone."""
+"""The Train view: a training watched step by step is `fit`'s own, a line that is fair, and results
+that are the visitor's alone.
+"""
 
 import gc
 import json

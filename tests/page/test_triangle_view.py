@@ -1,4 +1,6 @@
-"""The Triangle view: a point between three adapters, measured on a tiny CLIP, and dragged in a browser."""
+"""The Triangle view: a point between three adapters, measured on a tiny CLIP, and dragged in a
+browser.
+"""
 
 from xml.etree import ElementTree
 
@@ -190,7 +192,9 @@ def test_the_landscape_is_coloured_in_while_the_visitor_rests_coarse_and_first_i
 def by_hand(
     values: dict[tuple[int, int], int], standing: tuple[int, int] = (0, 0), n: int = 100
 ) -> History:
-    """A history where so many of 100 images are right; a negative number stands for a first estimate on half of them."""
+    """A history where so many of 100 images are right; a negative number stands for a first
+    estimate on half of them.
+    """
     points = {Base("colours"): Point(torch.zeros(n), Accuracy(n // 2, n))}
     for (b, c), right in values.items():
         images = n if right >= 0 else n // 2
@@ -308,7 +312,8 @@ def test_a_point_is_dragged_moved_by_keys_and_typed(browser, url, fresh, width):
         svg.scroll_into_view_if_needed()
         box, where = (
             svg.bounding_box(),
-            "svg => { const r = svg.getBoundingClientRect(); return [r.left, r.top + scrollY, r.width, r.height]; }",
+            "svg => { const r = svg.getBoundingClientRect(); return [r.left, r.top + scrollY, "
+            "r.width, r.height]; }",
         )
         stood = svg.evaluate(where)
 

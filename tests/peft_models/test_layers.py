@@ -1,4 +1,6 @@
-"""Adapter layers of any method of peft's: grouped by block, switched, and dropped progressively in any loop."""
+"""Adapter layers of any method of peft's: grouped by block, switched, and dropped progressively in
+any loop.
+"""
 
 import copy
 

@@ -1,5 +1,7 @@
-"""Whether an adapter of peft's that is off shows the base: for every beginning, bias and method that peft has, each operation does what
-the weights computed by hand do, or is refused in one sentence."""
+"""Whether an adapter of peft's that is off shows the base: for every beginning, bias and method
+that peft has, each operation does what the weights computed by hand do, or is refused in one
+sentence.
+"""
 
 import copy
 import tempfile
@@ -338,7 +340,8 @@ def test_a_scale_that_the_folder_does_not_say_is_named():
     )  # peft writes them sorted, and the first that fits counts
     refused(
         lambda: PeftAdapter.of(model),
-        "peft scales 'bert.encoder.layer.0.attention.self.query' by 4 in this model, but writes a folder that says 0.5",
+        "peft scales 'bert.encoder.layer.0.attention.self.query' by 4 in this model, but writes a "
+        "folder that says 0.5",
     )
     model = moved(begun(True))
     for m in model.modules():
@@ -429,7 +432,9 @@ def test_every_methods_layers_are_the_base_when_off_and_keep_says_the_same_as_pe
 @pytest.mark.parametrize("saved", [True, False])
 @pytest.mark.parametrize("method", ["VeRA", "PVeRA", "RandLoRA"])
 def test_matrices_as_large_as_the_largest_module_stay_so(method, saved):
-    """With them out of the folder, peft draws others where the largest module is gone, without a word."""
+    """With them out of the folder, peft draws others where the largest module is gone, without a
+    word.
+    """
     model = zoo(method, target_modules={*TARGETS, "output.dense"}, save_projection=saved)
     adapter = PeftAdapter.of(model)
     name = lambda n: n  # noqa: E731

@@ -1,4 +1,6 @@
-"""Adapters of any method as values: saved, taken apart, averaged, held against peft itself; and the game of their layers."""
+"""Adapters of any method as values: saved, taken apart, averaged, held against peft itself; and the
+game of their layers.
+"""
 
 import json
 import shutil

@@ -1,4 +1,6 @@
-"""CopRA in transformers' Trainer: accumulation, evaluation, checkpoints, several groups of parameters, two processes."""
+"""CopRA in transformers' Trainer: accumulation, evaluation, checkpoints, several groups of
+parameters, two processes.
+"""
 
 import json
 import os

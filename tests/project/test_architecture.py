@@ -30,7 +30,9 @@ def test_a_package_without_a_caption_is_named(monkeypatch):
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_a_page_names_files_and_folders_that_exist(page):
-    """`merging/sparse.py` is a file of the package, `tests/support` one of the project; `NN` and `PACKAGE` stand for a name."""
+    """`merging/sparse.py` is a file of the package, `tests/support` one of the project; `NN` and
+    `PACKAGE` stand for a name.
+    """
     named = re.findall(r"`([\w.-]+/[\w./-]*)`", page.read_text(encoding="utf-8"))
     paths = [n for n in named if not re.search(r"\bNN_|PACKAGE", n)]
     homes = (ROOT, ROOT / "copra_lab", ROOT / "copra_lab" / "page")

@@ -1,4 +1,6 @@
-"""What the experiments share: which files there are, who writes them, and that a part of one never passes for the whole."""
+"""What the experiments share: which files there are, who writes them, and that a part of one never
+passes for the whole.
+"""
 
 import fnmatch
 import re

@@ -1,4 +1,6 @@
-"""The base is enough for adapters of any model, and whoever lacks an extra is told its name in one sentence."""
+"""The base is enough for adapters of any model, and whoever lacks an extra is told its name in one
+sentence.
+"""
 
 import ast
 import json
@@ -50,7 +52,9 @@ COMMANDS = {
 
 
 def brought(requirements: list[str]) -> set[str]:
-    """The distributions that are installed for these requirements, and for what they require in turn."""
+    """The distributions that are installed for these requirements, and for what they require in
+    turn.
+    """
     extras = PROJECT["optional-dependencies"].items()
     told = [*PROJECT["dependencies"], *(f'{r}; extra == "{e}"' for e, rs in extras for r in rs)]
     found, todo = set(), [Requirement(r) for r in requirements]
@@ -73,7 +77,9 @@ def brought(requirements: list[str]) -> set[str]:
 
 
 def own(extra: str) -> set[str]:
-    """The distributions that an extra names itself; of another package's extra, what that adds to the package."""
+    """The distributions that an extra names itself; of another package's extra, what that adds to
+    the package.
+    """
     found = set()
     for r in map(Requirement, PROJECT["optional-dependencies"][extra]):
         if r.name != PROJECT["name"]:
@@ -96,7 +102,9 @@ def modules(of: set[str]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def hidden() -> dict[str, list[str]]:
-    """By extra, the modules that it brings; and by "all", what an environment with the base alone has not."""
+    """By extra, the modules that it brings; and by "all", what an environment with the base alone
+    has not.
+    """
     base = brought(PROJECT["dependencies"]) | {"pip", "setuptools", PROJECT["name"]}
     every = {canonicalize_name(d.name) for d in distributions()}
     return {"all": modules(every - base)} | {e: modules(own(e) - base) for e in EXTRAS}

@@ -1,4 +1,6 @@
-"""The recipe of the bundled CLIP: what it learns from, and that a run goes on where it stopped. Its teachers are replaced by random numbers."""
+"""The recipe of the bundled CLIP: what it learns from, and that a run goes on where it stopped. Its
+teachers are replaced by random numbers.
+"""
 
 import argparse
 import json
@@ -21,7 +23,9 @@ from torch import nn
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory):
-    """Tiny ImageNet's archive in small: two classes, one of them held out (a banana), 75 images each."""
+    """Tiny ImageNet's archive in small: two classes, one of them held out (a banana), 75 images
+    each.
+    """
     root, r = tmp_path_factory.mktemp("photos") / "tiny", np.random.default_rng(0)
     for wnid in ("n01", "n02"):
         folder = root / "train" / wnid / "images"

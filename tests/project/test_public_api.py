@@ -1,4 +1,6 @@
-"""What the package promises: its public names, by package, in one place. Whoever adds or removes one changes it here, on purpose."""
+"""What the package promises: its public names, by package, in one place. Whoever adds or removes
+one changes it here, on purpose.
+"""
 
 import ast
 import functools
@@ -124,7 +126,9 @@ def _kind(thing: object) -> str:
 
 
 def _silent(name: str, thing: object) -> list[bool]:
-    """For a thing, and for each public method and property of it, whether it lacks a docstring of its own."""
+    """For a thing, and for each public method and property of it, whether it lacks a docstring of
+    its own.
+    """
     out = [
         not thing.__doc__ or thing.__doc__.startswith(f"{name}(")
     ]  # a dataclass writes one itself

@@ -1,6 +1,7 @@
-"""Every block of code in the README and in the guides beside it, and every command in their text, is run as it stands, but for what is
-said here: few images and few steps, nothing is installed or published, and what starts a server or a training of minutes is asked for its
-help instead."""
+"""Every block of code in the README and in the guides beside it, and every command in their text,
+is run as it stands, but for what is said here: few images and few steps, nothing is installed or
+published, and what starts a server or a training of minutes is asked for its help instead.
+"""
 
 import importlib.metadata
 import re
@@ -54,7 +55,9 @@ def test_every_block_of_code_has_a_test_that_runs_it():
 
 @pytest.fixture
 def small(monkeypatch, tmp_path):
-    """In an empty folder, the bundled CLIP learns in two steps and is measured on twenty images, validated on four."""
+    """In an empty folder, the bundled CLIP learns in two steps and is measured on twenty images,
+    validated on four.
+    """
 
     def load_task(*args, **kwargs):
         task = full(*args, **kwargs)

@@ -1,4 +1,6 @@
-"""The folder that ``recipes/space.py`` makes is a Space that the hub would take, and starts from what is in it alone."""
+"""The folder that ``recipes/space.py`` makes is a Space that the hub would take, and starts from
+what is in it alone.
+"""
 
 import json
 import os

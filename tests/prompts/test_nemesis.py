@@ -114,7 +114,9 @@ def _never(contexts):
 
 @pytest.mark.parametrize("classes", [None, 4])
 def test_alpha_by_hand(classes):
-    """Of a batch of 24, who is classified better with one vector halved: as the bench says of `rescale`."""
+    """Of a batch of 24, who is classified better with one vector halved: as the bench says of
+    `rescale`.
+    """
     clip, task = tiny_clip(), tiny_task()
     bench = Bench(clip, task, precision="float32")
     p = prompt(classes, seed=3)

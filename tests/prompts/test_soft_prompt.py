@@ -30,7 +30,9 @@ def contexts(m=2, length=5, classes=None, size=0.5, width=32, seed=0):
 
 
 def by_hand(clip, model, name, context, position):
-    """One class's feature: its embeddings put in a row one after another, then the model's own layers."""
+    """One class's feature: its embeddings put in a row one after another, then the model's own
+    layers.
+    """
     t = clip.tokenizer
     word = {
         i: model.token_embedding.weight[i]

@@ -1,4 +1,6 @@
-"""The layer game on the bench: a tree of coalitions says what plain evaluation says, whatever is asked together."""
+"""The layer game on the bench: a tree of coalitions says what plain evaluation says, whatever is
+asked together.
+"""
 
 import copy
 from concurrent.futures import ThreadPoolExecutor

@@ -1,4 +1,6 @@
-"""Shapley values of games whose answer is known, and samplers that are unbiased with intervals that cover."""
+"""Shapley values of games whose answer is known, and samplers that are unbiased with intervals that
+cover.
+"""
 
 import itertools
 import math

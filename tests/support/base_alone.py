@@ -1,4 +1,6 @@
-"""What ``pip install copra-lab`` alone is for: ``python base_alone.py`` takes a model of peft's through all of it."""
+"""What ``pip install copra-lab`` alone is for: ``python base_alone.py`` takes a model of peft's
+through all of it.
+"""
 
 import tempfile
 from pathlib import Path

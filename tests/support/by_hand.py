@@ -1,4 +1,6 @@
-"""What the page and the bench should say, worked out by nothing of `copra_lab.merging.linear`, `copra_lab.pruning` and `copra_lab.bench.bench`."""
+"""What the page and the bench should say, worked out by nothing of `copra_lab.merging.linear`,
+`copra_lab.pruning` and `copra_lab.bench.bench`.
+"""
 
 import copy
 import re
@@ -13,7 +15,9 @@ from copra_lab.adapters.adapter import merged_weights
 
 
 def independent(clip, task, *parts: tuple[Adapter, float]) -> int:
-    """Right answers of the model with Σ share·ΔW of its adapters, by the model's own code: nothing of `merge` and `bench`."""
+    """Right answers of the model with Σ share·ΔW of its adapters, by the model's own code: nothing
+    of `merge` and `bench`.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(
         1
@@ -35,7 +39,9 @@ def independent(clip, task, *parts: tuple[Adapter, float]) -> int:
 
 
 def cut(adapter: Adapter, layers=None, kinds=None, percent: int = 0) -> Adapter:
-    """The pruned adapter, by nothing of `copra_lab.pruning`: sites by their names, entries ranked by numpy."""
+    """The pruned adapter, by nothing of `copra_lab.pruning`: sites by their names, entries ranked
+    by numpy.
+    """
 
     def stays(name: str) -> bool:
         layer, part = re.search(r"layers\.(\d+)\.(?:self_attn|mlp)\.(\w+)", name).groups()

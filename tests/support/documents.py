@@ -1,4 +1,6 @@
-"""What users read first, README.md and the pages beside ``docs/``, and the blocks of code in it that tests run."""
+"""What users read first, README.md and the pages beside ``docs/``, and the blocks of code in it
+that tests run.
+"""
 
 import re
 from pathlib import Path

@@ -23,7 +23,9 @@ class _Finder:
 
 
 def hide(modules: Iterable[str]) -> None:
-    """From now on exactly these cannot be imported, nor found; what was imported from them is forgotten."""
+    """From now on exactly these cannot be imported, nor found; what was imported from them is
+    forgotten.
+    """
     sys.meta_path[:] = [f if isinstance(f, _Finder) else _Finder(f) for f in sys.meta_path]
     _hidden.clear()
     _hidden.update(modules)

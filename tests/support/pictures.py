@@ -1,4 +1,6 @@
-"""Picture files of every depth, written bit by bit where Pillow cannot, so that a test knows the numbers that a file holds."""
+"""Picture files of every depth, written bit by bit where Pillow cannot, so that a test knows the
+numbers that a file holds.
+"""
 
 import io
 import struct
@@ -12,7 +14,9 @@ COLOUR_TYPES = {1: 0, 2: 4, 3: 2, 4: 6}
 
 
 def png(values: np.ndarray, bits: int = 0, clear: bytes = b"") -> bytes:
-    """A PNG of values (h, w) or (h, w, channels), in their own 8 or 16 bits, or grey in fewer; `clear`: what stands in its tRNS."""
+    """A PNG of values (h, w) or (h, w, channels), in their own 8 or 16 bits, or grey in fewer;
+    `clear`: what stands in its tRNS.
+    """
     values = values[..., None] if values.ndim == 2 else values
     height, width, channels = values.shape
     bits = bits or 8 * values.dtype.itemsize
@@ -38,8 +42,10 @@ def png(values: np.ndarray, bits: int = 0, clear: bytes = b"") -> bytes:
 def tiff(
     values: np.ndarray, order: str = "<", bits: int = 0, kind: int = 1, black: int = 1
 ) -> bytes:
-    """An uncompressed TIFF of values (h, w) or (h, w, channels). `kind`: 1 whole numbers, 2 with a sign, 3 floats; `black`: 0 where 0 is
-    white, 1 where it is black. 12 `bits` are packed, two numbers in three bytes."""
+    """An uncompressed TIFF of values (h, w) or (h, w, channels). `kind`: 1 whole numbers, 2 with a
+    sign, 3 floats; `black`: 0 where 0 is white, 1 where it is black. 12 `bits` are packed, two
+    numbers in three bytes.
+    """
     height, width, channels = (*values.shape, 1)[:3]
     bits = bits or 8 * values.dtype.itemsize
     if bits == 12:

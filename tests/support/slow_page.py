@@ -1,4 +1,6 @@
-"""A page on a tiny CLIP whose server answers late and in any order, and what a visitor sees of it, frame by frame."""
+"""A page on a tiny CLIP whose server answers late and in any order, and what a visitor sees of it,
+frame by frame.
+"""
 
 import asyncio
 import random
@@ -34,7 +36,9 @@ def _adapter(task: str, key: str):
 
 @dataclass(frozen=True)
 class SlowLab(PromptLab, TrainLab):
-    """Two tasks, each with three adapters and two prompts of its own: the same key means another model in each."""
+    """Two tasks, each with three adapters and two prompts of its own: the same key means another
+    model in each.
+    """
 
     def tasks(self):
         return TASKS
@@ -62,8 +66,9 @@ LAB = SlowLab()
 
 @contextmanager
 def served(most: float = 0.0, seed: int = 0) -> Iterator[tuple[str, "Slowness"]]:
-    """The page at an address of its own; each answer, and each part of one, takes up to `most` seconds on its way there and again on its
-    way back. What it takes can be changed meanwhile."""
+    """The page at an address of its own; each answer, and each part of one, takes up to `most`
+    seconds on its way there and again on its way back. What it takes can be changed meanwhile.
+    """
     with ThreadPoolExecutor(1) as beside:  # a browser may have a loop of its own here
         page = beside.submit(lambda: asyncio.run(_built())).result()
     slow, answer = Slowness(most, random.Random(seed)), page.process_api
@@ -133,4 +138,6 @@ FRAMES = """() => {
   };
   requestAnimationFrame(look);
 }"""
-"""Notes whatever is painted: of the open view, what its controls say and its numbers, each with whether it is dimmed."""
+"""Notes whatever is painted: of the open view, what its controls say and its numbers, each with
+whether it is dimmed.
+"""

@@ -1,4 +1,6 @@
-"""A hub on this computer: what `huggingface_hub` asks of the real one to create, fill and fetch model repositories, and no more."""
+"""A hub on this computer: what `huggingface_hub` asks of the real one to create, fill and fetch
+model repositories, and no more.
+"""
 
 import base64
 import hashlib
@@ -11,7 +13,9 @@ TOKEN = "hf_secret"
 
 
 class SmallHub:
-    """``repos``: the files of each ``owner/name``. Everyone may read; only who shows `TOKEN` may write."""
+    """``repos``: the files of each ``owner/name``. Everyone may read; only who shows `TOKEN` may
+    write.
+    """
 
     def __init__(self):
         self.repos: dict[str, dict[str, bytes]] = {}

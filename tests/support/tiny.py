@@ -1,4 +1,6 @@
-"""A randomly initialised CLIP of the bundled architecture in small, and adapters with random non-zero A and B."""
+"""A randomly initialised CLIP of the bundled architecture in small, and adapters with random
+non-zero A and B.
+"""
 
 import json
 from collections.abc import Iterator
@@ -144,7 +146,9 @@ def perturb(model: torch.nn.Module, seed: int = 0, size: float = 0.02) -> torch.
 
 
 def siglip_tokenizer():
-    """A tokenizer with SigLIP's habits (lower case, an end but no start, padded with the end) for a few words."""
+    """A tokenizer with SigLIP's habits (lower case, an end but no start, padded with the end) for a
+    few words.
+    """
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -175,7 +179,9 @@ def clip_tokenizer(context: int = 16, merges: int | None = None):
 
 
 def words_tokenizer(words: list[str], end: str):
-    """A tokenizer of transformers for a few words, by their numbers, that ends texts with `end` and pads with it."""
+    """A tokenizer of transformers for a few words, by their numbers, that ends texts with `end` and
+    pads with it.
+    """
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
@@ -190,7 +196,9 @@ def words_tokenizer(words: list[str], end: str):
 
 
 def save_siglip(folder, seed: int = 0):
-    """A randomly initialised SigLIP in small, written into `folder` by transformers itself; returns transformers' model."""
+    """A randomly initialised SigLIP in small, written into `folder` by transformers itself; returns
+    transformers' model.
+    """
     from transformers import SiglipConfig, SiglipImageProcessor, SiglipModel
 
     torch.manual_seed(seed)

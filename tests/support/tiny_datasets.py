@@ -1,7 +1,9 @@
-"""Small data sets, laid out on disk as each one's authors lay out theirs. An image's colour tells its class.
+"""Small data sets, laid out on disk as each one's authors lay out theirs. An image's colour tells
+its class.
 
-A builder writes below `root` and gives what it wrote: (words for the class in a prompt, part or "" where the layout deals none)
-for each image, by its path below `root`. `N` images a class, of which `SHARE` in each part that the layout has.
+A builder writes below `root` and gives what it wrote: (words for the class in a prompt, part or ""
+where the layout deals none) for each image, by its path below `root`. `N` images a class, of which
+`SHARE` in each part that the layout has.
 """
 
 import hashlib

@@ -79,7 +79,9 @@ class BrokenLab(TinyLab):
 
 
 def handler(lab: TinyLab, name: str, view: str):
-    """A view's handler as the page calls it, found by what it draws on; its answers by the elements' ids."""
+    """A view's handler as the page calls it, found by what it draws on; its answers by the
+    elements' ids.
+    """
 
     async def built():
         return build(lab)
@@ -124,7 +126,9 @@ def cells(table: str) -> list[list[str]]:
 
 @dataclass(frozen=True)
 class PromptLab(TinyLab):
-    """Two random prompts on a tiny CLIP, one of four and one of three vectors; a third cannot be read."""
+    """Two random prompts on a tiny CLIP, one of four and one of three vectors; a third cannot be
+    read.
+    """
 
     def prompt_shelf(self, task):
         return {"four": None, "three": None, "broken": None}

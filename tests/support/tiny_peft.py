@@ -1,5 +1,6 @@
-"""Small random models of Hugging Face's real architectures, and adapters of every method of peft's that has layers, with random
-numbers that do something."""
+"""Small random models of Hugging Face's real architectures, and adapters of every method of peft's
+that has layers, with random numbers that do something.
+"""
 
 import copy
 from functools import cache
@@ -62,7 +63,9 @@ METHODS: dict[str, peft.PeftConfig] = {
 
 
 def adapted(method: str, seed: int = 0, layers: int = 4) -> peft.PeftModel:
-    """A classifier with random, non-zero adapters, in evaluation mode. The base is the same for every seed."""
+    """A classifier with random, non-zero adapters, in evaluation mode. The base is the same for
+    every seed.
+    """
     base = bert(layers)
     torch.manual_seed(0)  # what a method draws once for good is the same for every seed
     model = peft.get_peft_model(base, copy.deepcopy(METHODS[method]))

@@ -1,5 +1,7 @@
-"""A short CopRA training in transformers' Trainer, for tests: what every step drew, and what it changed. As a program, one process of a
-data-parallel training, which writes what it saw: ``python trainer_run.py FILE`` under torchrun."""
+"""A short CopRA training in transformers' Trainer, for tests: what every step drew, and what it
+changed. As a program, one process of a data-parallel training, which writes what it saw:
+``python trainer_run.py FILE`` under torchrun.
+"""
 
 import json
 import sys
@@ -27,7 +29,9 @@ class Words(Dataset):
 
 
 class Watch(TrainerCallback):
-    """What is on in every step, and which parameters the step moved that it should have left alone, or the other way round."""
+    """What is on in every step, and which parameters the step moved that it should have left alone,
+    or the other way round.
+    """
 
     def __init__(self, copra: CopRACallback):
         self.copra, self.on, self.wrong = copra, [], []

@@ -56,7 +56,9 @@ class Visitor:
         self.page.mouse.up()
 
     def settled(self, weight: float | None = None) -> dict:
-        """The number that is shown, once it is for `weight` (None: where the thumb is) and on all images."""
+        """The number that is shown, once it is for `weight` (None: where the thumb is) and on all
+        images.
+        """
         weight = float(self.thumb.input_value()) if weight is None else weight
         shown = """weight => {
           const trouble = document.querySelector('#blend-number .trouble'), now = document.querySelector('#blend-number .now');
@@ -69,7 +71,9 @@ class Visitor:
         return found
 
     def pruned(self) -> dict:
-        """The number of the Prune view, once it is for the switches and the slider as they stand and on all images."""
+        """The number of the Prune view, once it is for the switches and the slider as they stand
+        and on all images.
+        """
         shown = """() => {
           const trouble = document.querySelector('#prune-number .trouble'), now = document.querySelector('#prune-number .now');
           if (trouble) return {trouble: trouble.innerText};

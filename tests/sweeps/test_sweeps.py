@@ -1,4 +1,6 @@
-"""Sweeps: the runs that a file comes to, and doing each of them once, whatever happens to the workers."""
+"""Sweeps: the runs that a file comes to, and doing each of them once, whatever happens to the
+workers.
+"""
 
 import json
 import os
@@ -404,7 +406,8 @@ def test_the_verb_sweeps_tells_and_exports(home, tmp_path):
 def test_the_verb_fails_with_its_runs(home, tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(
-        f"clip = '{home.clip}'\nmethods = ['lora']\ntasks = ['{home.task}']\n[settings]\nsteps = 1\nprecision = ['float32', 'bfloat16']\n"
+        f"clip = '{home.clip}'\nmethods = ['lora']\ntasks = ['{home.task}']\n[settings]\nsteps = "
+        "1\nprecision = ['float32', 'bfloat16']\n"
         "[lora]\ntowers = ['vision', 'text']\n",
         encoding="utf-8",
     )

@@ -1,4 +1,6 @@
-"""The data sets of the field, in small, each in its own layout: names, prompts, splits, shots, and agreement with torchvision."""
+"""The data sets of the field, in small, each in its own layout: names, prompts, splits, shots, and
+agreement with torchvision.
+"""
 
 import json
 import os

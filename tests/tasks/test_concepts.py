@@ -1,4 +1,6 @@
-"""Names, kinds and the held-out share: nothing that pretraining reads beside an image names a held-out concept."""
+"""Names, kinds and the held-out share: nothing that pretraining reads beside an image names a
+held-out concept.
+"""
 
 import re
 from collections import Counter
@@ -20,7 +22,9 @@ from copra_lab.tasks.emoji.concepts import (
 
 HELD_OUT = sorted(held_out_names())
 KIND_WORDS = {plain(w) + s for w in GENERIC | set(KINDS.values()) for s in ("", "s")}
-"""A held-out concept may share one of these with others: a dog is a mammal, and so is what pretraining sees."""
+"""A held-out concept may share one of these with others: a dog is a mammal, and so is what
+pretraining sees.
+"""
 
 PHOTOGRAPHED = [name for names in captions.PHOTO_KINDS.values() for name in names.split(", ")]
 """The classes of CIFAR-100 and Tiny ImageNet."""

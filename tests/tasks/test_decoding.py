@@ -1,4 +1,6 @@
-"""Pictures of every kind become the 8-bit RGB that their format says, as numpy reckons it, or a sentence."""
+"""Pictures of every kind become the 8-bit RGB that their format says, as numpy reckons it, or a
+sentence.
+"""
 
 import io
 import struct

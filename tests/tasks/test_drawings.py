@@ -22,7 +22,9 @@ def left_in(folder: Path) -> set[str]:
 
 
 class Few:
-    """Thirty icons, so that rendering takes milliseconds, in a cache folder of its own. ``rendered`` counts."""
+    """Thirty icons, so that rendering takes milliseconds, in a cache folder of its own.
+    ``rendered`` counts.
+    """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
         icons, render = drawings._icons, drawings._render
@@ -188,11 +190,13 @@ def test_two_processes_at_once_render_once(tmp_path, truth):
     "hook",
     [
         pytest.param(
-            "drawings.tqdm = lambda them, **_: (die() if i == 300 else x for i, x in enumerate(them))",
+            "drawings.tqdm = lambda them, **_: (die() if i == 300 else x for i, x in "
+            "enumerate(them))",
             id="rendering",
         ),
         pytest.param(
-            "drawings.Path.write_bytes = lambda self, data: (open(self, 'wb', 0).write(data[: len(data) // 2]), die())",
+            "drawings.Path.write_bytes = lambda self, data: (open(self, 'wb', 0).write(data[: "
+            "len(data) // 2]), die())",
             id="writing",
         ),
         pytest.param("os.replace = die", id="before-the-file-appears"),

@@ -1,4 +1,6 @@
-"""Tasks from Hugging Face data sets: with a stand-in that answers to the same, and with the library itself where it is installed."""
+"""Tasks from Hugging Face data sets: with a stand-in that answers to the same, and with the library
+itself where it is installed.
+"""
 
 import io
 import re

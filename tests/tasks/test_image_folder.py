@@ -1,4 +1,6 @@
-"""A folder of images as others lay it out: which are its classes, which its own split, what is passed over; equal files in one part."""
+"""A folder of images as others lay it out: which are its classes, which its own split, what is
+passed over; equal files in one part.
+"""
 
 import shutil
 from collections import Counter, defaultdict
@@ -50,7 +52,9 @@ def where(entries) -> dict[str, str]:
 
 
 def test_a_folder_is_dealt_as_it_says(tmp_path):
-    """Three tenths of a class's different images test, a fifth validates, half train: within one image, and one at least in each."""
+    """Three tenths of a class's different images test, a fifth validates, half train: within one
+    image, and one at least in each.
+    """
     numbers = (3, 4, 5, 6, 7, 10, 15, 33, 100)
     build(tmp_path, {f"class {n}": n for n in numbers})
     found = folder(tmp_path)
@@ -291,7 +295,8 @@ def test_everything_that_can_be_read_is_taken_and_the_rest_is_counted(tmp_path):
     assert sum(sizes(task)) == 17
     assert task.notes == (
         "2 images of more than 8 bits, of which the high ones were taken.",
-        "1 of these nearly black, using less than a sixteenth of their range: stretch them first if that is not meant.",
+        "1 of these nearly black, using less than a sixteenth of their range: stretch them first "
+        "if that is not meant.",
         "Passed over: 5 files, the first list.csv (unsupported file type).",
     )
     assert task.about.endswith(" ".join(task.notes))

@@ -1,4 +1,6 @@
-"""Zips that strangers make: the good ones become a task, all others a sentence, and nothing is written or run."""
+"""Zips that strangers make: the good ones become a task, all others a sentence, and nothing is
+written or run.
+"""
 
 import io
 import stat

@@ -100,7 +100,9 @@ def test_training_goes_on_from_an_adapter_and_may_leave_a_alone():
 
 
 def test_trainings_in_threads_learn_what_each_learns_alone():
-    """One thread stays inside a step until another has done some: what torch then remembers of a weight must be neither's of before."""
+    """One thread stays inside a step until another has done some: what torch then remembers of a
+    weight must be neither's of before.
+    """
     clip, lora, quick = (
         tiny_clip(),
         LoRA(rank=2, towers=("vision", "text")),

@@ -144,7 +144,9 @@ def test_a_batch_too_small_to_share_is_refused(monkeypatch):
 
 
 def test_no_tensor_stays_behind(monkeypatch):
-    """On the meta device, where nothing has a value, an operation on tensors of two devices is refused all the same."""
+    """On the meta device, where nothing has a value, an operation on tensors of two devices is
+    refused all the same.
+    """
     from copra_lab.methods import LoRA
     from copra_lab.prompts import VPT, CoOp
     from copra_lab.training import Dropout, TrainingSettings

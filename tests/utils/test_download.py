@@ -1,4 +1,6 @@
-"""Downloads from a server on this machine that cuts off, sends all again, sends rubbish, or is not there."""
+"""Downloads from a server on this machine that cuts off, sends all again, sends rubbish, or is not
+there.
+"""
 
 import hashlib
 import shutil
@@ -21,7 +23,9 @@ DATA = bytes(range(256)) * 4000
 
 
 class Server:
-    """``files`` by path. Of the first answer only `cut` bytes are sent, if it is set; ``ranges`` are what was asked for."""
+    """``files`` by path. Of the first answer only `cut` bytes are sent, if it is set; ``ranges``
+    are what was asked for.
+    """
 
     def __init__(self):
         self.files: dict[str, bytes] = {"/data.bin": DATA}

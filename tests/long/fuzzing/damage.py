@@ -1,4 +1,6 @@
-"""What can be wrong with anything: bytes, JSON, tensors, folders and pictures, damaged by a random generator."""
+"""What can be wrong with anything: bytes, JSON, tensors, folders and pictures, damaged by a random
+generator.
+"""
 
 import io
 import json

@@ -1,7 +1,9 @@
-"""Doors for the files of other tools: Hugging Face's CLIP folders, checkpoints in containers, adapters of CLIP-LoRA, kohya and diffusers, folders
-with a split of their own, and peft's folders with every beginning and every bias.
+"""Doors for the files of other tools: Hugging Face's CLIP folders, checkpoints in containers,
+adapters of CLIP-LoRA, kohya and diffusers, folders with a split of their own, and peft's folders
+with every beginning and every bias.
 
-Whatever is read must make sense; all else is refused in a sentence."""
+Whatever is read must make sense; all else is refused in a sentence.
+"""
 
 import io
 import json
@@ -41,7 +43,9 @@ def tried(open_: Callable[[], object]) -> None:
 
 
 def hugging_face(home: Path) -> Case:
-    """`load_clip` of a Hugging Face folder, any of whose files is missing, damaged or says something else."""
+    """`load_clip` of a Hugging Face folder, any of whose files is missing, damaged or says
+    something else.
+    """
     import torch
     from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel
 
@@ -190,7 +194,9 @@ def tokenizer_of_clip(folder: Path) -> None:
 
 
 def checkpoint(home: Path) -> Case:
-    """`load_clip` of ``architecture:file``: state dicts in whatever trainers wrap them in, and what is none."""
+    """`load_clip` of ``architecture:file``: state dicts in whatever trainers wrap them in, and what
+    is none.
+    """
     import numpy as np
     import torch
     from open_clip.factory import add_model_config
@@ -278,7 +284,9 @@ def checkpoint(home: Path) -> Case:
 
 
 def foreign(home: Path) -> Case:
-    """`Adapter.load` of what CLIP-LoRA (.pt), kohya and diffusers (.safetensors) write, whole or damaged."""
+    """`Adapter.load` of what CLIP-LoRA (.pt), kohya and diffusers (.safetensors) write, whole or
+    damaged.
+    """
     import torch
     from safetensors.torch import save_file
     from tiny import tiny_clip
@@ -393,7 +401,9 @@ def foreign(home: Path) -> Case:
 
 
 def split(home: Path) -> Case:
-    """`load_task` and `zip_task` of images that bring their own split, of 8, 16 and 32 bits, and whatever lies beside."""
+    """`load_task` and `zip_task` of images that bring their own split, of 8, 16 and 32 bits, and
+    whatever lies beside.
+    """
     from tiny import tiny_clip
 
     from copra_lab.tasks import load_task
@@ -467,7 +477,9 @@ def split(home: Path) -> Case:
 
 
 def peft(home: Path) -> Case:
-    """`PeftAdapter.load` and what is done with it: folders of peft's with every beginning and every bias, whole or damaged."""
+    """`PeftAdapter.load` and what is done with it: folders of peft's with every beginning and every
+    bias, whole or damaged.
+    """
     import torch
     from peft import LoraConfig, get_peft_model
     from tiny_peft import ATTENTION, bert
