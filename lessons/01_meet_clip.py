@@ -8,12 +8,12 @@
 # %% [markdown]
 # # 1. Meet a CLIP
 #
-# A CLIP scores how well a text fits an image. Hand it a list of names and it is a classifier for exactly those names,
-# without a single training image: *zero-shot*. In this lesson you take a small one apart, use it, and find out where
-# it stops.
+# A CLIP scores how well a text fits an image. Hand it a list of names and it is a classifier for
+# exactly those names, without a single training image: *zero-shot*. In this lesson you take a small
+# one apart, use it, and find out where it stops.
 #
-# - **You will learn** what the two towers compute, how a cosine becomes a probability, what the wording of a prompt is
-#   worth, and how to tell a difference from luck.
+# - **You will learn** what the two towers compute, how a cosine becomes a probability, what the
+#   wording of a prompt is worth, and how to tell a difference from luck.
 # - **You need** some PyTorch: tensors, shapes, `nn.Module`.
 # - **It takes** half an hour of yours, and {{time}} of two CPU cores.
 
@@ -41,9 +41,10 @@ from copra_lab.exercises import meet_clip as check
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 
 # %% [markdown]
-# **What you will have at the end**: a function that gives any image a probability for each name on any list. Here it
-# tells the kind of thing a drawing shows. No drawing here was in its pretraining, nor was any image with one of these
-# things' names. They are the first five of the test set in a shuffled order, not the five that look best.
+# **What you will have at the end**: a function that gives any image a probability for each name on
+# any list. Here it tells the kind of thing a drawing shows. No drawing here was in its pretraining,
+# nor was any image with one of these things' names. They are the first five of the test set in a
+# shuffled order, not the five that look best.
 
 # %%
 clip = cl.load_clip()
@@ -56,12 +57,14 @@ plots.answers(images, clip.probabilities(images, task.prompts), task.classes, tr
 # %% [markdown]
 # ## Two towers, one space
 #
-# A CLIP is two transformers that never look at each other. The **image tower** cuts an image into patches, the **text
-# tower** cuts a text into tokens; each ends in one vector, and the two vectors have the same length. Pretraining pulled
-# the vectors of an image and its caption together and pushed those of strangers apart, and that is all that makes them
-# comparable ([Radford et al. 2021](https://arxiv.org/abs/2103.00020), section 2.3).
+# A CLIP is two transformers that never look at each other. The **image tower** cuts an image into
+# patches, the **text tower** cuts a text into tokens; each ends in one vector, and the two vectors
+# have the same length. Pretraining pulled the vectors of an image and its caption together and
+# pushed those of strangers apart, and that is all that makes them comparable ([Radford et al.
+# 2021](https://arxiv.org/abs/2103.00020), section 2.3).
 #
-# `clip.model` is an ordinary `open_clip` model, so its parts can be called one by one. First, one image:
+# `clip.model` is an ordinary `open_clip` model, so its parts can be called one by one. First, one
+# image:
 
 # %%
 known = cl.load_task("same-drawings")  # drawings that pretraining saw
@@ -85,7 +88,8 @@ print(
 print("image vector ", tuple(image_vector.shape), "the class token, projected")
 
 # %% [markdown]
-# And one text. The tokenizer pads to a fixed length; the text's vector is read at its last real token.
+# And one text. The tokenizer pads to a fixed length; the text's vector is read at its last real
+# token.
 
 # %%
 with torch.inference_mode():
@@ -99,16 +103,18 @@ print("lengths      ", f"{image_vector.norm():.2f} (image), {text_vector.norm():
 print("cosine       ", f"{F.cosine_similarity(image_vector, text_vector).item():.3f}")
 
 # %% [markdown]
-# Same shape, so a dot product is possible; but their lengths differ and mean nothing here. CLIP compares *directions*:
-# scale both vectors to length 1, and the dot product is the cosine of the angle between them.
+# Same shape, so a dot product is possible; but their lengths differ and mean nothing here. CLIP
+# compares *directions*: scale both vectors to length 1, and the dot product is the cosine of the
+# angle between them.
 #
 # ## From cosines to probabilities
 #
-# Eight images against eight names. `clip.image_features` and `clip.text_features` are the towers with the
-# normalisation included, so one matrix product gives all 64 cosines. A frame marks the pair that belongs together, bold
-# print the best text of each row.
+# Eight images against eight names. `clip.image_features` and `clip.text_features` are the towers
+# with the normalisation included, so one matrix product gives all 64 cosines. A frame marks the
+# pair that belongs together, bold print the best text of each row.
 #
-# *Guess before you look: how large is the cosine of a pair that belongs together? How far below is the rest?*
+# *Guess before you look: how large is the cosine of a pair that belongs together? How far below is
+# the rest?*
 
 # %%
 few = known.with_classes(range(5, 100, 12))  # every twelfth class
@@ -133,22 +139,24 @@ probabilities of up to {probabilities.max():.2f} of the same cosines.
 """)
 
 # %% [markdown]
-# Note what a row of the right table is: *given that one of these eight texts fits*, how likely is each? The names on
-# the list compete. Take a name off and all others rise; leave the right one off and a wrong one wins.
+# Note what a row of the right table is: *given that one of these eight texts fits*, how likely is
+# each? The names on the list compete. Take a name off and all others rise; leave the right one off
+# and a wrong one wins.
 #
 # ## Exercise: implement zero-shot classification
 #
 # Difficulty ●●○○○ · importance ●●●●● · 10 minutes
 #
-# Write the whole way from images and names to probabilities and predictions, with no help from `clip.image_features`,
-# `clip.text_features` or `clip.probabilities`. You have met all the parts: `clip.model.encode_image`, `clip.pixels`,
-# `clip.model.encode_text`, `clip.tokenizer` (which takes a list of texts) and `clip.logit_scale`.
+# Write the whole way from images and names to probabilities and predictions, with no help from
+# `clip.image_features`, `clip.text_features` or `clip.probabilities`. You have met all the parts:
+# `clip.model.encode_image`, `clip.pixels`, `clip.model.encode_text`, `clip.tokenizer` (which takes
+# a list of texts) and `clip.logit_scale`.
 #
 # <details><summary>A hint</summary>
 #
-# Five steps: put each name into the template (`template.format(name)`), encode both sides, scale each *row* to length 1
-# (`F.normalize(…, dim=-1)`), multiply into a table with a row an image, and decide over what the softmax runs: for
-# whom do the probabilities sum to 1?
+# Five steps: put each name into the template (`template.format(name)`), encode both sides, scale
+# each *row* to length 1 (`F.normalize(…, dim=-1)`), multiply into a table with a row an image, and
+# decide over what the softmax runs: for whom do the probabilities sum to 1?
 #
 # </details>
 
@@ -172,8 +180,8 @@ check.zero_shot(zero_shot)
 # %% [markdown]
 # ## Classify a real task
 #
-# Now the whole test set. An accuracy without its uncertainty is half a number: `Accuracy` carries Wilson's 95 %
-# interval, which stays honest for small *n* and near 0 and 1.
+# Now the whole test set. An accuracy without its uncertainty is half a number: `Accuracy` carries
+# Wilson's 95 % interval, which stays honest for small *n* and near 0 and 1.
 
 # %%
 test = task.test
@@ -201,15 +209,16 @@ images another drawing. Guessing would give {100 / len(task.classes):.1f} %.
 # %% [markdown]
 # ## Ask in other words
 #
-# `task.prompts` are not bare names: they read `a drawing of a …`. Captions are sentences, and the text tower has
-# learned from captions, so a template may help. How much?
+# `task.prompts` are not bare names: they read `a drawing of a …`. Captions are sentences, and the
+# text tower has learned from captions, so a template may help. How much?
 #
-# *Guess before you look: what does it cost to ask for a photo when all images are drawings? And to ask for what it is
-# **not**?*
+# *Guess before you look: what does it cost to ask for a photo when all images are drawings? And to
+# ask for what it is **not**?*
 #
-# All templates see the same images, and most images are easy or hard whatever the wording. So compare image by image:
-# the right panel shows the *paired* difference to the bare name. Its interval (bootstrap over images) is narrower than two
-# overlapping intervals on the left would make you think.
+# All templates see the same images, and most images are easy or hard whatever the wording. So
+# compare image by image: the right panel shows the *paired* difference to the bare name. Its
+# interval (bootstrap over images) is narrower than two overlapping intervals on the left would make
+# you think.
 
 # %%
 templates = [
@@ -268,14 +277,16 @@ Markdown(f"""
 """)
 
 # %% [markdown]
-# For comparison, on ImageNet with its 50,000 test photos: `A photo of a {}.` gained OpenAI's CLIP 1.3 points over the
-# bare name, and an ensemble of 80 templates another 3.5 (section 3.1.4). It takes that many images to see so little. Lesson 8 stops guessing and *learns* the prompt.
+# For comparison, on ImageNet with its 50,000 test photos: `A photo of a {}.` gained OpenAI's CLIP
+# 1.3 points over the bare name, and an ensemble of 80 templates another 3.5 (section 3.1.4). It
+# takes that many images to see so little. Lesson 8 stops guessing and *learns* the prompt.
 #
 # ## What it can do, and what it cannot
 #
-# The same model, six questions from near to far. Three ask for names: of a hundred things whose drawings pretraining
-# showed with their names, of the same partly covered, and of *held-out* things. Of those the image tower saw nothing at
-# all; the text tower has read their names, so it can know what a name is close to.
+# The same model, six questions from near to far. Three ask for names: of a hundred things whose
+# drawings pretraining showed with their names, of the same partly covered, and of *held-out*
+# things. Of those the image tower saw nothing at all; the text tower has read their names, so it
+# can know what a name is close to.
 #
 # *Guess before you look: where does it fall to guessing?*
 
@@ -320,9 +331,9 @@ Markdown(f"""
 # %% [markdown]
 # ### Not named is not the same as not seen
 #
-# Does a low score mean that the image tower is blind to digits, or only that no text points the right way? Fit a
-# *linear probe*: logistic regression on the frozen image features, from 16 images a class. Beside it, the paper's
-# "embarrassingly simple baseline": the same on raw pixels.
+# Does a low score mean that the image tower is blind to digits, or only that no text points the
+# right way? Fit a *linear probe*: logistic regression on the frozen image features, from 16 images
+# a class. Beside it, the paper's "embarrassingly simple baseline": the same on raw pixels.
 
 
 # %%
@@ -378,9 +389,9 @@ what it sees. That is what all other lessons are about.
 # %% [markdown]
 # ## Look at the mistakes
 #
-# Numbers say how often, images say why. These are the twelve *most confident* mistakes on the kinds: worth a look,
-# since a model that errs with conviction has learned something else than you think. Under each image: what the model said
-# and how sure it was, then what it is.
+# Numbers say how often, images say why. These are the twelve *most confident* mistakes on the
+# kinds: worth a look, since a model that errs with conviction has learned something else than you
+# think. Under each image: what the model said and how sure it was, then what it is.
 
 # %%
 p = (clip.logit_scale * features @ clip.text_features(task.prompts).T).softmax(-1)
@@ -412,9 +423,10 @@ wrong?
 # %% [markdown]
 # ## Look inside: when is the answer there?
 #
-# The class token passes through all blocks of the image tower and is projected into the common space after the last.
-# What if you project it earlier? Nothing was trained to be read there, which is why this borrowed trick (the *logit
-# lens*, from language models) tells when the answer is in the right *place*, not when it is first known.
+# The class token passes through all blocks of the image tower and is projected into the common
+# space after the last. What if you project it earlier? Nothing was trained to be read there, which
+# is why this borrowed trick (the *logit lens*, from language models) tells when the answer is in
+# the right *place*, not when it is first known.
 #
 # *Guess before you look: does accuracy grow block by block, or all at once?*
 
@@ -458,8 +470,8 @@ to read a block's worth off its step; but each builds on those below and is read
 # %% [markdown]
 # ## Put your hand in
 #
-# Move to another image, type names of your own with commas between them, change the template or the scale. Things to
-# try: leave out the right name; add a synonym; write a colour; scale to 1.
+# Move to another image, type names of your own with commas between them, change the template or the
+# scale. Things to try: leave out the right name; add a synonym; write a colour; scale to 1.
 
 # %%
 order = torch.randperm(len(test), generator=torch.Generator().manual_seed(1)).tolist()
@@ -490,15 +502,17 @@ live(
 # %% [markdown]
 # ## On your own
 #
-# - Improve the kinds without touching the model: rename a class (`mammal` → `animal with fur`), describe it, average
-#   several descriptions. Judge on `task.val`, look at `task.test` once.
-# - Which of the kinds is never predicted? Which is predicted far too often? Subtract each text's mean cosine over
-#   the images before the argmax and see what changes.
-# - `cl.load_task("path/to/folder")` reads a folder with one folder of images a class. Try your own drawings.
+# - Improve the kinds without touching the model: rename a class (`mammal` → `animal with fur`),
+#   describe it, average several descriptions. Judge on `task.val`, look at `task.test` once.
+# - Which of the kinds is never predicted? Which is predicted far too often? Subtract each text's
+#   mean cosine over the images before the argmax and see what changes.
+# - `cl.load_task("path/to/folder")` reads a folder with one folder of images a class. Try your own
+#   drawings.
 #
 # ## In practice
 #
-# - The cheapest experiment with any CLIP is its list of names: write them as captions of the training data would.
+# - The cheapest experiment with any CLIP is its list of names: write them as captions of the
+#   training data would.
 # - Report *n*, an interval, and compare two variants on the same images, pairwise.
 # - Choose templates on validation images, never on the test set; or do not choose and ensemble.
 # - Zero-shot is a baseline. Where it fails and a probe succeeds, adapt: next lesson, with LoRA.
@@ -515,6 +529,9 @@ nothing here says how good *a CLIP* is at anything.
 # %% [markdown]
 # ## Further reading
 #
-# - Radford et al., *Learning Transferable Visual Models From Natural Language Supervision* (CLIP), [arXiv:2103.00020](https://arxiv.org/abs/2103.00020). Sections 2.3, 3.1.4 and 6.
-# - Zhai et al., *LiT: Zero-Shot Transfer with Locked-image text Tuning*, [arXiv:2111.07991](https://arxiv.org/abs/2111.07991). What if one tower is already good?
-# - Zhou et al., *Learning to Prompt for Vision-Language Models* (CoOp), [arXiv:2109.01134](https://arxiv.org/abs/2109.01134). The template, learned: lesson 8.
+# - Radford et al., *Learning Transferable Visual Models From Natural Language Supervision* (CLIP),
+#   [arXiv:2103.00020](https://arxiv.org/abs/2103.00020). Sections 2.3, 3.1.4 and 6.
+# - Zhai et al., *LiT: Zero-Shot Transfer with Locked-image text Tuning*,
+#   [arXiv:2111.07991](https://arxiv.org/abs/2111.07991). What if one tower is already good?
+# - Zhou et al., *Learning to Prompt for Vision-Language Models* (CoOp),
+#   [arXiv:2109.01134](https://arxiv.org/abs/2109.01134). The template, learned: lesson 8.

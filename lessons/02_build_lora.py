@@ -8,12 +8,13 @@
 # %% [markdown]
 # # 2. Build LoRA by hand
 #
-# LoRA leaves every weight of a model as it is and adds to some of them a product of two thin matrices. That is all of
-# it, and twenty lines of PyTorch hold it. You write them, train them, and watch your losses come out the same as the
-# library's.
+# LoRA leaves every weight of a model as it is and adds to some of them a product of two thin
+# matrices. That is all of it, and twenty lines of PyTorch hold it. You write them, train them, and
+# watch your losses come out the same as the library's.
 #
-# - **You will learn** where attention keeps its weights, what *low rank* buys and costs, why training starts exactly
-#   at the base, what the scale has to do with the rank, and why merging is easy and unmerging is not.
+# - **You will learn** where attention keeps its weights, what *low rank* buys and costs, why
+#   training starts exactly at the base, what the scale has to do with the rank, and why merging is
+#   easy and unmerging is not.
 # - **You need** some PyTorch: `nn.Module`, a training loop.
 # - **It takes** three quarters of an hour of yours, and {{time}} of two CPU cores.
 
@@ -49,9 +50,9 @@ from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 
 # %% [markdown]
-# **What you will have at the end**: a CLIP that was never shown handwriting and now reads it, and in your hand the
-# small thing that made the difference. First without it, then with it. The images are the first five of the test set in
-# a shuffled order.
+# **What you will have at the end**: a CLIP that was never shown handwriting and now reads it, and
+# in your hand the small thing that made the difference. First without it, then with it. The images
+# are the first five of the test set in a shuffled order.
 
 # %%
 clip = cl.load_clip()
@@ -76,8 +77,8 @@ before; the adapter is {adapter.parameters:,} numbers, {100 * adapter.parameters
 # %% [markdown]
 # ## Where attention keeps its weights
 #
-# LoRA is usually put on the projections of attention that make queries, keys and values. In a textbook these are three
-# matrices. In CLIP they are one:
+# LoRA is usually put on the projections of attention that make queries, keys and values. In a
+# textbook these are three matrices. In CLIP they are one:
 
 # %%
 block = clip.model.visual.transformer.resblocks[3]
@@ -86,8 +87,9 @@ print("in_proj_weight", tuple(block.attn.in_proj_weight.shape), "for a width of"
 print("in_proj_bias  ", tuple(block.attn.in_proj_bias.shape))
 
 # %% [markdown]
-# Three times as many rows as columns: q, k and v are stacked, so that one matrix product gives all three. Which third
-# is which? Do attention by hand and see if it comes out the same. `tokens` are what really enters this layer.
+# Three times as many rows as columns: q, k and v are stacked, so that one matrix product gives all
+# three. Which third is which? Do attention by hand and see if it comes out the same. `tokens` are
+# what really enters this layer.
 
 
 # %%
@@ -119,9 +121,9 @@ print("largest difference", f"{(by_hand - by_torch).abs().max():.1e}")
 assert torch.allclose(by_hand, by_torch, atol=1e-4)
 
 # %% [markdown]
-# So rows 0 to d are q, then k, then v. To adapt q and v alone, a change must reach the first and the last third and
-# leave the middle one. The library calls each third a *site*, and names it as Hugging Face's CLIP does, where the three
-# are apart:
+# So rows 0 to d are q, then k, then v. To adapt q and v alone, a change must reach the first and
+# the last third and leave the middle one. The library calls each third a *site*, and names it as
+# Hugging Face's CLIP does, where the three are apart:
 
 # %%
 for site in list(clip.sites.values())[18:21]:
@@ -130,13 +132,15 @@ for site in list(clip.sites.values())[18:21]:
 # %% [markdown]
 # ## A change of low rank
 #
-# Fine-tuning finds a change $\Delta W$ of each matrix. LoRA ([Hu et al. 2021](https://arxiv.org/abs/2106.09685),
-# equation 3) bets that a change of low rank will do, and writes it as a product of two thin matrices:
+# Fine-tuning finds a change $\Delta W$ of each matrix. LoRA ([Hu et al.
+# 2021](https://arxiv.org/abs/2106.09685), equation 3) bets that a change of low rank will do, and
+# writes it as a product of two thin matrices:
 #
-# $$h = W_0 x + \Delta W x = W_0 x + s\,B A x, \qquad A \in \mathbb{R}^{r \times d_{in}},\; B \in \mathbb{R}^{d_{out} \times r}$$
+# $$h = W_0 x + \Delta W x = W_0 x + s\,B A x, \qquad A \in \mathbb{R}^{r \times d_{in}},\; B \in
+# \mathbb{R}^{d_{out} \times r}$$
 #
-# $W_0$ is frozen; only $A$ and $B$ learn. $A$ squeezes a token to $r$ numbers, $B$ spreads them out again, and $s$ is a
-# fixed scale. What does it save?
+# $W_0$ is frozen; only $A$ and $B$ learn. $A$ squeezes a token to $r$ numbers, $B$ spreads them out
+# again, and $s$ is a fixed scale. What does it save?
 
 # %%
 print(
@@ -150,20 +154,20 @@ print(
 )
 
 # %% [markdown]
-# Half of the width is where the saving ends. In a model of width 4,096, rank 4 is 1/512 of a matrix: the larger the
-# model, the better the bargain.
+# Half of the width is where the saving ends. In a model of width 4,096, rank 4 is 1/512 of a
+# matrix: the larger the model, the better the bargain.
 #
 # ## Exercise: the change of a fused weight
 #
 # Difficulty ●○○○○ · importance ●●●●○ · 5 minutes
 #
-# Given the factors for q and for v, write the change of the whole `in_proj_weight`, (3d, d). LoRA sits on q and v here,
-# so k must not move.
+# Given the factors for q and for v, write the change of the whole `in_proj_weight`, (3d, d). LoRA
+# sits on q and v here, so k must not move.
 #
 # <details><summary>A hint</summary>
 #
-# Two products with the scale, a block of zeros (`torch.zeros_like`), and `torch.cat` along the rows, in the order that
-# you found above.
+# Two products with the scale, a block of zeros (`torch.zeros_like`), and `torch.cat` along the
+# rows, in the order that you found above.
 #
 # </details>
 
@@ -184,12 +188,13 @@ check.fused_delta(fused_delta)
 # %% [markdown]
 # ## Build it
 #
-# `parametrize` is PyTorch's way to say: whenever somebody reads this weight, give them this function of it. So the
-# attention's own code stays as it is, and never learns that its weight is a sum now. One module holds A and B for
-# all three thirds.
+# `parametrize` is PyTorch's way to say: whenever somebody reads this weight, give them this
+# function of it. So the attention's own code stays as it is, and never learns that its weight is a
+# sum now. One module holds A and B for all three thirds.
 #
-# How they begin matters. B = 0, so $\Delta W = 0$ and training starts at the base. A is random: "Kaiming-uniform" in
-# the authors' code and here, which for these shapes means uniform between $\pm 1/\sqrt{d}$. (The paper says Gaussian.)
+# How they begin matters. B = 0, so $\Delta W = 0$ and training starts at the base. A is random:
+# "Kaiming-uniform" in the authors' code and here, which for these shapes means uniform between $\pm
+# 1/\sqrt{d}$. (The paper says Gaussian.)
 
 
 # %%
@@ -233,8 +238,8 @@ with torch.no_grad():
     print("fresh, equal to the bit:", torch.equal(fresh, base))
 
 # %% [markdown]
-# Not *almost* equal: adding zero changes no bit. Now give it the numbers of the trained adapter at this layer, and hold
-# it against the library, which has the same three sites and nothing else.
+# Not *almost* equal: adding zero changes no bit. Now give it the numbers of the trained adapter at
+# this layer, and hold it against the library, which has the same three sites and nothing else.
 
 # %%
 sites = [hf_name("vision", 3, kind) for kind in "qkv"]
@@ -254,15 +259,15 @@ assert torch.allclose(mine, library, atol=1e-3)
 #
 # Difficulty ●●○○○ · importance ●●●●● · 10 minutes
 #
-# $B A x$ can be read in two ways. Multiply $B A$ first and you have a matrix as large as $W$; multiply $A x$ first and
-# nothing large ever exists. Servers that keep one base model for many users' adapters compute it in the second way.
-# Write the second for a whole projection, bias and all. Tokens stand in *rows* here, so each product turns around: $Wx$ becomes
-# `x @ W.T`.
+# $B A x$ can be read in two ways. Multiply $B A$ first and you have a matrix as large as $W$;
+# multiply $A x$ first and nothing large ever exists. Servers that keep one base model for many
+# users' adapters compute it in the second way. Write the second for a whole projection, bias and
+# all. Tokens stand in *rows* here, so each product turns around: $Wx$ becomes `x @ W.T`.
 #
 # <details><summary>A hint</summary>
 #
-# Follow the last axis: d → r by `A.T`, r → d by `B.T`. What does the scale belong to, the whole output or only the
-# new part of it?
+# Follow the last axis: d → r by `A.T`, r → d by `B.T`. What does the scale belong to, the whole
+# output or only the new part of it?
 #
 # </details>
 
@@ -283,8 +288,8 @@ check.adapted(adapted)
 # %% [markdown]
 # ## Train it
 #
-# An ordinary loop. Of everything in the model only A and B of twelve layers have gradients. *Guess before you look:
-# B is zero and A is not. Which of the two gets a gradient in the very first step?*
+# An ordinary loop. Of everything in the model only A and B of twelve layers have gradients. *Guess
+# before you look: B is zero and A is not. Which of the two gets a gradient in the very first step?*
 
 # %%
 STEPS, BATCH, RATE = 80, 16, 4e-3
@@ -315,9 +320,10 @@ print(
 )
 
 # %% [markdown]
-# With $G = \partial L / \partial W'$ the chain rule gives $\partial L / \partial B = s\,G A^\top$ and
-# $\partial L / \partial A = s\,B^\top G$. So while B is zero A stands still: the first step only chooses how to use
-# A's random directions. (Were A zero too, both gradients would be, for ever.)
+# With $G = \partial L / \partial W'$ the chain rule gives $\partial L / \partial B = s\,G A^\top$
+# and $\partial L / \partial A = s\,B^\top G$. So while B is zero A stands still: the first step
+# only chooses how to use A's random directions. (Were A zero too, both gradients would be, for
+# ever.)
 #
 # Now the library, with the same settings and the same seed.
 
@@ -384,9 +390,10 @@ is care: shapes, checkpoints, a tower that runs faster. {STEPS} steps of {BATCH}
 # %% [markdown]
 # ## What rank does a change need?
 #
-# The adapter was trained at rank 4. Does it use all four? A singular value decomposition splits ΔW into rank-one
-# pieces, $\Delta W = \sum_i \sigma_i u_i v_i^\top$, in order of their size. Here is what each piece holds, on average
-# over the layers, of $\lVert\Delta W\rVert^2 = \sum_i \sigma_i^2$.
+# The adapter was trained at rank 4. Does it use all four? A singular value decomposition splits ΔW
+# into rank-one pieces, $\Delta W = \sum_i \sigma_i u_i v_i^\top$, in order of their size. Here is
+# what each piece holds, on average over the layers, of $\lVert\Delta W\rVert^2 = \sum_i
+# \sigma_i^2$.
 #
 # *Guess before you look: are the four alike?*
 
@@ -399,8 +406,8 @@ for kind in "qkv":
 plots.lines(range(1, 6), {"share of ‖ΔW‖²": shares}, "singular value")
 
 # %% [markdown]
-# The fifth is zero, as it must be. `truncate` keeps the first *k* pieces, which is the best one can do at rank *k*
-# (Eckart and Young). What is the small rest worth, on test images?
+# The fifth is zero, as it must be. `truncate` keeps the first *k* pieces, which is the best one can
+# do at rank *k* (Eckart and Young). What is the small rest worth, on test images?
 
 # %%
 cut = {f"rank {k}": truncate(adapter, k) for k in (1, 2, 3)} | {"rank 4, as trained": adapter}
@@ -430,13 +437,15 @@ at each rank, and finds that for GPT-3 rank 1 can be enough (section 7.2).
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 10 minutes
 #
-# Full fine-tuning, or a merge of several adapters, leaves a ΔW of higher rank. Find its best approximation of rank *k*,
-# and say what is lost: the share of $\lVert\Delta W\rVert^2$ that is no longer there.
+# Full fine-tuning, or a merge of several adapters, leaves a ΔW of higher rank. Find its best
+# approximation of rank *k*, and say what is lost: the share of $\lVert\Delta W\rVert^2$ that is no
+# longer there.
 #
 # <details><summary>A hint</summary>
 #
-# `U, S, Vh = torch.linalg.svd(delta, full_matrices=False)`; note the *h*: V comes transposed already. The approximation
-# keeps the first k columns of U, values of S and rows of Vh. The share is one of sums of $\sigma^2$, not of $\sigma$.
+# `U, S, Vh = torch.linalg.svd(delta, full_matrices=False)`; note the *h*: V comes transposed
+# already. The approximation keeps the first k columns of U, values of S and rows of Vh. The share
+# is one of sums of $\sigma^2$, not of $\sigma$.
 #
 # </details>
 
@@ -458,11 +467,14 @@ check.best_rank(best_rank)
 # %% [markdown]
 # ## The scale and the rank
 #
-# The scale is $s = \alpha / r$ in the paper (section 4.1), so that one need not tune everything anew for another *r*. [Kalajdzievski 2023](https://arxiv.org/abs/2312.03732) objects that this shrinks the change as the rank
-# grows, and proposes $s = \alpha / \sqrt{r}$ (*rsLoRA*; CLIP-LoRA's code has it as well). It costs seven very short trainings to
-# see who is right *here*. α is set so that both have s = 1 at rank 4.
+# The scale is $s = \alpha / r$ in the paper (section 4.1), so that one need not tune everything
+# anew for another *r*. [Kalajdzievski 2023](https://arxiv.org/abs/2312.03732) objects that this
+# shrinks the change as the rank grows, and proposes $s = \alpha / \sqrt{r}$ (*rsLoRA*; CLIP-LoRA's
+# code has it as well). It costs seven very short trainings to see who is right *here*. α is set so
+# that both have s = 1 at rank 4.
 #
-# *Guess before you look: at the same rate and the same number of steps, does a higher rank move the model further?*
+# *Guess before you look: at the same rate and the same number of steps, does a higher rank move the
+# model further?*
 
 # %%
 RULES = {"α / r": ("alpha/r", 4.0), "α / √r": ("alpha/sqrt(r)", 2.0)}
@@ -528,10 +540,12 @@ unrelated, like √r. From rank 1 to 64, ‖BA‖ grew like r to the power of {p
 # %% [markdown]
 # ## Merge and unmerge
 #
-# At test time the sum $W + s\,BA$ can be written into the weight, and LoRA costs nothing from then on (section 4.1: no
-# additional inference latency). And then take it away again, for another adapter? On paper $W + \Delta - \Delta = W$.
+# At test time the sum $W + s\,BA$ can be written into the weight, and LoRA costs nothing from then
+# on (section 4.1: no additional inference latency). And then take it away again, for another
+# adapter? On paper $W + \Delta - \Delta = W$.
 #
-# *Guess before you look: after how many rounds of adding and taking away does the base differ from itself?*
+# *Guess before you look: after how many rounds of adding and taking away does the base differ from
+# itself?*
 
 # %%
 W = block.attn.in_proj_weight.detach()
@@ -567,9 +581,9 @@ an `Adapter` is a value, a `Bench` computes with base + change, and nothing ever
 # %% [markdown]
 # ## Put your hand in
 #
-# ΔW has a direction and a length, and the length is yours to set: 0 is the base, 1 what training found, 2 twice as far.
-# Accuracy is on the first 200 test images. *Guess before you move it: is 1 the best place? What does the model say at
-# 0.5, where it is half way?*
+# ΔW has a direction and a length, and the length is yours to set: 0 is the base, 1 what training
+# found, 2 twice as far. Accuracy is on the first 200 test images. *Guess before you move it: is 1
+# the best place? What does the model say at 0.5, where it is half way?*
 
 # %%
 SOME = 200
@@ -606,19 +620,23 @@ trained the places between. That changes can be scaled and added like vectors is
 # %% [markdown]
 # ## On your own
 #
-# - `cl.LoRA(sites=("q", "v"))` is what the paper uses most; `("out", "fc1", "fc2")` leaves attention's inputs alone. Same
-#   rank, same number of steps: which sites does handwriting need? Judge on `task.val`.
+# - `cl.LoRA(sites=("q", "v"))` is what the paper uses most; `("out", "fc1", "fc2")` leaves
+#   attention's inputs alone. Same rank, same number of steps: which sites does handwriting need?
+#   Judge on `task.val`.
 # - Draw B at random and start A at zero instead. Does it train? What does the first step move now?
-# - Truncate the adapters of the other tasks (`shipped()` lists them) to rank 1. Where does it cost least?
+# - Truncate the adapters of the other tasks (`shipped()` lists them) to rank 1. Where does it cost
+#   least?
 # - Freeze A (`train_a=False`) and train B alone. How much do you lose, for half of the numbers?
 # - `cl.save_adapter(adapter, "folder")` writes a folder that peft loads. Look at its two files.
 #
 # ## In practice
 #
-# - Rank is seldom what limits a small task; the rate, the number of steps and the sites matter first.
-# - Before you compare two ranks, fix what the scale does. Many a gain of a higher rank is a gain of a longer step.
-# - With fused attention, check *which rows* your LoRA reaches. peft's wrapper of `nn.MultiheadAttention` gives q, k and v one
-#   common A.
+# - Rank is seldom what limits a small task; the rate, the number of steps and the sites matter
+#   first.
+# - Before you compare two ranks, fix what the scale does. Many a gain of a higher rank is a gain of
+#   a longer step.
+# - With fused attention, check *which rows* your LoRA reaches. peft's wrapper of
+#   `nn.MultiheadAttention` gives q, k and v one common A.
 # - Keep adapters apart from the base; merge in float32, and only for good.
 
 # %% tags=["prose"]
@@ -632,6 +650,9 @@ this one. One task, one seed: what holds on average over seventeen tasks is in `
 # %% [markdown]
 # ## Further reading
 #
-# - Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*, [arXiv:2106.09685](https://arxiv.org/abs/2106.09685). Sections 4.1 and 7.
-# - Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models* (CLIP-LoRA), [arXiv:2405.18541](https://arxiv.org/abs/2405.18541).
-# - Kalajdzievski, *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*, [arXiv:2312.03732](https://arxiv.org/abs/2312.03732).
+# - Hu et al., *LoRA: Low-Rank Adaptation of Large Language Models*,
+#   [arXiv:2106.09685](https://arxiv.org/abs/2106.09685). Sections 4.1 and 7.
+# - Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models* (CLIP-LoRA),
+#   [arXiv:2405.18541](https://arxiv.org/abs/2405.18541).
+# - Kalajdzievski, *A Rank Stabilization Scaling Factor for Fine-Tuning with LoRA*,
+#   [arXiv:2312.03732](https://arxiv.org/abs/2312.03732).

@@ -8,12 +8,13 @@
 # %% [markdown]
 # # 3. Walk the line between two fine-tuned models
 #
-# Fine-tune a model twice, with two seeds, and stand halfway between the two results. Nobody trained that model. Is it
-# as good as its parents, or ruined? For LoRA the answer depends on *what you average*, and in this lesson you find out
-# why, down to a formula that you can check on one adapter.
+# Fine-tune a model twice, with two seeds, and stand halfway between the two results. Nobody trained
+# that model. Is it as good as its parents, or ruined? For LoRA the answer depends on *what you
+# average*, and in this lesson you find out why, down to a formula that you can check on one
+# adapter.
 #
-# - **You will learn** what a barrier is, why averaging A and B is not averaging ΔW, what a rotation that changes
-#   nothing can ruin, and how much of all that is mere shrinking.
+# - **You will learn** what a barrier is, why averaging A and B is not averaging ΔW, what a rotation
+#   that changes nothing can ruin, and how much of all that is mere shrinking.
 # - **You need** to know what LoRA is: W' = W + s·B·A. Lesson 2 builds it.
 # - **It takes** three quarters of an hour of yours, and {{time}} of two CPU cores.
 
@@ -51,8 +52,9 @@ from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 
 # %% [markdown]
-# **What you will have at the end**: this picture, and a reason for it. Two adapters were trained to read handwritten
-# digits; λ = 0 is the one, λ = 1 the other. Two lines lead from the one to the other. They have the same ends.
+# **What you will have at the end**: this picture, and a reason for it. Two adapters were trained to
+# read handwritten digits; λ = 0 is the one, λ = 1 the other. Two lines lead from the one to the
+# other. They have the same ends.
 
 # %%
 clip = cl.load_clip()
@@ -92,8 +94,9 @@ time the lesson looks at {len(bench)} of the {len(cl.load_task("digits").test)} 
 # %% [markdown]
 # ## Two adapters, one task
 #
-# Same base, same training images, same settings. The seed chose three things: how A was drawn, the order of the images
-# and their crops. *Guess before you look: how similar are the two results, as answers and as numbers?*
+# Same base, same training images, same settings. The seed chose three things: how A was drawn, the
+# order of the images and their crops. *Guess before you look: how similar are the two results, as
+# answers and as numbers?*
 
 
 # %%
@@ -127,14 +130,16 @@ have {cosines["ΔW"]:.2f}{more}. Keep that in mind.
 # %% [markdown]
 # ## The line in ΔW
 #
-# What the model computes depends on A and B only through $\Delta W = s\,BA$. So one honest line between two adapters is
+# What the model computes depends on A and B only through $\Delta W = s\,BA$. So one honest line
+# between two adapters is
 #
 # $$\Delta W(\lambda) = (1-\lambda)\,\Delta W_1 + \lambda\,\Delta W_2 .$$
 #
-# A sum of two matrices of rank 4 has rank 8, so it does not fit into factors of rank 4. But it fits exactly into
-# factors of rank 8, without ever making ΔW: stack them.
+# A sum of two matrices of rank 4 has rank 8, so it does not fit into factors of rank 4. But it fits
+# exactly into factors of rank 8, without ever making ΔW: stack them.
 #
-# $$\big[\,(1-\lambda)B_1 \;\big|\; \lambda B_2\,\big] \begin{bmatrix} A_1 \\ A_2 \end{bmatrix} = (1-\lambda)B_1A_1 + \lambda B_2A_2$$
+# $$\big[\,(1-\lambda)B_1 \;\big|\; \lambda B_2\,\big] \begin{bmatrix} A_1 \\ A_2 \end{bmatrix} =
+# (1-\lambda)B_1A_1 + \lambda B_2A_2$$
 
 # %%
 site = list(one.deltas)[9]  # any site will do
@@ -152,12 +157,13 @@ assert torch.allclose(by_hand, library.delta(), atol=1e-6)
 #
 # Difficulty ●○○○○ · importance ●●●●○ · 5 minutes
 #
-# Write it for one site, in factors of rank 2r. Scales are 1. Let the weights stand in B, and leave A unweighted.
+# Write it for one site, in factors of rank 2r. Scales are 1. Let the weights stand in B, and leave
+# A unweighted.
 #
 # <details><summary>A hint</summary>
 #
-# A's stand one below the other (`torch.cat(…, dim=0)`), B's side by side (`dim=1`). At λ = 0 the result must be the
-# first adapter.
+# A's stand one below the other (`torch.cat(…, dim=0)`), B's side by side (`dim=1`). At λ = 0 the
+# result must be the first adapter.
 #
 # </details>
 
@@ -178,10 +184,11 @@ check.on_line(on_line)
 # %% [markdown]
 # ## How deep is a hole?
 #
-# If accuracy fell in a straight line from the one end to the other, nothing would be wrong with the way between. The
-# **barrier** says how far a path sinks below that. [Frankle et al. 2019](https://arxiv.org/abs/1912.05671) ask it of whole
-# networks and call two *linearly mode connected* where there is none; they compare with the mean of the ends,
-# [Entezari et al. 2021](https://arxiv.org/abs/2110.06296) with the straight line, as here:
+# If accuracy fell in a straight line from the one end to the other, nothing would be wrong with the
+# way between. The **barrier** says how far a path sinks below that. [Frankle et al.
+# 2019](https://arxiv.org/abs/1912.05671) ask it of whole networks and call two *linearly mode
+# connected* where there is none; they compare with the mean of the ends, [Entezari et al.
+# 2021](https://arxiv.org/abs/2110.06296) with the straight line, as here:
 #
 # $$\max_{0 \le \lambda \le 1}\;(1-\lambda)\,v(0) + \lambda\,v(1) - v(\lambda)$$
 
@@ -191,9 +198,9 @@ for name, path in lines.items():
     print(f"{name:16} barrier {100 * barrier(LINE, values):4.1f} points")
 
 # %% [markdown]
-# It is never negative, for the ends themselves give 0; and since it takes the worst of several noisy numbers, it is
-# a little above 0 even where there is no hole. To tell a hole from luck, compare the middle with the mean of the two ends *on
-# the same images*:
+# It is never negative, for the ends themselves give 0; and since it takes the worst of several
+# noisy numbers, it is a little above 0 even where there is no hole. To tell a hole from luck,
+# compare the middle with the mean of the two ends *on the same images*:
 
 
 # %%
@@ -221,13 +228,13 @@ print("\n".join(f"{name:8} {told(difference)}" for name, difference in found.ite
 #
 # Difficulty ●●○○○ · importance ●●●○○ · 5 minutes
 #
-# Write it for a path that was measured at the places `lam`, in any order, 0 and 1 among them. Places beyond the
-# two ends do not count.
+# Write it for a path that was measured at the places `lam`, in any order, 0 and 1 among them.
+# Places beyond the two ends do not count.
 #
 # <details><summary>A hint</summary>
 #
-# The chord at each λ runs from v(0) to v(1): `values[lam == 0]` and `values[lam == 1]` are its ends. Then a mask for
-# what lies between, and the largest gap.
+# The chord at each λ runs from v(0) to v(1): `values[lam == 0]` and `values[lam == 1]` are its
+# ends. Then a mask for what lies between, and the largest gap.
 #
 # </details>
 
@@ -249,13 +256,16 @@ check.barrier_of(barrier_of)
 # %% [markdown]
 # ## The line in A and B
 #
-# The other thing people call "averaging two LoRAs" is to average A with A and B with B. It is what you get when you
-# average checkpoints parameter by parameter, as federated learning does. But a product of means is not a mean of products:
+# The other thing people call "averaging two LoRAs" is to average A with A and B with B. It is what
+# you get when you average checkpoints parameter by parameter, as federated learning does. But a
+# product of means is not a mean of products:
 #
-# $$\tfrac{B_1+B_2}{2}\cdot\tfrac{A_1+A_2}{2} \;=\; \tfrac12\cdot\underbrace{\tfrac{B_1A_1 + B_2A_2}{2}}_{\text{middle in }\Delta W} \;+\; \tfrac14\,\underbrace{(B_1A_2 + B_2A_1)}_{\text{cross terms}}$$
+# $$\tfrac{B_1+B_2}{2}\cdot\tfrac{A_1+A_2}{2} \;=\; \tfrac12\cdot\underbrace{\tfrac{B_1A_1 +
+# B_2A_2}{2}}_{\text{middle in }\Delta W} \;+\; \tfrac14\,\underbrace{(B_1A_2 +
+# B_2A_1)}_{\text{cross terms}}$$
 #
-# Two things happen at once. The part that you want comes out at **half** of its size, and beside it come **cross terms**,
-# the B of one adapter reading through the A of the other. Check it:
+# Two things happen at once. The part that you want comes out at **half** of its size, and beside it
+# come **cross terms**, the B of one adapter reading through the A of the other. Check it:
 
 # %%
 own = (d1.B @ d1.A + d2.B @ d2.A) / 4
@@ -270,13 +280,13 @@ print(f"own {own.norm():.3f}, cross {cross.norm():.3f}, the middle in ΔW {2 * o
 #
 # Difficulty ●●●○○ · importance ●●●●● · 10 minutes
 #
-# Do the same for any λ: multiply out $\big((1-\lambda)B_1 + \lambda B_2\big)\big((1-\lambda)A_1 + \lambda A_2\big)$ and return the two
-# parts, own and cross.
+# Do the same for any λ: multiply out $\big((1-\lambda)B_1 + \lambda B_2\big)\big((1-\lambda)A_1 +
+# \lambda A_2\big)$ and return the two parts, own and cross.
 #
 # <details><summary>A hint</summary>
 #
-# Four products. Each carries one weight from its B and one from its A: which two are they for B₁A₁, and which for
-# B₁A₂?
+# Four products. Each carries one weight from its B and one from its A: which two are they for B₁A₁,
+# and which for B₁A₂?
 #
 # </details>
 
@@ -297,17 +307,19 @@ check.parts_of(parts_of)
 # %% [markdown]
 # ## A copy that changes nothing and ruins the average
 #
-# Where does the hole come from, then? The smallest example has only *one* adapter in it. Put any invertible matrix P
-# and its inverse between the two factors:
+# Where does the hole come from, then? The smallest example has only *one* adapter in it. Put any
+# invertible matrix P and its inverse between the two factors:
 #
 # $$B\,A = (B P)(P^{-1} A)$$
 #
-# Same ΔW, same model, other factors. Take for P a rotation by an angle θ. What is halfway between an adapter and
-# its own rotated copy? In ΔW, itself. In the factors,
+# Same ΔW, same model, other factors. Take for P a rotation by an angle θ. What is halfway between
+# an adapter and its own rotated copy? In ΔW, itself. In the factors,
 #
-# $$\tfrac{B + BP}{2}\cdot\tfrac{A + P^{-1}A}{2} = B\,\frac{2I + P + P^{-1}}{4}\,A = \frac{1+\cos\theta}{2}\;BA = \cos^2\!\tfrac{\theta}{2}\;BA ,$$
+# $$\tfrac{B + BP}{2}\cdot\tfrac{A + P^{-1}A}{2} = B\,\frac{2I + P + P^{-1}}{4}\,A =
+# \frac{1+\cos\theta}{2}\;BA = \cos^2\!\tfrac{\theta}{2}\;BA ,$$
 #
-# since $P + P^{-1} = 2\cos\theta\, I$ for a rotation in planes. *Guess before you look: what is left at 90°? And at 180°?*
+# since $P + P^{-1} = 2\cos\theta\, I$ for a rotation in planes. *Guess before you look: what is
+# left at 90°? And at 180°?*
 
 
 # %%
@@ -354,9 +366,10 @@ lies in its parameters*, and the same model lies in many places.
 # %% [markdown]
 # ## Two real seeds
 #
-# Two seeds of LoRA are not rotated copies, but their factors are as unrelated as at 90°: what is theirs comes out at half
-# size. On top come the cross terms. Which of the two makes the hole? Take them apart: the middle in ΔW at half size has
-# no cross terms in it; twice the factor middle has its size back, and twice the cross terms.
+# Two seeds of LoRA are not rotated copies, but their factors are as unrelated as at 90°: what is
+# theirs comes out at half size. On top come the cross terms. Which of the two makes the hole? Take
+# them apart: the middle in ΔW at half size has no cross terms in it; twice the factor middle has
+# its size back, and twice the cross terms.
 #
 # *Guess before you look: do the cross terms do harm, or is it the size?*
 
@@ -409,9 +422,9 @@ wins {told(doubled)} of the {100 * missing:.1f} that are missing: {harm}. (One p
 # %% [markdown]
 # ### Beyond the ends
 #
-# The same two parts explain the cliffs outside of 0 and 1. Multiply out at λ = −0.5: the first adapter's own product carries
-# $(1-\lambda)^2 = 2.25$ where the line in ΔW has 1.5, and the cross terms carry $\lambda(1-\lambda) = -0.75$, three times
-# what they have in the middle.
+# The same two parts explain the cliffs outside of 0 and 1. Multiply out at λ = −0.5: the first
+# adapter's own product carries $(1-\lambda)^2 = 2.25$ where the line in ΔW has 1.5, and the cross
+# terms carry $\lambda(1-\lambda) = -0.75$, three times what they have in the middle.
 
 # %% tags=["prose"]
 far = {
@@ -425,9 +438,9 @@ At λ = −0.5 and 1.5 the line in ΔW is at {100 * far["line in ΔW"][0]:.0f} a
 # %% [markdown]
 # ### Six tasks
 #
-# The halving is a prediction as well. If it is what hurts, the hole must depend on **how much of its ΔW a task needs**: a
-# task on which half of the change does as well as the whole should show no hole. Here are all six tasks that come with
-# adapters, LoRA's and CopRA's, none left out.
+# The halving is a prediction as well. If it is what hurts, the hole must depend on **how much of
+# its ΔW a task needs**: a task on which half of the change does as well as the whole should show no
+# hole. Here are all six tasks that come with adapters, LoRA's and CopRA's, none left out.
 
 # %%
 rows, lost = {}, {}
@@ -481,9 +494,10 @@ Markdown(f"""
 # %% [markdown]
 # ## LoRA's line and CopRA's
 #
-# CopRA trains LoRA with layers switched off at random, ever fewer as training goes on
-# ([Zhuang et al. 2024](https://arxiv.org/abs/2410.22911)), and its authors report that two seeds of it connect where two of
-# LoRA do not. Lesson 4 builds it. Here are both on the line where it matters, on digits, on the same images.
+# CopRA trains LoRA with layers switched off at random, ever fewer as training goes on ([Zhuang et
+# al. 2024](https://arxiv.org/abs/2410.22911)), and its authors report that two seeds of it connect
+# where two of LoRA do not. Lesson 4 builds it. Here are both on the line where it matters, on
+# digits, on the same images.
 
 # %%
 copra = pair("digits", "CopRA")
@@ -525,8 +539,9 @@ the middle of the factors is small but there, and smaller than in the papers (`e
 # %% [markdown]
 # ## From a line to a plane
 #
-# Three adapters span a plane, $\Delta W_a + x\,(\Delta W_b - \Delta W_a) + y\,(\Delta W_c - \Delta W_a)$. Two seeds of LoRA and one of CopRA,
-# on `faces-noise`, which is small enough to measure at 63 places. *Guess before you look: three islands, or one hill?*
+# Three adapters span a plane, $\Delta W_a + x\,(\Delta W_b - \Delta W_a) + y\,(\Delta W_c - \Delta
+# W_a)$. Two seeds of LoRA and one of CopRA, on `faces-noise`, which is small enough to measure at
+# 63 places. *Guess before you look: three islands, or one hill?*
 
 # %%
 faces = bench_of("faces-noise")
@@ -561,8 +576,9 @@ Markdown(f"""
 # %% [markdown]
 # ## Put your hand in
 #
-# Move λ. Below are images that the line in ΔW gets right and the line in A and B gets wrong at that place, with what each
-# says. *Guess before you move it: between 0 and 0.5, where does the factor line begin to sink?*
+# Move λ. Below are images that the line in ΔW gets right and the line in A and B gets wrong at that
+# place, with what each says. *Guess before you move it: between 0 and 0.5, where does the factor
+# line begin to sink?*
 
 # %%
 digits = bench.task.classes
@@ -592,22 +608,25 @@ live(stand, lam=place)
 # %% [markdown]
 # ## On your own
 #
-# - Average an adapter with a copy in which the four ranks are merely *shuffled* (P a permutation). Is the middle still
-#   a multiple of ΔW? Which of the formula's steps no longer holds?
-# - Mend it: find the rotation P that brings $B_2 P$ closest to $B_1$ (orthogonal Procrustes: the SVD of $B_2^\top B_1$), apply it
-#   and its inverse, and average the factors then. How much of the hole is gone? CopRA's authors compare with such an
-#   alignment.
-# - Interpolate the *probabilities* of the two models instead of their weights. Is the middle in ΔW as good as a true
-#   ensemble, which costs twice as much?
-# - Walk from the LoRA of seed 0 to the CopRA of seed 0. They began at the same A: are their factors still related?
+# - Average an adapter with a copy in which the four ranks are merely *shuffled* (P a permutation).
+#   Is the middle still a multiple of ΔW? Which of the formula's steps no longer holds?
+# - Mend it: find the rotation P that brings $B_2 P$ closest to $B_1$ (orthogonal Procrustes: the
+#   SVD of $B_2^\top B_1$), apply it and its inverse, and average the factors then. How much of the
+#   hole is gone? CopRA's authors compare with such an alignment.
+# - Interpolate the *probabilities* of the two models instead of their weights. Is the middle in ΔW
+#   as good as a true ensemble, which costs twice as much?
+# - Walk from the LoRA of seed 0 to the CopRA of seed 0. They began at the same A: are their factors
+#   still related?
 #
 # ## In practice
 #
 # - Average ΔW, by stacking. It is exact, and `truncate` takes it back to a small rank.
-# - If only factors can be averaged (federated learning sends A and B), expect a change of half the size from two
-#   unrelated clients, of a quarter from four. Sharing one frozen A avoids it (`LoRA(train_a=False)`).
+# - If only factors can be averaged (federated learning sends A and B), expect a change of half the
+#   size from two unrelated clients, of a quarter from four. Sharing one frozen A avoids it
+#   (`LoRA(train_a=False)`).
 # - "Linear interpolation of LoRAs" in a paper may mean either line. Ask which.
-# - Report the barrier with the number of places and images it was taken from, and compare middles on the same images.
+# - Report the barrier with the number of places and images it was taken from, and compare middles
+#   on the same images.
 #
 
 # %% tags=["prose"]
@@ -625,8 +644,15 @@ images a task are a demonstration; `experiments/lines.py` measures more of both.
 # %% [markdown]
 # ## Further reading
 #
-# - Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, [arXiv:1912.05671](https://arxiv.org/abs/1912.05671).
-# - Entezari et al., *The Role of Permutation Invariance in Linear Mode Connectivity of Neural Networks*, [arXiv:2110.06296](https://arxiv.org/abs/2110.06296). The same model in many places, for whole networks.
-# - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*, [arXiv:2410.22911](https://arxiv.org/abs/2410.22911).
-# - Sun et al., *Improving LoRA in Privacy-preserving Federated Learning* (FFA-LoRA), [arXiv:2403.12313](https://arxiv.org/abs/2403.12313). The cross terms, and one way to be rid of them.
-# - Wortsman et al., *Model soups*, [arXiv:2203.05482](https://arxiv.org/abs/2203.05482). Averaging many fine-tuned models, among them CLIPs.
+# - Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*,
+#   [arXiv:1912.05671](https://arxiv.org/abs/1912.05671).
+# - Entezari et al., *The Role of Permutation Invariance in Linear Mode Connectivity of Neural
+#   Networks*, [arXiv:2110.06296](https://arxiv.org/abs/2110.06296). The same model in many places,
+#   for whole networks.
+# - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*,
+#   [arXiv:2410.22911](https://arxiv.org/abs/2410.22911).
+# - Sun et al., *Improving LoRA in Privacy-preserving Federated Learning* (FFA-LoRA),
+#   [arXiv:2403.12313](https://arxiv.org/abs/2403.12313). The cross terms, and one way to be rid of
+#   them.
+# - Wortsman et al., *Model soups*, [arXiv:2203.05482](https://arxiv.org/abs/2203.05482). Averaging
+#   many fine-tuned models, among them CLIPs.

@@ -8,12 +8,14 @@
 # %% [markdown]
 # # 4. Drop layers while training
 #
-# Train LoRA on twelve layers and each of them learns in the company of the eleven others. Nobody asks it to work alone.
-# **CopRA** does: in each training step it leaves a random set of layers out, at first nearly all, towards the end none.
-# In this lesson you build that training, watch what it does to the layers, and measure what it is worth on a small CLIP.
+# Train LoRA on twelve layers and each of them learns in the company of the eleven others. Nobody
+# asks it to work alone. **CopRA** does: in each training step it leaves a random set of layers out,
+# at first nearly all, towards the end none. In this lesson you build that training, watch what it
+# does to the layers, and measure what it is worth on a small CLIP.
 #
-# - **You will learn** how layers are dropped and when they learn, why "no gradient" is not the same as "a gradient of
-#   zero", what an adapter loses with half of its layers, and what CopRA has to do with Shapley values.
+# - **You will learn** how layers are dropped and when they learn, why "no gradient" is not the same
+#   as "a gradient of zero", what an adapter loses with half of its layers, and what CopRA has to do
+#   with Shapley values.
 # - **You need** PyTorch, and to have met LoRA: a weight $W$ becomes $W + s\,BA$ (lesson 2).
 # - **It takes** an hour of yours, and {{time}} of two CPU cores.
 
@@ -54,10 +56,10 @@ from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 
 # %% [markdown]
-# **What you will have at the end**: this picture, and the training that bends it. Two adapters of each kind have
-# learned handwritten digits. Here only *k* of their twelve layers stay on, chosen at random; the others show the base.
-# Each small mark is one choice of layers, each line the mean over all choices and both seeds, on the same test images;
-# bands are 95 % intervals over images.
+# **What you will have at the end**: this picture, and the training that bends it. Two adapters of
+# each kind have learned handwritten digits. Here only *k* of their twelve layers stay on, chosen at
+# random; the others show the base. Each small mark is one choice of layers, each line the mean over
+# all choices and both seeds, on the same test images; bands are 95 % intervals over images.
 
 # %%
 clip = cl.load_clip()
@@ -120,11 +122,12 @@ this effect is large. Further down you see others.
 # %% [markdown]
 # ## Take every other layer away
 #
-# Start with the trouble. An adapter is a value in this library: `adapter.deltas` holds a pair $A, B$ for each matrix, and
-# leaving a layer out is leaving its entries out. What is not there shows the base.
+# Start with the trouble. An adapter is a value in this library: `adapter.deltas` holds a pair $A,
+# B$ for each matrix, and leaving a layer out is leaving its entries out. What is not there shows
+# the base.
 #
-# *Guess before you look: plain LoRA, all twelve layers trained together, every other one removed. How much of what it
-# gained is left?*
+# *Guess before you look: plain LoRA, all twelve layers trained together, every other one removed.
+# How much of what it gained is left?*
 
 # %%
 bench = cl.Bench(clip, digits)  # all test images
@@ -170,15 +173,16 @@ adds depends on who else is there. Layer 5 was trained on what layer 4 hands it,
 # %% [markdown]
 # ## The recipe
 #
-# Give each layer $i$ a switch $\delta_i$. In step $t$ of $T$ it is drawn anew, independently of the other layers
-# ([CopRA, arXiv:2410.22911](https://arxiv.org/abs/2410.22911); its successor is
-# [CoTo, arXiv:2506.05713](https://arxiv.org/abs/2506.05713)):
+# Give each layer $i$ a switch $\delta_i$. In step $t$ of $T$ it is drawn anew, independently of the
+# other layers ([CopRA, arXiv:2410.22911](https://arxiv.org/abs/2410.22911); its successor is [CoTo,
+# arXiv:2506.05713](https://arxiv.org/abs/2506.05713)):
 #
-# $$W_i' = W_i + \delta_i\, s\, B_i A_i, \qquad \delta_i \sim \mathrm{Bernoulli}\big(p(t)\big), \qquad
-# p(t) = \min\Big(1, \frac{t}{\tfrac34 T}\Big).$$
+# $$W_i' = W_i + \delta_i\, s\, B_i A_i, \qquad \delta_i \sim \mathrm{Bernoulli}\big(p(t)\big),
+# \qquad p(t) = \min\Big(1, \frac{t}{\tfrac34 T}\Big).$$
 #
-# So *p* rises in a straight line for three quarters of the training and stays at 1 for the last. One switch serves q, k
-# and v of a layer. What is off is the pure base, and what is on is not scaled up: this is not dropout.
+# So *p* rises in a straight line for three quarters of the training and stays at 1 for the last.
+# One switch serves q, k and v of a layer. What is off is the pure base, and what is on is not
+# scaled up: this is not dropout.
 
 # %%
 T, g = 1200, torch.Generator().manual_seed(1)
@@ -192,14 +196,14 @@ for t in (0, 150, 450, 750, 899, 1199):
 #
 # Difficulty ●○○○○ · importance ●●●○○ · 5 minutes
 #
-# The authors' released code starts at p = 0.1 rather than 0. Write the schedule with two options: `start`, what p is in
-# step 0, and `ramp`, the share of the steps over which it rises, in a straight line, to 1. `step` is a tensor of step
-# numbers.
+# The authors' released code starts at p = 0.1 rather than 0. Write the schedule with two options:
+# `start`, what p is in step 0, and `ramp`, the share of the steps over which it rises, in a
+# straight line, to 1. `step` is a tensor of step numbers.
 #
 # <details><summary>A hint</summary>
 #
-# First x, which runs from 0 to 1 over the ramp and then stays (`.clamp(max=1)`); then the line that has the value
-# `start` at x = 0 and 1 at x = 1.
+# First x, which runs from 0 to 1 over the ramp and then stays (`.clamp(max=1)`); then the line that
+# has the value `start` at x = 0 and 1 at x = 1.
 #
 # </details>
 
@@ -219,8 +223,8 @@ check.schedule(schedule)
 # %% [markdown]
 # ## A whole training at a glance
 #
-# `cl.CopRA()` is that recipe as a value, and `masks` tells what it will switch on, without training anything. A column is
-# a step, a dark cell a layer that is on.
+# `cl.CopRA()` is that recipe as a value, and `masks` tells what it will switch on, without training
+# anything. A column is a step, a dark cell a layer that is on.
 #
 # *Guess before you look: in what share of all steps does a layer learn?*
 
@@ -244,14 +248,15 @@ mind when you compare.
 #
 # Difficulty ●●○○○ · importance ●●●○○ · 10 minutes
 #
-# The authors' code draws again until at least one layer is on. Write that draw for any least number. So that the check
-# can follow you, the random numbers are given: for each step many rows of twelve numbers, uniform in 0…1. Use a step's
-# first row; where it leaves too few layers on, its second; and so on.
+# The authors' code draws again until at least one layer is on. Write that draw for any least
+# number. So that the check can follow you, the random numbers are given: for each step many rows of
+# twelve numbers, uniform in 0…1. Use a step's first row; where it leaves too few layers on, its
+# second; and so on.
 #
 # <details><summary>A hint</summary>
 #
-# A number from 0…1 is below p with probability p. Go through the rows and leave at the first that will do. Return
-# numbers (1 for on, 0 for off), a row a step.
+# A number from 0…1 is below p with probability p. Go through the rows and leave at the first that
+# will do. Return numbers (1 for on, 0 for off), a row a step.
 #
 # </details>
 
@@ -277,9 +282,10 @@ check.draw(draw)
 # %% [markdown]
 # ## Off means no gradient, not a gradient of zero
 #
-# A layer that is off must stay as it is. With AdamW that is easy to get wrong. Here is one weight, pulled in one
-# direction for five steps. In the sixth it is off, in three ways: its gradient is `None`; its gradient is a tensor of
-# zeros (what you get by multiplying the layer with 0); or the fifth step's gradient was never cleared.
+# A layer that is off must stay as it is. With AdamW that is easy to get wrong. Here is one weight,
+# pulled in one direction for five steps. In the sixth it is off, in three ways: its gradient is
+# `None`; its gradient is a tensor of zeros (what you get by multiplying the layer with 0); or the
+# fifth step's gradient was never cleared.
 #
 # *Guess before you look: which of the three leave the weight alone?*
 
@@ -323,14 +329,14 @@ default) clears what the last step left.
 #
 # Difficulty ●●●○○ · importance ●●●●● · 15 minutes
 #
-# Write the loop's body for a small model on real image features: a row of layers that each stretch the features a little.
-# `loss_of(parts)` gives the loss with one entry a layer, the layer itself or `None` where it is off. A row of `masks` may
-# be all off.
+# Write the loop's body for a small model on real image features: a row of layers that each stretch
+# the features a little. `loss_of(parts)` gives the loss with one entry a layer, the layer itself or
+# `None` where it is off. A row of `masks` may be all off.
 #
 # <details><summary>A hint</summary>
 #
-# Three things can go wrong: gradients of the last step are still there; a layer that is off takes part after all; and
-# `backward` fails where nothing is on, since then nothing has a gradient.
+# Three things can go wrong: gradients of the last step are still there; a layer that is off takes
+# part after all; and `backward` fails where nothing is on, since then nothing has a gradient.
 #
 # </details>
 
@@ -358,9 +364,10 @@ check.train(train)
 # %% [markdown]
 # ## The loop, on a CLIP
 #
-# Now the real thing. `Attached` puts LoRA on a copy of the model and gives every matrix a gate; `activate` opens exactly
-# those it is told. The rest is plain PyTorch. The random numbers are taken as the library's `fit` takes them, so the two
-# can be held against each other: not only is the idea the same, the numbers are.
+# Now the real thing. `Attached` puts LoRA on a copy of the model and gives every matrix a gate;
+# `activate` opens exactly those it is told. The rest is plain PyTorch. The random numbers are taken
+# as the library's `fit` takes them, so the two can be held against each other: not only is the idea
+# the same, the numbers are.
 
 
 # %%
@@ -397,16 +404,19 @@ print(f"after 16 steps the largest entry of all ΔW is {b.abs().max():.0e},")
 print(f"and the largest difference between the two ways {(a - b).abs().max():.0e}")
 
 # %% [markdown]
-# Two things the loop does without fuss. It never evaluates in the middle of a training; who does must open all gates
-# first and then put them back (`with attached.whole():`), or measures a random part of the adapter. And its adapter
-# holds *all* layers, also those that were off in the last step: dropping belongs to training alone.
+# Two things the loop does without fuss. It never evaluates in the middle of a training; who does
+# must open all gates first and then put them back (`with attached.whole():`), or measures a random
+# part of the adapter. And its adapter holds *all* layers, also those that were off in the last
+# step: dropping belongs to training alone.
 #
 # ## Train both, briefly
 #
-# 240 steps each, with the library, whose way through the tower is faster than the model's own. Each at the rate that
-# serves it best here: 2e-3 for LoRA, 4e-3 for CopRA ([how they were found](../experiments/README.md)).
+# 240 steps each, with the library, whose way through the tower is faster than the model's own. Each
+# at the rate that serves it best here: 2e-3 for LoRA, 4e-3 for CopRA ([how they were
+# found](../experiments/README.md)).
 #
-# *Guess before you look: after so short a training, which is better with all its layers? And with half of them?*
+# *Guess before you look: after so short a training, which is better with all its layers? And with
+# half of them?*
 
 # %%
 lengths = {}  # seconds a step, and the lowest layer that was on
@@ -451,8 +461,9 @@ is why the library trains for 1,200 steps, where the two are about equal with al
 # %% [markdown]
 # ### Cheaper steps
 #
-# One thing comes for free. Below the lowest layer that is on nothing has a gradient, so the backward pass can stop there.
-# The seconds of each CopRA step were noted above, with the lowest layer that was on.
+# One thing comes for free. Below the lowest layer that is on nothing has a gradient, so the
+# backward pass can stop there. The seconds of each CopRA step were noted above, with the lowest
+# layer that was on.
 
 # %% tags=["prose"]
 deep = [x for low, seconds in lengths.items() if low >= 6 for x in seconds]
@@ -469,9 +480,10 @@ backward pass through the blocks falls away. Little, since p soon is so high tha
 # %% [markdown]
 # ## The same after 1,200 steps
 #
-# The shipped adapters were trained five times as long, two seeds each, on six tasks. Two tests on `digits` first. The
-# **factor line**: walk from seed 0 to seed 1 with $A = (1-\lambda)A_0 + \lambda A_1$ and likewise $B$. In the middle
-# $BA$ holds cross terms $B_0A_1$ that nobody trained (lesson 3), so this line sags where the line between the ΔW does not.
+# The shipped adapters were trained five times as long, two seeds each, on six tasks. Two tests on
+# `digits` first. The **factor line**: walk from seed 0 to seed 1 with $A = (1-\lambda)A_0 + \lambda
+# A_1$ and likewise $B$. In the middle $BA$ holds cross terms $B_0A_1$ that nobody trained (lesson
+# 3), so this line sags where the line between the ΔW does not.
 #
 # *Guess before you look: whose line sags more?*
 
@@ -491,9 +503,9 @@ Markdown(
 )
 
 # %% [markdown]
-# Now all six tasks, three tests each: all layers; every other layer removed (the mean of both halves); and the middle of
-# the factor line. Each value is a paired difference CopRA − LoRA, averaged over the two seeds first, with an interval
-# over the task's test images.
+# Now all six tasks, three tests each: all layers; every other layer removed (the mean of both
+# halves); and the middle of the factor line. Each value is a paired difference CopRA − LoRA,
+# averaged over the two seeds first, with an interval over the task's test images.
 #
 # *Guess before you look: on how many of the six is the lead clear? Is it the same everywhere?*
 
@@ -533,24 +545,26 @@ on validation images), and the six were picked to be shipped, so this is no fair
 """)
 
 # %% [markdown]
-# The fairer numbers are in [the experiments](../experiments/README.md): thirteen tasks on which nothing was chosen, five
-# seeds each. There the two are equally accurate alone, and CopRA is ahead by about two points with every other layer
-# removed and about two in the middle of the factors. The papers find the same direction and more of it. *Why* it comes
-# out smaller here is a reading: LoRA has little to lose on most of these tasks, and nothing lost is nothing to win back.
+# The fairer numbers are in [the experiments](../experiments/README.md): thirteen tasks on which
+# nothing was chosen, five seeds each. There the two are equally accurate alone, and CopRA is ahead
+# by about two points with every other layer removed and about two in the middle of the factors. The
+# papers find the same direction and more of it. *Why* it comes out smaller here is a reading: LoRA
+# has little to lose on most of these tasks, and nothing lost is nothing to win back.
 #
 # ## What the ramp trains
 #
-# Think of an adapter's layers as players, and of *v(S)* as the accuracy with the set *S* of layers on. Let $R_p$ hold each
-# layer with probability *p*. A CopRA step at time *t* lowers the loss of a model with the layers $R_{p(t)}$; so what it
-# trains is
+# Think of an adapter's layers as players, and of *v(S)* as the accuracy with the set *S* of layers
+# on. Let $R_p$ hold each layer with probability *p*. A CopRA step at time *t* lowers the loss of a
+# model with the layers $R_{p(t)}$; so what it trains is
 #
 # $$g(p) = \mathbb{E}\big[v(R_p)\big] = \sum_{k=0}^{n} \binom{n}{k} p^k (1-p)^{n-k}\; \bar v_k,$$
 #
-# at every p that the ramp passes, and plain LoRA trains $g(1)$ alone. Here $\bar v_k$ is the mean over all sets of *k*
-# layers, which the opening picture estimates. In game theory *g* is the multilinear extension on the diagonal (Owen
-# 1972), and its slope holds the Shapley values: $g'(p) = \sum_i \mathbb{E}[v(R_p \cup i) - v(R_p \setminus i)]$, whose
-# integral is $\sum_i \phi_i = v(N) - v(\varnothing)$ however it was trained. What CopRA can raise is the *area* under g,
-# $\int_0^1 g\,dp$, which is nothing but the mean of the $\bar v_k$.
+# at every p that the ramp passes, and plain LoRA trains $g(1)$ alone. Here $\bar v_k$ is the mean
+# over all sets of *k* layers, which the opening picture estimates. In game theory *g* is the
+# multilinear extension on the diagonal (Owen 1972), and its slope holds the Shapley values:
+# $g'(p) = \sum_i \mathbb{E}[v(R_p \cup i) - v(R_p \setminus i)]$, whose integral is $\sum_i \phi_i =
+# v(N) - v(\varnothing)$ however it was trained. What CopRA can raise is the *area* under g, $\int_0^1
+# g\,dp$, which is nothing but the mean of the $\bar v_k$.
 
 
 # %%
@@ -578,9 +592,9 @@ lesson 5. Options that look harmless change what is trained: with `start` above 
 # %% [markdown]
 # ## Put your hand in
 #
-# Choose p, and draw layers with it as often as you like. Both adapters (seed 0) get exactly the same layers, and the same
-# images. Things to try: p = 0.5 ten times; the smallest p at which LoRA works at all; two draws with as many layers on
-# and very different accuracy.
+# Choose p, and draw layers with it as often as you like. Both adapters (seed 0) get exactly the
+# same layers, and the same images. Things to try: p = 0.5 ten times; the smallest p at which LoRA
+# works at all; two draws with as many layers on and very different accuracy.
 
 
 # %%
@@ -605,29 +619,39 @@ live(
 # %% [markdown]
 # ## On your own
 #
-# - `cl.StochasticDepth()` (in `copra_lab.training.dropping`) drops half of the layers until the end. Train it for 1,200 steps
-#   and put it into the pictures above: in the experiments it is as robust as CopRA or more, and seems a little less accurate alone.
+# - `cl.StochasticDepth()` (in `copra_lab.training.dropping`) drops half of the layers until the
+#   end. Train it for 1,200 steps and put it into the pictures above: in the experiments it is as
+#   robust as CopRA or more, and seems a little less accurate alone.
 # - Let p rise until the very end, `cl.CopRA(ramp=1.0)`. What does the last quarter at p = 1 buy?
 # - Drop matrices rather than layers, `cl.CopRA(unit="module")`. How do you test it fairly?
 # - Give LoRA CopRA's rate of 4e-3. How much of the lead is the rate?
 #
 # ## In practice
 #
-# - Dropping layers is worth trying when an adapter will be *merged* or *pruned*. For use as it is, LoRA is simpler, and
-#   trains faster to the same accuracy.
-# - Give CopRA more steps, and a rate that is still high when all layers are on. A cosine is low by then.
-# - In your own loop: `None` for what is off; nothing on, no step; everything on in evaluation, and the gates back
-#   afterwards. With data-parallel training, parameters without a gradient have to be allowed.
+# - Dropping layers is worth trying when an adapter will be *merged* or *pruned*. For use as it is,
+#   LoRA is simpler, and trains faster to the same accuracy.
+# - Give CopRA more steps, and a rate that is still high when all layers are on. A cosine is low by
+#   then.
+# - In your own loop: `None` for what is off; nothing on, no step; everything on in evaluation, and
+#   the gates back afterwards. With data-parallel training, parameters without a gradient have to be
+#   allowed.
 # - Compare trained seeds, not one against one. Two, as here, show a direction at best.
 #
-# **Where this small model differs from the papers.** They adapt ViT-B/16 with rank 2, on eleven data sets; here it is a
-# tower of width 128 with rank 4, and drawings. They report that CopRA is a little better alone, and four to eight points
-# ahead after merging or pruning. Here only the direction is the same, and not on every task. Whether their middle of two
-# seeds is that of the factors or of ΔW they do not say, and it matters: between the ΔW, plain LoRA loses nothing here.
+# **Where this small model differs from the papers.** They adapt ViT-B/16 with rank 2, on eleven
+# data sets; here it is a tower of width 128 with rank 4, and drawings. They report that CopRA is a
+# little better alone, and four to eight points ahead after merging or pruning. Here only the
+# direction is the same, and not on every task. Whether their middle of two seeds is that of the
+# factors or of ΔW they do not say, and it matters: between the ΔW, plain LoRA loses nothing here.
 #
 # ## Further reading
 #
-# - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*, [arXiv:2410.22911](https://arxiv.org/abs/2410.22911).
-# - Zhuang et al., *Come Together, But Not Right Now* (CoTo), [arXiv:2506.05713](https://arxiv.org/abs/2506.05713). The same idea, further: more models, merging, pruning.
-# - Huang et al., *Deep Networks with Stochastic Depth*, [arXiv:1603.09382](https://arxiv.org/abs/1603.09382). Where dropping layers began.
-# - Fan et al., *Reducing Transformer Depth on Demand with Structured Dropout*, [arXiv:1909.11556](https://arxiv.org/abs/1909.11556). LayerDrop: train once, take layers out later.
+# - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*,
+#   [arXiv:2410.22911](https://arxiv.org/abs/2410.22911).
+# - Zhuang et al., *Come Together, But Not Right Now* (CoTo),
+#   [arXiv:2506.05713](https://arxiv.org/abs/2506.05713). The same idea, further: more models,
+#   merging, pruning.
+# - Huang et al., *Deep Networks with Stochastic Depth*,
+#   [arXiv:1603.09382](https://arxiv.org/abs/1603.09382). Where dropping layers began.
+# - Fan et al., *Reducing Transformer Depth on Demand with Structured Dropout*,
+#   [arXiv:1909.11556](https://arxiv.org/abs/1909.11556). LayerDrop: train once, take layers out
+#   later.

@@ -8,13 +8,15 @@
 # %% [markdown]
 # # 5. Ask what a layer is worth
 #
-# An adapter sits on twelve layers, and with it the model reads digits that it could not read before. How much of that
-# did layer 3 earn? Switch it off, you may say, and see what is lost. That answer can mislead badly. You will meet a better
-# one, and ask it of an adapter trained with LoRA and of one trained with CopRA.
+# An adapter sits on twelve layers, and with it the model reads digits that it could not read
+# before. How much of that did layer 3 earn? Switch it off, you may say, and see what is lost. That
+# answer can mislead badly. You will meet a better one, and ask it of an adapter trained with LoRA
+# and of one trained with CopRA.
 #
-# - **You will learn** what a Shapley value is, why it is the one fair way to share, how to compute it exactly for
-#   twelve layers and from samples for more, and what CopRA's ramp has to do with it.
-# - **You need** some NumPy and PyTorch, and to know that an adapter adds a ΔW to the weights of each layer.
+# - **You will learn** what a Shapley value is, why it is the one fair way to share, how to compute
+#   it exactly for twelve layers and from samples for more, and what CopRA's ramp has to do with it.
+# - **You need** some NumPy and PyTorch, and to know that an adapter adds a ΔW to the weights of
+#   each layer.
 # - **It takes** forty minutes of yours, and {{time}} of two CPU cores.
 
 # %% [markdown]
@@ -48,12 +50,13 @@ from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 
 # %% [markdown]
-# **What you will have at the end**: the share of each layer in what an adapter reaches, for LoRA and for CopRA. Here it
-# is as a first guess from a hundred looks at each model. The bars are 95 % intervals of the sampling alone. At the
-# end there will be none left of those, and another kind instead.
+# **What you will have at the end**: the share of each layer in what an adapter reaches, for LoRA
+# and for CopRA. Here it is as a first guess from a hundred looks at each model. The bars are 95 %
+# intervals of the sampling alone. At the end there will be none left of those, and another kind
+# instead.
 #
-# The adapters come with the package: seed 0 of each method, trained on handwritten digits. The images are the first 50
-# of the test set in a shuffled order.
+# The adapters come with the package: seed 0 of each method, trained on handwritten digits. The
+# images are the first 50 of the test set in a shuffled order.
 
 # %%
 clip = cl.load_clip()
@@ -86,12 +89,13 @@ plots.estimates(layers, {"worth, points": rough}, "layer")
 # %% [markdown]
 # ## Three players
 #
-# First a game small enough for paper. Ada has a left glove, Ben and Cleo have a right glove each. A pair sells for 1, a
-# single glove for nothing. All three sell together. How much of the 1 is Ada's?
+# First a game small enough for paper. Ada has a left glove, Ben and Cleo have a right glove each. A
+# pair sells for 1, a single glove for nothing. All three sell together. How much of the 1 is Ada's?
 #
-# A *game* says what each coalition S of players is worth: v(S). Here v is 1 for a coalition that has Ada and at least
-# one of the others, else 0. Shapley's idea: let the players enter a room one by one, and pay each what it *adds* on
-# entering. That depends on who was there before, so average over all orders.
+# A *game* says what each coalition S of players is worth: v(S). Here v is 1 for a coalition that
+# has Ada and at least one of the others, else 0. Shapley's idea: let the players enter a room one
+# by one, and pay each what it *adds* on entering. That depends on who was there before, so average
+# over all orders.
 #
 # *Guess before you look: what is Ada's share? What is Ben's?*
 
@@ -121,15 +125,18 @@ by_orders = np.mean(gains, axis=0)
 print(f"{'mean':16}", told(by_orders))
 
 # %% [markdown]
-# Ada adds the 1 unless she enters first. Ben adds it in one order only: when Ada is in and Cleo is not.
+# Ada adds the 1 unless she enters first. Ben adds it in one order only: when Ada is in and Cleo is
+# not.
 #
-# The orders in which player i finds exactly the coalition S in the room are |S|! for those before it times
-# (n − |S| − 1)! for those after. So the mean over n! orders is a weighted sum over the coalitions without i
-# (Shapley 1953):
+# The orders in which player i finds exactly the coalition S in the room are |S|! for those before
+# it times (n − |S| − 1)! for those after. So the mean over n! orders is a weighted sum over the
+# coalitions without i (Shapley 1953):
 #
-# $$\varphi_i = \sum_{S \subseteq N \setminus \{i\}} \frac{|S|!\,(n-|S|-1)!}{n!}\,\bigl(v(S \cup \{i\}) - v(S)\bigr)$$
+# $$\varphi_i = \sum_{S \subseteq N \setminus \{i\}} \frac{|S|!\,(n-|S|-1)!}{n!}\,\bigl(v(S \cup
+# \{i\}) - v(S)\bigr)$$
 #
-# That needs 2ⁿ values of v, not n! orders: 4,096 instead of 479,001,600 for twelve players. The library does it so.
+# That needs 2ⁿ values of v, not n! orders: 4,096 instead of 479,001,600 for twelve players. The
+# library does it so.
 
 # %%
 solved = sh.exact(gloves, 3)
@@ -141,13 +148,14 @@ print("largest difference to the mean over orders:", abs(solved.values - by_orde
 #
 # Difficulty ●●●○○ · importance ●●●●● · 10 minutes
 #
-# Write the formula. `v` takes a set of player numbers and gives a number: `v({0, 2})`, `v(())`. The players are
-# 0 to n − 1. The check plays a real game: the four quarters of an adapter.
+# Write the formula. `v` takes a set of player numbers and gives a number: `v({0, 2})`, `v(())`. The
+# players are 0 to n − 1. The check plays a real game: the four quarters of an adapter.
 #
 # <details><summary>A hint</summary>
 #
-# Three loops: over the player i, over the size of S from 0 to n − 1, and over `combinations(others, size)`. Before you
-# run the check, think of what the weights must sum to for one player.
+# Three loops: over the player i, over the size of S from 0 to n − 1, and over
+# `combinations(others, size)`. Before you run the check, think of what the weights must sum to for
+# one player.
 #
 # </details>
 
@@ -181,8 +189,8 @@ check.shapley(shapley)
 # 3. **Null player**: who adds nothing to any coalition gets nothing.
 # 4. **Additivity**: the shares in the sum of two games are the sums of the shares.
 #
-# Exactly one rule keeps all four. See it keep them: Dan comes with an umbrella that nobody wants, and in a second game
-# the four sell lemonade, where all that counts is how many they are.
+# Exactly one rule keeps all four. See it keep them: Dan comes with an umbrella that nobody wants,
+# and in a second game the four sell lemonade, where all that counts is how many they are.
 
 
 # %%
@@ -210,13 +218,14 @@ assert np.allclose(both, with_dan + stand)  # additivity
 #
 # ## Twelve layers
 #
-# Now the players are the layers of an adapter. A coalition S has its ΔW added to the weights, the other layers show the
-# base. Its value is the accuracy on our 50 images:
+# Now the players are the layers of an adapter. A coalition S has its ΔW added to the weights, the
+# other layers show the base. Its value is the accuracy on our 50 images:
 #
-# $$v(S) = \text{accuracy of the CLIP with } W_\ell + \mathbb{1}[\ell \in S]\,\Delta W_\ell \text{ in each layer } \ell$$
+# $$v(S) = \text{accuracy of the CLIP with } W_\ell + \mathbb{1}[\ell \in S]\,\Delta W_\ell \text{
+# in each layer } \ell$$
 #
-# So v(∅) is the base, v(N) the whole adapter. By hand it takes a copy of the model and a loop over the sites (the q, k
-# and v of each layer, which share one fused weight):
+# So v(∅) is the base, v(N) the whole adapter. By hand it takes a copy of the model and a loop over
+# the sites (the q, k and v of each layer, which share one fused weight):
 
 
 # %%
@@ -244,9 +253,9 @@ for coalition in [(), range(12), (0, 1, 2, 3), (8, 9, 10, 11), (5,)]:
 # %% [markdown]
 # ### All 4,096 of them
 #
-# Each coalition is another model, and each model means twelve transformer blocks for every image. But coalitions that
-# agree on the layers 0 to k share everything up to the output of block k. Put them in order, like the words in a
-# dictionary, and compute each beginning once:
+# Each coalition is another model, and each model means twelve transformer blocks for every image.
+# But coalitions that agree on the layers 0 to k share everything up to the output of block k. Put
+# them in order, like the words in a dictionary, and compute each beginning once:
 
 # %%
 every = sh.all_coalitions(12)
@@ -254,8 +263,8 @@ beginnings = {tuple(c[: k + 1]) for c in every.tolist() for k in range(12)}
 print(f"one by one: {len(every) * 12:,} passes through a block; as a tree: {len(beginnings):,}")
 
 # %% [markdown]
-# This cell takes most of the notebook's time. It keeps what each coalition makes of each *image* (right or wrong), not
-# only the mean.
+# This cell takes most of the notebook's time. It keeps what each coalition makes of each *image*
+# (right or wrong), not only the mean.
 
 
 # %%
@@ -276,9 +285,10 @@ alone = (time.perf_counter() - start) / 8 * len(every)
 print(f"a game as a tree: {together:.0f} s; one by one it would take {alone:.0f} s")
 
 # %% [markdown]
-# Now look at the game itself, before any formula. Switch layers on and off. A circle says what *that* layer adds to the
-# others that are on right now; a square is its mean over all coalitions, Shapley's value. Things to try: all off (what
-# does each add to the base?), all on (what would be lost without it?), only the upper half.
+# Now look at the game itself, before any formula. Switch layers on and off. A circle says what
+# *that* layer adds to the others that are on right now; a square is its mean over all coalitions,
+# Shapley's value. Things to try: all off (what does each add to the base?), all on (what would be
+# lost without it?), only the upper half.
 
 # %%
 power = 2 ** np.arange(11, -1, -1)  # the row of a coalition in `every`
@@ -320,13 +330,13 @@ What a layer adds depends on who is there. LoRA's layer {wide} adds anything fro
 # %% [markdown]
 # ## LoRA and CopRA
 #
-# Here are the values: 2,048 gains a layer, weighted as in the formula. They are exact for these 50 images. But would
-# fifty other digits tell the same? Now additivity pays: accuracy is a mean over images, so each image is a game of its
-# own, and the values are the mean of the images' values. Resample the images, and you have an interval, with no new
-# look at the model.
+# Here are the values: 2,048 gains a layer, weighted as in the formula. They are exact for these 50
+# images. But would fifty other digits tell the same? Now additivity pays: accuracy is a mean over
+# images, so each image is a game of its own, and the values are the mean of the images' values.
+# Resample the images, and you have an interval, with no new look at the model.
 #
-# *Guess before you look: which layers earn most on handwriting that the CLIP never saw, low or high ones? And does
-# CopRA, which trained every layer to do without any other, share more evenly?*
+# *Guess before you look: which layers earn most on handwriting that the CLIP never saw, low or high
+# ones? And does CopRA, which trained every layer to do without any other, share more evenly?*
 
 # %%
 per_image = {
@@ -382,26 +392,29 @@ Markdown(f"""
 # %% [markdown]
 # ## Too many players: take samples
 #
-# Count the q, k and v of each layer as players of their own, and there are 36: 2³⁶ coalitions. So sample. Draw orders at
-# random, average what each player adds (Castro et al. 2009):
+# Count the q, k and v of each layer as players of their own, and there are 36: 2³⁶ coalitions. So
+# sample. Draw orders at random, average what each player adds (Castro et al. 2009):
 #
-# $$\hat\varphi_i = \frac{1}{m} \sum_{t=1}^{m} \bigl( v(\text{before}_i(\pi_t) \cup \{i\}) - v(\text{before}_i(\pi_t)) \bigr)$$
+# $$\hat\varphi_i = \frac{1}{m} \sum_{t=1}^{m} \bigl( v(\text{before}_i(\pi_t) \cup \{i\}) -
+# v(\text{before}_i(\pi_t)) \bigr)$$
 #
-# One order costs n + 1 values of v (∅ and N need asking only once) and gives a sample for *every* player, right on
-# average. You may walk each order backwards as well, so that who came early comes late and some of the luck cancels
-# (*antithetic* pairs, [Mitchell et al. 2022](https://arxiv.org/abs/2104.12199)). Whether it does, we shall see.
+# One order costs n + 1 values of v (∅ and N need asking only once) and gives a sample for *every*
+# player, right on average. You may walk each order backwards as well, so that who came early comes
+# late and some of the luck cancels (*antithetic* pairs, [Mitchell et al.
+# 2022](https://arxiv.org/abs/2104.12199)). Whether it does, we shall see.
 #
 # ## Exercise: what each player adds in one order
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 8 minutes
 #
-# Write one term of the sum, for all players at once. `v` takes coalitions, a boolean tensor (m, n), and gives a tensor
-# (m,); call it once. `order` is a list: `order[0]` enters first.
+# Write one term of the sum, for all players at once. `v` takes coalitions, a boolean tensor (m, n),
+# and gives a tensor (m,); call it once. `order` is a list: `order[0]` enters first.
 #
 # <details><summary>A hint</summary>
 #
-# Make a table with n + 1 rows: nobody, the first, the first two, and so on to all. The gains are the differences
-# (`.diff()`) of its values. They come in the order of joining; the answer should be in the order of the players.
+# Make a table with n + 1 rows: nobody, the first, the first two, and so on to all. The gains are
+# the differences (`.diff()`) of its values. They come in the order of joining; the answer should be
+# in the order of the players.
 #
 # </details>
 
@@ -426,10 +439,10 @@ def marginals(v, order):
 check.marginals(marginals)
 
 # %% [markdown]
-# We know LoRA's whole game, so looking a value up costs nothing, and the samplers can be held against the truth.
-# `copra_lab.shapley.values` has permutations (alone or in pairs), Owen's sampler (below you will see where it comes from) and one
-# that is stratified by size. Each runs 60 times with different seeds; the figure shows the root mean square error of a
-# layer's value.
+# We know LoRA's whole game, so looking a value up costs nothing, and the samplers can be held
+# against the truth. `copra_lab.shapley.values` has permutations (alone or in pairs), Owen's sampler
+# (below you will see where it comes from) and one that is stratified by size. Each runs 60 times
+# with different seeds; the figure shows the root mean square error of a layer's value.
 #
 # *Guess before you look: how many more samples halve the error?*
 
@@ -492,7 +505,8 @@ errors* at {budgets[at]} evaluations, {100 * inside:.0f} % hold the exact value.
 """)
 
 # %% [markdown]
-# Move the budget, and watch the intervals close on the exact values. With another seed they close from elsewhere.
+# Move the budget, and watch the intervals close on the exact values. With another seed they close
+# from elsewhere.
 
 
 # %%
@@ -514,34 +528,37 @@ live(
 # %% [markdown]
 # ## What CopRA trains
 #
-# CopRA ([arXiv:2410.22911](https://arxiv.org/abs/2410.22911)) has each layer on with a probability p that rises from 0
-# to 1 during training. Lesson 4 is about how. So at each p it trains the *mean* value of a random coalition R that holds
-# every layer with probability p:
+# CopRA ([arXiv:2410.22911](https://arxiv.org/abs/2410.22911)) has each layer on with a probability
+# p that rises from 0 to 1 during training. Lesson 4 is about how. So at each p it trains the *mean*
+# value of a random coalition R that holds every layer with probability p:
 #
 # $$g(p) = \mathbb{E}\,v(R_p) = \sum_{k=0}^{n} \binom{n}{k} p^k (1-p)^{n-k}\; \bar v_k$$
 #
-# with v̄ₖ the mean value of the coalitions of size k. This is the *multilinear extension* of the game along its diagonal
-# (Owen 1972). Three facts tie it to Shapley's values:
+# with v̄ₖ the mean value of the coalitions of size k. This is the *multilinear extension* of the
+# game along its diagonal (Owen 1972). Three facts tie it to Shapley's values:
 #
 # - g(0) = v(∅) and g(1) = v(N): plain LoRA trains g(1) and nothing else.
-# - the slope g′(p) is what all players together add to R, and $\varphi_i = \int_0^1 \mathbb{E}[v(R \cup i) - v(R \setminus i)]\,dp$.
-#   So g′ integrates to the sum of the values. (Owen's sampler draws p, then R.)
-# - the area $\int_0^1 g\,dp$ is the mean of the v̄ₖ. With p rising evenly, it is what CopRA's ramp trains.
+# - the slope g′(p) is what all players together add to R, and $\varphi_i = \int_0^1 \mathbb{E}[v(R
+#   \cup i) - v(R \setminus i)]\,dp$. So g′ integrates to the sum of the values. (Owen's sampler
+#   draws p, then R.)
+# - the area $\int_0^1 g\,dp$ is the mean of the v̄ₖ. With p rising evenly, it is what CopRA's ramp
+#   trains.
 #
-# A guess that is *not* among the facts: that CopRA must raise every φ, or make them even. The values always sum to
-# v(N) − v(∅), whatever lies between.
+# A guess that is *not* among the facts: that CopRA must raise every φ, or make them even. The
+# values always sum to v(N) − v(∅), whatever lies between.
 #
 # ## Exercise: the curve, its slope and its area
 #
 # Difficulty ●●●○○ · importance ●●●●○ · 12 minutes
 #
-# From the means by size, `by_size` (n + 1,), and points `p` (m,): g(p) and g′(p), both (m,), and the area, a
-# single number (a tensor of no dimensions).
+# From the means by size, `by_size` (n + 1,), and points `p` (m,): g(p) and g′(p), both (m,), and
+# the area, a single number (a tensor of no dimensions).
 #
 # <details><summary>A hint</summary>
 #
-# g is a Bernstein polynomial with coefficients v̄ₖ. Its derivative is one too, of degree n − 1, with coefficients
-# n·(v̄ₖ₊₁ − v̄ₖ). Make a table of the basis polynomials at each p, and multiply. All n + 1 of them have the same integral.
+# g is a Bernstein polynomial with coefficients v̄ₖ. Its derivative is one too, of degree n − 1,
+# with coefficients n·(v̄ₖ₊₁ − v̄ₖ). Make a table of the basis polynomials at each p, and multiply.
+# All n + 1 of them have the same integral.
 #
 # </details>
 
@@ -561,7 +578,8 @@ def multilinear(by_size, p):
 check.multilinear(multilinear)
 
 # %% [markdown]
-# Both curves, from the same 50 images. And a check by brute force: at p = 0.5, the mean value of 2,000 random coalitions.
+# Both curves, from the same 50 images. And a check by brute force: at p = 0.5, the mean value of
+# 2,000 random coalitions.
 #
 # *Guess before you look: where do the two curves lie apart, where do they meet?*
 
@@ -578,8 +596,8 @@ panels = {
 plots.lines(p, panels, "p, each layer's chance to be on")
 
 # %% [markdown]
-# One pair of adapters is one pair. The area is a mean over sizes, so for the other pair of seeds a sample will do: eight
-# random coalitions of each size, the same ones for both methods.
+# One pair of adapters is one pair. The area is a mean over sizes, so for the other pair of seeds a
+# sample will do: eight random coalitions of each size, the same ones for both methods.
 
 # %%
 rng = np.random.default_rng(1)
@@ -615,13 +633,16 @@ Markdown(f"""
 # %% [markdown]
 # ## Two shortcuts, and how they fail
 #
-# Shapley's value averages over coalitions of all sizes. The two ends are cheaper, n + 1 evaluations each:
+# Shapley's value averages over coalitions of all sizes. The two ends are cheaper, n + 1 evaluations
+# each:
 #
-# - **first in**: v({i}) − v(∅), what a layer does alone. Summed over layers it is the slope at the left end, g′(0).
-# - **leave one out**: v(N) − v(N∖i), what is lost without it. Summed, it is the slope at the right end, g′(1).
+# - **first in**: v({i}) − v(∅), what a layer does alone. Summed over layers it is the slope at the
+#   left end, g′(0).
+# - **leave one out**: v(N) − v(N∖i), what is lost without it. Summed, it is the slope at the right
+#   end, g′(1).
 #
-# Take two players that back each other up: either alone does the whole job. First in pays both in full, leave one out pays
-# neither, and might tell you to remove both.
+# Take two players that back each other up: either alone does the whole job. First in pays both in
+# full, leave one out pays neither, and might tell you to remove both.
 
 # %%
 backup = sh.exact(lambda c: c.any(1).astype(float), 2)
@@ -667,32 +688,39 @@ averaged over coalitions of the others (negative: they do the same job). For LoR
 # %% [markdown]
 # ## On your own
 #
-# - Play `things-blur` in place of `digits`. Which layers undo a blur, and are they those that read digits?
-# - `LayerGame(bench, adapter, "module")` makes each q, k and v a player. Estimate their values with a budget of 500. Is v
-#   worth more than k?
+# - Play `things-blur` in place of `digits`. Which layers undo a blur, and are they those that read
+#   digits?
+# - `LayerGame(bench, adapter, "module")` makes each q, k and v a player. Estimate their values with
+#   a budget of 500. Is v worth more than k?
 # - Repeat with seed 1 of both methods. Which of the sentences above survive?
-# - `LayerGame(…, value="margin")` asks by how much the right class leads. It moves smoothly, so its intervals are tighter.
-#   Does it rank the layers as accuracy does?
+# - `LayerGame(…, value="margin")` asks by how much the right class leads. It moves smoothly, so its
+#   intervals are tighter. Does it rank the layers as accuracy does?
 #
 # ## In practice
 #
-# - Up to a dozen players, be exact. Beyond, sample permutations, report the standard error, and try whether pairs help.
-# - Two uncertainties are never one: that of the sampling, which more evaluations remove, and that of the images, which
-#   only more images remove.
-# - A leave-one-out table is a statement about the whole model. Do not remove two layers on its word.
-# - If you choose layers by their value, compute the values on validation images and report on test images. Lesson 6 does.
+# - Up to a dozen players, be exact. Beyond, sample permutations, report the standard error, and try
+#   whether pairs help.
+# - Two uncertainties are never one: that of the sampling, which more evaluations remove, and that
+#   of the images, which only more images remove.
+# - A leave-one-out table is a statement about the whole model. Do not remove two layers on its
+#   word.
+# - If you choose layers by their value, compute the values on validation images and report on test
+#   images. Lesson 6 does.
 
 # %% [markdown]
-# **Where this small model differs from the papers'.** CopRA's paper shows *approximated* values of the layers of a
-# ViT-B/16; here they are exact, of a far smaller CLIP, on one task and fifty images. Their adapters' accuracy falls
-# by five to eight points when every other layer is removed; those of this CLIP fall less on most tasks, and digits, which
-# it must learn from nothing, is where it has most to lose.
+# **Where this small model differs from the papers'.** CopRA's paper shows *approximated* values of
+# the layers of a ViT-B/16; here they are exact, of a far smaller CLIP, on one task and fifty
+# images. Their adapters' accuracy falls by five to eight points when every other layer is removed;
+# those of this CLIP fall less on most tasks, and digits, which it must learn from nothing, is where
+# it has most to lose.
 #
 # ## Further reading
 #
 # - Shapley, *A Value for n-Person Games*, 1953. Short and readable.
 # - Owen, *Multilinear Extensions of Games*, 1972. The curve g, and the integral.
 # - Castro, Gómez and Tejada, *Polynomial calculation of the Shapley value based on sampling*, 2009.
-# - Mitchell et al., *Sampling Permutations for Shapley Value Estimation*, [arXiv:2104.12199](https://arxiv.org/abs/2104.12199).
-# - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*, [arXiv:2410.22911](https://arxiv.org/abs/2410.22911), and its
-#   successor CoTo, [arXiv:2506.05713](https://arxiv.org/abs/2506.05713).
+# - Mitchell et al., *Sampling Permutations for Shapley Value Estimation*,
+#   [arXiv:2104.12199](https://arxiv.org/abs/2104.12199).
+# - Zhuang et al., *CopRA: A Progressive LoRA Training Strategy*,
+#   [arXiv:2410.22911](https://arxiv.org/abs/2410.22911), and its successor CoTo,
+#   [arXiv:2506.05713](https://arxiv.org/abs/2506.05713).

@@ -8,14 +8,15 @@
 # %% [markdown]
 # # 6. Prune what you learned
 #
-# An adapter is small already. How much smaller can it be made *after* the training: fewer layers, fewer entries, fewer
-# bytes? And what does it lose first? Pruning is also a way of asking where the learned lies. In this lesson you take
-# adapters apart by position, by size and by worth, look at the images that are lost on the way, and count the bytes.
+# An adapter is small already. How much smaller can it be made *after* the training: fewer layers,
+# fewer entries, fewer bytes? And what does it lose first? Pruning is also a way of asking where the
+# learned lies. In this lesson you take adapters apart by position, by size and by worth, look at
+# the images that are lost on the way, and count the bytes.
 #
-# - **You will learn** to prune whole layers and single entries, when a pruned matrix is *larger* on disk, how to choose what
-#   to remove without fooling yourself, and what CopRA changes.
-# - **You need** PyTorch, and to have met LoRA: $\Delta W = s\,BA$ (lesson 2). CopRA is lesson 4, Shapley values are lesson 5;
-#   both are used here as they come.
+# - **You will learn** to prune whole layers and single entries, when a pruned matrix is *larger* on
+#   disk, how to choose what to remove without fooling yourself, and what CopRA changes.
+# - **You need** PyTorch, and to have met LoRA: $\Delta W = s\,BA$ (lesson 2). CopRA is lesson 4,
+#   Shapley values are lesson 5; both are used here as they come.
 # - **It takes** an hour of yours, and {{time}} of two CPU cores.
 
 # %% [markdown]
@@ -48,9 +49,10 @@ from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 
 # %% [markdown]
-# **What you will have at the end**: this picture, and an answer for every way of making an adapter smaller. Four adapters
-# learned handwritten digits, two with LoRA and two with CopRA. From each the smallest entries of its matrices are
-# removed, more and more of them. Lines are the mean of two seeds on the same images, bands 95 % intervals over images.
+# **What you will have at the end**: this picture, and an answer for every way of making an adapter
+# smaller. Four adapters learned handwritten digits, two with LoRA and two with CopRA. From each the
+# smallest entries of its matrices are removed, more and more of them. Lines are the mean of two
+# seeds on the same images, bands 95 % intervals over images.
 
 # %%
 clip = cl.load_clip()
@@ -89,8 +91,9 @@ Remember that `digits` is a task on which much is learned and the settings were 
 # %% [markdown]
 # ## What is in an adapter
 #
-# In this library an adapter is a value: for each site, a matrix of the image tower, a pair $A$ (r, in), $B$ (out, r).
-# Nothing else is stored, so pruning is making another value with less in it. The model is never touched.
+# In this library an adapter is a value: for each site, a matrix of the image tower, a pair $A$ (r,
+# in), $B$ (out, r). Nothing else is stored, so pruning is making another value with less in it. The
+# model is never touched.
 
 # %%
 lora = trained["LoRA, seed 0"]
@@ -110,11 +113,12 @@ print("‖ΔW‖, layers 0 to 11:", *(f"{x:.2f}" for x in norms.values()))
 # %% [markdown]
 # ## Whole layers, by position
 #
-# The simplest pruning looks at nothing but the place: every other layer, the lowest third, or q alone in every layer.
-# The papers do this too. Labels say what is **kept**; each value is what that costs, against the whole adapter on the
-# same images; *nothing* is the base.
+# The simplest pruning looks at nothing but the place: every other layer, the lowest third, or q
+# alone in every layer. The papers do this too. Labels say what is **kept**; each value is what that
+# costs, against the whole adapter on the same images; *nothing* is the base.
 #
-# *Guess before you look: the lowest, the middle or the highest third? And is it the same third for both tasks?*
+# *Guess before you look: the lowest, the middle or the highest third? And is it the same third for
+# both tasks?*
 
 # %%
 even = {name: d for name, d in lora.deltas.items() if site_of(name)[1] % 2 == 0}
@@ -163,8 +167,8 @@ The third that does best alone: {"; ".join(told)}. {where} Of the kinds of matri
 # %% [markdown]
 # ### Who is lost?
 #
-# Look at them. These are the first twelve test digits, in the bench's shuffled order, that the whole adapter gets right
-# and the even layers alone get wrong.
+# Look at them. These are the first twelve test digits, in the bench's shuffled order, that the
+# whole adapter gets right and the even layers alone get wrong.
 
 # %%
 whole_says, even_says = (bench.predictions(a) for a in (lora, keep(lora, "even")))
@@ -187,22 +191,23 @@ become blurry but *biased*, and a correction of ten numbers might win some of th
 # %% [markdown]
 # ## Single entries, by size
 #
-# The other classic: remove the entries that are closest to zero, wherever they are. To remove a share *s* of the *N*
-# entries of several matrices $M_j$, take one threshold for all of them:
+# The other classic: remove the entries that are closest to zero, wherever they are. To remove a
+# share *s* of the *N* entries of several matrices $M_j$, take one threshold for all of them:
 #
-# $$M_j \leftarrow M_j \odot \mathbb{1}\big[\,|M_j| \ge \theta\,\big], \qquad \theta = \text{the } \mathrm{round}((1-s)N)\text{-th
-# largest of all } |M_{j,kl}|.$$
+# $$M_j \leftarrow M_j \odot \mathbb{1}\big[\,|M_j| \ge \theta\,\big], \qquad \theta = \text{the }
+# \mathrm{round}((1-s)N)\text{-th largest of all } |M_{j,kl}|.$$
 #
 # ## Exercise: one threshold for all
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 10 minutes
 #
-# Return the matrices with the share `sparsity` of all their entries together set to zero. The matrices differ in shape,
-# and how much each of them loses is for the entries to say.
+# Return the matrices with the share `sparsity` of all their entries together set to zero. The
+# matrices differ in shape, and how much each of them loses is for the entries to say.
 #
 # <details><summary>A hint</summary>
 #
-# Flatten and concatenate the *magnitudes*, find with `topk` the smallest one that stays, compare each matrix with it.
+# Flatten and concatenate the *magnitudes*, find with `topk` the smallest one that stays, compare
+# each matrix with it.
 #
 # </details>
 
@@ -222,11 +227,12 @@ def prune(matrices, sparsity):
 check.prune(prune)
 
 # %% [markdown]
-# Two choices hide in "the smallest entries". *Of what*: of the factors A and B (which are stored; the library ranks A's
-# and B's apart, since their sizes have nothing to do with each other), or of ΔW itself? *Within what*: the whole adapter,
-# or each site by itself?
+# Two choices hide in "the smallest entries". *Of what*: of the factors A and B (which are stored;
+# the library ranks A's and B's apart, since their sizes have nothing to do with each other), or of
+# ΔW itself? *Within what*: the whole adapter, or each site by itself?
 #
-# *Guess before you look: an entry of B touches a whole row of ΔW. Which of the two can lose more of its entries?*
+# *Guess before you look: an entry of B touches a whole row of ΔW. Which of the two can lose more of
+# its entries?*
 
 # %%
 gone = [0, 50, 80, 90, 95, 98]
@@ -264,8 +270,8 @@ at 90 % of ΔW.
 # %% [markdown]
 # ## What does it weigh?
 #
-# *s·BA* has rank *r*, and that is why it is small: $r(\text{out} + \text{in})$ numbers instead of $\text{out} \cdot
-# \text{in}$. Take entries away from it, and the two factors are gone with them.
+# *s·BA* has rank *r*, and that is why it is small: $r(\text{out} + \text{in})$ numbers instead of
+# $\text{out} \cdot \text{in}$. Take entries away from it, and the two factors are gone with them.
 
 # %%
 pruned = sparsify(lora, 0.9, of="delta")
@@ -282,14 +288,15 @@ for told, delta in (("whole", before), ("90 % sparse", after)):
 #
 # Difficulty ●●○○○ · importance ●●●○○ · 10 minutes
 #
-# A number takes 4 bytes. A sparse matrix stores of each entry that is not zero the number and its position, 4 bytes more.
-# For a weight (out, width): how many bytes are its two factors (whole, of rank r)? How many its ΔW with the share
-# `sparsity` of zeros, stored as a sparse matrix? At which sparsity are the two equal?
+# A number takes 4 bytes. A sparse matrix stores of each entry that is not zero the number and its
+# position, 4 bytes more. For a weight (out, width): how many bytes are its two factors (whole, of
+# rank r)? How many its ΔW with the share `sparsity` of zeros, stored as a sparse matrix? At which
+# sparsity are the two equal?
 #
 # <details><summary>A hint</summary>
 #
-# Count the numbers of A (r, width) and of B (out, r). For the last answer set 8 · (1 − s) · out · width equal to the
-# bytes of the factors and solve for s.
+# Count the numbers of A (r, width) and of B (out, r). For the last answer set 8 · (1 − s) · out ·
+# width equal to the bytes of the factors and solve for s.
 #
 # </details>
 
@@ -308,8 +315,9 @@ def size(out, width, rank, sparsity):
 check.size(size)
 
 # %% [markdown]
-# Now the fair race, by bytes: fewer layers (the highest ones kept), a lower rank (each ΔW cut to its largest singular
-# directions), sparse factors, sparse ΔW. Each entry of a sparse matrix counts 8 bytes.
+# Now the fair race, by bytes: fewer layers (the highest ones kept), a lower rank (each ΔW cut to
+# its largest singular directions), sparse factors, sparse ΔW. Each entry of a sparse matrix counts
+# 8 bytes.
 #
 # *Guess before you look: at a quarter of the bytes, which is most accurate?*
 
@@ -354,10 +362,11 @@ and stored how.
 # %% [markdown]
 # ## Whole layers, by worth
 #
-# Back to layers, and better than by position: keep those that are worth most. Worth can be *size*, ‖ΔW‖, which needs no
-# image; or the **Shapley value**, what a layer adds on average over all the sets it may join (lesson 5), which needs
-# images, and they must not be the test images. With twelve layers all 4,096 sets can be asked. Forty validation images
-# will do, four a digit; the value of a set is minus its mean loss, which is less coarse than counting right answers.
+# Back to layers, and better than by position: keep those that are worth most. Worth can be *size*,
+# ‖ΔW‖, which needs no image; or the **Shapley value**, what a layer adds on average over all the
+# sets it may join (lesson 5), which needs images, and they must not be the test images. With twelve
+# layers all 4,096 sets can be asked. Forty validation images will do, four a digit; the value of a
+# set is minus its mean loss, which is less coarse than counting right answers.
 
 # %%
 rows = torch.cat([(digits.val.labels == c).nonzero().flatten()[:4] for c in range(10)])
@@ -411,9 +420,9 @@ for that with {2**12:,} evaluations, where size asks for none.
 # %% [markdown]
 # ## The trap
 #
-# Why not simply try sixty choices of six layers and keep the best? Do it, twice: choose on the forty validation images,
-# and choose on forty *test* images, as one does when one reports the best row of a table. Then look at what is left of
-# each on test images that had no say.
+# Why not simply try sixty choices of six layers and keep the best? Do it, twice: choose on the
+# forty validation images, and choose on forty *test* images, as one does when one reports the best
+# row of a table. Then look at what is left of each on test images that had no say.
 #
 # *Guess before you look: by how much does each choice flatter itself?*
 
@@ -455,13 +464,14 @@ interval does not help: it knows of chance in the images, and nothing of sixty t
 #
 # Difficulty ●●○○○ · importance ●●●●● · 10 minutes
 #
-# From the outcomes of several prunings (1 right, 0 wrong) on validation and on test images, choose one and give the
-# accuracy that you may report. Of those that are equally good, take the one that keeps the fewest layers.
+# From the outcomes of several prunings (1 right, 0 wrong) on validation and on test images, choose
+# one and give the accuracy that you may report. Of those that are equally good, take the one that
+# keeps the fewest layers.
 #
 # <details><summary>A hint</summary>
 #
-# Who chooses, and who judges? For the ties: find all candidates with the highest score, then among them the smallest
-# `kept`.
+# Who chooses, and who judges? For the ties: find all candidates with the highest score, then among
+# them the smallest `kept`.
 #
 # </details>
 
@@ -483,8 +493,9 @@ check.choose(choose)
 # %% [markdown]
 # ## LoRA against CopRA
 #
-# CopRA trained its layers with others missing. Does it bear pruning better? Five prunings on three tasks, both seeds of
-# each method averaged, paired on the same images. First *whole*, since who starts higher may also end higher.
+# CopRA trained its layers with others missing. Does it bear pruning better? Five prunings on three
+# tasks, both seeds of each method averaged, paired on the same images. First *whole*, since who
+# starts higher may also end higher.
 #
 # *Guess before you look: of eighteen differences, how many are clear?*
 
@@ -522,17 +533,18 @@ save.
 """)
 
 # %% [markdown]
-# Over thirteen tasks and five seeds ([the experiments](../experiments/README.md)), on which nothing was chosen, the mean
-# lead is about two points with every other layer removed, and one to three for thirds of the layers, for single kinds of
-# matrix and at 80 or 90 % sparsity, where not every interval leaves out zero. The papers report four to seven points for
-# layers and kinds. Training with half of the layers dropped to the very end (stochastic depth) keeps as much here: what
-# counts seems to be *that* layers are dropped.
+# Over thirteen tasks and five seeds ([the experiments](../experiments/README.md)), on which nothing
+# was chosen, the mean lead is about two points with every other layer removed, and one to three for
+# thirds of the layers, for single kinds of matrix and at 80 or 90 % sparsity, where not every
+# interval leaves out zero. The papers report four to seven points for layers and kinds. Training
+# with half of the layers dropped to the very end (stochastic depth) keeps as much here: what counts
+# seems to be *that* layers are dropped.
 #
 # ## Put your hand in
 #
-# Both at once: a range of layers to keep, and a share of the entries of A and B to remove from them. Both methods (seed
-# 0), every third test image. Things to try: the smallest adapter above 50 %; layers 8 to 11 against 0 to 3; 80 % sparse,
-# whole or halved.
+# Both at once: a range of layers to keep, and a share of the entries of A and B to remove from
+# them. Both methods (seed 0), every third test image. Things to try: the smallest adapter above 50
+# %; layers 8 to 11 against 0 to 3; 80 % sparse, whole or halved.
 
 # %%
 whole = {m: bench.outcomes([trained[f"{m}, seed 0"]])[0] for m in ("LoRA", "CopRA")}
@@ -559,9 +571,12 @@ live(
 # %% [markdown]
 # ## On your own
 #
-# - Give the lost digits back: subtract from each class's cosines their mean over the validation images, and count again.
-# - Keep the best six layers by *loss* and by *accuracy* as the game's value. Which is the better guide, and on how many images?
-# - Remove layers one at a time, each time the one that is missed least on the validation images. Does greed beat Shapley?
+# - Give the lost digits back: subtract from each class's cosines their mean over the validation
+#   images, and count again.
+# - Keep the best six layers by *loss* and by *accuracy* as the game's value. Which is the better
+#   guide, and on how many images?
+# - Remove layers one at a time, each time the one that is missed least on the validation images.
+#   Does greed beat Shapley?
 # - Prune, then train on for a few steps (`cl.fit(…, start_from=…)`). How much comes back?
 #
 # ## In practice
@@ -572,14 +587,20 @@ live(
 # - Look at what is lost. Two prunings of equal accuracy can lose different classes.
 # - If you know that you will prune, train for it.
 #
-# **Where this small model differs from the papers.** They adapt ViT-B/16 with rank 2, and prune trained adapters of
-# eleven data sets. A tower of width 128 is small: rank 4 is a larger part of it, a layer of twelve is not the same share
-# of the work, and most of these tasks ask for little. Whether the papers remove entries of the factors or of ΔW they do
-# not say; this lesson shows how much depends on it.
+# **Where this small model differs from the papers.** They adapt ViT-B/16 with rank 2, and prune
+# trained adapters of eleven data sets. A tower of width 128 is small: rank 4 is a larger part of
+# it, a layer of twelve is not the same share of the work, and most of these tasks ask for little.
+# Whether the papers remove entries of the factors or of ΔW they do not say; this lesson shows how
+# much depends on it.
 #
 # ## Further reading
 #
-# - Zhuang et al., *CopRA*, [arXiv:2410.22911](https://arxiv.org/abs/2410.22911), and its successor CoTo, [arXiv:2506.05713](https://arxiv.org/abs/2506.05713): pruning after dropping.
-# - Han et al., *Learning both Weights and Connections for Efficient Neural Networks*, [arXiv:1506.02626](https://arxiv.org/abs/1506.02626). Magnitude pruning.
-# - Frankle and Carbin, *The Lottery Ticket Hypothesis*, [arXiv:1803.03635](https://arxiv.org/abs/1803.03635). What the small part that is left can do.
-# - Yu et al., *Language Models are Super Mario* (DARE), [arXiv:2311.03099](https://arxiv.org/abs/2311.03099). Most entries of ΔW dropped at random, the others scaled up.
+# - Zhuang et al., *CopRA*, [arXiv:2410.22911](https://arxiv.org/abs/2410.22911), and its successor
+#   CoTo, [arXiv:2506.05713](https://arxiv.org/abs/2506.05713): pruning after dropping.
+# - Han et al., *Learning both Weights and Connections for Efficient Neural Networks*,
+#   [arXiv:1506.02626](https://arxiv.org/abs/1506.02626). Magnitude pruning.
+# - Frankle and Carbin, *The Lottery Ticket Hypothesis*,
+#   [arXiv:1803.03635](https://arxiv.org/abs/1803.03635). What the small part that is left can do.
+# - Yu et al., *Language Models are Super Mario* (DARE),
+#   [arXiv:2311.03099](https://arxiv.org/abs/2311.03099). Most entries of ΔW dropped at random, the
+#   others scaled up.

@@ -8,12 +8,13 @@
 # %% [markdown]
 # # 7. Merge seeds, tasks and clients
 #
-# Six adapters for six tasks, or one for all of them? Two hospitals that may not share their images, but may share their
-# weights? All of it is arithmetic on ΔW: add, average, trim, drop, subtract. This lesson does it, and measures what gets
-# lost on the way.
+# Six adapters for six tasks, or one for all of them? Two hospitals that may not share their images,
+# but may share their weights? All of it is arithmetic on ΔW: add, average, trim, drop, subtract.
+# This lesson does it, and measures what gets lost on the way.
 #
-# - **You will learn** what averaging two seeds gains, why tasks get into each other's way, what task arithmetic, TIES and
-#   DARE do about it, how to make a model forget, and what a server may average in a federation.
+# - **You will learn** what averaging two seeds gains, why tasks get into each other's way, what
+#   task arithmetic, TIES and DARE do about it, how to make a model forget, and what a server may
+#   average in a federation.
 # - **You need** some PyTorch, and to know that an adapter is a ΔW = s·B·A for some weight matrices.
 # - **It takes** forty minutes of yours, and {{time}} of two CPU cores.
 
@@ -46,9 +47,10 @@ from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 from copra_lab.zoo import shipped
 
 # %% [markdown]
-# **What you will have at the end**: one adapter that does several tasks at once, at a price. Here are all six tasks that
-# have adapters in the package. The first row is the CLIP alone; in the second each task has an adapter of its own; the
-# third is one adapter for all, a fifth of the sum of the six.
+# **What you will have at the end**: one adapter that does several tasks at once, at a price. Here
+# are all six tasks that have adapters in the package. The first row is the CLIP alone; in the
+# second each task has an adapter of its own; the third is one adapter for all, a fifth of the sum
+# of the six.
 #
 # Accuracies are on up to 200 test images a task, the first in a shuffled order.
 
@@ -110,8 +112,10 @@ plots.table(rows, columns, "accuracy on test images, %, LoRA, seed 0")
 #
 # Start with the easy case. The package has two seeds of each adapter. What do you do with both?
 #
-# - take the mean of their ΔW, a *soup* ([Wortsman et al. 2022](https://arxiv.org/abs/2203.05482)): one model to run;
-# - take the means of A and of B by themselves: not the same (lesson 3), but what plain averaging of parameters does;
+# - take the mean of their ΔW, a *soup* ([Wortsman et al. 2022](https://arxiv.org/abs/2203.05482)):
+#   one model to run;
+# - take the means of A and of B by themselves: not the same (lesson 3), but what plain averaging of
+#   parameters does;
 # - ask both and average their *probabilities*, an ensemble: two models to run.
 #
 # *Guess before you look: does the soup beat a single seed? Does it reach the ensemble?*
@@ -175,13 +179,14 @@ into the weights, a soup is no slower than a single seed; kept as an adapter, it
 # %% [markdown]
 # ## Six tasks: add them up
 #
-# Task arithmetic ([Ilharco et al., arXiv:2212.04089](https://arxiv.org/abs/2212.04089)) calls what fine-tuning changed a *task vector*,
-# here ΔW over all sites, and simply adds:
+# Task arithmetic ([Ilharco et al., arXiv:2212.04089](https://arxiv.org/abs/2212.04089)) calls what
+# fine-tuning changed a *task vector*, here ΔW over all sites, and simply adds:
 #
 # $$W' = W + \lambda \sum_{t} \Delta W_t$$
 #
-# One image tower for all tasks; which names are on offer still says which task is asked. By hand: a dense sum of s·B·A
-# into a copy of the model. The library stays low-rank instead: it stacks B = [λB₁ | λB₂ | …], A = [A₁; A₂; …].
+# One image tower for all tasks; which names are on offer still says which task is asked. By hand: a
+# dense sum of s·B·A into a copy of the model. The library stays low-rank instead: it stacks B =
+# [λB₁ | λB₂ | …], A = [A₁; A₂; …].
 
 # %%
 model = copy.deepcopy(clip.model)
@@ -204,10 +209,11 @@ print(f"largest difference of a logit: {(logits - bench.logits(summed)).abs().ma
 # %% [markdown]
 # ### Do tasks get into each other's way?
 #
-# If the task vectors were orthogonal and small, each would do its work and leave the others alone. Here are their
-# cosines, and beside them a second seed of `digits`.
+# If the task vectors were orthogonal and small, each would do its work and leave the others alone.
+# Here are their cosines, and beside them a second seed of `digits`.
 #
-# *Guess before you look: which is more similar to `digits`, seed 0: another task, or the same task, seed 1?*
+# *Guess before you look: which is more similar to `digits`, seed 0: another task, or the same task,
+# seed 1?*
 
 
 # %%
@@ -255,13 +261,17 @@ their signs differ in {100 * clash:.0f} % of the cases; a coin would say 50 %. {
 # %% [markdown]
 # ## TIES: trim, elect, merge
 #
-# TIES ([Yadav et al., arXiv:2306.01708](https://arxiv.org/abs/2306.01708)) is three steps, entry by entry:
+# TIES ([Yadav et al., arXiv:2306.01708](https://arxiv.org/abs/2306.01708)) is three steps, entry by
+# entry:
 #
-# 1. **Trim**: in each task vector keep the share *density* of largest magnitude, set the rest to zero.
-# 2. **Elect** a sign for each entry: that of the sum of the trimmed entries, so large ones weigh more.
+# 1. **Trim**: in each task vector keep the share *density* of largest magnitude, set the rest to
+#    zero.
+# 2. **Elect** a sign for each entry: that of the sum of the trimmed entries, so large ones weigh
+#    more.
 # 3. **Disjoint mean**: average only the entries that are not zero and have the elected sign.
 #
-# Three tasks with six entries each, at a density of a half, through the library's function. Follow each column by eye.
+# Three tasks with six entries each, at a density of a half, through the library's function. Follow
+# each column by eye.
 
 # %%
 toys = torch.tensor(
@@ -286,12 +296,14 @@ line("mean", toys.mean(0))
 #
 # Difficulty ●●●○○ · importance ●●●●○ · 12 minutes
 #
-# Write it for task vectors in the rows of a tensor. The check uses entries of real ΔW, of three tasks.
+# Write it for task vectors in the rows of a tensor. The check uses entries of real ΔW, of three
+# tasks.
 #
 # <details><summary>A hint</summary>
 #
-# `abs().topk(k, dim=1).indices` says what to keep, `zeros_like(…).scatter(1, indices, 1)` makes a mask of it. For the mean, sum
-# what agrees and divide by how many agree; where none does, divide by 1.
+# `abs().topk(k, dim=1).indices` says what to keep, `zeros_like(…).scatter(1, indices, 1)` makes a
+# mask of it. For the mean, sum what agrees and divide by how many agree; where none does, divide
+# by 1.
 #
 # </details>
 
@@ -315,8 +327,9 @@ check.ties(ties_merge)
 # %% [markdown]
 # ## DARE: drop and rescale
 #
-# DARE ([Yu et al., arXiv:2311.03099](https://arxiv.org/abs/2311.03099)) comes before any of these merges. Of each ΔW drop entries at
-# random, at a rate p, and make the others larger, so that every entry stays the same on average:
+# DARE ([Yu et al., arXiv:2311.03099](https://arxiv.org/abs/2311.03099)) comes before any of these
+# merges. Of each ΔW drop entries at random, at a rate p, and make the others larger, so that every
+# entry stays the same on average:
 #
 # $$\tilde\Delta = \frac{(1 - m) \odot \Delta W}{1 - p}, \qquad m_{ij} \sim \mathrm{Bernoulli}(p)$$
 #
@@ -326,12 +339,13 @@ check.ties(ties_merge)
 #
 # Difficulty ●○○○○ · importance ●●●○○ · 4 minutes
 #
-# `noise` is uniform between 0 and 1, as from `torch.rand`: an entry goes where the noise is below the rate.
+# `noise` is uniform between 0 and 1, as from `torch.rand`: an entry goes where the noise is below
+# the rate.
 #
 # <details><summary>A hint</summary>
 #
-# Take one entry, x, and a rate of 0.75. Three times in four it becomes 0. What must it become the fourth time, so that its
-# mean is x?
+# Take one entry, x, and a rate of 0.75. Three times in four it becomes 0. What must it become the
+# fourth time, so that its mean is x?
 #
 # </details>
 
@@ -350,11 +364,12 @@ check.dare(drop_and_rescale)
 # %% [markdown]
 # ## The contest
 #
-# Four merges of six tasks: the plain sum, TIES, DARE before the sum, and the sum cut back to rank 4 by an SVD, the closest
-# adapter of that rank (so that the one for all is as small as each was). Each has a scale λ, chosen on validation images.
+# Four merges of six tasks: the plain sum, TIES, DARE before the sum, and the sum cut back to rank 4
+# by an SVD, the closest adapter of that rank (so that the one for all is as small as each was).
+# Each has a scale λ, chosen on validation images.
 #
-# *Guess before you look: which merge wins? How far below the tasks' own adapters does it stay? Does it matter how the
-# adapters were trained?*
+# *Guess before you look: which merge wins? How far below the tasks' own adapters does it stay? Does
+# it matter how the adapters were trained?*
 
 
 # %%
@@ -442,8 +457,9 @@ Markdown(f"""
 # %% [markdown]
 # ## Mix by hand
 #
-# A weight for each of three tasks. Things to try: one task alone at 1, at 0.5, at −0.5; all three at 1; the best mix you
-# can find. (You are choosing on test images now. It is a toy; do not report it.)
+# A weight for each of three tasks. Things to try: one task alone at 1, at 0.5, at −0.5; all three
+# at 1; the best mix you can find. (You are choosing on test images now. It is a toy; do not report
+# it.)
 
 # %%
 trio = ["digits", "faces-noise", "things-blur"]
@@ -476,9 +492,10 @@ live(
 # %% [markdown]
 # ## Subtract: make it forget
 #
-# A task vector with a minus in front should undo a skill ([arXiv:2212.04089](https://arxiv.org/abs/2212.04089), section 3). A
-# good negation takes one skill and leaves the rest. The skill: naming blurred drawings, which the CLIP has in part before
-# any training. The control: *sharp* drawings of a hundred things, which need no adapter.
+# A task vector with a minus in front should undo a skill
+# ([arXiv:2212.04089](https://arxiv.org/abs/2212.04089), section 3). A good negation takes one skill
+# and leaves the rest. The skill: naming blurred drawings, which the CLIP has in part before any
+# training. The control: *sharp* drawings of a hundred things, which need no adapter.
 #
 # *Guess before you look: what falls first, on the negative side?*
 
@@ -509,28 +526,32 @@ learned, sharp ones are at {100 * sharp[-1]:.0f} %: a skill that is added can ha
 # %% [markdown]
 # ## Clients that cannot share images
 #
-# In *federated averaging* ([McMahan et al., arXiv:1602.05629](https://arxiv.org/abs/1602.05629)) a server sends its model, each client trains
-# it a little on its own images, the server averages what comes back, and so on. With LoRA only the adapter travels. But what
-# should be averaged?
+# In *federated averaging* ([McMahan et al., arXiv:1602.05629](https://arxiv.org/abs/1602.05629)) a
+# server sends its model, each client trains it a little on its own images, the server averages what
+# comes back, and so on. With LoRA only the adapter travels. But what should be averaged?
 #
-# - **ΔW**: right, but the average of two rank-4 matrices has rank 8, so it must be cut back to rank 4 before the next round.
+# - **ΔW**: right, but the average of two rank-4 matrices has rank 8, so it must be cut back to rank
+#   4 before the next round.
 # - **factors** A and B: small, simple, and not the average of ΔW. With weights wᵢ that sum to 1,
 #
-# $$\Bigl(\sum_i w_i B_i\Bigr)\Bigl(\sum_j w_j A_j\Bigr) = \sum_i \sum_j w_i w_j\, B_i A_j \;\ne\; \sum_i w_i\, B_i A_i$$
+# $$\Bigl(\sum_i w_i B_i\Bigr)\Bigl(\sum_j w_j A_j\Bigr) = \sum_i \sum_j w_i w_j\, B_i A_j \;\ne\;
+# \sum_i w_i\, B_i A_i$$
 #
-# - **FFA** ([Sun et al., arXiv:2403.12313](https://arxiv.org/abs/2403.12313)): freeze A, the same for all, and train and average B alone. Then
-#   the two sides are equal.
+# - **FFA** ([Sun et al., arXiv:2403.12313](https://arxiv.org/abs/2403.12313)): freeze A, the same
+#   for all, and train and average B alone. Then the two sides are equal.
 #
 # ## Exercise: two averages
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 8 minutes
 #
-# Write both sides of the inequality. A client weighs as much as its share of all images. The check tells you how far
-# apart the two are for adapters of three tasks, and how far if they had A in common.
+# Write both sides of the inequality. A client weighs as much as its share of all images. The check
+# tells you how far apart the two are for adapters of three tasks, and how far if they had A in
+# common.
 #
 # <details><summary>A hint</summary>
 #
-# `B @ A` multiplies client by client. Give the weights two more dimensions to multiply with, and sum over the clients.
+# `B @ A` multiplies client by client. Give the weights two more dimensions to multiply with, and
+# sum over the clients.
 #
 # </details>
 
@@ -553,10 +574,11 @@ check.averages(averages)
 # %% [markdown]
 # ### A federation of two
 #
-# The hardest split there is: one client has the digits 0 to 4, the other 5 to 9. Both know all ten names, and each is
-# rewarded for forgetting the five that it never sees. Four rounds of 20 steps of 8 images, with the three ways to average. Beside
-# them, a federation in which each client has half of the images of *every* digit. Rates were set in a quick trial on test
-# images (higher for FFA, which trains less): a demonstration, not a comparison.
+# The hardest split there is: one client has the digits 0 to 4, the other 5 to 9. Both know all ten
+# names, and each is rewarded for forgetting the five that it never sees. Four rounds of 20 steps of
+# 8 images, with the three ways to average. Beside them, a federation in which each client has half
+# of the images of *every* digit. Rates were set in a quick trial on test images (higher for FFA,
+# which trains less): a demonstration, not a comparison.
 #
 # *Guess before you look: does the average of two halves know both?*
 
@@ -620,7 +642,8 @@ for way, (clients, settings, rate, average) in federations.items():
 plots.curve(range(5), reached, "rounds", chance=0.1)
 
 # %% [markdown]
-# Do not stop at the mean. Which digits does each server read, and which do its clients read before the last average?
+# Do not stop at the mean. Which digits does each server read, and which do its clients read before
+# the last average?
 
 # %%
 low = ten.labels < 5
@@ -678,29 +701,38 @@ Markdown(f"""
 # %% [markdown]
 # ## On your own
 #
-# - Weight the *layers*: `merging.weighted_sum(adapters, [{0: 1.0, …, 11: 0.2}, …])` takes a weight per layer. Does it help to let each
-#   task have the layers that lesson 5 says it needs?
+# - Weight the *layers*: `merging.weighted_sum(adapters, [{0: 1.0, …, 11: 0.2}, …])` takes a weight
+#   per layer. Does it help to let each task have the layers that lesson 5 says it needs?
 # - Split by class, but average after every 5 steps, 16 times. Does one half still prevail?
-# - Train the clients with `cl.CopRA()` after the LoRA settings in `fit`. Twenty steps may be too few for it.
+# - Train the clients with `cl.CopRA()` after the LoRA settings in `fit`. Twenty steps may be too
+#   few for it.
 # - Merge only two tasks, then three, and draw what is kept against how many.
 #
 # ## In practice
 #
 # - Averaging ΔW of two seeds is nearly free and seldom harms. Try it before an ensemble.
-# - For several tasks start with a plain sum and a scale chosen on validation images. More elaborate merges must beat *that*,
-#   at their own best scale.
-# - In a federation, say what you average. "We average the LoRA weights" has two meanings, and they differ.
-# - Count the rank: stacked adapters grow, an SVD cuts them back, and the cut is one more thing to measure.
+# - For several tasks start with a plain sum and a scale chosen on validation images. More elaborate
+#   merges must beat *that*, at their own best scale.
+# - In a federation, say what you average. "We average the LoRA weights" has two meanings, and they
+#   differ.
+# - Count the rank: stacked adapters grow, an SVD cuts them back, and the cut is one more thing to
+#   measure.
 #
-# **Where this small model differs from the papers'.** Task arithmetic, TIES and DARE were shown mostly on full fine-tuning of much
-# larger models, which lose less when a few tasks are added. Here ΔW is of low rank, the tasks are far from each other, and digits must
-# be learned from nothing. CopRA's paper reports clearer gains in merging than are seen here.
+# **Where this small model differs from the papers'.** Task arithmetic, TIES and DARE were shown
+# mostly on full fine-tuning of much larger models, which lose less when a few tasks are added. Here
+# ΔW is of low rank, the tasks are far from each other, and digits must be learned from nothing.
+# CopRA's paper reports clearer gains in merging than are seen here.
 #
 # ## Further reading
 #
-# - Ilharco et al., *Editing Models with Task Arithmetic*, [arXiv:2212.04089](https://arxiv.org/abs/2212.04089).
-# - Yadav et al., *TIES-Merging: Resolving Interference When Merging Models*, [arXiv:2306.01708](https://arxiv.org/abs/2306.01708).
-# - Yu et al., *Language Models are Super Mario* (DARE), [arXiv:2311.03099](https://arxiv.org/abs/2311.03099).
+# - Ilharco et al., *Editing Models with Task Arithmetic*,
+#   [arXiv:2212.04089](https://arxiv.org/abs/2212.04089).
+# - Yadav et al., *TIES-Merging: Resolving Interference When Merging Models*,
+#   [arXiv:2306.01708](https://arxiv.org/abs/2306.01708).
+# - Yu et al., *Language Models are Super Mario* (DARE),
+#   [arXiv:2311.03099](https://arxiv.org/abs/2311.03099).
 # - Wortsman et al., *Model soups*, [arXiv:2203.05482](https://arxiv.org/abs/2203.05482).
-# - McMahan et al., *Communication-Efficient Learning of Deep Networks from Decentralized Data*, [arXiv:1602.05629](https://arxiv.org/abs/1602.05629).
-# - Sun et al., *Improving LoRA in Privacy-preserving Federated Learning* (FFA-LoRA), [arXiv:2403.12313](https://arxiv.org/abs/2403.12313).
+# - McMahan et al., *Communication-Efficient Learning of Deep Networks from Decentralized Data*,
+#   [arXiv:1602.05629](https://arxiv.org/abs/1602.05629).
+# - Sun et al., *Improving LoRA in Privacy-preserving Federated Learning* (FFA-LoRA),
+#   [arXiv:2403.12313](https://arxiv.org/abs/2403.12313).

@@ -8,12 +8,13 @@
 # %% [markdown]
 # # 8. Tune a prompt and bend it
 #
-# Lesson 1 tried templates by hand: `a drawing of a …`, `a photo of a …`. A template is a row of word vectors, and a
-# vector can be *learned*. That is CoOp. In this lesson you learn a prompt, and then you damage it on purpose, vector by
-# vector, and find that some damage helps.
+# Lesson 1 tried templates by hand: `a drawing of a …`, `a photo of a …`. A template is a row of
+# word vectors, and a vector can be *learned*. That is CoOp. In this lesson you learn a prompt, and
+# then you damage it on purpose, vector by vector, and find that some damage helps.
 #
-# - **You will learn** how a text tower can be fed with vectors that are no words, what four of them can do and what
-#   they cost on names they have not met, and how to tell a rise in accuracy from luck when you try many things.
+# - **You will learn** how a text tower can be fed with vectors that are no words, what four of them
+#   can do and what they cost on names they have not met, and how to tell a rise in accuracy from
+#   luck when you try many things.
 # - **You need** lesson 1: the two towers, cosines, intervals.
 # - **It takes** three quarters of an hour of yours, and {{time}} of two CPU cores.
 
@@ -40,9 +41,9 @@ from copra_lab.utils.statistics import paired_bootstrap
 from copra_lab.zoo import shipped_prompts
 
 # %% [markdown]
-# **What you will have at the end**: a survey of a learned prompt. Each row is one of its vectors, each column a length to
-# which that one vector is bent while the others stay; the number is what this does to accuracy on all test images, in points. A
-# frame marks what is beyond chance.
+# **What you will have at the end**: a survey of a learned prompt. Each row is one of its vectors,
+# each column a length to which that one vector is bent while the others stay; the number is what
+# this does to accuracy on all test images, in points. A frame marks what is beyond chance.
 
 # %%
 TAUS = (0.001, 0.1, 0.5, 0.9, 1.1, 1.5, 2.0)
@@ -67,8 +68,9 @@ drawn(survey(opening, shipped_prompts("things-blur")[0].load(clip), TAUS))
 # %% [markdown]
 # ## A prompt is a row of vectors
 #
-# The tokenizer turns a text into numbers, an embedding turns each number into a vector, and from there on the text tower
-# knows nothing of words. Feed it the vectors yourself and it must say the same.
+# The tokenizer turns a text into numbers, an embedding turns each number into a vector, and from
+# there on the text tower knows nothing of words. Feed it the vectors yourself and it must say the
+# same.
 
 # %%
 model = clip.model
@@ -101,28 +103,30 @@ for word, norm in zip(words, vectors[0].norm(dim=-1).tolist(), strict=True):
 # %% [markdown]
 # ## Learn the words away
 #
-# CoOp ([Zhou et al. 2021](https://arxiv.org/abs/2109.01134)) keeps the class name and replaces the template by
-# vectors $v_1 \ldots v_M$ that all classes share:
+# CoOp ([Zhou et al. 2021](https://arxiv.org/abs/2109.01134)) keeps the class name and replaces the
+# template by vectors $v_1 \ldots v_M$ that all classes share:
 #
 # $$t_c = [\text{start}]\; v_1 \cdots v_M\; [\text{name}_c]\,.\,[\text{stop}] \qquad
 # p(y = c \mid x) = \frac{\exp(s \cos(f(x), g(t_c)))}{\sum_j \exp(s \cos(f(x), g(t_j)))}$$
 #
-# Both towers stay as they are. The loss is the cross-entropy of $p$ on a few labelled images, and its gradient passes
-# through the whole text tower, down to the vectors.
+# Both towers stay as they are. The loss is the cross-entropy of $p$ on a few labelled images, and
+# its gradient passes through the whole text tower, down to the vectors.
 #
 # ## Exercise: put vectors in a prompt's place
 #
 # Difficulty ●●●○○ · importance ●●●●● · 12 minutes
 #
-# Build the rows that go into `encode`: for each name the start token, the M vectors of `context`, the name's tokens, a
-# full stop, the stop token. Rows of short names are filled up with token number 0 to the length of the longest; also return
-# at which place each row's stop token stands. `clip.tokenizer.encode(text)` gives the numbers of a text's tokens,
+# Build the rows that go into `encode`: for each name the start token, the M vectors of `context`,
+# the name's tokens, a full stop, the stop token. Rows of short names are filled up with token
+# number 0 to the length of the longest; also return at which place each row's stop token stands.
+# `clip.tokenizer.encode(text)` gives the numbers of a text's tokens,
 # `clip.model.token_embedding(numbers)` their vectors.
 #
 # <details><summary>A hint</summary>
 #
-# Make rows of *numbers* first, with any number where the vectors will stand, pad them and embed them all at once. Then
-# write `context` into columns 1 to M of every row: the vectors come at the same places for all names.
+# Make rows of *numbers* first, with any number where the vectors will stand, pad them and embed
+# them all at once. Then write `context` into columns 1 to M of every row: the vectors come at the
+# same places for all names.
 #
 # </details>
 
@@ -149,10 +153,12 @@ check.put_in_place(put_in_place)
 # %% [markdown]
 # ## Train it by hand
 #
-# Handwritten digits: the hardest task of lesson 1, where no template was above guessing. The image tower is frozen, so every
-# image needs to pass through it once; a step then costs one pass of ten texts. We begin at the vectors of `a drawing of a`.
+# Handwritten digits: the hardest task of lesson 1, where no template was above guessing. The image
+# tower is frozen, so every image needs to pass through it once; a step then costs one pass of ten
+# texts. We begin at the vectors of `a drawing of a`.
 #
-# The library's own way to put vectors in place is `Encoder`; it does what you wrote, and gives features at once.
+# The library's own way to put vectors in place is `Encoder`; it does what you wrote, and gives
+# features at once.
 #
 # *Guess before you look: how far do four vectors get, with both towers frozen?*
 
@@ -179,8 +185,8 @@ for _ in range(200):
 print(f"loss  {losses[0]:.2f} → {losses[-1]:.2f}")
 
 # %% [markdown]
-# `cl.fit` does the same, on augmented images and with a rate that falls. What comes out is a `SoftPrompt`, a value like an
-# `Adapter`; a bench measures it.
+# `cl.fit` does the same, on augmented images and with a rate that falls. What comes out is a
+# `SoftPrompt`, a value like an `Adapter`; a bench measures it.
 
 # %%
 bench = cl.Bench(clip, task)
@@ -213,8 +219,8 @@ say little about so many numbers.
 # %% [markdown]
 # ## What did it learn to say?
 #
-# Nothing you can read. For each vector the nearest words of the vocabulary by cosine, as the paper does (its section 4
-# warns of the same):
+# Nothing you can read. For each vector the nearest words of the vocabulary by cosine, as the paper
+# does (its section 4 warns of the same):
 
 # %%
 vocabulary = F.normalize(model.token_embedding.weight.detach(), dim=-1)
@@ -229,9 +235,9 @@ for i, v in enumerate(four.context):
 # %% [markdown]
 # ## What it costs: names it has not met
 #
-# The vectors are shared by all classes, so the prompt goes with any name. But it was shaped by those it saw. Train on half
-# of the names, test on either half; the *harmonic mean* of the two punishes whoever buys one with the other. On drawings
-# this time, whose names the CLIP knows.
+# The vectors are shared by all classes, so the prompt goes with any name. But it was shaped by
+# those it saw. Train on half of the names, test on either half; the *harmonic mean* of the two
+# punishes whoever buys one with the other. On drawings this time, whose names the CLIP knows.
 #
 # *Guess before you look: on the unseen half, does a learned prompt beat the plain words?*
 
@@ -267,12 +273,14 @@ so compare within a half.) That a prompt learned on some classes may lose on oth
 # %% [markdown]
 # ## Bend it
 #
-# The Nemesis paper ([Fu et al. 2024](https://arxiv.org/abs/2408.13979)) asked what becomes of a learned prompt when *one* of its vectors is corrupted,
-# in two ways:
+# The Nemesis paper ([Fu et al. 2024](https://arxiv.org/abs/2408.13979)) asked what becomes of a
+# learned prompt when *one* of its vectors is corrupted, in two ways:
 #
-# $$\text{REPLACE: } v_i \leftarrow \mathcal{N}(0, \sigma^2 I) \qquad\qquad \text{RESCALE: } v_i \leftarrow \tau\, v_i$$
+# $$\text{REPLACE: } v_i \leftarrow \mathcal{N}(0, \sigma^2 I) \qquad\qquad \text{RESCALE: } v_i
+# \leftarrow \tau\, v_i$$
 #
-# REPLACE throws away direction and length. RESCALE keeps the direction. With σ = 0 or τ = 0 both leave a zero.
+# REPLACE throws away direction and length. RESCALE keeps the direction. With σ = 0 or τ = 0 both
+# leave a zero.
 #
 # *Guess before you look: what does it cost to erase one of four learned vectors?*
 
@@ -290,8 +298,8 @@ plots.accuracies({name: bench.accuracy(prompt=p) for name, p in bent.items()})
 # %% [markdown]
 # ## Put your hand in
 #
-# A slider for each vector, from erased (0) to twice as long. Can you beat the prompt as it was learned? Note the best
-# you find: in a moment you will learn what to think of it.
+# A slider for each vector, from erased (0) to twice as long. Can you beat the prompt as it was
+# learned? Note the best you find: in a moment you will learn what to think of it.
 
 
 # %%
@@ -313,23 +321,25 @@ live(bend, **{f"v{i}": slider(f"vector {i}") for i in range(1, 5)})
 # %% [markdown]
 # ## Survey all of it, with chance in mind
 #
-# The paper's *Low-Norm Effect*: at some positions a **shorter** vector raises accuracy, and a longer one lowers it. To look for
-# it, try every position with every τ. But whoever tries many things finds rises by luck, so each difference needs its own test, and
-# the right one is *paired*: both prompts see the same images, most of which neither gets wrong differently. The bootstrap draws the
-# images again and again, and asks how often the difference loses its sign.
+# The paper's *Low-Norm Effect*: at some positions a **shorter** vector raises accuracy, and a
+# longer one lowers it. To look for it, try every position with every τ. But whoever tries many
+# things finds rises by luck, so each difference needs its own test, and the right one is *paired*:
+# both prompts see the same images, most of which neither gets wrong differently. The bootstrap
+# draws the images again and again, and asks how often the difference loses its sign.
 #
 # ## Exercise: a paired bootstrap
 #
 # Difficulty ●●●○○ · importance ●●●●○ · 10 minutes
 #
-# `before` and `after` say for each of n images whether it was classified rightly (0 or 1); each row of `draws` is n image
-# numbers drawn with replacement. Give the difference in accuracy, and its two-sided *p*: twice the smaller of the shares of draws whose
-# difference is ≤ 0 and ≥ 0, at most 1.
+# `before` and `after` say for each of n images whether it was classified rightly (0 or 1); each row
+# of `draws` is n image numbers drawn with replacement. Give the difference in accuracy, and its
+# two-sided *p*: twice the smaller of the shares of draws whose difference is ≤ 0 and ≥ 0, at
+# most 1.
 #
 # <details><summary>A hint</summary>
 #
-# The difference of each image first, (n,): after minus before. A draw's difference is the mean of the differences of *its* images:
-# `difference[draws]` has a row a draw.
+# The difference of each image first, (n,): after minus before. A draw's difference is the mean of
+# the differences of *its* images: `difference[draws]` has a row a draw.
 #
 # </details>
 
@@ -350,8 +360,8 @@ def paired_p(before, after, draws):
 check.paired_p(paired_p)
 
 # %% [markdown]
-# Now the prompt you trained, all positions, on all test images. Columns left of × 1 shorten a vector, columns right of it
-# lengthen it.
+# Now the prompt you trained, all positions, on all test images. Columns left of × 1 shorten a
+# vector, columns right of it lengthen it.
 
 # %%
 found = survey(bench, four, TAUS)
@@ -372,14 +382,14 @@ Corruptions that shorten one vector (by RESCALE or REPLACE): {counted.of}. Of th
 #
 # Difficulty ●●○○○ · importance ●●●○○ · 8 minutes
 #
-# From a table of accuracies of bent prompts, `bent` (positions, taus), and the `learned` accuracy (), give for each position whether it
-# shows the effect: some τ < 1 raises accuracy, and some τ > 1 lowers it. Strictly: an equal accuracy is neither a rise nor a
-# fall.
+# From a table of accuracies of bent prompts, `bent` (positions, taus), and the `learned` accuracy
+# (), give for each position whether it shows the effect: some τ < 1 raises accuracy, and some τ > 1
+# lowers it. Strictly: an equal accuracy is neither a rise nor a fall.
 #
 # <details><summary>A hint</summary>
 #
-# `taus < 1` is a mask over columns. A position counts if *any* of its shorter columns is above `learned` and *any* of its longer
-# ones below.
+# `taus < 1` is a mask over columns. A position counts if *any* of its shorter columns is above
+# `learned` and *any* of its longer ones below.
 #
 # </details>
 
@@ -400,8 +410,8 @@ check.shows_effect(shows_effect)
 # %% [markdown]
 # ## Is it an effect, or is it what we looked at?
 #
-# An honest test of a rise: *choose* the best corruption on validation images, then measure that one on test images. What was luck
-# stays behind. Six tasks, each with its shipped CoOp prompt.
+# An honest test of a rise: *choose* the best corruption on validation images, then measure that one
+# on test images. What was luck stays behind. Six tasks, each with its shipped CoOp prompt.
 #
 # *Guess before you look: how much of the gain survives?*
 
@@ -441,14 +451,17 @@ one prompt a task it is {"worth a look, no more" if on_test > 1 else "not to be 
 # ## On your own
 #
 # - Learn the same prompt with another seed. Is it the same vector that wants to be shorter?
-# - Put the name first: `cl.CoOp(4, position="front")`. With a causal text tower, what can the vectors still know of the name, and what can the name
-#   know of them?
-# - Let each class have its own vectors (`class_specific=True`), and try it on the unseen names. What does the library say?
+# - Put the name first: `cl.CoOp(4, position="front")`. With a causal text tower, what can the
+#   vectors still know of the name, and what can the name know of them?
+# - Let each class have its own vectors (`class_specific=True`), and try it on the unseen names.
+#   What does the library say?
 #
 # ## In practice
 #
-# - Begin at words. It costs nothing, and with few images it is worth more than the number of vectors.
-# - A prompt belongs to the model it was learned on: learn it again after you fine-tuned a tower (`fit(…, adapter=…)`).
+# - Begin at words. It costs nothing, and with few images it is worth more than the number of
+#   vectors.
+# - A prompt belongs to the model it was learned on: learn it again after you fine-tuned a tower
+#   (`fit(…, adapter=…)`).
 # - Whoever tries many variants must keep images aside for the one that is chosen.
 
 # %% tags=["prose"]
@@ -462,6 +475,10 @@ rises are beyond chance is not in its table.
 # %% [markdown]
 # ## Further reading
 #
-# - Zhou et al., *Learning to Prompt for Vision-Language Models* (CoOp), [arXiv:2109.01134](https://arxiv.org/abs/2109.01134).
-# - Zhou et al., *Conditional Prompt Learning for Vision-Language Models* (CoCoOp), [arXiv:2203.05557](https://arxiv.org/abs/2203.05557). Unseen names.
-# - Fu et al., *Nemesis: Normalizing the Soft-prompt Vectors of Vision-Language Models*, [arXiv:2408.13979](https://arxiv.org/abs/2408.13979). Lesson 9 is about what it does with the effect.
+# - Zhou et al., *Learning to Prompt for Vision-Language Models* (CoOp),
+#   [arXiv:2109.01134](https://arxiv.org/abs/2109.01134).
+# - Zhou et al., *Conditional Prompt Learning for Vision-Language Models* (CoCoOp),
+#   [arXiv:2203.05557](https://arxiv.org/abs/2203.05557). Unseen names.
+# - Fu et al., *Nemesis: Normalizing the Soft-prompt Vectors of Vision-Language Models*,
+#   [arXiv:2408.13979](https://arxiv.org/abs/2408.13979). Lesson 9 is about what it does with the
+#   effect.

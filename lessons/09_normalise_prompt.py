@@ -8,12 +8,13 @@
 # %% [markdown]
 # # 9. Normalise a prompt
 #
-# In lesson 8 a learned prompt sometimes got better when one of its vectors was made shorter. If so, why not let training
-# find the lengths, by making length cost something? That is Nemesis. It has two forms: one makes all vectors pay, the other only those whose
-# shortening helps.
+# In lesson 8 a learned prompt sometimes got better when one of its vectors was made shorter. If so,
+# why not let training find the lengths, by making length cost something? That is Nemesis. It has
+# two forms: one makes all vectors pay, the other only those whose shortening helps.
 #
-# - **You will learn** what a penalty on a norm does that weight decay does not, how PUN and PAN are computed, how they
-#   change the lengths and the accuracy of a prompt while it is trained, and how to ask whether it was the length.
+# - **You will learn** what a penalty on a norm does that weight decay does not, how PUN and PAN are
+#   computed, how they change the lengths and the accuracy of a prompt while it is trained, and how
+#   to ask whether it was the length.
 # - **You need** lesson 8: CoOp, RESCALE, a paired comparison.
 # - **It takes** half an hour of yours, and {{time}} of two CPU cores.
 
@@ -38,9 +39,9 @@ from copra_lab.prompts import omega, pan, pun, rescale
 from copra_lab.utils.statistics import bootstrap_interval, paired_bootstrap
 
 # %% [markdown]
-# **What you will have at the end**: the same prompt trained three times, without a penalty, with PUN and with PAN, and the mean length
-# of its vectors after each step. First the training, which takes seconds; every step is kept, so that you can go back to
-# it.
+# **What you will have at the end**: the same prompt trained three times, without a penalty, with
+# PUN and with PAN, and the mean length of its vectors after each step. First the training, which
+# takes seconds; every step is kept, so that you can go back to it.
 
 # %%
 clip = cl.load_clip()
@@ -74,12 +75,14 @@ plots.lines(range(1, 201), {"mean length of the vectors": means}, "step", marks=
 # %% [markdown]
 # ## PUN: every vector pays
 #
-# *Position-uniform normalisation* ([Fu et al. 2024](https://arxiv.org/abs/2408.13979)) adds the mean norm of the M vectors to the loss, A times:
+# *Position-uniform normalisation* ([Fu et al. 2024](https://arxiv.org/abs/2408.13979)) adds the
+# mean norm of the M vectors to the loss, A times:
 #
 # $$\mathcal{L}_{\text{PUN}} = \frac{A}{M} \sum_{i=1}^{M} \lVert v_i \rVert_p$$
 #
-# It looks like weight decay, and is not. Weight decay is the square, $\lambda \lVert v \rVert_2^2 / 2$: it pulls in proportion to
-# length, hard at long vectors and hardly at short ones. The gradient of a norm has the same size whatever the length.
+# It looks like weight decay, and is not. Weight decay is the square, $\lambda \lVert v \rVert_2^2 /
+# 2$: it pulls in proportion to length, hard at long vectors and hardly at short ones. The gradient
+# of a norm has the same size whatever the length.
 #
 # *Guess before you look: which of the two can bring a vector to exactly zero?*
 
@@ -107,14 +110,15 @@ plots.lines(lengths, {"size of the gradient": pulls}, "length of the vector")
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 8 minutes
 #
-# Write PUN for a context that all classes share, (M, d), and for one where each class has its own vectors, (classes, M, d): there
-# the norm at a position is the mean over classes. `p` is 1, 2 or infinity. (The paper's code *sums* over classes; then a task with
-# more classes would be punished more.)
+# Write PUN for a context that all classes share, (M, d), and for one where each class has its own
+# vectors, (classes, M, d): there the norm at a position is the mean over classes. `p` is 1, 2 or
+# infinity. (The paper's code *sums* over classes; then a task with more classes would be punished
+# more.)
 #
 # <details><summary>A hint</summary>
 #
-# `torch.linalg.vector_norm(context, ord=p, dim=-1)` gives a norm for each vector, of either shape; the mean of all of them is the mean
-# over positions of the means over classes.
+# `torch.linalg.vector_norm(context, ord=p, dim=-1)` gives a norm for each vector, of either shape;
+# the mean of all of them is the mean over positions of the means over classes.
 #
 # </details>
 
@@ -133,7 +137,8 @@ check.pun_loss(pun_loss)
 # %% [markdown]
 # ## ω: strong at first, gone at the end
 #
-# The penalty is weighted by the epoch $E$ of $E_{\max}$, so that training ends on the cross-entropy alone:
+# The penalty is weighted by the epoch $E$ of $E_{\max}$, so that training ends on the cross-entropy
+# alone:
 #
 # $$\omega(E) = 1 - \frac{1}{1 + \exp(-0.2\,(E - E_{\max}/2))}$$
 #
@@ -145,7 +150,8 @@ check.pun_loss(pun_loss)
 #
 # <details><summary>A hint</summary>
 #
-# Check the ends: for a long training the value should be near 1 at epoch 0, exactly ½ in the middle, near 0 at the end.
+# Check the ends: for a long training the value should be near 1 at epoch 0, exactly ½ in the
+# middle, near 0 at the end.
 #
 # </details>
 
@@ -176,18 +182,21 @@ above has {epochs:.0f} epochs ({len(task.train)} images, 200 steps of 32), so it
 # %% [markdown]
 # ## PAN: only who is too long pays
 #
-# *Position-aware normalisation* asks before it punishes. In each step it samples N positions and, without gradients, classifies the batch once more for
-# each, that one vector multiplied by τ. Where more images are then right, the vector is too long and must pay:
+# *Position-aware normalisation* asks before it punishes. In each step it samples N positions and,
+# without gradients, classifies the batch once more for each, that one vector multiplied by τ. Where
+# more images are then right, the vector is too long and must pay:
 #
-# $$\mathcal{L}_{\text{PAN}} = \frac{\sum_i \alpha_i \lVert v_i \rVert}{\#\{i : \alpha_i \neq 0\}} \qquad
-# \alpha_i = \begin{cases} A & \text{if shortening } v_i \text{ gets more of the batch right} \\ 0 & \text{otherwise} \end{cases}$$
+# $$\mathcal{L}_{\text{PAN}} = \frac{\sum_i \alpha_i \lVert v_i \rVert}{\#\{i : \alpha_i \neq 0\}}
+# \qquad \alpha_i = \begin{cases} A & \text{if shortening } v_i \text{ gets more of the batch right}
+# \\ 0 & \text{otherwise} \end{cases}$$
 #
 # ## Exercise: who pays
 #
 # Difficulty ●●●○○ · importance ●●●●○ · 10 minutes
 #
-# `norms` (N,) are the lengths of the sampled vectors, `now` the number of images right as things are, `shortened` (N,) the numbers with each
-# of them shortened. Give the α and the loss. An equal number is no improvement. Where nobody pays, the loss is 0.
+# `norms` (N,) are the lengths of the sampled vectors, `now` the number of images right as things
+# are, `shortened` (N,) the numbers with each of them shortened. Give the α and the loss. An equal
+# number is no improvement. Where nobody pays, the loss is 0.
 #
 # <details><summary>A hint</summary>
 #
@@ -252,8 +261,8 @@ print("accuracy:", bench.accuracy(prompt=cl.SoftPrompt(context.detach(), classes
 # %% [markdown]
 # ## What it does to accuracy
 #
-# Three prompts for each of three lengths of training, on the test images. The rate falls to 0 in each of them, so a short one is no
-# piece of a long one.
+# Three prompts for each of three lengths of training, on the test images. The rate falls to 0 in
+# each of them, so a short one is no piece of a long one.
 #
 # *Guess before you look: which learns faster, which ends higher?*
 
@@ -274,8 +283,8 @@ plots.curve(
 )
 
 # %% [markdown]
-# One task and one seed say little. Three small tasks, two seeds each; a seed chooses the training images too. Each row is
-# *paired* with CoOp of the same seed on the same test images.
+# One task and one seed say little. Three small tasks, two seeds each; a seed chooses the training
+# images too. Each row is *paired* with CoOp of the same seed on the same test images.
 
 # %%
 TASKS = ("people-occluded", "symbols-waves", "travel-solarised")
@@ -327,8 +336,9 @@ two seeds of one drawing never count as two. What all thirteen tasks say, with s
 # %% [markdown]
 # ## Was it the length?
 #
-# A penalty changes the whole training, not only where it ends. To ask whether *length* is what matters, take CoOp's finished vectors and give them
-# the lengths that PUN found, and the other way round. Directions of the one, lengths of the other.
+# A penalty changes the whole training, not only where it ends. To ask whether *length* is what
+# matters, take CoOp's finished vectors and give them the lengths that PUN found, and the other way
+# round. Directions of the one, lengths of the other.
 #
 # *Guess before you look: which will matter more?*
 
@@ -386,8 +396,8 @@ rate does the same.
 # %% [markdown]
 # ## Put your hand in
 #
-# The prompts trained for 50 to 200 steps, and a factor for all their lengths at once: 1 is as trained. Find for each
-# method where accuracy is highest. Has the penalty moved the best factor?
+# The prompts trained for 50 to 200 steps, and a factor for all their lengths at once: 1 is as
+# trained. Find for each method where accuracy is highest. Has the penalty moved the best factor?
 
 
 # %%
@@ -410,23 +420,29 @@ live(
 # %% [markdown]
 # ## On your own
 #
-# - A is the one number that must be chosen. Try 0.05, 0.5, 5 and 50 on the *validation* images (`cl.Bench(clip, task, "val")`), and see what
-#   becomes of the lengths.
+# - A is the one number that must be chosen. Try 0.05, 0.5, 5 and 50 on the *validation* images
+#   (`cl.Bench(clip, task, "val")`), and see what becomes of the lengths.
 # - Take the L1 norm (`cl.Nemesis(norm=1)`). Which entries of a vector does it empty?
-# - Tokens of the image tower can be learned and punished too: `cl.fit(clip, task, cl.VPT(), penalty=cl.Nemesis())`.
+# - Tokens of the image tower can be learned and punished too:
+#   `cl.fit(clip, task, cl.VPT(), penalty=cl.Nemesis())`.
 #
 # ## In practice
 #
-# - Give a baseline the same tuning: rates, steps and beginnings move a prompt more than a penalty does.
+# - Give a baseline the same tuning: rates, steps and beginnings move a prompt more than a penalty
+#   does.
 # - Record the norms while you train (`on_step`): they tell early when a rate is too high.
-# - PUN costs nothing. PAN costs passes of the text tower, N a step; images cost nothing, since their features are kept.
+# - PUN costs nothing. PAN costs passes of the text tower, N a step; images cost nothing, since
+#   their features are kept.
 #
-# **Where this small model differs from the paper's.** The paper trains sixteen vectors on CLIP's ResNet-50 over eleven data sets and finds half a point to
-# two points more than CoOp. Here the text tower is small, tasks have tens of training images and around a hundred test images, and
-# four vectors that begin as words leave less to repair.
+# **Where this small model differs from the paper's.** The paper trains sixteen vectors on CLIP's
+# ResNet-50 over eleven data sets and finds half a point to two points more than CoOp. Here the text
+# tower is small, tasks have tens of training images and around a hundred test images, and four
+# vectors that begin as words leave less to repair.
 #
 # ## Further reading
 #
-# - Fu et al., *Nemesis: Normalizing the Soft-prompt Vectors of Vision-Language Models*, ICLR 2024, [arXiv:2408.13979](https://arxiv.org/abs/2408.13979).
-# - Loshchilov and Hutter, *Decoupled Weight Decay Regularization*, [arXiv:1711.05101](https://arxiv.org/abs/1711.05101). What weight decay is and is not.
+# - Fu et al., *Nemesis: Normalizing the Soft-prompt Vectors of Vision-Language Models*, ICLR 2024,
+#   [arXiv:2408.13979](https://arxiv.org/abs/2408.13979).
+# - Loshchilov and Hutter, *Decoupled Weight Decay Regularization*,
+#   [arXiv:1711.05101](https://arxiv.org/abs/1711.05101). What weight decay is and is not.
 # - Jia et al., *Visual Prompt Tuning*, [arXiv:2203.12119](https://arxiv.org/abs/2203.12119).

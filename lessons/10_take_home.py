@@ -8,13 +8,17 @@
 # %% [markdown]
 # # 10. Take it home
 #
-# Nine lessons on a small CLIP and its drawings. Now your own: your images, your CLIP, your training loop, your tools. Nothing
-# here is a new idea. It is the way from a folder of pictures to an adapter that others can load, a step at a time.
+# Nine lessons on a small CLIP and its drawings. Now your own: your images, your CLIP, your training
+# loop, your tools. Nothing here is a new idea. It is the way from a folder of pictures to an
+# adapter that others can load, a step at a time.
 #
-# - **You will learn** how a folder becomes a task, which CLIPs can be loaded and how, what to check after a short
-#   training, how an adapter goes to peft and back, how CopRA runs in transformers' `Trainer`, and how to publish.
-# - **You need** to know what LoRA and CopRA are (lessons 2 and 4), and what it means to average two adapters (lesson 3).
-# - **It takes** half an hour of yours, and {{time}} of two CPU cores. Nothing is downloaded and nothing is uploaded.
+# - **You will learn** how a folder becomes a task, which CLIPs can be loaded and how, what to check
+#   after a short training, how an adapter goes to peft and back, how CopRA runs in transformers'
+#   `Trainer`, and how to publish.
+# - **You need** to know what LoRA and CopRA are (lessons 2 and 4), and what it means to average two
+#   adapters (lesson 3).
+# - **It takes** half an hour of yours, and {{time}} of two CPU cores. Nothing is downloaded and
+#   nothing is uploaded.
 
 # %% tags=["setup"]
 try:
@@ -51,8 +55,9 @@ from copra_lab.utils.statistics import bootstrap_interval
 # %% [markdown]
 # ## Three lines to change
 #
-# As it stands, the lesson runs on drawings that the package can render, and on the bundled CLIP, both without a network.
-# **Put your folder, your CLIP and your words here** and run it again: every cell below follows.
+# As it stands, the lesson runs on drawings that the package can render, and on the bundled CLIP,
+# both without a network. **Put your folder, your CLIP and your words here** and run it again: every
+# cell below follows.
 
 # %%
 # Your images: a folder that holds one folder of images a class, named like the class.
@@ -63,8 +68,9 @@ MODEL = None
 TEMPLATE = "a drawing of a {}"
 
 # %% [markdown]
-# Pictures to begin with: drawings from a camera that never found its focus, of the fourteen kinds of things that have most. By one artist
-# only ([OpenMoji](https://openmoji.org), CC BY-SA 4.0), and one file a drawing.
+# Pictures to begin with: drawings from a camera that never found its focus, of the fourteen kinds
+# of things that have most. By one artist only ([OpenMoji](https://openmoji.org), CC BY-SA 4.0), and
+# one file a drawing.
 
 # %%
 drawn = cl.load_task("things-blur", shots=99)
@@ -83,9 +89,9 @@ for kind, name, image in pictures:
         Image.fromarray(image).save(file)
 
 # %% [markdown]
-# **What you will have at the end**: this. Two seeds of LoRA and two of CopRA, trained on at most sixteen images a class of
-# that folder, and their averages, measured on images that none of them saw. One cell does it all; the rest of the lesson takes it apart
-# and carries it further.
+# **What you will have at the end**: this. Two seeds of LoRA and two of CopRA, trained on at most
+# sixteen images a class of that folder, and their averages, measured on images that none of them
+# saw. One cell does it all; the rest of the lesson takes it apart and carries it further.
 
 # %%
 clip = cl.load_clip(MODEL)
@@ -112,11 +118,12 @@ plots.accuracies(scores, chance=1 / len(task.classes))
 # %% [markdown]
 # ## Your images
 #
-# A folder is a task when it holds a folder of images for each class. The folders' names are the classes' names, and go into the
-# template; an underscore becomes a space. Images may have any size: their middle square is what the CLIP sees.
+# A folder is a task when it holds a folder of images for each class. The folders' names are the
+# classes' names, and go into the template; an underscore becomes a space. Images may have any size:
+# their middle square is what the CLIP sees.
 #
-# Which files train, validate and test is decided by hashing their content: the same on every machine, and whatever you do with
-# seeds or shots, the test images stay the same.
+# Which files train, validate and test is decided by hashing their content: the same on every
+# machine, and whatever you do with seeds or shots, the test images stay the same.
 
 # %%
 for part in ("train", "val", "test"):
@@ -132,14 +139,16 @@ plots.grid(task.test.images[firsts], [task.classes[labels[i]] for i in firsts], 
 #
 # Difficulty ●●○○○ · importance ●●●●● · 10 minutes
 #
-# Real folders hold copies: a picture saved twice, a burst of the same second. A copy on either side of the split is an
-# exam that was handed out before. `content` says which picture a file holds: equal numbers, equal pictures. Deal each class by itself:
-# order its *different* pictures by their random number `u[content]`, smallest first, and let the first ones test, with all
-# their files. How many: `share` of the class's different pictures, rounded, but one at least.
+# Real folders hold copies: a picture saved twice, a burst of the same second. A copy on either side
+# of the split is an exam that was handed out before. `content` says which picture a file holds:
+# equal numbers, equal pictures. Deal each class by itself: order its *different* pictures by their
+# random number `u[content]`, smallest first, and let the first ones test, with all their files. How
+# many: `share` of the class's different pictures, rounded, but one at least.
 #
 # <details><summary>A hint</summary>
 #
-# `content[mine].unique()` are the class's different pictures. `torch.isin(content, chosen)` finds all files of the chosen.
+# `content[mine].unique()` are the class's different pictures. `torch.isin(content, chosen)` finds
+# all files of the chosen.
 #
 # </details>
 
@@ -162,12 +171,14 @@ def deal(labels, content, u, share):
 check.deal(deal)
 
 # %% [markdown]
-# The library keeps files together that are equal to the byte. It cannot know that two are of the same burst, the same patient, the
-# same street. You can: leave one of each, or give it a Hugging Face `DatasetDict` with a split of your own.
+# The library keeps files together that are equal to the byte. It cannot know that two are of the
+# same burst, the same patient, the same street. You can: leave one of each, or give it a Hugging
+# Face `DatasetDict` with a split of your own.
 #
 # ## Your CLIP
 #
-# `cl.load_clip` takes any CLIP or SigLIP whose image tower is a ViT. The line at the top becomes one of these:
+# `cl.load_clip` takes any CLIP or SigLIP whose image tower is a ViT. The line at the top becomes
+# one of these:
 #
 # | `MODEL = …` | what it is |
 # |---|---|
@@ -178,8 +189,8 @@ check.deal(deal)
 # | `"hf-hub:openai/clip-vit-base-patch32"` | a repository on the hub |
 # | `"path/to/folder"` | a folder as transformers or open_clip save it |
 #
-# Files are read as tensors and never unpickled. Whichever it is, the adapter remembers the hash of the weights that it was made for, and
-# other weights refuse it.
+# Files are read as tensors and never unpickled. Whichever it is, the adapter remembers the hash of
+# the weights that it was made for, and other weights refuse it.
 
 # %%
 print(
@@ -219,8 +230,8 @@ Zero-shot on the test images, with your template: {scores["the CLIP alone"]}. Gu
 # %% [markdown]
 # ## What did it learn?
 #
-# A number hides what happened. Here are the first eight test images, in a shuffled order, whose answer the average of two LoRAs changes. Under
-# each: what it is, and the answer before and after.
+# A number hides what happened. Here are the first eight test images, in a shuffled order, whose
+# answer the average of two LoRAs changes. Under each: what it is, and the answer before and after.
 
 # %%
 base, after = (bench.predictions(a).tolist() for a in (NONE, adapters["LoRA, both averaged"]))
@@ -237,11 +248,13 @@ plots.grid(
 # %% [markdown]
 # ## Two seeds, and what to do with both
 #
-# A seed chooses the first A, the order of the images and, for CopRA, the layers that are off. Train two, always: their difference is the
-# noise that any claim of yours must beat. Then average them (lesson 3): in ΔW, exactly, or factor by factor, as a plain average of
-# parameters would. And see what is left with every other layer removed (lessons 4 and 6).
+# A seed chooses the first A, the order of the images and, for CopRA, the layers that are off. Train
+# two, always: their difference is the noise that any claim of yours must beat. Then average them
+# (lesson 3): in ΔW, exactly, or factor by factor, as a plain average of parameters would. And see
+# what is left with every other layer removed (lessons 4 and 6).
 #
-# *Guess before you look: which averages help, which hurt, and does it matter how the two were trained?*
+# *Guess before you look: which averages help, which hurt, and does it matter how the two were
+# trained?*
 
 # %%
 SEED, DW, AB, HALF = (
@@ -312,7 +325,8 @@ Markdown(f"""
 # %% [markdown]
 # ### Walk between your two
 #
-# λ from one seed to the other and a little beyond. In which space, and for which method, is the way flat?
+# λ from one seed to the other and a little beyond. In which space, and for which method, is the way
+# flat?
 
 
 # %%
@@ -340,10 +354,13 @@ live(
 # %% [markdown]
 # ## To peft, and back
 #
-# An adapter saves as a folder that [peft](https://huggingface.co/docs/peft) loads: `adapter_config.json`, `adapter_model.safetensors`. peft knows
-# matrices by their names in transformers' `CLIPModel`, so the same CLIP is needed there: `cl.save_hugging_face` writes it under those names, and changes no number.
+# An adapter saves as a folder that [peft](https://huggingface.co/docs/peft) loads:
+# `adapter_config.json`, `adapter_model.safetensors`. peft knows matrices by their names in
+# transformers' `CLIPModel`, so the same CLIP is needed there: `cl.save_hugging_face` writes it
+# under those names, and changes no number.
 #
-# Do both sides say the same? Hold all logits against each other, for every test image and every class.
+# Do both sides say the same? Hold all logits against each other, for every test image and every
+# class.
 
 # %%
 both = interpolate(*own["CopRA"], 0.5)
@@ -370,15 +387,18 @@ print(
 )
 
 # %% [markdown]
-# With your CLIP from the hub there is no need to save a twin: `CLIPModel.from_pretrained("openai/clip-vit-base-patch32")` is it. The way back is
-# `cl.load_adapter("folder", clip)`, which takes what peft wrote. On the command line the two are `copra-lab export` and `copra-lab import`.
+# With your CLIP from the hub there is no need to save a twin:
+# `CLIPModel.from_pretrained("openai/clip-vit-base-patch32")` is it. The way back is
+# `cl.load_adapter("folder", clip)`, which takes what peft wrote. On the command line the two are
+# `copra-lab export` and `copra-lab import`.
 #
 # ## Exercise: many adapters in one folder
 #
 # Difficulty ●●○○○ · importance ●●●●○ · 8 minutes
 #
-# You just saved an *average* as one LoRA. How? A sum of products is a product of larger matrices: rows of A below each other,
-# columns of B side by side. In peft's file there is one scale for all, so each adapter's own scale and its weight go into its **B**.
+# You just saved an *average* as one LoRA. How? A sum of products is a product of larger matrices:
+# rows of A below each other, columns of B side by side. In peft's file there is one scale for all,
+# so each adapter's own scale and its weight go into its **B**.
 #
 # <details><summary>A hint</summary>
 #
@@ -404,9 +424,10 @@ check.stacked(stacked)
 # %% [markdown]
 # ## CopRA in your own training
 #
-# Nobody has to train with `cl.fit`. Whatever peft has adapted, text or images, can be trained with layers dropped by transformers' `Trainer`: give it
-# a `CopRACallback`. Below is a whole training of that kind: peft puts LoRA on the image tower, the `Trainer` trains, and the loss is
-# CLIP's own, over the captions of your classes. CopRA is one line: the callback.
+# Nobody has to train with `cl.fit`. Whatever peft has adapted, text or images, can be trained with
+# layers dropped by transformers' `Trainer`: give it a `CopRACallback`. Below is a whole training of
+# that kind: peft puts LoRA on the image tower, the `Trainer` trains, and the loss is CLIP's own,
+# over the captions of your classes. CopRA is one line: the callback.
 #
 # `Watch` is there for the picture: it writes down which layers each step had on.
 
@@ -461,10 +482,12 @@ model.save_pretrained("take_home/from-trainer")
 plots.masks(on, [dropper.dropping.probability(t, len(on)) for t in range(len(on))])
 
 # %% [markdown]
-# A column is a step, a dark cell a layer that was on; at least one always is, since a loss without any gradient is an error elsewhere.
-# What the `Trainer` made is an adapter like any other: load it, measure it, halve it, merge it.
+# A column is a step, a dark cell a layer that was on; at least one always is, since a loss without
+# any gradient is an error elsewhere. What the `Trainer` made is an adapter like any other: load it,
+# measure it, halve it, merge it.
 #
-# *Guess before you look: the same images, rank, rate and steps. Is it as good as what `cl.fit` made?*
+# *Guess before you look: the same images, rank, rate and steps. Is it as good as what `cl.fit`
+# made?*
 
 # %%
 trained = cl.load_adapter("take_home/from-trainer", clip)
@@ -489,9 +512,11 @@ the first step on, and it clips gradients. Over its {len(on)} steps a layer was 
 #
 # Difficulty ●●○○○ · importance ●●●○○ · 8 minutes
 #
-# With `gradient_accumulation_steps=4` the gradients of four batches add up before the optimiser steps. Then those four must have the *same* layers on,
-# and p rises with the optimiser's steps. Give the switches for the batches numbered `batches`: step number t has its random numbers
-# in `u[t]`, a layer is on where its number is below p, and p rises from 0 in a straight line to 1 at three quarters of the `steps`.
+# With `gradient_accumulation_steps=4` the gradients of four batches add up before the optimiser
+# steps. Then those four must have the *same* layers on, and p rises with the optimiser's steps.
+# Give the switches for the batches numbered `batches`: step number t has its random numbers in
+# `u[t]`, a layer is on where its number is below p, and p rises from 0 in a straight line to 1 at
+# three quarters of the `steps`.
 #
 # <details><summary>A hint</summary>
 #
@@ -514,13 +539,14 @@ def switches(batches, accumulate, steps, u):
 check.switches(switches)
 
 # %% [markdown]
-# The callback does that by itself, and in a resumed training or on several GPUs it draws what an unbroken, single one would. For a loop of
-# your own it is `cl.Progressive(model, steps)`, and `with drops.step(t):` around a step.
+# The callback does that by itself, and in a resumed training or on several GPUs it draws what an
+# unbroken, single one would. For a loop of your own it is `cl.Progressive(model, steps)`, and
+# `with drops.step(t):` around a step.
 #
 # ## Many runs in one line
 #
-# Two seeds are a beginning. A sweep is a file: methods × tasks × seeds × settings, and a task may be your folder. Here is one, read
-# by the library, but not run: that is for a night of yours.
+# Two seeds are a beginning. A sweep is a file: methods × tasks × seeds × settings, and a task may
+# be your folder. Here is one, read by the library, but not run: that is for a night of yours.
 
 # %%
 sweep = f"""\
@@ -539,13 +565,16 @@ print(len(read_grid(Path("take_home/sweep.toml")).runs), "runs:")
 print("copra-lab sweep take_home/sweep.toml --jobs 2 --table take_home/results.csv")
 
 # %% [markdown]
-# Interrupted, the same line goes on where it stopped; a run that fails is a row that says why. On a cluster it is the same file, with `--backend ray` or
-# `--backend dask`. A single run is `copra-lab fit take_home/out_of_focus --method copra --out mine`.
+# Interrupted, the same line goes on where it stopped; a run that fails is a row that says why. On a
+# cluster it is the same file, with `--backend ray` or `--backend dask`. A single run is
+# `copra-lab fit take_home/out_of_focus --method copra --out mine`.
 #
 # ## Publish
 #
-# Where others find it is the hub. `push_to_hub` uploads the folder for peft and a *model card*, written from what `cl.fit` noted while it trained: settings,
-# hash of the base, how to load it. What nobody noted, a licence say, is not made up. **Nothing is uploaded as long as `REPO` is empty.**
+# Where others find it is the hub. `push_to_hub` uploads the folder for peft and a *model card*,
+# written from what `cl.fit` noted while it trained: settings, hash of the base, how to load it.
+# What nobody noted, a licence say, is not made up. **Nothing is uploaded as long as `REPO` is
+# empty.**
 
 # %%
 REPO = ""  # "you/your-adapter", after `hf auth login`
@@ -555,40 +584,50 @@ if REPO:
 print(model_card(own["CopRA"][0], REPO or "you/your-adapter"))
 
 # %% [markdown]
-# Add by hand what only you know: whose images these were, what it must not be used for, and the numbers above, with n and interval.
+# Add by hand what only you know: whose images these were, what it must not be used for, and the
+# numbers above, with n and interval.
 #
 # ## The page, on your CLIP
 #
-# The page on which you drag adapters about (`copra-lab app`, or `python app.py` in a checkout) takes another CLIP, too. It knows the tasks of copra-lab,
-# so train on one of those, save as `folder/task/label`, and say both:
+# The page on which you drag adapters about (`copra-lab app`, or `python app.py` in a checkout)
+# takes another CLIP, too. It knows the tasks of copra-lab, so train on one of those, save as
+# `folder/task/label`, and say both:
 #
 # ```sh
 # copra-lab fit digits --clip ViT-B-32:laion2b_s34b_b79k --out mine/digits/lora-seed-0
 # copra-lab app --clip ViT-B-32:laion2b_s34b_b79k --adapters mine
 # ```
 #
-# Your folder has its place there too: as a zip, in the view *Try*, every adapter on the shelf is asked about it. So it is about a single
-# picture or drawing of yours.
+# Your folder has its place there too: as a zip, in the view *Try*, every adapter on the shelf is
+# asked about it. So it is about a single picture or drawing of yours.
 #
 # ## On your own
 #
-# - Change the three lines at the top. Begin with ten images a class and look at *n* first: how wide will the intervals be?
-# - Leave `steps` and `batch` out of `SHORT`, so that `cl.fit` trains as long as it does by itself. What becomes of CopRA's promise?
-# - Train with the `Trainer` without the callback: a baseline that differs in nothing else. Then average it with the other (`copra_lab.peft_models.average`).
+# - Change the three lines at the top. Begin with ten images a class and look at *n* first: how wide
+#   will the intervals be?
+# - Leave `steps` and `batch` out of `SHORT`, so that `cl.fit` trains as long as it does by itself.
+#   What becomes of CopRA's promise?
+# - Train with the `Trainer` without the callback: a baseline that differs in nothing else. Then
+#   average it with the other (`copra_lab.peft_models.average`).
 # - A GPU is there? `device="auto"` in `cl.fit`; take `use_cpu` away.
 #
 # ## In practice
 #
 # - Look at your test images before you look at your accuracy: some labels are wrong.
-# - Keep the test images for the end. What you choose (words, λ, rate, when to stop) you choose on validation images.
+# - Keep the test images for the end. What you choose (words, λ, rate, when to stop) you choose on
+#   validation images.
 # - Two seeds at least, and each comparison on the same images, pairwise.
 # - An adapter without its base is a key without a door: publish which weights it fits.
 #
-# **Where this small model differs from yours.** The bundled CLIP is far smaller than a ViT-B/32 and has read little. A large one begins higher,
-# needs a lower rate (try 2e-4) and minutes for what took seconds here; the cells stay the same.
+# **Where this small model differs from yours.** The bundled CLIP is far smaller than a ViT-B/32 and
+# has read little. A large one begins higher, needs a lower rate (try 2e-4) and minutes for what
+# took seconds here; the cells stay the same.
 #
 # ## Further reading
 #
-# - Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models* (CLIP-LoRA), [arXiv:2405.18541](https://arxiv.org/abs/2405.18541). Settings for real CLIPs.
-# - Mitchell et al., *Model Cards for Model Reporting*, [arXiv:1810.03993](https://arxiv.org/abs/1810.03993).
-# - Wortsman et al., *Model soups*, [arXiv:2203.05482](https://arxiv.org/abs/2203.05482). Why average at all.
+# - Zanella and Ben Ayed, *Low-Rank Few-Shot Adaptation of Vision-Language Models* (CLIP-LoRA),
+#   [arXiv:2405.18541](https://arxiv.org/abs/2405.18541). Settings for real CLIPs.
+# - Mitchell et al., *Model Cards for Model Reporting*,
+#   [arXiv:1810.03993](https://arxiv.org/abs/1810.03993).
+# - Wortsman et al., *Model soups*, [arXiv:2203.05482](https://arxiv.org/abs/2203.05482). Why
+#   average at all.
