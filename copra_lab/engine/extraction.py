@@ -1,6 +1,7 @@
 """Read a plain ViT or text transformer out of a model, to run without it."""
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -9,9 +10,10 @@ from torch import Tensor, nn
 from copra_lab.engine.blocks import Block, Norm
 from copra_lab.engine.text_tower import TextTower
 from copra_lab.engine.transformer import Tower
+from copra_lab.models.clip import OpenClip
 
 
-def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower | None:
+def plain_tower(visual: Any, dtype: torch.dtype = torch.float32) -> Tower | None:
     """The image tower of a model as a `Tower`, or None if it is not a plain ViT.
 
     Whether it is one is tested: on a made-up image it must compute the same as the model.
@@ -39,13 +41,13 @@ def plain_tower(visual: nn.Module, dtype: torch.dtype = torch.float32) -> Tower 
         return None
 
 
-def plain_text(model: nn.Module) -> TextTower | None:
+def plain_text(model: OpenClip) -> TextTower | None:
     """The text tower of open_clip's CLIP as a `TextTower`, or None if it is not a plain one.
 
     Whether it is one is tested: on made-up texts it must compute the same as the model.
     """
     try:
-        text = getattr(model, "text", model)
+        text: Any = getattr(model, "text", model)
         found = TextTower(
             _tower(text.transformer.resblocks, text.ln_final, _projection(text.text_projection)),
             text.token_embedding.weight.detach(),
@@ -64,7 +66,7 @@ def plain_text(model: nn.Module) -> TextTower | None:
         return None
 
 
-def embed(visual: nn.Module, x: Tensor) -> Tensor:
+def embed(visual: Any, x: Tensor) -> Tensor:
     """Normalised pixels (n, 3, h, w) → tokens (n, t, d) as they enter the first block.
 
     No adapter on the blocks changes them.
@@ -85,26 +87,26 @@ def append_context(tokens: Tensor, context: Tensor | None) -> Tensor:
 
 def _tower(
     modules: nn.ModuleList,
-    last_norm: nn.Module,
+    last_norm: nn.LayerNorm,
     head: Callable[[Tensor], Tensor],
     dtype: torch.dtype = torch.float32,
 ) -> Tower:
     """A `Tower` of open_clip's residual attention blocks."""
 
-    def parts(b: nn.Module) -> tuple:
+    def parts(b: Any) -> tuple:
         a, mlp = b.attn, b.mlp
         return b.ln_1, a.in_proj_weight, a.in_proj_bias, a.out_proj, b.ln_2, mlp.c_fc, mlp.c_proj
 
     blocks = _blocks(map(parts, modules), dtype)
-    first = modules[0]
+    first: Any = modules[0]
     return Tower(blocks, first.attn.num_heads, first.mlp.gelu, _norm(last_norm), head, dtype)
 
 
-def _timm(visual: nn.Module, dtype: torch.dtype) -> Tower:
+def _timm(visual: Any, dtype: torch.dtype) -> Tower:
     """A `Tower` of timm's blocks, which SigLIP's image tower has."""
     trunk = visual.trunk
 
-    def parts(b: nn.Module) -> tuple:
+    def parts(b: Any) -> tuple:
         a, mlp = b.attn, b.mlp
         return b.norm1, a.qkv.weight, a.qkv.bias, a.proj, b.norm2, mlp.fc1, mlp.fc2
 
@@ -131,11 +133,11 @@ def _blocks(parts: Iterable[tuple], dtype: torch.dtype) -> tuple[Block, ...]:
     )
 
 
-def _weights(m: nn.Module, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def _weights(m: nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return m.weight.detach().to(dtype), m.bias.detach().to(dtype)
 
 
-def _norm(m: nn.Module) -> Norm:
+def _norm(m: nn.LayerNorm) -> Norm:
     return m.weight.detach(), m.bias.detach(), m.eps
 
 

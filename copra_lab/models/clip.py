@@ -22,12 +22,22 @@ __all__ = ["Clip"]
 
 
 class OpenClip(nn.Module):
-    """What is used of open_clip's modules, for type checkers; none is an instance of it."""
+    """What is used of open_clip's modules, for type checkers; none is an instance of it.
+
+    What follows `encode_text` is of CLIP itself: other models have it in `text`, or not at all.
+    """
 
     visual: Any
     logit_scale: Tensor
     encode_image: Callable[[Tensor], Tensor]
     encode_text: Callable[[Tensor], Tensor]
+
+    token_embedding: nn.Embedding
+    positional_embedding: Tensor
+    attn_mask: Tensor
+    transformer: nn.Module
+    ln_final: nn.LayerNorm
+    text_projection: Tensor
 
 
 @dataclass(frozen=True, eq=False)
