@@ -15,7 +15,7 @@ _HOME = {
     "adapters": ("Adapter", "load_adapter", "push_to_hub", "save_adapter"),
     "methods": ("LoRA",),
     "prompts": ("CoOp", "Nemesis", "SoftPrompt", "VPT"),
-    "training": ("CopRA", "fit"),
+    "training": ("CopRA", "Job", "fit", "fit_many"),
     "bench": ("Bench",),
     "peft_models": ("CopRACallback", "PeftAdapter", "Progressive"),
 }

@@ -48,6 +48,11 @@ def linear(
     if factors is None:
         return y
     a, b = factors  # (R, in), (out, R)
+    if b.ndim == 3:  # of k runs, each for its own n of the kn images: (k, R, in), (k, out, R)
+        k = len(b)
+        down = a(x) if callable(a) else x.reshape(k, -1, x.shape[-1]) @ a.mT.to(x.dtype)
+        up = b[:, rows].mT.to(x.dtype)
+        return torch.baddbmm(y.view(k, -1, y.shape[-1]), down, up).view(y.shape)
     down = x @ a.T.to(x.dtype) if isinstance(a, Tensor) else a(x)  # (…, R)
     return y + down @ b[rows].T.to(x.dtype)
 

@@ -30,9 +30,8 @@ def plain_tower(visual: Any, dtype: torch.dtype = torch.float32) -> Tower | None
             tower = _tower(blocks, visual.ln_post, head, dtype)
         height, width = visual.image_size
         with torch.inference_mode():
-            device = next(visual.parameters()).device
-            x = torch.linspace(-1, 1, 2 * 3 * height * width, device=device)
-            x = x.view(2, 3, height, width)
+            x = next(visual.parameters()).new_empty(2 * 3 * height * width)
+            x = torch.linspace(-1, 1, len(x), out=x).view(2, 3, height, width)
             ours, theirs = tower.features(embed(visual, x)), F.normalize(visual(x), dim=-1)
             tolerance = 1e-4 if dtype == torch.float32 else 0.05
             same = torch.allclose(ours, theirs, atol=tolerance)

@@ -13,7 +13,16 @@ from copra_lab.training.dropping import (
     masks,
     ramp,
 )
-from copra_lab.training.fitting import Execution, Step, fit, fit_steps
+from copra_lab.training.fitting import (
+    Diverged,
+    Execution,
+    Job,
+    Step,
+    fit,
+    fit_many,
+    fit_many_steps,
+    fit_steps,
+)
 from copra_lab.training.settings import DEFAULTS, RATES, TrainingSettings
 
 __all__ = [
@@ -21,16 +30,20 @@ __all__ = [
     "PLAIN",
     "RATES",
     "CopRA",
+    "Diverged",
     "Draw",
     "Dropout",
     "Dropping",
     "Execution",
+    "Job",
     "ProgressiveDropout",
     "Step",
     "StochasticDepth",
     "TrainingSettings",
     "drawn",
     "fit",
+    "fit_many",
+    "fit_many_steps",
     "fit_steps",
     "group",
     "masks",

@@ -1,15 +1,11 @@
 """What every training has: batches, a learning rate that falls, and a checkpoint."""
 
-import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter
@@ -18,12 +14,70 @@ from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
 from copra_lab.training.settings import SCHEDULES, CompleteSettings
 from copra_lab.utils.devices import Process
-from copra_lab.utils.files import write_atomically
 from copra_lab.utils.rng import generator
 
 
-class Training(ABC):
-    """Parameters and their optimiser, whose learning rate follows a schedule.
+class Group(ABC):
+    """Runs that advance together, numbered from 0, all with the same number of steps.
+
+    Args:
+        runs: How many there are.
+        process: The device, and which of several processes this is.
+
+    Attributes:
+        alive: The runs that go on; a run whose loss is no number is taken out.
+    """
+
+    def __init__(self, runs: int, process: Process) -> None:
+        self.alive, self.process = set(range(runs)), process
+
+    @abstractmethod
+    def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:
+        """Let a run begin with these numbers.
+
+        Raises:
+            ValueError: For an adapter or prompt that does not match the settings.
+        """
+
+    @abstractmethod
+    def step(self, step: int) -> list[float | None]:
+        """Step number `step`, counted from 0, of every run that goes on.
+
+        Returns:
+            The loss of each run; None where nothing was switched on, or the run is over.
+        """
+
+    @abstractmethod
+    def validate(self, run: int) -> float:
+        """Accuracy on a run's validation images, 0…1."""
+
+    @abstractmethod
+    def recipe(self, run: int) -> dict[str, Any]:
+        """What the provenance says of a run's method."""
+
+    @abstractmethod
+    def result(self, run: int, recipe: dict[str, Any]) -> Adapter | SoftPrompt:
+        """What a run has learned by now, a copy, with `recipe` as its provenance."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+
+    @abstractmethod
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what a checkpoint kept."""
+
+    def on(self, run: int) -> dict[str, bool]:
+        """Which units of a run were on in the last step; empty where nothing is dropped."""
+        return {}
+
+    def norms(self, run: int) -> tuple[float, ...]:
+        """The L2 norm of each vector of a run; empty where there are no vectors."""
+        return ()
+
+
+class Training(Group):
+    """A run by itself: parameters and their optimiser, whose learning rate follows a schedule.
 
     A subclass says what is learned, and how one step goes.
 
@@ -45,54 +99,13 @@ class Training(ABC):
         parameters: Sequence[Tensor],
         optimiser: torch.optim.Optimizer,
     ) -> None:
-        self.clip, self.task, self.settings, self.process = clip, task, settings, process
+        super().__init__(1, process)
+        self.clip, self.task, self.settings = clip, task, settings
         self.parameters, self.optimiser = parameters, optimiser
 
-    @abstractmethod
-    def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
-        """Begin with these numbers.
-
-        Raises:
-            ValueError: For an adapter or prompt that does not match the settings.
-        """
-
-    @abstractmethod
-    def step(self, step: int) -> float | None:
-        """Learn from one batch, in step number `step`, counted from 0.
-
-        Returns:
-            The loss; None where nothing was switched on.
-        """
-
-    @abstractmethod
-    def validate(self) -> float:
-        """Accuracy on the validation images, 0…1."""
-
-    @abstractmethod
-    def recipe(self) -> dict[str, Any]:
-        """What the provenance says of the method."""
-
-    @abstractmethod
-    def result(self, recipe: dict[str, Any]) -> Adapter | SoftPrompt:
-        """What is learned by now, a copy, with `recipe` as its provenance."""
-
-    @property
-    def on(self) -> dict[str, bool]:
-        """Which units were on in the last step; empty where nothing is dropped."""
-        return {}
-
-    @property
-    def norms(self) -> tuple[float, ...]:
-        """The L2 norm of each vector; empty where there are no vectors."""
-        return ()
-
     def rows(self, g: torch.Generator) -> Tensor:
-        """The indices of a batch of training images, (batch,).
-
-        Every image comes once before any comes twice, also where a batch is larger than the task.
-        """
-        n, batch = len(self.task.train), self.settings.batch
-        return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
+        """The indices of a batch of training images, (batch,)."""
+        return batch_rows(len(self.task.train), self.settings.batch, g)
 
     def set_rate(self, step: int) -> None:
         """Let the learning rate follow its schedule."""
@@ -115,44 +128,33 @@ class Training(ABC):
         self.optimiser.step()
         return mean.item()
 
-    def save(self, path: Path, identity: str, step: int) -> None:
-        """Write a checkpoint after so many steps; `identity` names the run."""
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: the parameters and the optimiser's state."""
         tensors = {f"p{i}": p.detach() for i, p in enumerate(self.parameters)}
         for i, state in self.optimiser.state_dict()["state"].items():
             tensors |= {f"o{i}.{k}": v for k, v in state.items()}
-        about = json.dumps({"identity": identity, "step": step})
-        write_atomically(path, to_bytes(tensors, {"fit": about}))
+        return tensors
 
-    def resume(self, path: Path, identity: str) -> int:
-        """Continue from the checkpoint at `path`, if there is one.
-
-        Returns:
-            The number of steps that are done.
-
-        Raises:
-            ValueError: For a checkpoint that is damaged or of another run.
-        """
-        if not path.exists():
-            return 0
-        try:
-            with safe_open(path, "pt") as f:
-                about = json.loads((f.metadata() or {})["fit"])
-                tensors = {k: f.get_tensor(k) for k in f.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, OSError, KeyError, ValueError) as e:
-            raise ValueError(f"{path} is not a checkpoint of fit ({e}); remove it") from e
-        if about["identity"] != identity:
-            raise ValueError(f"{path} is of a run with other settings; choose another file")
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what a checkpoint kept."""
         with torch.no_grad():
             for i, p in enumerate(self.parameters):
                 p.copy_(tensors[f"p{i}"])
         state: dict[int, dict[str, Tensor]] = {}
         for key, value in tensors.items():
             if key[0] == "o":
-                i, name = key[1:].split(".")
-                state.setdefault(int(i), {})[name] = value
+                number, name = key[1:].split(".")
+                state.setdefault(int(number), {})[name] = value
         groups = self.optimiser.state_dict()["param_groups"]
         self.optimiser.load_state_dict({"state": state, "param_groups": groups})
-        return int(about["step"])
+
+
+def batch_rows(n: int, batch: int, g: torch.Generator) -> Tensor:
+    """The indices of a batch out of n images, (batch,).
+
+    Every image comes once before any comes twice, also where a batch is larger than the task.
+    """
+    return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
 
 
 def as_json(settings: Any) -> dict[str, Any]:

@@ -1,15 +1,12 @@
 """Fine-tune a CLIP on a task: with LoRA, which gives an `Adapter`, or a soft prompt.
 
-`fit` runs a training to its end; `fit_steps` hands out one step at a time.
+`fit` runs a training to its end; `fit_steps` hands out one step at a time; `fit_many` trains many
+on one base, side by side.
 """
 
-import hashlib
-import json
-import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, overload
 
@@ -22,69 +19,15 @@ from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Training
 from copra_lab.training.dropping import PLAIN, Dropping
-from copra_lab.training.lora import LoRATraining
-from copra_lab.training.prompt import PromptTraining
+from copra_lab.training.grouping import build, grouped
+from copra_lab.training.jobs import Execution, Job, Step
+from copra_lab.training.running import Result, run_group
 from copra_lab.training.settings import CompleteSettings, TrainingSettings
-from copra_lab.utils.checks import spelling_hint
+from copra_lab.utils.checks import spelling_hint, whole_number
 from copra_lab.utils.devices import Process, this_process
 
-__all__ = ["Execution", "Step", "fit", "fit_steps"]
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is known after a step of a training.
-
-    Args:
-        step: Its number, from 1.
-        steps: How many there are.
-        loss: Of the batch; None where nothing was switched on, so that nothing was learned.
-        units: Which units were on, see `copra_lab.training.dropping.group`; empty for a prompt.
-        validation: Accuracy on the validation images (0…1), where it was measured.
-        norms: Of a soft prompt, the L2 norm of each vector.
-        learned: Call it for the adapter or prompt as it is now, a copy; before the next step.
-    """
-
-    step: int
-    steps: int
-    loss: float | None
-    units: dict[str, bool]
-    validation: float | None = None
-    norms: tuple[float, ...] = ()
-    learned: Callable[[], Adapter | SoftPrompt] | None = field(
-        default=None, repr=False, compare=False
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Execution:
-    """How a training runs; its result does not depend on it.
-
-    Args:
-        device: ``"cpu"``, ``"auto"`` (a GPU if there is one), or torch's name of one. Only float32
-            on the processor is exact to the byte.
-        validate_every: Measure the validation accuracy every so many steps; 0 never.
-        checkpoint: A file to continue from after an interruption, removed at the end. A resumed
-            training ends with the same numbers as an unbroken one.
-        checkpoint_every: Write the checkpoint every so many steps.
-
-    Raises:
-        ValueError: For an interval that makes no sense.
-    """
-
-    device: str = "cpu"
-    validate_every: int = 0
-    checkpoint: str | Path | None = None
-    checkpoint_every: int = 50
-
-    def __post_init__(self) -> None:
-        if self.checkpoint_every < 1 or self.validate_every < 0:
-            raise ValueError(
-                "checkpoint_every must be at least 1 and validate_every 0 or more, got "
-                f"{self.checkpoint_every} and {self.validate_every}"
-            )
+__all__ = ["Diverged", "Execution", "Job", "Step", "fit", "fit_many", "fit_many_steps", "fit_steps"]
 
 
 @overload
@@ -110,9 +53,9 @@ def fit(
     look at it needs half of the time (``steps=300, batch=16, lr=4e-3, schedule="cosine"``);
     CopRA, whose layers train in five of eight steps, needs it all. Prompts: SGD (momentum .9), the
     images' features computed once. The same arguments on the same machine and number of threads
-    give the same bytes. Several trainings may run in threads of one process: steps of LoRA then
-    take turns. Under ``accelerate launch`` all processes share each of LoRA's batches, draw the
-    same layers, and end with the same adapter, that of one process up to rounding.
+    give the same bytes. Several trainings may run in threads of one process. Under
+    ``accelerate launch`` all processes share each of LoRA's batches, draw the same layers, and end
+    with the same adapter, that of one process up to rounding.
 
     Args:
         clip: The model.
@@ -196,52 +139,166 @@ def fit_steps(
         TypeError: For an unknown option.
     """
     complete, execution = _split(method, dropping, settings, options)
+    job = Job(task, method, dropping, complete, penalty, adapter, start_from)
     process = this_process(execution.device)
+    job.check(execution, process)
     clip = clip.on(process.device)
-    _check(task, complete, execution, process)
-    training: Training
-    if isinstance(method, LoRA):
-        if penalty or adapter:
-            raise ValueError("penalty and adapter are for soft prompts; for LoRA, set dropping")
-        training = LoRATraining(clip, task, method, dropping, complete, process)
-    else:
-        if dropping != PLAIN or complete.precision != "float32":
-            raise ValueError("dropping and precision are for LoRA; set penalty for a soft prompt")
-        training = PromptTraining(clip, task, method, penalty, adapter, complete, process)
-    recipe = _recipe(clip, task, complete) | training.recipe()
-    if start_from:
-        training.start_from(start_from)
-        recipe["start from"] = start_from.hash
-    return _steps(training, recipe, execution)
+    return _only(run_group(clip, build(clip, [job], process), [job], execution))
 
 
-def _steps(
-    training: Training, recipe: dict[str, Any], execution: Execution
+def _only(
+    steps: Generator[list[Step], None, list[Result]],
 ) -> Generator[Step, None, Adapter | SoftPrompt]:
-    task, steps = training.task, training.settings.steps
-    path = Path(execution.checkpoint) if execution.checkpoint else None
-    writes = training.process.first
-    identity = _identity(training.clip, task, recipe)
-    every = execution.validate_every
-    for done in range(1 + (training.resume(path, identity) if path else 0), steps + 1):
-        loss = training.step(done - 1)
-        if loss is not None and not math.isfinite(loss):
-            raise ValueError(
-                f"the loss became {loss} at step {done}; lower the learning rate "
-                f"(now {training.settings.lr:g})"
-            )
-        if path and writes and done % execution.checkpoint_every == 0 and done < steps:
-            training.save(path, identity, done)
-        measured = every and (done % every == 0 or done == steps)
-        accuracy = training.validate() if measured else None
-        learned = partial(training.result, {**recipe, "steps done": done})
-        yield Step(done, steps, loss, training.on, accuracy, training.norms, learned)
-    if len(task.val):
-        recipe["validation accuracy"] = round(training.validate(), 4)
-    result = training.result(recipe)
-    if path and writes:
-        path.unlink(missing_ok=True)
-    return result
+    """The steps of a group of one."""
+    while True:
+        try:
+            [step] = next(steps)
+        except StopIteration as end:
+            [result] = end.value
+            if isinstance(result, ValueError):
+                raise result from None
+            return result
+        yield step
+
+
+class Diverged(ValueError):
+    """Some runs of `fit_many` ended with an error; the others are done.
+
+    Attributes:
+        results: For each job what it learned; None where it ended with an error.
+    """
+
+    def __init__(self, message: str, results: list[Adapter | SoftPrompt | None]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
+def fit_many(
+    clip: Clip,
+    jobs: Sequence[Job],
+    *,
+    at_once: int | None = None,
+    progress: bool = True,
+    on_step: Callable[[Step], None] | None = None,
+    **options: Any,
+) -> list[Any]:
+    """Train many adapters or prompts on one base, side by side where that is faster.
+
+    Runs of LoRA on the image tower with the same number of steps and of images a step advance
+    together: the frozen products are computed for all of them at once. Their tasks, ranks,
+    matrices, droppings, seeds and rates may differ. Others train one after another. Each ends as
+    `fit` would end it, up to rounding.
+
+    Args:
+        clip: The model.
+        jobs: What to train.
+        at_once: How many advance together at most. By default as many as make 64 images a step on
+            the processor, 1,024 on a GPU; memory grows with them, in proportion.
+        progress: Show a progress bar, of steps of all runs.
+        on_step: Called after each step of each run; `Step.run` is the number of its job.
+        **options: The fields of `Execution`. A checkpoint is a file for each group: the name that
+            is given, with the number of the group before its ending where there are several.
+
+    Returns:
+        What each job learned, in order.
+
+    Raises:
+        ValueError: For no jobs, and as `fit` does, before anything is trained.
+        Diverged: When all are done, if the loss of some became infinite or no number. It holds
+            what the others learned.
+        TypeError: For an unknown option.
+    """
+    steps = fit_many_steps(clip, jobs, at_once=at_once, **options)
+    total = sum(job.complete.steps for job in jobs)
+    quiet = not (progress and this_process(options.get("device", "cpu")).first)
+    with closing(steps), tqdm(total=total, desc=f"{len(jobs)} runs", disable=quiet) as bar:
+        while True:
+            try:
+                step = next(steps)
+            except StopIteration as end:
+                results = end.value
+                break
+            bar.update()
+            if on_step:
+                on_step(step)
+    errors = {j: r for j, r in enumerate(results) if isinstance(r, ValueError)}
+    if errors:
+        words = "; ".join(f"run {j} ({_name(jobs[j])}): {e}" for j, e in errors.items())
+        kept = [None if isinstance(r, ValueError) else r for r in results]
+        raise Diverged(f"{len(errors)} of {len(jobs)} runs failed: {words}", kept)
+    return results
+
+
+def fit_many_steps(
+    clip: Clip, jobs: Sequence[Job], *, at_once: int | None = None, **options: Any
+) -> Generator[Step, None, list[Result]]:
+    """The steps of `fit_many`, one at a time: those of a group's runs follow each other.
+
+    Args:
+        clip: The model.
+        jobs: What to train.
+        at_once: As `fit_many` has it.
+        **options: The fields of `Execution`.
+
+    Yields:
+        Each step of each run; `Step.run` says whose.
+
+    Returns:
+        For each job what it learned, or the error with which it ended.
+
+    Raises:
+        ValueError: As `fit_many` does, before the first step is asked for.
+        TypeError: For an unknown option.
+    """
+    if not jobs:
+        raise ValueError("there is nothing to train: the list of jobs is empty")
+    if at_once is not None:
+        whole_number("at_once", at_once)
+    _known(options, {f.name for f in fields(Execution)}, "fit_many")
+    execution = Execution(**options)
+    process = this_process(execution.device)
+    for job in jobs:
+        job.check(execution, process)
+    clip = clip.on(process.device)
+    groups = grouped(clip, jobs, process, at_once)
+    return _many(clip, jobs, groups, execution, process)
+
+
+def _many(
+    clip: Clip,
+    jobs: Sequence[Job],
+    groups: Sequence[Sequence[int]],
+    execution: Execution,
+    process: Process,
+) -> Generator[Step, None, list[Result]]:
+    results: dict[int, Result] = {}
+    for number, members in enumerate(groups):
+        own = execution
+        if execution.checkpoint and len(groups) > 1:
+            path = Path(execution.checkpoint)
+            own = replace(execution, checkpoint=path.with_stem(f"{path.stem}-{number}"))
+        mine = [jobs[j] for j in members]
+        steps = run_group(clip, build(clip, mine, process), mine, own)
+        while True:
+            try:
+                each = next(steps)
+            except StopIteration as end:
+                results |= dict(zip(members, end.value, strict=True))
+                break
+            for step in each:
+                yield replace(step, run=members[step.run])
+    return [results[j] for j in range(len(jobs))]
+
+
+def _name(job: Job) -> str:
+    return f"{name_of(job.method, job.penalty, job.dropping)} {job.task.name}"
+
+
+def _known(options: dict[str, Any], known: Collection[str], function: str) -> None:
+    for name in options:
+        if name not in known:
+            hint = spelling_hint(name, sorted(known))
+            raise TypeError(f"{function}() has no option {name!r}{hint}")
 
 
 def _split(
@@ -252,48 +309,7 @@ def _split(
 ) -> tuple[CompleteSettings, Execution]:
     """The settings with the options that belong to them, and the execution with its own."""
     of_settings, of_execution = ({f.name for f in fields(k)} for k in (TrainingSettings, Execution))
-    known = of_settings | of_execution
-    for name in options:
-        if name not in known:
-            raise TypeError(f"fit() has no option {name!r}{spelling_hint(name, sorted(known))}")
+    _known(options, of_settings | of_execution, "fit")
     changes = {k: v for k, v in options.items() if k in of_settings and v is not None}
     complete = replace(settings or TrainingSettings(), **changes).resolve(method, dropping)
     return complete, Execution(**{k: v for k, v in options.items() if k in of_execution})
-
-
-def _check(task: Task, settings: CompleteSettings, execution: Execution, process: Process) -> None:
-    if not len(task.train):
-        raise ValueError(f"{task.name} has no training images; choose a task that has some")
-    if execution.validate_every and not len(task.val):
-        raise ValueError(f"{task.name} has no validation images; leave out validate_every")
-    if settings.batch < process.world_size:
-        raise ValueError(
-            f"a batch of {settings.batch} is too small for {process.world_size} processes"
-        )
-
-
-def _recipe(clip: Clip, task: Task, settings: CompleteSettings) -> dict[str, Any]:
-    """What provenance says of any training; the order of its keys is that of the saved files."""
-    about = {
-        "clip": clip.name,
-        "task": task.name,
-        "classes": len(task.classes),
-        "shots": task.shots,
-        "task seed": task.seed,
-        "seed": settings.seed,
-        "steps": settings.steps,
-        "lr": settings.lr,
-        "batch": settings.batch,
-        "weight decay": settings.weight_decay,
-        "schedule": settings.schedule,
-        "views": settings.views,
-    }
-    return about | ({"task options": dict(task.options)} if task.options else {})
-
-
-def _identity(clip: Clip, task: Task, recipe: dict[str, Any]) -> str:
-    """Names a run: a checkpoint of another one must not be continued."""
-    h = hashlib.blake2b(json.dumps(recipe, sort_keys=True).encode(), digest_size=8)
-    h.update(clip.hash.encode())
-    h.update(task.train.images.numpy().tobytes())
-    return h.hexdigest()

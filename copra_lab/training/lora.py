@@ -1,4 +1,4 @@
-"""The training of LoRA."""
+"""The training of LoRA through the model's modules: on texts, or where there is no plain ViT."""
 
 import copy
 import threading
@@ -10,8 +10,6 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from copra_lab.adapters.adapter import Adapter, check_fits
-from copra_lab.engine.extraction import embed, plain_tower
-from copra_lab.engine.transformer import CHUNK, Tower
 from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.methods.lora import LoRA
 from copra_lab.methods.registry import name_of
@@ -64,30 +62,17 @@ class LoRATraining(Training):
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts)).to(process.device)
         self.text = clip.text_features(task.prompts).clone()
-        dtype = getattr(torch, settings.precision)
-        self.tower = None if self.text_moves else plain_tower(clip.model.visual, dtype)
-        if self.tower is None and settings.precision == "bfloat16":
-            raise ValueError(
-                "bfloat16 training needs a plain ViT, and no LoRA on texts; choose float32"
-            )
-        self._keep_copies(settings.views)
+        copies = list(augmented_copies(clip, task, settings.views, settings.seed))
+        self.views = torch.stack(copies) if copies else None
 
-    def _keep_copies(self, views: int) -> None:
-        """Draw so many augmented copies of the training images, and keep them."""
-        copies = list(augmented_copies(self.clip, self.task, views, self.settings.seed))
-        self.prefixes = (
-            _Prefixes(self.clip, self.tower, torch.cat(copies)) if self.tower and copies else None
-        )
-        self.views = torch.stack(copies) if copies and not self.prefixes else None
-
-    def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
+    def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:
         """Begin with an adapter of the same sites, rank and scale."""
         if not isinstance(learned, Adapter):
             raise ValueError("LoRA can only start from an adapter")
         check_fits(learned, self.clip.sites, self.clip.hash)
         self.attached.load(learned)
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the adapter's settings and what was dropped."""
         return {
             "method": name_of(self.lora, dropping=self.dropping),
@@ -96,12 +81,11 @@ class LoRATraining(Training):
             "dropping": as_json(self.dropping),
         }
 
-    def result(self, recipe: dict[str, Any]) -> Adapter:
+    def result(self, run: int, recipe: dict[str, Any]) -> Adapter:
         """The adapter as it is now."""
         return self.attached.adapter(self.clip.hash, recipe)
 
-    @property
-    def on(self) -> dict[str, bool]:
+    def on(self, run: int) -> dict[str, bool]:
         """Which units were on in the last step."""
         return dict(zip(self.units, self.drawn.on, strict=True))
 
@@ -111,10 +95,7 @@ class LoRATraining(Training):
         Returns:
             (n, e).
         """
-        if self.tower is None:
-            return F.normalize(self.model.encode_image(x), dim=-1)
-        tokens = embed(self.clip.model.visual, x)
-        return self.tower.features(tokens, factors=self.attached.factors())
+        return F.normalize(self.model.encode_image(x), dim=-1)
 
     def logits(self, features: Tensor) -> Tensor:
         """Scaled cosine similarities (n, classes)."""
@@ -125,29 +106,21 @@ class LoRATraining(Training):
 
     def batch_features(self, rows: Tensor, g: torch.Generator) -> Tensor:
         """Features of this process's share of augmented training images."""
-        if not self.settings.views:
+        if self.views is None:
             pixels = self.clip.pixels(self.task.train.images[rows])
             return self.features(self.process.share(self.task.augment(pixels, g)))
         view = torch.randint(self.settings.views, (len(rows),), generator=g)
         mine = slice(self.process.rank, None, self.process.world_size)
-        view, rows = view[mine], rows[mine]
-        if self.views is not None:
-            return self.features(self.views[view, rows])
-        assert self.prefixes
-        assert self.tower
-        factors = self.attached.factors()
-        lowest = min(factors)
-        tokens = self.prefixes(view * len(self.task.train) + rows, lowest)
-        return self.tower.features(tokens, lowest, factors)
+        return self.features(self.views[view[mine], rows[mine]])
 
-    def step(self, step: int) -> float | None:
+    def step(self, step: int) -> list[float | None]:
         """Draw what is on, and learn from one batch."""
         s = self.settings
         g = generator(s.seed, step, "batch")
         rows = self.rows(g)
         self.drawn = drawn(self.dropping, len(self.units), s.seed, step, s.steps)
         if not any(self.drawn.on):
-            return None  # nothing has a gradient
+            return [None]  # nothing has a gradient
         self.set_rate(step)
         units = zip(self.units.values(), self.drawn.on, strict=True)
         self.attached.activate([site for sites, on in units if on for site in sites])
@@ -155,10 +128,10 @@ class LoRATraining(Training):
         with _TURN, parametrize.cached():
             labels = self.process.share(self.task.train.labels[rows])
             logits = self.logits(self.batch_features(rows, g))
-            return self.learn(F.cross_entropy(logits, labels), len(labels))
+            return [self.learn(F.cross_entropy(logits, labels), len(labels))]
 
     @torch.no_grad()
-    def validate(self) -> float:
+    def validate(self, run: int) -> float:
         """Accuracy on the validation images, 0…1, with everything on."""
         val = self.task.val
         with _TURN, self.attached.whole(), parametrize.cached():
@@ -167,33 +140,3 @@ class LoRATraining(Training):
                 for x, y in zip(val.images.split(100), val.labels.split(100), strict=True)
             ]
         return torch.cat(hits).float().mean().item()
-
-
-class _Prefixes:
-    """Kept images as they enter each block of the frozen tower, computed when first needed."""
-
-    MOST = 2**30
-    """Bytes; beyond, only what enters the first block is kept."""
-
-    def __init__(self, clip: Clip, tower: Tower, pixels: Tensor) -> None:
-        self.tower = tower
-        with torch.no_grad():
-            first = torch.cat([embed(clip.model.visual, x) for x in pixels.split(CHUNK)])
-        self.kept = len(tower.blocks) if first.nbytes * len(tower.blocks) <= self.MOST else 1
-        self.tokens = first.new_empty((self.kept, *first.shape))
-        self.tokens[0] = first
-        self.depth = torch.zeros(len(first), dtype=torch.int64)
-
-    @torch.no_grad()
-    def __call__(self, rows: Tensor, layer: int) -> Tensor:
-        """Tokens of these images before block `layer`."""
-        if self.kept == 1:
-            return self.tower.through(self.tokens[0, rows], 0, layer)
-        for depth in range(layer):
-            behind = rows[self.depth[rows] == depth].unique()
-            if len(behind):
-                self.tokens[depth + 1, behind] = self.tower.through(
-                    self.tokens[depth, behind], depth, depth + 1
-                )
-                self.depth[behind] = depth + 1
-        return self.tokens[layer, rows]

@@ -63,7 +63,7 @@ class PromptTraining(Training):
             encoder = Encoder(clip, task.classes, *shape, adapter or NONE)
             self.inputs = _InPlaceOfWords(clip, task, encoder, adapter or NONE, settings)
 
-    def start_from(self, learned: Adapter | SoftPrompt, /) -> None:
+    def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:
         """Begin with the vectors of a prompt of the same shape, position and base.
 
         Raises:
@@ -83,12 +83,11 @@ class PromptTraining(Training):
         with torch.no_grad():
             self.context.copy_(learned.context)
 
-    @property
-    def norms(self) -> tuple[float, ...]:
+    def norms(self, run: int) -> tuple[float, ...]:
         """The L2 norm of each vector."""
         return tuple(norms(self.context.detach()).tolist())
 
-    def step(self, step: int) -> float:
+    def step(self, step: int) -> list[float | None]:
         """Learn from one batch."""
         g = generator(self.settings.seed, step, "batch")
         rows = self.rows(g)
@@ -111,16 +110,16 @@ class PromptTraining(Training):
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         self.optimiser.step()
-        return loss.item()
+        return [loss.item()]
 
     @torch.no_grad()
-    def validate(self) -> float:
+    def validate(self, run: int) -> float:
         """Accuracy on the validation images, 0…1."""
         images = self.inputs.split(self.task.val)
         logits = self.inputs.logits(self.context.detach()[None], images)[0]
         return (logits.argmax(-1).cpu() == self.task.val.labels).float().mean().item()
 
-    def recipe(self) -> dict[str, Any]:
+    def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the vectors, their penalty, and the CLIP's adapter."""
         about = {
             "method": name_of(self.method, self.penalty),
@@ -129,7 +128,7 @@ class PromptTraining(Training):
         }
         return about | ({"adapter": self.adapter.hash} if self.adapter else {})
 
-    def result(self, recipe: dict[str, Any]) -> SoftPrompt:
+    def result(self, run: int, recipe: dict[str, Any]) -> SoftPrompt:
         """The prompt as it is now."""
         context = self.context.detach().to("cpu", copy=True)
         return SoftPrompt(

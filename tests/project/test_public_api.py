@@ -19,7 +19,7 @@ HOMES = {
     "tasks": "load_task Task",
     "adapters": "Adapter load_adapter save_adapter push_to_hub",
     "methods": "LoRA",
-    "training": "fit CopRA",
+    "training": "fit fit_many Job CopRA",
     "prompts": "CoOp VPT Nemesis SoftPrompt",
     "bench": "Bench",
     "peft_models": "CopRACallback Progressive PeftAdapter",
@@ -46,7 +46,7 @@ PUBLIC = {
     "sweeps": "read_grid grid Grid Run TaskOptions trained run_all rows_of",
     "tasks": """load_task task_names Task Split image_folder photo data_folder TASKS SETS IMAGE_FILES MEGAPIXELS""",
     "tasks.hugging_face": "listing",
-    "training": """fit fit_steps TrainingSettings Execution DEFAULTS RATES Step CopRA Dropout ProgressiveDropout
+    "training": """fit fit_steps fit_many fit_many_steps Job Diverged TrainingSettings Execution DEFAULTS RATES Step CopRA Dropout ProgressiveDropout
         StochasticDepth PLAIN Dropping Draw masks drawn ramp group""",
     "utils.rng": "generator",
     "utils.statistics": "Accuracy bootstrap_interval paired_bootstrap",

@@ -25,6 +25,7 @@ import copra_lab
 from copra_lab.adapters import load_adapter
 from copra_lab.cli import app
 from copra_lab.methods import LoRA
+from copra_lab.models import load_clip
 from copra_lab.prompts import CoOp
 from copra_lab.sweeps import runs
 from copra_lab.tasks import task as tasks
@@ -37,7 +38,7 @@ ELSEWHERE = {
     "images": "tasks/test_benchmarks",
     "programs": "page/test_api",
 }
-HERE = {"setup", "use", "commands", "sweep"}
+HERE = {"setup", "use", "many", "commands", "sweep"}
 COMMAND = typer.main.get_command(app)
 
 
@@ -85,6 +86,14 @@ def test_use(small, monkeypatch):
         load_adapter("digits-lora", names["clip"]) == names["one"] == published["you/digits-lora"]
     )
     assert names["prompt"].provenance["method"] == "pun"
+
+
+def test_many(small):
+    clip = load_clip()
+    names = {"cl": copra_lab, "clip": clip, "task": copra_lab.load_task("digits", clip)}
+    exec(CODE["many"], names)
+    assert [a.provenance["seed"] for a in names["adapters"]] == [0, 1, 2, 3]
+    assert {a.provenance["method"] for a in names["adapters"]} == {"copra"}
 
 
 @pytest.mark.slow

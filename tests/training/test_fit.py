@@ -19,7 +19,8 @@ from copra_lab.methods import LoRA
 from copra_lab.prompts import VPT, CoOp
 from copra_lab.tasks import Task
 from copra_lab.training import PLAIN, CopRA, Dropout, fit
-from copra_lab.training.base import Training
+from copra_lab.training.base import Group, Training
+from copra_lab.training.optimisers import MaskedAdamW
 from copra_lab.utils.statistics import Accuracy, bootstrap_interval
 
 QUICK = {"steps": 40, "lr": 1e-2, "batch": 16, "progress": False}
@@ -226,16 +227,18 @@ def test_a_task_needs_images_to_train_on_but_none_to_validate_on(method):
 
 
 def test_a_training_says_what_fit_asks_of_it():
-    assert Training.__abstractmethods__ == {"start_from", "step", "validate", "result", "recipe"}
+    left = {"start_from", "step", "validate", "result", "recipe"}
+    assert Training.__abstractmethods__ == left
+    assert Group.__abstractmethods__ == left | {"state", "load_state"}
 
 
 def test_the_rate_follows_its_schedule(monkeypatch):
     seen = []
-    take = torch.optim.AdamW.step
+    take = MaskedAdamW.step
     monkeypatch.setattr(
-        torch.optim.AdamW,
+        MaskedAdamW,
         "step",
-        lambda self, *a, **k: (seen.append(self.param_groups[0]["lr"]), take(self, *a, **k))[1],
+        lambda self, rate, *a: (seen.append(rate.item()), take(self, rate, *a))[1],
     )
     fit(tiny_clip(), tiny_task(), **QUICK | {"steps": 8, "lr": 1e-2})
     assert seen == pytest.approx([1e-2] * 7 + [5e-3])

@@ -149,9 +149,10 @@ def test_no_tensor_stays_behind(monkeypatch):
     """
     from copra_lab.methods import LoRA
     from copra_lab.prompts import VPT, CoOp
-    from copra_lab.training import Dropout, TrainingSettings
-    from copra_lab.training import lora as lora_training
+    from copra_lab.training import Dropout, Job, TrainingSettings, joint
     from copra_lab.training import prompt as prompt_training
+    from copra_lab.training.grouping import build
+    from copra_lab.training.joint import JointLoRA
     from copra_lab.utils.devices import Process
 
     meta = Process(torch.device("meta"))
@@ -159,15 +160,19 @@ def test_no_tensor_stays_behind(monkeypatch):
     vars(clip).update(logit_scale=10.0, hash=tiny_clip().hash)  # numbers, which nothing there has
     monkeypatch.setattr(torch, "allclose", lambda *_, **__: True)
     monkeypatch.setattr(torch.Tensor, "item", lambda self: 0.0)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: [0.0] * len(self))
     monkeypatch.setattr(
         torch.optim, "AdamW", lambda p, lr, **_: torch.optim.SGD(p, lr=lr)
     )  # AdamW's fused kernel knows real devices only
+    begin = joint._begin  # reads the numbers that it draws
+    monkeypatch.setattr(joint, "_begin", lambda clip, run: begin(tiny_clip(), run))
     options = TrainingSettings(lr=1e-2, steps=4, batch=8, weight_decay=0.0, schedule="cosine")
     for lora in (LoRA(2), LoRA(2, sites=("q", "out", "fc1"), towers=("vision", "text"))):
         for views in (0, 2):
             settings = replace(options, views=views).resolve(lora)
-            training = lora_training.LoRATraining(clip, task, lora, Dropout(), settings, meta)
-            assert (training.tower is None) == ("text" in lora.towers)
+            job = Job(task, lora, Dropout(), settings)
+            training = build(clip, [job, job] if lora.towers == ("vision",) else [job], meta)
+            assert isinstance(training, JointLoRA) == (lora.towers == ("vision",))
             training.step(0)
     for method in (CoOp(2), CoOp(2, position="middle", class_specific=True), VPT(2)):
         for views in (0, 2):

@@ -1,0 +1,308 @@
+"""Runs that advance together end as each does alone."""
+
+import copy
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import tiny_clip, tiny_task
+
+from copra_lab.engine.extraction import plain_tower
+from copra_lab.methods import LoRA
+from copra_lab.methods.input_dropout import InputDropout
+from copra_lab.models import Clip
+from copra_lab.prompts import CoOp
+from copra_lab.tasks import Task
+from copra_lab.training import (
+    PLAIN,
+    CopRA,
+    Diverged,
+    Dropout,
+    Job,
+    ProgressiveDropout,
+    StochasticDepth,
+    TrainingSettings,
+    fit,
+    fit_many,
+    fit_many_steps,
+)
+from copra_lab.training.grouping import grouped
+from copra_lab.training.joint import JointLoRA, LoRARun
+from copra_lab.training.lora import LoRATraining
+from copra_lab.utils.devices import this_process
+from copra_lab.utils.rng import generator
+
+STEPS = 20
+
+
+class DoubleClip(Clip):
+    """A CLIP in float64, in which rounding cannot hide an error."""
+
+    def pixels(self, images):
+        return super().pixels(images).double()
+
+
+def double_clip() -> Clip:
+    clip = tiny_clip()
+    parts = {f.name: getattr(clip, f.name) for f in fields(clip)}
+    return DoubleClip(**parts | {"model": copy.deepcopy(clip.model).double()})
+
+
+class DoubleTask(Task):
+    """A task whose images come in float64."""
+
+    def augment(self, images, generator):
+        return super().augment(images.float(), generator).double()
+
+
+def double_task(seed: int = 0, classes: int = 4) -> Task:
+    task = tiny_task(seed=seed, classes=classes)
+    return DoubleTask(**{f.name: getattr(task, f.name) for f in fields(task) if f.init})
+
+
+def run(task, lora=LoRA(rank=4), dropping=PLAIN, steps=STEPS, **more) -> LoRARun:  # noqa: B008
+    chosen = TrainingSettings(**{"steps": steps, "batch": 8, "lr": 1e-2} | more)
+    return LoRARun(task, lora, dropping, chosen.resolve(lora, dropping))
+
+
+def trained(clip, runs):
+    dtype = next(clip.model.parameters()).dtype
+    group = JointLoRA(clip, plain_tower(clip.model.visual, dtype), runs, this_process())
+    losses = [group.step(step) for step in range(runs[0].settings.steps)]
+    return [group.result(j, {}) for j in range(len(runs))], losses, group
+
+
+def apart(a, b) -> float:
+    """The largest difference of any number of two adapters."""
+    assert list(a.deltas) == list(b.deltas)
+    pairs = [(a.deltas[n], b.deltas[n]) for n in a.deltas]
+    return max(float((x - y).abs().max()) for p, q in pairs for x, y in ((p.A, q.A), (p.B, q.B)))
+
+
+def mixture(task, other):
+    return [
+        run(task),
+        run(other, LoRA(rank=1, sites=("q",)), CopRA(), seed=1),
+        run(task, LoRA(rank=16, alpha=8, sites=("v", "fc1", "out")), CopRA(unit="module"), seed=2),
+        run(task, LoRA(rank=4), Dropout(), seed=3),
+        run(other, LoRA(rank=2, sites=("q", "k", "v", "fc2")), ProgressiveDropout(), lr=3e-3),
+        run(other, LoRA(rank=4, train_a=False), StochasticDepth(), schedule="cosine"),
+        run(task, LoRA(rank=4), CopRA(), views=2, weight_decay=0.1),
+    ]
+
+
+def test_runs_of_every_kind_end_together_as_each_alone():
+    clip, task, other = double_clip(), double_task(), double_task(seed=1, classes=3)
+    runs = mixture(task, other)
+    together, losses, _ = trained(clip, runs)
+    for j, each in enumerate(runs):
+        [alone], own, _ = trained(clip, [each])
+        assert apart(together[j], alone) < 1e-9
+        for at_once, by_itself in zip(losses, own, strict=True):
+            assert at_once[j] == pytest.approx(by_itself[0], abs=1e-9)
+
+
+def mask_of(dropout, shape, site):
+    """A mask that depends on the site alone; where a block computes fewer tokens, those of it."""
+    whole = torch.rand(shape[0], 20, *shape[2:], generator=generator(0, 0, site.name))
+    return whole[:, : shape[1]] >= dropout.rate
+
+
+@pytest.mark.parametrize(("steps", "tolerance"), [(20, 1e-5), (200, 1e-4)])
+def test_it_learns_what_the_models_own_modules_and_torchs_optimiser_learn(
+    steps, tolerance, monkeypatch
+):
+    # the last block computes only the class token's query, and would draw fewer masks
+    monkeypatch.setattr(InputDropout, "kept", mask_of)
+    clip, runs = tiny_clip(), mixture(tiny_task(), tiny_task(seed=1, classes=3))
+    runs = [replace(r, settings=replace(r.settings, steps=steps, lr=1e-3)) for r in runs]
+    together, _, group = trained(clip, runs)
+    for j, r in enumerate(runs):
+        by_modules = LoRATraining(clip, r.task, r.lora, r.dropping, r.settings, this_process())
+        for step in range(steps):
+            by_modules.step(step)
+        assert apart(together[j], by_modules.result(0, {})) < tolerance
+        assert group.validate(j) == pytest.approx(by_modules.validate(0))
+
+
+DROPPINGS = [PLAIN, CopRA(), CopRA(unit="module"), CopRA(start=0.3), Dropout(), StochasticDepth()]
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([1, 3, 8]),
+            st.lists(
+                st.sampled_from(["q", "k", "v", "out", "fc1", "fc2"]), min_size=1, unique=True
+            ),
+            st.sampled_from(DROPPINGS),
+            st.integers(0, 2),
+            st.sampled_from([0, 0, 2]),
+        ),
+        min_size=2,
+        max_size=4,
+    )
+)
+def test_any_group_ends_as_its_runs_alone(drawn):
+    clip, tasks = double_clip(), [double_task(), double_task(seed=1, classes=3)]
+    runs = [
+        run(tasks[seed % 2], LoRA(rank=rank, sites=tuple(kinds)), dropping, 5, seed=seed, views=v)
+        for rank, kinds, dropping, seed, v in drawn
+    ]
+    together, _, _ = trained(clip, runs)
+    for j, each in enumerate(runs):
+        assert apart(together[j], trained(clip, [each])[0][0]) < 1e-9
+
+
+def test_what_is_off_in_one_run_stays_as_it_is_while_another_runs_moves():
+    runs = [run(tiny_task(), LoRA(rank=2), CopRA()), run(tiny_task(), LoRA(rank=3), seed=1)]
+    tower = plain_tower(tiny_clip().model.visual)
+    group = JointLoRA(tiny_clip(), tower, runs, this_process())
+    moved = stayed = 0
+    for step in range(STEPS):
+        before = {k: v.clone() for k, v in group.state().items()}
+        group.step(step)
+        after = group.state()
+        off = [i for i, on in enumerate(group.on(0).values()) if not on]
+        for name, was in before.items():  # (layers, runs, …)
+            for layer in off:
+                assert torch.equal(was[layer, 0], after[name][layer, 0])
+                stayed += 1
+            if not name.startswith("counts"):
+                moved += not torch.equal(was[:, 1], after[name][:, 1])
+    assert stayed > 50
+    assert moved > 50
+
+
+def test_a_run_with_nothing_on_holds_up_no_other():
+    jobs = [_job(CopRA()), _job(PLAIN, seed=1)]
+    steps = {}
+    for step in fit_many_steps(tiny_clip(), jobs):
+        steps.setdefault(step.run, []).append(step)
+    assert steps[0][0].loss is None  # p is 0 at first
+    assert steps[1][0].loss is not None
+    assert [s.step for s in steps[0]] == [s.step for s in steps[1]] == list(range(1, STEPS + 1))
+
+
+def _job(dropping=PLAIN, lora=LoRA(rank=2), task=None, **more) -> Job:  # noqa: B008
+    chosen = TrainingSettings(**{"steps": STEPS, "batch": 8, "lr": 1e-2} | more)
+    return Job(task or tiny_task(), lora, dropping, chosen)
+
+
+def _alone(job: Job):
+    return fit(
+        tiny_clip(), job.task, job.method, job.dropping, job.settings, penalty=job.penalty,
+        progress=False,
+    )  # fmt: skip
+
+
+def test_a_run_that_diverges_ends_alone():
+    jobs = [_job(), _job(lr=1e30, seed=1), _job(CopRA(), seed=2)]
+    seen = []
+    with pytest.raises(Diverged, match=r"^1 of 3 runs failed: run 1 \(lora .*\): the loss") as e:
+        fit_many(tiny_clip(), jobs, progress=False, on_step=seen.append)
+    one, none, three = e.value.results
+    assert none is None
+    assert apart(one, _alone(jobs[0])) < 1e-5
+    assert apart(three, _alone(jobs[2])) < 1e-5
+    assert max(s.step for s in seen if s.run == 1) < STEPS
+    with pytest.raises(ValueError, match="lower the learning rate"):
+        _alone(jobs[1])
+
+
+def test_the_same_group_gives_the_same_bytes_and_another_order_the_same_numbers():
+    jobs = [_job(), _job(CopRA(), seed=1), _job(Dropout(), seed=2)]
+    first, again = (fit_many(tiny_clip(), jobs, progress=False) for _ in range(2))
+    assert [a.hash for a in first] == [a.hash for a in again]
+    turned = fit_many(tiny_clip(), jobs[::-1], progress=False)[::-1]
+    assert max(map(apart, first, turned)) < 1e-5
+    assert [a.provenance for a in first] == [a.provenance for a in turned]
+
+
+def test_an_interrupted_group_ends_as_an_unbroken_one(tmp_path):
+    jobs = [_job(), _job(CopRA(), seed=1), _job(lr=1e30, seed=2)]
+    options = {"checkpoint": tmp_path / "group.part", "checkpoint_every": 4}
+
+    def ends(**more):
+        with pytest.raises(Diverged) as e:
+            fit_many(tiny_clip(), jobs, progress=False, **options, **more)
+        return [a and a.hash for a in e.value.results]
+
+    def interrupt(step):
+        if step.step == 11:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(tiny_clip(), jobs, progress=False, on_step=interrupt, **options)
+    assert (tmp_path / "group.part").exists()
+    with pytest.raises(ValueError, match="other settings"):
+        fit_many(tiny_clip(), jobs[:2], progress=False, **options)
+    seen = []
+    resumed = ends(on_step=seen.append)
+    assert min(s.step for s in seen) == 9
+    assert not list(tmp_path.iterdir())
+    assert resumed == ends()
+
+
+def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
+    other = tiny_task(seed=1, classes=3)
+    jobs = [
+        _job(),
+        _job(lora=LoRA(rank=2, towers=("vision", "text"))),
+        _job(steps=6),
+        _job(CopRA(), task=other),
+        Job(tiny_task(), CoOp(2), settings=TrainingSettings(steps=3, views=1)),
+    ]
+    groups = grouped(tiny_clip(), jobs, this_process())
+    assert groups == [[0, 3], [1], [2], [4]]
+    assert grouped(tiny_clip(), jobs, this_process(), 1) == [[0], [1], [2], [3], [4]]
+    seen = []
+    results = fit_many(tiny_clip(), jobs, progress=False, on_step=seen.append)
+    for job, result in zip(jobs, results, strict=True):
+        alone = _alone(job)
+        assert result.provenance == alone.provenance
+        if job.method == CoOp(2):
+            assert result == alone
+        else:
+            assert apart(result, alone) < 1e-5
+    assert {s.run for s in seen} == set(range(5))
+
+
+def test_a_run_begins_with_an_adapter_of_its_own():
+    first = _alone(_job())
+    jobs = [replace(_job(seed=1), start_from=first), _job(seed=1)]
+    one, two = fit_many(tiny_clip(), jobs, progress=False)
+    alone = fit(
+        tiny_clip(), tiny_task(), LoRA(rank=2), settings=jobs[0].settings, start_from=first,
+        progress=False,
+    )  # fmt: skip
+    assert apart(one, alone) < 1e-5
+    assert apart(one, two) > 1e-3
+    assert one.provenance["start from"] == first.hash
+    with pytest.raises(ValueError, match="does not match"):
+        fit_many(tiny_clip(), [replace(jobs[0], method=LoRA(rank=3))], progress=False)
+
+
+def test_bad_input_is_refused_before_anything_is_trained():
+    seen = []
+    with pytest.raises(ValueError, match="list of jobs is empty"):
+        fit_many(tiny_clip(), [])
+    with pytest.raises(ValueError, match="at_once must be"):
+        fit_many(tiny_clip(), [_job()], at_once=0)
+    with pytest.raises(TypeError, match="has no option 'steps'"):
+        fit_many(tiny_clip(), [_job()], steps=3)
+    with pytest.raises(ValueError, match="no training images"):
+        _job(task=replace(tiny_task(), train=tiny_task().train.pick([])))
+    with pytest.raises(ValueError, match=r"other weights|made from|base"):
+        fit_many(
+            tiny_clip(1),
+            [_job(), replace(_job(), start_from=_alone(_job()))],
+            progress=False,
+            on_step=seen.append,
+        )
+    with pytest.raises(ValueError, match="can only start from an adapter"):
+        fit_many(tiny_clip(), [replace(_job(), start_from=object())], progress=False)
+    assert not seen
