@@ -891,7 +891,6 @@ def test_an_interruption_and_a_bug_look_like_neither(home, monkeypatch, tmp_path
 
 
 def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
-    from copra_lab.training import fitting as train
 
     arguments = (
         "fit",
@@ -905,9 +904,9 @@ def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
         "--batch",
         16,
     )
-    learn = train.LoRATraining.step
+    learn = JointLoRA.step
     monkeypatch.setattr(
-        train.LoRATraining,
+        JointLoRA,
         "step",
         lambda self, step: _until(55, step) or learn(self, step),
     )
@@ -915,7 +914,7 @@ def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
     assert (tmp_path / "x" / "fit.part").exists()
     seen = []
     monkeypatch.setattr(
-        train.LoRATraining,
+        JointLoRA,
         "step",
         lambda self, step: seen.append(step) or learn(self, step),
     )
