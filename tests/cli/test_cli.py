@@ -891,6 +891,7 @@ def test_an_interruption_and_a_bug_look_like_neither(home, monkeypatch, tmp_path
 
 
 def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
+    from copra_lab.training.joint import JointLoRA
 
     arguments = (
         "fit",
