@@ -12,9 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-os.environ.setdefault(
-    "OMP_NUM_THREADS", "2"
-)  # read when torch is imported; subprocesses inherit it
+# read when torch is imported; subprocesses inherit it
+os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 os.environ["MPLBACKEND"] = "Agg"

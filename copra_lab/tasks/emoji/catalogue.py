@@ -15,7 +15,7 @@ from copra_lab.tasks.emoji.drawings import SIZE, drawings
 HELD_OUT = (
     "Held out: pretraining saw none of these drawings, and no image that has one of their names."
 )
-KNOWN = "Pretraining saw these drawings, but never so:"
+KNOWN = "Pretraining saw these drawings, but never like this:"
 OF_ALL_KINDS = (
     "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games "
     "and objects."

@@ -204,6 +204,6 @@ VIEW = View(
     "Blend",
     "Blend two fine‑tuned CLIPs",
     "Two adapters taught one small CLIP the same task. Drag λ along the line between them: every "
-    "position is a new model, tested as you get there.",
+    "position is a new model, tested as you go.",
     fill,
 )

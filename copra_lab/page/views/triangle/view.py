@@ -109,6 +109,6 @@ VIEW = View(
     "Triangle",
     "Walk between three fine‑tuned CLIPs",
     "Three adapters taught one small CLIP the same task. Drag the point over the plane that they "
-    "span: every point is a new model, tested as you get there.",
+    "span: every point is a new model, tested as you go.",
     fill,
 )
