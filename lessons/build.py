@@ -212,13 +212,13 @@ def build(source: Path) -> float:
     On an error neither notebook is written.
     """
     nb, made = solved(source), made_from(source)
-    seconds = execute(nb, source.parent, source.stem)
+    seconds = round(execute(nb, source.parent, source.stem), 1)  # what the notebook keeps
     tidy(nb)
     for cell, timed in zip(nb.cells, solved(source, seconds).cells, strict=True):
         cell.source = timed.source
     nb.metadata.copra_lab |= {
         "made_from": made,
-        "seconds": round(seconds, 1),
+        "seconds": seconds,
         "packages": {p: version(p) for p in PACKAGES},
     }
     if picture := first_picture(nb):
