@@ -59,7 +59,7 @@ def _facts(v: Values | None) -> str:
     values = (
         f"{100 * v.empty:.0f}\u202f%",
         f"{100 * v.full:.0f}\u202f%",
-        f"{100 * best / total:.0f}\u202f% <span>of it</span>" if total > 0 else "—",
+        f"{100 * best / total:.0f}\u202f% <span>of all</span>" if total > 0 else "—",
         percent(v.curve.area),
     )
     cells = zip(FACTS.items(), values, strict=True)

@@ -235,6 +235,6 @@ VIEW = View(
     "Shapley",
     "See what each layer contributes",
     "An adapter’s layers share what it adds. See how much each one contributes, first from samples "
-    "and then exactly, and which images each one decides.",
+    "and then exactly, and which images it decides.",
     fill,
 )
