@@ -60,6 +60,11 @@ class PeftAdapter:
     config: Mapping[str, Any]
     tensors: Mapping[str, Tensor]
 
+    def __repr__(self) -> str:
+        numbers = sum(t.numel() for t in self.tensors.values())
+        kind = self.config.get("peft_type", "?")
+        return f"PeftAdapter({kind}, {len(self.tensors)} tensors, {numbers:,} numbers)"
+
     @staticmethod
     def of(model: nn.Module, name: str = "default") -> "PeftAdapter":
         """Copy an adapter out of a model.

@@ -59,6 +59,14 @@ def test_pruning_names_what_is_not_there():
             keep(adapter, blocks)
 
 
+def test_an_adapter_is_shown_in_a_line():
+    adapter = PeftAdapter.of(adapted("LoRA"))
+    numbers = sum(t.numel() for t in adapter.tensors.values())
+    assert (
+        repr(adapter) == f"PeftAdapter(LORA, {len(adapter.tensors)} tensors, {numbers:,} numbers)"
+    )
+
+
 def test_each_stack_of_layers_is_counted_by_itself():
     names = [f"{tower}.layers.{i}.q_proj" for tower in ("text", "vision") for i in (0, 1, 2, 10)]
     tensors = {
