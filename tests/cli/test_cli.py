@@ -470,10 +470,8 @@ def test_a_path_between_two_tasks_asks_which_to_measure_on(home, trained_elsewhe
     both = (home.one, trained_elsewhere, "--clip", home.clip, "--points", 2, "--space", "delta")
     other = trained_elsewhere.with_name("shapes")
     refused = plain(run("path", *both, code=2).stderr)
-    assert (
-        f"one adapter was trained on {home.task}, another on {other}; say which to measure on"
-        in refused
-    )
+    asked = f"one adapter was trained on {home.task}, another on {other}; say which to measure on"
+    assert asked.replace(" ", "") in refused.replace(" ", "")  # a long path is broken over lines
     assert "--task" in refused
     for task in (home.task, other):
         result = run("path", *both, "--task", task)

@@ -223,7 +223,7 @@ def test_the_drawing_is_well_formed_and_says_what_it_shows():
     svg = ElementTree.fromstring(triangle_parts.chart(history))
     assert svg.get("role") == "img"
     assert svg.get("aria-label")
-    assert "5 places measured on all images" in svg.find("desc").text
+    assert "5 points measured on all images" in svg.find("desc").text
     assert str(Accuracy(80, 100)) in svg.find("desc").text
     used = [(e.get("href"), e.get("class")) for e in svg.iter("use")]
     assert [h for h, _ in used] == ["#cell-0"] * 4 + ["#cell-1", "#cell-2"]
