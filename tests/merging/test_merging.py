@@ -142,6 +142,7 @@ def test_an_end_of_a_line_keeps_its_provenance():
 def test_task_arithmetic_adds_and_unlearns():
     a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
     close(task_arithmetic([a], 1.0), a)
+    assert task_arithmetic([a, b]) == task_arithmetic([a, b], 0.3)  # the paper's
     close(weighted_sum([task_arithmetic([a, b], 1.0), task_arithmetic([a], -1.0)], [1, 1]), b)
 
 
@@ -286,6 +287,7 @@ def test_keeping_parts():
     a = random_adapter(tiny_clip())
     assert layers_of(a) == (0, 1, 2)
     assert keep(a) == a
+    assert layers_of(keep(a, "low")) == (0,)  # a third of the layers that it has
     even = keep(a, "even")
     assert {site_of(n)[1] for n in even.deltas if site_of(n)[0] == "vision"} == {
         0,

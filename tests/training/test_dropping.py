@@ -2,6 +2,7 @@
 
 import copy
 from collections import Counter
+from dataclasses import FrozenInstanceError
 from itertools import combinations
 
 import pytest
@@ -87,6 +88,18 @@ def test_min_active_draws_as_if_again_until_enough_are_on(least):
     ).all()  # its limit at p = 0
     with pytest.raises(ValueError, match="more than the 1 units"):
         CopRA(min_active=2).draw(1, 0, 10, torch.Generator())
+
+
+def test_droppings_are_values_with_the_fields_defaults():
+    assert (CopRA(), Dropout()) == (CopRA(0.0, 0.75, "linear", 0, "layer"), Dropout(0.25))
+    assert (ProgressiveDropout(), StochasticDepth()) == (
+        ProgressiveDropout(0.25, 0.75),
+        StochasticDepth(0.5, "layer"),
+    )
+    for dropping in (CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth(), PLAIN):
+        with pytest.raises(FrozenInstanceError):
+            dropping.unit = "module"
+        assert hash(dropping) == hash(copy.copy(dropping))
 
 
 def test_the_baselines_draw_what_they_say():
