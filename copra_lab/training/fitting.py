@@ -272,13 +272,15 @@ def _many(
     process: Process,
 ) -> Generator[Step, None, list[Result]]:
     results: dict[int, Result] = {}
+    files: list[Path] = []
     for number, members in enumerate(groups):
         own = execution
         if execution.checkpoint and len(groups) > 1:
             path = Path(execution.checkpoint)
-            own = replace(execution, checkpoint=path.with_stem(f"{path.stem}-{number}"))
+            files.append(path.with_stem(f"{path.stem}-{number}"))
+            own = replace(execution, checkpoint=files[-1])
         mine = [jobs[j] for j in members]
-        steps = run_group(clip, build(clip, mine, process), mine, own)
+        steps = run_group(clip, build(clip, mine, process), mine, own, keep=bool(files))
         while True:
             try:
                 each = next(steps)
@@ -287,6 +289,8 @@ def _many(
                 break
             for step in each:
                 yield replace(step, run=members[step.run])
+    for file in files if process.first else ():
+        file.unlink(missing_ok=True)
     return [results[j] for j in range(len(jobs))]
 
 

@@ -23,7 +23,7 @@ Result = Adapter | SoftPrompt | ValueError
 
 
 def run_group(
-    clip: Clip, group: Group, jobs: Sequence[Job], execution: Execution
+    clip: Clip, group: Group, jobs: Sequence[Job], execution: Execution, keep: bool = False
 ) -> Generator[list[Step], None, list[Result]]:
     """Train the runs of a group.
 
@@ -32,6 +32,7 @@ def run_group(
         group: What advances; its runs are those of `jobs`.
         jobs: What they are.
         execution: How they run.
+        keep: Leave a checkpoint of the end, for a caller that has more to do and removes it.
 
     Yields:
         The steps of the runs that go on, each time all have done one.
@@ -40,7 +41,7 @@ def run_group(
         For each run what it learned, or the error with which it ended.
     """
     recipes = [_begun(clip, group, j, job) for j, job in enumerate(jobs)]
-    return _advance(clip, group, jobs, recipes, execution)
+    return _advance(clip, group, jobs, recipes, execution, keep)
 
 
 def _advance(
@@ -49,6 +50,7 @@ def _advance(
     jobs: Sequence[Job],
     recipes: Sequence[dict[str, Any]],
     execution: Execution,
+    keep: bool,
 ) -> Generator[list[Step], None, list[Result]]:
     identities = [job.identity(clip, r) for job, r in zip(jobs, recipes, strict=True)]
     checkpoint = _Checkpoint(group, execution.checkpoint, identities)
@@ -82,11 +84,13 @@ def _advance(
             )
             for j in sorted(group.alive)
         ]
+    if keep and checkpoint.done < steps:
+        checkpoint.write(steps, results)
     for j in group.alive:
         if len(jobs[j].task.val):
             recipes[j]["validation accuracy"] = round(group.validate(j), 4)
         results[j] = group.result(j, recipes[j])
-    if group.alive:
+    if group.alive and not keep:
         checkpoint.remove()
     return [results[j] for j in range(len(jobs))]
 
@@ -122,7 +126,10 @@ class _Checkpoint:
             raise ValueError(f"{path} is not a checkpoint of fit ({e}); remove it") from e
         if about["identity"] != self.identity:
             raise ValueError(f"{path} is of a run with other settings; choose another file")
-        self.group.load_state(tensors)
+        try:
+            self.group.load_state(tensors)
+        except (KeyError, RuntimeError) as e:  # such as a file that another version wrote
+            raise ValueError(f"{path} does not hold this run ({e}); remove it") from e
         self.done = int(about["step"])
         self.failed = {int(j): words for j, words in about.get("failed", {}).items()}
         self.group.alive -= self.failed.keys()

@@ -247,6 +247,45 @@ def test_an_interrupted_group_ends_as_an_unbroken_one(tmp_path):
     assert resumed == ends()
 
 
+def test_a_group_that_is_done_is_not_trained_again(tmp_path):
+    jobs = [_job(), _job(steps=8)]
+    options = {"checkpoint": tmp_path / "all.part", "checkpoint_every": 4, "progress": False}
+
+    def interrupt(step):
+        if (step.run, step.step) == (1, 6):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(tiny_clip(), jobs, on_step=interrupt, **options)
+    seen = []
+    resumed = fit_many(tiny_clip(), jobs, on_step=seen.append, **options)
+    assert [(s.run, s.step) for s in seen] == [(1, 5), (1, 6), (1, 7), (1, 8)]
+    assert not list(tmp_path.iterdir())
+    unbroken = fit_many(tiny_clip(), jobs, progress=False)
+    assert [a.hash for a in resumed] == [a.hash for a in unbroken]
+    assert [a.provenance for a in resumed] == [a.provenance for a in unbroken]
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    file = tmp_path / "x.part"
+
+    def interrupt(step):
+        if step.step == 5:
+            raise KeyboardInterrupt
+
+    options = {"checkpoint": file, "checkpoint_every": 2, "progress": False}
+    with pytest.raises(KeyboardInterrupt):
+        fit_many(tiny_clip(), [_job()], on_step=interrupt, **options)
+    with safe_open(file, "pt") as f:
+        about = f.metadata()
+    save_file({"p0": torch.zeros(2)}, file, about)
+    with pytest.raises(ValueError, match="does not hold this run"):
+        fit_many(tiny_clip(), [_job()], **options)
+
+
 def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
     other = tiny_task(seed=1, classes=3)
     jobs = [
