@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter
+from copra_lab.methods.lora import LoRA
+from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
+from copra_lab.training.dropping import Dropping
 from copra_lab.training.settings import SCHEDULES, CompleteSettings
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
@@ -155,6 +158,16 @@ def batch_rows(n: int, batch: int, g: torch.Generator) -> Tensor:
     Every image comes once before any comes twice, also where a batch is larger than the task.
     """
     return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
+
+
+def lora_recipe(lora: LoRA, dropping: Dropping, precision: str) -> dict[str, Any]:
+    """What the provenance says of an adapter's settings and what was dropped."""
+    return {
+        "method": name_of(lora, dropping=dropping),
+        "precision": precision,
+        "lora": as_json(lora),
+        "dropping": as_json(dropping),
+    }
 
 
 def as_json(settings: Any) -> dict[str, Any]:

@@ -22,12 +22,11 @@ from copra_lab.engine.extraction import embed
 from copra_lab.engine.transformer import CHUNK, Tower
 from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.methods.lora import LoRA
-from copra_lab.methods.registry import name_of
 from copra_lab.methods.stacked import Dropped, StackedLoRA
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Group, as_json, augmented_copies, batch_rows
+from copra_lab.training.base import Group, augmented_copies, batch_rows, lora_recipe
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
 from copra_lab.training.optimisers import MaskedAdamW
 from copra_lab.training.settings import SCHEDULES, CompleteSettings
@@ -93,12 +92,7 @@ class JointLoRA(Group):
     def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the adapter's settings and what was dropped."""
         r = self.members[run]
-        return {
-            "method": name_of(r.lora, dropping=r.dropping),
-            "precision": r.settings.precision,
-            "lora": as_json(r.lora),
-            "dropping": as_json(r.dropping),
-        }
+        return lora_recipe(r.lora, r.dropping, r.settings.precision)
 
     def result(self, run: int, recipe: Mapping[str, Any]) -> Adapter:
         """The adapter of a run as it is now."""

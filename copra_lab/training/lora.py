@@ -12,11 +12,10 @@ from torch.nn.utils import parametrize
 from copra_lab.adapters.adapter import Adapter, check_fits
 from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.methods.lora import LoRA
-from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Training, as_json, augmented_copies
+from copra_lab.training.base import Training, augmented_copies, lora_recipe
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
 from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
@@ -74,12 +73,7 @@ class LoRATraining(Training):
 
     def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the adapter's settings and what was dropped."""
-        return {
-            "method": name_of(self.lora, dropping=self.dropping),
-            "precision": self.settings.precision,
-            "lora": as_json(self.lora),
-            "dropping": as_json(self.dropping),
-        }
+        return lora_recipe(self.lora, self.dropping, self.settings.precision)
 
     def result(self, run: int, recipe: dict[str, Any]) -> Adapter:
         """The adapter as it is now."""
