@@ -1,7 +1,7 @@
-"""Every drawing carries the version of the history that it shows.
+"""Every drawing carries a number, that of the version of the history that it shows.
 
 Several handlers draw for one visitor, and their answers can overtake each other on the way: the
-browser shows nothing of an older version after a newer one.
+browser shows nothing with a smaller number after a larger one.
 """
 
 import gradio as gr
@@ -23,5 +23,8 @@ def newest(value: str, elem_id: str) -> gr.HTML:
 
 
 def stamped(version: int, piece: str, asked: Asked | None = None) -> str:
-    """A piece of HTML as drawn for a `version` of the history, and for what was `asked`."""
+    """A piece of HTML as drawn for a `version` of the history, and for what was `asked`.
+
+    A piece that shows no history takes the time of the request instead, in nanoseconds.
+    """
     return f"<!--{version}-->{piece if asked is None else of(asked, piece)}"

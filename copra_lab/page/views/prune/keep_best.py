@@ -3,6 +3,7 @@
 The layer game is solved while one watches, and once enough of it is known the layers are kept.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from html import escape
@@ -11,11 +12,12 @@ from typing import Any
 import gradio as gr
 
 from copra_lab.adapters.adapter import Adapter
+from copra_lab.page.components.draw_order import newest, stamped
 from copra_lab.page.components.events import EVENT, NUMBERED, WATCHING
 from copra_lab.page.components.live import moved_by_hand
 from copra_lab.page.components.numbers import signed
-from copra_lab.page.components.panels import html, standing
-from copra_lab.page.components.staleness import all_of, values
+from copra_lab.page.components.panels import standing
+from copra_lab.page.components.staleness import values
 from copra_lab.page.components.tabs import Entrance, going
 from copra_lab.page.components.updates import Shows, Updates, by_component
 from copra_lab.page.state import address
@@ -30,7 +32,7 @@ from copra_lab.pruning import keep_best, layers_of
 def slider(layers: int) -> tuple[gr.Slider, gr.HTML]:
     """How many of so many `layers` to keep, and the words about them."""
     count = gr.Slider(0, layers, layers, step=1, label="keep the best", elem_id="prune-count")
-    return count, html(words(None, 0), elem_id="prune-said")
+    return count, newest(neutral(), elem_id="prune-said")
 
 
 def keeping(
@@ -55,8 +57,11 @@ def keeping(
         wish: Any, task: Any, key: Any, session: Session, wishes: Requests, number: Any
     ) -> Iterator[Shows]:
         asked = Asked(values([count, *whose], [wish, task, key], {}))
+        since = time.time_ns()  # what the visitor asks for later has a larger number, and stays
         for updates in best(lab, task, key, wish, session, wishes, number):
-            yield by_component(components, all_of(asked, updates, ["said"]))
+            if "said" in updates:
+                updates = updates | {"said": stamped(since, updates["said"], asked)}
+            yield by_component(components, updates)
 
     asking = [count, *whose, session, wishes, number]
     gr.on(moved_by_hand(count), watch, asking, [said, entrance.go], js=NUMBERED, **WATCHING)
@@ -66,7 +71,7 @@ def keeping(
 
 def overtaken(wishes: Requests, number: Any) -> Any:
     """The visitor set a switch by hand: the last wish is over, and the words are neutral."""
-    return words(None, 0) if wishes.take(number) else gr.skip()
+    return neutral() if wishes.take(number) else gr.skip()
 
 
 def best(
@@ -115,6 +120,11 @@ def best(
             yield {}
     except (ValueError, OSError) as e:  # AdapterError is a ValueError
         yield {"said": f'<p class="said" role="alert">{escape(str(e))}</p>'}
+
+
+def neutral() -> str:
+    """The words that hold of any layers, after all that was said before."""
+    return stamped(time.time_ns(), words(None, 0))
 
 
 def _only(lab: Lab, session: Session, layers: Sequence[int], of: int) -> str:

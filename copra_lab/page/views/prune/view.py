@@ -150,7 +150,7 @@ def _controls(lab: Lab, state: PruneState, on: Sequence[Sequence[Any] | None]) -
         "sparsity": state.percent,
         "single": single,
         "count": gr.update(maximum=max(1, len(layers["choices"])), value=kept(lab, state)),
-        "said": keep_best.words(None, 0),
+        "said": keep_best.neutral(),
     }
 
 
