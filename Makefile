@@ -12,9 +12,8 @@ EXTRAS_recipes := [recipes]
 
 NOTEBOOKS := $(wildcard lessons/*.ipynb)
 QUICK := not browser and not lessons and not slow
-# Counting lines costs the quick tests two fifths more time, so that continuous integration alone does it, and of these
-# alone.
-COVERAGE := $(if $(CI),--cov=copra_lab --cov-report=term:skip-covered)
+# Counting lines costs two fifths more time, so that continuous integration alone does it, over the quick and slow tests.
+COVERAGE = $(if $(CI),--cov=copra_lab --cov-append --cov-report=$(1))
 # Two tests at a time, each in a process of one thread: at these sizes that is faster than one on two threads.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 BROWSER_TESTS := $(shell grep -rls --include='*.py' 'mark\.browser' tests)
@@ -32,8 +31,9 @@ app: $(VENV)/.installed-app ## open the app in the browser
 test: lint $(VENV)/.installed-docs ## run every check: style, types, tests, the page in a browser, the lessons
 	$(if $(wildcard lessons/build.py),$(BIN)/python lessons/build.py --check)
 	$(BIN)/python -m sphinx -W --keep-going -q -c docs . build/site
-	$(PYTEST) -m '$(QUICK)' $(COVERAGE)
-	$(PYTEST) -m 'not browser and not ($(QUICK))'
+	rm -f .coverage
+	$(PYTEST) -m '$(QUICK)' $(call COVERAGE,)
+	$(PYTEST) -m '(slow or lessons) and not browser' $(call COVERAGE,term:skip-covered)
 	$(if $(BROWSER_TESTS),$(BIN)/python -m pytest -m browser $(BROWSER_TESTS))
 	$(if $(NOTEBOOKS),$(PYTEST) --nbmake --nbmake-kernel=python3 --nbmake-timeout=900 $(NOTEBOOKS))
 

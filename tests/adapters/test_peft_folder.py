@@ -369,6 +369,7 @@ def test_what_peft_adapted_without_effect_is_left_out(siglip, tmp_path):
     torch.testing.assert_close(found, features(adapter, x, clip), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "module",
     [
@@ -400,6 +401,7 @@ def test_lora_outside_the_blocks_is_refused_for_what_it_is(tmp_path, module, hel
     assert set(load_adapter(tmp_path, clip).deltas) == set(clip.sites)
 
 
+@pytest.mark.slow
 @settings(max_examples=15, suppress_health_check=[HealthCheck.too_slow])
 @TWICE
 @given(

@@ -122,6 +122,7 @@ print(json.dumps(said))
 """
 
 
+@pytest.mark.slow
 def test_what_is_published_can_be_fetched(tmp_path):
     save_siglip(tmp_path / "siglip")
     siglip = load_clip(tmp_path / "siglip")

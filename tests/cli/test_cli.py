@@ -112,6 +112,7 @@ def test_fit_trains_measures_and_keeps(home):
     assert home.fits[1]["hash"] != first["hash"]
 
 
+@pytest.mark.slow
 def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
     fit = (
         "fit",
@@ -195,6 +196,7 @@ def test_a_template_is_remembered_by_what_is_trained_with_it(home, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_what_was_passed_over_is_printed(home, tmp_path):
     shutil.copytree(home.task, tmp_path / "colours")
     first = next(f for f in sorted((tmp_path / "colours").iterdir()) if f.is_dir())
@@ -244,6 +246,7 @@ def test_classes_may_be_called_like_splits(home, tmp_path):
     run("shapley", tmp_path / "a", "--clip", home.clip)
 
 
+@pytest.mark.slow
 def test_people_see_what_is_going_on(home, tmp_path):
     task = load_task(home.task, load_clip(home.clip))
     fit = run(
@@ -283,6 +286,7 @@ def test_people_read_words(home):
     assert not said.startswith("{")
 
 
+@pytest.mark.slow
 def test_path_gives_both_lines_and_their_barriers(home):
     found = told(
         "path",
@@ -314,6 +318,7 @@ def test_path_gives_both_lines_and_their_barriers(home):
     ) == ["delta"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how",
     [
@@ -416,6 +421,7 @@ def test_what_cannot_be_finished_writes_nothing(home, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_prune_keeps_what_is_asked(home, tmp_path):
     half = told(
         "prune",
@@ -486,6 +492,7 @@ def test_a_path_between_two_tasks_asks_which_to_measure_on(home, trained_elsewhe
     )
 
 
+@pytest.mark.slow
 def test_whoever_measures_elsewhere_is_told(home, trained_elsewhere, tmp_path):
     words = f"measured on {home.task}, and trained on {trained_elsewhere.with_name('shapes')}"
     on = ("--clip", home.clip, "--task", home.task)
@@ -637,6 +644,7 @@ def test_prompt_learns_vectors(home, tmp_path):
     assert SoftPrompt.load(tmp_path / "vpt").tower == "vision"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings(
     "ignore:Could not find a config file in clip"
 )  # peft, of a base that is on no hub
@@ -818,6 +826,7 @@ def plain(text: str) -> str:
     return " ".join(text.replace("│", " ").replace("\n", " ").split())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -847,6 +856,7 @@ def test_work_that_fails_says_why_in_a_sentence(arguments, says, tmp_path, monke
     assert document["error"] in result.stderr
 
 
+@pytest.mark.slow
 def test_nothing_is_overwritten_unasked(home, tmp_path):
     before = (home.one / "adapter_model.safetensors").read_bytes()
     for verb in (
@@ -888,6 +898,7 @@ def test_an_interruption_and_a_bug_look_like_neither(home, monkeypatch, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_what_is_interrupted_goes_on(home, tmp_path, monkeypatch):
     from copra_lab.training.joint import JointLoRA
 
@@ -1002,6 +1013,7 @@ def test_help_and_completion_answer_without_torch():
     assert process(code).strip() == ""
 
 
+@pytest.mark.slow
 def test_the_shell_completes_verbs_and_options():
     code = "import sys; sys.argv[0] = 'copra-lab'; from copra_lab.cli import main; main()"
     asked = {"_COPRA_LAB_COMPLETE": "complete_bash"}

@@ -34,6 +34,7 @@ def own(tmp_path_factory) -> tuple[str, Path]:
     return str(folder / "model"), folder / "adapters"
 
 
+@pytest.mark.slow
 def test_adapters_of_another_base_are_left_out(own):
     model, adapters = own
     lab = Lab((adapters,), "float32", clip_name=model)
@@ -58,6 +59,7 @@ def test_with_the_bundled_one_nothing_is_left_out(own):
     assert len(Lab((own[1],)).adapters("digits")) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["no adapter", "no model"])
 def test_the_command_says_what_is_missing(own, case):
     model, adapters = own

@@ -346,6 +346,7 @@ def test_a_layer_that_is_pruned_shows_the_base():
     assert not torch.equal(bench.logits(keep(a, [1])), bench.logits())
 
 
+@pytest.mark.slow
 @given(
     st.floats(0, 1),
     st.sampled_from(("factors", "delta")),

@@ -156,6 +156,7 @@ def test_the_bench_streams_the_same_predictions_and_refuses_strangers():
     assert path.barrier >= 0
 
 
+@pytest.mark.slow
 def test_choosing_the_arithmetic_of_a_large_tower_takes_moments(monkeypatch):
     """A ViT-B-32 kept a small task waiting for minutes."""
 

@@ -83,6 +83,7 @@ WRAPPINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", WRAPPINGS)
 def test_what_is_wrapped_around_weights_is_taken_off(tmp_path, architectures, weights, how):
     torch.save(WRAPPINGS[how](weights), tmp_path / "x.pt")
@@ -117,6 +118,7 @@ def test_random_wrappings_are_taken_off(tmp_path_factory, prefix, inside, safe):
     assert read_weights(file).keys() == weights.keys()
 
 
+@pytest.mark.slow
 def test_openais_marks_in_an_architectures_file(tmp_path, architectures, weights):
     """They say that the weights are OpenAI's own, trained with QuickGELU: open_clip warns of such,
     and so do we.
@@ -175,6 +177,7 @@ def test_a_clip_trained_with_siglips_loss_keeps_its_bias(tmp_path, architectures
     assert all(torch.equal(plain[k], v) for k, v in weights.items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "why"),
     [
@@ -215,6 +218,7 @@ def test_what_does_not_fit_is_named(tmp_path, architectures, weights, change, wh
     refused(rf"x.pt .*{why}", f"{architectures[0]}:{tmp_path / 'x.pt'}")
 
 
+@pytest.mark.slow
 def test_numpys_numbers_and_the_command_that_leaves_them_out(tmp_path, architectures, weights):
     torch.save(
         {"model": weights, "best": np.float64(0.5), "history": [np.float32(1)]}, tmp_path / "x.pt"

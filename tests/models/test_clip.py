@@ -44,6 +44,7 @@ def test_any_text_encodes(text):
     assert int(tokens.max()) == clip.tokenizer.eot_token_id
 
 
+@pytest.mark.slow
 def test_the_cut_vocabulary_cuts_prompts_as_clip_does(clip):
     from open_clip.tokenizer import SimpleTokenizer
 

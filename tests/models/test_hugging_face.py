@@ -191,6 +191,7 @@ def followed(siglip: bool, says) -> bool:
     return "height" in size and size["height"] == size["width"] == SIDE
 
 
+@pytest.mark.slow
 @settings(
     max_examples=40, phases=[Phase.explicit, Phase.generate]
 )  # which need no shrinking to be read
@@ -247,6 +248,7 @@ SETTINGS = {
 } | {f"resample {name}": {"resample": int(f)} for name, f in FILTERS.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("name", SETTINGS)
 def test_each_setting_gives_transformers_pixels(tmp_path, name, nested):
@@ -320,6 +322,7 @@ def test_what_is_nested_comes_first_as_in_transformers(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("says", "why"),
     [
@@ -437,6 +440,7 @@ def test_an_open_clip_folder_with_another_vocabulary_is_refused(tmp_path):
     refused(ValueError, "the same tokens, so its vocabulary is empty", tmp_path / "clip")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("merges", [None, 80])
 def test_a_clip_of_hugging_faces_has_open_clips_tokenizer_so_that_prompts_can_be_trained(
     tmp_path, merges
@@ -493,6 +497,7 @@ def test_the_bundled_clip_goes_to_transformers_and_back(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_siglip_with_its_own_preprocessing_comes_back(tmp_path):
     save_siglip(tmp_path / "a")
     clip = load_clip(tmp_path / "a")
@@ -520,6 +525,7 @@ def test_what_transformers_has_no_word_for_is_refused(tmp_path):
     assert not (tmp_path / "a").exists() or not list((tmp_path / "a").iterdir())
 
 
+@pytest.mark.slow
 def test_what_was_in_the_folder_before_is_not_read_in_its_place(tmp_path):
     clip = tiny_clip()
     to_hugging_face(tiny_clip(seed=1)).save_pretrained(tmp_path, max_shard_size="300KB")
@@ -649,6 +655,7 @@ VARIANTS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VARIANTS)
 def test_a_model_has_a_twin_of_the_same_features_or_none(name):
     import open_clip

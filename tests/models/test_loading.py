@@ -151,6 +151,7 @@ def formats(model, folder, architecture) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_every_format_is_the_same_model(tmp_path, architecture):
     from transformers import CLIPModel
 
@@ -230,6 +231,7 @@ def test_half_precision_is_widened(tmp_path):
     assert torch.equal(clip.model.visual.proj, model.visual.proj.float())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block_type", "quick_gelu"), [(None, False), ("custom", False), (None, True), ("custom", True)]
 )
@@ -270,6 +272,7 @@ def test_open_clip_itself_loads_the_folder_to_the_same_outputs(tmp_path):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("act", "eos"), [("quick_gelu", 2), ("gelu", 49407), ("gelu_pytorch_tanh", 49407), ("gelu", 7)]
 )
@@ -378,6 +381,7 @@ def test_lora_on_siglip_in_training_is_what_is_saved(siglip):
     )
 
 
+@pytest.mark.slow
 def test_the_bench_runs_siglip_on_the_fast_path_as_its_own_modules_do(siglip):
     _, _, clip = siglip
     task = tiny_task()
@@ -424,6 +428,7 @@ def test_of_soft_prompts_siglip_takes_those_beside_patches(siglip):
     assert "\n" not in str(e.value)
 
 
+@pytest.mark.slow
 def test_a_timm_trunk_that_is_no_siglip_goes_the_general_way(tmp_path):
     cfg = copy.deepcopy(CONFIG) | {
         "custom_text": True,
@@ -453,6 +458,7 @@ def test_a_timm_trunk_that_is_no_siglip_goes_the_general_way(tmp_path):
 # --- preprocessing -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("resize", ["shortest", "squash", "longest"])
 @pytest.mark.parametrize("size", [(90, 61), (50, 83), (47, 47)])
@@ -580,6 +586,7 @@ def test_code_is_never_run(tmp_path):
         load_clip(script)
 
 
+@pytest.mark.slow
 def test_the_conversion_that_is_proposed_works(tmp_path):
     """As OpenAI publishes its models: a TorchScript archive with the sizes among its weights."""
     import re
@@ -673,6 +680,7 @@ def test_towers_without_a_vit_are_refused(tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_hugging_face_folder_gives_one_clear_error(siglip, tmp_path):
     folder = tmp_path / "siglip"
     shutil.copytree(siglip[0], folder)

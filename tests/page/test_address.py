@@ -133,6 +133,7 @@ def view_of(state) -> str:
     return state.view
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(STATES)
 def test_what_is_written_is_read_again(state):
@@ -160,6 +161,7 @@ ANY = st.text(max_size=60) | st.lists(st.tuples(st.sampled_from(WORDS), st.text(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=400)
 @given(st.sampled_from(list(link.STATES)), ANY)
 def test_any_text_is_a_state_or_none_and_its_address_says_the_same(view, text):
@@ -307,6 +309,7 @@ ENTERED = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("view", "controls", "query", "state"), ENTERED)
 def test_a_view_arrives_at_the_place_of_its_address_and_says_it(view, controls, query, state):
     session = Session()

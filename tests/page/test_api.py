@@ -176,6 +176,7 @@ def client(url):
     client.close()
 
 
+@pytest.mark.slow
 def test_gradio_client_gets_typed_endpoints_and_their_numbers(client, fresh):
     _, task, adapter = fresh
     named = client.view_api(return_format="dict")["named_endpoints"]
@@ -209,6 +210,7 @@ def test_gradio_client_gets_typed_endpoints_and_their_numbers(client, fresh):
     )
 
 
+@pytest.mark.slow
 def test_prompts_pictures_and_values_come_over_the_network_too(client):
     task = next(
         t["name"]
@@ -236,6 +238,7 @@ def test_prompts_pictures_and_values_come_over_the_network_too(client):
     assert client.predict(task, key, 0, api_name="/shapley")["coalitions"] >= values["coalitions"]
 
 
+@pytest.mark.slow
 def test_the_guide_asks_as_it_says(url, capsys):
     names: dict = {}
     exec(documents.CODE["programs"].replace("http://127.0.0.1:7860", url), names)
@@ -256,6 +259,7 @@ def test_a_program_reads_what_it_did_wrong(client, name, given, said):
         client.predict(*given, api_name=name)
 
 
+@pytest.mark.slow
 def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(url, monkeypatch):
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import load
@@ -274,6 +278,7 @@ def test_the_load_run_speaks_as_the_browser_does_and_finds_every_number_right(ur
     assert not truth.fits(wrong)
 
 
+@pytest.mark.slow
 def test_without_its_package_the_mcp_server_says_what_to_install():
     code = "import sys, importlib.util as u; found = u.find_spec; u.find_spec = lambda n, *a: None if n == 'mcp' else found(n, *a)"
     ran = subprocess.run(
@@ -284,6 +289,7 @@ def test_without_its_package_the_mcp_server_says_what_to_install():
     assert 'pip install "copra-lab[mcp]"' in ran.stderr
 
 
+@pytest.mark.slow
 def test_an_assistant_finds_the_endpoints_as_tools_and_uses_them():
     async def ask(address: str):
         async with (

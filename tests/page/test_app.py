@@ -88,6 +88,7 @@ def test_what_is_no_number_is_answered_in_words(value):
         position(value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("milliseconds", "images"), [(0, FIRST), (60, FIRST), (120, 50), (500, FEWEST)]
 )
@@ -259,6 +260,7 @@ def test_coming_back_to_a_pair_finds_its_curve():
     assert again.since == again.state
 
 
+@pytest.mark.slow
 def test_a_visitor_who_stays_long_does_not_fill_the_memory():
     history = walked(at(0.4)).history
     point = history.here
@@ -439,6 +441,7 @@ def test_a_key_that_is_not_on_the_menu_is_answered_with_one_that_is():
             LAB.check(task)
 
 
+@pytest.mark.slow
 def test_the_page_is_built_without_waking_the_model_and_asks_for_no_web_font():
     async def built():
         return build()

@@ -176,6 +176,7 @@ def test_all_lines_are_filled_in_while_the_visitor_rests(rested):
         assert all(curve[w].accuracy == TINY.accuracy(mix(a, b, w)) for w in (-0.5, 0.26, 0.5, 1.0))
 
 
+@pytest.mark.slow
 def test_a_visitor_who_moves_or_clears_ends_what_is_filled_in():
     for how in (lambda history: history.step(at(0.5)), History.cleared):
         session = walked(at(0.4))

@@ -139,6 +139,7 @@ def test_another_task_keeps_ones_own_picture_and_opening_leaves_the_other_views(
     assert not fresh_one.pixels.equal(mine.pixels)
 
 
+@pytest.mark.slow
 def test_the_newest_request_wins_however_long_the_others_take(red):
     pictures, answer, enter = (
         Requests(),
@@ -299,6 +300,7 @@ def test_a_picture_that_is_refused_says_why(tmp_path):
     assert "choose a PNG" in answer
 
 
+@pytest.mark.slow
 def test_another_zip_ends_the_one_before(own_zip):
     zips, begins, run = Requests(), handler(LAB, "begins", "try"), handler(LAB, "run", "try")
     assert "Waiting" in begins(zips, 1.0)

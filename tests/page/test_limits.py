@@ -376,6 +376,7 @@ def test_one_visitor_who_asks_in_a_loop_does_not_keep_others_waiting():
         assert page.order == ["a0", "b0", "a1", "a2", "a3"]
 
 
+@pytest.mark.slow
 def test_the_queue_ends_and_one_address_is_not_all_of_it():
     with Slow(of_address=3).served() as page:
         assert [page.ask("a", f"visitor {i}").status_code for i in range(3)] == [200] * 3
@@ -396,6 +397,7 @@ def test_the_queue_ends_and_one_address_is_not_all_of_it():
         assert codes[-1] == 429
 
 
+@pytest.mark.slow
 def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
     with Slow(unread=0.1).served() as page:
         page.ask("never fetched", "gone")
@@ -411,6 +413,7 @@ def test_answers_that_nobody_fetches_are_thrown_away_with_the_work_on_them():
         assert page.order == ["never fetched", "b"]
 
 
+@pytest.mark.slow
 def test_who_listens_is_answered_however_long_it_takes():
     with Slow(unread=0.1).served() as page:
         event = page.ask("a").json()["event_id"]
@@ -427,6 +430,7 @@ def test_who_listens_is_answered_however_long_it_takes():
         assert "aaaa" in found[0]
 
 
+@pytest.mark.slow
 def test_a_program_without_a_session_leaves_nothing():
     with Slow().served() as page:
         page.goes_on.set()
@@ -437,6 +441,7 @@ def test_a_program_without_a_session_leaves_nothing():
         assert len(page.visitors) == 0
 
 
+@pytest.mark.slow
 def test_closing_the_page_frees_what_it_held():
     with Slow().served(closed=0.1) as page:
         page.goes_on.set()
@@ -479,6 +484,7 @@ def test_a_triangle_does_not_fill_the_memory_either(monkeypatch):
     assert {here, *here.references} <= set(history.points)
 
 
+@pytest.mark.slow
 def test_games_are_a_few_and_those_of_visitors_who_left_go(monkeypatch):
     monkeypatch.setattr(so, "GAMES", 2)
     so._games.clear()
@@ -522,6 +528,7 @@ def test_a_zip_is_not_worked_on_for_ever(monkeypatch, tmp_path):
     assert "No adapter" in table
 
 
+@pytest.mark.slow
 def test_a_visitor_who_did_everything_fits_into_the_memory_that_is_promised():
     lab, largest = Lab(), 1000
     clip = load_clip()

@@ -260,6 +260,7 @@ def test_a_lab_without_prompts_says_how_to_make_some(tmp_path):
         Lab(prompts=tmp_path).one_prompt("digits", None)
 
 
+@pytest.mark.slow
 def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_path):
     source = shipped_prompts("digits")[0].folder
     for name in ("coop-seed-0", "pun-seed-0"):
@@ -278,6 +279,7 @@ def test_a_broken_prompt_keeps_no_page_from_opening_and_is_said_in_words(tmp_pat
     assert "alert" not in last["prompt-number"]
 
 
+@pytest.mark.slow
 def test_the_page_goes_on_after_junk():
     move, rest = (handler(LAB, name, "prompt") for name in ("move", "rest"))
     assert inspect.isgeneratorfunction(move)

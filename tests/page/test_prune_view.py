@@ -315,6 +315,7 @@ def test_buttons_choose_layers(name, layers):
     assert prune.pressed(LAB, name, "elsewhere", "0/one", [], 30, Session()) == gr.skip()
 
 
+@pytest.mark.slow
 def test_the_page_answers_junk_and_broken_files_and_goes_on():
     move, rest = (handler(BrokenLab(), name, "prune") for name in ("move", "rest"))
     assert inspect.isgeneratorfunction(move)
@@ -336,6 +337,7 @@ def test_the_page_answers_junk_and_broken_files_and_goes_on():
     assert f'data-n="{len(TINY)}"' in rest(session)["prune-number"]
 
 
+@pytest.mark.slow
 def test_a_view_draws_no_place_of_another():
     rest = handler(LAB, "rest", "blend")
     assert rest(walked(WHOLE)) == {}
@@ -416,9 +418,9 @@ def test_layers_are_chosen_once_and_what_is_learned_later_is_only_said(game, mon
     assert len(chosen[0]) == 1
     worth = dict(zip(game.state.layers, game.state.values.tolist(), strict=True))
     ranked_first = worth[chosen[0][0]] == pytest.approx(max(worth.values()))
-    assert (f"Best 1: <b>{chosen[0][0]}</b>" if ranked_first else "Kept by samples") in steps[-1][
-        "said"
-    ]
+    assert (f"Best 1: <b>{chosen[0][0]}</b>" if ranked_first else "Chosen from samples") in steps[
+        -1
+    ]["said"]
 
 
 def test_words_about_what_is_kept():
@@ -471,6 +473,7 @@ def test_it_ends_when_the_visitor_wants_something_else(game):
     assert not game.done
 
 
+@pytest.mark.slow
 def test_words_that_arrive_late_are_not_shown(game):
     """The browser keeps the piece with the larger number: what a switch set by hand says, though
     words of the wish before it may leave the server after it.

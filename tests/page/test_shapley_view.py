@@ -76,6 +76,7 @@ def test_values_of_images_are_those_of_games_of_one_image():
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layers", [3, 7])
 def test_each_step_shows_what_its_orders_say(monkeypatch, layers):
     """Worked out anew from the outcomes of all coalitions: the same draws in the same order."""
@@ -173,6 +174,7 @@ def test_nobody_waits_for_the_game_of_another_task(monkeypatch):
             goes_on.set()
 
 
+@pytest.mark.slow
 def test_a_game_keeps_nothing_that_its_visitor_let_go():
     mine = Own("colours", 1, replace(ADAPTER, provenance={"method": "lora"}), 1)
     gone, lab = weakref.ref(mine), replace(LAB, own=(mine,))
@@ -267,6 +269,7 @@ def test_coming_back_finds_the_layer_that_was_looked_at_and_its_address():
 JUNK = [("elsewhere", KEY, 0), ([], {}, None), (None, None, "x")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("values", JUNK)
 def test_junk_is_answered_in_words(values):
     *_, last = shapley.watching(LAB, *values, Session(), None)

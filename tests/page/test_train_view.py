@@ -79,6 +79,7 @@ def direct(order: TrainState, method: str, **more):
 # --- training ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "order",
     [
@@ -109,6 +110,7 @@ def test_a_training_that_is_watched_ends_as_fit_does(order):
         assert list(last.courses[-1].on) == masks(CopRA(), 3, order.steps, order.seed)
 
 
+@pytest.mark.slow
 def test_looks_at_test_images_show_the_adapter_of_that_step():
     _, reports = finished(replace(ORDER, methods=("lora",)))
     kept = {}
@@ -235,6 +237,7 @@ def test_who_is_gone_is_not_waited_for():
         line.ahead(first)
 
 
+@pytest.mark.slow
 def test_the_second_visitor_waits_then_trains_and_can_give_up(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0.01)
     line, (one, two, three) = Waiting(), (Session() for _ in range(3))
@@ -296,6 +299,7 @@ def test_junk_is_answered_in_a_sentence_and_nothing_is_trained(at, value, words)
     assert session.history.own == ()
 
 
+@pytest.mark.slow
 def test_a_second_press_is_refused_in_words(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
     line, session = Waiting(), Session()
@@ -310,6 +314,7 @@ def test_a_second_press_is_refused_in_words(monkeypatch):
     assert len(session.history.own) == 2
 
 
+@pytest.mark.slow
 def test_the_page_trains_and_gives_buttons_back():
     run = handler(LAB, "run", "train")
     answers = list(run(*VALUES, Session()))
@@ -354,6 +359,7 @@ def test_results_are_in_the_visitors_own_menus_and_in_nobody_elses():
     )
 
 
+@pytest.mark.slow
 def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
     session, _ = finished()
     lora, copra = (o for o in session.history.own)
@@ -396,6 +402,7 @@ def test_only_the_last_are_kept_and_never_the_one_in_use_is_lost():
     ]
 
 
+@pytest.mark.slow
 def test_a_key_is_never_used_again_and_copies_of_a_lab_share_what_was_computed():
     (lora, copra), lab = finished()[0].history.own, TrainLab()
     again = finished()[0].history.own[0]
@@ -405,6 +412,7 @@ def test_a_key_is_never_used_again_and_copies_of_a_lab_share_what_was_computed()
     assert hash(replace(lab, own=(lora,))) == hash(lab)
 
 
+@pytest.mark.slow
 def test_what_a_visitor_no_longer_keeps_is_gone_and_said_so():
     session, _ = finished(replace(ORDER, methods=("lora",)))
     key = session.history.own[0].key

@@ -133,6 +133,7 @@ def test_a_task_with_few_adapters_has_three_corners_too():
     assert Few().first("colours", 3) == ["0/one", BASE, BASE]
 
 
+@pytest.mark.slow
 def test_the_page_answers_junk_in_words_and_goes_on():
     move, rest = (handler(LAB, name, "triangle") for name in ("move", "rest"))
     session = Session()
@@ -170,6 +171,7 @@ def test_lattices_hold_corners_middles_and_thirds_and_what_is_near_comes_first()
     assert set(coarse[1:5]) == {mixed(0, 20), mixed(0, 60), mixed(20, 20), mixed(20, 40)}
 
 
+@pytest.mark.slow
 def test_the_landscape_is_coloured_in_while_the_visitor_rests_coarse_and_first_images_first():
     session = walked(mixed(THIRD, THIRD))
     histories = filled_in(LAB, session, triangle.ahead)

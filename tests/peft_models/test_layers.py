@@ -136,6 +136,7 @@ def test_what_is_off_is_the_base_to_the_bit_and_what_is_on_is_not(method):
     assert torch.equal(logits(model), whole)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_what_is_off_is_left_alone_by_the_optimiser_too(method):
     model = adapted(method).train()

@@ -144,6 +144,7 @@ def refused(call, match: str = "") -> None:
     assert ";" in str(e.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", ["none", "lora_only", "all"])
 @pytest.mark.parametrize("init", BEGINNINGS)
 def test_every_beginning_and_bias_is_followed_or_refused(init, bias):
@@ -392,6 +393,7 @@ def zoo(method: str, **more: object) -> peft.PeftModel:
     return moved(peft.get_peft_model(base(), config), size=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", [*METHODS, *ZOO])
 def test_every_methods_layers_are_the_base_when_off_and_keep_says_the_same_as_peft(method):
@@ -448,6 +450,7 @@ def test_matrices_as_large_as_the_largest_module_stay_so(method, saved):
     close(logits(reloaded(keep(adapter, low, name))), logits(model))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("method", ZOO)
 def test_an_average_of_every_methods_parameters_is_that_of_every_number(method):
@@ -678,6 +681,7 @@ def configurations(draw: st.DrawFn) -> tuple[str, dict[str, object]]:
     return name, given
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @settings(
     max_examples=30,

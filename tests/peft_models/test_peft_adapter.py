@@ -30,6 +30,7 @@ def close(a: torch.Tensor, b: torch.Tensor) -> None:
     torch.testing.assert_close(a, b, atol=2e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_a_pruned_adapter_loads_in_peft_and_is_the_model_with_layers_off(method, tmp_path):
     model = adapted(method)
@@ -78,6 +79,7 @@ def test_each_stack_of_layers_is_counted_by_itself():
     assert list(keep(adapter, "high").modules) == [n for n in names if ".2." in n or ".10." in n]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_an_average_of_parameters_is_that_of_every_number(method, tmp_path):
     models = [adapted(method, seed=s) for s in (1, 2)]

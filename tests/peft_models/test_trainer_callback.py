@@ -23,6 +23,7 @@ from copra_lab.training import CopRA, masks
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 3])
 def test_one_draw_a_step_of_the_optimiser_and_all_on_between(tmp_path, accumulate):
     made, watch = trainer(
@@ -43,6 +44,7 @@ def test_one_draw_a_step_of_the_optimiser_and_all_on_between(tmp_path, accumulat
     assert all(watch.outside)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["DoRA", "LoHa", "VeRA", "RandLoRA"])
 def test_other_methods_are_driven_alike(tmp_path, method):
     made, watch = trainer(
@@ -56,6 +58,7 @@ def test_other_methods_are_driven_alike(tmp_path, method):
     ]
 
 
+@pytest.mark.slow
 def test_parameter_groups_with_rates_of_their_own(tmp_path):
     made, watch = trainer(tmp_path)
     head, rest = (
@@ -85,6 +88,7 @@ class Stop(TrainerCallback):
             raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_training_resumed_in_the_ramp_ends_as_an_unbroken_one(tmp_path):
     whole, seen = trainer(tmp_path / "whole")
     whole.train()
@@ -101,6 +105,7 @@ def test_a_training_resumed_in_the_ramp_ends_as_an_unbroken_one(tmp_path):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_whose_training_was_interrupted_can_be_used_and_trained_again(tmp_path):
     broken, _ = trainer(tmp_path, more=[Stop()], save_strategy="steps", save_steps=5)
     with pytest.raises(KeyboardInterrupt):
@@ -115,6 +120,7 @@ def test_a_model_whose_training_was_interrupted_can_be_used_and_trained_again(tm
     assert len(broken.optimizer.state) == sum(p.requires_grad for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_settings_that_would_train_something_else_are_refused(tmp_path):
     made, _ = trainer(tmp_path, CopRACallback(CopRA()), method="LoRA")
     with pytest.raises(ValueError, match="min_active=1"):
@@ -204,6 +210,7 @@ def test_two_processes_draw_the_same_and_end_the_same(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_the_guide_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_images(tmp_path / "photos", 8)
@@ -216,6 +223,7 @@ def test_the_guide_goes_from_a_folder_to_peft(tmp_path, monkeypatch):
     ).abs().max() > 1e-2  # of the adapter, not of the base
 
 
+@pytest.mark.slow
 def test_the_guide_does_what_it_says(tmp_path, monkeypatch):
     from transformers import TrainingArguments
 

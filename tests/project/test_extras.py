@@ -156,6 +156,7 @@ def imported(node: ast.AST, under: str = "") -> Iterator[tuple[str, str]]:
         yield from imported(child, under)
 
 
+@pytest.mark.slow
 def test_what_an_extra_brings_is_imported_where_its_name_is_said(hidden):
     """The page's and the plots' packages say it for all their modules."""
     whole = {"copra_lab/page": "app", "copra_lab/plots": "plots"}
@@ -173,6 +174,7 @@ def test_what_an_extra_brings_is_imported_where_its_name_is_said(hidden):
     assert found > 20
 
 
+@pytest.mark.slow
 def test_the_base_alone_imports_all_but_the_page_and_the_plots(tmp_path, hidden):
     code = f"""
 from hiding import hide
@@ -189,12 +191,14 @@ print(sorted(m for m in {hidden["all"]} if m in sys.modules))
     assert python(code, tmp_path) == "[]\n"
 
 
+@pytest.mark.slow
 def test_the_base_alone_trains_merges_prunes_and_explains(tmp_path, hidden):
     script = ROOT / "tests" / "support" / "base_alone.py"
     code = f"from hiding import hide; hide({hidden['all']}); import runpy; runpy.run_path({str(script)!r})"
     assert python(code, tmp_path).startswith("values of the layers:")
 
 
+@pytest.mark.slow
 def test_whoever_lacks_an_extra_reads_one_sentence_that_names_it(tmp_path, hidden):
     code = f"""
 import contextlib, io, json, sys

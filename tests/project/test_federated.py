@@ -239,6 +239,7 @@ def test_directions_without_size_come_back_to_life():
     assert all(d.delta().norm() > 0 and d.B[:, 1].norm() > 0 for d in moved.deltas.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("aggregation", fed.AGGREGATIONS)
 def test_rounds_repeat_and_keep_the_shape(method, aggregation):

@@ -238,6 +238,7 @@ def test_the_package_has_its_types_its_page_and_its_weights():
     assert {"py.typed", ".css", ".json", ".safetensors", ".gz"} <= ends
 
 
+@pytest.mark.slow
 def test_the_wheel_holds_the_package_its_assets_and_nothing_else(tmp_path):
     with zipfile.ZipFile(built("wheel", tmp_path)) as wheel:
         inside = set(wheel.namelist())
@@ -246,6 +247,7 @@ def test_the_wheel_holds_the_package_its_assets_and_nothing_else(tmp_path):
     assert {info + "licenses/LICENSE", info + "licenses/ATTRIBUTION.md"} <= inside
 
 
+@pytest.mark.slow
 def test_the_sdist_holds_what_a_wheel_is_made_of(tmp_path):
     with tarfile.open(built("sdist", tmp_path)) as archive:
         inside = {n.partition("/")[2] for n in archive.getnames()}

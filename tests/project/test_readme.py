@@ -73,6 +73,7 @@ def small(monkeypatch, tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_use(small, monkeypatch):
     published = {}
     monkeypatch.setattr(
@@ -148,6 +149,7 @@ def test_the_text_has_commands():
     assert len(IN_TEXT) >= 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", IN_TEXT)
 def test_a_command_in_the_text_can_be_given(command):
     program, *words = shlex.split(command.replace("\\", "/").lstrip("!%"), comments=True)

@@ -73,6 +73,7 @@ def test_it_holds_the_page_its_weights_and_nothing_else(folder):
             )  # the hub takes other binary files in large-file storage only
 
 
+@pytest.mark.slow
 def test_its_app_needs_only_the_folder_and_what_its_requirements_name(folder):
     code = """
 import sys
@@ -153,6 +154,7 @@ def test_what_fails_half_way_leaves_what_was_there(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["mine"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("token", "said"), [("", "no token for the hub"), ("hf_none", "could not be reached")]
 )

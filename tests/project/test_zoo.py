@@ -28,6 +28,7 @@ def results() -> list[dict]:
         return list(csv.DictReader(f))
 
 
+@pytest.mark.slow
 def test_nothing_that_ships_is_stale():
     run = subprocess.run(
         [sys.executable, str(ROOT / "recipes" / "rebuild.py"), "--check"],
@@ -146,6 +147,7 @@ def test_every_task_is_in_the_table_and_two_adapters_are_shipped_for_some():
     assert sum(int(r["n"]) >= 300 for r in results()) >= 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted({s.task for s in shipped()}))
 def test_the_reported_accuracies_are_measured_again(name):
     clip, row = load_clip(), next(r for r in results() if r["task"] == name)

@@ -139,6 +139,7 @@ def test_alpha_by_hand(classes):
     assert 0 < sum(expected) < 5
 
 
+@pytest.mark.slow
 def test_a_penalty_keeps_norms_down():
     clip, task = tiny_clip(), tiny_task()
     settings = {"steps": 60, "lr": 0.05, "batch": 16, "progress": False}
@@ -197,6 +198,7 @@ def test_occurrences_are_counted():
     assert vars(occurrences([])) == {"of": 0, "rose": 0, "surely": 0, "positions": 0}
 
 
+@pytest.mark.slow
 def test_p_is_small_as_often_as_it_says():
     rng = np.random.default_rng(0)
     before = rng.random((400, 150)) < 0.6

@@ -145,6 +145,7 @@ def test_a_prompt_composes_with_adapters_on_either_tower():
     assert (bench.logits(adapter, prompt=words) - bench.logits(adapter)).abs().max() > 0.1
 
 
+@pytest.mark.slow
 def test_many_prompts_at_once_say_what_each_says():
     clip, task = tiny_clip(), tiny_task()
     bench, adapter = Bench(clip, task, precision="float32"), random_adapter(tiny_clip(), size=0.3)
@@ -163,6 +164,7 @@ def test_many_prompts_at_once_say_what_each_says():
     assert sum(1 for _ in bench.stream(prompt=many[0])) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
     [

@@ -40,6 +40,7 @@ def plain_logits(adapter):
         ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("towers", [("vision",), ("text",), ("vision", "text")])
 @pytest.mark.parametrize("players", ["layer", "module"])
 def test_the_tree_says_what_plain_evaluation_says(towers, players):
@@ -82,6 +83,7 @@ def test_all_coalitions_share_what_they_agree_on():
     assert isinstance(tree, PrefixTree)
 
 
+@pytest.mark.slow
 def test_twelve_layers_cost_8190_passes():
     clip = tiny_clip(layers=12)
     bench = Bench(clip, tiny_task(), precision="float32")

@@ -138,6 +138,7 @@ def test_the_curve_is_the_mean_over_random_coalitions():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

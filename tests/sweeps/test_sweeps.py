@@ -216,6 +216,7 @@ def test_the_table_is_read_from_the_runs_folders(tmp_path):
     assert Outcomes(todo, clip, tmp_path).waiting() == todo
 
 
+@pytest.mark.slow
 def test_what_is_only_trained_is_done_without_a_measurement(home, tmp_path):
     todo = runs(home, seeds=1)
     rows = runner.run_all(
@@ -271,6 +272,7 @@ def sweep(
     return {r: rows[r.folder(load_clip(home.clip), work).name] for r in todo}
 
 
+@pytest.mark.slow
 def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
     first = runs(home)
     found = sweep(first, home, tmp_path)
@@ -301,6 +303,7 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
     assert sweep(first, home, tmp_path) == found  # workers wrote it down
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_is_reported_and_costs_nothing_else(home, tmp_path):
     todo = (*runs(home, seeds=1), runs(home, seeds=1)[0].changed(**BROKEN))
     found = sweep(todo, home, tmp_path)
@@ -378,6 +381,7 @@ def test_a_killed_worker_costs_only_its_run(home, tmp_path, times, state):
 # --- the verb --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_verb_sweeps_tells_and_exports(home, tmp_path):
     file = tmp_path / "mine.toml"
     text = f"clip = '{home.clip}'\nmethods = ['lora', 'copra', 'coop']\ntasks = ['{home.task}']\nseeds = 2\n[settings]\nsteps = [1, 2]\nbatch = 8\n"

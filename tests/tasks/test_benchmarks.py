@@ -83,6 +83,7 @@ def test_images_classes_and_parts_are_as_the_layout_says(built, key):
     assert f"{len(task.classes)} classes" in task.about
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", SETS)
 def test_seed_and_shots_choose_training_images_only(built, key):
     one, other = load(built, key, shots=4), load(built, key, shots=4, seed=1)
@@ -141,6 +142,7 @@ def test_torchvision_reads_the_same(built, key, monkeypatch):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "own"), [(k, home) for k, row in SETS.items() if row.split for home in row.homes]
 )

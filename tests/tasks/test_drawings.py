@@ -79,6 +79,7 @@ def test_a_truncated_cache_is_rendered_anew(few, keep):
     assert few.rendered == 2
 
 
+@pytest.mark.slow
 def test_one_flipped_bit_anywhere_is_noticed(few):
     few.load()
     whole = few.file.read_bytes()
@@ -179,12 +180,14 @@ def truth() -> str:
     return digest(drawings._render("fa"))
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_render_once(tmp_path, truth):
     results = [finish(p) for p in [start(tmp_path), start(tmp_path)]]
     assert sorted(results) == [(truth, 0), (truth, 1)]
     assert left_in(tmp_path) == CLEAN
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no kill -9 on this platform")
 @pytest.mark.parametrize(
     "hook",

@@ -379,6 +379,7 @@ FILES = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(FILES, st.booleans())
 def test_any_folder_is_a_task_or_a_sentence(tmp_path_factory, files, splits):
     root = tmp_path_factory.mktemp("any") / "root"

@@ -33,6 +33,7 @@ def parts(task):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", task_names())
 def test_every_task_is_well_formed(name):
     task = load_task(name)
@@ -132,6 +133,7 @@ def test_equal_arguments_give_equal_bytes():
     assert load_task(first.name, shots=16) is first
 
 
+@pytest.mark.slow
 def test_side():
     task = load_task("things-shadows", shots=1, side=96)
     assert (

@@ -37,6 +37,7 @@ def draws(dropping, units, step, steps, n=4000):
     return torch.tensor([dropping.draw(units, step, steps, g).on for _ in range(n)]).float()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [0, 30, 75, 110, 149])
 @pytest.mark.parametrize("shape", ["linear", "exponential"])
 def test_each_layer_is_on_with_probability_p(step, shape):

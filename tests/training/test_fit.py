@@ -45,6 +45,7 @@ def test_fit_learns_and_leaves_the_clip_alone():
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "lora",
     [LoRA(rank=2), LoRA(rank=1, alpha=2, sites=("q", "out", "fc1"), towers=("vision", "text"))],
@@ -100,6 +101,7 @@ def test_training_goes_on_from_an_adapter_and_may_leave_a_alone():
         fit(tiny_clip(1), task, LoRA(rank=2), start_from=first, **QUICK)
 
 
+@pytest.mark.slow
 def test_trainings_in_threads_learn_what_each_learns_alone():
     """One thread stays inside a step until another has done some: what torch then remembers of a
     weight must be neither's of before.
@@ -145,6 +147,7 @@ CHILD = """
 """
 
 
+@pytest.mark.slow
 def test_kill_9_during_fit_loses_nothing(tmp_path):
     def start(file):
         return subprocess.Popen(

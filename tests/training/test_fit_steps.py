@@ -55,6 +55,7 @@ def test_the_steps_end_with_what_fit_gives(method):
     assert seen[-1].learned().hash == result.hash
 
 
+@pytest.mark.slow
 def test_trainings_in_turn_in_one_thread_learn_what_each_learns_alone():
     trainings = [(BOTH, CopRA(start=0.5)), (BOTH, Dropout(0.3)), (LoRA(rank=2), CopRA(start=0.5))]
     alone = [fit(tiny_clip(), tiny_task(), *t, progress=False, **QUICK) for t in trainings]

@@ -93,6 +93,7 @@ def mixture(task, other):
     ]
 
 
+@pytest.mark.slow
 def test_runs_of_every_kind_end_together_as_each_alone():
     clip, task, other = double_clip(), double_task(), double_task(seed=1, classes=3)
     runs = mixture(task, other)
@@ -110,6 +111,7 @@ def mask_of(dropout, shape, site):
     return whole[:, : shape[1]] >= dropout.rate
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "tolerance"), [(20, 1e-5), (200, 1e-4)])
 def test_it_learns_what_the_models_own_modules_and_torchs_optimiser_learn(
     steps, tolerance, monkeypatch
@@ -130,6 +132,7 @@ def test_it_learns_what_the_models_own_modules_and_torchs_optimiser_learn(
 DROPPINGS = [PLAIN, CopRA(), CopRA(unit="module"), CopRA(start=0.3), Dropout(), StochasticDepth()]
 
 
+@pytest.mark.slow
 @settings(max_examples=15, deadline=None)
 @given(
     st.lists(
@@ -213,6 +216,7 @@ def test_a_run_that_diverges_ends_alone():
         _alone(jobs[1])
 
 
+@pytest.mark.slow
 def test_the_same_group_gives_the_same_bytes_and_another_order_the_same_numbers():
     jobs = [_job(), _job(CopRA(), seed=1), _job(Dropout(), seed=2)]
     first, again = (fit_many(tiny_clip(), jobs, progress=False) for _ in range(2))
@@ -222,6 +226,7 @@ def test_the_same_group_gives_the_same_bytes_and_another_order_the_same_numbers(
     assert [a.provenance for a in first] == [a.provenance for a in turned]
 
 
+@pytest.mark.slow
 def test_an_interrupted_group_ends_as_an_unbroken_one(tmp_path):
     jobs = [_job(), _job(CopRA(), seed=1), _job(lr=1e30, seed=2)]
     options = {"checkpoint": tmp_path / "group.part", "checkpoint_every": 4}
@@ -247,6 +252,7 @@ def test_an_interrupted_group_ends_as_an_unbroken_one(tmp_path):
     assert resumed == ends()
 
 
+@pytest.mark.slow
 def test_a_group_that_is_done_is_not_trained_again(tmp_path):
     jobs = [_job(), _job(steps=8)]
     options = {"checkpoint": tmp_path / "all.part", "checkpoint_every": 4, "progress": False}
@@ -286,6 +292,7 @@ def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path):
         fit_many(tiny_clip(), [_job()], **options)
 
 
+@pytest.mark.slow
 def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
     other = tiny_task(seed=1, classes=3)
     jobs = [

@@ -143,6 +143,7 @@ def test_a_batch_too_small_to_share_is_refused(monkeypatch):
         fit(tiny_clip(), tiny_task(), steps=1, batch=3, progress=False)
 
 
+@pytest.mark.slow
 def test_no_tensor_stays_behind(monkeypatch):
     """On the meta device, where nothing has a value, an operation on tensors of two devices is
     refused all the same.

@@ -169,6 +169,7 @@ def published(server, tmp_path, monkeypatch):
     return publish
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", [key for key, row in SETS.items() if row.archives])
 def test_a_data_set_is_downloaded_unpacked_and_read(server, published, key, tmp_path):
     root = published(key)
