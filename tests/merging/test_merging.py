@@ -104,6 +104,8 @@ def test_the_line_in_the_factors_has_exact_ends_too():
     assert interpolate_factors(a, b, 1) == b
     other = random_adapter(tiny_clip(), seed=2, scale=0.1)
     close(interpolate_factors(a, other, 1), other)
+    # Factors of unequal scales carry them in B, so that the common scale is 1.
+    assert {d.scale for d in average_factors([a, other]).deltas.values()} == {1.0}
     close(average_factors([a, a, a]), a)
     with pytest.raises(ValueError, match="different ranks"):
         average_factors([a, random_adapter(tiny_clip(), rank=2)])
@@ -198,8 +200,9 @@ def test_dare_drops_and_rescales():
     assert dare(a, 0.5, torch.Generator().manual_seed(1)) == dare(
         a, 0.5, torch.Generator().manual_seed(1)
     )
-    with pytest.raises(ValueError, match="below 1"):
-        dare(a, 1.0, g)
+    for rate in (-0.5, 1.0):
+        with pytest.raises(ValueError, match="below 1"):
+            dare(a, rate, g)
 
 
 @pytest.mark.parametrize("rank", [1, 2, 5])

@@ -46,6 +46,13 @@ def test_the_end_is_exact_on_closed_forms(game, values):
     assert last.values == pytest.approx(values, abs=1e-12)
 
 
+def test_a_game_that_was_measured_before_is_only_solved():
+    cache, asked = {}, []
+    list(sharpen(looked_up(random_table(4)), 4, cache=cache))
+    (only,) = sharpen(looked_up(random_table(4), asked), 4, cache=cache)
+    assert (only.samples, only.evaluations, only.exact, asked) == (0, 16, True, [])
+
+
 @pytest.mark.parametrize("batch", [1, 7, 1000])
 @pytest.mark.parametrize("pairs", [1, 4])
 def test_the_end_is_what_exact_says_and_nothing_is_measured_twice(pairs, batch):

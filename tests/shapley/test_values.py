@@ -196,6 +196,23 @@ def test_a_budget_is_spent_to_its_last_evaluation():
     assert [spent(b) for b in (1, 12, 23, 24, 35, 36)] == [12, 12, 12, 24, 24, 36]
 
 
+def test_no_sample_is_begun_when_the_time_is_up(monkeypatch):
+    clock = itertools.count(1000)
+    monkeypatch.setattr("copra_lab.shapley.values.time.monotonic", lambda: next(clock))
+    assert estimate(random_game(5), 5, "owen", seconds=3).evaluations == 3 * 12
+
+
+def test_a_stratified_sample_asks_once_for_the_smallest_and_largest_coalitions():
+    samples = SAMPLERS["stratified"](random_game(5), 5, np.random.default_rng(0))
+    spent = [now.evaluations for now, _ in zip(samples, range(3), strict=False)]
+    assert spent == [50, 80, 110]  # 2n², and then 2n² − 4n
+
+
+@pytest.mark.slow
+def test_twenty_players_are_solved_exactly():
+    assert exact(lambda x: x[:, 3].astype(float), 20).values == pytest.approx(np.eye(20)[3])
+
+
 @pytest.mark.parametrize("method", SAMPLERS)
 @pytest.mark.parametrize("n", [1, 2])
 def test_games_with_nothing_left_to_sample_end_all_the_same(method, n):
