@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Factors = Mapping[str, tuple[Tensor | Callable[[Tensor], Tensor], Tensor]]
+Down = Tensor | Callable[[Tensor], Tensor]
+Factors = Mapping[str, tuple[Down, Tensor]]
 """Part of a block (``qkv``, ``out``, ``fc1``, ``fc2``) → A (R, in) and B (out, R) of ΔW = B·A.
 
 A function x (…, in) → (…, R), such as dropout(x)·Aᵀ, can take the place of A."""

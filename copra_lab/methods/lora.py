@@ -5,10 +5,10 @@ that switches it on and off.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -23,9 +23,6 @@ from copra_lab.utils.checks import one_of
 __all__ = ["Attached", "LoRA"]
 
 MOST_RANK = 2**16
-
-Down: TypeAlias = Tensor | Callable[[Tensor], Tensor]
-"""A (R, in), or, with dropout, the function x (…, in) → dropout(x)·Aᵀ (…, R)."""
 
 
 @dataclass(frozen=True)
@@ -130,33 +127,16 @@ class _Delta(nn.Module):
             f"{type(self.owner).__name__} does not show; train without dropout"
         )
 
-    def factors(self, rows: int) -> tuple[Down, Tensor] | None:
-        """What this adds to a weight of so many rows, as two factors.
-
-        Returns:
-            A (R, in), or with dropout a function in its place, and B (rows, R) times the scale;
-            None if every site is off.
-        """
-        if not self.active:
-            return None
-        columns = []
-        for i in self.active:
-            start, stop = self.rows[i]
-            columns.append(F.pad(self.scale * self.B[i], (0, 0, start, rows - stop)))
-        down = self._dropped_down if self.dropout else torch.cat([self.A[i] for i in self.active])
-        return down, torch.cat(columns, dim=1)
-
-    def _dropped_down(self, x: Tensor) -> Tensor:
-        """dropout(x)·Aᵀ of the active sites side by side, each with separate masks."""
-        assert self.dropout
-        parts = [self.dropout(x, self.sites[i]) @ self.A[i].T.to(x.dtype) for i in self.active]
-        return torch.cat(parts, -1)
-
     def branch(self, x: Tensor, rows: int) -> Tensor:
-        """s·dropout(x)·Aᵀ·Bᵀ, (…, rows)."""
-        pair = self.factors(rows)
-        assert pair
-        return self._dropped_down(x) @ pair[1].T.to(x.dtype)
+        """s·dropout(x)·Aᵀ·Bᵀ of the active sites, each with separate masks: (…, rows)."""
+        assert self.dropout
+        added = x.new_zeros(*x.shape[:-1], rows)
+        for i in self.active:
+            down = self.dropout(x, self.sites[i]) @ self.A[i].T.to(x.dtype)
+            start, stop = self.rows[i]
+            up = down @ (self.scale * self.B[i]).T.to(x.dtype)
+            added = added + F.pad(up, (start, rows - stop))
+        return added
 
     def see_inputs(self) -> None:
         """Hook into the module that holds the weight, which alone never sees an input to drop."""
@@ -310,21 +290,6 @@ class Attached:
         finally:
             for d, (on, dropout) in zip(self._deltas, before, strict=True):
                 d.on, d.dropout = on, dropout
-
-    def factors(self, tower: str = "vision") -> dict[int, dict[str, tuple[Down, Tensor]]]:
-        """What the active sites add, as factors with gradients.
-
-        Returns:
-            By layer and part (``qkv`` for a fused weight, else the kind of site): A (R, in), or
-            with dropout the function x → dropout(x)·Aᵀ, and B (out, R) times the scale.
-        """
-        out: dict[int, dict[str, tuple[Down, Tensor]]] = {}
-        for d in self._deltas:
-            first, part = d.sites[0], d.sites[0].part
-            rows = first.shape[0] * (3 if part == "qkv" else 1)
-            if first.tower == tower and (pair := d.factors(rows)):
-                out.setdefault(first.layer, {})[part] = pair
-        return out
 
     def adapter(self, base: str = "", provenance: Mapping[str, Any] | None = None) -> Adapter:
         """The deltas as they are now, copied to the processor's memory."""

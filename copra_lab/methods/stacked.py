@@ -13,9 +13,8 @@ import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter, LowRank
-from copra_lab.engine.blocks import Factors
+from copra_lab.engine.blocks import Down, Factors
 from copra_lab.methods.input_dropout import InputDropout
-from copra_lab.methods.lora import Down
 from copra_lab.models.sites import Site
 
 __all__ = ["StackedLoRA"]

@@ -78,8 +78,10 @@ class JointLoRA(Group):
         self.stack = StackedLoRA(begun, units, clip.sites, trains, process.device, dtype)
         self.optimiser = MaskedAdamW(self.stack.parameters(), self.stack.counts())
         self.drawn = [Draw((True,) * len(u)) for u in self.units]
-        self.text, self.absent = _padded([clip.text_features(r.task.prompts) for r in runs])
-        self.ragged = len({len(r.task.prompts) for r in runs}) > 1
+        prompts = [tuple(r.task.prompts) for r in runs]
+        texts = {p: clip.text_features(p) for p in set(prompts)}  # runs often share a task
+        self.text, self.absent = _padded([texts[p] for p in prompts])
+        self.ragged = bool(self.absent.any())
         self.images = [_Images(clip, tower, r, process, len(runs)) for r in runs]
 
     def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:
