@@ -627,14 +627,15 @@ federations = {
     "by class, FFA": (by_class, ffa, 2e-2, mean_of_b),
     "dealt evenly, ΔW": (evenly, lora, 8e-3, mean_of_deltas),
 }
-short = {"steps": 20, "batch": 8, "progress": False}
+short = {"steps": 20, "batch": 8}
 reached, returned, ended = {}, {}, {}
 for way, (clients, settings, rate, average) in federations.items():
     server = begin(settings)
     reached[way] = [ten.accuracy(server)]
     for r in range(4):
         go = {"lr": rate, "start_from": server, **short}
-        back = [cl.fit(clip, c, settings, seed=2 * r + i, **go) for i, c in enumerate(clients)]
+        jobs = [cl.Job.of(c, settings, seed=2 * r + i, **go) for i, c in enumerate(clients)]
+        back = cl.fit_many(clip, jobs, progress=False)
         server = average(back)
         reached[way].append(ten.accuracy(server))
     returned[way], ended[way] = back, server

@@ -98,12 +98,15 @@ clip = cl.load_clip(MODEL)
 task = image_folder(FOLDER, side=clip.side, template=TEMPLATE, shots=16)
 bench = cl.Bench(clip, task)
 
-SHORT = {"steps": 120, "batch": 8, "lr": 4e-3, "progress": False}  # a ViT-B-32: lr 2e-4
+SHORT = {"steps": 120, "batch": 8, "lr": 4e-3}  # a ViT-B-32: lr 2e-4
 METHODS = {"LoRA": (), "CopRA": (cl.CopRA(),)}
-own = {
-    name: [cl.fit(clip, task, cl.LoRA(rank=4), *dropping, seed=s, **SHORT) for s in (0, 1)]
-    for name, dropping in METHODS.items()
-}
+jobs = [
+    cl.Job.of(task, cl.LoRA(rank=4), *dropping, seed=seed, **SHORT)
+    for dropping in METHODS.values()
+    for seed in (0, 1)
+]
+trained = iter(cl.fit_many(clip, jobs, progress=False))  # all four side by side
+own = {name: [next(trained), next(trained)] for name in METHODS}
 
 adapters = {"the CLIP alone": NONE}
 for name, (a, b) in own.items():

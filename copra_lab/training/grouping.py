@@ -15,6 +15,10 @@ from copra_lab.training.lora import LoRATraining
 from copra_lab.training.prompt import PromptTraining
 from copra_lab.utils.devices import Process
 
+RANK = 16
+"""Runs up to this rank go together: A and B are padded to the widest of a group, which up to here
+costs less than the runs save together."""
+
 IMAGES = {"cpu": 64, "cuda": 1024}
 """Images that advance together: beyond, a processor gets no faster, and memory grows."""
 
@@ -25,7 +29,9 @@ def grouped(
     """Group jobs that can advance together.
 
     They can if they train LoRA on the image tower of a plain ViT, with as many steps and images a
-    step; whatever their tasks, ranks, matrices, droppings and rates are. Any other job is alone.
+    step; whatever their tasks, matrices, droppings and rates are, and their ranks up to `RANK`.
+    Higher ranks, from 17 to 32, from 33 to 64 and so on, go with each other. Any other job is
+    alone.
 
     Args:
         clip: The model.
@@ -40,8 +46,11 @@ def grouped(
     order: list[list[int]] = []
     for j, job in enumerate(jobs):
         s = job.complete
-        joins = _tower(clip, job) is not None
-        key = (s.steps, s.batch, s.precision) if joins else j
+        key: object = j
+        if _tower(clip, job) is not None:
+            assert isinstance(job.method, LoRA)
+            wide = (max(RANK, job.method.rank) - 1).bit_length()
+            key = (s.steps, s.batch, s.precision, wide)
         size = most or max(1, IMAGES.get(process.device.type, 64) // s.batch)
         mine = groups.setdefault(key, [])
         if not mine or len(mine[-1]) == size:

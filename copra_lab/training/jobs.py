@@ -101,6 +101,27 @@ class Job:
     adapter: Adapter | None = None
     start_from: Adapter | SoftPrompt | None = None
 
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        method: LoRA | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
+        dropping: Dropping = PLAIN,
+        *,
+        penalty: Nemesis | None = None,
+        adapter: Adapter | None = None,
+        start_from: Adapter | SoftPrompt | None = None,
+        **settings: Any,
+    ) -> "Job":
+        """A job with its settings by name, as `fit` takes them: ``Job.of(task, seed=1, lr=4e-3)``.
+
+        Raises:
+            ValueError: As `Job` does.
+            TypeError: For a name that is no field of `TrainingSettings`.
+        """
+        chosen = TrainingSettings(**settings)
+        return cls(task, method, dropping, chosen, penalty, adapter, start_from)
+
     def __post_init__(self) -> None:
         complete = (self.settings or TrainingSettings()).resolve(self.method, self.dropping)
         object.__setattr__(self, "settings", complete)

@@ -3,10 +3,11 @@
 import torch
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
-from rounds import Federation, client_task, from_arrays, local_training, to_arrays
+from rounds import Federation, client_task, from_arrays, local_job, to_arrays
 
 from copra_lab.models import load_clip
 from copra_lab.tasks import Task, load_task
+from copra_lab.training import fit_many
 
 app = ClientApp()
 
@@ -23,7 +24,8 @@ def train(message: Message, context: Context) -> Message:
     client, part = int(context.node_config["partition-id"]), images(context, federation)
     arrays = {name: array.numpy() for name, array in message.content["arrays"].items()}
     server = from_arrays(arrays, config["base"], clip, federation)
-    adapter = local_training(clip, part, federation, client, config["server-round"], server)
+    job = local_job(part, federation, client, config["server-round"], server)
+    (adapter,) = fit_many(clip, [job], progress=False)
     return Message(
         RecordDict({
             "arrays": ArrayRecord({name: Array(a) for name, a in to_arrays(adapter).items()}),

@@ -2,7 +2,8 @@
 
 Who holds which images, what a client does in a round, and how the server averages adapters. Nothing
 here knows about a network. The Flower apps next to this file send the arrays of these functions
-back and forth; `rounds` does the same in one process, and their results are compared with it.
+back and forth; `rounds` does the same in one process, all clients of a round together, and their
+results are compared with it.
 """
 
 import copy
@@ -20,7 +21,7 @@ from copra_lab.methods import Attached, LoRA
 from copra_lab.models import Clip
 from copra_lab.tasks import Split, Task
 from copra_lab.tasks.emoji import selection as so
-from copra_lab.training import PLAIN, CopRA, fit
+from copra_lab.training import PLAIN, CopRA, Job, fit_many
 from copra_lab.utils.rng import generator
 
 METHODS = {"lora": PLAIN, "copra": CopRA()}
@@ -145,12 +146,9 @@ def local_seed(federation: Federation, client: int, round: int) -> int:
     return so.rank(f"{federation.seed} {client} {round}")
 
 
-def local_training(
-    clip: Clip, part: Task, federation: Federation, client: int, round: int, server: Adapter
-) -> Adapter:
-    """The adapter that a client makes of the server's, with its own images alone."""
-    return fit(
-        clip,
+def local_job(part: Task, federation: Federation, client: int, round: int, server: Adapter) -> Job:
+    """What a client does: begin with the server's adapter, see its own images alone."""
+    return Job.of(
         part,
         federation.lora,
         METHODS[federation.method],
@@ -160,7 +158,6 @@ def local_training(
         batch=federation.batch,
         precision=federation.precision,
         start_from=server,
-        progress=False,
     )
 
 
@@ -180,9 +177,8 @@ def rounds(clip: Clip, task: Task, federation: Federation) -> Iterator[Adapter]:
     yield server
     parts = [client_task(task, federation, c) for c in range(federation.clients)]
     for r in range(1, federation.rounds + 1):
-        trained = [
-            local_training(clip, part, federation, c, r, server) for c, part in enumerate(parts)
-        ]
+        jobs = [local_job(part, federation, c, r, server) for c, part in enumerate(parts)]
+        trained = fit_many(clip, jobs, progress=False)
         server = aggregate(federation, trained, [len(p.train) for p in parts], start)
         yield server
 

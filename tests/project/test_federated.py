@@ -10,7 +10,7 @@ from tiny import random_adapter, tiny_clip, tiny_task
 
 from copra_lab.adapters import Adapter, LowRank
 from copra_lab.tasks import Task
-from copra_lab.training import RATES, fit
+from copra_lab.training import RATES, fit, fit_many
 from experiments.federated import rounds as fed
 from experiments.federated.rounds import (
     METHODS,
@@ -18,8 +18,8 @@ from experiments.federated.rounds import (
     aggregate,
     client_task,
     initial,
+    local_job,
     local_seed,
-    local_training,
     rounds,
 )
 
@@ -235,8 +235,16 @@ def test_directions_without_size_come_back_to_life():
     assert all(d.A.norm(dim=1).min() > 0.1 for d in again.deltas.values())
     assert set(again.deltas) == set(start.deltas)
     assert fed.going_on(start, start) == start
-    moved = local_training(clip, tiny_task(), f, 0, 1, again)
+    (moved,) = fit_many(clip, [local_job(tiny_task(), f, 0, 1, again)], progress=False)
     assert all(d.delta().norm() > 0 and d.B[:, 1].norm() > 0 for d in moved.deltas.values())
+
+
+def test_clients_trained_together_end_as_each_by_itself():
+    clip, task, f = tiny_clip(), tiny_task(), tiny_federation(method="copra", clients=3, rounds=1)
+    start, server = rounds(clip, task, f)
+    parts = [client_task(task, f, c) for c in range(3)]
+    each = [fit_many(clip, [local_job(p, f, c, 1, start)])[0] for c, p in enumerate(parts)]
+    assert close(server, aggregate(f, each, [len(p.train) for p in parts], start))
 
 
 @pytest.mark.slow

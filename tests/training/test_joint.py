@@ -1,7 +1,12 @@
 """Runs that advance together end as each does alone."""
 
 import copy
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -202,6 +207,14 @@ def _alone(job: Job):
     )  # fmt: skip
 
 
+def test_a_job_takes_its_settings_by_name_too():
+    job = Job.of(tiny_task(), LoRA(2), CopRA(), seed=3, lr=1e-3)
+    same = Job(job.task, LoRA(2), CopRA(), TrainingSettings(seed=3, lr=1e-3))
+    assert (job.method, job.dropping, job.settings) == (same.method, same.dropping, same.settings)
+    with pytest.raises(TypeError, match="rates"):
+        Job.of(tiny_task(), rates=1e-3)
+
+
 def test_a_run_that_diverges_ends_alone():
     jobs = [_job(), _job(lr=1e30, seed=1), _job(CopRA(), seed=2)]
     seen = []
@@ -315,6 +328,48 @@ def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
         else:
             assert apart(result, alone) < 1e-5
     assert {s.run for s in seen} == set(range(5))
+
+
+def test_high_ranks_go_with_each_other():
+    jobs = [_job(lora=LoRA(rank=rank)) for rank in (1, 64, 16, 17, 33)]
+    assert grouped(tiny_clip(), jobs, this_process()) == [[0, 2], [1, 4], [3]]
+
+
+@pytest.mark.slow
+def test_a_group_that_was_killed_goes_on_where_it_was(tmp_path):
+    """kill -9 in the middle, in a process of its own; then the same bytes as unbroken."""
+    program = """
+import os, signal, sys
+from test_joint import _group_of_three
+from tiny import tiny_clip
+from copra_lab.training import fit_many
+def die(step):
+    if step.step == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
+on_step = die if sys.argv[2] == "die" else None
+found = fit_many(tiny_clip(), _group_of_three(), checkpoint=sys.argv[1], checkpoint_every=4,
+                 progress=False, on_step=on_step)
+print(*(a.hash for a in found))
+"""
+
+    def go(file, end):
+        command = [sys.executable, "-c", program, str(file), end]
+        paths = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "support")]
+        env = os.environ | {
+            "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+        }
+        return subprocess.run(command, env=env, capture_output=True, text=True)
+
+    assert go(tmp_path / "a.part", "die").returncode == -signal.SIGKILL
+    assert (tmp_path / "a.part").exists()
+    resumed, unbroken = (go(tmp_path / name, "live") for name in ("a.part", "b.part"))
+    assert resumed.stdout == unbroken.stdout != ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def _group_of_three() -> list[Job]:
+    droppings = (PLAIN, CopRA(), Dropout())
+    return [_job(dropping, seed=seed, steps=20) for seed, dropping in enumerate(droppings)]
 
 
 def test_a_run_begins_with_an_adapter_of_its_own():
