@@ -107,6 +107,7 @@ def test_the_line_in_the_factors_has_exact_ends_too():
     # Factors of unequal scales carry them in B, so that the common scale is 1.
     assert {d.scale for d in average_factors([a, other]).deltas.values()} == {1.0}
     close(average_factors([a, a, a]), a)
+    assert average_factors([a]) == a
     with pytest.raises(ValueError, match="different ranks"):
         average_factors([a, random_adapter(tiny_clip(), rank=2)])
     with pytest.raises(ValueError, match="different sites"):
@@ -115,6 +116,7 @@ def test_the_line_in_the_factors_has_exact_ends_too():
 
 def test_factors_of_weight_zero_are_zero():
     a, b = random_adapter(tiny_clip(), seed=1), random_adapter(tiny_clip(), seed=2)
+    assert not any(d.A.any() or d.B.any() for d in average_factors([a], [0]).deltas.values())
     nothing = average_factors([a, b], [0, 0])
     assert set(nothing.deltas) == set(a.deltas)
     for name, d in nothing.deltas.items():
@@ -301,18 +303,23 @@ def test_keeping_parts():
     q = keep(a, [1], "q", tower="text")
     assert [n for n in q.deltas if site_of(n)[0] == "text"] == [hf_name("text", 1, "q")]
     assert layers_of(q) == (0, 1, 2)
+    kinds = lambda x: {site_of(n)[2] for n in x.deltas if site_of(n)[0] == "vision"}  # noqa: E731
+    assert kinds(keep(a, kinds="fc1")) == {"fc1"}
+    assert kinds(keep(a, kinds=("q", "out"))) == {"q", "out"}
     assert layers_of(keep(keep(a, "even"), "even")) == (
         0,
         2,
     )  # a preset counts layers, not what is left of them
+    text_q = keep(a, kinds="q", tower="text")
     for bad, message in (
         ({"layers": [3]}, "no layer 3"),
         ({"kinds": "w"}, "of kind 'w'"),
+        ({"kinds": "fc2", "tower": "text"}, "of kind 'fc2' in the text tower; it has q$"),
         ({"layers": "all"}, "unknown preset"),
         ({"tower": "audio"}, "no site in"),
     ):
         with pytest.raises(ValueError, match=message):
-            keep(a, **bad)
+            keep(text_q, **bad)
 
 
 def test_the_best_layers_stay():

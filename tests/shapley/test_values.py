@@ -23,6 +23,7 @@ from copra_lab.shapley import (
     solve,
     stratified,
 )
+from copra_lab.shapley.sampling import RunningMean
 
 
 def glove(x):
@@ -196,6 +197,14 @@ def test_a_budget_is_spent_to_its_last_evaluation():
     assert [spent(b) for b in (1, 12, 23, 24, 35, 36)] == [12, 12, 12, 24, 24, 36]
 
 
+def test_the_standard_error_of_a_mean():
+    mean, x = RunningMean(3), np.random.default_rng(0).normal(size=(7, 3))
+    for row in x:
+        mean.add(row)
+    assert mean.mean == pytest.approx(x.mean(0))
+    assert mean.error == pytest.approx(x.std(0, ddof=1) / 7**0.5)
+
+
 def test_no_sample_is_begun_when_the_time_is_up(monkeypatch):
     clock = itertools.count(1000)
     monkeypatch.setattr("copra_lab.shapley.values.time.monotonic", lambda: next(clock))
@@ -265,6 +274,8 @@ def test_bad_games_are_named():
         exact(lambda x: np.full(len(x), np.nan), 3)
     with pytest.raises(ValueError, match="1 to 20 players"):
         exact(glove, 40)
+    with pytest.raises(ValueError, match="1 to 20 players"):
+        exact(glove, 0)
     with pytest.raises(ValueError, match="unknown method"):
         estimate(glove, 3, "kernel", budget=10)
     with pytest.raises(ValueError, match="never ends"):

@@ -5,7 +5,9 @@ from collections import Counter
 from dataclasses import FrozenInstanceError
 from itertools import combinations
 
+import numpy as np
 import pytest
+import scipy.stats
 import torch
 import torch.nn.functional as F
 from tiny import random_adapter, tiny_clip, tiny_task
@@ -25,6 +27,7 @@ from copra_lab.training import (
     group,
     masks,
 )
+from copra_lab.training.dropping import Draw, _binomial
 from copra_lab.training.lora import LoRATraining
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
@@ -97,10 +100,19 @@ def test_droppings_are_values_with_the_fields_defaults():
         ProgressiveDropout(0.25, 0.75),
         StochasticDepth(0.5, "layer"),
     )
+    with pytest.raises(FrozenInstanceError):
+        Draw((True,)).on = (False,)
     for dropping in (CopRA(), Dropout(), ProgressiveDropout(), StochasticDepth(), PLAIN):
         with pytest.raises(FrozenInstanceError):
             dropping.unit = "module"
         assert hash(dropping) == hash(copy.copy(dropping))
+
+
+@pytest.mark.parametrize(("n", "p", "least"), [(1000, 0.3, 2), (1001, 0.3, 2), (1500, 0.01, 5)])
+def test_how_many_units_are_on_follows_the_binomial_law(n, p, least):
+    weights = _binomial(n, p, least).double().numpy()
+    law = scipy.stats.binom.pmf(range(least, n + 1), n, p)
+    np.testing.assert_allclose(weights / weights.sum(), law / law.sum(), rtol=1e-3, atol=1e-9)
 
 
 def test_the_baselines_draw_what_they_say():
