@@ -41,7 +41,9 @@
     const {id} = control, before = says[id];
     says[id] = undefined;
     mark();
-    setTimeout(() => { if (says[id] === undefined) { says[id] = before; mark(); } }, 300);  // it was not moved after all
+    // It was not moved after all, if nothing was told by now: two frames more, since a browser that is short of time is late with both.
+    const restore = () => { if (says[id] === undefined) { says[id] = before; mark(); } };
+    setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(restore)), 300);
   };
   for (const event in counts) document.addEventListener(event, moved, true);
 
