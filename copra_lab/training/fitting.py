@@ -158,7 +158,8 @@ def _only(
             if isinstance(result, ValueError):
                 raise result from None
             return result
-        yield step
+        if not step.error:
+            yield step
 
 
 class Diverged(ValueError):
@@ -195,7 +196,8 @@ def fit_many(
         at_once: How many advance together at most. By default as many as make 64 images a step on
             the processor, 1,024 on a GPU; memory grows with them, in proportion.
         progress: Show a progress bar, of steps of all runs.
-        on_step: Called after each step of each run; `Step.run` is the number of its job.
+        on_step: Called after each step of each run; `Step.run` is the number of its job. The last
+            step of a run that diverges says why in `Step.error`.
         **options: The fields of `Execution`. A checkpoint is a file for each group: the name that
             is given, with the number of the group before its ending where there are several.
 
@@ -241,7 +243,8 @@ def fit_many_steps(
         **options: The fields of `Execution`.
 
     Yields:
-        Each step of each run; `Step.run` says whose.
+        Each step of each run; `Step.run` says whose. The last step of a run that diverges says why
+        in `Step.error`; the others go on.
 
     Returns:
         For each job what it learned, or the error with which it ended.

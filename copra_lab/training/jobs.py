@@ -28,11 +28,14 @@ class Step:
         step: Its number, from 1.
         steps: How many there are.
         loss: Of the batch; None where nothing was switched on, so that nothing was learned.
+            No finite number where the run diverged.
         units: Which units were on, see `copra_lab.training.dropping.group`; empty for a prompt.
         validation: Accuracy on the validation images (0…1), where it was measured.
         norms: Of a soft prompt, the L2 norm of each vector.
         learned: Call it for the adapter or prompt as it is now, a copy; before the next step.
+            None where the run diverged.
         run: The number of the run among those of `fit_many`.
+        error: Of those, why the run diverged; this step was its last.
     """
 
     step: int
@@ -45,6 +48,7 @@ class Step:
         default=None, repr=False, compare=False
     )
     run: int = 0
+    error: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

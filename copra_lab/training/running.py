@@ -35,7 +35,8 @@ def run_group(
         keep: Leave a checkpoint of the end, for a caller that has more to do and removes it.
 
     Yields:
-        The steps of the runs that go on, each time all have done one.
+        The steps of the runs that went on, each time all have done one. The last of a run that
+        diverges has its error.
 
     Returns:
         For each run what it learned, or the error with which it ended.
@@ -57,8 +58,8 @@ def _advance(
     steps, every = jobs[0].complete.steps, execution.validate_every
     results: dict[int, Result] = {j: ValueError(words) for j, words in checkpoint.failed.items()}
     for done in range(1 + checkpoint.done, steps + 1):
-        losses = group.step(done - 1)
-        for j in sorted(group.alive):
+        losses, going = group.step(done - 1), sorted(group.alive)
+        for j in going:
             loss = losses[j]
             if loss is not None and not math.isfinite(loss):
                 group.alive.discard(j)
@@ -66,9 +67,7 @@ def _advance(
                     f"the loss became {loss} at step {done}; lower the learning rate "
                     f"(now {jobs[j].complete.lr:g})"
                 )
-        if not group.alive:
-            break
-        if done % execution.checkpoint_every == 0 and done < steps:
+        if group.alive and done % execution.checkpoint_every == 0 and done < steps:
             checkpoint.write(done, results)
         measured = every and (done % every == 0 or done == steps)
         yield [
@@ -82,8 +81,12 @@ def _advance(
                 partial(group.result, j, {**recipes[j], "steps done": done}),
                 j,
             )
-            for j in sorted(group.alive)
+            if j in group.alive
+            else Step(done, steps, losses[j], group.on(j), run=j, error=str(results[j]))
+            for j in going
         ]
+        if not group.alive:
+            break
     if keep and checkpoint.done < steps:
         checkpoint.write(steps, results)
     for j in group.alive:

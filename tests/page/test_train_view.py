@@ -1,9 +1,10 @@
-"""The Train view: a training watched step by step is `fit`'s own, a line that is fair, and results
-that are the visitor's alone.
+"""The Train view: a training watched step by step is `fit_many`'s own, a line that is fair, and
+results that are the visitor's alone.
 """
 
 import gc
 import json
+import re
 import time
 import zipfile
 from dataclasses import replace
@@ -40,7 +41,18 @@ from copra_lab.page.views.train import session as tr
 from copra_lab.page.views.train import view as train
 from copra_lab.page.views.train.session import Course, Progress, trained
 from copra_lab.page.views.train.waiting_line import Waiting
-from copra_lab.training import RATES, CopRA, fit, masks
+from copra_lab.training import (
+    PLAIN,
+    RATES,
+    CopRA,
+    Job,
+    TrainingSettings,
+    fit,
+    fit_many,
+    fit_many_steps,
+    grouping,
+    masks,
+)
 from copra_lab.utils.statistics import Accuracy
 
 LAB = TrainLab()
@@ -55,25 +67,38 @@ def finished(
     return session, list(trained(LAB, session, order, line or Waiting()))
 
 
-def direct(order: TrainState, method: str, **more):
-    dropping = {"copra": {"dropping": CopRA()}}.get(method, {})
-    settings = {
-        "seed": order.seed,
-        "steps": order.steps,
-        "lr": order.rate(method),
-        "batch": order.batch,
-        "schedule": "cooldown",
-    }
+def job(order: TrainState, method: str) -> Job:
+    chosen = TrainingSettings(
+        seed=order.seed,
+        steps=order.steps,
+        lr=order.rate(method),
+        batch=order.batch,
+        schedule="cooldown",
+    )
+    dropping = {"lora": PLAIN, "copra": CopRA()}[method]
+    return Job(tiny_task(), LoRA(order.rank, sites=order.sites), dropping, chosen)
+
+
+def alone(order: TrainState, method: str, **more):
+    one = job(order, method)
     with one_thread():
         return fit(
-            tiny_clip(),
-            tiny_task(),
-            LoRA(order.rank, sites=order.sites),
-            **dropping,
-            progress=False,
-            **settings,
-            **more,
+            tiny_clip(), one.task, one.method, one.dropping, one.settings, progress=False, **more
         )
+
+
+def together(order: TrainState, **more):
+    with one_thread():
+        jobs = [job(order, method) for method in order.methods]
+        return fit_many(tiny_clip(), jobs, progress=False, **more)
+
+
+def assert_close(one, two):
+    """Two adapters of the same numbers, up to rounding."""
+    assert list(one.deltas) == list(two.deltas)
+    for site, delta in one.deltas.items():
+        torch.testing.assert_close(delta.A, two.deltas[site].A, atol=1e-4, rtol=0)
+        torch.testing.assert_close(delta.B, two.deltas[site].B, atol=1e-4, rtol=0)
 
 
 # --- training ----------------------------------------------------------------------------------------------------------
@@ -89,21 +114,21 @@ def direct(order: TrainState, method: str, **more):
         ),
     ],
 )
-def test_a_training_that_is_watched_ends_as_fit_does(order):
+def test_a_training_that_is_watched_ends_as_fit_many_does_and_as_fit_up_to_rounding(order):
     session, reports = finished(order)
-    last = reports[-1]
+    last, steps = reports[-1], []
     assert last.state == "done"
-    assert [c.steps for c in last.courses] == [order.steps] * len(order.methods)
     assert [o.adapter.provenance["method"] for o in session.history.own] == list(order.methods)
-    for course, mine in zip(last.courses, session.history.own, strict=True):
-        steps = []
-        alone = direct(order, course.method, on_step=steps.append)
-        assert mine.adapter.hash == alone.hash
-        assert mine.steps == order.steps
-        assert mine.adapter.provenance == alone.provenance
-        assert list(course.losses) == [s.loss for s in steps]
-        assert list(course.on) == [tuple(s.units.values()) for s in steps]
-        assert course.measured[-1] == (order.steps, TINY.accuracy(alone))
+    adapters = together(order, on_step=steps.append)
+    for i, course in enumerate(last.courses):
+        mine, theirs = session.history.own[i], [s for s in steps if s.run == i]
+        assert mine.adapter.hash == adapters[i].hash
+        assert mine.adapter.provenance == adapters[i].provenance
+        assert_close(mine.adapter, alone(order, course.method))
+        assert mine.steps == course.steps == order.steps
+        assert list(course.losses) == [s.loss for s in theirs]
+        assert list(course.on) == [tuple(s.units.values()) for s in theirs]
+        assert course.measured[-1] == (order.steps, TINY.accuracy(adapters[i]))
         assert len(course.measured) == tr.LOOKS
     assert last.base == TINY.accuracy()
     if "copra" in order.methods:
@@ -111,18 +136,19 @@ def test_a_training_that_is_watched_ends_as_fit_does(order):
 
 
 @pytest.mark.slow
-def test_looks_at_test_images_show_the_adapter_of_that_step():
-    _, reports = finished(replace(ORDER, methods=("lora",)))
+def test_looks_at_test_images_show_the_adapters_of_that_step():
+    _, reports = finished()
     kept = {}
-    direct(ORDER, "lora", on_step=lambda s: kept.update({s.step: s.learned()}))
-    assert all(a == TINY.accuracy(kept[step]) for step, a in reports[-1].courses[0].measured)
-    assert [step for step, _ in reports[-1].courses[0].measured] == list(range(2, 21, 2))
+    together(ORDER, on_step=lambda s: kept.update({(s.run, s.step): s.learned()}))
+    for run, course in enumerate(reports[-1].courses):
+        assert [step for step, _ in course.measured] == list(range(2, 21, 2))
+        assert all(a == TINY.accuracy(kept[run, step]) for step, a in course.measured)
 
 
 def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
-    session, line = Session(), Waiting()
-    for progress in trained(LAB, session, replace(ORDER, steps=1200), line):
+    session, line, order = Session(), Waiting(), replace(ORDER, steps=1200)
+    for progress in trained(LAB, session, order, line):
         if progress.steps == 7:
             assert line.stop(session)
     n = progress.steps
@@ -136,15 +162,16 @@ def test_what_was_learned_until_it_is_stopped_is_kept(monkeypatch):
     def until(step):
         if step.step == n:
             kept.append(step.learned())
+        if len(kept) == 2:
             raise Enough
 
     with pytest.raises(Enough):
-        direct(replace(ORDER, steps=1200), "lora", on_step=until)
-    mine = session.history.own[0]
-    assert mine.adapter == kept[0]
-    assert mine.steps == n
-    assert mine.adapter.provenance["steps done"] == n
-    assert progress.courses[0].measured == ((n, TINY.accuracy(kept[0])),)
+        together(order, on_step=until)
+    for mine, course, adapter in zip(session.history.own, progress.courses, kept, strict=True):
+        assert mine.adapter == adapter
+        assert mine.steps == course.steps == n
+        assert mine.adapter.provenance["steps done"] == n
+        assert course.measured == ((n, TINY.accuracy(adapter)),)
     assert not line.stop(session)
 
 
@@ -156,41 +183,79 @@ def test_a_training_that_takes_too_long_ends_by_itself(monkeypatch):
     assert len(session.history.own) == 2
 
 
-def test_a_training_that_diverges_says_so_and_the_other_goes_on(monkeypatch):
-    begun = tr._begun
+@pytest.mark.slow
+def test_a_training_that_diverges_says_so_at_once_and_the_other_goes_on(monkeypatch):
+    def begun(clip, jobs):
+        lora, copra = jobs
+        high = replace(copra.settings, lr=1e30)
+        return fit_many_steps(clip, [lora, replace(copra, settings=high)])
 
-    def diverging(bench, task, order, method):
-        run = begun(bench, task, order, method)
-
-        def steps():
-            yield run.step()
-            yield run.step()
-            raise ValueError("lower the learning rate")
-
-        return tr.Run(steps()) if method == "copra" else run
-
-    monkeypatch.setattr(tr, "_begun", diverging)
+    monkeypatch.setattr(tr, "fit_many_steps", begun)
+    monkeypatch.setattr(tr, "REDRAWN", 0)
     session, reports = finished()
-    lora, copra = reports[-1].courses
+    first = next(p for p in reports if p.courses and p.courses[1].trouble)
+    assert first.state == "training"
+    lora, copra = first.courses
+    assert lora.steps == copra.steps + 1 < ORDER.steps
+    words = rf"the loss became \S+ at step {lora.steps}; lower the learning rate \(now 1e\+30\)"
+    assert re.fullmatch(words, copra.trouble)
+    assert copra.trouble in train_parts.race(reports[-1])
     assert reports[-1].state == "done"
-    assert lora.steps == 20
-    assert copra.steps == 2
-    assert copra.trouble == "lower the learning rate"
-    assert [o.label for o in session.history.own] == ["Your LoRA 1"]
-    assert "lower the learning rate" in train_parts.race(reports[-1])
+    assert reports[-1].courses[1] == copra
+    assert reports[-1].courses[0].steps == ORDER.steps
+    [mine] = session.history.own
+    assert mine.label == "Your LoRA 1"
+    assert_close(mine.adapter, alone(ORDER, "lora"))
+
+
+def test_methods_that_all_diverge_end_the_training():
+    session, reports = finished(replace(ORDER, lr=1e30))
+    assert reports[-1].state == "done"
+    assert all("lower the learning rate" in c.trouble for c in reports[-1].courses)
+    assert session.history.own == ()
+
+
+@pytest.mark.slow
+def test_a_model_that_methods_cannot_share_is_trained_by_one_after_the_other(monkeypatch):
+    monkeypatch.setattr(grouping, "_tower", lambda clip, job: None)
+    session, reports = finished()
+    assert reports[-1].state == "done"
+    kept = {}
+    together(ORDER, on_step=lambda s: kept.update({(s.run, s.step): s.learned()}))
+    for run, course in enumerate(reports[-1].courses):
+        mine = session.history.own[run]
+        assert mine.adapter == alone(ORDER, course.method)
+        assert mine.steps == course.steps == ORDER.steps
+        assert [step for step, _ in course.measured] == list(range(2, 21, 2))
+        assert all(a == TINY.accuracy(kept[run, step]) for step, a in course.measured)
+
+
+def test_a_training_gives_way_before_each_step_and_counts_its_images(monkeypatch):
+    monkeypatch.setattr(tr, "REDRAWN", 0)
+    counted, waited = [], []
+    line = Waiting()
+    monkeypatch.setattr(line, "worked", lambda ticket, images, seconds: counted.append(images))
+    monkeypatch.setattr(tr, "_accuracy", lambda bench, adapter: Accuracy(1, 2))
+    monkeypatch.setattr(tr.traffic, "give_way", waited.append)
+    finished(line=line)
+    assert counted == [2 * ORDER.batch] * ORDER.steps
+    assert waited == [tr.PATIENCE] * ORDER.steps
 
 
 def test_a_visitor_who_leaves_frees_the_place_and_ends_the_training(monkeypatch):
     monkeypatch.setattr(tr, "REDRAWN", 0)
-    runs, begun = [], tr._begun
-    monkeypatch.setattr(tr, "_begun", lambda *given: runs.append(begun(*given)) or runs[-1])
+    begun = []
+    monkeypatch.setattr(
+        tr, "fit_many_steps", lambda *given: begun.append(fit_many_steps(*given)) or begun[-1]
+    )
     line, session = Waiting(), Session()
     watched = trained(LAB, session, replace(ORDER, steps=1200), line)
     while next(watched).steps < 3:
         pass
-    assert [run.done for run in runs] == [False, False]
+    [steps] = begun
+    assert next(steps).step == 4
     watched.close()
-    assert [run.step() for run in runs] == [None, None]
+    assert next(steps, None) is None
     assert line.ahead(line.join(Session(), 1)) == 0
     assert session.history.own == ()
 
@@ -384,7 +449,7 @@ def test_a_result_is_measured_blended_pruned_valued_and_shown_pictures():
 
 
 def test_only_the_last_are_kept_and_never_the_one_in_use_is_lost():
-    adapters = [direct(replace(ORDER, steps=1, seed=i), "lora") for i in range(OWN + 2)]
+    adapters = [alone(replace(ORDER, steps=1, seed=i), "lora") for i in range(OWN + 2)]
     own_ = [Own("colours", i, a, 1) for i, a in enumerate(adapters)]
     history = History()
     for o in own_[:OWN]:

@@ -1,6 +1,7 @@
 """Runs that advance together end as each does alone."""
 
 import copy
+import math
 import os
 import signal
 import subprocess
@@ -224,9 +225,26 @@ def test_a_run_that_diverges_ends_alone():
     assert none is None
     assert apart(one, _alone(jobs[0])) < 1e-5
     assert apart(three, _alone(jobs[2])) < 1e-5
-    assert max(s.step for s in seen if s.run == 1) < STEPS
+    *before, last = [s for s in seen if s.run == 1]
+    assert last.step < STEPS
+    assert not math.isfinite(last.loss)
+    assert last.error in str(e.value)
+    assert last.learned is None
+    assert not any(s.error for s in seen if s is not last)
+    assert {s.run for s in seen if s.step > last.step} == {0, 2}
+    assert [s.step for s in before] == list(range(1, last.step))
+    alone = []
     with pytest.raises(ValueError, match="lower the learning rate"):
-        _alone(jobs[1])
+        fit(tiny_clip(), tiny_task(), LoRA(rank=2), settings=jobs[1].settings, progress=False,
+            on_step=alone.append)  # fmt: skip
+    assert [s.step for s in alone] == [s.step for s in before]
+
+
+def test_runs_that_all_diverge_say_so_and_nothing_follows():
+    jobs = [_job(lr=1e30), _job(lr=1e30, seed=1)]
+    *_, one, two = fit_many_steps(tiny_clip(), jobs)
+    assert (one.run, two.run) == (0, 1)
+    assert one.error and two.error
 
 
 @pytest.mark.slow

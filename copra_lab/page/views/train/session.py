@@ -1,11 +1,13 @@
-"""Training while somebody watches: LoRA and CopRA in turn, a step each.
+"""Training while somebody watches: LoRA and CopRA side by side.
 
 All of it runs in the thread that asks for the next report.
 """
 
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import torch
 
@@ -19,10 +21,13 @@ from copra_lab.page.state.measurement import FIRST, traffic
 from copra_lab.page.state.schemas.train import DROPPING, TrainState
 from copra_lab.page.state.session import Session
 from copra_lab.page.views.train.waiting_line import Ticket, Waiting
-from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.fitting import Step, fit_steps
+from copra_lab.training.fitting import Job, Step, fit_many_steps
+from copra_lab.training.running import Result
+from copra_lab.training.settings import TrainingSettings
 from copra_lab.utils.statistics import Accuracy
+
+Steps = Generator[Step, None, list[Result]]
 
 LOOKS = 10
 """How often the test images are asked on the way."""
@@ -54,7 +59,9 @@ class Course:
         return len(self.losses)
 
     def after(self, step: Step) -> "Course":
-        """The same, one step later."""
+        """The same, one step later, or with why there is none."""
+        if step.error:
+            return replace(self, trouble=step.error)
         return replace(
             self, losses=(*self.losses, step.loss), on=(*self.on, tuple(step.units.values()))
         )
@@ -97,147 +104,110 @@ def trained(lab: Lab, session: Session, order: TrainState, line: Waiting) -> Ite
         order, "waiting", tuple(map(Course, order.methods)), classes=len(task.classes)
     )
     ticket = line.join(session, order.work, asking())
-    runs: dict[str, Run] = {}
     try:
         while ahead := line.ahead(ticket, REDRAWN):
             if ticket.stopped:
                 yield replace(progress, state="stopped")
                 return
             yield replace(progress, ahead=ahead, seconds=line.seconds(ticket))
-        yield replace(progress, state="training")
-        runs |= {method: _begun(bench, task, order, method) for method in order.methods}
-        progress = replace(progress, state="training", base=_accuracy(bench, NONE))
-        for now in _watched(bench, runs, progress, ticket, line):
-            yield now
-        _keep(session, order, runs)
-        yield replace(now, seconds=None)
+        progress = replace(progress, state="training")
+        yield progress
+        progress = replace(progress, base=_accuracy(bench, NONE))
+        with closing(_begun(bench, task, order)) as steps:
+            progress, learned = yield from _watched(bench, steps, progress, ticket, line)
+        _keep(session, progress, learned)
+        yield progress
     finally:
-        for run in runs.values():
-            run.end()
         line.leave(ticket)
 
 
-class Run:
-    """A training that does one step when it is asked to.
+def _begun(bench: Bench, task: Task, order: TrainState) -> Steps:
+    """The steps of all methods, before the first.
 
-    Attributes:
-        last: the newest step; None before the first.
-        done: whether there is nothing left to do.
+    They see the same images in the same order, and begin with the same A.
     """
-
-    def __init__(self, steps: Generator[Step, None, Adapter | SoftPrompt]) -> None:
-        self._steps = steps
-        self._result: Adapter | SoftPrompt | None = None
-        self._failed = False
-        self.last: Step | None = None
-        self.done = False
-
-    def step(self) -> Step | None:
-        """Do one more; None after the last one.
-
-        Raises ValueError as `fit` does, and is over then.
-        """
-        torch.set_num_threads(1)  # Gradio may ask for each report in another thread
-        try:
-            self.last = next(self._steps)
-            return self.last
-        except StopIteration as end:
-            self._result, self.done = self._result or end.value, True
-            return None
-        except ValueError:
-            self._failed = self.done = True
-            raise
-
-    def learned(self) -> Adapter | None:
-        """The result, or what has been learned so far.
-
-        None before the first step and after a failure.
-        """
-        found = self._result
-        if found is None and not self._failed and self.last and self.last.learned:
-            found = self.last.learned()
-        assert found is None or isinstance(found, Adapter)  # LoRA learns no prompts
-        return found
-
-    def end(self) -> None:
-        """Give up what is left to do."""
-        self._steps.close()
-
-
-def _begun(bench: Bench, task: Task, order: TrainState, method: str) -> Run:
-    """The training of one method, before its first step.
-
-    Both methods see the same images in the same order, and begin with the same A.
-    """
-    return Run(
-        fit_steps(
-            bench.clip,
+    jobs = [
+        Job(
             task,
             LoRA(order.rank, sites=order.sites),
             DROPPING[method],
-            seed=order.seed,
-            steps=order.steps,
-            lr=order.rate(method),
-            batch=order.batch,
+            TrainingSettings(
+                seed=order.seed, steps=order.steps, lr=order.rate(method), batch=order.batch
+            ),
         )
-    )
+        for method in order.methods
+    ]
+    return fit_many_steps(bench.clip, jobs)
 
 
 def _watched(
-    bench: Bench, runs: dict[str, Run], progress: Progress, ticket: Ticket, line: Waiting
-) -> Iterator[Progress]:
-    """The runs in turn, a step each, until all are over or the visitor has had enough."""
+    bench: Bench, steps: Steps, progress: Progress, ticket: Ticket, line: Waiting
+) -> Generator[Progress, None, tuple[Progress, dict[str, Adapter]]]:
+    """Reports until all methods are over or the visitor has had enough.
+
+    Returns the last one, and what was learned.
+    """
     order, start = progress.order, time.monotonic()
     looks = {round(order.steps * i / LOOKS) for i in range(1, LOOKS + 1)}
     courses = {c.method: c for c in progress.courses}
-    shown, images = start, 0
-
-    def report(state: str) -> Progress:
-        left = line.seconds(ticket, own=True)
-        return replace(progress, state=state, courses=tuple(courses.values()), seconds=left)
-
+    newest: dict[str, Step] = {}
+    going, images, shown = len(courses), 0, start
     while True:
         line.ahead(ticket)  # still here
         traffic.give_way(PATIENCE)
-        for method, run in runs.items():
-            before = courses[method]
-            courses[method] = after = _stepped(before, run)
-            images += order.batch * (after.steps - before.steps)
-            if after.steps in looks:
-                courses[method] = _looked(bench, after, run)
-        state = _state(runs, ticket, start)
-        if images and (state != "training" or time.monotonic() - shown >= REDRAWN):
-            line.worked(ticket, images, time.monotonic() - shown)
-            shown, images = time.monotonic(), 0
-            if state == "training":
-                yield report(state)
+        torch.set_num_threads(1)  # Gradio may ask for each report in another thread
+        # The first of them computes all; of a model that cannot be shared, each its own, and one
+        # method is done before the other begins.
+        for step in islice(steps, going):
+            method = order.methods[step.run]
+            newest[method] = step
+            courses[method] = courses[method].after(step)
+            if step.step in looks:
+                courses[method] = _looked(bench, courses[method], _learned(step))
+            going -= bool(step.error) or step.step == step.steps
+            images += order.batch
+        state, now = _state(going, ticket, start), time.monotonic()
+        if state == "training" and now - shown < REDRAWN:
+            continue
+        line.worked(ticket, images, now - shown)
+        images, shown = 0, now
         if state != "training":
             break
-    courses = {method: _looked(bench, courses[method], run) for method, run in runs.items()}
-    yield report(state)
+        seconds = line.seconds(ticket, own=True)
+        yield replace(progress, courses=tuple(courses.values()), seconds=seconds)
+    found = [_learned(s) for s in newest.values()] if going else _results(steps)
+    learned = {m: a for m, a in zip(newest, found, strict=True) if isinstance(a, Adapter)}
+    for method, adapter in learned.items():
+        courses[method] = _looked(bench, courses[method], adapter)
+    return replace(progress, state=state, courses=tuple(courses.values())), learned
 
 
-def _stepped(course: Course, run: Run) -> Course:
-    """The course after one more step, if there is one, or with why there is none."""
-    try:
-        step = run.step()
-    except ValueError as e:
-        return replace(course, trouble=str(e))
-    return course.after(step) if step else course
+def _learned(step: Step) -> Result | None:
+    """What a method has learned by its newest step; None if it diverged."""
+    return step.learned and step.learned()
 
 
-def _looked(bench: Bench, course: Course, run: Run) -> Course:
+def _results(steps: Steps) -> list[Result]:
+    """What became of the methods, whose last steps are done."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+def _looked(bench: Bench, course: Course, learned: Result | None) -> Course:
     """The course with the accuracy of what was learned by now, unless that is known."""
-    adapter = run.learned()
-    if adapter is None or (course.measured and course.measured[-1][0] == course.steps):
+    known = course.measured and course.measured[-1][0] == course.steps
+    if known or not isinstance(learned, Adapter):
         return course
-    measured = (course.steps, _accuracy(bench, adapter))
+    measured = (course.steps, _accuracy(bench, learned))
     return replace(course, measured=(*course.measured, measured))
 
 
-def _state(runs: dict[str, Run], ticket: Ticket, start: float) -> str:
-    """What goes on after a step of each run; see `Progress`."""
-    if all(run.done for run in runs.values()):
+def _state(going: int, ticket: Ticket, start: float) -> str:
+    """What goes on while so many methods are not over; see `Progress`."""
+    if not going:
         return "done"
     if ticket.stopped:
         return "stopped"
@@ -253,11 +223,8 @@ def _accuracy(bench: Bench, adapter: Adapter) -> Accuracy:
     return bench.score(torch.cat(found))
 
 
-def _keep(session: Session, order: TrainState, runs: dict[str, Run]) -> None:
+def _keep(session: Session, progress: Progress, learned: dict[str, Adapter]) -> None:
     number = 1 + max((o.number for o in session.history.own), default=0)
-    learned = [
-        Own(order.task, number, adapter, run.last.step if run.last else 0)
-        for run in runs.values()
-        if (adapter := run.learned())
-    ]
-    session.change(lambda history: history.keep(*learned))
+    task, steps = progress.order.task, {c.method: c.steps for c in progress.courses}
+    own = [Own(task, number, adapter, steps[method]) for method, adapter in learned.items()]
+    session.change(lambda history: history.keep(*own))
