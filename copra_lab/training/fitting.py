@@ -260,7 +260,7 @@ def fit_many_steps(
     for job in jobs:
         job.check(execution, process)
     clip = clip.on(process.device)
-    groups = grouped(clip, jobs, process, at_once)
+    groups = grouped(clip, jobs, process.device.type, at_once)
     return _many(clip, jobs, groups, execution, process)
 
 

@@ -39,7 +39,7 @@ class Training(Protocol):
 def grouped(
     clip: Clip,
     jobs: Sequence[Training],
-    process: Process,
+    device: str,
     most: int | None = None,
     workers: int = 1,
 ) -> list[list[int]]:
@@ -51,7 +51,7 @@ def grouped(
     Args:
         clip: The model.
         jobs: What is to be trained.
-        process: The device.
+        device: The type of device, as torch has it.
         most: How many advance together at most; None for as many as is fast.
         workers: How many groups are trained at the same time. Groups are so small that none of
             the workers is without one, and of about one size, so that they end together.
@@ -66,7 +66,7 @@ def grouped(
         joins = _on_images(job.method) and plain(s.precision) is not None
         alike.setdefault((s.steps, s.batch, s.precision) if joins else j, []).append(j)
     share = -(-len(jobs) // workers)
-    fast = IMAGES.get(process.device.type, 64)
+    fast = IMAGES.get(device, 64)
     groups: list[list[int]] = []
     for mine in alike.values():
         size = min(share, most or max(1, fast // jobs[mine[0]].complete.batch))

@@ -22,7 +22,7 @@ from copra_lab.bench import Bench
 from copra_lab.methods import METHODS, LoRA
 from copra_lab.models import load_clip
 from copra_lab.prompts import VPT, CoOp
-from copra_lab.sweeps import Grid, Run, grid, read_grid, rows_of, runner
+from copra_lab.sweeps import Grid, Run, grid, read_grid, rows_of, runner, trained
 from copra_lab.sweeps.results import COLUMNS, DONE, FAILED, WAITING, Outcomes, flat, row_of
 from copra_lab.training import DEFAULTS, PLAIN, RATES, CopRA, TrainingSettings
 
@@ -197,7 +197,7 @@ def test_the_table_is_read_from_the_runs_folders(tmp_path):
         ("b", "lora", 0),
         ("b", "lora", 1),
     ]
-    assert outcomes.waiting() == todo
+    assert list(outcomes.waiting().values()) == todo
     folder = todo[0].folder(clip, tmp_path)
     folder.mkdir()
     # a line of 0.1.0, which knew fewer columns
@@ -211,9 +211,9 @@ def test_the_table_is_read_from_the_runs_folders(tmp_path):
     assert outcomes.rows()[-1]["accuracy"] == 0.5
     assert outcomes.rows()[2]["error"] == "why"
     outcomes.forget_failures()
-    assert outcomes.waiting() == todo[1:]
+    assert list(outcomes.waiting().values()) == todo[1:]
     (folder / "outcome.json").write_bytes(b"broken")
-    assert Outcomes(todo, clip, tmp_path).waiting() == todo
+    assert list(Outcomes(todo, clip, tmp_path).waiting().values()) == todo
 
 
 @pytest.mark.slow
@@ -280,7 +280,7 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
     for r, told_of in found.items():
         adapter = load_adapter(r.folder(clip, tmp_path), clip)
         with one_thread():
-            assert adapter.hash == r.fit(clip, tmp_path / "again").hash
+            assert adapter.hash == trained(r, clip, tmp_path / "again")[0].hash
         accuracy = Bench(clip, r.load_task(clip), precision="float32").accuracy(adapter)
         assert (told_of["state"], told_of["correct"], told_of["n"]) == (
             DONE,
@@ -289,12 +289,12 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
         )
         assert told_of["validation"] == adapter.provenance["validation accuracy"]
         assert told_of["base"] == clip.hash
-    trained = []
+    handed_out = []
     monkeypatch.setattr(
-        runner, "attempt", lambda r, *a: trained.append(r) or pytest.fail("done already")
+        runner, "attempt", lambda g, *a: handed_out.append(g) or pytest.fail("done already")
     )
     assert sweep(first, home, tmp_path) == found
-    assert not trained
+    assert not handed_out
     monkeypatch.undo()
     more = sweep(runs(home, seeds=3), home, tmp_path)
     assert {r: more[r] for r in first} == found
@@ -369,13 +369,13 @@ def test_a_killed_worker_costs_only_its_run(home, tmp_path, times, state):
         r: state if r == victim else DONE for r in todo
     }
     if state == FAILED:
-        assert "lost twice, the second time alone" in found[victim]["error"]
+        assert "lost each time, the last time alone" in found[victim]["error"]
         found = sweep(todo, home, tmp_path, jobs=2, retry_failed=True)
     clip = load_clip(home.clip)
     adapter = load_adapter(victim.folder(clip, tmp_path), clip)
     with one_thread():
         assert found[victim]["state"] == DONE
-        assert adapter.hash == victim.fit(clip, tmp_path / "whole").hash
+        assert adapter.hash == trained(victim, clip, tmp_path / "whole")[0].hash
 
 
 # --- the verb --------------------------------------------------------------------------------------------------------

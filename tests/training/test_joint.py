@@ -302,9 +302,9 @@ def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
         _job(CopRA(), task=other),
         Job(tiny_task(), CoOp(2), settings=TrainingSettings(steps=3, views=1)),
     ]
-    groups = grouped(tiny_clip(), jobs, this_process())
+    groups = grouped(tiny_clip(), jobs, "cpu")
     assert groups == [[0, 3], [1], [2], [4]]
-    assert grouped(tiny_clip(), jobs, this_process(), 1) == [[0], [1], [2], [3], [4]]
+    assert grouped(tiny_clip(), jobs, "cpu", 1) == [[0], [1], [2], [3], [4]]
     seen = []
     results = fit_many(tiny_clip(), jobs, progress=False, on_step=seen.append)
     for job, result in zip(jobs, results, strict=True):
