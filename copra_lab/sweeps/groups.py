@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -59,6 +60,8 @@ class Group:
         """Forget the group; what its runs have learned stays in their folders."""
         if len(self.runs) > 1:
             shutil.rmtree(self.folder, ignore_errors=True)  # another process may do the same
+            with suppress(OSError):  # there are others
+                self.folder.parent.rmdir()
 
 
 @dataclass(frozen=True)
@@ -80,13 +83,13 @@ class Grouping:
     at_once: int | None = None
 
     def groups(self, waiting: Mapping[str, Run], known: Mapping[str, Run]) -> list[Group]:
-        """Every waiting run in one group: those that were begun before, and new ones.
+        """Every waiting run in one group, those first that have a checkpoint.
 
         Args:
             waiting: The runs to do, by the names of their folders.
             known: All runs of the sweep, of which some may be done.
         """
-        groups = [*self._begun(waiting, known)]
+        groups = sorted(self._begun(waiting, known), key=lambda group: not group.begun)
         taken = {key for group in groups for key in group.runs}
         rest = [key for key in waiting if key not in taken]
         runs = [waiting[key] for key in rest]

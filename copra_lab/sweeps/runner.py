@@ -268,7 +268,7 @@ class _Sweep:
 
 
 @contextmanager
-def _progress(outcomes: Outcomes, groups: Sequence[Group], shown: bool) -> Iterator[None]:
+def _progress(outcomes: Outcomes, groups: Sequence[Group], shown: bool) -> Iterator[tqdm]:
     """A progress bar that follows outcomes, and the steps of groups that are trained."""
     over = threading.Event()
     bar = tqdm(
@@ -297,7 +297,7 @@ def _progress(outcomes: Outcomes, groups: Sequence[Group], shown: bool) -> Itera
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield bar
     finally:
         over.set()
         thread.join()

@@ -53,8 +53,8 @@ def grouped(
         jobs: What is to be trained.
         device: The type of device, as torch has it.
         most: How many advance together at most; None for as many as is fast.
-        workers: How many groups are trained at the same time. Groups are so small that none of
-            the workers is without one, and of about one size, so that they end together.
+        workers: How many groups are trained at the same time. No group is larger than the share
+            of a worker, and all are of about one size, so that workers end together.
 
     Returns:
         Numbers of jobs, in groups; in the order of the first of each.
