@@ -129,7 +129,6 @@ class Grouping:
                 yield group
             else:
                 group.remove()
-        for key in free:
-            single = Group({key: waiting[key]}, self.work)
-            if single.begun:
+        for single in Group(waiting, self.work).singly():
+            if free >= single.runs.keys() and single.begun:
                 yield single

@@ -63,13 +63,13 @@ def attempt(group: Group, clip_name: str | None, device: str = "cpu", measure: b
     """
     torch.set_num_threads(1)
     clip, work = load_clip(clip_name), group.work
-    tell = _Teller(group.started)
-    todo = {key: run for key, run in group.runs.items() if not kept(work / key / OUTCOME)}
-    runs, place = list(group.runs.values()), spread(device, group.folder.name)
-    results = trained_together(runs, clip, work, group.folder, place, tell)
-    for run, found in zip(runs, results, strict=True):
-        if run.folder(clip, work).name in todo:
-            _conclude(run, found, clip, work, measure)
+    tell, place = _Teller(group.started), spread(device, group.folder.name)
+    waiting = {key: run for key, run in group.runs.items() if not kept(work / key / OUTCOME)}
+    runs = group.runs if group.begun else waiting  # a checkpoint is of all runs of a group
+    results = trained_together(list(runs.values()), clip, work, group.folder, place, tell)
+    for key, found in zip(runs, results, strict=True):
+        if key in waiting:
+            _conclude(runs[key], found, clip, work, measure)
     group.started.unlink(missing_ok=True)
 
 

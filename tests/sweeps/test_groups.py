@@ -235,6 +235,21 @@ def test_an_interrupted_group_goes_on_from_its_checkpoint(
 
 
 @pytest.mark.slow
+def test_what_is_trained_or_has_failed_is_not_trained_again(home, tmp_path, monkeypatch):
+    good = runs(home, seeds=1)
+    todo = (good[0].changed(seed=7, lr=1e30), *good)
+
+    def interrupt(run, *rest):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(runner, "_measured", interrupt)
+        sweep(todo, home, tmp_path)
+    monkeypatch.setattr(of_runs, "fit_many_steps", interrupt)
+    assert [row["state"] for row in sweep(todo, home, tmp_path).values()] == [FAILED, DONE, DONE]
+
+
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
 def test_a_killed_group_ends_with_the_same_bytes(home, tmp_path, unbroken):
     todo = runs(home, STEPS)

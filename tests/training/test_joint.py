@@ -272,6 +272,18 @@ def test_a_group_that_is_done_is_not_trained_again(tmp_path):
     assert [a.provenance for a in resumed] == [a.provenance for a in unbroken]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [[_job()], [_job(), _job(steps=8)]], ids=["one", "two groups"])
+def test_a_checkpoint_that_is_kept_gives_the_same_again_without_a_step(tmp_path, jobs):
+    options = {"checkpoint": tmp_path / "all.part", "progress": False}
+    first = fit_many(tiny_clip(), jobs, keep_checkpoint=True, **options)
+    assert len(list(tmp_path.iterdir())) == len(jobs)
+    again = fit_many(tiny_clip(), jobs, on_step=pytest.fail, **options)
+    assert [a.hash for a in again] == [a.hash for a in first]
+    assert [a.provenance for a in again] == [a.provenance for a in first]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path):
     from safetensors import safe_open
     from safetensors.torch import save_file
