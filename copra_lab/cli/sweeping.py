@@ -20,13 +20,15 @@ class Engine:
     Args:
         backend: Processes of this machine, or the workers of a cluster.
         address: ray, dask: of the cluster.
-        jobs: Runs side by side; -1 for as many as there are cores.
+        jobs: Workers, of one thread each; -1 for as many as there are cores.
+        at_once: How many runs a worker trains side by side, at most; 1 trains each by itself.
         device: Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …
     """
 
     backend: Literal["loky", "ray", "dask"] = "loky"
     address: Annotated[str | None, Option(show_default="one that is started here")] = None
     jobs: int = -1
+    at_once: Annotated[int | None, Option(min=1, show_default="as many as is fast")] = None
     device: str = "auto"
 
     def __post_init__(self) -> None:

@@ -18,8 +18,9 @@ COLUMNS = tuple(
     "base".split()
 )
 """Of a row. ``key`` names the run's folder; ``accuracy`` is that on test images with its interval
-``low`` to ``high`` (0…1), ``validation`` that on validation images; ``base`` is the hash of the
-CLIP. What is not known is None."""
+``low`` to ``high`` (0…1), ``validation`` that on validation images; ``seconds`` is how long the
+training took, and of runs that were trained side by side each one's share; ``base`` is the hash of
+the CLIP. What is not known is None."""
 
 WAITING, DONE, FAILED = "waiting", "done", "failed"
 
@@ -48,7 +49,7 @@ class Outcomes:
         for key, run in self.runs.items():
             if key in self._found:
                 continue
-            if found := read_row(self.work / key / OUTCOME):
+            if found := kept(self.work / key / OUTCOME):
                 self._found[key] = row_of(run, self.clip, self.work) | found
             elif not self.measured and (self.work / key / DONE_FILE).exists():
                 self._found[key] = row_of(run, self.clip, self.work) | {"state": DONE}
@@ -61,10 +62,10 @@ class Outcomes:
             row["settings"] = json.loads(json.dumps(row["settings"], sort_keys=True))
         return sorted(rows, key=_order)
 
-    def waiting(self) -> list[Run]:
-        """The runs without an outcome."""
+    def waiting(self) -> dict[str, Run]:
+        """The runs without an outcome, by the names of their folders."""
         self.collect()
-        return [run for key, run in self.runs.items() if key not in self._found]
+        return {key: run for key, run in self.runs.items() if key not in self._found}
 
     def count(self, state: str) -> int:
         """How many runs are known to be in this state."""
@@ -79,7 +80,7 @@ class Outcomes:
         """Let failed runs wait again."""
         for key in self.runs:
             file = self.work / key / OUTCOME
-            if (row := read_row(file)) and row["state"] == FAILED:
+            if (row := kept(file)) and row["state"] == FAILED:
                 file.unlink()
                 self._found.pop(key, None)
 
@@ -109,8 +110,8 @@ def write_outcome(row: Mapping[str, Any], work: Path) -> None:
     write_atomically(work / row["key"] / OUTCOME, json.dumps(row).encode())
 
 
-def read_row(file: Path) -> dict[str, Any] | None:
-    """The row that a file holds; None if it is not there, or broken."""
+def kept(file: Path) -> dict[str, Any] | None:
+    """What a JSON file holds, such as a row; None if it is not there, or broken."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

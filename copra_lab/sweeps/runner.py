@@ -1,17 +1,20 @@
-"""Many runs side by side, through joblib.
+"""Many runs, in groups that are trained side by side, each group by a worker, through joblib.
 
 Each run is done once. A worker writes what came of a run into the run's own folder, so nothing
-depends on the process that hands runs out: killed, it finds everything when it starts again. A run
-that raises is a row that says why. When a worker is killed, its engine may lose other runs with
-it: they are handed out again and continue from their checkpoints. Those that were being trained
-then are tried alone first, so that a run that kills its worker every time is found, and costs
-nothing but itself.
+depends on the process that hands groups out: killed, it finds everything when it starts again,
+also the groups that were begun. A run that raises is a row that says why.
+
+When a worker is killed, its engine may lose other groups with it. All that were being trained then
+are handed out again one by one, before any other, and continue from their checkpoints. The runs of
+one that loses its worker again are tried each by itself, so that a run that kills its worker every
+time is found, and costs nothing but itself.
 """
 
 import json
 import os
 import platform
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -27,8 +30,20 @@ from copra_lab.bench.bench import Bench
 from copra_lab.models.clip import Clip
 from copra_lab.models.loading import load_clip
 from copra_lab.sweeps.engines import engine
-from copra_lab.sweeps.results import DONE, FAILED, Outcomes, export, row_of, write_outcome
-from copra_lab.sweeps.runs import Run, trained
+from copra_lab.sweeps.groups import Group, Grouping
+from copra_lab.sweeps.results import (
+    DONE,
+    FAILED,
+    OUTCOME,
+    Outcomes,
+    export,
+    kept,
+    row_of,
+    write_outcome,
+)
+from copra_lab.sweeps.runs import Run, trained_together
+from copra_lab.training.jobs import Step
+from copra_lab.utils.checks import whole_number
 from copra_lab.utils.devices import spread
 from copra_lab.utils.extras import needs
 from copra_lab.utils.files import write_atomically
@@ -39,22 +54,53 @@ TABLE = "results.csv"
 """A copy of all rows, written when a sweep ends."""
 
 LOCK = "sweep.lock"
-_STARTED = "started.json"
 
 
-def attempt(
-    run: Run, work: Path, clip_name: str | None, device: str = "cpu", measure: bool = True
-) -> None:
-    """Train a run on one thread, or read it, and measure it on the task's test images.
+def attempt(group: Group, clip_name: str | None, device: str = "cpu", measure: bool = True) -> None:
+    """Train the runs of a group on one thread, or read them, and measure each on its test images.
 
-    What comes of it is written into the run's folder, also what goes wrong.
+    What comes of a run is written into its folder, also what goes wrong.
     """
     torch.set_num_threads(1)
-    clip = load_clip(clip_name)
-    row, started = row_of(run, clip, work), run.folder(clip, work) / _STARTED
-    write_atomically(started, json.dumps({"host": platform.node(), "pid": os.getpid()}).encode())
+    clip, work = load_clip(clip_name), group.work
+    tell, place = _Teller(group.started), spread(device, group.folder.name)
+    waiting = {key: run for key, run in group.runs.items() if not kept(work / key / OUTCOME)}
+    runs = group.runs if group.begun else waiting  # a checkpoint is of all runs of a group
+    results = trained_together(list(runs.values()), clip, work, group.folder, place, tell)
+    for key, found in zip(runs, results, strict=True):
+        if key in waiting:
+            _conclude(runs[key], found, clip, work, measure)
+    group.started.unlink(missing_ok=True)
+
+
+class _Teller:
+    """Tells in a file who is at a group, and every few seconds how far."""
+
+    SECONDS = 2
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self._tell(0, 1)
+
+    def __call__(self, step: Step) -> None:
+        if time.monotonic() > self.told + self.SECONDS:
+            self._tell(step.step, step.steps)
+
+    def _tell(self, step: int, steps: int) -> None:
+        about = {"host": platform.node(), "pid": os.getpid(), "step": step, "steps": steps}
+        write_atomically(self.file, json.dumps(about).encode())
+        self.told = time.monotonic()
+
+
+def _conclude(
+    run: Run, found: tuple[Any, float] | Exception, clip: Clip, work: Path, measure: bool
+) -> None:
+    """Measure what came of a run, and write its row."""
+    row = row_of(run, clip, work)
     try:
-        result, seconds = trained(run, clip, work, spread(device, row["key"]))
+        if isinstance(found, Exception):
+            raise found
+        result, seconds = found
         row |= {"state": DONE, "seconds": round(seconds, 2)}
         if measure:
             row |= _measured(run, result, clip)
@@ -63,7 +109,6 @@ def attempt(
         row |= {"state": FAILED, "error": " ".join(f"{kind}{e}".split())}
     if measure or row["state"] == FAILED:
         write_outcome(row | {"host": platform.node()}, work)
-    started.unlink(missing_ok=True)
 
 
 def _measured(run: Run, result: Any, clip: Clip) -> dict[str, Any]:
@@ -92,21 +137,27 @@ def run_all(
     address: str | None = None,
     device: str = "cpu",
     measure: bool = True,
+    at_once: int | None = None,
     retry_failed: bool = False,
     progress: bool = True,
 ) -> list[dict[str, Any]]:
     """Do the runs that have no outcome in `work` yet. Safe to interrupt and to start again.
+
+    Each worker trains a group of runs side by side, as `fit_many` does, where they can advance
+    together.
 
     Args:
         runs: What to train.
         work: A folder for the runs' folders; all workers must see it under the same path.
         clip_name: The CLIP, as `load_clip` takes it.
         backend: "loky", processes of this machine; "ray" or "dask", the workers of a cluster.
-        jobs: Runs side by side; -1 for as many as there are cores.
+        jobs: Workers, of one thread each; -1 for as many as there are cores.
         address: Of the cluster; None for one that is started here.
         device: As `fit` has it.
         measure: Whether to measure on test images too, and to write ``results.csv``; False only
             trains.
+        at_once: How many runs a worker trains side by side at most, as `fit_many` has it; fewer
+            where workers would be idle.
         retry_failed: Whether to do failed runs again.
         progress: Show a progress bar.
 
@@ -114,12 +165,15 @@ def run_all(
         A row for each run, done before or now.
 
     Raises:
-        ValueError: For an unknown backend, or where another process works on the same sweep.
+        ValueError: For an unknown backend, an `at_once` below 1, or where another process works on
+            the same sweep.
         MissingExtra: The engine is not installed.
         RuntimeError: If workers are lost again and again before anything is done.
     """
     with needs("sweeps"):
         from joblib import delayed
+    if at_once is not None:
+        whole_number("at_once", at_once)
     work = work.resolve()
     work.mkdir(parents=True, exist_ok=True)
     with _alone(work) if measure else nullcontext():
@@ -127,12 +181,15 @@ def run_all(
         if retry_failed:
             outcomes.forget_failures()
 
-        def job(run: Run) -> Any:
-            return delayed(attempt)(run, work, clip_name, device, measure)
+        def job(group: Group) -> Any:
+            return delayed(attempt)(group, clip_name, device, measure)
 
         try:
-            with engine(backend, jobs, address) as workers, _progress(outcomes, progress):
-                _Sweep(outcomes, workers, job).work_off()
+            with engine(backend, jobs, address) as workers:
+                grouping = Grouping(outcomes.clip, work, workers, device, at_once)
+                groups = grouping.groups(outcomes.waiting(), outcomes.runs)
+                with _progress(outcomes, groups, progress):
+                    _Sweep(outcomes, groups, workers, job).work_off()
         finally:
             rows = outcomes.rows()
             if measure:
@@ -156,59 +213,82 @@ def _alone(work: Path) -> Iterator[None]:
 
 @dataclass
 class _Sweep:
-    """Hands out runs until each has an outcome."""
+    """Hands out groups until each of their runs has an outcome."""
 
     outcomes: Outcomes
+    groups: list[Group]
     workers: int
-    job: Callable[[Run], Any]
+    job: Callable[[Group], Any]
 
     def work_off(self) -> None:
         fruitless = 0
-        while missing := self.outcomes.waiting():
-            lost = self._hand_out(missing, self.workers)
-            left = self.outcomes.waiting()
-            suspects = [r for r in left if self._started(r).exists()] if lost else []
-            for run in suspects:
-                self._try_alone(run)
-            fruitless = fruitless + 1 if lost and not suspects and len(left) == len(missing) else 0
+        while waiting := self.outcomes.waiting():
+            lost = self._hand_out(self._left(), self.workers)
+            suspects = [g for g in self._left() if g.started.exists()] if lost else []
+            for group in suspects:
+                self._try_alone(group)
+            nothing = lost and self.outcomes.waiting() == waiting
+            fruitless = fruitless + 1 if nothing else 0
             if lost and fruitless == 3:
                 raise RuntimeError(f"the workers do nothing and are lost: {lost!r}") from lost
+        for group in self.groups:
+            group.remove()
 
-    def _try_alone(self, run: Run) -> None:
+    def _left(self) -> list[Group]:
+        """The groups with runs that have no outcome."""
+        waiting = self.outcomes.waiting().keys()
+        return [g for g in self.groups if waiting & g.runs.keys()]
+
+    def _try_alone(self, group: Group) -> None:
         # with one worker joblib would use this process
-        if again := self._hand_out([run], 2):
-            words = " ".join(f"{type(again).__name__}: {again}".split())[:200]
-            self.outcomes.fail(run, f"its worker was lost twice, the second time alone ({words})")
+        lost = self._hand_out([group], 2)
+        if lost and len(group.runs) == 1:
+            words = " ".join(f"{type(lost).__name__}: {lost}".split())[:200]
+            [run] = group.runs.values()
+            self.outcomes.fail(run, f"its worker was lost each time, the last time alone ({words})")
+        elif lost:
+            group.remove()
+            waiting = self.outcomes.waiting()
+            for single in group.singly():
+                if waiting.keys() & single.runs.keys():
+                    self._try_alone(single)
 
-    def _hand_out(self, runs: Sequence[Run], workers: int) -> Exception | None:
-        """Let workers do these runs; the error that ended the engine, if one did."""
-        for run in runs:
-            self._started(run).unlink(missing_ok=True)
+    def _hand_out(self, groups: Sequence[Group], workers: int) -> Exception | None:
+        """Let workers do these groups; the error that ended the engine, if one did."""
+        for group in groups:
+            group.started.unlink(missing_ok=True)
         with needs("sweeps"):
             from joblib import Parallel
 
         try:
-            Parallel(workers, batch_size=1)(self.job(run) for run in runs)
+            Parallel(workers, batch_size=1)(self.job(group) for group in groups)
         except Exception as e:  # attempt() itself raises nothing, so a worker was lost
             return e
         return None
 
-    def _started(self, run: Run) -> Path:
-        """The file that says that a worker is at a run."""
-        return run.folder(self.outcomes.clip, self.outcomes.work) / _STARTED
-
 
 @contextmanager
-def _progress(outcomes: Outcomes, shown: bool) -> Iterator[None]:
-    """A progress bar that follows the outcomes while workers work."""
+def _progress(outcomes: Outcomes, groups: Sequence[Group], shown: bool) -> Iterator[tqdm]:
+    """A progress bar that follows outcomes, and the steps of groups that are trained."""
     over = threading.Event()
-    bar = tqdm(total=len(outcomes.runs), desc="runs", disable=not shown, unit="run")
+    bar = tqdm(
+        total=len(outcomes.runs),
+        initial=len(outcomes.runs) - len(outcomes.waiting()),
+        desc="runs",
+        disable=not shown,
+        unit="run",
+        bar_format="{l_bar}{bar}| {n:.1f}/{total} [{elapsed}<{remaining}, {rate_fmt}{postfix}]",
+    )
 
     def look() -> None:
-        outcomes.collect()
-        failed, done = outcomes.count(FAILED), outcomes.count(DONE)
-        bar.set_postfix(failed=failed, refresh=False)
-        bar.update(done + failed - bar.n)
+        waiting = outcomes.waiting()
+        done = float(len(outcomes.runs) - len(waiting))
+        for group in groups:
+            if about := kept(group.started):
+                left = len(waiting.keys() & group.runs.keys())
+                done += left * about["step"] / about["steps"]
+        bar.set_postfix(failed=outcomes.count(FAILED), refresh=False)
+        bar.update(done - bar.n)
 
     def watch() -> None:
         while not over.wait(1):
@@ -217,7 +297,7 @@ def _progress(outcomes: Outcomes, shown: bool) -> Iterator[None]:
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield
+        yield bar
     finally:
         over.set()
         thread.join()

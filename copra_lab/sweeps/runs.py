@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
 from copra_lab.tasks.task import Task, load_task
 from copra_lab.training.base import as_json
 from copra_lab.training.dropping import PLAIN, Dropping
-from copra_lab.training.fitting import fit
+from copra_lab.training.fitting import fit_many_steps
+from copra_lab.training.jobs import Job, Step
+from copra_lab.training.running import Result
 from copra_lab.training.settings import (
     PROMPT_VIEWS,
     CompleteSettings,
@@ -30,6 +33,7 @@ from copra_lab.utils.files import write_atomically
 __all__ = ["Run", "TaskOptions", "trained"]
 
 DONE_FILE = "run.json"
+CHECKPOINT = "fit.part"
 
 
 @dataclass(frozen=True)
@@ -55,7 +59,7 @@ class TaskOptions:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: the arguments of `load_task` and of `fit`.
+    """One training: the arguments of `load_task` and of `Job`.
 
     Args:
         task: A task by name, or a folder of images.
@@ -169,20 +173,10 @@ class Run:
         )
         return task.base_and_new()[0] if o.part == "base" else task
 
-    def fit(self, clip: Clip, checkpoint: Path, device: str = "cpu") -> Adapter | SoftPrompt:
-        """Train, or continue from `checkpoint`."""
-        return fit(
-            clip,
-            self.load_task(clip),
-            self.method,
-            dropping=self.dropping,
-            settings=self.settings,
-            penalty=self.penalty,
-            checkpoint=checkpoint,
-            checkpoint_every=100,
-            progress=False,
-            device=device,
-        )
+    def job(self, clip: Clip) -> Job:
+        """The run with its task loaded, as `fit_many` takes it."""
+        task = self.load_task(clip)
+        return Job(task, self.method, self.dropping, self.settings, self.penalty)
 
     def read(self, folder: Path, clip: Clip) -> Adapter | SoftPrompt:
         """What an earlier training saved in `folder`."""
@@ -214,17 +208,118 @@ def trained(run: Run, clip: Clip, work: Path, device: str = "cpu") -> tuple[Any,
         device: As `fit` has it.
 
     Returns:
-        The adapter or soft prompt, and the seconds that the training took.
+        The adapter or soft prompt, and the seconds that the training took; of a run that was
+        trained in a group, its share of the group's.
     """
-    folder = run.folder(clip, work)
-    done = folder / DONE_FILE
-    if done.exists():
-        seconds = float(json.loads(done.read_text(encoding="utf-8"))["seconds"])
-        return run.read(folder, clip), seconds
+    [found] = trained_together([run], clip, work, run.folder(clip, work), device)
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def trained_together(
+    runs: Sequence[Run],
+    clip: Clip,
+    work: Path,
+    folder: Path,
+    device: str = "cpu",
+    on_step: Callable[[Step], None] | None = None,
+) -> list[tuple[Any, float] | Exception]:
+    """`trained` of runs that advance together.
+
+    Args:
+        runs: What to train.
+        clip: The model.
+        work: Where runs are kept, a folder each.
+        folder: Where the checkpoint of these runs is kept.
+        device: As `fit` has it.
+        on_step: Called after each step of each run.
+
+    Returns:
+        For each run what came of it, as `trained` has it, or the error with which it ended.
+    """
+    try:
+        errors = _train(runs, clip, work, folder / CHECKPOINT, device, on_step)
+    except Exception as e:
+        if len(runs) == 1:
+            return [e]
+        # whatever it was, it costs only the runs that cannot be trained by themselves either
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+        places = [run.folder(clip, work) for run in runs]
+        return [
+            found
+            for run, place in zip(runs, places, strict=True)
+            for found in trained_together([run], clip, work, place, device, on_step)
+        ]
+    return [errors.get(run) or _read(run, clip, work) for run in runs]
+
+
+def _train(
+    runs: Sequence[Run],
+    clip: Clip,
+    work: Path,
+    checkpoint: Path,
+    device: str,
+    on_step: Callable[[Step], None] | None,
+) -> dict[Run, Exception]:
+    """Train and save what is not yet, and say why of what cannot be."""
+    errors, jobs, begun = dict[Run, Exception](), dict[Run, Job](), checkpoint.exists()
+    for run in runs:
+        # a checkpoint is continued with all its runs, also with those that are saved
+        if begun or not (run.folder(clip, work) / DONE_FILE).exists():
+            try:
+                jobs[run] = run.job(clip)
+            except Exception as e:
+                errors[run] = e
+    if not jobs:
+        return errors
     start = time.perf_counter()
-    result = run.fit(clip, folder / "fit.part", device)
-    seconds = time.perf_counter() - start
-    save_adapter(result, folder) if isinstance(result, Adapter) else result.save(folder)
-    about = {"seconds": round(seconds, 2), "settings": run.as_json()}
-    write_atomically(done, json.dumps(about, indent=1).encode())
-    return result, seconds
+    steps = fit_many_steps(
+        clip,
+        list(jobs.values()),
+        at_once=len(jobs),
+        device=device,
+        checkpoint=checkpoint,
+        checkpoint_every=100,
+        keep_checkpoint=True,
+    )
+    results = _followed(steps, on_step)
+    seconds = (time.perf_counter() - start) / len(jobs)
+    for run, result in zip(jobs, results, strict=True):
+        try:
+            _save(run, result, seconds, run.folder(clip, work))
+        except Exception as e:
+            errors[run] = e
+    checkpoint.unlink(missing_ok=True)
+    return errors
+
+
+def _followed(
+    steps: Generator[Step, None, list[Result]], on_step: Callable[[Step], None] | None
+) -> list[Result]:
+    while True:
+        try:
+            step = next(steps)
+        except StopIteration as end:
+            return end.value
+        if on_step:
+            on_step(step)
+
+
+def _save(run: Run, result: Result, seconds: float, folder: Path) -> None:
+    if isinstance(result, ValueError):
+        raise result
+    if not (folder / DONE_FILE).exists():
+        save_adapter(result, folder) if isinstance(result, Adapter) else result.save(folder)
+        about = {"seconds": round(seconds, 2), "settings": run.as_json()}
+        write_atomically(folder / DONE_FILE, json.dumps(about, indent=1).encode())
+    (folder / CHECKPOINT).unlink(missing_ok=True)  # of an earlier training by itself
+
+
+def _read(run: Run, clip: Clip, work: Path) -> tuple[Any, float] | Exception:
+    folder = run.folder(clip, work)
+    try:
+        about = json.loads((folder / DONE_FILE).read_text(encoding="utf-8"))
+        return run.read(folder, clip), float(about["seconds"])
+    except Exception as e:
+        return e

@@ -263,7 +263,7 @@ def fit_many_steps(
     for job in jobs:
         job.check(execution, process)
     clip = clip.on(process.device)
-    groups = grouped(clip, jobs, process, at_once)
+    groups = grouped(clip, jobs, process.device.type, at_once)
     return _many(clip, jobs, groups, execution, process)
 
 
@@ -281,9 +281,9 @@ def _many(
         if execution.checkpoint and len(groups) > 1:
             path = Path(execution.checkpoint)
             files.append(path.with_stem(f"{path.stem}-{number}"))
-            own = replace(execution, checkpoint=files[-1])
+            own = replace(execution, checkpoint=files[-1], keep_checkpoint=True)
         mine = [jobs[j] for j in members]
-        steps = run_group(clip, build(clip, mine, process), mine, own, keep=bool(files))
+        steps = run_group(clip, build(clip, mine, process), mine, own)
         while True:
             try:
                 each = next(steps)
@@ -292,7 +292,7 @@ def _many(
                 break
             for step in each:
                 yield replace(step, run=members[step.run])
-    for file in files if process.first else ():
+    for file in files if process.first and not execution.keep_checkpoint else ():
         file.unlink(missing_ok=True)
     return [results[j] for j in range(len(jobs))]
 

@@ -1,6 +1,9 @@
 """Which trainings advance together, and what they become."""
 
 from collections.abc import Sequence
+from functools import cache, partial
+from itertools import pairwise
+from typing import Any, Protocol
 
 import torch
 
@@ -8,11 +11,13 @@ from copra_lab.engine.extraction import plain_tower
 from copra_lab.engine.transformer import Tower
 from copra_lab.methods.lora import LoRA
 from copra_lab.models.clip import Clip
+from copra_lab.prompts.soft_prompt import VPT, CoOp
 from copra_lab.training.base import Group
 from copra_lab.training.jobs import Job
 from copra_lab.training.joint import JointLoRA, LoRARun
 from copra_lab.training.lora import LoRATraining
 from copra_lab.training.prompt import PromptTraining
+from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
 
 RANK = 16
@@ -23,8 +28,24 @@ IMAGES = {"cpu": 64, "cuda": 1024}
 """Images that advance together: beyond, a processor gets no faster, and memory grows."""
 
 
+class Training(Protocol):
+    """What decides who joins: of a `Job`, or of a plan of one whose task is not loaded yet."""
+
+    @property
+    def method(self) -> LoRA | CoOp | VPT:
+        """What is trained."""
+
+    @property
+    def complete(self) -> CompleteSettings:
+        """How."""
+
+
 def grouped(
-    clip: Clip, jobs: Sequence[Job], process: Process, most: int | None = None
+    clip: Clip,
+    jobs: Sequence[Training],
+    device: str,
+    most: int | None = None,
+    workers: int = 1,
 ) -> list[list[int]]:
     """Group jobs that can advance together.
 
@@ -36,28 +57,43 @@ def grouped(
     Args:
         clip: The model.
         jobs: What is to be trained.
-        process: The device.
+        device: The type of device, as torch has it.
         most: How many advance together at most; None for as many as is fast.
+        workers: How many groups are trained at the same time. No group is larger than the share
+            of a worker, and all are of about one size, so that workers end together.
 
     Returns:
         Numbers of jobs, in groups; in the order of the first of each.
     """
-    groups: dict[object, list[list[int]]] = {}
-    order: list[list[int]] = []
+    plain = cache(partial(_plain, clip))
+    alike: dict[object, list[int]] = {}
     for j, job in enumerate(jobs):
         s = job.complete
         key: object = j
-        if _tower(clip, job) is not None:
+        if _on_images(job.method) and plain(s.precision) is not None:
             assert isinstance(job.method, LoRA)
             wide = (max(RANK, job.method.rank) - 1).bit_length()
             key = (s.steps, s.batch, s.precision, wide)
-        size = most or max(1, IMAGES.get(process.device.type, 64) // s.batch)
-        mine = groups.setdefault(key, [])
-        if not mine or len(mine[-1]) == size:
-            mine.append([])
-            order.append(mine[-1])
-        mine[-1].append(j)
-    return order
+        alike.setdefault(key, []).append(j)
+    share = -(-len(jobs) // workers)
+    fast = IMAGES.get(device, 64)
+    groups: list[list[int]] = []
+    for mine in alike.values():
+        size = min(share, most or max(1, fast // jobs[mine[0]].complete.batch))
+        groups += _parts(mine, size, workers)
+    return sorted(groups)
+
+
+def _parts(members: Sequence[int], size: int, workers: int) -> list[list[int]]:
+    """The members in parts of at most `size`, which differ by one at most.
+
+    Where each worker gets several parts, all get the same number of them.
+    """
+    n = -(-len(members) // size)
+    if n > workers:
+        n = min(len(members), n + -n % workers)
+    cuts = [i * len(members) // n for i in range(n + 1)]
+    return [list(members[a:b]) for a, b in pairwise(cuts)]
 
 
 def build(clip: Clip, jobs: Sequence[Job], process: Process) -> Group:
@@ -82,13 +118,21 @@ def build(clip: Clip, jobs: Sequence[Job], process: Process) -> Group:
 
 def _tower(clip: Clip, job: Job) -> Tower | None:
     """The tower that a job shares with others; None where it must be alone."""
-    method = job.method
-    if not isinstance(method, LoRA) or method.towers != ("vision",):
-        return None
+    return _plain(clip, job.complete.precision) if _on_images(job.method) else None
+
+
+def _on_images(method: Any) -> bool:
+    """Whether a method trains A and B on the image tower, and nothing else."""
     # a variant that trains other parameters than A and B says so in its `attach`
-    if type(method).attach is not LoRA.attach:
-        return None
-    return plain_tower(clip.model.visual, getattr(torch, job.complete.precision))
+    return (
+        isinstance(method, LoRA)
+        and method.towers == ("vision",)
+        and type(method).attach is LoRA.attach
+    )
+
+
+def _plain(clip: Clip, precision: str) -> Tower | None:
+    return plain_tower(clip.model.visual, getattr(torch, precision))
 
 
 def _run(job: Job) -> LoRARun:

@@ -62,6 +62,8 @@ class Execution:
         checkpoint: A file to continue from after an interruption, removed at the end. A resumed
             training ends with the same numbers as an unbroken one.
         checkpoint_every: Write the checkpoint every so many steps.
+        keep_checkpoint: Leave a checkpoint of the end, for a caller who has more to do and then
+            removes it. The same call then gives the same again, without training.
 
     Raises:
         ValueError: For an interval that makes no sense.
@@ -71,6 +73,7 @@ class Execution:
     validate_every: int = 0
     checkpoint: str | Path | None = None
     checkpoint_every: int = 50
+    keep_checkpoint: bool = False
 
     def __post_init__(self) -> None:
         if self.checkpoint_every < 1 or self.validate_every < 0:

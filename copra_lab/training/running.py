@@ -23,7 +23,7 @@ Result = Adapter | SoftPrompt | ValueError
 
 
 def run_group(
-    clip: Clip, group: Group, jobs: Sequence[Job], execution: Execution, keep: bool = False
+    clip: Clip, group: Group, jobs: Sequence[Job], execution: Execution
 ) -> Generator[list[Step], None, list[Result]]:
     """Train the runs of a group.
 
@@ -32,7 +32,6 @@ def run_group(
         group: What advances; its runs are those of `jobs`.
         jobs: What they are.
         execution: How they run.
-        keep: Leave a checkpoint of the end, for a caller that has more to do and removes it.
 
     Yields:
         The steps of the runs that went on, each time all have done one. The last of a run that
@@ -42,7 +41,7 @@ def run_group(
         For each run what it learned, or the error with which it ended.
     """
     recipes = [_begun(clip, group, j, job) for j, job in enumerate(jobs)]
-    return _advance(clip, group, jobs, recipes, execution, keep)
+    return _advance(clip, group, jobs, recipes, execution)
 
 
 def _advance(
@@ -51,7 +50,6 @@ def _advance(
     jobs: Sequence[Job],
     recipes: Sequence[dict[str, Any]],
     execution: Execution,
-    keep: bool,
 ) -> Generator[list[Step], None, list[Result]]:
     identities = [job.identity(clip, r) for job, r in zip(jobs, recipes, strict=True)]
     checkpoint = _Checkpoint(group, execution.checkpoint, identities)
@@ -87,13 +85,13 @@ def _advance(
         ]
         if not group.alive:
             break
-    if keep and checkpoint.done < steps:
+    if execution.keep_checkpoint and checkpoint.done < steps:
         checkpoint.write(steps, results)
     for j in group.alive:
         if len(jobs[j].task.val):
             recipes[j]["validation accuracy"] = round(group.validate(j), 4)
         results[j] = group.result(j, recipes[j])
-    if group.alive and not keep:
+    if group.alive and not execution.keep_checkpoint:
         checkpoint.remove()
     return [results[j] for j in range(len(jobs))]
 

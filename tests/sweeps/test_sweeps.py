@@ -3,10 +3,6 @@ workers.
 """
 
 import json
-import os
-import signal
-import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,16 +11,17 @@ import pytest
 from command_line import run, told
 from hypothesis import given
 from hypothesis import strategies as st
-from tiny import one_thread, save_clip, save_images, tiny_clip
+from tiny import one_thread, save_images, tiny_clip
+from tiny_sweep import Killer, make_home, runs, sweep
 
 from copra_lab.adapters import load_adapter
 from copra_lab.bench import Bench
 from copra_lab.methods import METHODS, LoRA
 from copra_lab.models import load_clip
 from copra_lab.prompts import VPT, CoOp
-from copra_lab.sweeps import Grid, Run, grid, read_grid, rows_of, runner
+from copra_lab.sweeps import Grid, Run, grid, read_grid, rows_of, runner, trained
 from copra_lab.sweeps.results import COLUMNS, DONE, FAILED, WAITING, Outcomes, flat, row_of
-from copra_lab.training import DEFAULTS, PLAIN, RATES, CopRA, TrainingSettings
+from copra_lab.training import DEFAULTS, RATES, CopRA, TrainingSettings
 
 SMALL = {"methods": ["lora"], "tasks": ["digits"]}
 
@@ -197,7 +194,7 @@ def test_the_table_is_read_from_the_runs_folders(tmp_path):
         ("b", "lora", 0),
         ("b", "lora", 1),
     ]
-    assert outcomes.waiting() == todo
+    assert list(outcomes.waiting().values()) == todo
     folder = todo[0].folder(clip, tmp_path)
     folder.mkdir()
     # a line of 0.1.0, which knew fewer columns
@@ -211,9 +208,9 @@ def test_the_table_is_read_from_the_runs_folders(tmp_path):
     assert outcomes.rows()[-1]["accuracy"] == 0.5
     assert outcomes.rows()[2]["error"] == "why"
     outcomes.forget_failures()
-    assert outcomes.waiting() == todo[1:]
+    assert list(outcomes.waiting().values()) == todo[1:]
     (folder / "outcome.json").write_bytes(b"broken")
-    assert Outcomes(todo, clip, tmp_path).waiting() == todo
+    assert list(Outcomes(todo, clip, tmp_path).waiting().values()) == todo
 
 
 @pytest.mark.slow
@@ -243,44 +240,22 @@ def test_settings_become_columns():
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory) -> SimpleNamespace:
-    folder = tmp_path_factory.mktemp("sweep")
-    save_clip(folder / "clip")
-    save_images(folder / "colours")
-    return SimpleNamespace(folder=folder, clip=str(folder / "clip"), task=str(folder / "colours"))
-
-
-def runs(home: SimpleNamespace, steps: int = 2, seeds: int = 2, **more: object) -> tuple[Run, ...]:
-    quick = {"method": LoRA(2), "steps": steps, "lr": 1e-2, "batch": 16}
-    return tuple(
-        Run.of(home.task, s, dropping=d, **quick, **more)
-        for s in range(seeds)
-        for d in (PLAIN, CopRA())
-    )
+    return make_home(tmp_path_factory.mktemp("sweep"))
 
 
 BROKEN = {"method": LoRA(2, towers=("vision", "text")), "precision": "bfloat16"}
 """Settings that only the training itself finds out to be impossible."""
 
 
-def sweep(
-    todo: "tuple[Run, ...]", home: SimpleNamespace, work: Path, jobs: int = 1, **more: object
-) -> dict[Run, dict]:
-    rows = {
-        r["key"]: r
-        for r in runner.run_all(todo, work, clip_name=home.clip, jobs=jobs, progress=False, **more)
-    }
-    return {r: rows[r.folder(load_clip(home.clip), work).name] for r in todo}
-
-
 @pytest.mark.slow
 def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
     first = runs(home)
-    found = sweep(first, home, tmp_path)
+    found = sweep(first, home, tmp_path, at_once=1)
     clip = load_clip(home.clip)
     for r, told_of in found.items():
         adapter = load_adapter(r.folder(clip, tmp_path), clip)
         with one_thread():
-            assert adapter.hash == r.fit(clip, tmp_path / "again").hash
+            assert adapter.hash == trained(r, clip, tmp_path / "again")[0].hash
         accuracy = Bench(clip, r.load_task(clip), precision="float32").accuracy(adapter)
         assert (told_of["state"], told_of["correct"], told_of["n"]) == (
             DONE,
@@ -289,12 +264,12 @@ def test_a_sweep_does_each_run_once(home, tmp_path, monkeypatch):
         )
         assert told_of["validation"] == adapter.provenance["validation accuracy"]
         assert told_of["base"] == clip.hash
-    trained = []
+    handed_out = []
     monkeypatch.setattr(
-        runner, "attempt", lambda r, *a: trained.append(r) or pytest.fail("done already")
+        runner, "attempt", lambda g, *a: handed_out.append(g) or pytest.fail("done already")
     )
     assert sweep(first, home, tmp_path) == found
-    assert not trained
+    assert not handed_out
     monkeypatch.undo()
     more = sweep(runs(home, seeds=3), home, tmp_path)
     assert {r: more[r] for r in first} == found
@@ -330,52 +305,33 @@ def test_two_sweeps_do_not_share_a_table(home, tmp_path):
 def test_engines_that_are_not_there_are_named(home, tmp_path):
     with pytest.raises(ValueError, match="backend must be one of loky, ray, dask"):
         sweep(runs(home), home, tmp_path, backend="slurm")
+    with pytest.raises(ValueError, match="at_once must be a whole number of at least 1"):
+        sweep(runs(home), home, tmp_path, at_once=0)
     with pytest.raises(ValueError, match="loky has no address"):
         sweep(runs(home), home, tmp_path, address="10.0.0.1:6379")
-
-
-class Killer(threading.Thread):
-    """Kills the worker of a run in mid-run, so many times."""
-
-    def __init__(self, folder: Path, times: int):
-        super().__init__(daemon=True)
-        self.folder, self.times, self.killed = folder, times, []
-
-    def run(self) -> None:
-        deadline = time.monotonic() + 600
-        while len(self.killed) < self.times and time.monotonic() < deadline:
-            try:
-                pid = json.loads((self.folder / "started.json").read_text())["pid"]
-            except (OSError, ValueError):
-                pid = None
-            if pid and pid not in self.killed and (self.folder / "fit.part").exists():
-                os.kill(pid, signal.SIGKILL)
-                self.killed.append(pid)
-            time.sleep(0.005)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:A worker stopped while some jobs")
 @pytest.mark.parametrize(("times", "state"), [(1, DONE), (2, FAILED)])
 def test_a_killed_worker_costs_only_its_run(home, tmp_path, times, state):
-    todo = runs(home, steps=200, seeds=2)
+    todo, clip = runs(home, steps=200, seeds=2), load_clip(home.clip)
     victim = todo[1]
-    killer = Killer(victim.folder(load_clip(home.clip), tmp_path), times)
+    killer = Killer(victim.folder(clip, tmp_path).name, tmp_path, times)
     killer.start()
-    found = sweep(todo, home, tmp_path, jobs=2)
+    found = sweep(todo, home, tmp_path, jobs=2, at_once=1)
     killer.join(1)
     assert len(killer.killed) == times
     assert {r: row["state"] for r, row in found.items()} == {
         r: state if r == victim else DONE for r in todo
     }
     if state == FAILED:
-        assert "lost twice, the second time alone" in found[victim]["error"]
+        assert "lost each time, the last time alone" in found[victim]["error"]
         found = sweep(todo, home, tmp_path, jobs=2, retry_failed=True)
-    clip = load_clip(home.clip)
     adapter = load_adapter(victim.folder(clip, tmp_path), clip)
     with one_thread():
         assert found[victim]["state"] == DONE
-        assert adapter.hash == victim.fit(clip, tmp_path / "whole").hash
+        assert adapter.hash == trained(victim, clip, tmp_path / "whole")[0].hash
 
 
 # --- the verb --------------------------------------------------------------------------------------------------------
@@ -387,7 +343,7 @@ def test_the_verb_sweeps_tells_and_exports(home, tmp_path):
     text = f"clip = '{home.clip}'\nmethods = ['lora', 'copra', 'coop']\ntasks = ['{home.task}']\nseeds = 2\n[settings]\nsteps = [1, 2]\nbatch = 8\n"
     file.write_text(text + "[lora]\nrank = 2\n[prompt]\nlength = 2\n", encoding="utf-8")
     assert "was not started yet" in run("sweep", file, "--status", code=1).stderr
-    found = told("sweep", file, "--jobs", 1, "--table", tmp_path / "t.csv")
+    found = told("sweep", file, "--jobs", 1, "--at-once", 3, "--table", tmp_path / "t.csv")
     assert (found["done"], found["failed"], found["waiting"]) == (12, 0, 0)
     assert len(found["rows"]) == 12
     assert found["table"] == str(tmp_path / "mine" / "results.csv")

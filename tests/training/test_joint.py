@@ -303,6 +303,18 @@ def test_a_group_that_is_done_is_not_trained_again(tmp_path):
     assert [a.provenance for a in resumed] == [a.provenance for a in unbroken]
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [[_job()], [_job(), _job(steps=8)]], ids=["one", "two groups"])
+def test_a_checkpoint_that_is_kept_gives_the_same_again_without_a_step(tmp_path, jobs):
+    options = {"checkpoint": tmp_path / "all.part", "progress": False}
+    first = fit_many(tiny_clip(), jobs, keep_checkpoint=True, **options)
+    assert len(list(tmp_path.iterdir())) == len(jobs)
+    again = fit_many(tiny_clip(), jobs, on_step=pytest.fail, **options)
+    assert [a.hash for a in again] == [a.hash for a in first]
+    assert [a.provenance for a in again] == [a.provenance for a in first]
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_of_another_version_is_refused_in_a_sentence(tmp_path):
     from safetensors import safe_open
     from safetensors.torch import save_file
@@ -333,9 +345,9 @@ def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
         _job(CopRA(), task=other),
         Job(tiny_task(), CoOp(2), settings=TrainingSettings(steps=3, views=1)),
     ]
-    groups = grouped(tiny_clip(), jobs, this_process())
+    groups = grouped(tiny_clip(), jobs, "cpu")
     assert groups == [[0, 3], [1], [2], [4]]
-    assert grouped(tiny_clip(), jobs, this_process(), 1) == [[0], [1], [2], [3], [4]]
+    assert grouped(tiny_clip(), jobs, "cpu", 1) == [[0], [1], [2], [3], [4]]
     seen = []
     results = fit_many(tiny_clip(), jobs, progress=False, on_step=seen.append)
     for job, result in zip(jobs, results, strict=True):
@@ -350,7 +362,7 @@ def test_what_cannot_advance_together_is_trained_by_itself_and_stays_in_order():
 
 def test_high_ranks_go_with_each_other():
     jobs = [_job(lora=LoRA(rank=rank)) for rank in (1, 64, 16, 17, 33)]
-    assert grouped(tiny_clip(), jobs, this_process()) == [[0, 2], [1, 4], [3]]
+    assert grouped(tiny_clip(), jobs, "cpu") == [[0, 2], [1, 4], [3]]
 
 
 @pytest.mark.slow
