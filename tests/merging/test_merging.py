@@ -190,6 +190,11 @@ def test_ties_trims_over_all_sites_together():
     assert ties([a], 0.5).deltas[big].delta().eq(5).all()
 
 
+def test_ties_counts_every_entry_that_has_the_elected_sign():
+    merged = ties([one([[-1.0, 1.0]]), one([[-3.0, 3.0]])], 1.0)
+    assert merged.deltas[SITE].delta().tolist() == [[-2.0, 2.0]]
+
+
 def test_dare_drops_and_rescales():
     a = one([[1.0, -2.0], [3.0, 4.0]])
     close(dare(a, 0.0, torch.Generator()), a)
@@ -269,8 +274,10 @@ def test_barrier_is_the_largest_fall_below_the_chord():
     assert barrier([0, 0.5, 1, 1.5], [0.8, 0.9, 0.6, 0.0]) == 0
     assert highest_barrier([0, 0.25, 0.5, 1], [0.8, 0.6, 0.6, 0.8]) == (pytest.approx(0.2), 0.25)
     assert highest_barrier([1, 0.5, 0], [0.6, 0.9, 0.8]) == (0, 1)  # of equals the first
-    with pytest.raises(ValueError, match="λ = 0 and λ = 1"):
-        barrier([0, 0.5], [1, 1])
+    assert barrier([-0.5, 0, 1], [0.0, 0.8, 0.6]) == 0  # beyond the ends there is no chord
+    for weights in ([0, 0.5], [0.5, 1]):
+        with pytest.raises(ValueError, match="λ = 0 and λ = 1"):
+            barrier(weights, [1, 1])
 
 
 # --- pruning -------------------------------------------------------------------------------------------------------
@@ -388,6 +395,19 @@ def test_sparsify_at_its_ends_and_bad_input():
     a = random_adapter(tiny_clip())
     assert sparsify(a, 0.0) is a
     assert sparsity(sparsify(a, 1.0)) == 1
+    assert sparsity(Adapter({})) == 0
+    # In each layer by itself: where layer 0 is ten times as large, half of it goes all the same.
+    low, high = (
+        random_adapter(tiny_clip(), kinds="q").deltas[hf_name("vision", i, "q")] for i in (0, 1)
+    )
+    uneven = Adapter(
+        {
+            hf_name("vision", 0, "q"): replace(low, B=10 * low.B, A=10 * low.A),
+            hf_name("vision", 1, "q"): high,
+        }
+    )
+    for d in sparsify(uneven, 0.5, within="layer").deltas.values():
+        assert (d.A == 0).float().mean() == pytest.approx(0.5, abs=0.01)
     assert sparsity(sparsify(a, 0.8)) == pytest.approx(0.8, abs=1e-3)
     for bad in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="sparsity"):

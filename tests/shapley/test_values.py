@@ -164,9 +164,10 @@ def test_samplers_are_unbiased_and_their_intervals_cover(sampler):
     assert errors.mean() == pytest.approx(values.std(0).mean(), rel=0.1)
 
 
-def test_antithetic_orders_solve_a_game_of_pairs():
+@pytest.mark.parametrize("sampler", [permutations, owen])
+def test_antithetic_samples_solve_a_game_of_pairs(sampler):
     weights = np.triu(np.random.default_rng(0).normal(size=(6, 6)))
-    first = next(permutations(lambda x: ((x @ weights) * x).sum(1), 6, np.random.default_rng(1)))
+    first = next(sampler(lambda x: ((x @ weights) * x).sum(1), 6, np.random.default_rng(1)))
     assert first.values == pytest.approx(exact(lambda x: ((x @ weights) * x).sum(1), 6).values)
 
 
@@ -183,6 +184,10 @@ def test_budgets_count_what_the_game_was_asked(method):
     assert found.evaluations > 200
     again = estimate(random_game(5), 5, method, budget=300, seed=4)
     assert (again.values == found.values).all()
+    usual, zero = (
+        estimate(random_game(5), 5, method, budget=300, **s).values for s in ({}, {"seed": 0})
+    )
+    assert (usual == zero).all()
     assert (
         np.isinf(estimate(random_game(5), 5, method, budget=1).errors).all()
         or method == "stratified"
@@ -270,6 +275,8 @@ def test_results_are_values_that_do_not_change():
 def test_bad_games_are_named():
     with pytest.raises(ValueError, match="one value a coalition"):
         exact(lambda x: x, 3)
+    with pytest.raises(ValueError, match="one value a coalition"):
+        estimate(lambda x: x.astype(float), 3, budget=10)
     with pytest.raises(ValueError, match="not a finite"):
         exact(lambda x: np.full(len(x), np.nan), 3)
     with pytest.raises(ValueError, match="1 to 20 players"):

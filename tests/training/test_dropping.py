@@ -92,6 +92,7 @@ def test_min_active_draws_as_if_again_until_enough_are_on(least):
     ).all()  # its limit at p = 0
     with pytest.raises(ValueError, match="more than the 1 units"):
         CopRA(min_active=2).draw(1, 0, 10, torch.Generator())
+    assert CopRA(min_active=2).draw(2, 0, 10, torch.Generator()).on == (True, True)
 
 
 def test_droppings_are_values_with_the_fields_defaults():
@@ -118,7 +119,7 @@ def test_how_many_units_are_on_follows_the_binomial_law(n, p, least):
 def test_the_baselines_draw_what_they_say():
     g = torch.Generator().manual_seed(0)
     assert Dropout(0.3).draw(3, 5, 10, g).dropout == 0.3
-    assert all(Dropout().draw(3, 5, 10, g).on)
+    assert all(Dropout().draw(3, 5, 10, g).on + ProgressiveDropout().draw(3, 5, 10, g).on)
     assert [ProgressiveDropout(0.4).draw(3, t, 120, g).dropout for t in (0, 45, 90, 119)] == [
         0.4,
         0.2,
