@@ -32,6 +32,7 @@
     mousedown: e => e.target.closest?.('[role=option], button'),
     keydown: e => e.target.role === 'listbox' && e.key === 'Enter',
   };
+  const atRest = globalThis.requestIdleCallback ?? requestAnimationFrame;  // Safari has no idle callbacks
   const moved = e => {
     if (!counts[e.type](e)) return;
     let control = e.target;
@@ -41,9 +42,9 @@
     const {id} = control, before = says[id];
     says[id] = undefined;
     mark();
-    // It was not moved after all, if nothing was told by now: two frames more, since a browser that is short of time is late with both.
+    // It was not moved after all, if Gradio told nothing by now and has nothing left to do: a machine that is short of time is late with it.
     const restore = () => { if (says[id] === undefined) { says[id] = before; mark(); } };
-    setTimeout(() => requestAnimationFrame(() => requestAnimationFrame(restore)), 300);
+    setTimeout(() => atRest(() => atRest(restore)), 300);
   };
   for (const event in counts) document.addEventListener(event, moved, true);
 
