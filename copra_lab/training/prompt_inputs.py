@@ -145,7 +145,7 @@ class _ImageTower:
         return features.unflatten(0, tokens.shape[:2])
 
 
-# prompts of the same images are often learned with several settings
+# prompts of the same images are often learned with several settings, together or in turn
 @lru_cache(maxsize=4)
 @torch.no_grad()
 def _copies(clip: Clip, task: Task, adapter: Adapter, views: int, seed: int) -> Tensor:
