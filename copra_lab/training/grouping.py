@@ -26,11 +26,13 @@ costs less than the runs save together."""
 
 IMAGES = {"cpu": 64, "cuda": 1024}
 """Images that advance together: beyond, a processor gets no faster, and memory grows. Soft
-prompts beside patches (VPT) gain a third in batches of 8, a tenth in batches of 16."""
+prompts beside patches (VPT) save a quarter of the time in batches of 8, a tenth in batches of 16,
+and nothing beyond."""
 
 TEXTS = {"cpu": 160, "cuda": 1024}
 """Class names beside CoOp's vectors that advance together: with ten classes sixteen runs, each in a
-quarter of its time. Beyond, at most a tenth is left to gain; images are no part of such a step."""
+third of its time. Beyond, hardly anything is left to gain; images are no part of such a step. The
+figure for GPUs is not measured: so many texts fit into their memory."""
 
 
 class Training(Protocol):
