@@ -47,9 +47,11 @@ def plain_text(model: OpenClip) -> TextTower | None:
     """
     try:
         text: Any = getattr(model, "text", model)
+        tokens = text.token_embedding.weight.detach()
+        head = _projection(text.text_projection)
         found = TextTower(
-            _tower(text.transformer.resblocks, text.ln_final, _projection(text.text_projection)),
-            text.token_embedding.weight.detach(),
+            _tower(text.transformer.resblocks, text.ln_final, head, tokens.dtype),
+            tokens,
             text.positional_embedding.detach(),
         )
         with torch.inference_mode():

@@ -5,7 +5,6 @@ with their number; here they are averaged.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -92,14 +91,29 @@ class Nemesis:
         """Its name in tables: pun, pan or pun+pan."""
         return {1.0: "pun", 0.0: "pan"}.get(float(self.beta), "pun+pan")
 
+    def tries(self, length: int, g: torch.Generator) -> Tensor:
+        """The positions that PAN tries in one step, (N,); none for PUN alone.
+
+        Args:
+            length: number of vectors.
+            g: source of the positions.
+        """
+        samples = self.samples if self.beta < 1 else 0
+        return torch.randperm(length, generator=g)[:samples]
+
+    def corrupted(self, context: Tensor, positions: Tensor) -> Tensor:
+        """The vectors with one of them multiplied by τ, for each position: (N, …), no gradient.
+
+        Args:
+            context: the vectors, (length, d) or (classes, length, d).
+            positions: which of them, one by one, (N,).
+        """
+        found = context.detach().repeat(len(positions), *[1] * context.ndim)
+        found[torch.arange(len(positions)), ..., positions, :] *= self.tau
+        return found
+
     def loss(
-        self,
-        context: Tensor,
-        epoch: float,
-        epochs: float,
-        now: int,
-        hits: Callable[[Tensor], Tensor],
-        g: torch.Generator,
+        self, context: Tensor, epoch: float, epochs: float, positions: Tensor, better: Tensor
     ) -> Tensor:
         """The penalty of one training step, a differentiable scalar.
 
@@ -107,33 +121,13 @@ class Nemesis:
             context: the vectors, (length, d) or (classes, length, d).
             epoch: E.
             epochs: E_max.
-            now: images of the batch that are classified correctly.
-            hits: contexts (m, …) → how many images are classified correctly with each, (m,).
-            g: source of PAN's positions.
+            positions: those of `tries`, (N,).
+            better: whether the batch is classified better with each of `corrupted`, (N,).
         """
         total = context.new_zeros(())
         if self.beta > 0:
             total = total + self.beta * pun(context, self.weight, self.norm)
         if self.beta < 1:
-            positions = torch.randperm(context.shape[-2], generator=g)[: self.samples]
-            alpha = self.weight * self.better(context, positions, now, hits)
+            alpha = self.weight * better.to(context.dtype)
             total = total + (1 - self.beta) * pan(context, positions, alpha, self.norm)
         return total * (omega(epoch, epochs) if self.ramp == "sigmoid" else 1.0)
-
-    def better(
-        self, context: Tensor, positions: Tensor, now: int, hits: Callable[[Tensor], Tensor]
-    ) -> Tensor:
-        """Whether the batch is classified better with one vector multiplied by τ.
-
-        Args:
-            context: the vectors, (length, d) or (classes, length, d).
-            positions: of the vectors to try, one by one, (N,).
-            now: images of the batch that are classified correctly as it is.
-            hits: contexts (N, …) → how many images are classified correctly with each, (N,).
-
-        Returns:
-            1 or 0 for each position, (N,).
-        """
-        corrupted = context.detach().repeat(len(positions), *[1] * context.ndim)
-        corrupted[torch.arange(len(positions)), ..., positions, :] *= self.tau
-        return (hits(corrupted) > now).float()

@@ -64,13 +64,17 @@ class CoOp:
                 "at least one"
             )
 
+    def vectors(self, clip: Clip) -> int:
+        """How many vectors there are for each class."""
+        return (self.length or 16) if self.words is None else len(token_ids(clip, self.words))
+
     def begin(self, clip: Clip, classes: Sequence[str], g: torch.Generator) -> Tensor:
         """The vectors that training starts from, (length, d) or (classes, length, d)."""
         vocabulary = embedding(clip.model).weight.detach()
         if self.words is not None:
             context = vocabulary[token_ids(clip, self.words)].clone()
             return context.expand(len(classes), -1, -1).clone() if self.class_specific else context
-        shape: tuple[int, ...] = (self.length or 16, vocabulary.shape[1])
+        shape: tuple[int, ...] = (self.vectors(clip), vocabulary.shape[1])
         shape = (len(classes), *shape) if self.class_specific else shape
         return self.std * torch.randn(shape, generator=g)
 

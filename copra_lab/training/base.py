@@ -80,56 +80,34 @@ class Group(ABC):
 
 
 class Training(Group):
-    """A run by itself: parameters and their optimiser, whose learning rate follows a schedule.
+    """Runs that an optimiser of torch moves, each a parameter group with a rate of its own.
 
     A subclass says what is learned, and how one step goes.
 
     Args:
-        clip: The model that is adapted.
-        task: What it is trained on.
-        settings: The settings, complete.
+        settings: The settings of each run, complete.
         process: The device, and which of several processes this is.
-        parameters: What the optimiser moves.
-        optimiser: The optimiser, at its full learning rate.
+        optimiser: The optimiser; a run's parameters are one of its groups.
     """
 
     def __init__(
         self,
-        clip: Clip,
-        task: Task,
-        settings: CompleteSettings,
+        settings: Sequence[CompleteSettings],
         process: Process,
-        parameters: Sequence[Tensor],
         optimiser: torch.optim.Optimizer,
     ) -> None:
-        super().__init__(1, process)
-        self.clip, self.task, self.settings = clip, task, settings
-        self.parameters, self.optimiser = parameters, optimiser
+        super().__init__(len(settings), process)
+        self.settings, self.optimiser = list(settings), optimiser
 
-    def rows(self, g: torch.Generator) -> Tensor:
-        """The indices of a batch of training images, (batch,)."""
-        return batch_rows(len(self.task.train), self.settings.batch, g)
+    def set_rates(self, step: int) -> None:
+        """Let the learning rates follow their schedules."""
+        for s, group in zip(self.settings, self.optimiser.param_groups, strict=True):
+            group["lr"] = s.lr * SCHEDULES[s.schedule](step / s.steps)
 
-    def set_rate(self, step: int) -> None:
-        """Let the learning rate follow its schedule."""
-        left = SCHEDULES[self.settings.schedule](step / self.settings.steps)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.settings.lr * left
-
-    def learn(self, loss: Tensor, images: int) -> float:
-        """One update from this process's mean loss over so many images of the batch.
-
-        Returns:
-            The loss of the whole batch.
-        """
-        loss = self.process.weighted(loss, images, self.settings.batch)
-        # None, not zeros: AdamW leaves alone what was off
-        self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        mean = loss.detach()
-        self.process.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
-        self.optimiser.step()
-        return mean.item()
+    @property
+    def parameters(self) -> list[Tensor]:
+        """What the optimiser moves."""
+        return [p for group in self.optimiser.param_groups for p in group["params"]]
 
     def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps: the parameters and the optimiser's state."""

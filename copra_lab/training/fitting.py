@@ -185,16 +185,18 @@ def fit_many(
 ) -> list[Any]:
     """Train many adapters or prompts on one base, side by side where that is faster.
 
-    Runs of LoRA on the image tower with the same number of steps and of images a step advance
-    together: the frozen products are computed for all of them at once. Their tasks, ranks,
-    matrices, droppings, seeds and rates may differ. Others train one after another. Each ends as
-    `fit` would end it, up to rounding.
+    Runs with the same number of steps and of images a step advance together: the frozen products
+    are computed for all of them at once. Their seeds and rates may differ; of LoRA on the image
+    tower also tasks, ranks, matrices and droppings; of soft prompts with as many vectors the
+    penalties, of VPT also the tasks, while CoOp needs the same class names. Others train in turn.
+    Each ends as `fit` would end it, up to rounding.
 
     Args:
         clip: The model.
         jobs: What to train.
         at_once: How many advance together at most. By default as many as make 64 images a step on
-            the processor, 1,024 on a GPU; memory grows with them, in proportion.
+            the processor, 1,024 on a GPU; of CoOp 160 class names, or 1,024. Memory grows with
+            them, in proportion.
         progress: Show a progress bar, of steps of all runs.
         on_step: Called after each step of each run; `Step.run` is the number of its job. The last
             step of a run that diverges says why in `Step.error`.

@@ -81,7 +81,7 @@ class JointLoRA(Group):
         prompts = [tuple(r.task.prompts) for r in runs]
         texts = {p: clip.text_features(p) for p in set(prompts)}  # runs often share a task
         self.text, self.absent = _padded([texts[p] for p in prompts])
-        self.ragged = bool(self.absent.any())
+        self.ragged = len(set(map(len, prompts))) > 1
         self.images = [_Images(clip, tower, r, process, len(runs)) for r in runs]
 
     def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:

@@ -15,7 +15,7 @@ from copra_lab.methods.lora import LoRA
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Training, augmented_copies, lora_recipe
+from copra_lab.training.base import Training, augmented_copies, batch_rows, lora_recipe
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
 from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
@@ -47,17 +47,16 @@ class LoRATraining(Training):
         settings: CompleteSettings,
         process: Process,
     ) -> None:
-        self.lora, self.dropping = lora, dropping
+        self.clip, self.task, self.lora, self.dropping = clip, task, lora, dropping
         # New modules around the same weights, which nothing here writes to.
         self.model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
         self.attached = lora.attach(self.model, generator(settings.seed, 0, "init"))
         self.units = group(self.attached.sites, dropping.unit)
         self.drawn = Draw((True,) * len(self.units))
-        parameters = self.attached.parameters()
         optimiser = torch.optim.AdamW(
-            parameters, lr=settings.lr, weight_decay=settings.weight_decay, fused=True
+            self.attached.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
         )
-        super().__init__(clip, task, settings, process, parameters, optimiser)
+        super().__init__([settings], process, optimiser)
         self.text_moves = "text" in lora.towers
         self.tokens = clip.tokenizer(list(task.prompts)).to(process.device)
         self.text = clip.text_features(task.prompts).clone()
@@ -73,7 +72,7 @@ class LoRATraining(Training):
 
     def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the adapter's settings and what was dropped."""
-        return lora_recipe(self.lora, self.dropping, self.settings.precision)
+        return lora_recipe(self.lora, self.dropping, self.settings[0].precision)
 
     def result(self, run: int, recipe: dict[str, Any]) -> Adapter:
         """The adapter as it is now."""
@@ -103,19 +102,19 @@ class LoRATraining(Training):
         if self.views is None:
             pixels = self.clip.pixels(self.task.train.images[rows])
             return self.features(self.process.share(self.task.augment(pixels, g)))
-        view = torch.randint(self.settings.views, (len(rows),), generator=g)
+        view = torch.randint(len(self.views), (len(rows),), generator=g)
         mine = slice(self.process.rank, None, self.process.world_size)
         return self.features(self.views[view[mine], rows[mine]])
 
     def step(self, step: int) -> list[float | None]:
         """Draw what is on, and learn from one batch."""
-        s = self.settings
+        [s] = self.settings
         g = generator(s.seed, step, "batch")
-        rows = self.rows(g)
+        rows = batch_rows(len(self.task.train), s.batch, g)
         self.drawn = drawn(self.dropping, len(self.units), s.seed, step, s.steps)
         if not any(self.drawn.on):
             return [None]  # nothing has a gradient
-        self.set_rate(step)
+        self.set_rates(step)
         units = zip(self.units.values(), self.drawn.on, strict=True)
         self.attached.activate([site for sites, on in units if on for site in sites])
         self.attached.drop_inputs(InputDropout(self.drawn.dropout, g, self.process, s.batch))
@@ -123,6 +122,21 @@ class LoRATraining(Training):
             labels = self.process.share(self.task.train.labels[rows])
             logits = self.logits(self.batch_features(rows, g))
             return [self.learn(F.cross_entropy(logits, labels), len(labels))]
+
+    def learn(self, loss: Tensor, images: int) -> float:
+        """One update from this process's mean loss over so many images of the batch.
+
+        Returns:
+            The loss of the whole batch.
+        """
+        loss = self.process.weighted(loss, images, self.settings[0].batch)
+        # None, not zeros: AdamW leaves alone what was off
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        mean = loss.detach()
+        self.process.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
+        self.optimiser.step()
+        return mean.item()
 
     @torch.no_grad()
     def validate(self, run: int) -> float:

@@ -1,67 +1,72 @@
-"""The training of a soft prompt: CoOp's vectors in place of words, or VPT's beside patches."""
+"""Soft prompts that advance together: CoOp's vectors in place of words, or VPT's beside patches.
 
-from functools import lru_cache
+The contexts of all runs form one batch through the frozen tower. A run has its own images,
+settings, seed and penalty, and ends as it does alone, up to rounding.
+
+Shapes: k runs, n images of one run, t tokens, d the width, e that of the features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from copra_lab.adapters.adapter import NONE, Adapter, check_fits, deltas_in
-from copra_lab.engine.extraction import append_context, embed, plain_tower
-from copra_lab.engine.text_encoder import Encoder, encode_texts
-from copra_lab.engine.transformer import CHUNK
+from copra_lab.adapters.adapter import NONE, Adapter, check_fits
+from copra_lab.methods.lora import LoRA
 from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
-from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt, check_prompt, norms
-from copra_lab.tasks.task import Split, Task
-from copra_lab.training.base import Training, as_json, augmented_copies
-from copra_lab.training.settings import CompleteSettings
+from copra_lab.training.base import Training, as_json, batch_rows
+from copra_lab.training.jobs import Job
+from copra_lab.training.prompt_inputs import BesidePatches, InPlaceOfWords
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
+__all__ = ["JointPrompts", "in_common"]
 
-class PromptTraining(Training):
-    """Vectors and their optimiser; the CLIP around them is frozen.
+
+def in_common(clip: Clip, job: Job) -> tuple[object, ...]:
+    """What the soft prompts of a group have in common."""
+    s, method = job.complete, _method(job)
+    shared = (s.steps, s.batch, job.adapter)
+    if isinstance(method, VPT):
+        return "vision", method.length, *shared
+    shape = (method.vectors(clip), method.position, method.class_specific)
+    return "text", *shape, job.task.classes, *shared
+
+
+class JointPrompts(Training):
+    """The vectors of runs that have `in_common` what it names; the CLIP around them is frozen.
 
     Args:
         clip: The model.
-        task: What is learned.
-        method: `CoOp` or `VPT`.
-        penalty: What the norms of the vectors cost; None for nothing.
-        adapter: An adapter that the CLIP has meanwhile; None for none.
-        settings: The settings of the training.
+        jobs: What is trained.
         process: The device.
     """
 
-    def __init__(
-        self,
-        clip: Clip,
-        task: Task,
-        method: CoOp | VPT,
-        penalty: Nemesis | None,
-        adapter: Adapter | None,
-        settings: CompleteSettings,
-        process: Process,
-    ) -> None:
-        self.method, self.penalty, self.adapter = method, penalty, adapter
-        check_fits(adapter or NONE, clip.sites, clip.hash)
-        start = method.begin(clip, task.classes, generator(settings.seed, 0, "init"))
-        self.context = start.to(process.device).requires_grad_()
-        optimiser = torch.optim.SGD(
-            [self.context], lr=settings.lr, momentum=0.9, weight_decay=settings.weight_decay
-        )
-        super().__init__(clip, task, settings, process, [self.context], optimiser)
-        self.position = method.position if isinstance(method, CoOp) else "end"
-        self.tower = "vision" if isinstance(method, VPT) else "text"
-        self.inputs: _BesidePatches | _InPlaceOfWords
+    def __init__(self, clip: Clip, jobs: Sequence[Job], process: Process) -> None:
+        self.clip, self.jobs = clip, list(jobs)
+        method, adapter = _method(jobs[0]), jobs[0].adapter or NONE
+        check_fits(adapter, clip.sites, clip.hash)
+        self.contexts = [_begin(clip, job, process) for job in jobs]
+        settings = [job.complete for job in jobs]
+        # a parameter of its own for each run: one that is over has no gradient, and stays
+        groups = [
+            {"params": [context], "weight_decay": s.weight_decay}
+            for context, s in zip(self.contexts, settings, strict=True)
+        ]
+        optimiser = torch.optim.SGD(groups, lr=1.0, momentum=0.9)  # `set_rates` sets the rates
+        super().__init__(settings, process, optimiser)
+        self.tower, self.position = "vision", "end"
+        self.inputs: BesidePatches | InPlaceOfWords
         if isinstance(method, VPT):
-            self.inputs = _BesidePatches(clip, task, adapter or NONE, settings)
+            self.inputs = BesidePatches(clip, jobs, adapter)
         else:
-            shape = (self.context.shape[-2], self.position)
-            encoder = Encoder(clip, task.classes, *shape, adapter or NONE)
-            self.inputs = _InPlaceOfWords(clip, task, encoder, adapter or NONE, settings)
+            self.tower, self.position = "text", method.position
+            self.inputs = InPlaceOfWords(clip, jobs, adapter, method)
 
     def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:
         """Begin with the vectors of a prompt of the same shape, position and base.
@@ -70,7 +75,7 @@ class PromptTraining(Training):
             ValueError: For another prompt; where each class has its own vectors, also for other
                 classes.
         """
-        shape = tuple(self.context.shape)
+        shape = tuple(self.contexts[run].shape)
         if not isinstance(learned, SoftPrompt) or (
             (learned.tower, learned.position) != (self.tower, self.position)
             or learned.context.shape != shape
@@ -79,138 +84,139 @@ class PromptTraining(Training):
                 f"the prompt to start from does not match these settings: {self.tower} tower, "
                 f"position {self.position}, shape {shape}"
             )
-        check_prompt(learned, self.clip, self.task.classes)
+        check_prompt(learned, self.clip, self.jobs[run].task.classes)
         with torch.no_grad():
-            self.context.copy_(learned.context)
+            self.contexts[run].copy_(learned.context)
 
     def norms(self, run: int) -> tuple[float, ...]:
-        """The L2 norm of each vector."""
-        return tuple(norms(self.context.detach()).tolist())
+        """The L2 norm of each vector of a run."""
+        return tuple(norms(self.contexts[run].detach()).tolist())
 
     def step(self, step: int) -> list[float | None]:
-        """Learn from one batch."""
-        g = generator(self.settings.seed, step, "batch")
-        rows = self.rows(g)
-        labels = self.task.train.labels[rows].to(self.process.device)
-        self.set_rate(step)
-        images = self.inputs.batch(rows, g)
-        logits = self.inputs.logits(self.context[None], images)[0]
-        loss = F.cross_entropy(logits, labels)
-        if self.penalty:
-
-            @torch.no_grad()
-            def hits(contexts: Tensor) -> Tensor:
-                return (self.inputs.logits(contexts, images).argmax(-1) == labels).sum(-1)
-
-            now = int((logits.argmax(-1) == labels).sum())
-            epochs = self.settings.batch / len(self.task.train)  # a step
-            loss = loss + self.penalty.loss(
-                self.context, step * epochs, self.settings.steps * epochs, now, hits, g
-            )
+        """One step of every run that goes on, each from a batch of its own."""
+        self.set_rates(step)
+        batches = {j: self._batch(j, step) for j in sorted(self.alive)}
+        contexts = {j: self.contexts[j][None] for j in batches}
+        logits = dict(zip(batches, self._logits(contexts, batches), strict=True))
+        losses = {j: F.cross_entropy(logits[j], b.labels) for j, b in batches.items()}
+        for j, penalty in self._penalties(step, batches, logits).items():
+            losses[j] = losses[j] + penalty
+        joined = torch.stack(list(losses.values()))
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        joined.sum().backward()
         self.optimiser.step()
-        return [loss.item()]
+        found = dict(zip(losses, joined.tolist(), strict=True))
+        return [found.get(j) for j in range(len(self.jobs))]
+
+    def _batch(self, run: int, step: int) -> "_Batch":
+        """What one run draws in one step: images first, then what its penalty tries."""
+        job = self.jobs[run]
+        g = generator(job.complete.seed, step, "batch")
+        rows = batch_rows(len(job.task.train), job.complete.batch, g)
+        labels = job.task.train.labels[rows].to(self.process.device)
+        images = self.inputs.batch(run, rows, g)
+        length = self.contexts[run].shape[-2]
+        tried = job.penalty.tries(length, g) if job.penalty else torch.arange(0)
+        return _Batch(images, labels, tried)
+
+    def _penalties(
+        self, step: int, batches: Mapping[int, "_Batch"], logits: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """What the norms of each run's vectors cost; nothing for a run without a penalty."""
+        better = self._better(batches, logits)
+        out = {}
+        for j, batch in batches.items():
+            if penalty := self.jobs[j].penalty:
+                s = self.settings[j]
+                epochs = s.batch / len(self.jobs[j].task.train)  # a step
+                at, end = step * epochs, s.steps * epochs
+                out[j] = penalty.loss(self.contexts[j], at, end, batch.tried, better[j])
+        return out
+
+    @torch.no_grad()
+    def _better(
+        self, batches: Mapping[int, "_Batch"], logits: Mapping[int, Tensor]
+    ) -> dict[int, Tensor]:
+        """Whether a run's batch is classified better with each vector that its penalty tries, (N,).
+
+        What the penalties of all runs try forms one batch.
+        """
+        corrupted = {
+            j: penalty.corrupted(self.contexts[j], batch.tried)
+            for j, batch in batches.items()
+            if (penalty := self.jobs[j].penalty)
+        }
+        found = iter(self._logits(corrupted, batches))
+        out = {}
+        for j, contexts in corrupted.items():
+            labels = batches[j].labels
+            now = _hits(logits[j], labels)
+            out[j] = torch.stack([now, *(_hits(next(found), labels) for _ in contexts)])[1:] > now
+        return out
+
+    def _logits(
+        self, contexts: Mapping[int, Tensor], batches: Mapping[int, "_Batch"]
+    ) -> list[Tensor]:
+        """Logits (n, classes) of each run's batch with each of its contexts, one after another."""
+        runs = [j for j, some in contexts.items() for _ in range(len(some))]
+        if not runs:
+            return []
+        images = [batches[j].images for j in runs]
+        return self.inputs.logits(runs, torch.cat(list(contexts.values())), images)
 
     @torch.no_grad()
     def validate(self, run: int) -> float:
-        """Accuracy on the validation images, 0…1."""
-        images = self.inputs.split(self.task.val)
-        logits = self.inputs.logits(self.context.detach()[None], images)[0]
-        return (logits.argmax(-1).cpu() == self.task.val.labels).float().mean().item()
+        """Accuracy of a run on its validation images, 0…1."""
+        val = self.jobs[run].task.val
+        context = self.contexts[run].detach()[None]
+        [logits] = self.inputs.logits([run], context, [self.inputs.split(val)])
+        return (logits.argmax(-1).cpu() == val.labels).float().mean().item()
 
     def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the vectors, their penalty, and the CLIP's adapter."""
+        job = self.jobs[run]
         about = {
-            "method": name_of(self.method, self.penalty),
-            "prompt": as_json(self.method),
-            "penalty": as_json(self.penalty) if self.penalty else None,
+            "method": name_of(job.method, job.penalty),
+            "prompt": as_json(job.method),
+            "penalty": as_json(job.penalty) if job.penalty else None,
         }
-        return about | ({"adapter": self.adapter.hash} if self.adapter else {})
+        return about | ({"adapter": job.adapter.hash} if job.adapter else {})
 
     def result(self, run: int, recipe: dict[str, Any]) -> SoftPrompt:
-        """The prompt as it is now."""
-        context = self.context.detach().to("cpu", copy=True)
-        return SoftPrompt(
-            context, self.tower, self.position, self.task.classes, self.clip.hash, recipe
-        )
+        """The prompt of a run as it is now."""
+        context = self.contexts[run].detach().to("cpu", copy=True)
+        classes = self.jobs[run].task.classes
+        return SoftPrompt(context, self.tower, self.position, classes, self.clip.hash, recipe)
 
 
-class _InPlaceOfWords:
-    """Vectors in place of a prompt's words: the images' features are computed once."""
+@dataclass(frozen=True)
+class _Batch:
+    """What one run draws in one step.
 
-    def __init__(
-        self, clip: Clip, task: Task, encoder: Encoder, adapter: Adapter, settings: CompleteSettings
-    ) -> None:
-        self.encode, self.scale = encoder, clip.logit_scale
-        self.vision = _ImageFeatures(clip, adapter)
-        self.train = _copies(clip, task, adapter, settings.views, settings.seed)
-
-    def batch(self, rows: Tensor, g: torch.Generator) -> Tensor:
-        """Features of training images (n, e), each in one of its copies."""
-        return self.train[torch.randint(len(self.train), (len(rows),), generator=g), rows]
-
-    def split(self, split: Split) -> Tensor:
-        """Features of all images of a split (n, e)."""
-        return self.vision(self.vision.clip.pixels(split.images))
-
-    def logits(self, contexts: Tensor, features: Tensor) -> Tensor:
-        """(m, [classes,] length, d), (n, e) → (m, n, classes)."""
-        return self.scale * features @ self.encode(contexts).transpose(-1, -2)
-
-
-# one after another, prompts of the same images are learned with other settings
-@lru_cache(maxsize=4)
-@torch.no_grad()
-def _copies(clip: Clip, task: Task, adapter: Adapter, views: int, seed: int) -> Tensor:
-    """Features of the training images in each of their augmented copies, (views, n, e).
-
-    Without views, of the images as they are, (1, n, e).
+    Attributes:
+        images: as `inputs` keeps them: features (n, e), or tokens (n, t, d).
+        labels: (n,).
+        tried: positions of the vectors that its penalty tries, (N,).
     """
-    vision = _ImageFeatures(clip, adapter)
-    if not views:
-        return vision(clip.pixels(task.train.images))[None]
-    return torch.stack([vision(x) for x in augmented_copies(clip, task, views, seed)])
+
+    images: Tensor
+    labels: Tensor
+    tried: Tensor
 
 
-class _BesidePatches:
-    """Vectors beside an image's patches: the texts' features are computed once."""
-
-    def __init__(
-        self, clip: Clip, task: Task, adapter: Adapter, settings: CompleteSettings
-    ) -> None:
-        self.clip, self.task, self.scale = clip, task, clip.logit_scale
-        self.vision = _ImageFeatures(clip, adapter)
-        self.text = encode_texts(clip, task.prompts, adapter).clone()
-        copies = list(augmented_copies(clip, task, settings.views, settings.seed))
-        self.copies = torch.stack(copies) if copies else None
-
-    def batch(self, rows: Tensor, g: torch.Generator) -> Tensor:
-        """Pixels of training images (n, 3, side, side), augmented."""
-        if self.copies is not None:
-            return self.copies[torch.randint(len(self.copies), (len(rows),), generator=g), rows]
-        return self.task.augment(self.clip.pixels(self.task.train.images[rows]), g)
-
-    def split(self, split: Split) -> Tensor:
-        """Pixels of all images of a split (n, 3, side, side)."""
-        return self.clip.pixels(split.images)
-
-    def logits(self, contexts: Tensor, pixels: Tensor) -> Tensor:
-        """(m, length, d), (n, 3, side, side) → (m, n, classes)."""
-        return torch.stack([self.scale * self.vision(pixels, c) @ self.text.T for c in contexts])
+def _method(job: Job) -> CoOp | VPT:
+    assert not isinstance(job.method, LoRA)
+    return job.method
 
 
-class _ImageFeatures:
-    """Normalised pixels → normalised features, with an adapter merged into the image tower."""
+def _begin(clip: Clip, job: Job, process: Process) -> Tensor:
+    """The vectors that a run begins with, as its method draws them."""
+    g = generator(job.complete.seed, 0, "init")
+    start = _method(job).begin(clip, job.task.classes, g)
+    dtype = next(clip.model.parameters()).dtype
+    return start.to(process.device, dtype).requires_grad_()
 
-    def __init__(self, clip: Clip, adapter: Adapter) -> None:
-        tower = plain_tower(clip.model.visual)
-        if tower is None:
-            raise ValueError("soft prompts need a plain ViT, which this CLIP does not have")
-        self.clip = clip
-        self.tower = tower.with_deltas(tower, deltas_in(adapter, clip.sites, "vision"))
 
-    def __call__(self, pixels: Tensor, context: Tensor | None = None) -> Tensor:
-        """(n, 3, side, side) and vectors beside the patches (length, d) → (n, e)."""
-        tokens = (embed(self.clip.model.visual, x) for x in pixels.split(CHUNK))
-        return torch.cat([self.tower.features(append_context(t, context)) for t in tokens])
+def _hits(logits: Tensor, labels: Tensor) -> Tensor:
+    """How many images (n, classes) are classified correctly."""
+    return (logits.argmax(-1) == labels).sum()

@@ -85,17 +85,14 @@ def test_omega_falls_from_one_to_none():
 
 def test_beta_weighs_the_two():
     p = prompt().context
-    args = {"epoch": 3, "epochs": 10, "now": 2, "hits": lambda c: torch.tensor([3] * len(c))}
+    chosen = Nemesis(0.5, samples=3).tries(5, torch.Generator().manual_seed(1))
 
-    def loss(beta, **more):
-        return (
-            Nemesis(beta, 2.0, samples=3, **more)
-            .loss(p, g=torch.Generator().manual_seed(1), **args)
-            .item()
-        )
+    def loss(beta, better=(True, True, True), **more):
+        penalty = Nemesis(beta, 2.0, samples=3, **more)
+        return penalty.loss(p, 3, 10, chosen, torch.tensor(better)).item()
 
     norms = p.norm(dim=-1)
-    chosen = torch.randperm(5, generator=torch.Generator().manual_seed(1))[:3]
+    assert len(set(chosen.tolist())) == 3
     assert loss(1.0, ramp="one") == pytest.approx(2 * norms.mean().item())
     assert loss(0.0, ramp="one") == pytest.approx(2 * norms[chosen].mean().item())
     assert loss(0.25, ramp="one") == pytest.approx(
@@ -103,13 +100,11 @@ def test_beta_weighs_the_two():
     )
     assert loss(0.25) == pytest.approx(omega(3, 10) * loss(0.25, ramp="one"))
     assert [Nemesis(b).method for b in (1, 0, 0.3)] == ["pun", "pan", "pun+pan"]
-    with pytest.raises(AssertionError):  # PUN alone asks for no forward
-        Nemesis(0.5).loss(p, 0, 1, 0, _never, torch.Generator())
-    Nemesis(1.0).loss(p, 0, 1, 0, _never, torch.Generator())
-
-
-def _never(contexts):
-    raise AssertionError
+    one = loss(0.0, (False, True, False), ramp="one")
+    assert one == pytest.approx(2 * norms[chosen[1]].item())
+    assert loss(0.0, (False, False, False)) == 0
+    assert len(Nemesis(1.0).tries(5, torch.Generator())) == 0  # PUN alone tries nothing
+    assert len(Nemesis(0.0, samples=9).tries(5, torch.Generator())) == 5
 
 
 @pytest.mark.parametrize("classes", [None, 4])
@@ -133,7 +128,7 @@ def test_alpha_by_hand(classes):
         return int((bench.predictions(prompt=q)[:24] == bench.labels[:24]).sum())
 
     positions = torch.tensor([4, 0, 1, 2, 3])
-    found = Nemesis(0.0, tau=-2.0).better(p.context, positions, right(p), hits)
+    found = (hits(Nemesis(0.0, tau=-2.0).corrupted(p.context, positions)) > right(p)).float()
     expected = [float(right(rescale(p, i, -2.0)) > right(p)) for i in positions.tolist()]
     assert found.tolist() == expected
     assert 0 < sum(expected) < 5

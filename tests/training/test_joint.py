@@ -1,12 +1,11 @@
 """Runs that advance together end as each does alone."""
 
-import copy
 import math
 import os
 import signal
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,13 +13,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny import tiny_clip, tiny_task
+from tiny_double import double_clip, double_task
 
 from copra_lab.engine.extraction import plain_tower
 from copra_lab.methods import LoRA
 from copra_lab.methods.input_dropout import InputDropout
-from copra_lab.models import Clip
 from copra_lab.prompts import CoOp
-from copra_lab.tasks import Task
 from copra_lab.training import (
     PLAIN,
     CopRA,
@@ -41,31 +39,6 @@ from copra_lab.utils.devices import this_process
 from copra_lab.utils.rng import generator
 
 STEPS = 20
-
-
-class DoubleClip(Clip):
-    """A CLIP in float64, in which rounding cannot hide an error."""
-
-    def pixels(self, images):
-        return super().pixels(images).double()
-
-
-def double_clip() -> Clip:
-    clip = tiny_clip()
-    parts = {f.name: getattr(clip, f.name) for f in fields(clip)}
-    return DoubleClip(**parts | {"model": copy.deepcopy(clip.model).double()})
-
-
-class DoubleTask(Task):
-    """A task whose images come in float64."""
-
-    def augment(self, images, generator):
-        return super().augment(images.float(), generator).double()
-
-
-def double_task(seed: int = 0, classes: int = 4) -> Task:
-    task = tiny_task(seed=seed, classes=classes)
-    return DoubleTask(**{f.name: getattr(task, f.name) for f in fields(task) if f.init})
 
 
 def run(task, lora=LoRA(rank=4), dropping=PLAIN, steps=STEPS, **more) -> LoRARun:  # noqa: B008

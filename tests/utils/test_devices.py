@@ -149,9 +149,8 @@ def test_no_tensor_stays_behind(monkeypatch):
     refused all the same.
     """
     from copra_lab.methods import LoRA
-    from copra_lab.prompts import VPT, CoOp
+    from copra_lab.prompts import VPT, CoOp, Nemesis
     from copra_lab.training import Dropout, Job, TrainingSettings, joint
-    from copra_lab.training import prompt as prompt_training
     from copra_lab.training.grouping import build
     from copra_lab.training.joint import JointLoRA
     from copra_lab.utils.devices import Process
@@ -177,9 +176,10 @@ def test_no_tensor_stays_behind(monkeypatch):
             training.step(0)
     for method in (CoOp(2), CoOp(2, position="middle", class_specific=True), VPT(2)):
         for views in (0, 2):
-            settings = replace(options, views=views).resolve(method)
-            prompt = prompt_training.PromptTraining(
-                clip, task, method, None, random_adapter(tiny_clip()), settings, meta
-            )
-            prompt.step(0)
-            assert prompt.context.grad.device.type == "meta"
+            for penalty in (None, Nemesis(0.5, samples=2)):
+                settings = replace(options, views=views)
+                adapter = random_adapter(tiny_clip())
+                job = Job(task, method, settings=settings, penalty=penalty, adapter=adapter)
+                prompts = build(clip, [job, job], meta)
+                prompts.step(0)
+                assert [p.grad.device.type for p in prompts.parameters] == ["meta", "meta"]
