@@ -32,7 +32,7 @@ and nothing beyond."""
 TEXTS = {"cpu": 160, "cuda": 1024}
 """Class names beside CoOp's vectors that advance together: with ten classes sixteen runs, each in a
 third of its time. Beyond, hardly anything is left to gain; images are no part of such a step. The
-figure for GPUs is not measured: so many texts fit into their memory."""
+figure for GPUs is a guess, not measured."""
 
 
 class Training(Protocol):
