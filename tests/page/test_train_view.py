@@ -217,7 +217,7 @@ def test_methods_that_all_diverge_end_the_training():
 
 @pytest.mark.slow
 def test_a_model_that_methods_cannot_share_is_trained_by_one_after_the_other(monkeypatch):
-    monkeypatch.setattr(grouping, "_tower", lambda clip, job: None)
+    monkeypatch.setattr(grouping, "_plain", lambda clip, precision: None)
     session, reports = finished()
     assert reports[-1].state == "done"
     kept = {}
