@@ -8,6 +8,7 @@ process of its own with one thread, and while one works the others wait.
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -107,20 +108,20 @@ def rows(a: argparse.Namespace) -> Iterator[Line]:
                 one, many = order | {"runs": min(runs, 2)}, order | {"runs": runs}
                 label = "a single fit" if runs == 1 else f"{runs} runs together"
                 method = "LoRA" if dropping == "lora" else "CopRA"
-                yield turns(f"{label}, {method}, against {name}", ours, other, many, one, a.repeats)
-    if a.before:
-        order = {"steps": 2, "clip": "ViT-B-32"}
-        yield turns(
-            "4 runs together, ViT-B-32 with random weights, against 0.1.0",
-            *(ours, others["0.1.0"]),
-            *(order | {"runs": 4}, order | {"runs": 1}),
-            1 if a.quick else 2,
-        )
-    large = {"runs": 1, "batch": 64, "steps": max(1, steps // 8)}
-    eight = {"runs": 8, "steps": steps}
-    line = turns("8 × 8 images, against 64 images of one run", ours, ours, eight, large, a.repeats)
-    share = [x / 8 for x in (line.theirs, line.ratio, line.low, line.high)]
-    yield Line(line.what + ", for 8 images", line.ours, *share)
+                what = f"{label}, {method}, against {name}"
+                if re.search(a.only, what):
+                    yield turns(what, ours, other, many, one, a.repeats)
+    what = "4 runs together, ViT-B-32 with random weights, against 0.1.0"
+    if a.before and re.search(a.only, what):
+        order = {"steps": 2 if a.quick else 8, "clip": "ViT-B-32"}
+        many, one = order | {"runs": 4}, order | {"runs": 1}
+        yield turns(what, ours, others["0.1.0"], many, one, 1 if a.quick else 2)
+    what = "8 × 8 images, against 64 images of one run, for 8 images"
+    if re.search(a.only, what):
+        large = {"runs": 1, "batch": 64, "steps": max(1, steps // 8)}
+        line = turns(what, ours, ours, {"runs": 8, "steps": steps}, large, a.repeats)
+        share = [x / 8 for x in (line.theirs, line.ratio, line.low, line.high)]
+        yield Line(what, line.ours, *share)
     for side in (ours, *others.values()):
         side.close()
 
@@ -247,6 +248,7 @@ def main() -> None:
     p.add_argument("--before", type=Path, help="a checkout of version 0.1.0")
     p.add_argument("--repeats", type=int, default=3)
     p.add_argument("--quick", action="store_true", help="try everything once, with few steps")
+    p.add_argument("--only", default="", metavar="PATTERN", help="only rows that match")
     p.add_argument("--side", help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.side:
@@ -256,7 +258,7 @@ def main() -> None:
     print("| what | ours, ms | theirs, ms | theirs / ours (lowest to highest) |\n|---|---|---|---|")
     for line in rows(a):
         print(line, flush=True)
-    for section in (processes, memory, sweeps):
+    for section in () if a.only else (processes, memory, sweeps):
         print(f"\n{section(a)}", flush=True)
 
 
