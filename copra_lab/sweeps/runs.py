@@ -5,6 +5,7 @@ import json
 import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
-from copra_lab.tasks.task import Task, load_task
+from copra_lab.tasks.task import Task, class_names, load_task
 from copra_lab.training.base import as_json
 from copra_lab.training.dropping import PLAIN, Dropping
 from copra_lab.training.fitting import fit_many_steps
@@ -148,6 +149,18 @@ class Run:
         return json.loads(json.dumps(said))
 
     @property
+    def adapter(self) -> None:
+        """What the CLIP has while a prompt is learned: nothing."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The class names of its task, if they are known without downloading anything."""
+        names = _class_names(self.task, self.options.splits)
+        if names and self.options.part == "base":
+            return names[: (len(names) + 1) // 2]  # as `Task.base_and_new`
+        return names
+
+    @property
     def task_seed(self) -> int:
         """What chooses the training images."""
         if self.options.task_seed is not None:
@@ -186,6 +199,14 @@ class Run:
 
 _PARTS = {"method", "dropping", "penalty"}
 _OF_SETTINGS, _OF_TASK = ({f.name for f in fields(c)} for c in (TrainingSettings, TaskOptions))
+
+
+@lru_cache(256)
+def _class_names(task: str, splits: bool) -> tuple[str, ...] | None:
+    try:
+        return class_names(task, splits=splits)
+    except (OSError, ValueError):
+        return None  # whoever trains on it is told why
 
 
 def _sorted_out(options: dict[str, Any]) -> tuple[dict[str, Any], ...]:

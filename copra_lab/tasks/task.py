@@ -19,7 +19,7 @@ from copra_lab.tasks import benchmarks, folder, hugging_face
 from copra_lab.tasks.data import Split, Task
 from copra_lab.tasks.decoding import MEGAPIXELS
 from copra_lab.tasks.emoji import selection as so
-from copra_lab.tasks.emoji.catalogue import TASKS, Drawn, drawn
+from copra_lab.tasks.emoji.catalogue import TASKS, Drawn, classes, drawn
 from copra_lab.tasks.listing import Listing
 from copra_lab.tasks.photos import IMAGE_FILES, photo
 from copra_lab.tasks.reading import split_of, task_of
@@ -33,6 +33,7 @@ __all__ = [
     "MEGAPIXELS",
     "Split",
     "Task",
+    "class_names",
     "image_folder",
     "load_task",
     "photo",
@@ -94,6 +95,21 @@ def load_task(
         return _bundled(str(name), int(shots), int(seed), int(side))
     found = _listing(name, root, download, template, splits)
     return task_of(found, clip, shots, seed, side, test_images)
+
+
+def class_names(name: str | Path, *, splits: bool = True) -> tuple[str, ...]:
+    """The classes of a task, in order, without loading its images or downloading any.
+
+    Args:
+        name: A task by name, or a folder of images.
+        splits: As `load_task` has it.
+
+    Raises:
+        ValueError: As `load_task`; also for a data set of the field that is not there yet.
+    """
+    if name in TASKS:
+        return classes(str(name))
+    return tuple(_listing(name, None, False, None, splits).classes.values())
 
 
 def _listing(

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import torch
 
+from copra_lab.adapters.adapter import Adapter
 from copra_lab.engine.extraction import plain_tower
 from copra_lab.engine.transformer import Tower
 from copra_lab.methods.lora import LoRA
@@ -16,7 +17,7 @@ from copra_lab.training.base import Group
 from copra_lab.training.jobs import Job
 from copra_lab.training.joint import JointLoRA, LoRARun
 from copra_lab.training.lora import LoRATraining
-from copra_lab.training.prompt import JointPrompts, in_common
+from copra_lab.training.prompt import JointPrompts
 from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
 
@@ -46,6 +47,14 @@ class Training(Protocol):
     def complete(self) -> CompleteSettings:
         """How."""
 
+    @property
+    def adapter(self) -> Adapter | None:
+        """What the CLIP has while a prompt is learned."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """The class names, where they are known."""
+
 
 def grouped(
     clip: Clip,
@@ -62,8 +71,7 @@ def grouped(
       the ranks up to `RANK`. Higher ranks, from 17 to 32, from 33 to 64 and so on, go with each
       other.
     - Soft prompts beside one adapter or none, whatever their penalties are: VPT of one length; CoOp
-      of one number of vectors in the same place of the same class names, so that a plan, which
-      does not know them, is alone.
+      of one number of vectors in the same place of the same class names.
 
     Any other job is alone.
 
@@ -95,8 +103,11 @@ def _in_common(
 ) -> tuple[object, ...]:
     """What the jobs of a group have in common; nothing for a job that must be alone."""
     method, s = job.method, job.complete
-    if not isinstance(method, LoRA):
-        return in_common(clip, job) if isinstance(job, Job) else ()
+    if isinstance(method, VPT):
+        return "vision", method.length, job.adapter, s.steps, s.batch
+    if isinstance(method, CoOp):
+        shape = (method.vectors(clip), method.position, method.class_specific)
+        return (*shape, job.classes, job.adapter, s.steps, s.batch) if job.classes else ()
     if not _on_images(method) or plain(s.precision) is None:
         return ()
     return s.steps, s.batch, s.precision, (max(RANK, method.rank) - 1).bit_length()
@@ -104,8 +115,8 @@ def _in_common(
 
 def _most(job: Training, device: str) -> int:
     """How many jobs like this one advance together."""
-    if isinstance(job, Job) and isinstance(job.method, CoOp):
-        return max(1, TEXTS.get(device, TEXTS["cpu"]) // len(job.task.classes))
+    if isinstance(job.method, CoOp) and job.classes:
+        return max(1, TEXTS.get(device, TEXTS["cpu"]) // len(job.classes))
     return max(1, IMAGES.get(device, IMAGES["cpu"]) // job.complete.batch)
 
 

@@ -148,6 +148,11 @@ class Job:
         assert isinstance(self.settings, CompleteSettings)
         return self.settings
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The class names of its task."""
+        return self.task.classes
+
     def check(self, execution: Execution, process: Process) -> None:
         """Check that it can run so.
 

@@ -25,21 +25,11 @@ from copra_lab.training.prompt_inputs import BesidePatches, InPlaceOfWords
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
-__all__ = ["JointPrompts", "in_common"]
-
-
-def in_common(clip: Clip, job: Job) -> tuple[object, ...]:
-    """What the soft prompts of a group have in common."""
-    s, method = job.complete, _method(job)
-    shared = (s.steps, s.batch, job.adapter)
-    if isinstance(method, VPT):
-        return "vision", method.length, *shared
-    shape = (method.vectors(clip), method.position, method.class_specific)
-    return "text", *shape, job.task.classes, *shared
+__all__ = ["JointPrompts"]
 
 
 class JointPrompts(Training):
-    """The vectors of runs that have `in_common` what it names; the CLIP around them is frozen.
+    """The vectors of runs that go together, see `grouping`; the CLIP around them is frozen.
 
     Args:
         clip: The model.

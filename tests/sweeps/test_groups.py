@@ -16,7 +16,7 @@ from tiny_sweep import Killer, make_home, runs, sweep
 from copra_lab.adapters import Adapter, load_adapter
 from copra_lab.methods import LoRA
 from copra_lab.models import load_clip
-from copra_lab.prompts import CoOp
+from copra_lab.prompts import VPT, CoOp, Nemesis
 from copra_lab.sweeps import Run, runner
 from copra_lab.sweeps import runs as of_runs
 from copra_lab.sweeps.groups import Grouping
@@ -54,7 +54,9 @@ KINDS = {
     "brief": {"steps": 7},
     "wide": {"batch": 40},
     "on texts": {"method": LoRA(towers=("vision", "text"))},
-    "prompt": {"method": CoOp()},
+    "coop": {"method": CoOp()},
+    "vpt": {"method": VPT(2)},
+    "not here": {"method": CoOp(), "task": "no-such-task"},
 }
 
 
@@ -65,7 +67,7 @@ KINDS = {
     st.none() | st.integers(1, 12),
 )
 def test_every_run_is_in_one_group_of_its_kind_and_of_fair_size(kinds, workers, most):
-    todo = [Run.of("digits", s, **KINDS[kind]) for s, kind in enumerate(kinds)]
+    todo = [Run.of(**{"task": "digits", "seed": s} | KINDS[kind]) for s, kind in enumerate(kinds)]
     groups = grouped(tiny_clip(), todo, "cpu", most, workers)
     assert sorted(j for g in groups for j in g) == list(range(len(todo)))
     sizes: dict[str, list[int]] = {}
@@ -73,8 +75,8 @@ def test_every_run_is_in_one_group_of_its_kind_and_of_fair_size(kinds, workers, 
         (kind,) = {kinds[j] for j in group}
         sizes.setdefault(kind, []).append(len(group))
     for kind, found in sizes.items():
-        alone = kind in ("on texts", "prompt")
-        fast = most or {"wide": 1}.get(kind, 8)  # 64 images
+        alone = kind in ("on texts", "not here")
+        fast = most or {"wide": 1, "coop": 16}.get(kind, 8)  # 64 images, or 160 texts
         assert max(found) <= (1 if alone else min(fast, -(-len(todo) // workers)))
         assert max(found) - min(found) <= 1
 
@@ -146,6 +148,33 @@ def test_runs_of_a_group_end_as_they_do_alone(home, tmp_path, monkeypatch):
     assert names == {f.name for f in todo[0].folder(load_clip(home.clip), together).iterdir()}
     assert len({row["seconds"] for row in found.values()}) == 1  # each has its share
     assert not (together / "groups").exists()
+
+
+@pytest.mark.slow
+def test_prompts_of_a_group_end_as_they_do_alone(home, tmp_path, monkeypatch):
+    sizes = []
+    whole = runner.trained_together
+    monkeypatch.setattr(
+        runner, "trained_together", lambda r, *a: sizes.append(len(r)) or whole(r, *a)
+    )
+    todo = [
+        Run.of(home.task, s, method=m, penalty=p, steps=6, batch=8)
+        for m in (CoOp(2), VPT(2))
+        for s, p in ((0, None), (1, Nemesis(1.0, 0.1)), (2, Nemesis(0.0, 0.5, samples=1)))
+    ]
+    assert {run.classes for run in todo} == {todo[0].load_task().classes}
+    half = todo[0].changed(part="base")
+    assert half.classes == half.load_task().classes
+    together, alone = tmp_path / "together", tmp_path / "alone"
+    found, single = sweep(todo, home, together), sweep(todo, home, alone, at_once=1)
+    assert sizes == [3, 3, *6 * [1]]
+    clip = load_clip(home.clip)
+    for run in todo:
+        assert found[run]["state"] == DONE
+        assert found[run]["accuracy"] == single[run]["accuracy"]
+        a, b = (run.read(run.folder(clip, work), clip) for work in (together, alone))
+        assert (a.context - b.context).abs().max() < 1e-4
+        assert a.provenance == b.provenance
 
 
 @pytest.mark.slow

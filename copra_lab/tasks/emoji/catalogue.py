@@ -179,11 +179,7 @@ class Drawn:
 @cache
 def drawn(name: str, side: int) -> Drawn:
     """The images of a task, drawn once for every seed and number of shots."""
-    recipe = TASKS[name]
-    entries = so.dealt(recipe.entries())
-    if recipe.deal:
-        entries = so.labelled_in_turn(entries, recipe.deal)
-    classes = recipe.deal or tuple(dict.fromkeys(e.label for e in entries))
+    entries = _entries(name)
     parts = {
         "train": tuple(e for e in entries if e.part == "train"),
         "val": tuple(e for e in entries if e.part == "val"),
@@ -193,7 +189,21 @@ def drawn(name: str, side: int) -> Drawn:
         p: torch.cat([_paint(name, es[i : i + 128], side) for i in range(0, len(es), 128)])
         for p, es in parts.items()
     }
-    return Drawn(classes, parts, images)
+    return Drawn(classes(name), parts, images)
+
+
+@cache
+def classes(name: str) -> tuple[str, ...]:
+    """The classes of a task, in order."""
+    return TASKS[name].deal or tuple(dict.fromkeys(e.label for e in _entries(name)))
+
+
+@cache
+def _entries(name: str) -> list[so.Entry]:
+    """The images of a task, each with its label and part."""
+    recipe = TASKS[name]
+    entries = so.dealt(recipe.entries())
+    return so.labelled_in_turn(entries, recipe.deal) if recipe.deal else entries
 
 
 def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
