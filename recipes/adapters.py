@@ -59,6 +59,11 @@ def runs(task: str, dropping: Dropping = PLAIN) -> list[Run]:
     return [Run.of(task, seed, dropping=dropping) for seed in SEEDS]
 
 
+def kept() -> list[Run]:
+    """The runs whose adapters ship."""
+    return [r for task in SHIPPED for d in (PLAIN, CopRA()) for r in runs(task, d)[:2]]
+
+
 def measure(clip: Clip, name: str, work: Path) -> dict:
     task = load_task(name)
     bench = Bench(clip, task, precision="float32")
@@ -74,18 +79,21 @@ def measure(clip: Clip, name: str, work: Path) -> dict:
     }  # fmt: skip
 
 
+def folder_name(run: Run) -> str:
+    """Of what ships, beside others of its task."""
+    return f"{run.name}-seed-{run.seed}"
+
+
 def ship(folder: Path, made: Mapping[Run, Adapter | SoftPrompt]) -> None:
     """Save each as ``folder/task/method-seed-0``, and then remove what is there from an earlier
     time and is no longer made.
     """
-    places = {
-        folder / run.task / f"{run.name}-seed-{run.seed}": model for run, model in made.items()
-    }
+    places = {folder / run.task / folder_name(run): model for run, model in made.items()}
     for place, model in places.items():
         save_adapter(model, place) if isinstance(model, Adapter) else model.save(place)
-    kept = {*places, *(place.parent for place in places)}
+    due = {*places, *(place.parent for place in places)}
     for old in [*folder.glob("*/*"), *folder.glob("*")]:
-        if old.is_dir() and old not in kept:
+        if old.is_dir() and old not in due:
             shutil.rmtree(old)
 
 
@@ -96,10 +104,7 @@ def main() -> None:
     p.add_argument("--jobs", type=int, default=cores(), help="one core each")
     a = p.parse_args()
     clip = load_clip()
-    kept = [
-        run for name in SHIPPED for method in (PLAIN, CopRA()) for run in runs(name, method)[:2]
-    ]
-    todo = [run for name in a.tasks for run in runs(name)] + kept
+    todo = [run for name in a.tasks for run in runs(name)] + kept()
     run_all(todo, a.work, jobs=a.jobs, measure=False, retry_failed=True)
     rows = [measure(clip, name, a.work) for name in tqdm(a.tasks, desc="tasks")]
     table = csv_bytes(COLUMNS, rows)
@@ -107,7 +112,7 @@ def main() -> None:
         write_atomically(TABLE, table)
     else:
         print(table.decode(), end="")
-    ship(FOLDER, {run: trained(run, clip, a.work)[0] for run in kept})
+    ship(FOLDER, {run: trained(run, clip, a.work)[0] for run in kept()})
 
 
 if __name__ == "__main__":

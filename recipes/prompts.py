@@ -15,11 +15,16 @@ from adapters import SHIPPED, ship  # noqa: E402 (after the path)
 from nemesis import chosen  # noqa: E402
 
 from copra_lab.models import load_clip  # noqa: E402
-from copra_lab.sweeps import run_all, trained  # noqa: E402
+from copra_lab.sweeps import Run, run_all, trained  # noqa: E402
 from copra_lab.utils.devices import cores  # noqa: E402
 from copra_lab.zoo import PROMPTS  # noqa: E402
 
 METHODS = ("coop", "pun", "pan")
+
+
+def kept() -> list[Run]:
+    """The runs whose prompts ship."""
+    return [chosen(task, method, 0) for task in SHIPPED for method in METHODS]
 
 
 def main() -> None:
@@ -34,7 +39,7 @@ def main() -> None:
         "--jobs", type=int, default=cores(), help="trainings side by side, one core each"
     )
     a = p.parse_args()
-    clip, runs = load_clip(), [chosen(task, m, 0) for task in SHIPPED for m in METHODS]
+    clip, runs = load_clip(), kept()
     run_all(runs, a.work, jobs=a.jobs, measure=False, retry_failed=True)
     ship(PROMPTS, {run: trained(run, clip, a.work)[0] for run in runs})
 

@@ -11,7 +11,7 @@ import csv
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,10 +19,13 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "recipes"), str(ROOT / "experiments")]
 
-from common import RESULTS, WRITTEN  # noqa: E402 (after the path)
+import adapters  # noqa: E402 (after the path)
+import prompts  # noqa: E402
+from adapters import folder_name  # noqa: E402
+from common import RESULTS, WRITTEN  # noqa: E402
 
 from copra_lab.models import Clip, load_clip  # noqa: E402
-from copra_lab.zoo import Shipped, shipped, shipped_prompts  # noqa: E402
+from copra_lab.zoo import FOLDER, PROMPTS, Shipped, shipped, shipped_prompts  # noqa: E402
 
 EXPERIMENTS = tuple(
     (name, script) for script, names in WRITTEN.items() for name in names if script != "minilm.py"
@@ -47,16 +50,19 @@ def card_is_stale(clip: Clip) -> str | None:
 
 
 def adapters_are_stale(clip: Clip) -> str | None:
-    return folders_are_stale(clip, "adapters", shipped())
+    due = [FOLDER / run.task / folder_name(run) for run in adapters.kept()]
+    return folders_are_stale(clip, due, shipped())
 
 
 def prompts_are_stale(clip: Clip) -> str | None:
-    return folders_are_stale(clip, "soft prompts", shipped_prompts())
+    due = [PROMPTS / run.task / folder_name(run) for run in prompts.kept()]
+    return folders_are_stale(clip, due, shipped_prompts())
 
 
-def folders_are_stale(clip: Clip, what: str, found: tuple[Shipped, ...]) -> str | None:
-    if not found:
-        return f"no {what} are shipped"
+def folders_are_stale(clip: Clip, due: Sequence[Path], found: tuple[Shipped, ...]) -> str | None:
+    there = {s.folder for s in found}
+    if absent := [folder for folder in due if folder not in there]:
+        return f"{absent[0].relative_to(ROOT)} is missing"
     for s in found:
         try:
             base = s.read(s.folder).base
@@ -68,19 +74,12 @@ def folders_are_stale(clip: Clip, what: str, found: tuple[Shipped, ...]) -> str 
 
 
 def table_is_stale(clip: Clip) -> str | None:
-    return (
-        results_are_stale(clip, "tasks.csv")
-        if (RESULTS / "tasks.csv").exists()
-        else "the table of tasks is missing"
-    )
+    return results_are_stale(clip, "tasks.csv")
 
 
 def results_are_stale(clip: Clip, name: str) -> str | None:
-    """A file of results that is not there is not stale: experiments take hours, and the report says
-    which were not run.
-    """
     if not (RESULTS / name).exists():
-        return None
+        return f"{name} is missing"
     with open(RESULTS / name, encoding="utf-8") as f:
         bases = {
             r["base"].rpartition(", ")[2] for r in csv.DictReader(f)
@@ -145,7 +144,12 @@ def main() -> int:
         action="store_true",
         help="say what is stale and change nothing; exit code 1 if anything is",
     )
-    p.add_argument("--photos", help="for the model card's figure on photographs; see pretrain.py")
+    p.add_argument(
+        "card",
+        nargs="*",
+        metavar="-- OPTION",
+        help="what card.py is given, for the rows on photographs",
+    )
     a = p.parse_args()
     clip, stale, left = load_clip(), False, False
     for name, why_stale, script in STEPS:
@@ -158,7 +162,7 @@ def main() -> int:
                 print(f"{name}: {why}", file=sys.stderr)
                 left = True
                 continue
-            extra = ["--photos", a.photos] if a.photos and script.endswith("card.py") else []
+            extra = a.card if script.endswith("card.py") else []
             if subprocess.run([sys.executable, str(ROOT / script), *extra], check=False).returncode:
                 print(f"{name}: {script} failed", file=sys.stderr)
                 return 1
