@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from copra_lab.cli import arguments
 from copra_lab.cli.command import Report, verb
+from copra_lab.utils.files import cache_folder
 
 OK, WARN, BROKEN = "ok", "warn", "broken"
 NEEDED = ("torch", "transformers", "peft", "accelerate", "huggingface_hub", "safetensors")
@@ -127,7 +128,7 @@ def _processor(_: str | None) -> Iterator[Check]:
 def _cache(_: str | None) -> Iterator[Check]:
     import tempfile
 
-    from copra_lab.tasks.emoji.drawings import STYLES, VERSION, cache_folder
+    from copra_lab.tasks.emoji.drawings import STYLES, VERSION
 
     folder = cache_folder()
     try:

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from copra_lab.models import preprocessing, tokenizers
+from copra_lab.models.earlier import name_of_earlier
 from copra_lab.models.sites import Site, find_sites
 
 __all__ = ["Clip"]
@@ -253,9 +254,10 @@ def check_base(what: str, base: str, now: str) -> None:
         return
     same = base.partition("-")[0] == weights
     how = ", the same weights with another preprocessing, activation or vocabulary" if same else ""
+    earlier = name_of_earlier(base)
+    load = f"load_clip({earlier!r}) (--clip {earlier})" if earlier else "load that CLIP"
     raise ValueError(
-        f"this {what} was trained on base {base:.25}, not on {now}{how}; load that CLIP, or train "
-        "again"
+        f"this {what} was trained on base {base:.25}, not on {now}{how}; {load}, or train again"
     )
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from copra_lab.models import preprocessing, tokenizers
 from copra_lab.models.checkpoints import MALFORMED, fill, load_weights, read_marked_weights
 from copra_lab.models.clip import Clip
+from copra_lab.models.earlier import EARLIER, earlier_clip
 from copra_lab.models.freezing import freeze
 from copra_lab.models.hub_download import (
     OPEN_CLIP_CONFIG,
@@ -41,6 +42,7 @@ def load_clip(name: "str | Path | None" = None) -> Clip:
 
     =====================================  =========================================================
     nothing, or ``emoji-clip``             the bundled one
+    ``emoji-clip-0.1.0``                   that of an earlier version (see `earlier`)
     ``ViT-B-32:laion2b_s34b_b79k``         open_clip's architecture and pretrained tag
     ``ViT-B-32:epoch_32.safetensors``      open_clip's architecture, and a checkpoint
                                            (``.safetensors``, ``.pt``, ``.bin``)
@@ -69,12 +71,19 @@ def load_clip(name: "str | Path | None" = None) -> Clip:
         ValueError: If a file is damaged, or the architecture has no ViT.
         ConnectionError: If the hub is needed and cannot be reached.
     """
-    called = BUNDLED if name in (None, BUNDLED) else None
-    source = str(files("copra_lab") / "assets" / "clip" if called else name)
+    if name in EARLIER:
+        source, called = str(earlier_clip(str(name))), str(name)
+    elif name in (None, BUNDLED):
+        source, called = str(files("copra_lab") / "assets" / "clip"), BUNDLED
+    else:
+        source, called = str(name), None
     key = str(Path(source).resolve()) if Path(source).exists() else source
     if key not in _loaded:
         _loaded[key] = _load(source, called)
-    return _loaded[key]
+    clip = _loaded[key]
+    if called in EARLIER and not clip.hash.startswith(EARLIER[called]):
+        raise ValueError(f"{source} does not hold {called}; remove it and call again")
+    return clip
 
 
 def _load(name: str, called: str | None) -> Clip:

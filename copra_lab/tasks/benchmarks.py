@@ -19,9 +19,9 @@ from filelock import FileLock
 
 from copra_lab.tasks import benchmark_layouts as la
 from copra_lab.tasks.decoding import Readable
-from copra_lab.tasks.emoji.drawings import cache_folder
 from copra_lab.tasks.listing import Listing, parted
 from copra_lab.utils.download import Archive, install
+from copra_lab.utils.files import cache_folder
 
 __all__ = ["SETS", "data_folder"]
 

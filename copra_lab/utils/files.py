@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import user_cache_path
 from safetensors import SafetensorError
 
 LARGEST_JSON = 10_000_000
@@ -19,6 +20,14 @@ LARGEST_JSON = 10_000_000
 
 _DISK_FULL = "make room on that disk, and do it again"
 _NOT_ALLOWED = "choose a folder that you may write to"
+
+
+def cache_folder() -> Path:
+    """Where this package keeps what it makes or downloads.
+
+    ``$COPRA_LAB_CACHE``, or else the user's cache folder.
+    """
+    return Path(os.environ.get("COPRA_LAB_CACHE") or user_cache_path("copra-lab"))
 
 
 @contextmanager

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 from filelock import FileLock
 from PIL import Image, ImageDraw, ImageFont, UnidentifiedImageError
-from platformdirs import user_cache_path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from copra_lab.tasks.emoji.concepts import concepts, plain
 from copra_lab.utils.extras import needs
+from copra_lab.utils.files import cache_folder
 
 SIZE = 72
 """Width and height of a rendered drawing in pixels: Twemoji's own size."""
@@ -55,11 +55,6 @@ class Drawings:
 
     def __len__(self) -> int:
         return len(self.keys)
-
-
-def cache_folder() -> Path:
-    """The folder of rendered drawings: ``$COPRA_LAB_CACHE``, or the user's cache folder."""
-    return Path(os.environ.get("COPRA_LAB_CACHE") or user_cache_path("copra-lab"))
 
 
 @cache
