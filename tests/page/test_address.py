@@ -122,7 +122,7 @@ def orders(draw):
 
 GRID = st.integers(round(LOW / STEP), round(HIGH / STEP)).map(lambda i: round(i * STEP, 2) + 0.0)
 STATES = st.one_of(
-    st.builds(BlendState, TASKS, KEYS, KEYS, GRID, st.sampled_from(["delta", "factors"]), st.just(()), st.booleans()),
+    st.builds(BlendState, TASKS, KEYS, KEYS, GRID, st.sampled_from(["delta", "factors", "aligned"]), st.just(()), st.booleans()),
     st.builds(lambda p, task, keys: triangle_state(task, keys, *p.point), st.sampled_from(lattice(triangle_state("", ("", "", "")), 1)), TASKS, st.tuples(KEYS, KEYS, KEYS)),
     pruned(), bent(), orders(), st.builds(TryState, TASKS),
     st.builds(ShapleyState, TASKS, st.sampled_from(["0/one", "0/two"]), st.sampled_from([-1, *layers_of(ONE)])),
@@ -193,6 +193,10 @@ def test_an_address_that_only_names_its_view_says_that_all_is_as_usual():
         (
             BlendState("shapes", "0/two", BASE, 0.3, "factors", compare=True),
             "?view=blend&task=shapes&a=two&b=base&weight=0.3&mix=factors&compare=yes",
+        ),
+        (
+            BlendState("shapes", "0/two", "0/one", 0.3, "aligned"),
+            "?view=blend&task=shapes&a=two&b=one&weight=0.3&mix=aligned",
         ),
         (
             triangle_state("colours", ("0/one", "0/two", BASE), UNITS // 4, UNITS // 2),
@@ -357,7 +361,7 @@ def test_a_line_of_another_method_is_drawn_beside_where_an_address_wants_it():
     state, updates = blend.arrives(
         SEEDS, BlendState("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True)
     )
-    assert [b.kind for b in state.beside] == ["space", "rival"]
+    assert [b.kind for b in state.beside] == ["factors", "aligned", "rival"]
     assert updates["compare"]["value"] is True
     assert updates["compare"]["label"] == "compare with CopRA"
     state, updates = blend.arrives(SEEDS, BlendState("colours", "LoRA, seed 0", BASE, compare=True))
