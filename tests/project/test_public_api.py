@@ -50,7 +50,7 @@ PUBLIC = {
     "training": """fit fit_steps fit_many fit_many_steps Job Diverged TrainingSettings Execution DEFAULTS RATES Step CopRA Dropout ProgressiveDropout
         StochasticDepth PLAIN Dropping Draw masks drawn ramp group""",
     "utils.rng": "generator",
-    "utils.statistics": "Accuracy bootstrap_interval paired_bootstrap",
+    "utils.statistics": "Accuracy bootstrap_interval paired_bootstrap Outcomes share_lost share_lost_interval",
     "zoo": "shipped Shipped shipped_prompts",
 }
 """Package, or the one module of a package that is public by itself → its names."""
