@@ -233,7 +233,7 @@ USUAL = {"blend": BlendState("colours", "0/one", "0/two"), "triangle": triangle_
          "train": TrainState("colours"), "try": TryState("colours")}  # fmt: skip
 REFUSED = [
     ("blend", "task=elsewhere", "choose one of the tasks"), ("blend", "a=three", "the task has no adapter '0/three'"), ("blend", "weight=9", "λ must be a number from -0.5 to 1.5"),
-    ("blend", "weight=much", "λ must be a number"), ("blend", "mix=all", "what is mixed must be one of delta or factors"), ("blend", "compare=1", "compare must be yes or no"),
+    ("blend", "weight=much", "λ must be a number"), ("blend", "mix=all", "what is mixed must be one of delta, factors, aligned"), ("blend", "compare=1", "compare must be yes or no"),
     ("blend", "b=own/abcdefgh", "no longer kept"), ("triangle", "point=1,1", "too far outside"), ("triangle", "point=0.5", "two numbers"), ("triangle", "point=0,nan", "the weight of C must be a number"),
     ("triangle", "c=../../etc", "the task has no adapter '../../etc'"), ("prune", "sparsity=101", "the sparsity must be a number from 0 to 100"), ("prune", "sparsity=-1", "the sparsity must"),
     ("prune", "off=0,99", "no layer, kind or matrix '99'"), ("prune", "off=0,,1", "no layer, kind or matrix ''"), ("prune", "adapter=base", "the task has no adapter"),
