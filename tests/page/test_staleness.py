@@ -204,7 +204,7 @@ def test_a_number_carries_the_controls_that_it_is_of():
 MOVES = {
     "blend": [
         lambda g: g.slide("blend-weight"), lambda g: g.choose("blend-a", "Three"), lambda g: g.choose("blend-task", "Shapes"),
-        lambda g: g.check("blend-space", "the factors"), lambda g: g.check("blend-space", "aligned factors"), lambda g: g.slide("blend-weight", "ArrowLeft"), lambda g: g.page.click("#blend-swap"),
+        lambda g: g.check("blend-space", "the factors"), lambda g: g.check("blend-space", "aligned"), lambda g: g.slide("blend-weight", "ArrowLeft"), lambda g: g.page.click("#blend-swap"),
         lambda g: g.choose("blend-b", "No adapter"), lambda g: g.page.locator("#blend-weight input[type=number]").fill("0.31"), lambda g: g.page.locator("#blend-weight button").click(),
         lambda g: g.page.click("#blend-clear"),
     ],

@@ -19,7 +19,7 @@ from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import html as draw
 
-CHOICES = [("ΔW", "delta"), ("the factors", "factors"), ("aligned factors", "aligned")]
+CHOICES = [("ΔW", "delta"), ("the factors", "factors"), ("aligned", "aligned")]
 
 COMPARED = {"lora": "copra", "copra": "lora"}
 """Each method with the one that it is compared with."""
