@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+from common import ALL_TASKS
 from matplotlib.figure import Figure
 
 from copra_lab.methods.registry import METHODS
@@ -22,10 +23,13 @@ def gather(
     rows: Iterable[dict[str, str]],
     column: Callable[[dict[str, str]], str | None] = lambda r: r["setting"],
 ) -> Cells:
-    """The accuracies of `rows`; rows for which `column` is None are left out."""
+    """The accuracies of `rows`.
+
+    Rows of all tasks together are left out, and those for which `column` is None.
+    """
     out: Cells = defaultdict(lambda: defaultdict(list))
     for r in rows:
-        if (c := column(r)) is not None:
+        if r["task"] != ALL_TASKS and (c := column(r)) is not None:
             out[r["method"], c][r["task"]].append(float(r["accuracy"]))
     return out
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
+import numpy as np
 from platformdirs import user_cache_path
 
 from copra_lab.adapters import Adapter
@@ -22,7 +23,7 @@ from copra_lab.sweeps import Run, run_all, trained
 from copra_lab.tasks import load_task, task_names
 from copra_lab.utils.devices import cores
 from copra_lab.utils.files import csv_bytes, write_atomically
-from copra_lab.utils.statistics import Accuracy
+from copra_lab.utils.statistics import Accuracy, Outcomes, share_lost, share_lost_interval
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -174,6 +175,35 @@ def row(run: Run, setting: object, accuracy: Accuracy, **more: object) -> dict:
         "setting": setting,
         "n": accuracy.n,
         "accuracy": round(accuracy.value, 4),
+        **more,
+    }
+
+
+ALL_TASKS = "all tasks"
+"""The task of a row of all tasks together, which `cells.gather` leaves out."""
+
+LOST = ("lost", "low", "high")
+"""Columns of such rows: the share of the gain over the base that is lost, and its interval."""
+
+
+def lost_row(method: str, setting: object, tasks: Sequence[Outcomes], **more: object) -> dict:
+    """What all tasks lose together (see `share_lost`), with its interval over drawings and seeds.
+
+    Where nothing is gained, these are left empty, and the reason is printed.
+    """
+    shares: tuple = ("", "", "")
+    try:
+        shares = tuple(round(x, 4) for x in (share_lost(tasks), *share_lost_interval(tasks)))
+    except ValueError as e:
+        print(f"{method}, {setting}: {e}", file=sys.stderr)
+    return {
+        "task": ALL_TASKS,
+        "method": method,
+        "seed": "all",
+        "setting": setting,
+        "n": sum(len(t.base) for t in tasks),
+        "accuracy": round(float(np.mean([t.weaker.mean() for t in tasks])), 4),
+        **dict(zip(LOST, shares, strict=True)),
         **more,
     }
 

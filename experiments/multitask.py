@@ -37,6 +37,7 @@ MERGES: dict[str, Callable[[Sequence[Adapter], float], Adapter]] = {
     "DARE": _dare,
     "task arithmetic at rank 4": lambda xs, scale: truncate(task_arithmetic(xs, scale), 4),
     "factors": lambda xs, scale: average_factors(xs, [scale**0.5] * len(xs)),
+    "aligned factors": lambda xs, scale: average_factors(xs, [scale**0.5] * len(xs), aligned=True),
 }
 """(adapters, scale) → one adapter. The scale is that of the sum of all tasks' deltas."""
 

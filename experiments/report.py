@@ -14,7 +14,7 @@ import numpy as np
 import report_nemesis
 import report_trainer
 from cells import NAMES, Cells, Save, gather, mean, table
-from common import RESULTS, WRITTEN, read
+from common import ALL_TASKS, LOST, RESULTS, WRITTEN, read
 from matplotlib.figure import Figure
 
 from copra_lab.shapley import Curve
@@ -50,12 +50,17 @@ def by_task(
 
 def headline() -> Cells:
     """The cells of the main table: alone, middles of the lines, pruned."""
-    ends, middles = {"0.0": "alone"}, {"delta": "middle, ΔW", "factors": "middle, factors"}
+    ends = {"0.0": "alone"}
+    middles = {
+        "delta": "middle, ΔW",
+        "factors": "middle, factors",
+        "aligned": "middle, aligned factors",
+    }
     cells = gather(
         read("lines.csv"), lambda r: ends.get(r["setting"]) if r["space"] == "delta" else None
     )
     cells |= gather(
-        read("lines.csv"), lambda r: middles[r["space"]] if r["setting"] == "0.5" else None
+        read("lines.csv"), lambda r: middles.get(r["space"]) if r["setting"] == "0.5" else None
     )
     cells |= gather(
         read("structured.csv"),
@@ -75,6 +80,7 @@ HEADLINE = (
     "alone",
     "middle, ΔW",
     "middle, factors",
+    "middle, aligned factors",
     "every other layer removed",
     "50 % sparse",
     "80 % sparse",
@@ -99,23 +105,87 @@ SPARSITIES = (0.0, 0.5, 0.8, 0.9, 0.95)
 PAPER = """For comparison, the papers' values (ViT-B/16, rank 2, 16 shots; DTD / UCF101, from the
 figures of arXiv:2410.22911 and arXiv:2506.05713): alone LoRA 71.6 / 86.2, CopRA 72.7 / 87.2; the
 middle of two seeds LoRA 65.6 / 81.5, CopRA 72.0 / 86.7; every other layer removed LoRA 63.3 / 79.3,
-CopRA 71.1 / 85.4, stochastic depth 70.1 / 84.1. The papers do not say whether their middle is on
-the line in ΔW or in the factors."""
+CopRA 71.1 / 85.4, stochastic depth 70.1 / 84.1. The papers do not name the space of their middle.
+By all evidence it is that of the factors, an inference from [three
+signs](../docs/methods/merging.md)."""
 
 PAPER_STRUCTURED = """The papers' means over eleven data sets, CopRA / LoRA: all 83.4 / 82.9; every
 other 81.3 / 76.9; keep only low 75.8 / 72.0, middle 76.8 / 70.9, high 78.4 / 73.1; keep only query
 77.0 / 69.9, key 76.5 / 69.3, value 80.9 / 77.3."""
 
 
+def measured(cells: Cells, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that the results have: a result file may be older than a column."""
+    return [c for c in columns if ("lora", c) in cells]
+
+
+LOST_IN = {
+    ("lines.csv", "delta", "0.5"): "middle, ΔW",
+    ("lines.csv", "factors", "0.5"): "middle, factors",
+    ("lines.csv", "aligned", "0.5"): "middle, aligned factors",
+    ("lines.csv", "control", "half of the middle"): "half of the middle",
+    ("lines.csv", "control", "half of one"): "half of one",
+    ("lines.csv", "control", "tuned middle"): "c · middle",
+    ("structured.csv", "", "every other layer removed"): "every other layer removed",
+    ("unstructured.csv", "factors", "0.8"): "80 % sparse",
+}
+"""(file, space or entries, setting) → the column that it is in the table of what is lost."""
+
+
+def controls_section() -> str:
+    """The middles beside what merely makes ΔW smaller, and the share of the gain that each loses.
+
+    Empty for results without them.
+    """
+    control = gather(read("lines.csv"), lambda r: r["setting"] if r["space"] == "control" else None)
+    if not control:
+        return ""
+    shares: dict[tuple[str, str], str] = {}
+    for name in dict.fromkeys(file for file, *_ in LOST_IN):
+        for r in read(name):
+            column = LOST_IN.get((name, r.get("space") or r.get("entries") or "", r["setting"]))
+            if r["task"] == ALL_TASKS and column and r["lost"]:
+                lost, low, high = (round(100 * float(r[x])) for x in LOST)
+                cell = f"{lost} ({low} to {high})".replace("-", "−")
+                shares[r["method"], column] = cell
+    columns = list(LOST_IN.values())
+    lines = [
+        "| % of the gain | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
+    lines += [
+        f"| {NAMES[m]} | " + " | ".join(shares.get((m, c), "") for c in columns) + " |"
+        for m in NAMES
+        if any((m, c) in shares for c in columns)
+    ]
+    return (
+        "## What a middle loses\n\nControls of the middles: half of ΔW of one adapter, half of the "
+        "middle of ΔW, and that middle times a number chosen on validation images.\n\n"
+        f"{table(control, list(dict.fromkeys(c for _, c in control)))}\n\n"
+        "The share of what adapters gain over the base that is lost again, over all tasks (95 % "
+        "interval over drawings and seeds).\n\n" + "\n".join(lines)
+    )
+
+
+LINES = {"delta": ("-", "ΔW"), "factors": ("--", "factors"), "aligned": (":", "aligned factors")}
+"""Space → its line in a figure, and its name."""
+
+
 def lines_figure() -> Figure:
-    rows = [r for r in read("lines.csv") if r["method"] in ("lora", "copra")]
+    rows = [
+        r
+        for r in read("lines.csv")
+        if r["method"] in ("lora", "copra") and r["space"] in LINES and r["task"] != ALL_TASKS
+    ]
+    spaces = [s for s in LINES if any(r["space"] == s for r in rows)]
     tasks = list(dict.fromkeys(r["task"] for r in rows))
     across = 4
     fig = Figure(figsize=(3 * across, 2.5 * -(-len(tasks) // across)), layout="constrained")
     axes = list(fig.subplots(-(-len(tasks) // across), across, squeeze=False).flat)
     for ax, t in zip(axes, tasks, strict=False):
         for method in ("lora", "copra"):
-            for space, style in (("delta", "-"), ("factors", "--")):
+            for space in spaces:
+                style, words = LINES[space]
                 values = defaultdict(list)
                 for r in rows:
                     if (r["task"], r["method"], r["space"]) == (t, method, space):
@@ -127,7 +197,7 @@ def lines_figure() -> Figure:
                     y,
                     style,
                     color=COLOURS[method],
-                    label=f"{NAMES[method]}, {'ΔW' if space == 'delta' else 'factors'}",
+                    label=f"{NAMES[method]}, {words}",
                 )
                 ax.fill_between(x, y - sd, y + sd, color=COLOURS[method], alpha=0.12, lw=0)
         n = next(r["n"] for r in rows if r["task"] == t)
@@ -283,8 +353,13 @@ def federated_section(save: Save) -> str:
         dict.fromkeys((r["task"], r["split"], r["clients"]) for r in rows if r["clients"] != "1")
     )
     fig = Figure(figsize=(3.4 * len(settings), 3.6), layout="constrained")
-    styles = {"delta": "-", "factors": "--", "ffa": ":"}
-    words = {"delta": "ΔW averaged", "factors": "factors averaged", "ffa": "A frozen (FFA-LoRA)"}
+    styles = {"delta": "-", "factors": "--", "aligned": "-.", "ffa": ":"}
+    words = {
+        "delta": "ΔW averaged",
+        "factors": "factors averaged",
+        "aligned": "aligned factors averaged",
+        "ffa": "A frozen (FFA-LoRA)",
+    }
     for ax, (task, split, clients) in zip(
         fig.subplots(1, len(settings), squeeze=False)[0], settings, strict=True
     ):
@@ -498,10 +573,12 @@ def sections(save: Save) -> list[str]:
     out = []
     if have("lines.py", "pruning.py"):
         cells = headline()
+        columns = measured(cells, HEADLINE)
         out.append(
-            f"## The main table\n\n{table(cells, HEADLINE)}\n\n{PAPER}\n\n### By task\n\n"
-            f"Mean ± standard deviation over seeds.\n\n{by_task(cells, HEADLINE)}"
+            f"## The main table\n\n{table(cells, columns)}\n\n{PAPER}\n\n### By task\n\n"
+            f"Mean ± standard deviation over seeds.\n\n{by_task(cells, columns)}"
         )
+        out += filter(None, [controls_section()])
         out.append(f"## Lines between seeds\n\n{save('lines', lines_figure())}")
         structured = gather(read("structured.csv"))
         out.append(

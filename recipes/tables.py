@@ -44,14 +44,14 @@ def headline_table() -> str:
     import cells
     import report
 
-    return cells.table(
-        {k: v for k, v in report.headline().items() if k[0] in ("lora", "copra")}, HEADLINE
-    )
+    found = {k: v for k, v in report.headline().items() if k[0] in ("lora", "copra")}
+    return cells.table(found, report.measured(found, HEADLINE))
 
 
 HEADLINE = (
     "alone",
     "middle, factors",
+    "middle, aligned factors",
     "middle, ΔW",
     "every other layer removed",
     "80 % sparse",

@@ -324,7 +324,8 @@ class Bench:
             a: the adapter at λ = 0.
             b: the adapter at λ = 1.
             weights: values of λ to measure.
-            space: "delta", the line (1−λ)·ΔW_a + λ·ΔW_b; or "factors", the line of A and B.
+            space: "delta", the line (1−λ)·ΔW_a + λ·ΔW_b; "factors", the line of A and B; or
+                "aligned", that of A and B after alignment (see `interpolate_aligned`).
 
         Raises:
             ValueError: for another space.

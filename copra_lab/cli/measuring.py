@@ -10,7 +10,7 @@ from typer import Option
 from copra_lab.cli import arguments
 from copra_lab.cli.command import Report, verb
 
-SPACES = {"delta": "ΔW", "factors": "A and B"}
+SPACES = {"delta": "ΔW", "factors": "A and B", "aligned": "A and B, aligned"}
 UNITS = {"accuracy": (100, "points"), "loss": (1, "nats"), "margin": (1, "cosine")}
 """By value function: what its numbers are multiplied by, and their unit."""
 
@@ -21,9 +21,12 @@ def path(
     b: arguments.AdapterName,
     *,
     space: Annotated[
-        Literal["both", "delta", "factors"],
-        Option(help="The line of ΔW = s·B·A, that of A and B, or both."),
-    ] = "both",
+        Literal["all", "delta", "factors", "aligned"],
+        Option(
+            help="The line of ΔW = s·B·A, that of A and B, that of A and B in the gauge in which "
+            "the adapters are most alike, or all three."
+        ),
+    ] = "all",
     points: Annotated[int, Option(min=2, max=201, help="On the line, ends included.")] = 11,
     measured: arguments.Measurement,
     clip: arguments.ClipName = None,
@@ -36,7 +39,7 @@ def path(
     one, two = arguments.load_adapters([a, b], model)
     bench = measured.bench(model, [one, two])
     weights = [i / (points - 1) for i in range(points)]
-    spaces = SPACES if space == "both" else {space: SPACES[space]}
+    spaces = SPACES if space == "all" else {space: SPACES[space]}
     paths = {s: bench.path(one, two, weights, s) for s in spaces}
     if figure:
         from copra_lab import plots

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 MERGES = {
     "sum": {"weights"},
     "factors": {"weights"},
+    "aligned": {"weights"},
     "task-arithmetic": {"scale"},
     "ties": {"scale", "density"},
 }
@@ -32,9 +34,9 @@ class Merging:
     """How to merge.
 
     Args:
-        how: Weighted sum of ΔW; every ΔW times a scale; TIES; or the mean of A and of B, which is
-            not that of ΔW.
-        weights: sum, factors: one for each adapter, with commas.
+        how: Weighted sum of ΔW; every ΔW times a scale; TIES; the mean of A and of B, which is not
+            that of ΔW; or that mean after alignment, which is closer to it and keeps the rank, too.
+        weights: sum, factors, aligned: one for each adapter, with commas.
         scale: task-arithmetic, ties.
         density: ties: the share of entries kept.
         dare: Drop this share of each ΔW's entries first, and rescale the rest (DARE).
@@ -42,7 +44,7 @@ class Merging:
         seed: Of DARE.
     """
 
-    how: Literal["sum", "task-arithmetic", "ties", "factors"] = "sum"
+    how: Literal["sum", "task-arithmetic", "ties", "factors", "aligned"] = "sum"
     weights: Annotated[str | None, Option(show_default="equal, together 1")] = None
     scale: Annotated[float | None, Option(show_default="0.3, ties 1")] = None
     density: Annotated[float | None, Option(show_default="0.2")] = None
@@ -68,11 +70,12 @@ class Merging:
         ways: dict[str, Callable[..., Adapter]] = {
             "sum": m.weighted_sum,
             "factors": m.average_factors,
+            "aligned": partial(m.average_factors, aligned=True),
             "task-arithmetic": m.task_arithmetic,
             "ties": m.ties,
         }
         options = self._said()
-        if self.how in ("sum", "factors"):
+        if "weights" in MERGES[self.how]:
             options["weights"] = self._shares(len(adapters))
         merged = ways[self.how](dared, **options)
         return m.truncate(merged, self.rank) if self.rank else merged

@@ -1,14 +1,16 @@
 """Merging adapters: pure functions Adapter → Adapter.
 
-Two things are called "averaging two LoRAs", and they differ: see `copra_lab.merging.linear`.
+Three things are called "averaging two LoRAs", and they differ: see `copra_lab.merging.linear`.
 """
 
 from copra_lab.merging.barriers import barrier, highest_barrier
 from copra_lab.merging.common import Weight
+from copra_lab.merging.gauge import align, align_all, balance
 from copra_lab.merging.linear import (
     SPACES,
     average_factors,
     interpolate,
+    interpolate_aligned,
     interpolate_factors,
     plane,
     task_arithmetic,
@@ -20,11 +22,15 @@ from copra_lab.merging.spectral import truncate
 __all__ = [
     "SPACES",
     "Weight",
+    "align",
+    "align_all",
     "average_factors",
+    "balance",
     "barrier",
     "dare",
     "highest_barrier",
     "interpolate",
+    "interpolate_aligned",
     "interpolate_factors",
     "keep_largest",
     "plane",

@@ -49,6 +49,20 @@ def by_site(
     return out
 
 
+def check_line_up(adapters: Sequence[Adapter]) -> None:
+    """Raise ValueError unless all have the same sites with the same shapes and ranks.
+
+    Only then do their factors pair up one with one.
+    """
+    if any(set(a.deltas) != set(adapters[0].deltas) for a in adapters):
+        raise ValueError(
+            "adapters of different sites have no average of factors; interpolate the deltas"
+        )
+    for name, members in by_site(adapters, [1.0] * len(adapters)).items():
+        if len({d.rank for d, _ in members}) > 1:
+            raise ValueError(f"different ranks at {name!r}; truncate, or interpolate the deltas")
+
+
 _INHERITED = ("clip", "task", "classes", "shots", "task seed", "task options")
 """The provenance that a merge inherits where its adapters agree: the model, and the images seen."""
 

@@ -1,9 +1,10 @@
 """Weighted sums of adapters: pure functions Adapter → Adapter.
 
-Two things are called "averaging two LoRAs", and they differ. `weighted_sum` and `interpolate` work
-on the deltas ΔW = s·B·A, exactly: the model moves on a straight line. `average_factors` and
+Three things are called "averaging two LoRAs", and they differ. `weighted_sum` and `interpolate`
+work on the deltas ΔW = s·B·A, exactly: the model moves on a straight line. `average_factors` and
 `interpolate_factors` average A and B separately; the delta of the result is a product of averages,
-not the average of the products, and contains the cross terms B₁A₂.
+not the average of the products, and contains the cross terms B₁A₂. These are mostly noise, unless
+the factors are aligned first (``aligned=True``, `interpolate_aligned`).
 
 Sites that only some adapters have count as zero in the others.
 """
@@ -13,12 +14,20 @@ from collections.abc import Sequence
 import torch
 
 from copra_lab.adapters.adapter import Adapter, LowRank
-from copra_lab.merging.common import Weight, by_site, check_mergeable, derived
+from copra_lab.merging.common import (
+    Weight,
+    by_site,
+    check_line_up,
+    check_mergeable,
+    derived,
+)
+from copra_lab.merging.gauge import align_all
 
 __all__ = [
     "SPACES",
     "average_factors",
     "interpolate",
+    "interpolate_aligned",
     "interpolate_factors",
     "plane",
     "task_arithmetic",
@@ -72,28 +81,34 @@ def task_arithmetic(adapters: Sequence[Adapter], scale: float = 0.3) -> Adapter:
     return weighted_sum(adapters, [scale] * len(adapters))
 
 
-def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None = None) -> Adapter:
+def average_factors(
+    adapters: Sequence[Adapter], weights: Sequence[float] | None = None, aligned: bool = False
+) -> Adapter:
     """Average the factors, A = Σ wᵢAᵢ and B = Σ wᵢBᵢ: not the average of the deltas.
 
-    Scales that differ are first multiplied into B.
+    Scales that differ are first multiplied into B. Without alignment, the result depends on the
+    gauge that each adapter happened to end in (see `copra_lab.merging.gauge`).
 
     Args:
         adapters: the adapters, of one base.
         weights: wᵢ, one for each; by default the plain mean.
+        aligned: bring the adapters into one gauge first, by `align_all`, which makes the result a
+            function of their deltas alone. An adapter of weight zero takes no part, and a single
+            one of weight one stays as it is.
 
     Raises:
         ValueError: for adapters whose sites or ranks differ, since their factors do not line up.
     """
     weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
     check_mergeable(adapters, weights)
-    if any(set(a.deltas) != set(adapters[0].deltas) for a in adapters):
-        raise ValueError(
-            "adapters of different sites have no average of factors; interpolate the deltas"
-        )
+    check_line_up(adapters)
+    parts, shares = adapters, weights
+    used = [(a, w) for a, w in zip(adapters, weights, strict=True) if w != 0]
+    if aligned and used:
+        parts, shares = [a for a, _ in used], [w for _, w in used]
+        parts = align_all(parts, shares) if len(parts) > 1 else parts
     deltas = {}
-    for name, members in by_site(adapters, weights).items():
-        if len({d.rank for d, _ in members}) > 1:
-            raise ValueError(f"different ranks at {name!r}; truncate, or interpolate the deltas")
+    for name, members in by_site(parts, shares).items():
         scales = {d.scale for d, _ in members}
         scale = scales.pop() if len(scales) == 1 else 1.0
         pairs = [
@@ -103,7 +118,8 @@ def average_factors(adapters: Sequence[Adapter], weights: Sequence[float] | None
         ] or [(torch.zeros_like(members[0][0].A), torch.zeros_like(members[0][0].B), 1.0)]
         a, b = (sum((p[i] if p[2] == 1.0 else p[2] * p[i]) for p in pairs) for i in (0, 1))
         deltas[name] = LowRank(torch.as_tensor(a), torch.as_tensor(b), scale)
-    return derived("average_factors", deltas, adapters, weights=weights)
+    how = {"aligned": True} if aligned else {}
+    return derived("average_factors", deltas, adapters, weights=weights, **how)
 
 
 def interpolate_factors(a: Adapter, b: Adapter, weight: float) -> Adapter:
@@ -111,8 +127,18 @@ def interpolate_factors(a: Adapter, b: Adapter, weight: float) -> Adapter:
     return average_factors([a, b], [1 - weight, weight])
 
 
-SPACES = {"delta": interpolate, "factors": interpolate_factors}
-"""Ways from one adapter to another: in ΔW, or in A and B separately."""
+def interpolate_aligned(a: Adapter, b: Adapter, weight: float) -> Adapter:
+    """The point at λ of the line through the factors, with `b` in the gauge closest to that of `a`.
+
+    λ is `weight`: 0 gives `a` and 1 gives `b`, with the factors that they have. Between them and
+    beyond, it is one straight line through the balanced factors (see `align_all`), whose ends have
+    the same deltas.
+    """
+    return average_factors([a, b], [1 - weight, weight], aligned=True)
+
+
+SPACES = {"delta": interpolate, "factors": interpolate_factors, "aligned": interpolate_aligned}
+"""Ways from one adapter to another: in ΔW, in A and B separately, or in these after alignment."""
 
 
 def plane(a: Adapter, b: Adapter, c: Adapter, x: float, y: float) -> Adapter:

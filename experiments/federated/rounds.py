@@ -220,6 +220,17 @@ def average_both_factors(
     return average_factors(adapters, weights)
 
 
+def average_aligned(
+    adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter
+) -> Adapter:
+    """Average A and B after they were aligned, of the rank that clients train, without truncation.
+
+    FLoRG (arXiv:2602.17095) and GLoRA (arXiv:2605.06733) take the gauge into account, too, each in
+    its own way.
+    """
+    return going_on(average_factors(adapters, weights, aligned=True), start)
+
+
 def average_b(adapters: Sequence[Adapter], weights: Sequence[float], start: Adapter) -> Adapter:
     """FFA-LoRA (Sun et al., arXiv:2403.12313): A is frozen and shared.
 
@@ -246,6 +257,7 @@ def average_b(adapters: Sequence[Adapter], weights: Sequence[float], start: Adap
 AGGREGATIONS: dict[str, Callable[[Sequence[Adapter], Sequence[float], Adapter], Adapter]] = {
     "delta": average_deltas,
     "factors": average_both_factors,
+    "aligned": average_aligned,
     "ffa": average_b,
 }
 """(clients' adapters, weights, what the server sent first) → the server's next adapter."""

@@ -1,9 +1,10 @@
 """Federated averaging in Flower's simulation: ``python experiments/federated/run.py``.
 
-It averages ΔW, factors, or B with A frozen (FFA-LoRA), for LoRA and CopRA, over clients that hold
-different drawing styles or different classes, and writes ``results/federated.csv``. A federation is
-computed once and stored; an interrupted run continues where it stopped. ``--check`` writes nothing
-and compares small federations with the same rounds without Flower.
+It averages ΔW, factors, aligned factors, or B with A frozen (FFA-LoRA), for LoRA and CopRA, over
+clients that hold different drawing styles or different classes, and writes
+``results/federated.csv``. A federation is computed once and stored; an interrupted run continues
+where it stopped. ``--check`` writes nothing and compares small federations with the same rounds
+without Flower.
 """
 
 import hashlib

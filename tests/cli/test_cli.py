@@ -287,7 +287,7 @@ def test_people_read_words(home):
 
 
 @pytest.mark.slow
-def test_path_gives_both_lines_and_their_barriers(home):
+def test_path_gives_all_lines_and_their_barriers(home):
     found = told(
         "path",
         home.one,
@@ -304,7 +304,8 @@ def test_path_gives_both_lines_and_their_barriers(home):
     clip = load_clip(home.clip)
     one, two = (load_adapter(f, clip) for f in (home.one, home.two))
     bench = Bench(clip, load_task(home.task, clip), precision="float32")
-    for space in ("delta", "factors"):
+    assert list(found["paths"]) == ["delta", "factors", "aligned"]
+    for space in found["paths"]:
         path = bench.path(one, two, (0.0, 0.25, 0.5, 0.75, 1.0), space)
         assert [p["correct"] for p in found["paths"][space]["points"]] == [
             a.correct for a in path.accuracies
@@ -322,7 +323,7 @@ def test_path_gives_both_lines_and_their_barriers(home):
 @pytest.mark.parametrize(
     "how",
     [
-        [], ["--weights", "0.25,0.75"], ["--how", "factors"], ["--how", "ties", "--density", "0.5"], ["--how", "task-arithmetic", "--scale", "0.5"],
+        [], ["--weights", "0.25,0.75"], ["--how", "factors"], ["--how", "aligned"], ["--how", "ties", "--density", "0.5"], ["--how", "task-arithmetic", "--scale", "0.5"],
         ["--dare", "0.5", "--rank", "2"],
     ],
     ids=" ".join,
@@ -349,6 +350,7 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
         "": lambda: m.weighted_sum(parts, [0.5, 0.5]),
         "--weights": lambda: m.weighted_sum(parts, [0.25, 0.75]),
         "--how factors": lambda: m.average_factors(parts),
+        "--how aligned": lambda: m.average_factors(parts, aligned=True),
         "--how ties": lambda: m.ties(parts, 0.5),
         "--how task-arithmetic": lambda: m.task_arithmetic(parts, 0.5),
         "--dare": lambda: m.truncate(

@@ -122,7 +122,7 @@ def orders(draw):
 
 GRID = st.integers(round(LOW / STEP), round(HIGH / STEP)).map(lambda i: round(i * STEP, 2) + 0.0)
 STATES = st.one_of(
-    st.builds(BlendState, TASKS, KEYS, KEYS, GRID, st.sampled_from(["delta", "factors"]), st.just(()), st.booleans()),
+    st.builds(BlendState, TASKS, KEYS, KEYS, GRID, st.sampled_from(["delta", "factors", "aligned"]), st.just(()), st.booleans()),
     st.builds(lambda p, task, keys: triangle_state(task, keys, *p.point), st.sampled_from(lattice(triangle_state("", ("", "", "")), 1)), TASKS, st.tuples(KEYS, KEYS, KEYS)),
     pruned(), bent(), orders(), st.builds(TryState, TASKS),
     st.builds(ShapleyState, TASKS, st.sampled_from(["0/one", "0/two"]), st.sampled_from([-1, *layers_of(ONE)])),
@@ -195,6 +195,10 @@ def test_an_address_that_only_names_its_view_says_that_all_is_as_usual():
             "?view=blend&task=shapes&a=two&b=base&weight=0.3&mix=factors&compare=yes",
         ),
         (
+            BlendState("shapes", "0/two", "0/one", 0.3, "aligned"),
+            "?view=blend&task=shapes&a=two&b=one&weight=0.3&mix=aligned",
+        ),
+        (
             triangle_state("colours", ("0/one", "0/two", BASE), UNITS // 4, UNITS // 2),
             "?view=triangle&point=0.25,0.5",
         ),
@@ -229,7 +233,7 @@ USUAL = {"blend": BlendState("colours", "0/one", "0/two"), "triangle": triangle_
          "train": TrainState("colours"), "try": TryState("colours")}  # fmt: skip
 REFUSED = [
     ("blend", "task=elsewhere", "choose one of the tasks"), ("blend", "a=three", "the task has no adapter '0/three'"), ("blend", "weight=9", "λ must be a number from -0.5 to 1.5"),
-    ("blend", "weight=much", "λ must be a number"), ("blend", "mix=all", "what is mixed must be one of delta or factors"), ("blend", "compare=1", "compare must be yes or no"),
+    ("blend", "weight=much", "λ must be a number"), ("blend", "mix=all", "what is mixed must be one of delta, factors, aligned"), ("blend", "compare=1", "compare must be yes or no"),
     ("blend", "b=own/abcdefgh", "no longer kept"), ("triangle", "point=1,1", "too far outside"), ("triangle", "point=0.5", "two numbers"), ("triangle", "point=0,nan", "the weight of C must be a number"),
     ("triangle", "c=../../etc", "the task has no adapter '../../etc'"), ("prune", "sparsity=101", "the sparsity must be a number from 0 to 100"), ("prune", "sparsity=-1", "the sparsity must"),
     ("prune", "off=0,99", "no layer, kind or matrix '99'"), ("prune", "off=0,,1", "no layer, kind or matrix ''"), ("prune", "adapter=base", "the task has no adapter"),
@@ -357,7 +361,7 @@ def test_a_line_of_another_method_is_drawn_beside_where_an_address_wants_it():
     state, updates = blend.arrives(
         SEEDS, BlendState("colours", "LoRA, seed 0", "LoRA, seed 1", 0.3, compare=True)
     )
-    assert [b.kind for b in state.beside] == ["space", "rival"]
+    assert [b.kind for b in state.beside] == ["factors", "aligned", "rival"]
     assert updates["compare"]["value"] is True
     assert updates["compare"]["label"] == "compare with CopRA"
     state, updates = blend.arrives(SEEDS, BlendState("colours", "LoRA, seed 0", BASE, compare=True))

@@ -406,7 +406,7 @@ def test_less_than_an_image_is_no_barrier_in_words_either():
         (1.0, Accuracy(60, 100)),
     ]  # a first estimate is no part of a line
     svg = ElementTree.fromstring(
-        path_svg(flat, total=100, beside=[Line("space", "in the factors", first)])
+        path_svg(flat, total=100, beside=[Line("factors", "in the factors", first)])
     )
     assert "No barrier. Beside it: in the factors, no barrier." in svg.find("desc").text
     assert not [e for e in svg.iter("line") if e.get("class") == "barrier"]

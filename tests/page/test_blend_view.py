@@ -1,8 +1,10 @@
-"""The Blend view's other lines: the factors, and another method's adapters; measured on a tiny
+"""The Blend view's other lines: the factors, aligned or not, and another method's adapters; measured on a tiny
 CLIP, and in a browser. The rest: see test_app.py.
 """
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -10,8 +12,9 @@ from by_hand import close_to, independent
 from tiny import tiny_clip, tiny_task
 from tiny_page import LAB, ONE, SEEDS, TINY, TWO, at, cells, walked
 
+from copra_lab import page
 from copra_lab.adapters import Adapter, LowRank
-from copra_lab.merging import interpolate, interpolate_factors
+from copra_lab.merging import interpolate, interpolate_aligned, interpolate_factors
 from copra_lab.models import load_clip
 from copra_lab.page.state.lab import BASE, Lab
 from copra_lab.page.state.measurement import filled_in, first_numbers
@@ -95,7 +98,7 @@ def test_clearing_clears_both_lines_but_no_other_adapters():
 
 @pytest.mark.parametrize("space", [None, "", "Delta", ["delta"], 1])
 def test_a_space_that_there_is_not_is_answered_in_words(space):
-    with pytest.raises(ValueError, match="what is mixed must be one of delta or factors"):
+    with pytest.raises(ValueError, match="what is mixed must be one of delta, factors, aligned"):
         asked("LoRA, seed 0", "LoRA, seed 1", 0.5, space, False)
 
 
@@ -103,9 +106,10 @@ def test_factors_that_do_not_line_up_are_no_line_beside_and_said_in_words_when_a
     for b in (BASE, "LoRA, seed 7"):
         state, _ = asked("LoRA, seed 0", b, 0.5, "delta", True)
         assert state.beside == ()
-        state, _ = asked("LoRA, seed 0", b, 0.5, "factors", False)
-        with pytest.raises(ValueError, match="interpolate the deltas"):
-            list(first_numbers(SEEDS, Session(), state))
+        for space in ("factors", "aligned"):
+            state, _ = asked("LoRA, seed 0", b, 0.5, space, False)
+            with pytest.raises(ValueError, match="interpolate the deltas"):
+                list(first_numbers(SEEDS, Session(), state))
 
 
 # --- another method ----------------------------------------------------------------------------------------------------
@@ -136,7 +140,8 @@ def test_the_shipped_adapters_have_rivals_in_every_task():
 def test_what_is_drawn_beside_is_asked_for_and_no_part_of_the_model():
     state, updates = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", True)
     assert [(b.kind, b.line.a, b.line.space) for b in state.beside] == [
-        ("space", "LoRA, seed 0", "factors"),
+        ("factors", "LoRA, seed 0", "factors"),
+        ("aligned", "LoRA, seed 0", "aligned"),
         ("rival", "CopRA, seed 0", "delta"),
     ]
     assert updates["compare"]["label"] == "compare with CopRA"
@@ -144,7 +149,9 @@ def test_what_is_drawn_beside_is_asked_for_and_no_part_of_the_model():
     alone, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "delta", "yes")
     assert alone == state
     assert hash(alone) == hash(state)
-    assert [b.kind for b in alone.beside] == ["space"]
+    assert [b.kind for b in alone.beside] == ["factors", "aligned"]
+    bent, _ = asked("LoRA, seed 0", "LoRA, seed 1", 0.3, "aligned", False)
+    assert [b.kind for b in bent.beside] == ["delta", "factors"]
     _, updates = asked("LoRA, seed 0", BASE, 0.3, "delta", True)
     assert not updates["compare"]["interactive"]
 
@@ -165,9 +172,9 @@ def test_all_lines_are_filled_in_while_the_visitor_rests(rested):
     lines = rested.state, *(b.line for b in rested.state.beside)
     for line, a, b, mix in zip(
         lines,
-        (one, one, three),
-        (two, two, four),
-        (interpolate, interpolate_factors, interpolate),
+        (one, one, one, three),
+        (two, two, two, four),
+        (interpolate, interpolate_factors, interpolate_aligned, interpolate),
         strict=True,
     ):
         curve = blend_parts.curve(rested, line)
@@ -208,6 +215,7 @@ def test_the_legend_says_what_each_line_is_and_its_number_where_the_visitor_is(r
         "lines from A to B",
         "in ΔW",
         "in the factors",
+        "in aligned factors",
         "CopRA’s, in ΔW",
     ]
     for row, line in zip(
@@ -233,18 +241,24 @@ def test_lines_beside_are_told_apart_without_colour_and_in_words():
         path_svg(
             [],
             total=100,
-            beside=[Line("space", "in the factors", points), Line("rival", "CopRA’s", points[:2])],
+            beside=[
+                Line("factors", "in the factors", points),
+                Line("aligned", "in aligned factors", points[:2]),
+                Line("delta", "in ΔW", points[:2]),
+                Line("rival", "CopRA’s", points[:2]),
+            ],
         )
     )
-    kinds = [
-        (e.tag, e.get("class"))
-        for e in svg
-        if "space" in e.get("class", "") or "rival" in e.get("class", "")
-    ]
-    assert kinds.count(("line", "other space")) == 2
-    assert kinds.count(("circle", "mark space")) == 3
-    assert kinds.count(("line", "other rival")) == 1
-    assert kinds.count(("rect", "mark rival")) == 2
+    kinds = [(e.tag, e.get("class", "")) for e in svg]
+    assert kinds.count(("line", "other factors")) == 2
+    assert kinds.count(("circle", "mark factors")) == 3
+    for kind, mark in (("aligned", "circle"), ("delta", "rect"), ("rival", "rect")):
+        assert kinds.count(("line", f"other {kind}")) == 1
+        assert kinds.count((mark, f"mark {kind}")) == 2
+    # Dashes and fillings differ, too.
+    style = (Path(page.__file__).parent / "static" / "page.css").read_text(encoding="utf-8")
+    dashes = re.findall(r"\.path \.other\.(\w+) { stroke-dasharray: (.*?); }", style)
+    assert len(set(dict(dashes).values())) == len(dashes) == 4
     said = svg.find("desc").text
     assert "in the factors, barrier 20.0 points at λ = 0.50" in said
     assert "CopRA’s, barrier" not in said
@@ -255,7 +269,7 @@ def test_the_table_has_the_numbers_of_every_line(rested):
     n = len(blend.GRID) + 1
     assert [row[0] for row in rows if row[0] not in ("", "A", "B", "base")] == [
         "in the factors"
-    ] * (n - 2) + ["CopRA’s, in ΔW"] * n
+    ] * (n - 2) + ["in aligned factors"] * (n - 2) + ["CopRA’s, in ΔW"] * n
     bent = blend_parts.curve(rested, replace(rested.state, space="factors"))
     assert [int(row[5]) for row in rows if row[0] == "in the factors"] == [
         p.accuracy.correct for w, p in bent.items() if w not in (0.0, 1.0)
@@ -266,7 +280,7 @@ def test_two_ends_are_no_line_beside(rested):
     history = rested.cleared()
     beside = ElementTree.fromstring(blend_parts.chart(history)).iter("circle")
     assert not [
-        e for e in beside if e.get("class") == "mark space" and e.get("cx") != "17"
+        e for e in beside if e.get("class") == "mark factors" and e.get("cx") != "17"
     ]  # that one is the legend's
     assert "in the factors" not in [row[0] for row in cells(blend_parts.table(history))]
 
@@ -298,5 +312,11 @@ def test_the_other_lines_in_a_browser(visit, fresh):
         clip, task, (by_hand(*(lab.adapter(task.name, key) for key in (other.a, other.b)), 0.5), 1)
     )
     assert float(row.inner_text()[:-2]) == pytest.approx(100 * correct / len(task.test), abs=0.3)
-    beside = visitor.page.locator("#blend-chart .legend .space td").first.inner_text()
+    beside = visitor.page.locator("#blend-chart .legend .delta td").first.inner_text()
     assert beside == f"{100 * int(straight['correct']) / int(straight['n']):.1f}\u202f%"
+    visitor.page.get_by_label("aligned", exact=True).check()
+    shown = visitor.page.wait_for_function(
+        f"() => {{ const d = {now}; return d.space === 'aligned' && d.n === d.total && d; }}"
+    ).json_value()
+    middle = lab.bench(task.name).accuracy(interpolate_aligned(one, two, 0.5))
+    assert int(shown["correct"]) == close_to(middle.correct)

@@ -19,6 +19,7 @@ from copra_lab.page.state.schemas.blend import BlendState
 from copra_lab.page.state.schemas.prompt import PromptState, corrupted
 from copra_lab.page.state.schemas.triangle import UNITS
 from copra_lab.page.state.switches import kept_sites, matrices_of, named
+from copra_lab.page.views.blend.view import CHOICES
 from copra_lab.page.views.prune import view as prune
 
 pytestmark = [
@@ -131,7 +132,7 @@ def task_of(label: str) -> str:
 def state(view: str, c: dict):
     """What the controls of a frame ask for."""
     if view == "blend":
-        space = "delta" if c["space"] == ["ΔW"] else "factors"
+        space = dict(CHOICES)[c["space"][0]]
         return BlendState(task_of(c["task"]), key_of(c["a"]), key_of(c["b"]), c["weight"], space)
     if view == "triangle":
         b, d = (round(UNITS * float(x)) for x in c["point"].split())
@@ -203,7 +204,7 @@ def test_a_number_carries_the_controls_that_it_is_of():
 MOVES = {
     "blend": [
         lambda g: g.slide("blend-weight"), lambda g: g.choose("blend-a", "Three"), lambda g: g.choose("blend-task", "Shapes"),
-        lambda g: g.check("blend-space", "the factors"), lambda g: g.slide("blend-weight", "ArrowLeft"), lambda g: g.page.click("#blend-swap"),
+        lambda g: g.check("blend-space", "the factors"), lambda g: g.check("blend-space", "aligned"), lambda g: g.slide("blend-weight", "ArrowLeft"), lambda g: g.page.click("#blend-swap"),
         lambda g: g.choose("blend-b", "No adapter"), lambda g: g.page.locator("#blend-weight input[type=number]").fill("0.31"), lambda g: g.page.locator("#blend-weight button").click(),
         lambda g: g.page.click("#blend-clear"),
     ],

@@ -32,7 +32,8 @@ PUBLIC = {
     "bench": "Bench Path survey Corruption occurrences Occurrences",
     "engine": "Encoder encode_texts Tower TextTower plain_tower plain_text",
     "merging": """weighted_sum Weight interpolate plane task_arithmetic ties dare keep_largest truncate
-        average_factors interpolate_factors SPACES barrier highest_barrier""",
+        average_factors interpolate_factors interpolate_aligned align align_all balance SPACES barrier
+        highest_barrier""",
     "methods": "LoRA Attached InputDropout METHODS",
     "models": """load_clip Clip check_base to_hugging_face save_hugging_face Site find_sites choose hf_name site_of
         KINDS TOWERS""",
@@ -49,7 +50,7 @@ PUBLIC = {
     "training": """fit fit_steps fit_many fit_many_steps Job Diverged TrainingSettings Execution DEFAULTS RATES Step CopRA Dropout ProgressiveDropout
         StochasticDepth PLAIN Dropping Draw masks drawn ramp group""",
     "utils.rng": "generator",
-    "utils.statistics": "Accuracy bootstrap_interval paired_bootstrap",
+    "utils.statistics": "Accuracy bootstrap_interval paired_bootstrap Outcomes share_lost share_lost_interval",
     "zoo": "shipped Shipped shipped_prompts",
 }
 """Package, or the one module of a package that is public by itself → its names."""

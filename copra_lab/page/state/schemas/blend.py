@@ -23,7 +23,7 @@ class Space(Field):
     @override
     def read(self, value: Any, reading: Reading, known: Known) -> str:
         if not isinstance(value, str) or value not in SPACES:
-            raise ValueError(f"what is mixed must be one of {' or '.join(SPACES)}")
+            raise ValueError(f"what is mixed must be one of {', '.join(SPACES)}")
         return value
 
 
@@ -50,7 +50,7 @@ class Beside(NamedTuple):
     """A line to be drawn beside another one.
 
     Attributes:
-        kind: "space", the same two adapters in the other space, or "rival", another two.
+        kind: one of `SPACES`, for the same two adapters in that space, or "rival", another two.
         name: what a legend calls it.
         line: a state on it.
     """
@@ -90,7 +90,7 @@ class BlendState:
 
     @property
     def subject(self) -> Hashable:
-        """The same for all λ in both spaces."""
+        """The same for all λ in every space."""
         return replace(self, weight=0.0, space="delta")
 
     def at(self, weight: float) -> "BlendState":

@@ -13,8 +13,8 @@ from copra_lab.page.state.session import History, Point
 from copra_lab.page.views.blend.path_chart import ENDS, Line, barrier, path_svg, whole
 from copra_lab.utils.statistics import Accuracy
 
-NAMES = {"delta": "in ΔW", "factors": "in the factors"}
-"""What a line is called by what it mixes, one of `copra_lab.page.state.view_states.SPACES`."""
+NAMES = {"delta": "in ΔW", "factors": "in the factors", "aligned": "in aligned factors"}
+"""What a line is called by what it mixes, one of `copra_lab.merging.SPACES`."""
 
 
 def curve(history: History, line: BlendState | None = None) -> dict[float, Point]:
@@ -120,7 +120,9 @@ def _sample(kind: str) -> str:
     """A piece of the line, drawn as in the chart."""
     marks = {
         "own": '<circle class="mark" cx="17" cy="7" r="3.5"/>',
-        "space": '<circle class="mark space" cx="17" cy="7" r="3"/>',
+        "delta": '<rect class="mark delta" x="14" y="4" width="6" height="6"/>',
+        "factors": '<circle class="mark factors" cx="17" cy="7" r="3"/>',
+        "aligned": '<circle class="mark aligned" cx="17" cy="7" r="3"/>',
         "rival": '<rect class="mark rival" x="14" y="4" width="6" height="6"/>',
     }
     line = "curve" if kind == "own" else f"other {kind}"
@@ -149,13 +151,13 @@ def _where(state: Measured | None, other: Measured | None) -> str:
 def table(history: History) -> str:
     """The curve's numbers, the base first, and the lines beside it last.
 
-    In the other space the ends are the same.
+    In the other spaces the ends are the same.
     """
     rows = [((ENDS.get(w, ""), signed(w)), a) for w, a in accuracies(history)]
     for line in _beside(history):
         rows += [
             ((escape(line.name), signed(w)), a)
             for w, a in line.points
-            if line.kind != "space" or w not in ENDS
+            if line.kind == "rival" or w not in ENDS
         ]
     return panels.table(("", "λ"), rows, panels.accuracy(history.base))

@@ -18,8 +18,9 @@ ENDS = {0.0: "A", 1.0: "B"}
 class Line(NamedTuple):
     """A line drawn beside the one that `path_svg` is about.
 
-    ``kind``: "space" (dashed, with rings) or "rival" (dashes and dots, with squares); ``points``:
-    (λ, accuracy), in order.
+    ``kind``: "delta" (long dashes, with filled squares), "factors" (dashes, with rings), "aligned"
+    (dots, with discs) or "rival" (dashes and dots, with empty squares); ``points``: (λ, accuracy),
+    in order.
     """
 
     kind: str
@@ -104,9 +105,9 @@ def _frame(axes: Axes) -> list[str]:
 
 
 def _mark(axes: Axes, kind: str, weight: float, share: float) -> str:
-    """A point of a line beside: a ring or a square."""
+    """A point of a line beside: a ring, a disc or a square."""
     x, y = axes.x(weight), axes.y(share)
-    if kind == "rival":
+    if kind in ("rival", "delta"):
         return (
             f'<rect class="mark {kind}" x="{x}" y="{y}" width="6" height="6" '
             'transform="translate(-3 -3)"/>'

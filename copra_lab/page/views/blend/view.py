@@ -19,7 +19,7 @@ from copra_lab.page.state.schemas.measured import Measured
 from copra_lab.page.state.session import History, Session
 from copra_lab.page.views.blend import html as draw
 
-CHOICES = [("ΔW", "delta"), ("the factors", "factors")]
+CHOICES = [("ΔW", "delta"), ("the factors", "factors"), ("aligned", "aligned")]
 
 COMPARED = {"lora": "copra", "copra": "lora"}
 """Each method with the one that it is compared with."""
@@ -147,10 +147,10 @@ def _with_lines(
 
 
 def _beside(state: BlendState, other: Rival | None) -> list[Beside]:
-    """The same two adapters in the other space, and the `other` two in this one."""
+    """The same two adapters in the other spaces, and the `other` two in this one."""
     line = replace(state, weight=0.5)
-    space = next(s for s in SPACES if s != state.space)
-    lines = [Beside("space", draw.NAMES[space], replace(line, space=space))]
+    spaces = [s for s in SPACES if s != state.space]
+    lines = [Beside(s, draw.NAMES[s], replace(line, space=s)) for s in spaces]
     if other:
         name = f"{other.method}’s, {draw.NAMES[state.space]}"
         lines.append(Beside("rival", name, replace(line, a=other.a, b=other.b)))
