@@ -34,7 +34,7 @@ NEGLIGIBLE = 1e-6
 """Singular values below this share of the largest are what float32 makes of zero."""
 
 SWEEPS = 100
-"""Times that `align_all` turns every adapter at most; a handful is usual."""
+"""Times that `align_all` turns every adapter at most; about ten are usual."""
 
 
 def balance(adapter: Adapter) -> Adapter:
