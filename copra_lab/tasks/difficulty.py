@@ -52,7 +52,7 @@ TILT = 8.0
 SAME = (0.3, 0.42)
 """Least and largest size of the two drawings of `same-or-different`."""
 
-ODD = (0.28, 0.4)
+ODD = (0.36, 0.42)
 """Least and largest size of the four drawings of `odd-one-out`."""
 
 LARGEST = 1.45

@@ -105,16 +105,16 @@ def test_the_area_grows_with_the_size():
         assert all(a * 1.5 < b for a, b in zip(areas, areas[1:], strict=False))
 
 
-@pytest.mark.parametrize("label", range(8))
+@pytest.mark.parametrize("label", range(4))
 def test_turning_back_makes_it_upright(label):
     fits = []
     for i, drawings in enumerate(some("turn")):
         turned = (asked("turn", drawings, label, i, 128) * 255).round().byte().permute(1, 2, 0)
         upright = stamp(drawings[0], 64, size=0.6)
         # Straight alpha is not needed: both are as bright as what is drawn.
-        back = [stamp(turned, 64, size=0.6, angle=-45 * way) for way in range(8)]
+        back = [stamp(turned, 64, size=0.6, angle=-90 * way) for way in range(4)]
         back = [stamp(_bytes(b), 64, size=0.6) for b in back]  # the same box as the upright one's
-        fits.append(min(range(8), key=lambda way: (back[way][3] - upright[3]).abs().sum()))
+        fits.append(min(range(4), key=lambda way: (back[way][3] - upright[3]).abs().sum()))
     assert fits.count(label) >= 10, "round things may fit another way"
 
 

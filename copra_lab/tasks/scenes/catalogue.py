@@ -50,7 +50,7 @@ SCENES: dict[str, Recipe] = {
     ),
     "turn": _scene(
         "Which way up?",
-        "Tell which way the top of a drawing points, of eight directions. Only drawings with a top "
+        "Tell which way the top of a drawing points, of four directions. Only drawings with a top "
         "and a bottom; pretraining turned them by 22 degrees at most.",
         "a drawing whose top points {}", partial(qu.turn, tilt=di.TILT),
         qu.WAYS, _dealt("turn", qu.WAYS, partial(sources.drawings, upright=True)),
@@ -58,7 +58,7 @@ SCENES: dict[str, Recipe] = {
     "same-or-different": _scene(
         "The same or different?",
         "Tell whether two drawings show the same, at other sizes and angles, or different things.",
-        "two drawings that are {}", partial(qu.same_or_different, sizes=di.SAME),
+        "two pictures that are {}", partial(qu.same_or_different, sizes=di.SAME),
         qu.SAMENESS, partial(sources.same_or_different, "same-or-different"), flip=True,
     ),
     "odd-one-out": _scene(
