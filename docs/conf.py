@@ -20,7 +20,7 @@ from sphinx.domains.python import PyObject
 from sphinx.pycode import ModuleAnalyzer
 
 ROOT = Path(__file__).parents[1]
-GUIDES = ("usage", "cli", "results", "limits", "architecture")
+GUIDES = ("usage", "cli", "tasks", "results", "limits", "architecture")
 METHODS = ("lora", "copra", "merging", "pruning", "shapley", "prompts", "nemesis")
 REFERENCE = (
     "README",

@@ -25,6 +25,7 @@ from adapters import folder_name  # noqa: E402
 from common import RESULTS, WRITTEN  # noqa: E402
 
 from copra_lab.models import Clip, load_clip  # noqa: E402
+from copra_lab.tasks import task_names  # noqa: E402
 from copra_lab.zoo import FOLDER, PROMPTS, Shipped, shipped, shipped_prompts  # noqa: E402
 
 EXPERIMENTS = tuple(
@@ -74,6 +75,10 @@ def folders_are_stale(clip: Clip, due: Sequence[Path], found: tuple[Shipped, ...
 
 
 def table_is_stale(clip: Clip) -> str | None:
+    with open(adapters.TABLE, encoding="utf-8") as f:
+        there = {r["task"] for r in csv.DictReader(f)}
+    if absent := set(task_names()) - there - set(adapters.PENDING):
+        return f"tasks.csv has no row of {', '.join(sorted(absent))}"
     return results_are_stale(clip, "tasks.csv")
 
 

@@ -14,6 +14,8 @@ sys.path += [str(ROOT / "experiments"), str(ROOT / "benchmarks")]
 
 from rows import RESULTS, table  # noqa: E402 (after the path)
 
+from copra_lab.tasks import TASK_GROUPS, TASKS, task_names  # noqa: E402
+from copra_lab.tasks.task import class_names  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402
 
 
@@ -25,18 +27,27 @@ def tasks_table() -> str:
         return f"{100 * float(x):.1f}"
 
     lines = [
-        "| task | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds "
+        "| task | group | classes | n | zero-shot (95 % interval) | linear probe | LoRA, 3 seeds "
         "(mean ± sd) | seconds to fit |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for r in rows:
         low, high = percent(r["zero_shot_low"]), percent(r["zero_shot_high"])
         zero = f"{percent(r['zero_shot'])} ({low} to {high})"
         lora = f"{percent(r['lora_mean'])} ± {percent(r['lora_sd'])}"
         lines.append(
-            f"| {r['task']} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | "
+            f"| {r['task']} | {TASKS[r['task']].group} | {r['classes']} | {r['n']} | {zero} | {percent(r['probe'])} | "
             f"{lora} | {float(r['seconds']):.0f} |"
         )
+    return "\n".join(lines)
+
+
+def suite_table() -> str:
+    lines = ["| task | group | classes | what it asks |", "|---|---|---|---|"]
+    for group in TASK_GROUPS:
+        for name in task_names(group):
+            asked = TASKS[name].about
+            lines.append(f"| {name} | {group} | {len(class_names(name))} | {asked} |")
     return "\n".join(lines)
 
 
@@ -115,6 +126,7 @@ def speed_table() -> str:
 
 
 TABLES = {
+    "suite": suite_table,
     "tasks": tasks_table,
     "headline": headline_table,
     "speed": speed_table,
@@ -132,7 +144,7 @@ def filled(text: str) -> str:
     )
 
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "results.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "tasks.md", ROOT / "docs" / "results.md")
 CARD = ROOT / "copra_lab" / "assets" / "clip" / "README.md"
 
 

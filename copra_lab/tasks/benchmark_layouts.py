@@ -6,9 +6,13 @@ has a part if the data set assigns one. Class names are changed as in CoOp (arXi
 ``datasets/``). Nothing is unpickled.
 """
 
+import gzip
 import json
+import math
 import re
+import zlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -268,6 +272,54 @@ def cifar_picture(home: Path, source: str) -> Image.Image:
     file, _, at = source.rpartition(":")
     pixels = np.fromfile(home / file, np.uint8, PIXELS, offset=int(at)).reshape(3, 32, 32)
     return Image.fromarray(pixels.transpose(1, 2, 0))
+
+
+FASHION = ("t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag",
+           "ankle boot")  # fmt: skip
+"""Fashion-MNIST's classes, in its order."""
+
+
+def fashion_mnist(home: Path) -> Found:
+    """Fashion-MNIST (arXiv:1708.07747), https://github.com/zalandoresearch/fashion-mnist.
+
+    Raises:
+        ValueError: A file is cut off, or has not one label for each image.
+    """
+    entries = []
+    for of, part in (("train", "train"), ("t10k", "test")):
+        file = f"{of}-images-idx3-ubyte.gz"
+        images, labels = idx(home / file), idx(home / f"{of}-labels-idx1-ubyte.gz")
+        if len(images) != len(labels):
+            raise ValueError(f"{file} has {len(images)} images, and there are {len(labels)} labels")
+        entries += [_entry(f"{file}:{i}", FASHION[n], part) for i, n in enumerate(labels.tolist())]
+    return {name: name for name in FASHION}, entries
+
+
+def fashion_picture(home: Path, source: str) -> Image.Image:
+    """The image of Fashion-MNIST at ``file:number``."""
+    file, _, number = source.rpartition(":")
+    return Image.fromarray(idx(home / file)[int(number)])
+
+
+@lru_cache(2)  # unpacking takes a second, and there are thousands of images in each
+def idx(file: Path) -> np.ndarray:
+    """The bytes of a gzipped IDX file, as MNIST has them (http://yann.lecun.com/exdb/mnist/).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged or cut off, or holds something else than bytes.
+    """
+    try:
+        data = gzip.decompress(file.read_bytes())
+    except (EOFError, zlib.error, gzip.BadGzipFile) as e:
+        raise ValueError(f"{file.name} cannot be unpacked: {e}") from e
+    if len(data) < 4 or data[:3] != b"\0\0\x08":  # 8 is IDX's number for bytes
+        raise ValueError(f"{file.name} is no IDX file of bytes")
+    start = 4 + 4 * data[3]
+    shape = [int.from_bytes(data[i : i + 4], "big") for i in range(4, start, 4)]
+    if len(data) != start + math.prod(shape):
+        raise ValueError(f"{file.name} is cut off")
+    return np.frombuffer(data, np.uint8, offset=start).reshape(shape)
 
 
 def _matlab(file: Path) -> dict[str, Any]:

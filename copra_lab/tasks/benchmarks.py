@@ -43,7 +43,7 @@ class DataSet:
         question: What the task asks.
         template: CoOp's prompt.
         homes: Folders below the root where it may be, torchvision's or CoOp's.
-        images: What the right one of `homes` contains: the folder of images.
+        images: What the right one of `homes` contains: the folder or the file of images.
         read: Reads its layout.
         split: The name of CoOp's split file.
         archives: What to download.
@@ -75,8 +75,10 @@ OXFORD = "https://www.robots.ox.ac.uk/~vgg/data/"
 
 EUROSAT = "torchgeo/eurosat/resolve/c877bcd43f099cd0196738f714544e355477f3fd/EuroSAT.zip"
 
-# Of archives that belong together, the one with the folder of images comes last: if that folder
-# exists, the others do too.
+FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+# Of archives that belong together, the one with the images comes last: if they are there, the
+# others are too.
 SETS: dict[str, DataSet] = {
     "caltech101": DataSet(
         "Caltech101", "Name the thing on a photograph.", "a photo of a {}.",
@@ -162,6 +164,21 @@ SETS: dict[str, DataSet] = {
         "CIFAR-100", "cifar-100-binary", la.cifar100,
         "cifar-100-binary.tar.gz", "03b5dce01913d631647c71ecec9e9cb8",
     ),
+    "fashion-mnist": DataSet(
+        "Fashion-MNIST", "Name the piece of clothing on a small grey photograph.",
+        "a photo of a {}.",
+        ("FashionMNIST/raw",), "train-images-idx3-ubyte.gz", la.fashion_mnist,
+        archives=tuple(
+            Archive(FASHION + file, md5, "FashionMNIST/raw", file)
+            for file, md5 in (
+                ("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+                ("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+                ("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+                ("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            )
+        ),
+        open=la.fashion_picture,
+    ),
     "imagenet": DataSet(
         "ImageNet", "Name the thing on a photograph.", "a photo of a {}.",
         ("imagenet/images", "imagenet", ""), "train", la.imagenet,
@@ -229,11 +246,13 @@ def listing(key: str, root: "str | Path | None" = None, download: bool = True) -
         )
     about = f"{row.question} {len(classes)} classes. {origin}"
     open_ = partial(row.open, home)
-    return Listing(key, row.title, about, classes, row.template, parted(entries), open_)
+    return Listing(
+        key, row.title, about, classes, row.template, parted(entries), open_, group="real"
+    )
 
 
 def _home(row: DataSet, root: Path) -> Path | None:
-    return next((root / home for home in row.homes if (root / home / row.images).is_dir()), None)
+    return next((root / home for home in row.homes if (root / home / row.images).exists()), None)
 
 
 def _fetched(key: str, root: Path, download: bool) -> Path:

@@ -54,6 +54,8 @@ class Task:
         notes: Sentences of `about` on files that were skipped and images that are unusual.
         options: What `load_task` needs, besides the name, to make the same task again. It is kept
             in the provenance of adapters trained on the task.
+        group: One of `TASK_GROUPS`, or "" for your own images.
+        crop: Least share of the area that a training crop keeps.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Task:
     flip: bool
     notes: tuple[str, ...] = ()
     options: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
+    crop: float = 0.5
 
     def __repr__(self) -> str:
         return f"Task({self.name}, {self.counts})"
@@ -125,4 +129,4 @@ class Task:
 
     def augment(self, pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Random resized crops of float (n, 3, h, w), mirrored if the task allows it."""
-        return random_crop(pixels, generator, flip=self.flip)
+        return random_crop(pixels, generator, flip=self.flip, least=self.crop)

@@ -12,7 +12,6 @@ from copra_lab.tasks.listing import (
     LEFT_BEHIND,
     Listing,
     check_template,
-    part_of_groups,
     parted,
 )
 from copra_lab.tasks.splits import Arranged, arrange
@@ -153,7 +152,7 @@ def _deal(entries: Sequence[so.Entry], root: Path) -> list[so.Entry]:
 
 def _own_split(entries: Sequence[so.Entry], root: Path) -> list[so.Entry]:
     """The entries without copies that are in another part too."""
-    part = part_of_groups(entries)
+    part = so.part_of_groups(entries)
     kept = [e for e in entries if e.part == part[e.group]]
     before, after = ({e.label for e in es if e.part == "train"} for es in (entries, kept))
     if lost := before - after:

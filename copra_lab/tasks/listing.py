@@ -6,7 +6,6 @@ from typing import Any
 
 from copra_lab.tasks.decoding import Readable
 from copra_lab.tasks.emoji import selection as so
-from copra_lab.tasks.splits import PARTS
 
 TEMPLATE = "a photo of a {}"
 """The prompt for images that come without one."""
@@ -38,6 +37,7 @@ class Listing:
         passed: (name, reason) of each file that was skipped.
         lenient: Whether to skip unreadable images instead of raising an error.
         options: What `load_task` needs, besides the name, to list the same again.
+        group: The task's group, see `Task`.
     """
 
     name: str
@@ -50,6 +50,7 @@ class Listing:
     passed: Sequence[tuple[str, str]] = ()
     lenient: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
+    group: str = ""
 
 
 def parted(entries: Sequence[so.Entry]) -> list[so.Entry]:
@@ -73,16 +74,8 @@ def parted(entries: Sequence[so.Entry]) -> list[so.Entry]:
             replace(e, part="val") if e.part == "train" and e.group in val[e.label] else e
             for e in entries
         ]
-    part = part_of_groups(entries)
+    part = so.part_of_groups(entries)
     return [replace(e, part=part[e.group]) for e in entries]
-
-
-def part_of_groups(entries: Sequence[so.Entry]) -> dict[str, str]:
-    """The part of each group; one in several parts tests, or else validates."""
-    parts: dict[str, str] = {}
-    for e in entries:
-        parts[e.group] = max(parts.get(e.group, e.part), e.part, key=PARTS.index)
-    return parts
 
 
 def check_template(template: str | None) -> str:

@@ -47,7 +47,10 @@ def task_of(
     few = [f"Tested on {asked:,} of {readable:,} images."] if asked < readable else []
     about, classes = " ".join([found.about, *few, *notes]), tuple(found.classes.values())
     texts = (found.name, found.title, about, classes, found.template)
-    return Task(*texts, *parts, shots, seed, flip=True, notes=notes, options=found.options)
+    return Task(
+        *texts, *parts, shots, seed, flip=True,
+        notes=notes, options=found.options, group=found.group,
+    )  # fmt: skip
 
 
 @dataclass

@@ -1,9 +1,11 @@
 """Tasks: small image classification problems to adapt a CLIP to.
 
 There are bundled ones, the field's data sets, and your own images. The bundled ones (see
-`emoji.catalogue`) come in three kinds. *Held-out* tasks show drawings that pretraining never saw,
-of things whose names it never met with an image. *Nuisance* tasks show drawings it knows, changed
-in a way that it never saw. *Far* tasks ask what it was never asked.
+`emoji.catalogue`) come in four groups (`TASK_GROUPS`). *Near* tasks show drawings that pretraining
+knows, changed in a way that it never saw or asked for anew. *Novel* tasks show drawings that it
+never saw, of things whose names it never met with an image. *Structured* tasks ask what no name
+tells: how many, where, which way. *Real* tasks show images that nobody drew for this package; the
+field's data sets are real, too.
 
 Which images train, validate and test is fixed: a seed only chooses the shots from the training
 part, so every seed and every number of shots is tested on the same images.
@@ -20,6 +22,7 @@ from copra_lab.tasks.data import Split, Task
 from copra_lab.tasks.decoding import MEGAPIXELS
 from copra_lab.tasks.emoji import selection as so
 from copra_lab.tasks.emoji.catalogue import TASKS, Drawn, classes, drawn
+from copra_lab.tasks.emoji.recipe import TASK_GROUPS
 from copra_lab.tasks.listing import Listing
 from copra_lab.tasks.photos import IMAGE_FILES, photo
 from copra_lab.tasks.reading import split_of, task_of
@@ -41,9 +44,18 @@ __all__ = [
 ]
 
 
-def task_names() -> tuple[str, ...]:
-    """The names of the bundled tasks."""
-    return tuple(TASKS)
+def task_names(group: str | None = None) -> tuple[str, ...]:
+    """The names of the bundled tasks.
+
+    Args:
+        group: Only those of this group, one of `TASK_GROUPS`.
+
+    Raises:
+        ValueError: There is no such group.
+    """
+    if group is not None and group not in TASK_GROUPS:
+        raise ValueError(f"unknown group {group!r}; choose one of {', '.join(TASK_GROUPS)}")
+    return tuple(name for name, recipe in TASKS.items() if group in (None, recipe.group))
 
 
 def load_task(
@@ -189,7 +201,10 @@ def _bundled(name: str, shots: int, seed: int, side: int) -> Task:
     train = _split(d, "train", so.first(d.entries["train"], shots, f"{seed}/"))
     val = _split(d, "val", so.first(d.entries["val"], shots))
     parts, texts = (train, val, _test(name, side)), (recipe.title, recipe.about)
-    return Task(name, *texts, d.classes, recipe.template, *parts, shots, seed, recipe.flip)
+    return Task(
+        name, *texts, d.classes, recipe.template, *parts, shots, seed, recipe.flip,
+        group=recipe.group, crop=recipe.crop,
+    )  # fmt: skip
 
 
 @cache

@@ -45,7 +45,7 @@ PUBLIC = {
     "shapley": """LayerGame SwitchGame players_of Game solve exact Exact Curve all_coalitions sharpen Progress
         estimate Estimate SAMPLERS permutations owen stratified""",
     "sweeps": "read_grid grid Grid Run TaskOptions trained run_all rows_of",
-    "tasks": """load_task task_names Task Split image_folder photo data_folder TASKS SETS IMAGE_FILES MEGAPIXELS""",
+    "tasks": """load_task task_names Task Split image_folder photo data_folder TASKS TASK_GROUPS SETS IMAGE_FILES MEGAPIXELS""",
     "tasks.hugging_face": "listing",
     "training": """fit fit_steps fit_many fit_many_steps Job Diverged TrainingSettings Execution DEFAULTS RATES Step CopRA Dropout ProgressiveDropout
         StochasticDepth PLAIN Dropping Draw masks drawn ramp group""",

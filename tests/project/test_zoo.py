@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from adapters import ship  # recipes/adapters.py
+from adapters import PENDING, ship  # recipes/adapters.py
 from tiny import random_adapter, tiny_clip
 
 from copra_lab.adapters import NONE, save_adapter
@@ -140,7 +140,9 @@ def test_what_ships_is_there_until_the_new_is_written(tmp_path):
 
 
 def test_every_task_is_in_the_table_and_two_adapters_are_shipped_for_some():
-    assert [r["task"] for r in results()] == list(task_names())
+    there = [r["task"] for r in results()]
+    absent = "tasks that the table has are no longer pending"
+    assert there == [t for t in task_names() if t not in PENDING], absent
     tasks = {s.task for s in shipped()}
     assert len(tasks) >= 4
     assert all(len(shipped(t)) >= 2 for t in tasks)

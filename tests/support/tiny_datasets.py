@@ -6,6 +6,7 @@ where the layout deals none) for each image, by its path below `root`. `N` image
 `SHARE` in each part that the layout has.
 """
 
+import gzip
 import hashlib
 import json
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 from scipy.io import savemat
+
+from copra_lab.tasks.benchmark_layouts import FASHION
 
 N = 20
 SHARE = {"train": 10, "val": 4, "test": 6}
@@ -284,8 +287,28 @@ def cifar100(root: Path) -> Truth:
     )
 
 
+def fashion_mnist(root: Path) -> Truth:
+    """Grey: an image's brightness tells its class."""
+    found: Truth = {}
+    for of, part in (("train", "train"), ("t10k", "test")):
+        labels = [i % len(FASHION) for i in range(8 * len(FASHION))]
+        images = [pixels(FASHION[n], i, (28, 28))[..., 0] for i, n in enumerate(labels)]
+        file = f"FashionMNIST/raw/{of}-images-idx3-ubyte.gz"
+        save_idx(root / file, np.stack(images))
+        save_idx(root / f"FashionMNIST/raw/{of}-labels-idx1-ubyte.gz", np.array(labels, np.uint8))
+        found |= {f"{file}:{i}": (FASHION[n], part) for i, n in enumerate(labels)}
+    return found
+
+
+def save_idx(file: Path, values: np.ndarray) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    head = bytes([0, 0, 8, values.ndim]) + b"".join(n.to_bytes(4, "big") for n in values.shape)
+    file.write_bytes(gzip.compress(head + values.astype(np.uint8).tobytes()))
+
+
 BUILDERS = {
     "caltech101": caltech101, "dtd": dtd, "eurosat": eurosat, "fgvc-aircraft": fgvc_aircraft, "flowers102": flowers102,
     "food101": food101, "oxford-pets": oxford_pets, "stanford-cars": stanford_cars, "sun397": sun397, "ucf101": ucf101,
     "imagenet": imagenet, "cifar10": cifar10, "cifar100": cifar100,
+    "fashion-mnist": fashion_mnist,
 }  # fmt: skip

@@ -8,11 +8,12 @@ import torch
 from PIL import Image
 
 from copra_lab.models import load_clip
-from copra_lab.tasks import image_folder, load_task, task_names
+from copra_lab.tasks import TASK_GROUPS, TASKS, image_folder, load_task, task_names
 from copra_lab.tasks.augmentation import random_crop
 from copra_lab.tasks.emoji import corruptions as nu
 from copra_lab.tasks.emoji.concepts import concepts, held_out_names, mentions, plain
 from copra_lab.tasks.emoji.selection import GROUPS, near_copies
+from copra_lab.tasks.scenes.sources import BETWEEN
 
 HELD_OUT = {"novel-kinds", "novel-names", "style-shift", "count"}
 BY_KEY = {c.key: c for c in concepts()}
@@ -22,6 +23,11 @@ PARTS = ("train", "val", "test")
 def concept(source):
     style, key = source.split(":", 1)
     return BY_KEY[key] if style in ("openmoji", "twemoji") else None
+
+
+def drawings(sources):
+    """The drawings that images show: some show two."""
+    return {drawing for source in sources for drawing in source.split(BETWEEN)}
 
 
 def parts(task):
@@ -61,14 +67,13 @@ def test_every_task_is_well_formed(name):
 def test_no_drawing_is_in_two_splits(name):
     where = {}
     for part, source, label in parts(load_task(name, shots=10**6)):
-        assert where.setdefault(source, part) == part
-        c = concept(source)
-        if (
-            c and name != "novel-names"
-        ):  # there, by design, the other artist's drawing of a thing tests it
-            assert where.setdefault(c.key, part) == part
-            shared = near_copies(c) if name == "count" else (near_copies(c), label)
-            assert where.setdefault(shared, part) == part
+        for drawing in source.split(BETWEEN):
+            assert where.setdefault(drawing, part) == part
+            c = concept(drawing)
+            if c and name != "novel-names":  # there the other artist's drawing of a thing tests it
+                assert where.setdefault(c.key, part) == part
+                dealt = name in task_names("structured")
+                assert where.setdefault((near_copies(c), None if dealt else label), part) == part
 
 
 @pytest.mark.parametrize("name", ["same-drawings", "same-drawings-occluded"])
@@ -82,7 +87,8 @@ def test_a_task_that_repeats_drawings_says_so(name):
 @pytest.mark.parametrize("name", task_names())
 def test_held_out_means_held_out(name):
     hidden = held_out_names()
-    for _, source, _ in parts(load_task(name)):
+    task = load_task(name)
+    for source in drawings(task.train.sources + task.val.sources + task.test.sources):
         c = concept(source)
         told = c.held_out if c else mentions(plain(source.split(":")[1]), hidden)
         assert told == (name in HELD_OUT), source
@@ -142,6 +148,21 @@ def test_side():
         == load_task("things-shadows", replace(load_clip(), side=96), shots=1).test.images.shape[1:]
     )
     assert task.test.sources == load_task("things-shadows").test.sources
+
+
+def test_every_task_is_of_a_group():
+    assert {TASKS[n].group for n in task_names()} == set(TASK_GROUPS)
+    assert sorted(n for g in TASK_GROUPS for n in task_names(g)) == sorted(task_names())
+    assert load_task("digits").group == "real"
+    with pytest.raises(ValueError, match="unknown group 'far'; choose one of near, novel"):
+        task_names("far")
+
+
+def test_what_structured_tasks_train_on_tests_none_of_them():
+    tested = {n: drawings(load_task(n).test.sources) for n in task_names("structured")}
+    for name in tested:
+        trained = drawings(load_task(name, shots=10**6).train.sources)
+        assert not any(trained & other for other in tested.values()), name
 
 
 def test_three_tasks_are_large():
@@ -205,6 +226,15 @@ def test_a_crop_mirrors_only_where_allowed():
     ]
     assert 8 < rising[0].sum() < 32
     assert rising[1].all()
+
+
+@pytest.mark.parametrize(("least", "lost"), [(1.0, 0.0), (0.85, 0.12), (0.5, 0.4)])
+def test_a_crop_keeps_its_least_share(least, lost):
+    """Of a ramp from 0 to 1 a crop that keeps a share s of the width keeps a range of s."""
+    ramp = torch.linspace(0, 1, 64).expand(200, 3, 64, 64)
+    out = random_crop(ramp, torch.Generator().manual_seed(0), flip=False, least=least)
+    kept = out.amax((1, 2, 3)) - out.amin((1, 2, 3))
+    assert kept.min() == pytest.approx(1 - lost, abs=0.1 * lost + 1e-5)
 
 
 @pytest.mark.parametrize("wrong", ["novel-kidns", "digit"])

@@ -1,6 +1,6 @@
 """The table of bundled tasks, one per row, and how the images of a row are drawn."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -8,9 +8,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from copra_lab.tasks import difficulty as di
 from copra_lab.tasks.emoji import corruptions as nu
 from copra_lab.tasks.emoji import selection as so
 from copra_lab.tasks.emoji.drawings import SIZE, drawings
+from copra_lab.tasks.emoji.recipe import Recipe
+from copra_lab.tasks.scenes.catalogue import SCENES
+from copra_lab.tasks.scenes.sources import BETWEEN
 
 HELD_OUT = (
     "Held out: pretraining saw none of these drawings, and no image that has one of their names."
@@ -20,33 +24,6 @@ OF_ALL_KINDS = (
     "Tell the kind of thing, of all the kinds of animals, plants, food, places, vehicles, games "
     "and objects."
 )
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A row of `TASKS`.
-
-    Attributes:
-        title: The task's title.
-        about: What it asks, and what pretraining knew of it.
-        entries: Lists the drawings.
-        template: The prompt.
-        nuisance: A corruption of the images.
-        flip: Whether a mirror image keeps its label.
-        shadow: Makes drawings dark shapes that show this share of their own colours.
-        deal: Classes that are given to the drawings in turn.
-        number: Whether a drawing of class i appears as i + 1 copies.
-    """
-
-    title: str
-    about: str
-    entries: Callable[[], list[so.Entry]]
-    template: str = "a drawing of a {}"
-    nuisance: nu.Nuisance | None = None
-    flip: bool = True
-    shadow: float | None = None
-    deal: tuple[str, ...] = ()
-    number: bool = False
 
 
 def _known(title: str, question: str, manner: str, *categories: str, **more: Any) -> Recipe:
@@ -71,19 +48,19 @@ TASKS: dict[str, Recipe] = {
         "New things: what kind?",
         f"Tell the kind of thing a drawing shows. {HELD_OUT} Near: the kinds themselves are "
         "familiar from other drawings.",
-        partial(so.kinds, held_out=True),
+        partial(so.kinds, held_out=True), group="novel",
     ),
     "novel-names": Recipe(
         "New things: which one?",
         f"Name the animal, plant or food, of forty. {HELD_OUT} One drawing of each trains, a "
         "drawing by another artist tests.",
-        so.novel_names,
+        so.novel_names, group="novel",
     ),
     "style-shift": Recipe(
         "New things, another artist",
         f"Tell what sort of thing it is. {HELD_OUT} All training drawings come from OpenMoji, all "
         "test drawings from Twemoji, of other things.",
-        so.style_shift,
+        so.style_shift, group="novel",
     ),
     "icons": Recipe(
         "Icons: what sort?",
@@ -94,43 +71,43 @@ TASKS: dict[str, Recipe] = {
     "things-blur": _known(
         "Everything out of focus",
         OF_ALL_KINDS, "out of focus.",
-        *so.THINGS, nuisance=partial(nu.blur, sigma=0.02),
+        *so.THINGS, nuisance=partial(nu.blur, sigma=di.BLUR),
     ),
     "things-mosaic": _known(
         "Everything in coarse pixels",
         OF_ALL_KINDS, "pixelated to 10 to 12 squares a side.",
-        *so.THINGS, nuisance=partial(nu.mosaic, cells=(10, 12)),
+        *so.THINGS, nuisance=partial(nu.mosaic, cells=di.MOSAIC),
     ),
     "things-shadows": _known(
         "Everything by its shadow",
         OF_ALL_KINDS, "dark shapes through which a third of their colours shows.",
-        *so.THINGS, shadow=0.3,
+        *so.THINGS, shadow=di.SHADOW,
     ),
     "things-sketch": _known(
         "Everything as a pencil sketch",
         OF_ALL_KINDS, "grey pencil lines with a pale wash of their colours.",
-        *so.THINGS, nuisance=partial(nu.sketch, tint=0.3),
+        *so.THINGS, nuisance=partial(nu.sketch, tint=di.SKETCH),
     ),
     "travel-solarised": _known(
         "Travel on spoilt prints",
         "Tell vehicles, buildings, landscapes and weather apart.",
         "inverted where they are bright, as a photograph that saw light too early.",
-        "Travel & Places", nuisance=partial(nu.negative, above=0.5),
+        "Travel & Places", nuisance=partial(nu.negative, above=di.SOLARISED),
     ),
     "faces-noise": _known(
         "Faces in a snowstorm",
         "Tell a face's mood or costume.", "under noise, one pixel in twenty dead.",
-        "Smileys & Emotion", nuisance=partial(nu.noise, sigma=(0.1, 0.25), dead=0.05),
+        "Smileys & Emotion", nuisance=partial(nu.noise, sigma=di.NOISE, dead=di.DEAD),
     ),
     "people-occluded": _known(
         "People behind patches",
         "Tell what people, hands and body parts are doing.", "with a sixth of the picture covered.",
-        "People & Body", nuisance=partial(nu.patches, share=0.16),
+        "People & Body", nuisance=partial(nu.patches, share=di.HIDDEN),
     ),
     "symbols-waves": _known(
         "Symbols under water",
         "Tell the kind of sign.", "bent as through rippling water.",
-        "Symbols", nuisance=partial(nu.waves, reach=(0.14, 0.22)), flip=False,
+        "Symbols", nuisance=partial(nu.waves, reach=di.WAVES), flip=False,
     ),
     "same-drawings": Recipe(
         "The same drawings again",
@@ -144,19 +121,20 @@ TASKS: dict[str, Recipe] = {
         "Name the thing. The test shows the very drawings of the training part, known from "
         "pretraining too, behind other patches: it measures robustness, not generalisation to new "
         "drawings.",
-        so.same_drawings, nuisance=partial(nu.patches, share=0.15),
+        so.same_drawings, nuisance=partial(nu.patches, share=di.HIDDEN_AGAIN),
     ),
     "count": Recipe(
         "How many?",
         f"Count one to five copies of a drawing. {HELD_OUT} Far: pretraining was never asked to "
         "count.",
-        so.unlabelled, "{} objects", deal=so.NUMBERS[1:6], number=True,
+        so.unlabelled, "{} objects", "structured", deal=so.NUMBERS[1:6], number=True,
     ),
+    **SCENES,
     "digits": Recipe(
         "Handwritten digits",
         "Read a digit written by hand (scikit-learn's set). Far: pretraining saw no handwriting "
         "and next to no digits.",
-        so.digit_entries, "a handwritten {}", flip=False,
+        so.digit_entries, "a handwritten {}", "real", flip=False,
     ),
 }  # fmt: skip
 
@@ -203,13 +181,20 @@ def _entries(name: str) -> list[so.Entry]:
     """The images of a task, each with its label and part."""
     recipe = TASKS[name]
     entries = so.dealt(recipe.entries())
-    return so.labelled_in_turn(entries, recipe.deal) if recipe.deal else entries
+    return so.labelled_in_turn(entries, recipe.deal) if recipe.number else entries
 
 
 def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
     """The images of some entries, uint8 (n, side, side, 3)."""
-    recipe, rgba = TASKS[name], _rgba([e.source for e in entries])
+    recipe = TASKS[name]
     gens = nu.generators(so.rank(f"{name}/{e.part}/{e.source}") for e in entries)
+    if recipe.scene:
+        scenes = [
+            recipe.scene(_drawings(e.source), recipe.deal.index(e.label), g, side)
+            for e, g in zip(entries, gens, strict=True)
+        ]
+        return nu.to_bytes(nu.on_ground(torch.stack(scenes), gens))
+    rgba = _rgba([e.source for e in entries])
     if recipe.number:
         drawing = nu.copies(rgba, [so.NUMBERS.index(e.label) for e in entries], gens, side)
     else:
@@ -218,6 +203,11 @@ def _paint(name: str, entries: Sequence[so.Entry], side: int) -> torch.Tensor:
         drawing = nu.silhouette(drawing, gens, left=recipe.shadow)
     images = nu.on_ground(drawing, gens)
     return nu.to_bytes(recipe.nuisance(images, gens) if recipe.nuisance else images)
+
+
+def _drawings(source: str) -> list[torch.Tensor]:
+    """The drawings of one image, each uint8 (SIZE, SIZE, 4); none of a clock."""
+    return [] if source.startswith("clock:") else list(_rgba(source.split(BETWEEN)))
 
 
 def _rgba(sources: Sequence[str]) -> torch.Tensor:

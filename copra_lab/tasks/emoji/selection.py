@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -122,7 +122,7 @@ def groups_by_label(entries: Iterable[Entry]) -> dict[str, set[str]]:
     return found
 
 
-def _at_most(most: int, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
+def at_most(most: int, items: Iterable[T], key: Callable[[T], str]) -> Iterator[T]:
     """The first `most` items of each key."""
     count: Counter[str] = Counter()
     for item in items:
@@ -145,7 +145,7 @@ def kinds(*categories: str, held_out: bool = False) -> list[Entry]:
 
 def _labelled(categories: tuple[str, ...], held_out: bool) -> list[Entry]:
     """Drawings labelled with their kind, at most three near copies of one thing."""
-    few = [c for c in _at_most(3, shown(held_out), near_copies) if c.kind not in VAGUE_KINDS]
+    few = [c for c in at_most(3, shown(held_out), near_copies) if c.kind not in VAGUE_KINDS]
     asked = [c for c in few if not categories or c.category in categories]
     return [Entry(f"{s}:{c.key}", c.kind, near_copies(c)) for c in asked for s in STYLES]
 
@@ -208,7 +208,7 @@ def _icons(held_out: bool) -> list[tuple[Concept, str]]:
             if c and clear and mentions(name, held_out_names()) == held_out:
                 found.append((len(name.split()) - len(words), c, f"{style}:{key}"))
     ordered = [(c, source) for _, c, source in sorted(found, key=lambda f: f[0])]
-    return list(_at_most(5, ordered, lambda icon: icon[0].key))
+    return list(at_most(5, ordered, lambda icon: icon[0].key))
 
 
 def icon_groups() -> list[Entry]:
@@ -261,10 +261,36 @@ def dealt(
     return [e if e.part else replace(e, part=parts[e.label, e.group]) for e in entries]
 
 
-def labelled_in_turn(entries: list[Entry], labels: tuple[str, ...]) -> list[Entry]:
-    """Give the entries of each part the `labels` in turn, in an order fixed by their names."""
+def part_of_groups(entries: Iterable[Entry]) -> dict[str, str]:
+    """The part of each group; one in several parts tests, or else validates."""
+    parts: dict[str, str] = {}
+    for e in entries:
+        parts[e.group] = max(parts.get(e.group, e.part), e.part, key=PARTS.index)
+    return parts
+
+
+@cache
+def part_of_concepts() -> dict[str, str]:
+    """The part of each group of near copies, the same for every task that asks.
+
+    It is dealt kind by kind, so that a task of any kinds has about the same shares; a group with
+    several kinds is in one part (`part_of_groups`).
+    """
+    found: dict[str, str] = {}
+    for held_out in (False, True):
+        them = [Entry(c.key, c.kind, near_copies(c)) for c in shown(held_out)]
+        found |= part_of_groups(dealt(them))
+    return found
+
+
+def labelled_in_turn(
+    entries: list[Entry],
+    labels: tuple[str, ...],
+    key: Callable[[Entry], Any] = lambda e: rank(e.source),
+) -> list[Entry]:
+    """Give the entries of each part the `labels` in turn, in the order of their `key`."""
     turns = {part: itertools.cycle(labels) for part in PARTS}
-    shuffled = sorted(entries, key=lambda e: rank(e.source))
+    shuffled = sorted(entries, key=key)
     return [replace(e, label=next(turns[e.part])) for e in shuffled]
 
 
@@ -275,7 +301,7 @@ def first(entries: Iterable[Entry], most: int, salt: str = "") -> list[Entry]:
     """
     entries = list(entries)
     shuffled = sorted(entries, key=lambda e: rank(salt + e.source))
-    kept = set(_at_most(most, shuffled, lambda e: e.label))
+    kept = set(at_most(most, shuffled, lambda e: e.label))
     return [e for e in entries if e in kept]
 
 
