@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from copra_lab.methods.attached import Attached
+    from copra_lab.methods.cores import LoRASB, LoRAXS
     from copra_lab.methods.dense import Full
+    from copra_lab.methods.gated import CoDyRA, SoRA
     from copra_lab.methods.input_dropout import InputDropout
+    from copra_lab.methods.lamda import LaMDA
+    from copra_lab.methods.loldu import LoLDU
     from copra_lab.methods.lora import LoRA
+    from copra_lab.methods.nested import DyLoRA, cut
+    from copra_lab.methods.nola import NOLA
     from copra_lab.methods.parametrisation import (
         AdapterMethod,
         ParameterGroup,
@@ -18,26 +24,47 @@ if TYPE_CHECKING:
         Start,
     )
     from copra_lab.methods.registry import METHODS
+    from copra_lab.methods.sltrain import SLTrain
+    from copra_lab.methods.svfit import SVFit
 
 __all__ = [
     "METHODS",
+    "NOLA",
     "AdapterMethod",
     "Attached",
+    "CoDyRA",
+    "DyLoRA",
     "Full",
     "InputDropout",
+    "LaMDA",
+    "LoLDU",
     "LoRA",
+    "LoRASB",
+    "LoRAXS",
     "ParameterGroup",
     "Parametrisation",
+    "SLTrain",
+    "SVFit",
+    "SoRA",
     "Start",
+    "cut",
 ]
 
 _NAMES = {
     "attached": ("Attached",),
+    "cores": ("LoRASB", "LoRAXS"),
     "dense": ("Full",),
+    "gated": ("CoDyRA", "SoRA"),
     "input_dropout": ("InputDropout",),
+    "lamda": ("LaMDA",),
+    "loldu": ("LoLDU",),
     "lora": ("LoRA",),
+    "nested": ("DyLoRA", "cut"),
+    "nola": ("NOLA",),
     "parametrisation": ("AdapterMethod", "ParameterGroup", "Parametrisation", "Start"),
     "registry": ("METHODS",),
+    "sltrain": ("SLTrain",),
+    "svfit": ("SVFit",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}
 
