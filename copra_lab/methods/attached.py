@@ -199,6 +199,7 @@ class Attached:
                 parts.append(config.parametrise(s, start))
             delta = _Delta(_seer(model, module), members, parts).to(weight.device)
             parametrize.register_parametrization(owner, parameter, delta, unsafe=True)
+            delta.train()  # whatever the model is: it is a frozen one, and set to evaluate
             self._deltas.append(delta)
         found = {s.name: p for d in self._deltas for s, p in zip(d.sites, d.parts, strict=True)}
         self.parts: dict[str, Parametrisation] = {s.name: found[s.name] for s in self.sites}

@@ -56,7 +56,9 @@ class SLTrain(AdapterMethod):
         """A and the support are drawn; B and the values start at zero."""
         a = kaiming(self.rank, site.width, start.generator) if self.rank else None
         entries = site.shape[0] * site.shape[1]
-        support = torch.randperm(entries, generator=start.generator)[: self._values(entries)]
+        support = torch.empty(0, dtype=torch.int64)
+        if count := self._values(entries):
+            support = torch.randperm(entries, generator=start.generator)[:count]
         return _LowRankAndSparse(a, support.sort().values, site.shape)
 
     def numbers(self, out: int, width: int) -> int:
