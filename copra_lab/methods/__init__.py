@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from copra_lab.methods.cores import LoRASB, LoRAXS
     from copra_lab.methods.dense import Full
     from copra_lab.methods.gated import CoDyRA, SoRA
+    from copra_lab.methods.growing import IncreLoRA, TriAdaptLoRA
     from copra_lab.methods.input_dropout import InputDropout
     from copra_lab.methods.lamda import LaMDA
     from copra_lab.methods.loldu import LoLDU
@@ -35,6 +36,7 @@ __all__ = [
     "CoDyRA",
     "DyLoRA",
     "Full",
+    "IncreLoRA",
     "InputDropout",
     "LaMDA",
     "LoLDU",
@@ -47,6 +49,7 @@ __all__ = [
     "SVFit",
     "SoRA",
     "Start",
+    "TriAdaptLoRA",
     "cut",
 ]
 
@@ -55,6 +58,7 @@ _NAMES = {
     "cores": ("LoRASB", "LoRAXS"),
     "dense": ("Full",),
     "gated": ("CoDyRA", "SoRA"),
+    "growing": ("IncreLoRA", "TriAdaptLoRA"),
     "input_dropout": ("InputDropout",),
     "lamda": ("LaMDA",),
     "loldu": ("LoLDU",),

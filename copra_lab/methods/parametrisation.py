@@ -72,6 +72,13 @@ class Parametrisation(nn.Module, ABC):
         """The parameters, all of them, in groups; by default one."""
         return [ParameterGroup(list(self.parameters()))]
 
+    def watched(self) -> Tensor | None:
+        """What else `AdapterMethod.after_step` needs the gradient of.
+
+        Where several processes share a batch, they share this gradient, too.
+        """
+        return None
+
     def result(self) -> LowRank | None:
         """What the adapter gets at this site; None for ΔW = 0."""
         a, b = self.factors()

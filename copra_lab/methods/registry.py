@@ -157,6 +157,18 @@ METHODS: dict[str, Method] = {
         "nested:DyLoRA",
         "LoRA that may be cut to any lower rank: each step trains the first few ranks.",
     ),
+    "increlora": _adapter(
+        "IncreLoRA",
+        "after arXiv:2308.12043",
+        "growing:IncreLoRA",
+        "After IncreLoRA: ranks are added where the change of W matters most to the loss.",
+    ),
+    "triadaptlora": _adapter(
+        "TriAdaptLoRA",
+        "after arXiv:2501.08008",
+        "growing:TriAdaptLoRA",
+        "After TriAdaptLoRA: a core of two triangles; ranks are added where it grew most.",
+    ),
     "sltrain": _adapter(
         "SLTrain",
         "after arXiv:2406.02214",

@@ -196,7 +196,9 @@ class AdapterTraining(Training):
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         mean = loss.detach()
-        self.process.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
+        watched = (part.watched() for part in self.attached.parts.values())
+        moved = [*self.parameters, *(x for x in watched if x is not None)]
+        self.process.average([mean, *(p.grad for p in moved if p.grad is not None)])
         self.optimiser.step()
         return mean.item()
 
