@@ -26,9 +26,11 @@ if TYPE_CHECKING:
     )
     from copra_lab.methods.registry import METHODS
     from copra_lab.methods.sltrain import SLTrain
+    from copra_lab.methods.sparse import LTSFT, SaRA
     from copra_lab.methods.svfit import SVFit
 
 __all__ = [
+    "LTSFT",
     "METHODS",
     "NOLA",
     "AdapterMethod",
@@ -47,6 +49,7 @@ __all__ = [
     "Parametrisation",
     "SLTrain",
     "SVFit",
+    "SaRA",
     "SoRA",
     "Start",
     "TriAdaptLoRA",
@@ -68,6 +71,7 @@ _NAMES = {
     "parametrisation": ("AdapterMethod", "ParameterGroup", "Parametrisation", "Start"),
     "registry": ("METHODS",),
     "sltrain": ("SLTrain",),
+    "sparse": ("LTSFT", "SaRA"),
     "svfit": ("SVFit",),
 }
 _HOME = {name: module for module, names in _NAMES.items() for name in names}

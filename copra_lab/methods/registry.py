@@ -175,6 +175,18 @@ METHODS: dict[str, Method] = {
         "sltrain:SLTrain",
         "After SLTrain, as an adapter: LoRA and a few entries of W at random places.",
     ),
+    "lt-sft": _adapter(
+        "LT-SFT",
+        "after arXiv:2110.07560",
+        "sparse:LTSFT",
+        "After LT-SFT: trains all entries of W first, and then those that had moved most.",
+    ),
+    "sara": _adapter(
+        "SaRA",
+        "after arXiv:2409.06633",
+        "sparse:SaRA",
+        "After SaRA: trains the smallest entries of W, and chooses them again half-way.",
+    ),
     "full": _adapter(
         "full fine-tuning",
         "the usual baseline",
