@@ -46,7 +46,7 @@ class LoRAXS(AdapterMethod):
     spread: float = 1e-5
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
+    defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-2}
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
@@ -95,7 +95,7 @@ class LoRASB(AdapterMethod):
     batches: int = 8
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
+    defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-2}
 
     def __post_init__(self) -> None:
         check_rank(self.rank)

@@ -7,7 +7,6 @@ proximal step of κ·‖g‖₁. Ranks whose gate is zero are left out of the ad
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -45,7 +44,6 @@ class SoRA(AdapterMethod):
     threshold: float = 1e-3
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
 
     def __post_init__(self) -> None:
         check_rank(self.rank)
@@ -94,7 +92,6 @@ class CoDyRA(AdapterMethod):
     gate_rate: float = 1.0
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
 
     def __post_init__(self) -> None:
         check_rank(self.rank)

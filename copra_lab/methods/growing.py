@@ -187,8 +187,6 @@ class TriAdaptLoRA(_Growing):
         ValueError: For a setting outside these.
     """
 
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
-
     def parametrise(self, site: Site, start: Start) -> Parametrisation:
         """A is drawn, B starts at zero, L and U at half an identity each."""
         return _Triangles(kaiming(self.most, site.width, start.generator), site.shape[0])

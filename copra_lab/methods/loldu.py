@@ -45,7 +45,7 @@ class LoLDU(AdapterMethod):
     rank: int | None = None
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
+    defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
     def __post_init__(self) -> None:
         if self.rank is not None:

@@ -7,7 +7,6 @@ whole rank r; `cut` gives the others.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +47,6 @@ class DyLoRA(AdapterMethod):
     update: str = "all"
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
 
     def __post_init__(self) -> None:
         check_rank(self.rank)

@@ -50,7 +50,7 @@ class NOLA(AdapterMethod):
     basis_seed: int = 0
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 1e-2}
+    defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-3}
 
     def __post_init__(self) -> None:
         check_rank(self.rank)

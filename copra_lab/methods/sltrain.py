@@ -4,9 +4,7 @@
 so, from scratch; here it is a change of W.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +41,6 @@ class SLTrain(AdapterMethod):
     share: float = 0.03
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-3}
 
     def __post_init__(self) -> None:
         if self.rank != 0:

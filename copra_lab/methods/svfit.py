@@ -39,7 +39,7 @@ class SVFit(AdapterMethod):
     rank: int | None = None
     sites: tuple[str, ...] = ("q", "k", "v")
     towers: tuple[str, ...] = ("vision",)
-    defaults: ClassVar[Mapping[str, Any]] = {"lr": 2e-2}
+    defaults: ClassVar[Mapping[str, Any]] = {"lr": 4e-2}
 
     def __post_init__(self) -> None:
         if self.rank is not None:
