@@ -145,7 +145,7 @@ def build(clip: Clip, jobs: Sequence[Job], process: Process) -> Group:
     if isinstance(first.method, AdapterMethod):
         if first.complete.precision == "bfloat16":
             raise ValueError(
-                "bfloat16 training needs LoRA, on images alone, and a plain ViT; choose float32"
+                "bfloat16 training needs a plain ViT, and LoRA on images alone; choose float32"
             )
         return AdapterTraining(
             clip, first.task, first.method, first.dropping, first.complete, process

@@ -220,7 +220,7 @@ def test_an_unknown_site_and_a_start_that_says_too_little_are_refused(name):
     adapter = training(made(name)).attached.adapter(tiny_clip().hash)
     with pytest.raises(ValueError, match=r"cannot begin with an adapter|does not match"):
         training(made(name)).start_from(0, adapter)
-    with pytest.raises(ValueError, match="bfloat16 training needs LoRA"):
+    with pytest.raises(ValueError, match="bfloat16 training needs a plain ViT"):
         fit(tiny_clip(), tiny_task(), made(name), steps=1, precision="bfloat16", progress=False)
 
 
