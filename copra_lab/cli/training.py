@@ -3,20 +3,21 @@
 import math
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from typer import Argument, Exit, Option
+from typer import Argument, BadParameter, Exit, Option
 
 from copra_lab.cli import arguments
 from copra_lab.cli.command import Report, verb
 from copra_lab.methods.registry import METHODS, names
+from copra_lab.methods.registry import method as method_named
 
 if TYPE_CHECKING:
     from copra_lab.adapters.adapter import Adapter
-    from copra_lab.methods.lora import LoRA
+    from copra_lab.methods.parametrisation import AdapterMethod
     from copra_lab.models.clip import Clip
     from copra_lab.plots import Picture
     from copra_lab.prompts.nemesis import Nemesis
@@ -32,6 +33,7 @@ Device = Annotated[
     str, Option(help="Where to train: auto (a GPU if there is one), cpu, cuda, cuda:1, …")
 ]
 MethodName: Any = Literal[names("adapter")]
+Dropping: Any = Literal[tuple(n for n in names("adapter") if METHODS[n].dropping)]
 Schedule = Literal["cooldown", "cosine"]
 
 # --- groups of options ---------------------------------------------------------------------------
@@ -86,27 +88,57 @@ class PromptSettings:
 
 
 @dataclass(frozen=True)
-class LoRASettings:
-    """The settings that every variant of LoRA has.
+class MethodSettings:
+    """The settings of an adapter's method; None where nothing was said.
 
     Args:
-        rank: Of the adapter.
+        rank: Of the adapter, for methods that have a rank.
         alpha: LoRA's scale times its rank.
         scaling: The scale from alpha and rank.
         sites: Of q, k, v, out, fc1, fc2; with commas.
         towers: Of vision, text; with commas.
+        more: Any other setting of the method, such as bases=64 of nola; may be repeated.
     """
 
-    rank: Annotated[int, Option(min=1)] = 4
+    rank: Annotated[int | None, Option(min=1, show_default="4; others their own")] = None
     alpha: Annotated[float | None, Option(show_default="the rank, so a scale of 1")] = None
-    scaling: Literal["alpha/r", "alpha/sqrt(r)"] = "alpha/r"
-    sites: str = "q,k,v"
-    towers: str = "vision"
+    scaling: Annotated[
+        Literal["alpha/r", "alpha/sqrt(r)"] | None, Option(show_default="alpha/r")
+    ] = None
+    sites: Annotated[str | None, Option(show_default="q,k,v")] = None
+    towers: Annotated[str | None, Option(show_default="vision")] = None
+    more: Annotated[list[str] | None, Option("--set", metavar="NAME=VALUE")] = None
 
-    def of(self, method: "LoRA") -> "LoRA":
-        """A method with these settings."""
-        chosen = {"sites": arguments.commas(self.sites), "towers": arguments.commas(self.towers)}
-        return replace(method, **(asdict(self) | chosen))
+    def of(self, name: str, method: "AdapterMethod") -> "AdapterMethod":
+        """A method with these settings. Refuses one that it does not have."""
+        usual: dict[str, Any] = {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+        given = asdict(self)
+        for word in given.pop("more") or ():
+            key, _, value = word.partition("=")
+            if key not in usual:
+                known = ", ".join(usual)
+                raise BadParameter(f"--method {name} has no setting {key!r}; it has {known}")
+            given[key] = _read(key, value, usual[key])
+        for key in ("sites", "towers"):
+            if isinstance(given[key], str):
+                given[key] = arguments.commas(given[key])
+        return replace(method, **arguments.said(f"--method {name}", usual, given))  # type: ignore[type-var]
+
+
+def _read(name: str, word: str, usual: Any) -> Any:
+    """A value of the type of the usual one."""
+    if isinstance(usual, tuple | str):
+        return word
+    kinds: list[Callable[[str], Any]] = [int, float] if usual is None else [type(usual)]
+    if isinstance(usual, bool):
+        kinds = [lambda w: {"true": True, "false": False}[w.lower()]]
+    for kind in kinds:
+        try:
+            return kind(word)
+        except (ValueError, KeyError):
+            pass
+    like = str(usual).lower() if isinstance(usual, bool) else "a number"
+    raise BadParameter(f"{name} must be like {like}, got {word!r}", param_hint="--set")
 
 
 @dataclass(frozen=True)
@@ -114,6 +146,7 @@ class DroppingSettings:
     """What a method says about what it drops; None where nothing was said.
 
     Args:
+        drop: What to drop on top of a method that drops nothing, such as CopRA on svfit.
         start: copra: the first probability of a layer to be on.
         ramp: copra, progressive-dropout: the share of the steps over which it rises.
         shape: copra: of the rise.
@@ -123,6 +156,7 @@ class DroppingSettings:
         deepest: stochastic-depth: how often the deepest layer is dropped.
     """
 
+    drop: Dropping | None = None
     start: float | None = None
     ramp: float | None = None
     shape: Literal["linear", "exponential"] | None = None
@@ -227,8 +261,8 @@ def fit(
     task: TaskName,
     out: arguments.Out,
     *,
-    method: Annotated[MethodName, Option(help="LoRA, CopRA, or a baseline of it.")] = "lora",
-    lora: LoRASettings,
+    method: Annotated[MethodName, Option(help="LoRA, CopRA, or another method.")] = "lora",
+    of_method: MethodSettings,
     dropping: DroppingSettings,
     settings: FitSettings,
     device: Device = "auto",
@@ -237,16 +271,22 @@ def fit(
 ) -> Report:
     """Train an adapter on a task: LoRA, or CopRA, which drops layers at random less and less.
 
+    Other methods change the weights in other ways; copra_lab.methods.METHODS says how.
+
     Interrupted, the same command continues where it stopped.
     """
     from copra_lab.adapters.peft_folder import WEIGHTS
 
-    parts = METHODS[method].parts()
+    name = f"{method}+{dropping.drop}" if dropping.drop else method
+    try:
+        parts = method_named(name).parts()
+    except KeyError:
+        raise BadParameter(f"{method} already drops something", param_hint="--drop") from None
     known = {f.name for f in fields(parts.dropping)}
-    said = arguments.said(f"--method {method}", known, asdict(dropping))
+    said = arguments.said(f"--method {name}", known, asdict(replace(dropping, drop=None)))
     arguments.check_free(out, output.overwrite, WEIGHTS)
     options = {"dropping": replace(parts.dropping, **said), "device": device}
-    return _train(task, out, images, output, lora.of(parts.method), settings, options)
+    return _train(task, out, images, output, of_method.of(name, parts.method), settings, options)
 
 
 @verb("copra-lab prompt digits --penalty pun --out digits-pun")

@@ -3,7 +3,7 @@
 For example::
 
     clip = "emoji-clip"              # what load_clip takes; by default the bundled one
-    methods = ["lora", "copra"]      # from copra_lab.methods.METHODS
+    methods = ["lora", "copra"]      # from copra_lab.methods.METHODS; svfit+copra: CopRA on SVFit
     tasks = ["digits", "icons"]      # names, or folders of images
     seeds = 3                        # 0, 1, 2; or a list
 
@@ -11,7 +11,7 @@ For example::
     steps = 300
     shots = [4, 16]
 
-    [lora]                           # of the adapter: rank, alpha, scaling, sites, towers, train_a
+    [lora]                           # of the adapter's method: rank, sites, towers, …
     rank = [2, 4]
 
     [method.copra]                   # of one method alone
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from copra_lab.methods.registry import METHODS, Parts
+from copra_lab.methods.registry import method as method_named
 from copra_lab.sweeps.runs import Run, TaskOptions
 from copra_lab.training.settings import TrainingSettings
 from copra_lab.utils.checks import spelling_hint
@@ -85,7 +86,11 @@ def grid(table: Mapping[str, Any]) -> Grid:
     keys = ("clip", "methods", "tasks", "seeds", "settings", "lora", "prompt", "method")
     _check_known(table, keys, "")
     methods, tasks, seeds = _words(table, "methods"), _words(table, "tasks"), _seeds(table)
-    _check_known(methods, tuple(METHODS), "method ")
+    for name in methods:
+        try:
+            method_named(name)
+        except KeyError:
+            _check_known([name], tuple(METHODS), "method ")
     of_one = _table(table, "method")
     _check_known(of_one, methods, "method.")
     shared = {k: _table(table, k) for k in ("settings", "lora", "prompt")}
@@ -121,8 +126,9 @@ class _Axes:
     """The values to try of each setting of one method."""
 
     def __init__(self, name: str) -> None:
-        self.name, made = name, METHODS[name].parts()
-        self.kind = "lora" if METHODS[name].kind == "adapter" else "prompt"
+        line = method_named(name)
+        self.name, made = name, line.parts()
+        self.kind = "lora" if line.kind == "adapter" else "prompt"
         self.parts = {self.kind: made.method, "dropping": made.dropping, "penalty": made.penalty}
         self.parts = {k: v for k, v in self.parts.items() if v is not None}
         self.run = _usual(made)

@@ -13,6 +13,7 @@ from copra_lab.adapters.adapter import Adapter
 from copra_lab.adapters.loading import load_adapter
 from copra_lab.adapters.peft_folder import save_adapter
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
@@ -64,8 +65,8 @@ class Run:
 
     Args:
         task: A task by name, or a folder of images.
-        method: The settings of LoRA, CoOp or VPT.
-        dropping: What is dropped while LoRA is trained.
+        method: The settings of an adapter's method, CoOp or VPT.
+        dropping: What is dropped while an adapter is trained.
         penalty: What the norms of a soft prompt cost.
         settings: Of the training; what is None becomes the default of the method.
         options: Of the task.
@@ -75,7 +76,7 @@ class Run:
     """
 
     task: str
-    method: LoRA | CoOp | VPT = LoRA()  # noqa: RUF009 (frozen)
+    method: AdapterMethod | CoOp | VPT = LoRA()  # noqa: RUF009 (frozen)
     dropping: Dropping = PLAIN
     penalty: Nemesis | None = None
     settings: TrainingSettings = TrainingSettings()  # noqa: RUF009 (frozen)
@@ -138,8 +139,8 @@ class Run:
         learned, usual = self.complete, defaults_of(self.method, self.dropping)
         about = {"task": self.task, "method": self.name, **asdict(learned), **asdict(self.options)}
         unsaid = {"template": None, "splits": True, "weight_decay": usual["weight_decay"]}
-        if isinstance(self.method, LoRA):
-            about |= {"lora": asdict(self.method), "dropping": as_json(self.dropping)}
+        if isinstance(self.method, AdapterMethod):
+            about |= {"lora": as_json(self.method), "dropping": as_json(self.dropping)}
             about["task_seed"] = self.task_seed
         else:
             about |= {"prompt": asdict(self.method)}
@@ -165,7 +166,7 @@ class Run:
         """What chooses the training images."""
         if self.options.task_seed is not None:
             return self.options.task_seed
-        return 0 if isinstance(self.method, LoRA) else self.seed
+        return 0 if isinstance(self.method, AdapterMethod) else self.seed
 
     def folder(self, clip: Clip, work: Path) -> Path:
         """Where its result is kept: one folder for each base and each choice of settings."""
@@ -193,7 +194,7 @@ class Run:
 
     def read(self, folder: Path, clip: Clip) -> Adapter | SoftPrompt:
         """What an earlier training saved in `folder`."""
-        adapter = isinstance(self.method, LoRA)
+        adapter = isinstance(self.method, AdapterMethod)
         return load_adapter(folder, clip) if adapter else SoftPrompt.load(folder, clip)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter
-from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
@@ -138,12 +138,12 @@ def batch_rows(n: int, batch: int, g: torch.Generator) -> Tensor:
     return torch.cat([torch.randperm(n, generator=g) for _ in range(-(-batch // n))])[:batch]
 
 
-def lora_recipe(lora: LoRA, dropping: Dropping, precision: str) -> dict[str, Any]:
+def adapter_recipe(method: AdapterMethod, dropping: Dropping, precision: str) -> dict[str, Any]:
     """What the provenance says of an adapter's settings and what was dropped."""
     return {
-        "method": name_of(lora, dropping=dropping),
+        "method": name_of(method, dropping=dropping),
         "precision": precision,
-        "lora": as_json(lora),
+        "lora": as_json(method),
         "dropping": as_json(dropping),
     }
 

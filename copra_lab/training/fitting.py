@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
@@ -32,14 +33,14 @@ __all__ = ["Diverged", "Execution", "Job", "Step", "fit", "fit_many", "fit_many_
 
 @overload
 def fit(
-    clip: Clip, task: Task, method: LoRA = ..., dropping: Dropping = ..., **options: Any
+    clip: Clip, task: Task, method: AdapterMethod = ..., dropping: Dropping = ..., **options: Any
 ) -> Adapter: ...
 @overload
 def fit(clip: Clip, task: Task, method: CoOp | VPT, **options: Any) -> SoftPrompt: ...
 def fit(
     clip: Clip,
     task: Task,
-    method: LoRA | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
+    method: AdapterMethod | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
     dropping: Dropping = PLAIN,
     settings: TrainingSettings | None = None,
     *,
@@ -60,8 +61,8 @@ def fit(
     Args:
         clip: The model.
         task: The images and class names.
-        method: `LoRA`, or `CoOp` or `VPT` for a soft prompt.
-        dropping: Of LoRA, `CopRA` or one of its baselines; nothing is dropped by default.
+        method: `LoRA` or another method of an adapter; `CoOp` or `VPT` for a soft prompt.
+        dropping: Of an adapter, `CopRA` or one of its baselines; nothing is dropped by default.
         settings: The settings of the training; the defaults of the method without.
         progress: Show a progress bar.
         on_step: Called after each step.
@@ -97,7 +98,7 @@ def fit(
 def fit_steps(
     clip: Clip,
     task: Task,
-    method: LoRA | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
+    method: AdapterMethod | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
     dropping: Dropping = PLAIN,
     settings: TrainingSettings | None = None,
     *,
@@ -120,8 +121,8 @@ def fit_steps(
     Args:
         clip: The model.
         task: The images and class names.
-        method: `LoRA`, or `CoOp` or `VPT` for a soft prompt.
-        dropping: Of LoRA, what is dropped.
+        method: `LoRA` or another method of an adapter; `CoOp` or `VPT` for a soft prompt.
+        dropping: Of an adapter, what is dropped.
         settings: The settings of the training.
         penalty: Of a soft prompt, what the norms of its vectors cost.
         adapter: For a soft prompt, an adapter that the CLIP has while the prompt is learned.
@@ -311,7 +312,7 @@ def _known(options: dict[str, Any], known: Collection[str], function: str) -> No
 
 
 def _split(
-    method: LoRA | CoOp | VPT,
+    method: AdapterMethod | CoOp | VPT,
     dropping: Dropping,
     settings: TrainingSettings | None,
     options: dict[str, Any],

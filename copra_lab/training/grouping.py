@@ -11,12 +11,13 @@ from copra_lab.adapters.adapter import Adapter
 from copra_lab.engine.extraction import plain_tower
 from copra_lab.engine.transformer import Tower
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import VPT, CoOp
 from copra_lab.training.base import Group
 from copra_lab.training.jobs import Job
 from copra_lab.training.joint import JointLoRA, LoRARun
-from copra_lab.training.lora import LoRATraining
+from copra_lab.training.lora import AdapterTraining
 from copra_lab.training.prompt import JointPrompts
 from copra_lab.training.settings import CompleteSettings
 from copra_lab.utils.devices import Process
@@ -40,7 +41,7 @@ class Training(Protocol):
     """What decides who joins: of a `Job`, or of a plan of one whose task is not loaded yet."""
 
     @property
-    def method(self) -> LoRA | CoOp | VPT:
+    def method(self) -> AdapterMethod | CoOp | VPT:
         """What is trained."""
 
     @property
@@ -108,7 +109,7 @@ def _in_common(
     if isinstance(method, CoOp):
         shape = (method.vectors(clip), method.position, method.class_specific)
         return (*shape, job.classes, job.adapter, s.steps, s.batch) if job.classes else ()
-    if not _on_images(method) or plain(s.precision) is None:
+    if not (isinstance(method, LoRA) and _on_images(method)) or plain(s.precision) is None:
         return ()
     return s.steps, s.batch, s.precision, (max(RANK, method.rank) - 1).bit_length()
 
@@ -141,12 +142,14 @@ def build(clip: Clip, jobs: Sequence[Job], process: Process) -> Group:
     first = jobs[0]
     if tower := _tower(clip, first):
         return JointLoRA(clip, tower, [_run(job) for job in jobs], process)
-    if isinstance(first.method, LoRA):
+    if isinstance(first.method, AdapterMethod):
         if first.complete.precision == "bfloat16":
             raise ValueError(
-                "bfloat16 training needs a plain ViT, and no LoRA on texts; choose float32"
+                "bfloat16 training needs a plain ViT, and LoRA on images alone; choose float32"
             )
-        return LoRATraining(clip, first.task, first.method, first.dropping, first.complete, process)
+        return AdapterTraining(
+            clip, first.task, first.method, first.dropping, first.complete, process
+        )
     return JointPrompts(clip, jobs, process)
 
 
@@ -157,12 +160,11 @@ def _tower(clip: Clip, job: Job) -> Tower | None:
 
 def _on_images(method: Any) -> bool:
     """Whether a method trains A and B on the image tower, and nothing else."""
-    # a variant that trains other parameters than A and B says so in its `attach`
-    return (
-        isinstance(method, LoRA)
-        and method.towers == ("vision",)
-        and type(method).attach is LoRA.attach
-    )
+    if not isinstance(method, LoRA) or method.towers != ("vision",):
+        return False
+    # a variant that trains other parameters than A and B, or otherwise, overrides one of these
+    changed = ("parametrise", "before_step", "after_step")
+    return all(getattr(type(method), name) is getattr(LoRA, name) for name in changed)
 
 
 def _plain(clip: Clip, precision: str) -> Tower | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from copra_lab.adapters.adapter import Adapter
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.nemesis import Nemesis
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt
@@ -89,8 +90,8 @@ class Job:
 
     Args:
         task: The images and class names.
-        method: `LoRA`, or `CoOp` or `VPT` for a soft prompt.
-        dropping: Of LoRA, what is dropped; nothing by default.
+        method: `LoRA` or another method of an adapter; `CoOp` or `VPT` for a soft prompt.
+        dropping: Of an adapter, what is dropped; nothing by default.
         settings: The settings of the training; the defaults of the method without.
         penalty: Of a soft prompt, what the norms of its vectors cost.
         adapter: For a soft prompt, an adapter that the CLIP has while the prompt is learned.
@@ -101,7 +102,7 @@ class Job:
     """
 
     task: Task
-    method: LoRA | CoOp | VPT = LoRA()  # noqa: RUF009 (frozen)
+    method: AdapterMethod | CoOp | VPT = LoRA()  # noqa: RUF009 (frozen)
     dropping: Dropping = PLAIN
     settings: TrainingSettings | None = None
     penalty: Nemesis | None = None
@@ -112,7 +113,7 @@ class Job:
     def of(
         cls,
         task: Task,
-        method: LoRA | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
+        method: AdapterMethod | CoOp | VPT = LoRA(),  # noqa: B008 (frozen)
         dropping: Dropping = PLAIN,
         *,
         penalty: Nemesis | None = None,
@@ -136,7 +137,7 @@ class Job:
             raise ValueError(
                 f"{self.task.name} has no training images; choose a task that has some"
             )
-        if isinstance(self.method, LoRA):
+        if isinstance(self.method, AdapterMethod):
             if self.penalty or self.adapter:
                 raise ValueError("penalty and adapter are for soft prompts; for LoRA, set dropping")
         elif self.dropping != PLAIN or complete.precision != "float32":

@@ -20,13 +20,14 @@ from copra_lab.adapters.adapter import Adapter, check_fits
 from copra_lab.engine.blocks import Factors, run_block
 from copra_lab.engine.extraction import embed
 from copra_lab.engine.transformer import CHUNK, Tower
+from copra_lab.methods.attached import Attached
 from copra_lab.methods.input_dropout import InputDropout
 from copra_lab.methods.lora import LoRA
 from copra_lab.methods.stacked import Dropped, StackedLoRA
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Group, augmented_copies, batch_rows, lora_recipe
+from copra_lab.training.base import Group, adapter_recipe, augmented_copies, batch_rows
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
 from copra_lab.training.optimisers import MaskedAdamW
 from copra_lab.training.settings import SCHEDULES, CompleteSettings
@@ -94,7 +95,7 @@ class JointLoRA(Group):
     def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the adapter's settings and what was dropped."""
         r = self.members[run]
-        return lora_recipe(r.lora, r.dropping, r.settings.precision)
+        return adapter_recipe(r.lora, r.dropping, r.settings.precision)
 
     def result(self, run: int, recipe: Mapping[str, Any]) -> Adapter:
         """The adapter of a run as it is now."""
@@ -253,7 +254,7 @@ def _begin(clip: Clip, run: LoRARun) -> Adapter:
     """The adapter that a run begins with, as its method draws it."""
     # new modules around the same weights
     model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
-    return run.lora.attach(model, generator(run.settings.seed, 0, "init")).adapter()
+    return Attached(model, run.lora, generator(run.settings.seed, 0, "init")).adapter()
 
 
 def _padded(texts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,11 @@
-"""The training of LoRA through the model's modules: on texts, or where there is no plain ViT."""
+"""The training of adapters through the model's modules: any method, any tower.
+
+LoRA on the image tower of a plain ViT goes another way, the faster `copra_lab.training.joint`.
+"""
 
 import copy
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -10,14 +14,16 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from copra_lab.adapters.adapter import Adapter, check_fits
+from copra_lab.methods.attached import Attached
+from copra_lab.methods.dense import Full
 from copra_lab.methods.input_dropout import InputDropout
-from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import SoftPrompt
 from copra_lab.tasks.task import Task
-from copra_lab.training.base import Training, augmented_copies, batch_rows, lora_recipe
+from copra_lab.training.base import Training, adapter_recipe, augmented_copies, batch_rows
 from copra_lab.training.dropping import Draw, Dropping, drawn, group
-from copra_lab.training.settings import CompleteSettings
+from copra_lab.training.settings import SCHEDULES, CompleteSettings
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
@@ -26,13 +32,13 @@ _TURN = threading.Lock()
 and a step must not see another one's weights."""
 
 
-class LoRATraining(Training):
-    """A private copy of the model with LoRA on it.
+class AdapterTraining(Training):
+    """A private copy of the model with a method on it.
 
     Args:
         clip: The model; its weights are shared and never written to.
         task: What is learned.
-        lora: The settings of the adapter.
+        method: The settings of the adapter.
         dropping: What is dropped in each step.
         settings: The settings of the training.
         process: The device, and which of several processes this is.
@@ -42,37 +48,81 @@ class LoRATraining(Training):
         self,
         clip: Clip,
         task: Task,
-        lora: LoRA,
+        method: AdapterMethod,
         dropping: Dropping,
         settings: CompleteSettings,
         process: Process,
     ) -> None:
-        self.clip, self.task, self.lora, self.dropping = clip, task, lora, dropping
+        self.clip, self.task, self.method, self.dropping = clip, task, method, dropping
         # New modules around the same weights, which nothing here writes to.
         self.model = copy.deepcopy(clip.model, {id(p): p for p in clip.model.parameters()})
-        self.attached = lora.attach(self.model, generator(settings.seed, 0, "init"))
-        self.units = group(self.attached.sites, dropping.unit)
-        self.drawn = Draw((True,) * len(self.units))
-        optimiser = torch.optim.AdamW(
-            self.attached.parameters(), settings.lr, weight_decay=settings.weight_decay, fused=True
-        )
-        super().__init__([settings], process, optimiser)
-        self.text_moves = "text" in lora.towers
+        self.process = process
+        self.text_moves = "text" in method.towers
         self.tokens = clip.tokenizer(list(task.prompts)).to(process.device)
         self.text = clip.text_features(task.prompts).clone()
         copies = list(augmented_copies(clip, task, settings.views, settings.seed))
         self.views = torch.stack(copies) if copies else None
+        gradients = self.gradients(settings) if method.gradient_batches else None
+        begin = generator(settings.seed, 0, "init")
+        self.attached = Attached(self.model, method, begin, gradients=gradients)
+        self.units = group(self.attached.sites, dropping.unit)
+        self.drawn = Draw((True,) * len(self.units))
+        groups = [
+            {
+                "params": list(g.parameters),
+                "share": g.rate,
+                "weight_decay": settings.weight_decay if g.weight_decay is None else g.weight_decay,
+            }
+            for g in self.attached.groups()
+        ]
+        optimiser = torch.optim.AdamW(groups, settings.lr, fused=True)
+        super().__init__([settings], process, optimiser)
+
+    def gradients(self, settings: CompleteSettings) -> dict[str, Tensor]:
+        """∂L/∂W of each site at the base, summed over as many batches as the method asks for."""
+        of_base = Full(self.method.sites, self.method.towers)
+        full = Attached(self.model, of_base, generator(settings.seed, 0, "init"))
+        for batch in range(self.method.gradient_batches):
+            g = generator(settings.seed, batch, "gradients")
+            rows = batch_rows(len(self.task.train), settings.batch, g)
+            with _TURN, parametrize.cached():
+                labels = self.process.share(self.task.train.labels[rows])
+                loss = F.cross_entropy(self.logits(self.batch_features(rows, g)), labels)
+                self.process.weighted(loss, len(labels), settings.batch).backward()
+        full.detach()
+        # ΔW is zero there, so that its gradient is that of W
+        found = {name: p.grad for name, part in full.parts.items() for p in part.parameters()}
+        self.process.average([grad for grad in found.values() if grad is not None])
+        return {name: grad.cpu() for name, grad in found.items() if grad is not None}
+
+    def set_rates(self, step: int) -> None:
+        """Let the learning rates follow the schedule, each in its proportion."""
+        [s] = self.settings
+        rate = s.lr * SCHEDULES[s.schedule](step / s.steps)
+        for own in self.optimiser.param_groups:
+            own["lr"] = rate * own["share"]
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps: also what the method has frozen or counted."""
+        buffers = {f"b{i}": b.contiguous() for i, b in enumerate(self.attached.buffers())}
+        return super().state() | buffers
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Go on from what a checkpoint kept."""
+        super().load_state(tensors)
+        for i, b in enumerate(self.attached.buffers()):
+            b.copy_(tensors[f"b{i}"])
 
     def start_from(self, run: int, learned: Adapter | SoftPrompt, /) -> None:
-        """Begin with an adapter of the same sites, rank and scale."""
+        """Begin with an adapter of the same sites, rank and scale, if the method can."""
         if not isinstance(learned, Adapter):
-            raise ValueError("LoRA can only start from an adapter")
+            raise ValueError(f"{type(self.method).__name__} can only start from an adapter")
         check_fits(learned, self.clip.sites, self.clip.hash)
         self.attached.load(learned)
 
     def recipe(self, run: int) -> dict[str, Any]:
         """What the provenance says of the adapter's settings and what was dropped."""
-        return lora_recipe(self.lora, self.dropping, self.settings[0].precision)
+        return adapter_recipe(self.method, self.dropping, self.settings[0].precision)
 
     def result(self, run: int, recipe: dict[str, Any]) -> Adapter:
         """The adapter as it is now."""
@@ -112,18 +162,30 @@ class LoRATraining(Training):
         g = generator(s.seed, step, "batch")
         rows = batch_rows(len(self.task.train), s.batch, g)
         self.drawn = drawn(self.dropping, len(self.units), s.seed, step, s.steps)
-        if not any(self.drawn.on):
-            return [None]  # nothing has a gradient
-        self.set_rates(step)
         units = zip(self.units.values(), self.drawn.on, strict=True)
-        self.attached.activate([site for sites, on in units if on for site in sites])
+        sites = [site for sites, on in units if on for site in sites]
+        parts = self.attached.parts
+        self.method.before_step(parts, step, s.steps, generator(s.seed, step, "method"))
+        loss = self.learn(step, rows, sites, g) if sites else None  # or nothing has a gradient
+        self.method.after_step(parts, sites, step, s.steps)
+        return [loss]
+
+    def learn(self, step: int, rows: Tensor, sites: Sequence[str], g: torch.Generator) -> float:
+        """One update from a batch, with these sites on.
+
+        Returns:
+            The loss of the whole batch.
+        """
+        [s] = self.settings
+        self.set_rates(step)
+        self.attached.activate(sites)
         self.attached.drop_inputs(InputDropout(self.drawn.dropout, g, self.process, s.batch))
         with _TURN, parametrize.cached():
             labels = self.process.share(self.task.train.labels[rows])
             logits = self.logits(self.batch_features(rows, g))
-            return [self.learn(F.cross_entropy(logits, labels), len(labels))]
+            return self.update(F.cross_entropy(logits, labels), len(labels))
 
-    def learn(self, loss: Tensor, images: int) -> float:
+    def update(self, loss: Tensor, images: int) -> float:
         """One update from this process's mean loss over so many images of the batch.
 
         Returns:
@@ -134,7 +196,9 @@ class LoRATraining(Training):
         self.optimiser.zero_grad(set_to_none=True)
         loss.backward()
         mean = loss.detach()
-        self.process.average([mean, *(p.grad for p in self.parameters if p.grad is not None)])
+        watched = (part.watched() for part in self.attached.parts.values())
+        moved = [*self.parameters, *(x for x in watched if x is not None)]
+        self.process.average([mean, *(p.grad for p in moved if p.grad is not None)])
         self.optimiser.step()
         return mean.item()
 

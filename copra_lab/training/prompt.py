@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from copra_lab.adapters.adapter import NONE, Adapter, check_fits
-from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.methods.registry import name_of
 from copra_lab.models.clip import Clip
 from copra_lab.prompts.soft_prompt import VPT, CoOp, SoftPrompt, check_prompt, norms
@@ -195,7 +195,7 @@ class _Batch:
 
 
 def _method(job: Job) -> CoOp | VPT:
-    assert not isinstance(job.method, LoRA)
+    assert not isinstance(job.method, AdapterMethod)
     return job.method
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from copra_lab.methods.lora import LoRA
+from copra_lab.methods.parametrisation import AdapterMethod
 from copra_lab.prompts.soft_prompt import VPT, CoOp
 from copra_lab.training.dropping import PLAIN, Dropping
 from copra_lab.utils.checks import one_of
@@ -27,12 +28,14 @@ DEFAULTS: dict[type, dict[str, Any]] = {
 }
 """What a training takes where nothing is said, by the class of its method or a parent of it.
 
-LoRA's are those of everything that ships; its rate depends on what is dropped, see `RATES`. A
-prompt's rate suits vectors with a penalty; without one, five times as much is a little better
+Other methods of an adapter take LoRA's, but for what they say in `AdapterMethod.defaults`. LoRA's
+are those of everything that ships; its rate depends on what is dropped, see `RATES`. A prompt's
+rate suits vectors with a penalty; without one, five times as much is a little better
 (``experiments/nemesis.py``)."""
 
 RATES = {"lora": DEFAULTS[LoRA]["lr"], "copra": 4e-3}
-"""LoRA's learning rate by the name of its dropping; that of plain LoRA for any other.
+"""LoRA's learning rate by the name of its dropping; that of plain LoRA for any other. A method
+with a rate of its own has it whatever is dropped.
 
 Of 1e-3, 2e-3, 4e-3 and 8e-3 it is the one that does best alone on validation images
 (``experiments/regimes.py``)."""
@@ -72,7 +75,9 @@ class TrainingSettings:
     views: int = 0
     precision: str = "float32"
 
-    def resolve(self, method: LoRA | CoOp | VPT, dropping: Dropping = PLAIN) -> "CompleteSettings":
+    def resolve(
+        self, method: AdapterMethod | CoOp | VPT, dropping: Dropping = PLAIN
+    ) -> "CompleteSettings":
         """The same with the defaults of `method` in place of every None.
 
         Raises:
@@ -116,16 +121,18 @@ class CompleteSettings(TrainingSettings):
         one_of("precision", self.precision, PRECISIONS)
 
 
-def defaults_of(method: LoRA | CoOp | VPT, dropping: Dropping = PLAIN) -> dict[str, Any]:
+def defaults_of(method: AdapterMethod | CoOp | VPT, dropping: Dropping = PLAIN) -> dict[str, Any]:
     """Steps, learning rate, batch, weight decay and schedule of a method where nothing is said.
 
     Raises:
         ValueError: For something that is not a method.
     """
-    for kind in type(method).__mro__:
-        if kind in DEFAULTS:
-            rate = {"lr": RATES[dropping.method]} if dropping.method in RATES else {}
-            return DEFAULTS[kind] | (rate if isinstance(method, LoRA) else {})
+    own = next((DEFAULTS[kind] for kind in type(method).__mro__ if kind in DEFAULTS), None)
+    if isinstance(method, AdapterMethod):
+        rate = {"lr": RATES[dropping.method]} if dropping.method in RATES else {}
+        return (own or DEFAULTS[LoRA]) | rate | dict(method.defaults)
+    if own is not None:
+        return own
     raise ValueError(
         f"method must be LoRA(), CoOp() or VPT(), got {method!r:.80}; CopRA() goes into dropping="
     )

@@ -34,7 +34,8 @@ PUBLIC = {
     "merging": """weighted_sum Weight interpolate plane task_arithmetic ties dare keep_largest truncate
         average_factors interpolate_factors interpolate_aligned align align_all balance SPACES barrier
         highest_barrier""",
-    "methods": "LoRA Attached InputDropout METHODS",
+    "methods": """LoRA SVFit LoRAXS LoRASB NOLA LoLDU LaMDA SoRA CoDyRA DyLoRA cut IncreLoRA TriAdaptLoRA SLTrain LTSFT SaRA
+        Full AdapterMethod Parametrisation ParameterGroup Start Attached InputDropout METHODS""",
     "models": """load_clip Clip check_base to_hugging_face save_hugging_face Site find_sites choose hf_name site_of
         KINDS TOWERS""",
     "peft_models": """CopRACallback Progressive Switches tuner_layers block_of PeftAdapter keep average""",

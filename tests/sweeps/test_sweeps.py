@@ -16,7 +16,7 @@ from tiny_sweep import Killer, make_home, runs, sweep
 
 from copra_lab.adapters import load_adapter
 from copra_lab.bench import Bench
-from copra_lab.methods import METHODS, LoRA
+from copra_lab.methods import METHODS, AdapterMethod, LoRA
 from copra_lab.models import load_clip
 from copra_lab.prompts import VPT, CoOp
 from copra_lab.sweeps import Grid, Run, grid, read_grid, rows_of, runner, trained
@@ -77,10 +77,11 @@ def test_every_method_has_its_name_and_its_defaults(method):
     parts = {k: v for k, v in vars(METHODS[method].parts()).items() if v is not None}
     assert found == Run.of("digits", 0, **parts)
     expected = TrainingSettings().resolve(found.method, found.dropping)  # what `fit` takes
-    assert found.settings == replace(expected, views=0 if isinstance(found.method, LoRA) else 4)
-    assert expected.lr == (RATES | {"lora": DEFAULTS[type(found.method)]["lr"]}).get(
-        method, DEFAULTS[type(found.method)]["lr"]
-    )
+    adapter = isinstance(found.method, AdapterMethod)
+    assert found.settings == replace(expected, views=0 if adapter else 4)
+    usual = DEFAULTS.get(type(found.method), DEFAULTS[LoRA])["lr"]
+    own = type(found.method).defaults.get("lr") if adapter else None
+    assert expected.lr == (own or RATES.get(method, usual))
 
 
 def test_the_settings_that_name_a_folder_are_these():

@@ -28,7 +28,7 @@ from copra_lab.training import (
     masks,
 )
 from copra_lab.training.dropping import Draw, _binomial
-from copra_lab.training.lora import LoRATraining
+from copra_lab.training.lora import AdapterTraining
 from copra_lab.utils.devices import Process
 from copra_lab.utils.rng import generator
 
@@ -163,7 +163,7 @@ def test_settings_that_make_no_sense_are_named(bad):
 
 def run_of(dropping, lora=LoRA(rank=2), steps=16):  # noqa: B008
     settings = TrainingSettings(steps=steps, lr=1e-2, batch=16, schedule="cosine").resolve(lora)
-    return LoRATraining(
+    return AdapterTraining(
         tiny_clip(), tiny_task(), lora, dropping, settings, Process(torch.device("cpu"))
     )
 
@@ -185,7 +185,7 @@ def test_what_is_off_is_left_alone_by_the_optimiser_too(unit):
             if not on
             for s in sites
         ]
-        names = [s.name for d in run.attached._deltas for half in "AB" for s in d.sites]
+        names = [s.name for d in run.attached._deltas for s in d.sites for half in "AB"]
         for name, p, was, kept in zip(names, params, before, state, strict=True):
             if name in off:
                 assert torch.equal(p, was)

@@ -34,7 +34,7 @@ from copra_lab.training import (
 )
 from copra_lab.training.grouping import grouped
 from copra_lab.training.joint import JointLoRA, LoRARun
-from copra_lab.training.lora import LoRATraining
+from copra_lab.training.lora import AdapterTraining
 from copra_lab.utils.devices import this_process
 from copra_lab.utils.rng import generator
 
@@ -101,7 +101,7 @@ def test_it_learns_what_the_models_own_modules_and_torchs_optimiser_learn(
     runs = [replace(r, settings=replace(r.settings, steps=steps, lr=1e-3)) for r in runs]
     together, _, group = trained(clip, runs)
     for j, r in enumerate(runs):
-        by_modules = LoRATraining(clip, r.task, r.lora, r.dropping, r.settings, this_process())
+        by_modules = AdapterTraining(clip, r.task, r.lora, r.dropping, r.settings, this_process())
         for step in range(steps):
             by_modules.step(step)
         assert apart(together[j], by_modules.result(0, {})) < tolerance
