@@ -295,7 +295,9 @@ def test_archives_are_torchvisions(archive: Archive):
     """All but CIFAR, of which torchvision takes the version that is made of pickles."""
     from torchvision import datasets as theirs
 
-    names = "caltech dtd eurosat fgvc_aircraft flowers102 food101 oxford_iiit_pet sun397".split()
+    names = (
+        "caltech dtd eurosat fgvc_aircraft flowers102 food101 mnist oxford_iiit_pet sun397".split()
+    )
     source = "".join(
         Path(getattr(theirs, name).__file__).read_text(encoding="utf-8") for name in names
     )
