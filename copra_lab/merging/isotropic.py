@@ -113,32 +113,32 @@ def iso_cts(adapters: Sequence[Adapter], fraction: float = 0.8, scale: float = 1
     return _by_cores("iso_cts", adapters, merge, fraction=fraction, scale=scale)
 
 
-def cart(adapters: Sequence[Adapter], share: float = 0.08, scale: float = 1.0) -> Adapter:
+def cart(adapters: Sequence[Adapter], share: float = 0.08, strength: float = 1.0) -> Adapter:
     """CART: the mean, and the main directions in which each task differs from it.
 
-    Choi et al., arXiv:2412.12153. M = μ + scale·Σ truncₖ(ΔWₜ − μ), with the mean μ and the best
-    approximation of rank k, by SVD. With full rank and scale 1 that is Σ ΔWₜ − (T − 1)·μ = μ: what
-    truncation leaves out is what makes the difference.
+    Choi et al., arXiv:2412.12153. M = μ + strength·Σ truncₖ(ΔWₜ − μ), with the mean μ and the best
+    approximation of rank k, by SVD. With full rank and strength 1 that is Σ ΔWₜ − (T − 1)·μ = μ:
+    what truncation leaves out is what makes the difference.
 
     Args:
         adapters: the adapters, of one base.
         share: k as a share of the smaller side of the matrix, rounded up. The paper finds 8 % best.
-        scale: what the differences are multiplied by.
+        strength: what the differences are multiplied by.
 
     Raises:
         ValueError: for a share outside 0…1, or adapters of different bases or shapes.
     """
-    check("cart", share=share, scale=scale)
+    check("cart", share=share, strength=strength)
 
     def merge(parts: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
         mean = torch.stack(list(parts)).mean(0)
         k, total = math.ceil(share * min(shape) - 1e-9), mean.clone()
         for c in parts:
             u, s, v = _svd(c - mean, float(torch.linalg.matrix_norm(c, 2)))
-            total += scale * u[:, :k] * s[:k] @ v[:, :k].T
+            total += strength * u[:, :k] * s[:k] @ v[:, :k].T
         return total
 
-    return _by_cores("cart", adapters, merge, share=share, scale=scale)
+    return _by_cores("cart", adapters, merge, share=share, strength=strength)
 
 
 def _by_cores(

@@ -305,7 +305,7 @@ MERGES: Mapping[str, Merge] = MappingProxyType(
             _ISO + "cart",
             {
                 "share": Parameter(0.08, "directions kept of each, as a share of full rank", 0, 1),
-                "scale": Parameter(1.0, "what the differences are multiplied by"),
+                "strength": Parameter(1.0, "what the differences are multiplied by"),
             },
             zeros="other",
         ),

@@ -817,9 +817,9 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
         *[
             (["merge", "digits/lora-seed-0", "-o", "x", "--how", how, "--set", text], says)
             for how, text, says in (
-                ("cart", "shar=1", "where --how cart has share, got 'shar=1'"),
+                ("cart", "shar=1", "where --how cart has share, strength, got 'shar=1'"),
                 ("cart", "share", "expected NAME=VALUE"),
-                ("cart", "scale=2", "where --how cart has share"),
+                ("ties", "scale=2", "where --how ties has none"),
                 ("sum", "share=1", "where --how sum has none"),
                 ("cart", "share=much", "share must be a number, got 'much'"),
                 ("cart", "share=2", "share must be at least 0 and at most 1, got 2.0"),

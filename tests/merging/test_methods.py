@@ -369,14 +369,14 @@ def test_iso_cts_against_dense_matrices():
 
 @pytest.mark.slow
 @given(SEEDS, st.floats(-1, 2))
-def test_cart_at_its_limits(seeds, scale):
+def test_cart_at_its_limits(seeds, strength):
     adapters = [adapter(s) for s in seeds]
     t, mean = len(adapters), weighted_sum(adapters)
-    close(cart(adapters, 0.0, scale), mean)
+    close(cart(adapters, 0.0, strength), mean)
     whole = weighted_sum(
-        [*adapters, mean], [scale] * t + [1 - scale * t]
+        [*adapters, mean], [strength] * t + [1 - strength * t]
     )  # sum − (T − 1)·mean at 1
-    close(cart(adapters, 1.0, scale), whole)
+    close(cart(adapters, 1.0, strength), whole)
     close(cart(adapters, 1.0, 1.0), weighted_sum([*adapters, mean], [1.0] * t + [1.0 - t]))
     expected = {}
     for n, shape in SHAPES.items():
@@ -384,8 +384,8 @@ def test_cart_at_its_limits(seeds, scale):
         expected[n], k = middle.copy(), int(np.ceil(0.25 * min(shape)))
         for a in adapters:
             u, s, v = np.linalg.svd(dense(a, n) - middle)
-            expected[n] += scale * (u[:, :k] * s[:k]) @ v[:k]
-    close(cart(adapters, 0.25, scale), expected)
+            expected[n] += strength * (u[:, :k] * s[:k]) @ v[:k]
+    close(cart(adapters, 0.25, strength), expected)
 
 
 # --- least squares -----------------------------------------------------------------------------

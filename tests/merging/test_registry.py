@@ -4,6 +4,7 @@ fails, it does.
 
 import inspect
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,6 +116,19 @@ def test_ranges_in_words():
         with pytest.raises(ValueError, match="must be"):
             Parameter(kind(1), "", kind=kind).check("x", value)
     Parameter(None, "", 1, kind=int).check("x", None)
+
+
+def test_the_table_of_the_documentation_is_this_one(monkeypatch):
+    root = Path(__file__).parents[2]
+    monkeypatch.syspath_prepend(str(root / "experiments"))
+    monkeypatch.syspath_prepend(str(root / "recipes"))
+    import tables
+
+    page = (root / "docs" / "methods" / "merging.md").read_text(encoding="utf-8")
+    assert page == tables.filled(page)
+    assert [line.split("`")[1] for line in page.splitlines() if line.startswith("| [`")][
+        -len(MERGES) :
+    ] == list(MERGES)
 
 
 # --- identities --------------------------------------------------------------------------------
