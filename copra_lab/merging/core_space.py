@@ -12,7 +12,6 @@ direction, not of each weight.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import torch
@@ -110,9 +109,10 @@ def _elsewhere(
         inside = [_into(a, frames) for a in adapters]
         found = merge(inside, *args, **settings)
         deltas = {site: _back(d, *frames[site]) for site, d in found.deltas.items()}
-        whole = merge.func if isinstance(merge, partial) else merge
-        about = {"merge": getattr(whole, "__name__", "unnamed")}
-        return derived(name, deltas, adapters, **about, **settings)
+        inner = dict(found.provenance)
+        inner |= {"merge": inner.pop("made by", "none")} | settings
+        inner.pop("of", None)
+        return derived(name, deltas, adapters, **inner)
 
     return merged
 

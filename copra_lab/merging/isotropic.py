@@ -103,7 +103,7 @@ def iso_cts(adapters: Sequence[Adapter], fraction: float = 0.8, scale: float = 1
     def merge(parts: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
         u, s, v = _svd(torch.stack(list(parts)).sum(0))
         k = max(1, math.floor(fraction * len(s) + 1e-9))
-        own, found = (len(s) - k) // len(parts), [(u[:, :k], s[:k], v[:, :k])]
+        own, found = max(0, len(s) - k) // len(parts), [(u[:, :k], s[:k], v[:, :k])]
         for c in parts if own else ():
             rest = _svd(c - u[:, :k] @ (u[:, :k].T @ c), float(torch.linalg.matrix_norm(c, 2)))
             found.append((rest[0][:, :own], rest[1][:own], rest[2][:, :own]))
@@ -169,8 +169,10 @@ def _svd(c: Tensor, size: float = 0.0) -> tuple[Tensor, Tensor, Tensor]:
 
 def _orthogonal(x: Tensor) -> Tensor:
     """PQᵀ of x = PΣQᵀ without the directions that x does not have."""
-    p, s, q = _svd(x) if x.shape[1] else (x, x[0], x.T)
-    return p @ q.T if len(s) else x
+    if not x.shape[1]:
+        return x
+    p, _, q = _svd(x)
+    return p @ q.T
 
 
 def _mean(s: Tensor) -> float:

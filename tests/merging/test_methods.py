@@ -235,6 +235,7 @@ def test_a_sum_is_a_sum_in_any_coordinates(seeds, rank):
 
 @pytest.mark.slow
 @given(SEEDS, RANKS)
+@settings(max_examples=25)
 def test_merges_that_need_no_basis_are_the_same_in_the_core_and_rank_stays(seeds, rank):
     adapters = [adapter(s, rank) for s in seeds]
     for function in (tsv_m, iso_c, iso_cts, cart, wudi, model_stock):
@@ -247,6 +248,8 @@ def test_merges_that_need_no_basis_are_the_same_in_the_core_and_rank_stays(seeds
             result = frame(function)(adapters)
             assert all(d.rank <= len(seeds) * rank for d in result.deltas.values())
             assert result.provenance["merge"] == function.__name__
+            assert result.provenance["of"] == [a.hash for a in adapters]
+            assert result.provenance["scale"] == function(adapters).provenance["scale"]
 
 
 def test_ties_in_the_core_and_in_knots_against_dense_matrices():

@@ -219,6 +219,16 @@ def test_adapters_stay_as_they_were_and_the_result_is_the_same_again(name):
     assert [a.hash for a in fresh] == before
 
 
+@SEPARATE
+def test_nothing_becomes_nothing(name):
+    result = merged(name, [UNTRAINED, UNTRAINED])
+    assert set(result.deltas) == set(A.deltas)
+    assert not any(d.delta().any() for d in result.deltas.values())
+    assert all(d.A.isfinite().all() for d in result.deltas.values())
+    empty = Adapter({}, A.base)
+    assert not merged(name, [empty, empty]).deltas
+
+
 # --- refusals ----------------------------------------------------------------------------------
 
 
