@@ -7,7 +7,6 @@ from torch import Tensor
 
 from copra_lab.adapters.adapter import Adapter, from_delta
 from copra_lab.merging.common import by_site, check_finite, check_mergeable, deltas_at, derived
-from copra_lab.merging.linear import task_arithmetic
 from copra_lab.merging.registry import check
 
 __all__ = ["dare", "dare_sum", "della", "keep_largest", "magprune", "ties"]
@@ -94,7 +93,7 @@ def dare_sum(
 ) -> Adapter:
     """Task arithmetic of adapters to each of which `dare` was done, one after the other.
 
-    The draws depend on the order of the adapters, so the result does, too.
+    The draws depend on the order of the adapters, so the result does, too. It is dense.
 
     Args:
         adapters: the adapters, of one base.
@@ -108,7 +107,12 @@ def dare_sum(
     check("dare", rate=rate, scale=scale, seed=seed)
     deltas_at(adapters)
     g = torch.Generator().manual_seed(seed)
-    return task_arithmetic([dare(a, rate, g) for a in adapters], scale)
+    dared = deltas_at([dare(a, rate, g) for a in adapters])
+    deltas = {
+        name: from_delta(scale * torch.stack([d.delta() for d in members]).sum(0))
+        for name, members in dared.items()
+    }
+    return derived("dare_sum", deltas, adapters, rate=rate, scale=scale, seed=seed)
 
 
 def magprune(

@@ -18,6 +18,7 @@ from copra_lab.merging import (
     consensus,
     core_ties,
     dare,
+    dare_sum,
     della,
     emr,
     emr_tasks,
@@ -169,6 +170,14 @@ def test_breadcrumbs_that_keep_large_entries_are_magnitude_pruning(density, seed
     for n, expected in kept.items():  # both round the number of entries, at a half either way
         differs = np.abs(dense(crumbs, n) - expected) > 1e-5
         assert differs.sum() <= len(adapters)
+
+
+def test_dare_and_a_sum():
+    a, b = adapter(1), adapter(2)
+    g = torch.Generator().manual_seed(3)
+    found = dare_sum([a, b], 0.75, 0.5, seed=3)
+    close(found, task_arithmetic([dare(x, 0.75, g) for x in (a, b)], 0.5))
+    assert {n: d.rank for n, d in found.deltas.items()} == {n: min(s) for n, s in SHAPES.items()}
 
 
 def test_della_without_epsilon_is_dare_and_signs():
