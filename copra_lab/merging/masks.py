@@ -65,8 +65,8 @@ def consensus(
     """Consensus: of the sum, what several tasks use (Wang et al., arXiv:2405.07813).
 
     With τ = Σ ΔWₜ, task t uses an entry where abs(ΔWₜ) ≥ λ·abs(τ − ΔWₜ), its TALL mask, and ΔWₜ is
-    not zero. M = scale·τ where at least `least` of the masks are 1, and 0 elsewhere: what one task alone uses, or none, goes. A
-    single adapter stays as it is. The result is dense.
+    not zero. M = scale·τ where at least `least` of the masks are 1, and 0 elsewhere: what one task
+    alone uses, or none, goes. A single adapter stays as it is. The result is dense.
 
     Args:
         adapters: the adapters, of one base.
@@ -111,9 +111,9 @@ def emr(adapters: Sequence[Adapter], scale: float = 1.0) -> Adapter:
 def emr_tasks(adapters: Sequence[Adapter]) -> list[Adapter]:
     """EMR whole: for each task, the part of `emr` that agrees with it, at its own size.
 
-    Of the unified τ, task t has mₜ ∘ τ · Σ abs(ΔWₜ) / Σ abs(mₜ ∘ τ), with mₜ = 1 where τ·ΔWₜ > 0 and sums
-    over the whole model. So it takes a mask and one number for each task, and whoever uses it must
-    know the task of every image: compare it with merges that do not, and say so.
+    Of the unified τ, task t has mₜ∘τ · Σ abs(ΔWₜ) / Σ abs(mₜ∘τ), with mₜ = 1 where τ·ΔWₜ > 0 and
+    sums over the whole model. So it takes a mask and one number for each task, and whoever uses it
+    must know the task of every image: compare it with merges that do not, and say so.
 
     Returns:
         One adapter for each of `adapters`, dense.
