@@ -5,14 +5,14 @@ and its accuracy is measured on their test images.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
-import torch
 from common import adapters, arguments, bench, finish, headline, row
 from tqdm.auto import tqdm
 
 from copra_lab.adapters import Adapter
-from copra_lab.merging import average_factors, dare, task_arithmetic, ties, truncate
+from copra_lab.merging import MERGES, merge, task_arithmetic, truncate, weighted_sum
 
 TASKS = (
     "things-shadows",
@@ -26,20 +26,26 @@ SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
 COLUMNS = ("task", "method", "seed", "setting", "n", "accuracy", "scale")
 
 
-def _dare(adapters: Sequence[Adapter], scale: float) -> Adapter:
-    g = torch.Generator().manual_seed(0)
-    return task_arithmetic([dare(a, 0.8, g) for a in adapters], scale)
+def scaled(name: str, xs: Sequence[Adapter], scale: float) -> Adapter:
+    """A merge of the table at a scale: that of the sum of all tasks' deltas, whether the merge is
+    of the size of a sum or of a mean.
+    """
+    line = MERGES[name]
+    if "weights" in line.parameters:
+        return merge(name, xs, weights=[scale**0.5] * len(xs))
+    if line.copies == "itself":
+        scale *= len(xs)
+    if "scale" in line.parameters:
+        return merge(name, xs, scale=scale)
+    return weighted_sum([merge(name, xs)], [scale])
 
 
-MERGES: dict[str, Callable[[Sequence[Adapter], float], Adapter]] = {
-    "task arithmetic": task_arithmetic,
-    "TIES": lambda xs, scale: ties(xs, 0.2, scale * len(xs)),
-    "DARE": _dare,
-    "task arithmetic at rank 4": lambda xs, scale: truncate(task_arithmetic(xs, scale), 4),
-    "factors": lambda xs, scale: average_factors(xs, [scale**0.5] * len(xs)),
-    "aligned factors": lambda xs, scale: average_factors(xs, [scale**0.5] * len(xs), aligned=True),
-}
-"""(adapters, scale) → one adapter. The scale is that of the sum of all tasks' deltas."""
+WAYS: dict[str, Callable[[Sequence[Adapter], float], Adapter]] = {
+    line.label: partial(scaled, name)
+    for name, line in MERGES.items()
+    if name != "sum" and not line.needs and not line.pair  # the sum is task arithmetic
+} | {"task arithmetic at rank 4": lambda xs, scale: truncate(task_arithmetic(xs, scale), 4)}
+"""(adapters, scale) → one adapter: all merges of the table that need no data."""
 
 
 def main() -> None:
@@ -57,8 +63,8 @@ def main() -> None:
                 row(r, "each its own", benches[r.task, "test"].accuracy(found[r])) for r in own
             ]
             rows += [row(r, "none", benches[r.task, "test"].accuracy()) for r in own]
-            for name, merge in tqdm(MERGES.items(), desc=f"{method} {seed}", leave=False):
-                merged = {s: merge([found[r] for r in own], s) for s in SCALES}
+            for name, way in tqdm(WAYS.items(), desc=f"{method} {seed}", leave=False):
+                merged = {s: way([found[r] for r in own], s) for s in SCALES}
                 best = max(
                     SCALES,
                     key=lambda s: np.mean(

@@ -1,6 +1,6 @@
-"""Fill the tables of README, ``docs/results.md`` and the model card: ``python recipes/tables.py``.
+"""Fill the tables of README, of ``docs`` and of the model card: ``python recipes/tables.py``.
 
-They come from the results; each table is between two comments.
+They come from the results, or from the code; each table is between two comments.
 """
 
 import csv
@@ -14,6 +14,7 @@ sys.path += [str(ROOT / "experiments"), str(ROOT / "benchmarks")]
 
 from rows import RESULTS, table  # noqa: E402 (after the path)
 
+from copra_lab.merging.registry import MERGES  # noqa: E402
 from copra_lab.tasks import TASK_GROUPS, TASKS, task_names  # noqa: E402
 from copra_lab.tasks.task import class_names  # noqa: E402
 from copra_lab.utils.files import write_atomically  # noqa: E402
@@ -125,12 +126,48 @@ def speed_table() -> str:
     return table([measured[what] for what in SPEED])
 
 
+NEEDS = {"grams": "Grams of inputs", "squared_gradients": "squared gradients"}
+
+
+def merges_table() -> str:
+    lines = [
+        "| `--how` | what it does | source | parameters | rank | one adapter stays, if | T copies | "
+        "one more without size | depends on |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    copies = {"itself": "like one", "sum": "T times one", "other": "neither"}
+    zeros = {"neutral": "changes nothing", "shrinks": "× T/(T + 1)", "other": "changes it"}
+    for name, m in MERGES.items():
+        function = m.function.partition(":")[2]
+        source = f"[{m.paper}](https://arxiv.org/abs/{m.paper})" if m.paper else ""
+        if m.alone is None:
+            alone = "never"
+        else:
+            alone = ", ".join(f"{p} {v:g}" for p, v in m.alone.items()) or "always"
+        depends = [
+            *(["order"] if not m.order_free else []),
+            *(["gauge"] if not m.gauge_free else []),
+            *([NEEDS[m.needs]] if m.needs else []),
+        ]
+        parameters = ", ".join(
+            p if v.default is None else f"{p} {json.dumps(v.default)}"
+            for p, v in m.parameters.items()
+        )
+        lines.append(
+            f"| [`{name}`](#copra_lab.merging.{function}) | {m.about} | {source} | {parameters} | "
+            f"{'full' if m.dense else 'sum'} | {'at an end' if m.pair else alone} | "
+            f"{copies[m.copies]} | {zeros[m.zeros]} | {', '.join(depends)} |"
+        )
+    return "\n".join(lines)
+
+
 TABLES = {
     "suite": suite_table,
     "tasks": tasks_table,
     "headline": headline_table,
     "speed": speed_table,
     "card": card_table,
+    "merges": merges_table,
 }
 
 
@@ -144,7 +181,12 @@ def filled(text: str) -> str:
     )
 
 
-PAGES = (ROOT / "README.md", ROOT / "docs" / "tasks.md", ROOT / "docs" / "results.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs" / "tasks.md",
+    ROOT / "docs" / "results.md",
+    ROOT / "docs" / "methods" / "merging.md",
+)
 CARD = ROOT / "copra_lab" / "assets" / "clip" / "README.md"
 
 

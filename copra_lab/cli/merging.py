@@ -1,15 +1,16 @@
 """``copra-lab merge`` and ``copra-lab prune``: adapters made of adapters."""
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from typer import Argument, BadParameter, Option
 
 from copra_lab.cli import arguments
 from copra_lab.cli.command import Report, verb
+from copra_lab.merging.registry import MERGES, Parameter, merge_names
 
 if TYPE_CHECKING:
     from copra_lab.adapters.adapter import Adapter
@@ -17,16 +18,42 @@ if TYPE_CHECKING:
     from copra_lab.models.clip import Clip
     from copra_lab.utils.statistics import Accuracy
 
-MERGES = {
-    "sum": {"weights"},
-    "factors": {"weights"},
-    "aligned": {"weights"},
-    "task-arithmetic": {"scale"},
-    "ties": {"scale", "density"},
-}
-"""Ways to merge, and the options that each has."""
-
 SPARSITIES = (0.0, 0.2, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+
+
+How: Any = Literal[merge_names(data=False)]
+"""The merges that need nothing but adapters, of the table in `copra_lab.merging.registry`."""
+
+
+OPTIONS = ("weights", "scale", "density", "seed")
+"""Parameters of merges that have an option of their own."""
+
+
+def _having(parameter: str) -> str:
+    """The merges that have a parameter."""
+    return ", ".join(name for name in get_args(How) if parameter in MERGES[name].parameters)
+
+
+def _defaults(parameter: str) -> str:
+    """What a parameter is by default, merge by merge: "0.3, ties 1"."""
+    of: dict[str, list[str]] = {}
+    for name in get_args(How):
+        if p := MERGES[name].parameters.get(parameter):
+            of.setdefault(f"{p.default:g}", []).append(name)
+    return "; ".join(f"{', '.join(names)}: {default}" for default, names in of.items())
+
+
+def _others() -> str:
+    """Each merge with the parameters that have no option of their own, and their defaults."""
+    texts = []
+    for name in get_args(How):
+        own = [
+            p if x.default is None else f"{p}={json.dumps(x.default)}"
+            for p, x in MERGES[name].parameters.items()
+            if p not in OPTIONS
+        ]
+        texts += [f"{name}: {', '.join(own)}"] if own else []
+    return "; ".join(texts)
 
 
 @dataclass(frozen=True)
@@ -34,20 +61,34 @@ class Merging:
     """How to merge.
 
     Args:
-        how: Weighted sum of ΔW; every ΔW times a scale; TIES; the mean of A and of B, which is not
-            that of ΔW; or that mean after alignment, which is closer to it and keeps the rank, too.
-        weights: sum, factors, aligned: one for each adapter, with commas.
-        scale: task-arithmetic, ties.
-        density: ties: the share of entries kept.
+        how: The merge; what each is says docs/methods/merging.md.
+        scale: What the result is multiplied by.
+        density: The share of entries kept.
         dare: Drop this share of each ΔW's entries first, and rescale the rest (DARE).
         rank: Cut the result to this rank.
-        seed: Of DARE.
+        seed: Of what is drawn.
     """
 
-    how: Literal["sum", "task-arithmetic", "ties", "factors", "aligned"] = "sum"
-    weights: Annotated[str | None, Option(show_default="equal, together 1")] = None
-    scale: Annotated[float | None, Option(show_default="0.3, ties 1")] = None
-    density: Annotated[float | None, Option(show_default="0.2")] = None
+    how: How = "sum"
+    weights: Annotated[
+        str | None,
+        Option(
+            help=f"{_having('weights')}: one for each adapter, with commas.",
+            show_default="equal, together 1",
+        ),
+    ] = None
+    scale: Annotated[float | None, Option(show_default=_defaults("scale"))] = None
+    density: Annotated[float | None, Option(show_default=_defaults("density"))] = None
+    set_: Annotated[
+        list[str] | None,
+        Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help=f"Another parameter of the merge; can be repeated. They are, with their defaults: "
+            f"{_others()}.",
+            show_default=False,
+        ),
+    ] = None
     dare: float | None = None
     rank: Annotated[int | None, Option(min=1, show_default="exact")] = None
     seed: Annotated[int, Option(min=0)] = 0
@@ -56,8 +97,25 @@ class Merging:
         self._said()
 
     def _said(self) -> dict[str, Any]:
-        given = {"weights": self.weights, "scale": self.scale, "density": self.density}
-        return arguments.said(f"--how {self.how}", MERGES[self.how], given)
+        """The merge's parameters that were said; refuses what it does not have."""
+        known = MERGES[self.how].parameters
+        given = {"scale": self.scale, "density": self.density, "weights": self.weights}
+        options = arguments.said(f"--how {self.how}", known, given)
+        for text in self.set_ or ():
+            name, equals, value = text.partition("=")
+            if not equals or name not in known or name in OPTIONS:
+                free = ", ".join(p for p in known if p not in OPTIONS) or "none"
+                raise BadParameter(
+                    f"expected NAME=VALUE, where --how {self.how} has {free}, got {text!r}",
+                    param_hint="--set",
+                )
+            options[name] = _number(name, value, known[name])
+        for name, value in options.items():
+            try:
+                known[name].check(name, value)
+            except ValueError as e:
+                raise BadParameter(str(e), param_hint=f"--how {self.how}") from None
+        return options | ({"seed": self.seed} if "seed" in known else {})
 
     def merge(self, adapters: Sequence["Adapter"]) -> "Adapter":
         """The adapters merged into one."""
@@ -67,17 +125,10 @@ class Merging:
 
         g = torch.Generator().manual_seed(self.seed)
         dared = [m.dare(a, self.dare, g) for a in adapters] if self.dare else adapters
-        ways: dict[str, Callable[..., Adapter]] = {
-            "sum": m.weighted_sum,
-            "factors": m.average_factors,
-            "aligned": partial(m.average_factors, aligned=True),
-            "task-arithmetic": m.task_arithmetic,
-            "ties": m.ties,
-        }
         options = self._said()
-        if "weights" in MERGES[self.how]:
+        if "weights" in MERGES[self.how].parameters:
             options["weights"] = self._shares(len(adapters))
-        merged = ways[self.how](dared, **options)
+        merged = m.merge(self.how, dared, **options)
         return m.truncate(merged, self.rank) if self.rank else merged
 
     def _shares(self, adapters: int) -> list[float]:
@@ -89,6 +140,16 @@ class Merging:
                 f"expected numbers with commas, got {self.weights!r}", param_hint="--weights"
             ) from None
         return weights or [1 / adapters] * adapters
+
+
+def _number(name: str, text: str, parameter: Parameter) -> float | int | bool:
+    """A parameter's value from its text."""
+    kind, truths = parameter.kind or float, {"true": True, "false": False}
+    try:
+        return truths[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        words = {bool: "true or false", int: "a whole number"}.get(kind, "a number")
+        raise BadParameter(f"{name} must be {words}, got {text!r}", param_hint="--set") from None
 
 
 @verb("copra-lab merge digits/lora-seed-0 digits/lora-seed-1 --out digits-merged")

@@ -4,6 +4,9 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from copra_lab.adapters.adapter import Adapter, LowRank
 from copra_lab.models.sites import site_of
 
@@ -47,6 +50,50 @@ def by_site(
                 )
             members.append((d, float(w)))
     return out
+
+
+def deltas_at(adapters: Sequence[Adapter]) -> dict[str, list[LowRank]]:
+    """For each site of any adapter, the delta of every adapter; zero where it has none.
+
+    Raises:
+        ValueError: for no adapters, ones of different bases or shapes, or numbers that are not
+            finite.
+    """
+    if not adapters:
+        raise ValueError("there is nothing to merge; give at least one adapter")
+    check_mergeable(adapters, [1.0] * len(adapters))
+    check_finite(adapters)
+    return {
+        name: [a.deltas.get(name) or nothing(*members[0][0].shape) for a in adapters]
+        for name, members in by_site(adapters, [1.0] * len(adapters)).items()
+    }
+
+
+def check_finite(adapters: Sequence[Adapter]) -> None:
+    """Raise ValueError for an adapter with a NaN or an infinity in it."""
+    for i, a in enumerate(adapters):
+        for name, d in a.deltas.items():
+            if not (d.A.isfinite().all() and d.B.isfinite().all() and math.isfinite(d.scale)):
+                raise ValueError(
+                    f"adapter {i + 1} has numbers at {name!r} that are not finite; leave it out, "
+                    "or train it again"
+                )
+
+
+def nothing(out: int, width: int) -> LowRank:
+    """The delta zero, (out, width), of rank 1."""
+    return LowRank(torch.zeros(1, width), torch.zeros(out, 1))
+
+
+def stacked(terms: Sequence[tuple[LowRank, float]]) -> LowRank:
+    """Σ wᵢΔWᵢ of a site, exactly: the ranks are stacked, B = [w₁s₁B₁ | w₂s₂B₂], A = [A₁; A₂]."""
+    b = torch.cat([w * d.scale * d.B for d, w in terms], dim=1)
+    return LowRank(torch.cat([d.A for d, _ in terms]), b)
+
+
+def product(left: Tensor, right: Tensor) -> LowRank:
+    """The delta left (out, k) · right (k, width), in float32."""
+    return LowRank(right.float().contiguous(), left.float().contiguous())
 
 
 def check_line_up(adapters: Sequence[Adapter]) -> None:

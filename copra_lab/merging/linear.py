@@ -20,6 +20,7 @@ from copra_lab.merging.common import (
     check_line_up,
     check_mergeable,
     derived,
+    stacked,
 )
 from copra_lab.merging.gauge import align_all
 
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 
-def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adapter:
+def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight] | None = None) -> Adapter:
     """The adapter whose delta at each site is Σ wᵢ·ΔWᵢ, exactly.
 
     Ranks are stacked: B = [w₁s₁B₁ | w₂s₂B₂], A = [A₁; A₂]. An adapter of weight zero leaves no
@@ -43,11 +44,12 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adap
 
     Args:
         adapters: the adapters, of one base.
-        weights: wᵢ, one for each: a number, or one for each layer.
+        weights: wᵢ, one for each: a number, or one for each layer; by default the plain mean.
 
     Raises:
         ValueError: for adapters of different bases or shapes, or for weights that do not match.
     """
+    weights = [1 / max(1, len(adapters))] * len(adapters) if weights is None else weights
     check_mergeable(adapters, weights)
     deltas: dict[str, LowRank] = {}
     for name, members in by_site(adapters, weights).items():
@@ -55,8 +57,7 @@ def weighted_sum(adapters: Sequence[Adapter], weights: Sequence[Weight]) -> Adap
         if len(pairs) == 1 and pairs[0][1] == 1.0:
             deltas[name] = pairs[0][0]
         elif pairs:
-            b = torch.cat([w * d.scale * d.B for d, w in pairs], dim=1)
-            deltas[name] = LowRank(torch.cat([d.A for d, _ in pairs]), b)
+            deltas[name] = stacked(pairs)
     terms = [(a, w) for a, w in zip(adapters, weights, strict=True) if w != 0]
     if len(terms) == 1 and terms[0][1] == 1.0:
         return Adapter(deltas, terms[0][0].base, terms[0][0].provenance)
@@ -99,7 +100,7 @@ def average_factors(
     Raises:
         ValueError: for adapters whose sites or ranks differ, since their factors do not line up.
     """
-    weights = [1 / len(adapters)] * len(adapters) if weights is None else list(weights)
+    weights = [1 / max(1, len(adapters))] * len(adapters) if weights is None else list(weights)
     check_mergeable(adapters, weights)
     check_line_up(adapters)
     parts, shares = adapters, weights

@@ -324,7 +324,8 @@ def test_path_gives_all_lines_and_their_barriers(home):
     "how",
     [
         [], ["--weights", "0.25,0.75"], ["--how", "factors"], ["--how", "aligned"], ["--how", "ties", "--density", "0.5"], ["--how", "task-arithmetic", "--scale", "0.5"],
-        ["--dare", "0.5", "--rank", "2"],
+        ["--dare", "0.5", "--rank", "2"], ["--how", "slerp", "--set", "weight=0.25", "--set", "whole=true"],
+        ["--how", "della", "--density", "0.5", "--seed", "3"],
     ],
     ids=" ".join,
 )  # fmt: skip
@@ -353,6 +354,8 @@ def test_merge_writes_what_the_library_makes(home, tmp_path, how):
         "--how aligned": lambda: m.average_factors(parts, aligned=True),
         "--how ties": lambda: m.ties(parts, 0.5),
         "--how task-arithmetic": lambda: m.task_arithmetic(parts, 0.5),
+        "--how slerp": lambda: m.slerp(parts, 0.25, whole=True),
+        "--how della": lambda: m.della(parts, 0.5, seed=3),
         "--dare": lambda: m.truncate(
             m.weighted_sum([m.dare(a, 0.5, g) for a in parts], [0.5, 0.5]), 2
         ),
@@ -807,6 +810,23 @@ def test_a_file_that_makes_no_sense_is_wrong_usage(home, tmp_path, text, says):
             "--how sum has no such setting",
         ),
         (["merge", "digits/lora-seed-0", "-o", "x", "--weights", "much"], "expected numbers"),
+        (
+            ["merge", "digits/lora-seed-0", "-o", "x", "--how", "ties", "--density", "2"],
+            "--how ties: density must be above 0 and at most 1, got 2.0",
+        ),
+        *[
+            (["merge", "digits/lora-seed-0", "-o", "x", "--how", how, "--set", text], says)
+            for how, text, says in (
+                ("cart", "shar=1", "where --how cart has share, strength, got 'shar=1'"),
+                ("cart", "share", "expected NAME=VALUE"),
+                ("ties", "scale=2", "where --how ties has none"),
+                ("sum", "share=1", "where --how sum has none"),
+                ("cart", "share=much", "share must be a number, got 'much'"),
+                ("cart", "share=2", "share must be at least 0 and at most 1, got 2.0"),
+                ("lego", "clusters=1.5", "clusters must be a whole number, got '1.5'"),
+                ("slerp", "whole=1", "whole must be true or false, got '1'"),
+            )
+        ],
         (
             ["path", "digits/lora-seed-0", "digits/lora-seed-1", "--figure", "path.gif"],
             "ends in .png, .svg, .pdf",

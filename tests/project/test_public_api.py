@@ -33,7 +33,9 @@ PUBLIC = {
     "engine": "Encoder encode_texts Tower TextTower plain_tower plain_text",
     "merging": """weighted_sum Weight interpolate plane task_arithmetic ties dare keep_largest truncate
         average_factors interpolate_factors interpolate_aligned align align_all balance SPACES barrier
-        highest_barrier""",
+        highest_barrier MERGES Merge Parameter merge merge_names slerp model_stock lego breadcrumbs consensus emr
+        emr_tasks dare_sum magprune della in_core in_knots core_ties core_dare_ties knots_ties knots_dare_ties tsv_m
+        iso_c iso_cts cart wudi fisher regmean""",
     "methods": """LoRA SVFit LoRAXS LoRASB NOLA LoLDU LaMDA SoRA CoDyRA DyLoRA cut IncreLoRA TriAdaptLoRA SLTrain LTSFT SaRA
         Full AdapterMethod Parametrisation ParameterGroup Start Attached InputDropout METHODS""",
     "models": """load_clip Clip check_base to_hugging_face save_hugging_face Site find_sites choose hf_name site_of
