@@ -194,7 +194,8 @@ class Attached:
             parts = []
             for s in members:
                 # made on the processor, so that every device starts alike
-                own = weight.detach()[s.start : s.stop].float().cpu()
+                own = weight.detach()[s.start : s.stop].float()
+                own = own if own.is_meta else own.cpu()  # a meta tensor has no numbers to bring
                 start = Start(own, generator, (gradients or {}).get(s.name))
                 parts.append(config.parametrise(s, start))
             delta = _Delta(_seer(model, module), members, parts).to(weight.device)

@@ -1044,7 +1044,7 @@ def test_the_shell_completes_verbs_and_options():
         process(code, **asked, COMP_WORDS="copra-lab fit --sche", COMP_CWORD="2").split()
     ) == {"--schedule"}
     assert process(
-        code, **asked, COMP_WORDS="copra-lab fit --method co", COMP_CWORD="3"
+        code, **asked, COMP_WORDS="copra-lab fit --method cop", COMP_CWORD="3"
     ).split() == ["copra"]
 
 
