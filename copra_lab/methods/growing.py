@@ -95,9 +95,9 @@ class IncreLoRA(_Growing):
     """After IncreLoRA (arXiv:2308.12043): ΔW = B·diag(e)·A, and ranks go where W matters most.
 
     A site's score is Ī·U, with I = ‖ΔW ∘ ∂L/∂ΔW‖₁ / √n of its n elements, Ī its running mean and U
-    that of how far I is from Ī. The next rank already trains a and b while it waits. (The authors let it wait
-    behind a factor of 10⁻⁵; here it adds nothing at all until it is admitted.) The scale is 1
-    whatever the rank is.
+    that of how far I is from Ī. The next rank already trains a and b while it waits. (The authors
+    let it wait behind a factor of 10⁻⁵; here it adds nothing at all until it is admitted.) The
+    scale is 1 whatever the rank is.
 
     Args:
         rank: How many ranks a matrix has in the end, on average.
